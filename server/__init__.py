@@ -1,0 +1,1 @@
+"""What runs at the coordinator: rounds, checkpoints and the registry of global models."""

@@ -1,0 +1,63 @@
+"""The errors that a person can meet: what was found, where, and what to do.
+
+A `FedfuseError` is printed as one clear message with its exit code and no traceback; any
+other exception is a mistake of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes of the `fedfuse` command."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    BAD_INPUT = 3
+    PRIVACY = 4
+    STORAGE = 5
+    INTERRUPTED = 130
+
+
+class FedfuseError(Exception):
+    """Base of every error that is the reader's to mend.
+
+    Args:
+        found: What was found, in one clause ("column 'userID' does not exist").
+        where: File, key, URL or platform in which it was found; empty when there is none.
+        do: What to do about it ("expected one of: user, item").
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, found: str, *, where: str = "", do: str = "") -> None:
+        self.found, self.where, self.do = found, where, do
+        super().__init__("\n".join(part for part in (found, where and f"  where: {where}", do and f"  do: {do}") if part))
+
+
+class InputError(FedfuseError):
+    """A file, a value or an option given by a person cannot be used."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class PrivacyError(FedfuseError):
+    """A privacy guarantee would not hold; raised instead of ever going on."""
+
+    exit_code = ExitCode.PRIVACY
+
+
+class BudgetExceeded(PrivacyError):
+    """The next release would spend more than the platform's budget."""
+
+
+class StorageError(FedfuseError):
+    """A file could not be written or read back whole (disk full, damaged, locked)."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class ProtocolError(FedfuseError):
+    """Another party sent something that this side does not accept."""

@@ -1,0 +1,159 @@
+"""The run configuration: every public setting of a federation, checked where it is made.
+
+Nothing here is private data. The server sends these settings to every platform; a platform's
+own file (its sources and its budget) is `client/platform_file.py`, and never travels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import InputError
+
+Scalar = bool | int | float | str
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelSettings(_Frozen):
+    """The shared two-tower encoder."""
+
+    backbone: str = Field("minilm", description="'minilm' (embedded), a folder, or a hub name of a BERT model")
+    layers: int = Field(0, ge=0, description="trainable layers, counted from the top; 0 means the top third")
+    rank: int = Field(8, ge=1, le=256, description="LoRA rank")
+    alpha: Positive = Field(16.0, description="LoRA scale numerator: the update is alpha / rank * B A")
+    targets: str = Field("query,value", description="linear maps of a layer that get LoRA, comma-separated")
+    item_tokens: int = Field(32, ge=4, le=512, description="longest item text, tokens")
+    user_tokens: int = Field(64, ge=8, le=512, description="longest user text, tokens")
+    temperature: Positive = Field(0.05, description="score = cosine / temperature + popularity prior")
+    fusion: Literal["attention", "concat", "gated", "average", "vote"] = "attention"
+
+
+class TrainingSettings(_Frozen):
+    """One platform's local training in a round."""
+
+    objective: Literal["softmax", "click"] = "softmax"
+    local_steps: int = Field(20, ge=1, description="private steps per round")
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.15, description="Poisson sampling probability of a user, per step")
+    learning_rate: Positive = 2e-3
+    clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient")
+    views: int = Field(4, ge=1, le=64, description="different (context, targets) cuts prepared per user; one is used per step")
+    targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")
+
+
+class PrivacySettings(_Frozen):
+    """How noise is added; the budget itself is each platform's own."""
+
+    epsilon: float | None = Field(None, description="overrides every platform's budget; 'inf' turns privacy off")
+    noise: Literal["local"] = "local"
+    generator: Literal["secure", "seeded"] = Field("secure", description="'seeded' only in simulations")
+    prior_noise_multiplier: Positive = Field(3.0, description="noise of the popularity prior, per unit L2 bound of a user")
+
+    @model_validator(mode="after")
+    def _epsilon(self) -> PrivacySettings:
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise ValueError(f"epsilon must be above 0 (or 'inf' for no privacy), found {self.epsilon}")
+        return self
+
+
+class Settings(_Frozen):
+    """Every setting of one run, as `run.toml` records it and as Flower's run_config carries it."""
+
+    rounds: int = Field(10, ge=1, description="rounds of the federation")
+    strategy: str = Field("fedavg", description="see `fedfuse strategies`")
+    seed: int = Field(0, ge=0, lt=2**31)
+    simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
+    evaluate_every: int = Field(0, ge=0, description="evaluate after every so many rounds; 0: only before the first and after the last")
+    reply_timeout: Positive = Field(3600.0, description="seconds that a round waits for its platforms")
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    privacy: PrivacySettings = PrivacySettings()
+
+    @model_validator(mode="after")
+    def _seeded(self) -> Settings:
+        if self.privacy.generator == "seeded" and not self.simulation:
+            raise ValueError("privacy.generator = 'seeded' is for simulations only: its noise can be predicted")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """False when `--epsilon inf` turned privacy off."""
+        return self.privacy.epsilon is None or math.isfinite(self.privacy.epsilon)
+
+    @property
+    def steps(self) -> int:
+        """Private steps of the whole run, per platform."""
+        return self.rounds * self.training.local_steps
+
+
+def build(values: dict[str, Any], *, where: str) -> Settings:
+    """Settings from nested values; the message of a bad one names file, key, found and expected.
+
+    Raises:
+        InputError: a key is unknown or a value is out of its range.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error), where=where, do="see `fedfuse simulate --help` for every setting") from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line per mistake that pydantic found: key, what is expected, what was found."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        key = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        found = mistake.get("input")
+        shown = "" if isinstance(found, dict | BaseModel) or mistake["type"] == "missing" else f" (found {found!r})"
+        lines.append(f"{key}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
+    return "\n".join(lines)
+
+
+def flatten(settings: Settings) -> dict[str, Scalar]:
+    """The settings as Flower's run_config holds them: dotted keys, scalars only.
+
+    >>> flatten(Settings())["training.clip"]
+    1.0
+    """
+    flat: dict[str, Scalar] = {}
+    for key, value in settings.model_dump(mode="python").items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": _scalar(leaf) for inner, leaf in value.items()}
+        else:
+            flat[key] = _scalar(value)
+    return flat
+
+
+def unflatten(flat: dict[str, Any], *, where: str) -> Settings:
+    """The inverse of `flatten`.
+
+    Raises:
+        InputError: as `build`.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        head, _, tail = key.partition(".")
+        if tail:
+            nested.setdefault(head, {})[tail] = value
+        else:
+            nested[head] = value
+    privacy = nested.get("privacy")
+    if isinstance(privacy, dict) and privacy.get("epsilon") == "":
+        privacy["epsilon"] = None
+    return build(nested, where=where)
+
+
+def _scalar(value: Any) -> Scalar:
+    # Flower's run_config has no null, and TOML knows no infinity as a string-typed option.
+    if value is None:
+        return ""
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return value

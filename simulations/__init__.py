@@ -1,0 +1,1 @@
+"""Virtual worlds, the in-process run and the benchmarks."""

@@ -1,0 +1,1 @@
+"""How platforms' adapters become a global adapter: no files, no Flower start-up."""
