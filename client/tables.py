@@ -87,15 +87,18 @@ class Vectors:
 
 @dataclass(frozen=True, kw_only=True)
 class Ties:
-    """Directed social ties: row (a, b) says that a names b.
+    """Directed social ties: row (a, b) says that a names b. The row is a's.
 
     Args:
         offsets: int64 (users + 1,).
-        friend: int32 (rows,). User numbers.
+        friend: int32 (rows,). User numbers, each user's in a fixed pseudo-random order of the pair; -1 where the
+            named person has no interactions. Such a name keeps its place, so that one person's removal
+            moves nobody up in another's list (`client/friends.py`).
         influence: Greatest number of other users' training examples that one user's history may
             enter; 0 keeps friends out of training (they still serve recommendations, which stay here).
         friends: Greatest number of friends shown in one example.
     """
+
 
     offsets: NDArray[np.int64]
     friend: NDArray[np.int32]

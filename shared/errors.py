@@ -53,6 +53,10 @@ class BudgetExceeded(PrivacyError):
     """The next release would spend more than the platform's budget."""
 
 
+class NoisyPlan(PrivacyError):
+    """The planned update would be noise, so that its privacy would be spent for nothing."""
+
+
 class StorageError(FedfuseError):
     """A file could not be written or read back whole (disk full, damaged, locked)."""
 
@@ -61,3 +65,7 @@ class StorageError(FedfuseError):
 
 class ProtocolError(FedfuseError):
     """Another party sent something that this side does not accept."""
+
+
+class OutOfOrder(ProtocolError):
+    """A round was asked for that was answered long ago, or that cannot be next."""

@@ -283,7 +283,10 @@ def _check(kind: str, name: str, value: Any) -> None:
         _require(0 <= value < 1 << 53, f"{kind}.{name} {value} is out of range")
     elif isinstance(value, float):
         # Privacy turned off is said as an infinite epsilon; nothing else may be infinite.
-        _require(value >= 0 and (math.isfinite(value) or name in ("epsilon", "budget", "planned_epsilon", "signal_to_noise")), f"{kind}.{name} {value} is out of range")
+        _require(
+            value >= 0 and (math.isfinite(value) or name in ("epsilon", "budget", "planned_epsilon", "signal_to_noise")),
+            f"{kind}.{name} {value} is out of range",
+        )
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -291,4 +294,24 @@ def _require(holds: bool, otherwise: str) -> None:
         raise ProtocolError(otherwise)
 
 
-__all__ = ["ANSWERS", "REQUESTS", "Answer", "Arrays", "Evaluate", "Factors", "Join", "Joined", "Label", "Metrics", "Reason", "Refusal", "Request", "Train", "Update", "answer_from", "bytes_of", "request_from", "to_record"]
+__all__ = [
+    "ANSWERS",
+    "REQUESTS",
+    "Answer",
+    "Arrays",
+    "Evaluate",
+    "Factors",
+    "Join",
+    "Joined",
+    "Label",
+    "Metrics",
+    "Reason",
+    "Refusal",
+    "Request",
+    "Train",
+    "Update",
+    "answer_from",
+    "bytes_of",
+    "request_from",
+    "to_record",
+]

@@ -55,6 +55,9 @@ class PrivacySettings(_Frozen):
     noise: Literal["local"] = "local"
     generator: Literal["secure", "seeded"] = Field("secure", description="'seeded' only in simulations")
     prior_noise_multiplier: Positive = Field(3.0, description="noise of the popularity prior, per unit L2 bound of a user")
+    metrics_noise_multiplier: Positive = Field(
+        10.0, description="noise of a deployed platform's metrics, per unit L2 bound of a user"
+    )
 
     @model_validator(mode="after")
     def _epsilon(self) -> PrivacySettings:
@@ -70,7 +73,9 @@ class Settings(_Frozen):
     strategy: str = Field("fedavg", description="see `fedfuse strategies`")
     seed: int = Field(0, ge=0, lt=2**31)
     simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
-    evaluate_every: int = Field(0, ge=0, description="evaluate after every so many rounds; 0: only before the first and after the last")
+    evaluate_every: int = Field(
+        0, ge=0, description="evaluate after every so many rounds; 0: only before the first and after the last"
+    )
     reply_timeout: Positive = Field(3600.0, description="seconds that a round waits for its platforms")
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()

@@ -1,0 +1,42 @@
+# Everything that a developer runs. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Nothing here reports home.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv simulate test check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv with fedfuse and the tools of development in it
+
+# Runs again only when pyproject.toml has changed.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+simulate: $(STAMP) ## run the federation on the generated world, in this process
+	$(BIN)/fedfuse simulate
+
+# Tests use the embedded backbone alone: no model hub is asked for anything.
+test: export HF_HUB_OFFLINE := 1
+test: $(STAMP) ## run the tests, all but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP) ## lint, formatting, types, and the arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv, caches and builds; runs/ stays
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

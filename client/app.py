@@ -1,0 +1,58 @@
+"""The messenger: the ClientApp in Flower's bundle. It carries requests to the worker and answers back, nothing else.
+
+Flower starts a new process for every message and imports this module there, so it imports neither torch nor a source.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.link import connect
+from shared.errors import ProtocolError
+from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train, request_from, to_record
+
+logger = logging.getLogger(__name__)
+app = ClientApp()
+
+
+class Unanswered(Exception):
+    """The worker gave no answer. Flower sends an exception's text to the coordinator, so it is a word of a closed list."""
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Carry a `Join`."""
+    return _carry(message, context, Join)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carry a `Train`."""
+    return _carry(message, context, Train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Carry an `Evaluate`."""
+    return _carry(message, context, Evaluate)
+
+
+def _carry(message: Message, context: Context, kind: type[Request]) -> Message:
+    try:
+        request = request_from(message.content)
+        if not isinstance(request, kind):
+            raise ProtocolError(f"a '{request.kind}' request came as Flower's '{message.metadata.message_type}'")
+    except ProtocolError as error:
+        logger.warning("refused a message: %s", error.found)
+        answer: Answer = Refusal(run="unknown", platform="unknown", round=0, reason=Reason.MESSAGE)
+    else:
+        link = connect(context)
+        try:
+            answer = link.ask(request)
+        except Exception as error:
+            # The cause is for this platform's own log: its text may speak of rows.
+            raise Unanswered(Reason.FAILED.value) from error
+    return Message(to_record(answer), reply_to=message)

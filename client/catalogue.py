@@ -1,0 +1,45 @@
+"""The public side of a platform: one token sequence per item, and the short title that stands for it in a history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.tables import Tables
+from client.texts import Piece, Texts
+from client.trunk import Ids
+from shared.settings import ModelSettings
+
+_TITLE_TOKENS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Items as token ids.
+
+    Args:
+        sequences: One full text per item, for the item tower.
+        titles: One short text per item, without special tokens and ending in a separator, for histories.
+    """
+
+    sequences: list[Ids]
+    titles: list[Ids]
+
+
+def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings) -> Catalogue:
+    """Join what the public sources say of each item, most important source first.
+
+    The first source may take what the others leave; each further one has an equal share of half the budget.
+    """
+    sections = [texts.tokenise(list(section), most=model.item_tokens) for section in tables.item_text.values()]
+    if not sections:
+        sections = [texts.tokenise(tables.item_titles, most=model.item_tokens)]
+    share = max(1, model.item_tokens // 2 // max(1, len(sections) - 1))
+    sequences = []
+    for parts in zip(*sections, strict=True):
+        pieces = [Piece(ids=ids, share=None if rank == 0 else share) for rank, ids in enumerate(parts)]
+        sequences.append(texts.join(pieces, most=model.item_tokens))
+    separator = texts.tokenise([";"], most=1)[0]
+    titles = [np.concatenate([ids, separator]) for ids in texts.tokenise(tables.item_titles, most=_TITLE_TOKENS)]
+    return Catalogue(sequences=sequences, titles=titles)

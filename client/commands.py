@@ -1,0 +1,170 @@
+"""`fedfuse check` and `fedfuse recommend`: what a platform's own people run beside their data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from shared.errors import PrivacyError
+from shared.settings import Settings, build
+
+
+def check(
+    platform: Annotated[Path, typer.Argument(help="The platform file.")],
+    config: Annotated[Path | None, typer.Option(help="TOML file of the planned run's settings (a run.toml will do).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Read a platform's sources and show what they give: rows, fused examples, and the epsilon of the planned run.
+
+    Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform.
+    """
+    from client.platform import read_platform
+    from client.platform_file import load
+
+    settings = _settings(config)
+    file = load(platform)
+    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
+    forecast = _forecast(file, settings, friends.group_size, tables)
+    users = [user for user in range(split.users) if len(split.train[user])][:2]
+    shown = [
+        {
+            "user": tables.user_ids[user],
+            "text": texts.words(reader.sequence(user, split.train[user][::-1], serving=False)),
+            "held_out": tables.item_titles[split.held[user]] if split.held[user] >= 0 else None,
+        }
+        for user in users
+    ]
+    report = {
+        "platform": file.name,
+        "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": int((split.held >= 0).sum())},
+        "items": tables.items,
+        "interactions": len(tables.interactions.item),
+        "positive": int(tables.interactions.positive.sum()),
+        "sources": [
+            {
+                "source": source.source,
+                "kind": source.kind,
+                "read": source.read,
+                "kept": source.kept,
+                "dropped": {drop.reason: drop.rows for drop in source.dropped},
+            }
+            for source in tables.reports
+        ],
+        "examples": shown,
+        "item_example": texts.words(catalogue.sequences[0]),
+        "forecast": forecast,
+    }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    _show(report)
+
+
+def recommend(
+    model: Annotated[Path, typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave.")],
+    platform: Annotated[Path, typer.Option(help="The platform file.")],
+    user: Annotated[str, typer.Option(help="Id of the user, as in the platform's own tables.")],
+    top: Annotated[int, typer.Option(help="How many items.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
+) -> None:
+    """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
+    from client.platform_file import load
+    from client.recommend import recommend as rank
+
+    file = load(platform)
+    inside = model.resolve().parent / "state" / file.name
+    memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
+    cache = (inside if inside.is_dir() else file.state) / "trunk"
+    items = rank(file, model=model, user=user, top=top, cache=cache, memory=memory)
+    if as_json:
+        typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
+        return
+    table = Table(title=f"{file.name}: for user {escape(user)}")
+    for name, justify in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    for item in items:
+        table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.2f}")
+    Console().print(table)
+
+
+def _settings(config: Path | None) -> Settings:
+    if config is None:
+        return Settings()
+    import tomllib
+
+    from shared.errors import InputError
+
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the settings cannot be read ({error})", where=str(config), do="give a TOML file") from None
+    return build(values.get("settings", values), where=str(config))
+
+
+def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
+    """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
+    from client.budget import plan_of
+    from client.fusion import fusion_named
+    from client.vectors import widths_of
+    from shared.backbone import shape_of
+
+    import numpy as np
+
+    hidden = shape_of(settings.model.backbone).hidden
+    local = fusion_named(settings.model.fusion).initial(widths_of(tables), hidden, np.random.default_rng(0))
+    try:
+        plan = plan_of(file, settings, budget=file.privacy.epsilon, group_size=group_size, local=sum(value.numel() for value in local.values()))
+    except PrivacyError as error:
+        return {"possible": False, "why": error.found}
+    return {
+        "possible": True,
+        "rounds": settings.rounds,
+        "steps": settings.steps,
+        "epsilon": plan.epsilon if plan.private else "inf",
+        "budget": plan.budget if plan.private else "inf",
+        "delta": plan.delta,
+        "noise_multiplier": plan.noise_multiplier,
+        "signal_to_noise": plan.signal_to_noise if plan.private else "inf",
+        "group_size": group_size,
+        "accountant": str(plan.accountant),
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    console = Console()
+    users = report["users"]
+    console.print(
+        f"[bold]{report['platform']}[/]: {users['with_interactions']:,} users with interactions (declared {users['declared']:,}, "
+        f"evaluated {users['evaluated']:,}), {report['items']:,} items, {report['interactions']:,} interactions of which "
+        f"{report['positive']:,} positive"
+    )
+    table = Table(title="sources")
+    for name in ("source", "kind", "rows read", "kept", "left out, and why"):
+        table.add_column(name, justify="right" if name in ("rows read", "kept") else "left")
+    for source in report["sources"]:
+        why = "\n".join(f"{rows:,} {escape(reason)}" for reason, rows in source["dropped"].items()) or "-"
+        table.add_row(source["source"], source["kind"], f"{source['read']:,}", f"{source['kept']:,}", why)
+    console.print(table)
+    console.print(f"[bold]an item as text:[/] {escape(report['item_example'])}")
+    for example in report["examples"]:
+        console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")
+        console.print(f"  held out: {escape(str(example['held_out']))}")
+    forecast = report["forecast"]
+    if not forecast["possible"]:
+        console.print(f"[bold red]the planned run would be refused:[/] {escape(forecast['why'])}")
+    elif forecast["epsilon"] == "inf":
+        console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
+    else:
+        console.print(
+            f"[bold]forecast[/] for {forecast['rounds']} rounds ({forecast['steps']} private steps): epsilon {forecast['epsilon']:.2f} of "
+            f"{forecast['budget']:g} at delta {forecast['delta']:g}; noise multiplier {forecast['noise_multiplier']:.2f}, group size "
+            f"{forecast['group_size']}, signal to noise at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
+        )
+    console.print("[dim]nothing was trained, charged or sent[/]")

@@ -1,0 +1,141 @@
+"""One platform made ready for one model: sources read, examples written, trunk features cached.
+
+Everything here is computed from the platform's rows and the public settings; nothing of it leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.catalogue import Catalogue, build_catalogue
+from client.examples import Examples, Reader, held_out_examples, rows_by_user, training_examples
+from client.friends import Friends
+from client.fusion import fusion_named
+from client.platform_file import PlatformFile
+from client.sources import read_tables
+from client.split import Split, leave_one_out
+from client.tables import Tables
+from client.texts import Texts
+from client.towers import Rows, Towers, cached_rows
+from client.trunk import TrunkCache
+from client.vectors import item_vectors, user_vectors
+from shared.backbone import load_backbone
+from shared.encoder import Encoder, compute_dtype, default_device
+from shared.errors import InputError
+from shared.settings import Settings
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, how many are done, of how many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """A platform ready to train and to recommend.
+
+    Args:
+        serving: One row per user with a held-out item, its text as the recommender sees it.
+        reader: Writes further users' texts.
+        by_user: User number -> rows of `examples`.
+    """
+
+    file: PlatformFile
+    tables: Tables
+    split: Split
+    catalogue: Catalogue
+    friends: Friends
+    reader: Reader
+    texts: Texts
+    towers: Towers
+    items: Rows
+    examples: Examples
+    rows: Rows
+    by_user: dict[int, NDArray[np.int64]] = field(repr=False)
+    held_out: Examples
+    serving: Rows
+    cache: TrunkCache
+
+    @property
+    def name(self) -> str:
+        """The platform's public name."""
+        return self.file.name
+
+
+def fingerprint(settings: Settings) -> str:
+    """What a prepared platform depends on; two settings with the same one can share it."""
+    training = settings.training
+    return json.dumps([settings.model.model_dump(), settings.seed, training.views, training.targets], sort_keys=True)
+
+
+def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split, Catalogue, Friends, Reader, Texts]:
+    """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
+
+    Raises:
+        InputError: the sources cannot be used.
+    """
+    tables = read_tables(file)
+    if tables.items < 2:
+        raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs at least two items")
+    split = leave_one_out(tables, seed=settings.seed)
+    if not len(split.train.values):
+        raise InputError(
+            "no user has a positive interaction",
+            where=str(file.path),
+            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
+        )
+    backbone = load_backbone(settings.model.backbone)
+    texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)
+    catalogue = build_catalogue(tables, texts, settings.model)
+    friends = Friends(tables, split)
+    return tables, split, catalogue, friends, Reader(tables, catalogue, texts, friends, settings.model), texts
+
+
+def prepare(file: PlatformFile, settings: Settings, *, cache: Path, device: torch.device | None = None, progress: Progress | None = None) -> Platform:
+    """Make a platform ready: the slow part of joining, most of it the trunk features of texts not yet cached.
+
+    Args:
+        cache: Folder of the trunk cache, inside the platform's own state.
+        device: Where to compute; by default the first GPU, else the processor.
+
+    Raises:
+        InputError: the sources or the backbone cannot be used.
+        StorageError: the cache cannot be written.
+    """
+    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
+    device = device or default_device()
+    encoder = Encoder(load_backbone(settings.model.backbone), settings.model, device=device, dtype=compute_dtype(device))
+    examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
+    held_out = held_out_examples(split, reader)
+    trunk = TrunkCache(cache, encoder)
+    total = tables.items + len(examples) + len(held_out)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress("reading texts", done, total)
+
+    return Platform(
+        file=file,
+        tables=tables,
+        split=split,
+        catalogue=catalogue,
+        friends=friends,
+        reader=reader,
+        texts=texts,
+        towers=Towers(encoder, fusion_named(settings.model.fusion)),
+        items=cached_rows(trunk, catalogue.sequences, item_vectors(tables), advance),
+        examples=examples,
+        rows=cached_rows(trunk, examples.sequences, user_vectors(tables, examples), advance),
+        by_user=dict(rows_by_user(examples, tables.users)),
+        held_out=held_out,
+        serving=cached_rows(trunk, held_out.sequences, user_vectors(tables, held_out), advance),
+        cache=trunk,
+    )

@@ -1,0 +1,289 @@
+"""One run on one platform: its plan, its popularity prior, its rounds, its evaluations.
+
+The order is always the same: check, charge, release, remember, answer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.budget import metrics_mechanism, plan_of
+from client.evaluation import Quality, exclusion, per_user, quality, ranks
+from client.fusion.projector import LOCAL
+from client.ledger import LedgerWriter
+from client.mechanism import CountMechanism, Mechanism
+from client.noise import NoiseSource, SecureNoise, SeededNoise
+from client.objectives import CLICK_BIAS, initial_bias
+from client.outgoing import coarse
+from client.platform import Platform, Progress
+from client.popularity import bounded_counts, release_prior
+from client.selfcheck import check_gradients
+from client.state import Memory, load_memory, save_memory
+from client.towers import cached_rows
+from client.training import Adam, Trainer, TrainingData
+from client.vectors import user_vectors, widths_of
+from client.examples import held_out_examples
+from shared.adapter import initial, layout_of, require_layout, trained
+from shared.errors import OutOfOrder, PrivacyError
+from shared.messages import Arrays, Evaluate, Factors, Joined, Metrics, Train, Update
+from shared.privacy.releases import ReleaseKind
+from shared.settings import Settings
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+_METRICS = 3
+_CHECKED_USERS = 3
+
+
+class Session:
+    """A run's state on one platform.
+
+    Args:
+        digest: Of the settings; a run cannot change them half-way.
+        memory: File of the state that must outlive the process.
+        simulation: Whether exact metrics and seeded noise may be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        settings: Settings,
+        digest: str,
+        platform: Platform,
+        budget: float,
+        ledger: LedgerWriter,
+        memory: Path,
+        simulation: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        self.run, self.settings = run, settings
+        self._platform, self._ledger, self._path = platform, ledger, memory
+        self._simulation, self._progress = simulation, progress
+        self._device = platform.towers.encoder.device
+        self._layout = layout_of(platform.towers.encoder.backbone.shape, settings.model)
+        self._local = self._initial_local()
+        exact = simulation and settings.simulation
+        self.plan = plan_of(
+            platform.file,
+            settings,
+            budget=budget,
+            group_size=platform.friends.group_size,
+            local=sum(value.numel() for value in self._local.values()),
+            exact_metrics=exact,
+            spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
+        )
+        self._mechanism = Mechanism(
+            users=platform.file.users,
+            sample_rate=settings.training.sample_rate,
+            clip=settings.training.clip if self.plan.private else math.inf,
+            noise_multiplier=self.plan.noise_multiplier,
+            group_size=platform.friends.group_size,
+        )
+        known = load_memory(memory)
+        if known is not None and known.settings != digest:
+            raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
+        self._memory = known or Memory(settings=digest)
+
+    def join(self) -> Joined:
+        """Prove the gradients, release the prior once, and say what is planned."""
+        self._prior()
+        self._selfcheck()
+        return Joined(
+            run=self.run,
+            platform=self._platform.name,
+            users=self._platform.file.users,
+            items=self._platform.tables.items,
+            budget=self.plan.budget,
+            delta=self.plan.delta,
+            planned_epsilon=self.plan.epsilon,
+            noise_multiplier=self.plan.noise_multiplier,
+            signal_to_noise=self.plan.signal_to_noise,
+            finished=self._memory.finished,
+        )
+
+    def train(self, request: Train) -> Update:
+        """One round of private steps from the global adapter; a repeated question gets the same answer."""
+        require_layout(request.adapter, self._layout, where=f"request of round {request.round}")
+        if request.round == self._memory.finished and "change" in self._memory.tensors:
+            return self._remembered()
+        if request.round != self._memory.finished + 1 or request.round > self.settings.rounds:
+            # A platform that missed rounds may go on with a later one, never with an earlier one.
+            if not self._memory.finished < request.round <= self.settings.rounds:
+                raise OutOfOrder(f"round {request.round} after round {self._memory.finished} of {self.settings.rounds}")
+        began = time.monotonic()
+        prior = self._prior()
+        steps = self.settings.training.local_steps
+        self._ledger.charge(self._mechanism.release(steps), run=self.run, round=request.round)
+        parameters = {**self._tensors(request.adapter), **self._local_values()}
+        names = self._trained(request.factors)
+        optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._memory.tensors.get("moments"))
+        bank = self._platform.towers.encode(self._platform.items, parameters)
+        after = self._trainer(prior).run(
+            parameters, names, bank, optimizer, steps=steps, random=self._random("train", request.round), progress=self._step(request.round)
+        )
+        change = {name: (after[name] - parameters[name]).cpu() for name in self._layout}
+        facts = {"epsilon": self._ledger.epsilon, "ledger": self._ledger.head, "seconds": coarse(time.monotonic() - began)}
+        local = {name: after[name] for name in self._local}
+        self._remember(finished=request.round, facts=facts, change=change, local=local, moments=optimizer.moments())
+        return self._remembered()
+
+    def evaluate(self, request: Evaluate) -> Metrics:
+        """Ranking quality of the global adapter; exact in a simulation, else noised and charged."""
+        require_layout(request.adapter, self._layout, where=f"evaluation after round {request.round}")
+        began = time.monotonic()
+        prior = self._prior()
+        parameters = {**self._tensors(request.adapter), **self._local_values()}
+        exact = self._simulation and self.settings.simulation
+        rank, candidates = self.ranks(parameters, prior, serving=exact)
+        if exact:
+            result = quality(rank, candidates)
+        else:
+            mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
+            self._ledger.charge(mechanism.release(), run=self.run, round=request.round)
+            result = self._noised(mechanism, rank, candidates, request)
+        return Metrics(
+            run=self.run,
+            platform=self._platform.name,
+            round=request.round,
+            label=request.label,
+            users=self._platform.file.users,
+            ndcg=result.ndcg,
+            hr=result.hr,
+            auc=result.auc,
+            exact=exact,
+            epsilon=self._ledger.epsilon,
+            ledger=self._ledger.head,
+            seconds=coarse(time.monotonic() - began),
+        )
+
+    def ranks(self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Rank of every held-out item, and the number of candidates, each (users evaluated,)."""
+        platform, items = self._platform, self._platform.tables.items
+        examples, rows = platform.held_out, platform.serving
+        if not serving and platform.friends.group_size > 1:
+            # What is released must bound every friend's influence, as training does.
+            examples = held_out_examples(platform.split, platform.reader, serving=False)
+            rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
+        bank = platform.towers.encode(platform.items, parameters)
+        users = platform.towers.encode(rows, parameters)
+        found: list[Tensor] = []
+        among: list[Tensor] = []
+        for begin in range(0, len(examples), 256):
+            part = np.arange(begin, min(begin + 256, len(examples)))
+            scores = users[torch.from_numpy(part)] @ bank.T / self.settings.model.temperature + prior
+            targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(self._device)
+            rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items).to(self._device))
+            found.append(rank.cpu())
+            among.append(count.cpu())
+        if not found:
+            return np.zeros(0), np.zeros(0, np.int64)
+        return torch.cat(found).numpy(), torch.cat(among).numpy()
+
+    def _noised(self, mechanism: CountMechanism, rank: np.ndarray, candidates: np.ndarray, request: Evaluate) -> Quality:
+        gain, hit, auc = per_user(rank, candidates)
+        # One user gives (1, ndcg, hr, auc) / 2, of norm at most 1; the divisor is noised with the sums.
+        contributions = np.stack([np.ones_like(gain), gain, hit, auc], 1) / math.sqrt(1 + _METRICS)
+        noised = mechanism.privatise(contributions, self._random(f"evaluate-{request.label}", request.round))
+        count = max(float(noised[0]), 1.0)
+        ndcg, hr, auc_mean = (float(np.clip(value / count, 0.0, 1.0)) for value in noised[1:])
+        return Quality(ndcg=ndcg, hr=hr, auc=auc_mean, users=self._platform.file.users)
+
+    def _prior(self) -> Tensor:
+        """The noised popularity prior: charged and released at the first need, remembered ever after."""
+        if "prior" not in self._memory.tensors:
+            multiplier = self.settings.privacy.prior_noise_multiplier if self.plan.private else 0.0
+            mechanism = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier)
+            counts = bounded_counts(self._platform.split, self._platform.tables, seed=self.settings.seed)
+            self._ledger.charge(mechanism.release(), run=self.run, round=0)
+            prior = torch.from_numpy(release_prior(counts, mechanism, self._random("prior", 0)))
+            self._local = self._initial_local() | (
+                initial_bias(prior, self.settings.training.targets) if self.settings.training.objective == "click" else {}
+            )
+            self._memory = Memory(settings=self._memory.settings, tensors={"prior": {"log": prior}, "local": self._local})
+            save_memory(self._path, self._memory)
+        return self._memory.tensors["prior"]["log"].to(self._device)
+
+    def _initial_local(self) -> dict[str, Tensor]:
+        settings = self.settings
+        random = np.random.default_rng([settings.seed, *self._platform.name.encode()])
+        fusion = self._platform.towers.fusion
+        local = fusion.initial(widths_of(self._platform.tables), self._platform.towers.encoder.hidden, random)
+        return local | ({CLICK_BIAS: torch.zeros(1)} if settings.training.objective == "click" else {})
+
+    def _local_values(self) -> dict[str, Tensor]:
+        values = self._memory.tensors.get("local", self._local)
+        return {name: value.to(self._device) for name, value in values.items()}
+
+    def _trained(self, factors: Factors) -> list[str]:
+        return [*trained(self._layout, factors), *self._local]
+
+    def _selfcheck(self) -> None:
+        start = self._tensors(initial(self.settings))
+        parameters = {**start, **self._local_values()}
+        rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
+        trainer = self._trainer(self._prior())
+        bank = self._platform.towers.encode(self._platform.items, parameters)
+        names = [*self._layout, *(name for name in self._local if not name.startswith(LOCAL))]
+        fixed = {name: value for name, value in parameters.items() if name not in names}
+        check_gradients(
+            trainer.losses(rows, bank, fixed),
+            lambda at: trainer.losses(rows[at : at + 1], bank, fixed),
+            parameters,
+            names,
+            users=len(rows),
+            tolerance=_TOLERANCE[self._platform.towers.encoder.dtype],
+        )
+
+    def _trainer(self, prior: Tensor) -> Trainer:
+        platform = self._platform
+        data = TrainingData(examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users)
+        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=self._mechanism)
+
+    def _tensors(self, adapter: Arrays) -> dict[str, Tensor]:
+        # Copied: the arrays belong to the message and are read-only.
+        return {name: torch.tensor(adapter[name], device=self._device) for name in self._layout}
+
+    def _random(self, purpose: str, round_: int) -> NoiseSource:
+        if self.settings.privacy.generator == "seeded":
+            if not self._simulation:
+                raise PrivacyError("seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name)
+            return SeededNoise(self.settings.seed, self._platform.name, purpose, round_)
+        return SecureNoise()
+
+    def _remember(self, *, finished: int, facts: Mapping[str, float | int | str], change: Mapping[str, Tensor], local: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        tensors = {"prior": self._memory.tensors["prior"], "local": local, "moments": moments, "change": change}
+        self._memory = Memory(settings=self._memory.settings, finished=finished, facts=facts, tensors=tensors)
+        save_memory(self._path, self._memory)
+
+    def _remembered(self) -> Update:
+        facts = self._memory.facts
+        return Update(
+            run=self.run,
+            platform=self._platform.name,
+            round=self._memory.finished,
+            users=self._platform.file.users,
+            epsilon=float(facts["epsilon"]),
+            ledger=str(facts["ledger"]),
+            seconds=float(facts["seconds"]),
+            change={name: value.numpy() for name, value in self._memory.tensors["change"].items()},
+        )
+
+    def _step(self, round_: int):  # type: ignore[no-untyped-def]
+        if self._progress is None:
+            return None
+        done = (round_ - 1) * self.settings.training.local_steps
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            assert self._progress is not None
+            self._progress("training", done, self.settings.steps)
+
+        return step

@@ -1,0 +1,89 @@
+"""SQL databases through SQLAlchemy: a table or a query, streamed into polars, never written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import polars as pl
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from client.platform_file import Reading
+from client.sources.scan import FLAW, Scan, series, stack
+from shared.errors import InputError
+
+_ROWS_AT_ONCE = 50_000
+
+
+def open_query(how: Reading) -> Scan:
+    """The declared table or query.
+
+    Raises:
+        InputError: the URL cannot be used, the database cannot be reached, or it refuses the query.
+    """
+    assert how.url is not None
+    url, where = how.url, shown(how.url)
+    with _result(how, url, where) as result:
+        names = list(result.keys())
+
+    def take(positions: Sequence[int]) -> pl.DataFrame:
+        frames = [pl.DataFrame({str(position): pl.Series([], dtype=pl.Null) for position in positions})]
+        with _result(how, url, where) as result:
+            for rows in result.partitions(_ROWS_AT_ONCE):
+                columns = list(zip(*rows, strict=True))
+                frames.append(pl.DataFrame([series(str(position), columns[position]) for position in positions]))
+        return stack(frames).with_columns(pl.lit(None, pl.String).alias(FLAW))
+
+    return Scan(where=where, names=names, named=True, take=take)
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    try:
+        return sql.make_url(url).render_as_string(hide_password=True)
+    except (SQLAlchemyError, ValueError):
+        return "the source's url"
+
+
+@contextmanager
+def _result(how: Reading, url: str, where: str) -> Iterator[sql.CursorResult[tuple[object, ...]]]:
+    engine = _engine(url, where)
+    try:
+        # Streamed, so that a driver that can keeps one part of the answer in memory and not all of it.
+        with engine.connect().execution_options(stream_results=True) as connection:
+            yield connection.exec_driver_sql(how.query) if how.query else connection.execute(_table(how.table or ""))
+    except SQLAlchemyError as error:
+        reason = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"the database answered: {reason}", where=where, do="check 'url', 'table' and 'query' in the platform file"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str, where: str) -> sql.Engine:
+    try:
+        address = sql.make_url(url)
+        file = address.database
+        if address.get_backend_name() == "sqlite" and file and not file.startswith((":memory:", "file:")):
+            # SQLite would make an empty database of a path that is wrong.
+            if not Path(file).is_file():
+                raise InputError("the SQLite file does not exist", where=where, do="check 'url' in the platform file")
+            address = address.set(database=f"file:{quote(Path(file).as_posix())}", query={"mode": "ro", "uri": "true"})
+        return sql.create_engine(address)
+    except ImportError as error:
+        raise InputError(
+            f"the database's driver is not installed ({error.name})", where=where, do="install it beside fedfuse with pip"
+        ) from None
+    except (SQLAlchemyError, ValueError, TypeError, OSError):
+        raise InputError(
+            "not a database URL", where=where, do="expected one such as postgresql://user@host/name or sqlite:///file.db"
+        ) from None
+
+
+def _table(name: str) -> sql.Select[tuple[object]]:
+    schema, _, table = name.rpartition(".")
+    return sql.select(sql.literal_column("*")).select_from(sql.table(table, schema=schema or None))

@@ -1,0 +1,40 @@
+"""Profiles: what the platform knows of a user, as text and as numbers within declared bounds."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from client.platform_file import ProfilesSource
+from client.sources.cleaning import UNKNOWN_USER, Cleaning
+from client.sources.description import coordinates, further_texts, name_of, numbers, sentences, wanted
+from client.sources.interactions import keyed
+from client.sources.numbering import Numbering
+from client.sources.rows import Table, Wanted, read_source
+from client.sources.values import as_ids, as_texts
+from client.tables import SourceReport, Vectors
+
+DUPLICATE = "duplicate user"
+_NUMBER = "user's number"
+
+
+def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) -> tuple[list[str], Vectors | None, SourceReport]:
+    """One text per user, the declared numbers as a vector per user, and the report.
+
+    Raises:
+        InputError: the source cannot be read or no row is usable.
+    """
+    asked = [Wanted(name="user", column=source.column("user"), key=True)]
+    table = read_source(source, cleaning, [*asked, *(want for want in wanted(source) if want.name != "user")])
+    frame = keyed(table.frame, cleaning, ("user",))
+    frame = frame.with_columns(users.numbers(frame["user"]).alias(_NUMBER))
+    frame = cleaning.keep(frame, pl.col(_NUMBER).is_not_null(), otherwise=UNKNOWN_USER)
+    kept = frame.unique("user", keep="first", maintain_order=True)
+    cleaning.lose(DUPLICATE, frame.height - kept.height)
+
+    table = Table(frame=kept, labels=table.labels)
+    # A code's word is chosen to be read by itself, without a label: "woman".
+    words = [as_texts(as_ids(kept[name_of(name)]).replace(codes)) for name, codes in source.values.items()]
+    others = further_texts(table, source.text, without=(*source.values, *source.numbers))
+    bucket_words, places = numbers(table, source.numbers, cleaning)
+    texts = users.texts(kept[_NUMBER], sentences([*words, *bucket_words, *others]))
+    return texts, coordinates(places, kept[_NUMBER], users), cleaning.report(kept.height)

@@ -1,0 +1,78 @@
+"""Reviews and tags: users' texts about items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from client.platform_file import ReviewsSource
+from client.sources.cleaning import UNKNOWN_USER, Cleaning
+from client.sources.interactions import keyed, timed
+from client.sources.numbering import Numbering, offsets
+from client.sources.rows import Wanted, read_source
+from client.sources.values import LONGEST_TEXT, as_ids, as_numbers, as_texts
+from client.tables import Notes, SourceReport
+
+DUPLICATE = "duplicate (user, item, text)"
+SHOWN = 3
+"""Public notes that one item's text shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reviewed:
+    """One source of notes.
+
+    Args:
+        item_texts: One text per item from its first public notes; None unless the source is public.
+    """
+
+    notes: Notes
+    item_texts: list[str] | None
+    report: SourceReport
+
+
+def read_reviews(source: ReviewsSource, cleaning: Cleaning, users: Numbering, items: Numbering) -> Reviewed:
+    """Notes by user; a note on an item outside the catalogue has item -1.
+
+    Raises:
+        InputError: the source cannot be read or no row is usable.
+    """
+    asked = [Wanted(name=role, column=source.column(role), key=True) for role in ("user", "item", "text")]
+    asked += [Wanted(name=role, column=source.column(role), required=role in source.columns) for role in ("stars", "time")]
+    frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("user", "item"))
+    frame = timed(frame, source.time_format, cleaning)
+    frame = frame.with_columns(_texts(frame, cleaning))
+    frame = cleaning.keep(frame, pl.col("text").is_not_null(), otherwise="missing text")
+    kept = frame.unique(["user", "item", "text"], keep="first", maintain_order=True)
+    cleaning.lose(DUPLICATE, frame.height - kept.height)
+    frame = kept.with_columns(users.numbers(kept["user"]).alias("user"), items.numbers(kept["item"]).fill_null(-1).alias("item"))
+
+    item_texts = _item_texts(frame, items) if source.public else None
+    frame = cleaning.keep(frame, pl.col("user").is_not_null(), otherwise=UNKNOWN_USER)
+    frame = frame.sort("user", *(["time"] if "time" in frame.columns else []), maintain_order=True)
+    notes = Notes(
+        offsets=offsets(frame["user"], len(users)),
+        item=frame["item"].to_numpy().astype(np.int32),
+        text=frame["text"].to_list(),
+        public=source.public,
+    )
+    return Reviewed(notes=notes, item_texts=item_texts, report=cleaning.report(frame.height))
+
+
+def _texts(frame: pl.DataFrame, cleaning: Cleaning) -> pl.Series:
+    texts = as_texts(frame["text"])
+    if "stars" not in frame.columns:
+        return texts.alias("text")
+    stars = as_numbers(frame["stars"])
+    stars = stars.set(~stars.is_finite().fill_null(False), None)
+    cleaning.lose("stars: no number (row kept)", int((as_ids(frame["stars"]).is_not_null() & stars.is_null()).sum()))
+    said = as_ids(stars) + " stars: " + texts
+    return said.zip_with(said.is_not_null(), texts).str.head(LONGEST_TEXT).alias("text")
+
+
+def _item_texts(frame: pl.DataFrame, items: Numbering) -> list[str]:
+    # In the order of the file, and also of authors without interactions: the source says that all may read them.
+    first = frame.filter(pl.col("item") >= 0).group_by("item", maintain_order=True).agg(pl.col("text").head(SHOWN).str.join(". "))
+    return items.texts(first["item"], first["text"].str.replace_all(r"([.!?])\. ", "$1 ").str.head(LONGEST_TEXT))

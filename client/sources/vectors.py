@@ -1,0 +1,119 @@
+"""Vectors: image, audio or any precomputed embeddings of users or of items, within a declared bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.platform_file import VectorsSource
+from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
+from client.sources.interactions import keyed
+from client.sources.numbering import Numbering
+from client.sources.rows import Wanted, read_source
+from client.sources.scan import reading
+from client.sources.values import as_ids, as_numbers
+from client.tables import SourceReport, Vectors
+from shared.errors import InputError
+
+NOT_FINITE = "value not finite"
+_VECTOR = "vector {}"
+
+
+def bounded(vectors: NDArray[np.float64], bound: float) -> NDArray[np.float32]:
+    """Finite rows clipped to the L2 ball of radius `bound` and divided by it: norms are at most 1.
+
+    >>> bounded(np.array([[3.0, 4.0], [0.0, 1.0]]), 2.0).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.5]]
+    """
+    # Relative to the largest entry, so that squares neither overflow nor vanish.
+    largest = np.maximum(np.abs(vectors).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
+    relative = vectors / largest
+    with np.errstate(over="ignore"):
+        limit = np.maximum(np.linalg.norm(relative, axis=1, keepdims=True), bound / largest)
+    return np.asarray(relative / limit, np.float32)
+
+
+def read_vectors(
+    source: VectorsSource, cleaning: Cleaning, users: Numbering, items: Numbering
+) -> tuple[str, Vectors, SourceReport]:
+    """Whose the vectors are ('user' or 'item'), one row per user or item, and the report.
+
+    Raises:
+        InputError: the source cannot be read, does not say whose the vectors are, or no row is usable.
+    """
+    owner, frame, values = _matrix(source, cleaning) if source.ids is not None else _columns(source, cleaning)
+    owners, unknown = (users, UNKNOWN_USER) if owner == "user" else (items, UNKNOWN_ITEM)
+    frame = pl.DataFrame({"id": as_ids(frame[owner])}).with_row_index("row")
+    frame = cleaning.keep(frame, pl.col("id").is_not_null(), otherwise=f"missing {owner}")
+    frame = frame.with_columns(owners.numbers(frame["id"]).alias("number"))
+    frame = cleaning.keep(frame, pl.col("number").is_not_null(), otherwise=unknown)
+    finite = np.isfinite(values[frame["row"].to_numpy()]).all(axis=1)
+    frame = cleaning.keep(frame, pl.lit(pl.Series(finite, dtype=pl.Boolean)), otherwise=NOT_FINITE)
+    kept = frame.unique("number", keep="first", maintain_order=True)
+    cleaning.lose(f"duplicate {owner}", frame.height - kept.height)
+    report = cleaning.report(kept.height)
+    moved = np.zeros((len(owners), values.shape[1]), np.float32)
+    present = np.zeros(len(owners), np.bool_)
+    places = kept["number"].to_numpy()
+    moved[places] = bounded(values[kept["row"].to_numpy()].astype(np.float64), source.bound)
+    present[places] = True
+    return owner, Vectors(values=moved, present=present), report
+
+
+def _columns(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFrame, NDArray[np.float64]]:
+    named = [role for role in ("user", "item") if role in source.columns]
+    asked = [Wanted(name=role, column=source.column(role), required=bool(named), key=True) for role in named or ("user", "item")]
+    vector = source.columns.get("vector", "vector")
+    several = vector if isinstance(vector, tuple) else (vector,)
+    asked += [Wanted(name=_VECTOR.format(number), column=column) for number, column in enumerate(several)]
+    frame = read_source(source, cleaning, asked).frame
+    owners = [role for role in ("user", "item") if role in frame.columns]
+    if len(owners) != 1:
+        found = "both columns 'user' and 'item'" if owners else "neither a column 'user' nor 'item'"
+        raise InputError(
+            f"source '{cleaning.source}' has {found}",
+            where=cleaning.where,
+            do="say whose the vectors are: columns = { item = ... }",
+        )
+    frame = keyed(frame, cleaning, owners)
+    if isinstance(vector, tuple):
+        columns = [as_numbers(frame[_VECTOR.format(number)]).fill_null(float("nan")).to_numpy() for number in range(len(vector))]
+        return owners[0], frame, np.stack(columns, axis=1)
+    return owners[0], *_lists(frame, cleaning)
+
+
+def _lists(frame: pl.DataFrame, cleaning: Cleaning) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+    name = _VECTOR.format(0)
+    with reading(cleaning.where):
+        column = frame[name]
+        if not isinstance(column.dtype, pl.List | pl.Array):
+            # Delimited text and databases have no lists: "[0.5, 1]" and "0.5 1" are read alike.
+            column = column.cast(pl.String).str.extract_all(r"[^\s,;\[\]{}()]+")
+        frame = frame.with_columns(column.cast(pl.List(pl.Float64), strict=False).alias(name))
+    frame = cleaning.keep(frame, pl.col(name).list.len() > 0, otherwise="missing vector")
+    if not frame.height:
+        return frame, np.zeros((0, 0))
+    lengths = frame[name].list.len()
+    width = int(lengths.value_counts().sort(["count", name], descending=[True, False])[name][0])
+    frame = cleaning.keep(frame, pl.col(name).list.len() == width, otherwise=f"vector whose length is not {width}")
+    return frame, frame[name].explode().fill_null(float("nan")).to_numpy().reshape(-1, width)
+
+
+def _matrix(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFrame, NDArray[np.float64]]:
+    assert source.ids is not None and source.path is not None
+    owner = "user" if "user" in source.columns else "item"
+    with reading(str(source.ids)):
+        ids = source.ids.read_bytes().decode(source.encoding, "replace").removeprefix("\ufeff").splitlines()
+    with reading(str(source.path[0])):
+        matrix = np.load(source.path[0], mmap_mode="r", allow_pickle=False)
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise InputError("not a matrix of numbers", where=str(source.path[0]), do="expected a .npy array of shape (rows, width)")
+    if len(matrix) != len(ids):
+        raise InputError(
+            f"{len(ids)} ids for {len(matrix)} rows of the matrix",
+            where=str(source.ids),
+            do="expected one id per line, one per row",
+        )
+    cleaning.read = len(ids)
+    return owner, pl.DataFrame({owner: pl.Series(ids, dtype=pl.String)}), matrix

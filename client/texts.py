@@ -1,0 +1,70 @@
+"""Texts as token ids: what each source may say of an item or a user, within a budget of tokens.
+
+Pieces are tokenised once and joined as ids. A text that is too long is not cut blindly at its end: every source
+has its share, in a declared order of importance, and what one leaves unused goes to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from client.trunk import Ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one source says: its token ids and the most tokens it may take, None for all that is left."""
+
+    ids: Ids
+    share: int | None = None
+
+
+class Texts:
+    """Tokenises texts and joins pieces to sequences `[CLS] ... [SEP]` of at most so many tokens.
+
+    Args:
+        longest: Positions that the backbone has; no sequence is longer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, longest: int) -> None:
+        self._tokenizer, self._longest = tokenizer, longest
+        self._begin, self._end = int(tokenizer.cls_token_id), int(tokenizer.sep_token_id)
+
+    def tokenise(self, texts: Sequence[str], *, most: int) -> list[Ids]:
+        """Token ids of each text without special tokens, at most `most` each, int32."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts), add_special_tokens=False, truncation=True, max_length=most, return_attention_mask=False, return_token_type_ids=False
+        )
+        return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
+
+    def join(self, pieces: Sequence[Piece], *, most: int) -> Ids:
+        """One sequence from pieces in their order of importance.
+
+        A piece with a share is cut to it; the piece without one takes what the others leave. The order of
+        importance is the order in the text, so the most important tokens come first.
+        """
+        room = min(most, self._longest) - 2
+        reserved = sum(min(len(piece.ids), piece.share) for piece in pieces if piece.share is not None)
+        parts = [np.asarray([self._begin], np.int32)]
+        for piece in pieces:
+            allowed = max(0, room - reserved) if piece.share is None else min(piece.share, room)
+            taken = piece.ids[:allowed]
+            if piece.share is not None:
+                reserved -= min(len(piece.ids), piece.share)
+            room -= len(taken)
+            parts.append(taken)
+        parts.append(np.asarray([self._end], np.int32))
+        return np.concatenate(parts)
+
+    def words(self, ids: Ids) -> str:
+        """The sequence as a person reads it."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,0 +1,84 @@
+"""The two towers on one platform: items to a bank of unit vectors, users to unit vectors, with shared weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.fusion import Fusion
+from client.trunk import Ids, TrunkCache
+from client.vectors import SourceVectors, VectorRows
+from shared.encoder import Batch, Encoder
+from shared.lora import Parameters
+
+_TOKENS_PER_BATCH = 8192
+
+
+class Rows:
+    """Sequences with their vectors, ready to be encoded in batches.
+
+    Args:
+        cache: Holds the sequences' trunk features.
+        at: int64 (n,). Row numbers in the cache.
+        vectors: The rows' source vectors.
+    """
+
+    def __init__(self, cache: TrunkCache, at: NDArray[np.int64], vectors: VectorRows) -> None:
+        self._cache, self._at, self._vectors = cache, at, vectors
+        self.lengths = cache.lengths(at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def take(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, SourceVectors]:
+        """Trunk features, mask and vectors of some rows."""
+        hidden, mask = self._cache.gather(self._at[rows])
+        return hidden, mask, self._vectors.take(rows, device)
+
+
+def cached_rows(cache: TrunkCache, sequences: list[Ids], vectors: VectorRows, progress: Callable[[int], None] | None = None) -> Rows:
+    """Rows whose trunk features are computed now where the cache lacks them."""
+    return Rows(cache, cache.rows(sequences, progress), vectors)
+
+
+class Towers:
+    """Encoder and fusion operator together.
+
+    Args:
+        encoder: The shared encoder.
+        fusion: How source vectors join the text.
+    """
+
+    def __init__(self, encoder: Encoder, fusion: Fusion) -> None:
+        self.encoder, self.fusion = encoder, fusion
+
+    def vectors(self, hidden: Tensor, mask: Tensor, sources: SourceVectors, parameters: Parameters) -> Tensor:
+        """Unit vectors (n, width), float32, of rows under parameters (one copy, or one per row)."""
+        tokens = self.fusion.tokens(parameters, sources)
+        batch = Batch(hidden=hidden, mask=mask, tokens=tokens[0] if tokens else None, token_mask=tokens[1] if tokens else None)
+        return self.fusion.combine(parameters, self.encoder.pooled(batch, parameters), sources)
+
+    @torch.no_grad()
+    def encode(self, rows: Rows, parameters: Mapping[str, Tensor], progress: Callable[[int], None] | None = None) -> Tensor:
+        """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small."""
+        order = np.argsort(rows.lengths, kind="stable")
+        parts: list[Tensor] = []
+        begin = 0
+        while begin < len(order):
+            count = 16
+            while begin + count < len(order) and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= _TOKENS_PER_BATCH:
+                count *= 2
+            chosen = order[begin : begin + count]
+            parts.append(self.vectors(*rows.take(chosen, self.encoder.device), parameters))
+            begin += count
+            if progress:
+                progress(len(chosen))
+        if not parts:
+            return torch.zeros(0, self.encoder.hidden, device=self.encoder.device)
+        result = torch.empty(len(order), parts[0].shape[1], device=self.encoder.device)
+        result[torch.from_numpy(order).to(self.encoder.device)] = torch.cat(parts)
+        return result

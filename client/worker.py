@@ -1,0 +1,165 @@
+"""The worker: holds a platform's rows, model and ledger, and answers a fixed set of typed requests.
+
+Every answer passes the one outgoing check. Charges are written before the mechanism that they pay for runs, and what a
+run needs between two messages is on disk, so that a message may be answered by a new process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from client.ledger import LedgerWriter
+from client.outgoing import checked
+from client.platform import Platform, Progress, fingerprint, prepare
+from client.platform_file import PlatformFile, load
+from client.session import Session
+from shared.adapter import layout_of
+from shared.backbone import shape_of
+from shared.errors import BudgetExceeded, FedfuseError, InputError, NoisyPlan, OutOfOrder, PrivacyError, ProtocolError
+from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train
+from shared.settings import Settings, flatten
+
+log = logging.getLogger("fedfuse.worker")
+
+
+class Worker:
+    """One platform's resident process.
+
+    Args:
+        file: The platform file.
+        state: Folder for caches and run states; 0700.
+        ledger: The platform's ledger file.
+        simulation: Whether exact metrics and seeded noise are allowed here, whatever the coordinator says.
+        prepared: A platform that is ready already, to be shared by several workers of one simulation.
+        progress: Told what is being done; stays on the platform.
+    """
+
+    def __init__(
+        self,
+        file: PlatformFile,
+        *,
+        state: Path,
+        ledger: Path,
+        simulation: bool = False,
+        prepared: Platform | None = None,
+        device: torch.device | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._file, self._state, self._ledger, self._simulation = file, state, ledger, simulation
+        self._device, self._progress = device, progress
+        self._platform = prepared
+        self._fingerprint: str | None = None
+        self._session: Session | None = None
+        self._writer: LedgerWriter | None = None
+        self.failure: Exception | None = None
+        """What the last refusal was about, for the platform's own operator; never sent."""
+
+    @property
+    def name(self) -> str:
+        """The platform's public name."""
+        return self._file.name
+
+    def handle(self, request: Request) -> Answer:
+        """Answer one request; whatever goes wrong inside becomes one word of a closed list outside."""
+        self.failure = None
+        try:
+            answer = self._answer(request)
+            layout = layout_of(shape_of(request.settings.model.backbone), request.settings.model)
+            items = self._platform.tables.items if self._platform else 0
+            return checked(answer, platform=self._file, layout=layout, items=items, simulation=self._simulation)
+        except Exception as error:  # noqa: BLE001 - the wall: no error text may leave, of whatever kind
+            self.failure = error
+            reason = _reason(error)
+            log.log(logging.INFO if isinstance(error, FedfuseError) else logging.ERROR, "refused (%s): %s", reason, error, exc_info=reason is Reason.FAILED)
+            return Refusal(run=request.run, platform=self.name, round=getattr(request, "round", 0), reason=reason)
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._session = None
+
+    def _answer(self, request: Request) -> Answer:
+        session = self._open(request)
+        if isinstance(request, Join):
+            return session.join()
+        if isinstance(request, Train):
+            return session.train(request)
+        if isinstance(request, Evaluate):
+            return session.evaluate(request)
+        raise ProtocolError(f"unknown request {type(request).__name__}")
+
+    def _open(self, request: Request) -> Session:
+        settings = request.settings
+        if settings.simulation and not self._simulation:
+            raise PrivacyError("the coordinator asks for a simulation", where=self.name, do="a deployed platform sends no exact metrics")
+        session = self._session
+        if session is not None and session.run == request.run and session.settings == settings:
+            return session
+        budget = settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
+        platform = self._prepared(settings)
+        if self._writer is None:
+            self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
+        self._session = Session(
+            run=request.run,
+            settings=settings,
+            digest=hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest(),
+            platform=platform,
+            budget=budget,
+            ledger=self._writer,
+            memory=self._state / "runs" / f"{request.run}.safetensors",
+            simulation=self._simulation,
+            progress=self._progress,
+        )
+        return self._session
+
+    def _prepared(self, settings: Settings) -> Platform:
+        wanted = fingerprint(settings)
+        if self._platform is None or self._fingerprint not in (None, wanted):
+            cache = self._state / "trunk"
+            self._platform = prepare(self._file, settings, cache=cache, device=self._device, progress=self._progress)
+        self._fingerprint = wanted
+        return self._platform
+
+
+# The most special kind first.
+_REASONS: dict[type[Exception], Reason] = {
+    BudgetExceeded: Reason.BUDGET,
+    NoisyPlan: Reason.NOISE,
+    PrivacyError: Reason.SETTINGS,
+    OutOfOrder: Reason.ROUND,
+    ProtocolError: Reason.MESSAGE,
+    InputError: Reason.SOURCES,
+}
+
+
+def open_partition(*, world: str, index: int, state: str) -> Worker:
+    """The worker of the index-th platform file of a world folder, for Flower's own simulation.
+
+    Args:
+        state: Folder that holds every platform's state, caches and ledger.
+
+    Raises:
+        InputError: the world has no such platform.
+    """
+    files = sorted((load(path) for path in sorted(Path(world).glob("*.toml"))), key=lambda file: file.name)
+    if not 0 <= index < len(files):
+        raise InputError(f"the world has {len(files)} platforms, none of number {index}", where=world, do="start as many nodes as platforms")
+    file = files[index]
+    root = Path(state)
+    return Worker(file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True)
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, BudgetExceeded):
+        return Reason.BUDGET
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    return Reason.FAILED

@@ -1,0 +1,74 @@
+"""Fedfuse's front door: one command that joins the commands of the rooms."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+import typer
+from rich.console import Console
+
+from client.commands import check, recommend
+from server.commands import audit, pull, strategies
+from shared.errors import ExitCode, FedfuseError
+from simulations.commands import simulate, world
+
+app = typer.Typer(
+    name="fedfuse",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Federated, private recommenders: platforms train one model together and pool no row.",
+)
+app.command(rich_help_panel="Try it")(simulate)
+app.add_typer(world, name="world", rich_help_panel="Try it")
+app.command(rich_help_panel="On a platform")(check)
+app.command(rich_help_panel="On a platform")(recommend)
+app.command(rich_help_panel="For everyone")(audit)
+app.command(rich_help_panel="For everyone")(pull)
+app.command(rich_help_panel="For everyone")(strategies)
+
+
+@app.callback()
+def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the rooms log.")) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+def main() -> None:
+    """Run the command; a person's mistake is one clear message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except FedfuseError as error:
+        _say("error", str(error))
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("stopped", "what was written stays; `fedfuse simulate ... --out RUN --resume` goes on with a run")
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except OSError as error:
+        _say("error", f"{error.strerror or error}\n  where: {error.filename or 'a file of the run'}\n  do: check space and rights")
+        sys.exit(ExitCode.STORAGE)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        _say("error", usage())
+        sys.exit(ExitCode.USAGE)
+
+
+def _say(kind: str, text: str) -> None:
+    Console(stderr=True).print(f"[bold red]{kind}:[/] ", end="")
+    Console(stderr=True, highlight=False, markup=False).print(text)
+
+
+if __name__ == "__main__":
+    main()

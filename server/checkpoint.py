@@ -1,0 +1,143 @@
+"""The state of a run after a round, in one file: safetensors, with everything that is no tensor as JSON in its header.
+
+One file, so that arrays and facts can never be of two rounds. A SuperLink that is killed loses its run, and Flower
+resumes nothing; a new run opens the last checkpoint instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from server.durable import write_whole
+from server.outcome import Tally
+from shared.adapter import Layout, require_layout
+from shared.errors import InputError, ProtocolError, StorageError
+from shared.messages import Joined, Label, Metrics, Reason
+from shared.settings import Settings, flatten
+
+FORMAT = 1
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run as it was when `round` was over.
+
+    Args:
+        adapter: The global adapter, float32.
+        tallies: Platform -> its part so far.
+    """
+
+    run: str
+    round: int
+    settings: Settings
+    adapter: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    tallies: Mapping[str, Tally]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint in the run's folder, in place of the one before.
+
+    Raises:
+        StorageError: it cannot be written; the one before is still there.
+    """
+    facts = {
+        "format": FORMAT,
+        "run": checkpoint.run,
+        "round": checkpoint.round,
+        "settings": flatten(checkpoint.settings),
+        "tallies": {name: _tally_out(tally) for name, tally in checkpoint.tallies.items()},
+    }
+    tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.adapter.items()}
+    write_whole(folder / NAME, save(tensors, metadata={"fedfuse": json.dumps(facts, sort_keys=True)}))
+
+
+def run_of(folder: Path) -> str | None:
+    """The name of the run whose checkpoint is in the folder, or None if there is none.
+
+    Raises:
+        StorageError: there is one, and it is damaged.
+    """
+    return None if not (folder / NAME).exists() else str(_read(folder / NAME)[0]["run"])
+
+
+def load_checkpoint(folder: Path, *, run: str, settings: Settings, layout: Layout) -> Checkpoint:
+    """The checkpoint in the run's folder, if it is of this very run.
+
+    Raises:
+        InputError: there is none, or it is of another run or of other settings.
+        StorageError: it is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise InputError("there is no checkpoint to resume from", where=str(path), do="start the run without resuming")
+    facts, adapter = _read(path)
+    if facts["run"] != run:
+        raise InputError(
+            f"the checkpoint is of run {facts['run']!r}, not {run!r}", where=str(path), do="name that run, or another folder"
+        )
+    now = json.loads(json.dumps(flatten(settings)))
+    then = facts["settings"]
+    changed = [
+        f"{key}: {then.get(key)!r} then, {now.get(key)!r} now" for key in sorted({*then, *now}) if then.get(key) != now.get(key)
+    ]
+    if changed:
+        # Platforms planned their noise for the settings that they joined with.
+        raise InputError(
+            "\n".join(["the settings differ from the checkpoint's", *changed]),
+            where=str(path),
+            do="resume with the same settings",
+        )
+    try:
+        require_layout(adapter, layout, where=str(path))
+        tallies = {name: _tally_in(values) for name, values in facts["tallies"].items()}
+        return Checkpoint(run=run, round=int(facts["round"]), settings=settings, adapter=adapter, tallies=tallies)
+    except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})["fedfuse"])
+            adapter = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
+        missing = {"run", "round", "settings", "tallies"} - set(facts)
+        if missing:
+            raise KeyError(*sorted(missing))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return facts, adapter
+
+
+def _damaged(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"the checkpoint cannot be read: {error}", where=str(path), do="restore it from a copy, or start the run anew elsewhere"
+    )
+
+
+def _tally_out(tally: Tally) -> dict[str, Any]:
+    values = asdict(tally)
+    values["refusals"] = {str(round_): reason.value for round_, reason in tally.refusals.items()}
+    return values
+
+
+def _tally_in(values: dict[str, Any]) -> Tally:
+    joined = Joined(**values["joined"])
+    metrics = {
+        name: None if values[name] is None else Metrics(**{**values[name], "label": Label(values[name]["label"])})
+        for name in ("before", "federated")
+    }
+    refusals = {int(round_): Reason(word) for round_, word in values["refusals"].items()}
+    plain = {key: values[key] for key in ("bytes_down", "bytes_up", "rounds", "epsilon", "ledger", "failures")}
+    return replace(Tally(joined=joined), **plain, **metrics, refusals=refusals)

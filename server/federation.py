@@ -1,0 +1,308 @@
+"""A whole run: wait for the platforms, let them join, train round by round, evaluate, checkpoint, publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from server.board import Board
+from server.checkpoint import NAME as CHECKPOINT
+from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server.outcome import Event, Kind, Outcome, Tally, Watcher
+from server.publication import MODEL, Export, publish_adapter
+from server.rounds import Exchange
+from shared.adapter import initial, require_layout
+from shared.errors import FedfuseError, InputError, ProtocolError
+from shared.messages import Arrays, Join, Joined, Label, Reason, Refusal, answer_from, bytes_of, request_from, to_record
+from shared.settings import Settings
+from strategies import named
+from strategies.base import Member, NoUpdate, adapter_from, record_of
+
+_SETTLE = 0.5
+"""Seconds without a new node after which a run that was not told how many to expect begins."""
+
+
+def run_federation(
+    *,
+    grid: Grid,
+    settings: Settings,
+    run: str,
+    out: Path,
+    events: Watcher | None = None,
+    resume: bool = False,
+    nodes: int | None = None,
+    wait: float = 300.0,
+    start: Arrays | None = None,
+    export: Export | None = None,
+) -> Outcome:
+    """Train one adapter over the platforms that `grid` reaches.
+
+    Args:
+        grid: Flower's, or an in-process one.
+        run: Name of the run; platforms keep their ledgers under it, so a resumed run must have the same.
+        out: The run's folder: checkpoint, TensorBoard curves and, at the end, `model/`.
+        events: Told what happens, as it happens.
+        resume: Go on from the checkpoint in `out`.
+        nodes: Nodes to wait for; None: whoever is there once no new one has come for half a second.
+        wait: Seconds to wait for them.
+        start: Adapter to begin from; None: `shared.adapter.initial`.
+        export: Writes the model's files; None: `shared.peft_export.export`.
+
+    Raises:
+        InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
+        NoUpdate: a round brought no usable update. The last checkpoint stands.
+        ProtocolError: two nodes speak for one platform.
+        FedfuseError: no platform came, or none is left.
+    """
+    began = time.monotonic()
+    adapter = dict(initial(settings) if start is None else start)
+    if not resume and ((out / CHECKPOINT).exists() or (out / MODEL).exists()):
+        raise InputError("holds a run already", where=str(out), do="resume it, or name another folder")
+    with Board(out / "tensorboard") as board:
+
+        def tell(event: Event) -> None:
+            board(event)
+            if events is not None:
+                events(event)
+
+        federation = _Federation(grid=grid, settings=settings, run=run, out=out, tell=tell, adapter=adapter)
+        if resume:
+            federation.restore()
+        federation.join(federation.wait_for(nodes, seconds=wait))
+        federation.train()
+        model = publish_adapter(federation.adapter, settings, out, export=export)
+        tell(Event(kind=Kind.PUBLISHED, round=federation.round, text=f"the model is in {model}", tallies={}))
+    return Outcome(
+        run=run,
+        adapter=federation.adapter,
+        tallies=dict(sorted(federation.tallies.items())),
+        rounds=federation.round,
+        seconds=time.monotonic() - began,
+        model=model,
+    )
+
+
+class _Federation:
+    """The state of a run between its phases: the adapter, the round, who is in, and their tallies."""
+
+    def __init__(
+        self,
+        *,
+        grid: Grid,
+        settings: Settings,
+        run: str,
+        out: Path,
+        tell: Callable[[Event], None],
+        adapter: dict[str, NDArray[np.float32]],
+    ) -> None:
+        self._grid, self._settings, self._run, self._out, self._tell = grid, settings, run, out, tell
+        self._members: dict[int, Member] = {}
+        self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
+        self._layout = {name: (array.shape[0], array.shape[1]) for name, array in adapter.items()}
+        require_layout(adapter, self._layout, where="the adapter to begin from")
+        self.adapter, self.round = adapter, 0
+        self.tallies: dict[str, Tally] = {}
+
+    def restore(self) -> None:
+        """Go back to where the last checkpoint was written."""
+        checkpoint = load_checkpoint(self._out, run=self._run, settings=self._settings, layout=self._layout)
+        self.adapter, self.round = dict(checkpoint.adapter), checkpoint.round
+        self.tallies = dict(checkpoint.tallies)
+        self._say(Kind.RESUMED, f"goes on after round {self.round}")
+
+    def wait_for(self, wanted: int | None, *, seconds: float) -> list[int]:
+        """The nodes, once they are there."""
+        end = time.monotonic() + seconds
+        before: list[int] = []
+        while True:
+            found = sorted(self._grid.get_node_ids())
+            if (wanted is not None and len(found) >= wanted) or (wanted is None and found and found == before):
+                return found
+            if time.monotonic() >= end:
+                raise FedfuseError(
+                    f"{len(found)} of {wanted or 'any number of'} platforms came within {seconds:g} s",
+                    do="start the platforms' clients, or wait for fewer",
+                )
+            if found != before or not before:
+                self._say(Kind.WAITING, f"{len(found)} of {wanted or 'some'} platforms are there")
+            before = found
+            time.sleep(_SETTLE if wanted is None else 0.05)
+
+    def join(self, nodes: list[int]) -> None:
+        """Ask every node to join; those that do are the members."""
+        request = Join(run=self._run, settings=self._settings)
+        record, size = to_record(request), bytes_of(request)
+        lifetime = self._settings.reply_timeout + 60.0
+        messages = [Message(record, node, MessageType.QUERY, ttl=lifetime, group_id="join") for node in nodes]
+        exchange = Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
+        reasons: list[str] = []
+        for message in exchange.replies():
+            node = message.metadata.src_node_id
+            try:
+                answer = answer_from(message.content)
+                if not isinstance(answer, Joined | Refusal) or (isinstance(answer, Joined) and answer.run != self._run):
+                    raise ProtocolError(f"answered 'join' with '{answer.kind}' of run {answer.run!r}")
+            except ProtocolError as error:
+                reasons.append(f"node {node}: {error.found}")
+                self._say(Kind.DROPPED, reasons[-1])
+                continue
+            if isinstance(answer, Refusal):
+                reasons.append(f"{answer.platform} (node {node}): {answer.reason.value}")
+                self._say(Kind.REFUSED, f"{reasons[-1]}: left out", platform=answer.platform)
+                continue
+            self._enter(node, answer, size)
+        for node, code in exchange.errors.items():
+            reasons.append(f"node {node}: Flower's error {code}")
+            self._say(Kind.FAILED, f"{reasons[-1]}: left out")
+        for node in exchange.silent:
+            reasons.append(f"node {node}: no answer")
+            self._say(Kind.SILENT, f"{reasons[-1]}: left out")
+        if not self._members:
+            raise FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
+        self._strategy.members = self._members
+
+    def train(self) -> None:
+        """All rounds that are still to do, with their evaluations and checkpoints."""
+        if self.round == 0 and not any(tally.before for tally in self.tallies.values()):
+            self._evaluate(Label.BEFORE)
+        while self.round < self._settings.rounds:
+            self._train_round(self.round + 1)
+            self.round += 1
+            self._save()
+            self._say(Kind.ROUND, f"round {self.round} of {self._settings.rounds} is done", tallies=self.tallies)
+            every = self._settings.evaluate_every
+            if every and self.round % every == 0 and self.round < self._settings.rounds:
+                self._evaluate(Label.FEDERATED)
+        if not any(tally.federated and tally.federated.round == self.round for tally in self.tallies.values()):
+            self._evaluate(Label.FEDERATED)
+
+    def _train_round(self, round_: int) -> None:
+        messages = self._strategy.configure_train(round_, record_of(self.adapter), ConfigRecord(), self._grid)
+        exchange = self._send(messages)
+        try:
+            arrays, _ = self._strategy.aggregate_train(round_, self._watched(exchange, round_))
+        except NoUpdate as error:
+            lost = self._lost_with_the_coordinator(round_)
+            self._note(exchange, round_)
+            if not self._members:
+                raise NoUpdate(
+                    f"round {round_}: no platform is left",
+                    where="; ".join(f"{tally.platform}: {dict(tally.refusals)}" for tally in self.tallies.values()),
+                    do=f"the adapter of round {self.round} is in {self._out / CHECKPOINT}; plan fewer rounds",
+                ) from None
+            if not lost:
+                raise NoUpdate(error.found, where=error.where or self._gone(exchange), do=error.do) from None
+            self._say(Kind.LATE, f"round {round_} was answered before the coordinator stopped; it is not trained twice")
+            return
+        self._note(exchange, round_)
+        self.adapter = adapter_from(arrays)
+
+    def _evaluate(self, label: Label) -> None:
+        config = ConfigRecord({"label": label.value})
+        exchange = self._send(self._strategy.configure_evaluate(self.round, record_of(self.adapter), config, self._grid))
+        self._strategy.aggregate_evaluate(self.round, self._watched(exchange, self.round))
+        for metrics in self._strategy.report.metrics:
+            slot = "before" if label is Label.BEFORE else "federated"
+            self._add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **{slot: metrics})
+        self._note(exchange, self.round)
+        self._save()
+        text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"
+        self._say(Kind.EVALUATED, text, tallies=self.tallies)
+
+    def _enter(self, node: int, joined: Joined, down: int) -> None:
+        twin = next((member for member in self._members.values() if member.platform == joined.platform), None)
+        if twin is not None:
+            raise ProtocolError(
+                f"two nodes speak for platform {joined.platform!r}",
+                where=f"nodes {twin.node} and {node}",
+                do="give every platform its own name, and start each client once",
+            )
+        self._members[node] = Member(node=node, platform=joined.platform, users=joined.users)
+        self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
+        self._add(joined.platform, down=down, up=bytes_of(joined))
+        self._say(Kind.JOINED, f"{joined.platform} joined with {joined.users} users", platform=joined.platform)
+
+    def _send(self, messages: list[Message]) -> Exchange:
+        if messages:
+            size = bytes_of(request_from(messages[0].content))  # one record for all
+            for message in messages:
+                self._add(self._members[message.metadata.dst_node_id].platform, down=size)
+        return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
+
+    def _watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
+        for message in exchange.replies():
+            member = self._members.get(message.metadata.src_node_id)
+            if member is not None:
+                self._say(Kind.ANSWERED, f"{member.platform} answered", platform=member.platform, round_=round_)
+            yield message
+            del message
+
+    def _note(self, exchange: Exchange, round_: int) -> None:
+        """Put what came of an exchange into the tallies; a platform without budget is not asked again."""
+        report = self._strategy.report
+        for receipt in report.updates:
+            rounds = self.tallies[receipt.platform].rounds + 1
+            self._add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
+        for node, refusal in report.refusals.items():
+            name = self._members[node].platform
+            refusals = {**self.tallies[name].refusals, round_: refusal.reason}
+            self._add(name, up=bytes_of(refusal), refusals=refusals)
+            self._say(Kind.REFUSED, f"{name}: {refusal.reason.value}", platform=name, round_=round_)
+            if refusal.reason is Reason.BUDGET:
+                del self._members[node]
+                self._say(Kind.LEFT, f"{name} has no budget left: the run goes on without it", platform=name, round_=round_)
+        unheard = [(drop.node, Kind.DROPPED, drop.reason) for drop in report.drops]
+        unheard += [(node, Kind.FAILED, f"Flower's error {code}") for node, code in exchange.errors.items()]
+        unheard += [(node, Kind.SILENT, "no answer in time") for node in exchange.silent]
+        for node, kind, reason in unheard:
+            if node in self._members:
+                name = self._members[node].platform
+                self._add(name, failures=self.tallies[name].failures + 1)
+                self._say(kind, f"{name}: {reason}", platform=name, round_=round_)
+        if exchange.late:
+            self._say(Kind.LATE, f"{exchange.late} answers to an earlier round were discarded", round_=round_)
+
+    def _lost_with_the_coordinator(self, round_: int) -> bool:
+        """Whether every member answered this round to a coordinator that was stopped before it could keep the sum."""
+        refusals = self._strategy.report.refusals
+        return bool(self._members) and all(
+            node in refusals and refusals[node].reason is Reason.ROUND and self.tallies[member.platform].joined.finished >= round_
+            for node, member in self._members.items()
+        )
+
+    def _gone(self, exchange: Exchange) -> str:
+        names = {node: member.platform for node, member in self._members.items()}
+        parts = [f"{names.get(node, node)}: Flower's error {code}" for node, code in exchange.errors.items()]
+        parts += [f"{names.get(node, node)}: no answer" for node in exchange.silent]
+        parts += [f"{names.get(node, node)}: {refusal.reason.value}" for node, refusal in self._strategy.report.refusals.items()]
+        return "; ".join(parts)
+
+    def _add(self, platform: str, *, down: int = 0, up: int = 0, **changes: object) -> None:
+        tally = self.tallies[platform]
+        counted = {"bytes_down": tally.bytes_down + down, "bytes_up": tally.bytes_up + up, **changes}
+        self.tallies[platform] = replace(tally, **counted)  # type: ignore[arg-type]
+
+    def _save(self) -> None:
+        state = Checkpoint(
+            run=self._run, round=self.round, settings=self._settings, adapter=self.adapter, tallies=dict(self.tallies)
+        )
+        save_checkpoint(self._out, state)
+
+    def _say(
+        self,
+        kind: Kind,
+        text: str,
+        *,
+        platform: str = "",
+        round_: int | None = None,
+        tallies: Mapping[str, Tally] | None = None,
+    ) -> None:
+        at = self.round if round_ is None else round_
+        self._tell(Event(kind=kind, round=at, text=text, platform=platform, tallies=dict(tallies or {})))

@@ -1,0 +1,109 @@
+"""What the coordinator knows of a run: events while it goes on, a tally per platform, and the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from shared.messages import Arrays, Joined, Label, Metrics, Reason
+
+
+class Kind(StrEnum):
+    """What an event tells."""
+
+    WAITING = "waiting"  # for nodes to come
+    JOINED = "joined"  # a platform is in
+    REFUSED = "refused"  # a platform did not do what it was asked
+    FAILED = "failed"  # an error came back instead of an answer
+    SILENT = "silent"  # no answer before the deadline
+    DROPPED = "dropped"  # an answer that could not be used
+    LEFT = "left"  # a platform is out for the rest of the run
+    ANSWERED = "answered"  # a platform's update, or its metrics, came in
+    LATE = "late"  # an answer to a round that is over
+    EVALUATED = "evaluated"  # every platform's metrics of one model are in
+    ROUND = "round"  # a round is over and its checkpoint written
+    RESUMED = "resumed"  # the run goes on from a checkpoint
+    PUBLISHED = "published"  # the model lies in its folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """One platform's part in a run; all of it is public, or was released with noise.
+
+    Args:
+        joined: What the platform declared.
+        bytes_down, bytes_up: Sent to it and got from it, before Flower's framing.
+        rounds: Rounds whose sum holds its update.
+        epsilon: Spent, as its last answer says.
+        ledger: Head of its privacy ledger, as its last answer says; an auditor checks the ledger against it.
+        refusals: Round -> why it did not answer.
+        failures: Errors, silences and unusable answers.
+    """
+
+    joined: Joined
+    bytes_down: int = 0
+    bytes_up: int = 0
+    rounds: int = 0
+    epsilon: float = 0.0
+    ledger: str = ""
+    before: Metrics | None = None
+    federated: Metrics | None = None
+    refusals: Mapping[int, Reason] = field(default_factory=dict)
+    failures: int = 0
+
+    @property
+    def platform(self) -> str:
+        """The platform's name."""
+        return self.joined.platform
+
+    @property
+    def users(self) -> int:
+        """Declared users."""
+        return self.joined.users
+
+    def metrics(self, label: Label) -> Metrics | None:
+        """The last metrics of that model."""
+        return self.before if label is Label.BEFORE else self.federated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a run, for whoever watches it.
+
+    Args:
+        round: 0 before the first.
+        platform: Empty where it concerns all, or a node that has not said who it is.
+        text: One line for a person.
+        tallies: On ROUND and EVALUATED, the state of every platform.
+    """
+
+    kind: Kind
+    round: int
+    text: str
+    platform: str = ""
+    tallies: Mapping[str, Tally] = field(default_factory=dict, repr=False)
+
+
+Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run.
+
+    Args:
+        adapter: The last global adapter.
+        tallies: Platform -> its part, sorted by name.
+        rounds: Rounds done, those of a resumed run included.
+        seconds: Of this process alone.
+        model: Folder of the published model.
+    """
+
+    run: str
+    adapter: Arrays = field(repr=False)
+    tallies: Mapping[str, Tally]
+    rounds: int
+    seconds: float
+    model: Path

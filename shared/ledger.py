@@ -1,0 +1,331 @@
+"""The ledger's format, and how anyone reads and verifies one.
+
+A ledger is a text file of canonical JSON lines that only grows. Line 1 is the header; every later
+line is one charge, written before the mechanism it pays for ran. Each line carries the SHA-256 of
+itself (canonical JSON without `hash`) and of the line before, so a change, a removal or a
+reordering anywhere but at the end breaks the chain. A cut end does not: whoever holds a later
+*head* (the last line's hash; the coordinator records it with every answer) sees that it is missing.
+
+The chain has no key. It shows tampering to those who hold a head; it does not stop an operator
+from writing another ledger from the start.
+
+A ledger is data from another party: everything is checked before it is used, and the reader holds
+no more than `MAX_ENTRIES` lines of `MAX_LINE` bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shared.errors import FedfuseError, PrivacyError, StorageError
+from shared.privacy.releases import Release, ReleaseKind
+from shared.privacy.spent import Method
+
+VERSION = 1
+UNIT = "one user of one platform, add or remove"
+GENESIS = "0" * 64
+"""What the header names as the hash of the line before it."""
+
+MAX_LINE = 2048
+MAX_ENTRIES = 1_000_000
+MAX_ROUND = 1 << 53
+
+# As in shared/messages.py, which is not imported since it brings Flower with it.
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """Line 1: whose ledger it is and what it may spend. Constant for the life of the ledger."""
+
+    version: int = VERSION
+    platform: str
+    budget: float
+    delta: float
+    unit: str = UNIT
+    created: str
+    seq: int = 0
+    previous: str = GENESIS
+    hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One charge.
+
+    Args:
+        seq: 1, 2, 3...
+        time: UTC, ISO 8601, whole seconds. Informative: clocks may step back.
+        run: Name of the run.
+        round: Round of the run; 0 before the first.
+        kind, noise_multiplier, sample_rate, steps, group_size: The `Release` (its docstring has the units).
+        epsilon: Spent by all entries up to and with this one; infinite when privacy is off.
+        delta: At which epsilon holds; the header's.
+        accountant: The method that computed epsilon.
+        previous: Hash of the line before.
+        hash: SHA-256 of this line's canonical JSON without `hash`, hex.
+    """
+
+    seq: int
+    time: str
+    run: str
+    round: int
+    kind: ReleaseKind
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    group_size: int
+    epsilon: float
+    delta: float
+    accountant: Method
+    previous: str
+    hash: str = ""
+
+    @property
+    def release(self) -> Release:
+        """What was charged for."""
+        return Release(
+            kind=self.kind,
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            steps=self.steps,
+            group_size=self.group_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """A verified ledger."""
+
+    header: Header
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """Every charged release, in order."""
+        return tuple(entry.release for entry in self.entries)
+
+    @property
+    def epsilon(self) -> float:
+        """What the ledger says was spent; 0 before the first charge."""
+        return self.entries[-1].epsilon if self.entries else 0.0
+
+    @property
+    def head(self) -> str:
+        """Hash of the last line, 64 hexadecimal digits; whoever keeps it can notice a cut end."""
+        return self.entries[-1].hash if self.entries else self.header.hash
+
+    @property
+    def private(self) -> bool:
+        """False when the budget is infinite: privacy was off."""
+        return math.isfinite(self.header.budget)
+
+
+def read(path: Path) -> Ledger:
+    """The ledger at `path`, verified whole.
+
+    Raises:
+        StorageError: it cannot be read, or is not a ledger, or ends in the middle of a line.
+        PrivacyError: it was altered: the chain, the order, the budget or the delta does not hold.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_LINE * 2)
+            if b"\n" in content:  # a huge file that is not a ledger is not read whole
+                content += file.read((MAX_ENTRIES + 1) * MAX_LINE)
+    except OSError as error:
+        raise StorageError(f"the ledger cannot be read ({error.strerror})", where=str(path)) from None
+    return parse(content, where=str(path))
+
+
+def parse(content: bytes, *, where: str) -> Ledger:
+    """The ledger in `content`; errors as `read`."""
+    *lines, tail = content.split(b"\n")
+    if tail or not lines:
+        number = len(lines) + 1
+        raise StorageError(
+            "the ledger ends in the middle of a line" if content else "the ledger is empty",
+            where=f"{where}, line {number}",
+            do="a crash while charging can do this: the platform cuts the torn line off when it next opens the ledger",
+        )
+    if len(lines) > MAX_ENTRIES + 1:
+        raise StorageError(f"the ledger has {len(lines)} lines", where=where, do=f"at most {MAX_ENTRIES + 1} are read")
+    header = _header(_table(lines[0], Header, where=f"{where}, line 1"), where=f"{where}, line 1")
+    entries: list[Entry] = []
+    previous = header.hash
+    for number, line in enumerate(lines[1:], start=2):
+        place = f"{where}, line {number}"
+        entry = _entry(_table(line, Entry, where=place), where=place)
+        _hold(entry.seq == number - 1, f"entry {entry.seq} stands where entry {number - 1} belongs", place)
+        _hold(entry.previous == previous, "the chain is broken: this line does not follow the one before it", place)
+        _hold(entry.delta == header.delta, f"delta is {entry.delta}, the ledger's is {header.delta}", place)
+        _hold(entry.epsilon <= header.budget, f"epsilon {entry.epsilon} is above the budget of {header.budget}", place)
+        # Without a promise there is no figure: a finite one would look like a guarantee.
+        _hold(math.isfinite(header.budget) or math.isinf(entry.epsilon), "a finite epsilon although privacy is off", place)
+        previous = entry.hash
+        entries.append(entry)
+    return Ledger(header=header, entries=tuple(entries))
+
+
+def seal(line: Header | Entry) -> tuple[str, bytes]:
+    """The hash of `line` (its own `hash` field left out), and the bytes to write, newline and all."""
+    values = _plain(line)
+    digest = hashlib.sha256(canonical(values)).hexdigest()
+    return digest, canonical({**values, "hash": digest}) + b"\n"
+
+
+def canonical(values: dict[str, Any]) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
+
+    >>> canonical({"b": 1.0, "a": "x"})
+    b'{"a":"x","b":1.0}'
+    """
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def now() -> str:
+    """The present time as a ledger writes it."""
+    return datetime.now(UTC).strftime(_TIME)
+
+
+def _plain(line: Header | Entry) -> dict[str, Any]:
+    # JSON knows no infinity: it is the word "inf", in the only two fields that may be infinite.
+    values = {part.name: getattr(line, part.name) for part in fields(line) if part.name != "hash"}
+    for name in ("budget", "epsilon"):
+        if name in values and math.isinf(values[name]):
+            values[name] = "inf"
+    return values
+
+
+def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict[str, Any]:
+    """The line's values, its hash checked: nothing but canonical JSON with a true hash gets through."""
+    if len(line) >= MAX_LINE:
+        raise StorageError(f"a line of {len(line)} bytes", where=where, do="this is not a ledger, or it is damaged")
+    try:
+        values = json.loads(line.decode("ascii"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        _damaged("not JSON", where)
+    if not isinstance(values, dict):
+        _damaged("not a JSON object", where)
+    expected = {part.name for part in fields(kind)}
+    if set(values) != expected:
+        _damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
+    digest = values.pop("hash")
+    try:
+        body = canonical(values)
+        text = canonical({**values, "hash": digest})
+    except (ValueError, RecursionError):
+        _damaged("values that no ledger holds", where)
+    # Comparing the text also refuses doubled keys, other spellings of a number, and spaces.
+    if text != line:
+        _damaged("not canonical JSON", where)
+    _hold(digest == hashlib.sha256(body).hexdigest(), "the line was altered: its hash is not the hash of its content", where)
+    return {**values, "hash": digest}
+
+
+def _header(values: dict[str, Any], *, where: str) -> Header:
+    if values["version"] != VERSION or isinstance(values["version"], bool):
+        raise StorageError(
+            f"ledger version {values['version']!r:.40}", where=where, do=f"this program reads version {VERSION}: update it"
+        )
+    header = Header(
+        version=VERSION,
+        platform=_matching(values, "platform", _NAME, where),
+        budget=_number(values, "budget", where, infinite=True),
+        delta=_number(values, "delta", where),
+        unit=UNIT,
+        created=_moment(values, "created", where),
+        seq=_whole(values, "seq", where, at_most=0),
+        previous=_matching(values, "previous", _HASH, where),
+        hash=_matching(values, "hash", _HASH, where),
+    )
+    _hold(values["unit"] == UNIT, f"the unit of privacy is not {UNIT!r}", where)
+    _hold(header.previous == GENESIS, "the first line names a line before it: the beginning was cut off", where)
+    _hold(header.budget > 0, f"the budget is {header.budget}", where)
+    _hold(0 < header.delta < 1, f"delta is {header.delta}", where)
+    return header
+
+
+def _entry(values: dict[str, Any], *, where: str) -> Entry:
+    try:
+        kind, method = ReleaseKind(values["kind"]), Method(values["accountant"])
+    except (ValueError, TypeError):
+        _damaged(f"kind {values['kind']!r:.60} or accountant {values['accountant']!r:.60} is unknown to this version", where)
+    entry = Entry(
+        seq=_whole(values, "seq", where, at_most=MAX_ENTRIES),
+        time=_moment(values, "time", where),
+        run=_matching(values, "run", _NAME, where),
+        round=_whole(values, "round", where, at_most=MAX_ROUND),
+        kind=kind,
+        noise_multiplier=_number(values, "noise_multiplier", where),
+        sample_rate=_number(values, "sample_rate", where),
+        steps=_whole(values, "steps", where),
+        group_size=_whole(values, "group_size", where),
+        epsilon=_number(values, "epsilon", where, infinite=True),
+        delta=_number(values, "delta", where),
+        accountant=method,
+        previous=_matching(values, "previous", _HASH, where),
+        hash=_matching(values, "hash", _HASH, where),
+    )
+    try:
+        _ = entry.release  # checks every range
+    except FedfuseError as error:
+        _damaged(error.found, where)
+    return entry
+
+
+def _number(values: dict[str, Any], name: str, where: str, *, infinite: bool = False) -> float:
+    value = values[name]
+    if infinite and value == "inf":
+        return math.inf
+    if not isinstance(value, float) or not math.isfinite(value) or value < 0:
+        _damaged(f"{name} is {value!r:.60}", where)
+    return value
+
+
+def _whole(values: dict[str, Any], name: str, where: str, *, at_most: int = 1 << 62) -> int:
+    value = values[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= at_most:
+        _damaged(f"{name} is {value!r:.60}", where)
+    return value
+
+
+def _matching(values: dict[str, Any], name: str, pattern: re.Pattern[str], where: str) -> str:
+    value = values[name]
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        _damaged(f"{name} is {value!r:.100}", where)
+    return value
+
+
+def _moment(values: dict[str, Any], name: str, where: str) -> str:
+    value = values[name]
+    try:
+        if datetime.strptime(value, _TIME).strftime(_TIME) != value:
+            _damaged(f"{name} is {value!r:.60}", where)
+    except (ValueError, TypeError):
+        _damaged(f"{name} is {value!r:.60}", where)
+    return str(value)
+
+
+def _hold(holds: bool, otherwise: str, where: str) -> None:
+    if not holds:
+        raise PrivacyError(
+            otherwise, where=where, do="restore the ledger from a backup; do not release anything on an altered one"
+        )
+
+
+def _damaged(found: str, where: str) -> NoReturn:
+    raise StorageError(f"this is not a ledger line: {found}", where=where, do="restore the ledger from a backup")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)

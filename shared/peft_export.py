@@ -1,0 +1,173 @@
+"""The published model: a plain PEFT adapter, with the pooled-output head and a model card beside it.
+
+    adapter_config.json, adapter_model.safetensors   stock PEFT: `PeftModel.from_pretrained(bert, folder)`
+    head.safetensors                                  lora_A (r, hidden), lora_B (hidden, r) on the mean-pooled output
+    fedfuse.json                                      the settings of the model, and the backbone's hash
+    README.md                                         how to use it without Fedfuse
+
+Text vector = mean over tokens m, then m + alpha / r * lora_B lora_A m, then L2 norm; score = cosine / temperature + prior.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from shared.adapter import HEAD, layout_of, require_layout, targets_of
+from shared.backbone import EMBEDDED, EMBEDDED_SHA256, shape_of
+from shared.durable import write_whole
+from shared.errors import InputError, ProtocolError
+from shared.messages import Arrays
+from shared.settings import ModelSettings, Settings, explain
+
+_PREFIX = "base_model.model."
+_HUB_NAME = {EMBEDDED: "sentence-transformers/all-MiniLM-L6-v2"}
+_SETTINGS = "fedfuse.json"
+_ADAPTER = "adapter_model.safetensors"
+_HEAD = "head.safetensors"
+_MAX_BYTES = 1 << 30
+_CARD = """---
+library_name: peft
+base_model: {base}
+tags: [fedfuse, lora, recommendation]
+---
+# A cross-platform recommender's encoder
+
+A LoRA adapter (rank {rank}, on {targets} of the top layers) that several platforms trained together with Fedfuse;
+no platform's rows were pooled. Strategy: {strategy}; rounds: {rounds}.
+
+```python
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertModel
+
+bert = BertModel.from_pretrained("{base}", add_pooling_layer=False)
+model, head = PeftModel.from_pretrained(bert, "."), load_file("head.safetensors")
+tokens = AutoTokenizer.from_pretrained("{base}")(["a text"], return_tensors="pt")
+states = model(**tokens).last_hidden_state
+mask = tokens["attention_mask"].unsqueeze(-1)
+mean = (states * mask).sum(1) / mask.sum(1)
+vector = torch.nn.functional.normalize(mean + {scale} * mean @ head["lora_A"].T @ head["lora_B"].T, dim=-1)
+```
+
+The items of a catalogue are encoded the same way; score = cosine / {temperature}, plus the log popularity of the item.
+
+## Privacy
+
+{privacy}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """A published model read back.
+
+    Args:
+        backbone_sha256: Of the weights that it was trained on, '' where they were not known to the publisher.
+    """
+
+    model: ModelSettings
+    adapter: dict[str, NDArray[np.float32]]
+    backbone_sha256: str
+
+
+def export(adapter: Arrays, settings: Settings, folder: Path) -> None:
+    """Write the adapter as a folder for stock PEFT; each file is whole or not there.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    tuned = {name: value for name, value in adapter.items() if not name.startswith(HEAD)}
+    tensors = {f"{_PREFIX}{name}.weight": np.ascontiguousarray(value) for name, value in tuned.items()}
+    head = {name.removeprefix(f"{HEAD}."): np.ascontiguousarray(value) for name, value in adapter.items() if name.startswith(HEAD)}
+    base = _HUB_NAME.get(settings.model.backbone, settings.model.backbone)
+    sha = EMBEDDED_SHA256 if settings.model.backbone == EMBEDDED else ""
+    about = {"format": 1, "model": settings.model.model_dump(mode="json"), "backbone_sha256": sha, "strategy": settings.strategy}
+    card = _CARD.format(
+        base=base,
+        rank=settings.model.rank,
+        targets=", ".join(targets_of(settings.model)),
+        strategy=settings.strategy,
+        rounds=settings.rounds,
+        scale=settings.model.alpha / settings.model.rank,
+        temperature=settings.model.temperature,
+        privacy=_privacy(settings),
+    )
+    write_whole(folder / _ADAPTER, save_arrays(tensors, metadata={"format": "pt"}))
+    write_whole(folder / _HEAD, save_arrays(head, metadata={"format": "pt"}))
+    write_whole(folder / "adapter_config.json", _json(_peft_config(tuned, settings, base)))
+    write_whole(folder / _SETTINGS, _json(about))
+    write_whole(folder / "README.md", card.encode())
+
+
+def load_published(folder: Path) -> PublishedModel:
+    """Read a published model back and check it.
+
+    Raises:
+        InputError: the folder is no published model, or one of its files is damaged.
+    """
+    try:
+        about = json.loads(_bounded(folder / _SETTINGS))
+        model = ModelSettings.model_validate(about["model"])
+        tuned, head = load_arrays(_bounded(folder / _ADAPTER)), load_arrays(_bounded(folder / _HEAD))
+    except FileNotFoundError as error:
+        raise InputError(f"no {Path(str(error.filename)).name}", where=str(folder), do="name a model folder: RUN/model, or what `fedfuse pull` gave") from None
+    except ValidationError as error:
+        raise InputError(explain(error), where=str(folder / _SETTINGS)) from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"the model cannot be read ({error})", where=str(folder), do="pull it again") from None
+    adapter = {name.removeprefix(_PREFIX).removesuffix(".weight"): value for name, value in tuned.items()}
+    adapter |= {f"{HEAD}.{name}": value for name, value in head.items()}
+    try:
+        require_layout(adapter, layout_of(shape_of(model.backbone), model), where=str(folder))
+    except ProtocolError as error:
+        raise InputError(error.found, where=str(folder), do="pull it again") from None
+    return PublishedModel(model=model, adapter=adapter, backbone_sha256=str(about.get("backbone_sha256", "")))
+
+
+def _peft_config(tuned: Arrays, settings: Settings, base: str) -> dict[str, Any]:
+    from peft import LoraConfig, TaskType
+
+    modules = sorted({name.rpartition(".")[0] for name in tuned})
+    config = LoraConfig(
+        r=settings.model.rank,
+        lora_alpha=settings.model.alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=modules,
+        task_type=TaskType.FEATURE_EXTRACTION,
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
+def _privacy(settings: Settings) -> str:
+    if not settings.private:
+        return "**Privacy was OFF in this run (epsilon = inf): the adapter carries no promise.**"
+    return (
+        "User-level differential privacy per platform (add or remove one user with everything that the platform knows of that user). "
+        "Each platform's epsilon and delta are in its ledger; `fedfuse audit` recomputes them."
+    )
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"{path.name} is larger than {_MAX_BYTES} bytes")
+    return data

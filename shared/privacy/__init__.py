@@ -1,0 +1,6 @@
+"""Privacy arithmetic: what is released, what it costs, and how much noise a budget asks for.
+
+`releases` is the algebra, `groups` says what one user touches, `rdp`, `prv` and `pld` are three
+interpreters of the same releases, `accountants` chooses between them, `calibration` inverts them
+and `plan` decides before the first round. Nothing here sees data.
+"""

@@ -1,0 +1,159 @@
+"""Accountants: from a list of releases to the epsilon that one user has at most spent.
+
+Two independent libraries read the same releases, so that an auditor can hold one against the
+other. Every figure is an upper bound; where a tight method does not reach, a looser one takes
+over and `Spent.accountant` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from shared.errors import InputError
+from shared.privacy import pld, prv, rdp
+from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
+from shared.privacy.releases import Release, Steps, merge
+from shared.privacy.spent import Method, Spent
+
+PRV_LIMIT = 10.0
+"""Epsilon above which Opacus' PRV grids are not trusted (opacus#604, prv_accountant#36)."""
+
+
+class Accountant(Protocol):
+    """Interprets releases. Stateless: the past is the list it is given."""
+
+    name: str
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """Bound on epsilon at `delta` of all `releases` together, for one user added or removed.
+
+        Raises:
+            InputError: delta is not in (0, 1).
+        """
+        ...
+
+
+_Bound = Callable[[tuple[Removal, ...], float], Spent]
+
+
+class RenyiAccountant:
+    """Opacus' RDP alone: a quick, valid bound some per cent above the tight ones."""
+
+    name = "opacus-rdp"
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """See `Accountant.epsilon`."""
+        return _interpret(_opacus_rdp, merge(releases), _checked(delta))
+
+
+class OpacusAccountant:
+    """Opacus' PRV in both directions, and its RDP where PRV does not reach.
+
+    Groups go through the coarse pair of `groups`, so they cost more here than the truth: prefer
+    `DpAccounting` for them.
+    """
+
+    name = "opacus"
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """See `Accountant.epsilon`."""
+        return _interpret(_opacus, merge(releases), _checked(delta))
+
+
+class DpAccounting:
+    """Google's dp-accounting: privacy loss distributions, with exact mixtures for groups."""
+
+    name = "dp-accounting"
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """See `Accountant.epsilon`."""
+        return _interpret(_dp_accounting, merge(releases), _checked(delta))
+
+
+class Preferred:
+    """Opacus where a user is one example, dp-accounting where a user touches several.
+
+    Opacus knows only the plain sampled Gaussian; its bound for a group of three is more than twice
+    the exact one, which would be paid in noise.
+    """
+
+    name = "preferred"
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """See `Accountant.epsilon`."""
+        grouped = any(release.group_size > 1 for release in releases)
+        return (DP_ACCOUNTING if grouped else OPACUS).epsilon(releases, delta)
+
+
+OPACUS = OpacusAccountant()
+DP_ACCOUNTING = DpAccounting()
+RENYI = RenyiAccountant()
+PREFERRED = Preferred()
+
+
+def family(method: Method) -> Accountant:
+    """The accountant that gives figures of this method.
+
+    >>> family(Method.OPACUS_RDP).name, family(Method.DP_ACCOUNTING_PLD).name
+    ('opacus', 'dp-accounting')
+    """
+    return DP_ACCOUNTING if method in (Method.DP_ACCOUNTING_PLD, Method.DP_ACCOUNTING_RDP) else OPACUS
+
+
+def _checked(delta: float) -> float:
+    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}", where="privacy accounting", do="delta must be above 0 and below 1")
+    return float(delta)
+
+
+@lru_cache(maxsize=1024)
+def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent:
+    if not merged:
+        return Spent(epsilon=0.0, accountant=Method.NONE)
+    if any(steps.noise_multiplier == 0 for steps in merged):
+        return Spent(epsilon=math.inf, accountant=Method.NONE)
+    out, back = removals(merged), additions(merged)
+    if not back:
+        return method(out, delta)
+    parts: list[Spent] = []
+
+    def through(removed: tuple[Removal, ...]) -> Callable[[float], float]:
+        def curve(at: float) -> float:
+            parts.append(method(removed, at))
+            return parts[-1].epsilon
+
+        return curve
+
+    total = triangle(through(out), through(back), delta)
+    loosest = next((part for part in parts if not part.tight), parts[0])
+    return Spent(epsilon=total, accountant=loosest.accountant, tight=loosest.tight)
+
+
+def _opacus_rdp(removed: tuple[Removal, ...], delta: float) -> Spent:
+    return Spent(epsilon=rdp.epsilon(removed, delta), accountant=Method.OPACUS_RDP, tight=False)
+
+
+def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
+    bound = _opacus_rdp(removed, delta)
+    # Rényi is at most about a fifth above PRV where PRV is trusted; beyond that, do not even try: it may hang.
+    if bound.epsilon > 2 * PRV_LIMIT:
+        return bound
+    try:
+        spent = prv.epsilon(removed, delta, rough=bound.epsilon)
+    except CannotCompose:
+        return bound
+    if spent > PRV_LIMIT:
+        return bound
+    if spent > bound.epsilon:
+        return bound  # both are upper bounds: for very small epsilons PRV's error may be the larger part
+    return Spent(epsilon=spent, accountant=Method.OPACUS_PRV, tight=all(removal.examples == 1 for removal in removed))
+
+
+def _dp_accounting(removed: tuple[Removal, ...], delta: float) -> Spent:
+    try:
+        return Spent(epsilon=pld.epsilon(removed, delta), accountant=Method.DP_ACCOUNTING_PLD)
+    except CannotCompose:
+        return Spent(epsilon=pld.renyi(removed, delta), accountant=Method.DP_ACCOUNTING_RDP, tight=False)

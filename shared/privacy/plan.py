@@ -1,0 +1,149 @@
+"""What a platform intends to release in one run, decided before the first round.
+
+A plan that cannot be kept, or whose update would be noise, is refused here and not discovered at
+the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.errors import InputError, PrivacyError
+from shared.privacy.accountants import PREFERRED, Accountant
+from shared.privacy.calibration import noise_multiplier
+from shared.privacy.releases import Release, ReleaseKind
+from shared.privacy.spent import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that one run will release about a user, and what it will have cost.
+
+    Args:
+        releases: In the order of release; empty when privacy is off.
+        budget, delta: What the platform may spend.
+        noise_multiplier: Of training; 0 when privacy is off.
+        epsilon: What the whole plan spends; infinite when privacy is off.
+        accountant: The method behind `epsilon`.
+        signal_to_noise: See `signal_to_noise`; infinite when privacy is off.
+    """
+
+    releases: tuple[Release, ...]
+    budget: float
+    delta: float
+    noise_multiplier: float
+    epsilon: float
+    accountant: Method
+    signal_to_noise: float
+
+    @property
+    def private(self) -> bool:
+        """False when the budget is infinite: nothing is promised, and no noise is added."""
+        return math.isfinite(self.budget)
+
+    def __str__(self) -> str:
+        if not self.private:
+            return "privacy is OFF: budget inf, no noise is added, epsilon is infinite"
+        return (
+            f"epsilon {self.epsilon:.3f} of {self.budget:g} at delta {self.delta:g} ({self.accountant}), "
+            f"noise multiplier {self.noise_multiplier:.3f}, signal to noise {self.signal_to_noise:.1f}"
+        )
+
+
+def signal_to_noise(*, sample_rate: float, users: int, steps: int, noise_multiplier: float, parameters: int) -> float:
+    """Upper bound of the run's summed clipped gradients over the expected norm of its summed noise.
+
+    With clipping bound C the gradients of `steps` steps sum to at most q n T C in expectation over the
+    sampling, reached only if all of them agree; the noise is N(0, T z² C² I) in `parameters`
+    dimensions, of norm about z C sqrt(T d). The ratio, q n sqrt(T) / (z sqrt(d)), has no unit.
+
+    >>> round(signal_to_noise(sample_rate=0.15, users=943, steps=200, noise_multiplier=1.5, parameters=36864), 2)
+    6.95
+    """
+    if noise_multiplier == 0:
+        return math.inf
+    return sample_rate * users * math.sqrt(steps) / (noise_multiplier * math.sqrt(parameters))
+
+
+def make_plan(
+    *,
+    budget: float,
+    delta: float,
+    users: int,
+    sample_rate: float,
+    steps: int,
+    prior_noise_multiplier: float,
+    group_size: int,
+    parameters: int,
+    evaluations: Sequence[Release] = (),
+    accountant: Accountant = PREFERRED,
+) -> Plan:
+    """The plan of one run: the popularity prior, `steps` training steps in all, and `evaluations`.
+
+    Args:
+        budget: Epsilon, > 0; infinite turns privacy off.
+        delta: In (0, 1).
+        users: Declared number of users (public).
+        sample_rate: Poisson sampling probability of an example, per step.
+        steps: Training steps of the whole run.
+        prior_noise_multiplier: Noise of the popularity prior. One user's rows enter it once, whatever
+            his social ties, so its group is 1.
+        group_size: Greatest number of training examples that one user touches; see `groups`.
+        parameters: Trainable parameters that leave the platform.
+        evaluations: Noised evaluations, if any.
+        accountant: Who counts.
+
+    Raises:
+        PrivacyError: the budget cannot be kept, or the update would be noise.
+        InputError: a value is out of its range.
+    """
+    for name, value in (("users", users), ("parameters", parameters)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}", where="the privacy plan", do=f"{name} must be a whole number, at least 1")
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not budget > 0:
+        raise InputError(f"budget is {budget!r}", where="the privacy plan", do="an epsilon above 0, or inf for no privacy")
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}", where="the privacy plan", do="delta must be above 0 and below 1")
+    # Made before the budget is looked at, so that its values are checked in a run without privacy too.
+    training = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=sample_rate, steps=steps, group_size=group_size)
+    prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier)
+    if math.isinf(budget):
+        return Plan(
+            releases=(),
+            budget=math.inf,
+            delta=delta,
+            noise_multiplier=0.0,
+            epsilon=math.inf,
+            accountant=Method.NONE,
+            signal_to_noise=math.inf,
+        )
+    fixed = (prior, *evaluations)
+    noise = noise_multiplier(budget=budget, delta=delta, planned=training, fixed=fixed, accountant=accountant)
+    ratio = signal_to_noise(sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise, parameters=parameters)
+    if ratio < 1:
+        raise PrivacyError(
+            f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's norm "
+            f"(noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, {parameters} parameters)",
+            where=f"the privacy plan for epsilon {budget:g} at delta {delta:g}",
+            do="more users, a larger budget, a larger sample rate, fewer parameters (model.rank, model.layers), "
+            "or the noise shared among platforms",
+        )
+    releases = (
+        prior,
+        Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=sample_rate, steps=steps, group_size=group_size),
+        *evaluations,
+    )
+    spent = accountant.epsilon(releases, delta)
+    if not spent.epsilon <= budget:  # the promise itself, not the search that led to it
+        raise PrivacyError(f"the plan would spend epsilon {spent.epsilon:.6g} of {budget:.6g}", where="the privacy plan")
+    return Plan(
+        releases=releases,
+        budget=float(budget),
+        delta=delta,
+        noise_multiplier=noise,
+        epsilon=spent.epsilon,
+        accountant=spent.accountant,
+        signal_to_noise=ratio,
+    )

@@ -1,0 +1,128 @@
+"""`fedfuse simulate` and `fedfuse world`: virtual federations in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from shared.errors import InputError
+from shared.settings import Settings, build
+
+world = typer.Typer(no_args_is_help=True, help="Worlds: folders with one platform file per platform.")
+
+
+@world.command("new")
+def new(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    seed: Annotated[int, typer.Option(help="Seed of the generated people, items and tastes.")] = 0,
+    scale: Annotated[float, typer.Option(help="Size: 1 is about 600 users and 300 items a platform.")] = 1.0,
+) -> None:
+    """Write the generated world (a shop, a video site, a news site) so that a person can read its files."""
+    from simulations.worlds.generated import write_world
+
+    made = write_world(folder, seed=seed, scale=scale)
+    typer.echo(f"{len(made.platforms)} platforms in {folder}: start with {folder / 'README.md'}")
+
+
+def simulate(
+    world: Annotated[Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<time>.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, as `run.toml` holds them under [settings].")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="Budget of every platform instead of its own; 'inf' turns privacy OFF.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="'minilm' (embedded), a folder, or the hub name of a BERT.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the splits and (in a simulation) the noise.")] = None,
+    alone: Annotated[bool, typer.Option(help="Also train every platform by itself, for comparison.")] = True,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
+    engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
+    as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
+) -> None:
+    """Run a federation of virtual platforms and compare: before training, alone, federated.
+
+    \b
+    fedfuse simulate                                   the generated world
+    fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
+    fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
+    """
+    from simulations.run import Simulation
+    from simulations.run import simulate as run
+    from simulations.view import Board, table_of
+    from simulations.worlds.generated import write_world
+    from simulations.worlds.world import open_world
+
+    options = {"rounds": rounds, "strategy": strategy, "seed": seed, "privacy.epsilon": epsilon, "model.backbone": backbone}
+    settings = settings_from(config, [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)])
+    if engine not in ("process", "ray"):
+        raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
+    if resume and out is None:
+        raise InputError("which run is to be resumed?", where="--resume", do="name its folder with --out")
+    out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    errors = Console(stderr=True)
+    if world is None:
+        world = out / "world"
+        if not world.exists():
+            if out.exists() and any(out.iterdir()):
+                raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
+            errors.print(f"no world named: generating one in {world}")
+            write_world(world)
+    plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume)
+    if engine == "ray":
+        from simulations.ray_engine import simulate_on_ray
+
+        metrics = simulate_on_ray(plan)
+    else:
+        with Board(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
+            metrics = run(plan, events=board.event, progress=board.progress)
+    if as_json:
+        typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        Console().print(table_of(metrics))
+        typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
+
+
+def settings_from(config: Path | None, assignments: list[str]) -> Settings:
+    """Settings of a simulation from a file and from `key=value` words, the words last.
+
+    Raises:
+        InputError: the file cannot be read, or a key or a value is wrong.
+    """
+    import tomllib
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"the settings cannot be read ({error})", where=str(config), do="give a TOML file") from None
+        values = values.get("settings", values)
+    for assignment in assignments:
+        key, equals, raw = assignment.partition("=")
+        if not equals:
+            raise InputError(f"{assignment!r} is not key=value", where="--set", do="write --set training.clip=0.5")
+        *tables, leaf = key.strip().split(".")
+        place = values
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise InputError(f"{key!r} is no setting", where="--set", do="write --set training.clip=0.5")
+        place[leaf] = _value(raw.strip())
+    values["simulation"] = True
+    privacy = values.setdefault("privacy", {})
+    if isinstance(privacy, dict):
+        # A simulation repeats itself exactly; a deployed platform refuses seeded noise.
+        privacy.setdefault("generator", "seeded")
+    return build(values, where=str(config) if config else "the options")
+
+
+def _value(raw: str) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw

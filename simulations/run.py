@@ -1,0 +1,193 @@
+"""A world's federation in this process: every platform trained alone, then all together, then measured.
+
+The same worker, messenger, strategies and coordinator as in a deployment; only the grid between them is in the process.
+"Alone" is a federation of one platform with the same plan and budget. It is the other life of that platform, not a
+second release, so it has a ledger of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from client import link
+from client.app import app as messenger
+from client.platform import Platform, prepare
+from client.platform_file import PlatformFile, load
+from client.worker import Worker
+from server.checkpoint import run_of
+from server.federation import run_federation
+from server.outcome import Event, Outcome, Tally
+from shared.durable import write_whole
+from shared.errors import FedfuseError, InputError, StorageError
+from shared.settings import Settings
+from simulations.grid import InProcessGrid
+from simulations.worlds.world import World
+
+Progress = Callable[[str, str, int, int], None]
+"""Platform, what it does, done, of how many."""
+
+METRICS = "metrics.json"
+_NAMES = {"ndcg": "ndcg@10", "hr": "hr@10", "auc": "auc"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What to run, and where.
+
+    Args:
+        out: The run folder; new, or one to resume.
+        alone: Whether every platform is also trained by itself, for comparison.
+        resume: Go on with an interrupted run in `out`.
+    """
+
+    world: World
+    settings: Settings
+    out: Path
+    alone: bool = True
+    resume: bool = False
+
+
+def simulate(plan: Simulation, *, events: Callable[[Event], None] | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Run it and return the content of `metrics.json`.
+
+    Raises:
+        InputError: a platform's sources or the run folder cannot be used.
+        PrivacyError: a platform's budget does not carry the plan.
+        StorageError: the run folder cannot be written.
+    """
+    began = time.monotonic()
+    files = [load(path) for path in plan.world.platforms]
+    _open_folder(plan, files)
+    run = run_of(plan.out) or f"simulation-{int(time.time())}"
+    platforms = {file.name: _prepare(plan, file, progress) for file in files}
+    together = _federate(plan, run, platforms, plan.out, events=events, progress=progress)
+    alone: dict[str, Outcome | None] = dict.fromkeys(platforms)
+    if plan.alone:
+        for name, platform in platforms.items():
+            alone[name] = _federate(plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone ")
+    metrics = {
+        "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
+        "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
+        "rounds": together.rounds,
+        "seconds": round(time.monotonic() - began, 1),
+        "strategy": plan.settings.strategy,
+        "platforms": {name: _platform(tally, alone[name]) for name, tally in together.tallies.items()},
+    }
+    write_whole(plan.out / METRICS, (json.dumps(_finite(metrics), indent=2) + "\n").encode())
+    return metrics
+
+
+def _open_folder(plan: Simulation, files: list[PlatformFile]) -> None:
+    out = plan.out
+    record = {"world": str(plan.world.folder.resolve()), "alone": plan.alone, "settings": _tomlable(plan.settings)}
+    if out.exists() and any(out.iterdir()) and not plan.resume:
+        raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out, or go on with --resume")
+    if plan.resume and not (out / "run.toml").exists():
+        raise InputError("there is no run to resume", where=str(out), do="name the folder of an interrupted run")
+    text = tomli_w.dumps(record)
+    if plan.resume and (out / "run.toml").read_text(encoding="utf-8") != text:
+        raise InputError("the run began with other settings or another world", where=str(out / "run.toml"), do="resume with the same options")
+    write_whole(out / "run.toml", text.encode())
+    free = shutil.disk_usage(out).free
+    if free < 1 << 26:
+        raise StorageError(f"{free >> 20} MiB are free", where=str(out), do="free some space, or name another folder with --out")
+
+
+def _prepare(plan: Simulation, file: PlatformFile, progress: Progress | None) -> Platform:
+    def tell(what: str, done: int, total: int) -> None:
+        if progress:
+            progress(file.name, what, done, total)
+
+    return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", progress=tell)
+
+
+def _federate(
+    plan: Simulation,
+    run: str,
+    platforms: dict[str, Platform],
+    out: Path,
+    *,
+    events: Callable[[Event], None] | None,
+    progress: Progress | None,
+    prefix: str = "",
+) -> Outcome:
+    workers = {name: _worker(platform, out, progress, prefix) for name, platform in platforms.items()}
+    keys = {name: f"{run}/{name}" for name in workers}
+    try:
+        for name, worker in workers.items():
+            link.register(keys[name], link.Direct(worker))
+        nodes = {number: {"link": keys[name]} for number, name in enumerate(workers, start=2)}
+        with InProcessGrid(app=messenger, nodes=nodes) as grid:
+            resume = plan.resume and run_of(out) is not None
+            try:
+                return run_federation(grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes))
+            except FedfuseError as error:
+                # The coordinator knows one word of why a platform refused. In a simulation the person may know all.
+                raise next((worker.failure for worker in workers.values() if worker.failure), error) from None
+    finally:
+        for name, worker in workers.items():
+            link.forget(keys[name])
+            worker.close()
+
+
+def _worker(platform: Platform, out: Path, progress: Progress | None, prefix: str) -> Worker:
+    def tell(what: str, done: int, total: int) -> None:
+        if progress:
+            progress(platform.name, prefix + what, done, total)
+
+    return Worker(
+        platform.file,
+        state=out / "state" / platform.name,
+        ledger=out / "ledger" / f"{platform.name}.jsonl",
+        simulation=True,
+        prepared=platform,
+        device=torch.device(platform.towers.encoder.device),
+        progress=tell,
+    )
+
+
+def _platform(tally: Tally, alone: Outcome | None) -> dict[str, Any]:
+    lone = alone.tallies[tally.platform].federated if alone and tally.platform in alone.tallies else None
+    return {
+        "before": _quality(tally.before),
+        "alone": _quality(lone),
+        "federated": _quality(tally.federated),
+        "users": tally.users,
+        "epsilon": tally.epsilon,
+        "delta": tally.joined.delta,
+        "budget": tally.joined.budget,
+        "noise_multiplier": tally.joined.noise_multiplier,
+        "signal_to_noise": tally.joined.signal_to_noise,
+        "bytes_up": tally.bytes_up,
+        "bytes_down": tally.bytes_down,
+        "rounds": tally.rounds,
+        "refusals": {str(round_): str(reason) for round_, reason in tally.refusals.items()},
+        "ledger": tally.ledger,
+    }
+
+
+def _quality(metrics: Any) -> dict[str, float] | None:
+    return None if metrics is None else {name: round(getattr(metrics, key), 6) for key, name in _NAMES.items()}
+
+
+def _tomlable(settings: Settings) -> dict[str, Any]:
+    """Settings without nulls, which TOML lacks: a budget that is each platform's own is left out."""
+    values = settings.model_dump(mode="python")
+    values["privacy"] = {key: value for key, value in values["privacy"].items() if value is not None}
+    return values
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: privacy turned off is said as the string "inf"."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return "inf" if isinstance(value, float) and value == float("inf") else value

@@ -1,0 +1,100 @@
+"""What a person sees of a simulation: one bar with the time left, the lines that matter, and the table at the end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from server.outcome import Event, Kind
+from shared.settings import Settings
+
+_SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED)
+_PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
+
+
+class Board:
+    """A progress bar over all training steps of a simulation, on standard error so that `--json` stays clean.
+
+    Args:
+        platforms: How many.
+        lives: 2 when every platform is also trained alone, else 1.
+    """
+
+    def __init__(self, console: Console, settings: Settings, *, platforms: int, lives: int) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._steps = self._bar.add_task("training steps", total=settings.steps * platforms * lives, visible=False)
+        self._texts: dict[str, Any] = {}
+        self._done: dict[tuple[str, str], int] = {}
+        if not settings.private:
+            console.print(f"[bold red]{_PRIVACY_OFF}[/]")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def progress(self, platform: str, what: str, done: int, total: int) -> None:
+        """Take in how far a platform is."""
+        if what.endswith("training"):
+            self._done[platform, what] = done
+            self._bar.update(self._steps, completed=sum(self._done.values()), visible=True, description=f"{what}: {platform}")
+            return
+        if platform not in self._texts:
+            self._texts[platform] = self._bar.add_task(f"{what}: {platform}", total=total)
+        self._bar.update(self._texts[platform], completed=done, total=total, visible=done < total)
+
+    def event(self, event: Event) -> None:
+        """Show what the coordinator says."""
+        if event.kind is Kind.JOINED and event.platform in event.tallies:
+            joined = event.tallies[event.platform].joined
+            self._console.print(
+                f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; plan: epsilon {joined.planned_epsilon:.2f} "
+                f"of {joined.budget:g} at delta {joined.delta:g}, noise multiplier {joined.noise_multiplier:.2f}, "
+                f"signal to noise at most {joined.signal_to_noise:.1f}"
+            )
+        elif event.kind in _SAID:
+            self._console.print(event.text)
+
+
+def table_of(metrics: dict[str, Any]) -> Table:
+    """The result of a simulation as a table, from the content of `metrics.json`."""
+    title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
+    table = Table(title=title, caption=None if metrics["private"] else _PRIVACY_OFF, caption_style="bold red")
+    table.add_column("platform")
+    for stage in ("before", "alone", "federated"):
+        for metric in ("NDCG@10", "HR@10", "AUC"):
+            table.add_column(f"{stage}\n{metric}", justify="right")
+    table.add_column("epsilon\nof budget", justify="right")
+    table.add_column("delta", justify="right")
+    table.add_column("KiB sent\nup / down", justify="right")
+    for name, result in metrics["platforms"].items():
+        cells = [name]
+        for stage in ("before", "alone", "federated"):
+            quality = result[stage]
+            cells += [f"{quality[key]:.3f}" if quality else "-" for key in ("ndcg@10", "hr@10", "auc")]
+        cells.append(f"{_number(result['epsilon'])} / {_number(result['budget'])}")
+        cells.append(f"{result['delta']:g}")
+        cells.append(f"{result['bytes_up'] / 1024:,.0f} / {result['bytes_down'] / 1024:,.0f}")
+        table.add_row(*cells)
+    return table
+
+
+def _number(value: Any) -> str:
+    return str(value) if isinstance(value, str) else f"{value:.4g}"

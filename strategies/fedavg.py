@@ -1,0 +1,33 @@
+"""Federated averaging of both LoRA factors."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from shared.adapter import Layout
+from shared.messages import Factors
+from strategies.averaging import WeightedMean
+from strategies.base import AdapterStrategy, Card, Combiner
+
+
+class FedAvg(AdapterStrategy):
+    """New adapter = old + mean of the platforms' changes, weighted by declared users (McMahan et al. 2017).
+
+    A and B are averaged apart, and mean(B) mean(A) is not mean(B A): the more the platforms differ, the further the
+    product is from what any of them trained. `ffa` has no such gap.
+    """
+
+    card: ClassVar[Card] = Card(
+        name="fedavg",
+        when="the default, for a few large platforms; averages A and B apart, so their product is only near the mean",
+        trusts="each platform's declared users as its weight; nobody with rows, as every platform adds its own noise",
+        sends="A and B of every trained map",
+    )
+
+    def factors(self, server_round: int) -> Factors:
+        """Both, in every round."""
+        return Factors.BOTH
+
+    def combiner(self, layout: Layout) -> Combiner:
+        """The mean weighted by declared users."""
+        return WeightedMean(layout)
