@@ -30,13 +30,19 @@ def new(
 
 
 def simulate(
-    world: Annotated[Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")] = None,
+    world: Annotated[
+        Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<time>.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, as `run.toml` holds them under [settings].")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
-    epsilon: Annotated[str | None, typer.Option(help="Budget of every platform instead of its own; 'inf' turns privacy OFF.")] = None,
+    epsilon: Annotated[
+        str | None, typer.Option(help="Budget of every platform instead of its own; 'inf' turns privacy OFF.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="'minilm' (embedded), a folder, or the hub name of a BERT.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the splits and (in a simulation) the noise.")] = None,
     alone: Annotated[bool, typer.Option(help="Also train every platform by itself, for comparison.")] = True,

@@ -56,7 +56,9 @@ class Simulation:
     resume: bool = False
 
 
-def simulate(plan: Simulation, *, events: Callable[[Event], None] | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def simulate(
+    plan: Simulation, *, events: Callable[[Event], None] | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Run it and return the content of `metrics.json`.
 
     Raises:
@@ -73,7 +75,9 @@ def simulate(plan: Simulation, *, events: Callable[[Event], None] | None = None,
     alone: dict[str, Outcome | None] = dict.fromkeys(platforms)
     if plan.alone:
         for name, platform in platforms.items():
-            alone[name] = _federate(plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone ")
+            alone[name] = _federate(
+                plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone "
+            )
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
         "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
@@ -89,13 +93,16 @@ def simulate(plan: Simulation, *, events: Callable[[Event], None] | None = None,
 def _open_folder(plan: Simulation, files: list[PlatformFile]) -> None:
     out = plan.out
     record = {"world": str(plan.world.folder.resolve()), "alone": plan.alone, "settings": _tomlable(plan.settings)}
-    if out.exists() and any(out.iterdir()) and not plan.resume:
+    # A generated world may lie in the folder already; anything else is somebody's run.
+    if out.exists() and not plan.resume and {path.name for path in out.iterdir()} - {plan.world.folder.name}:
         raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out, or go on with --resume")
     if plan.resume and not (out / "run.toml").exists():
         raise InputError("there is no run to resume", where=str(out), do="name the folder of an interrupted run")
     text = tomli_w.dumps(record)
     if plan.resume and (out / "run.toml").read_text(encoding="utf-8") != text:
-        raise InputError("the run began with other settings or another world", where=str(out / "run.toml"), do="resume with the same options")
+        raise InputError(
+            "the run began with other settings or another world", where=str(out / "run.toml"), do="resume with the same options"
+        )
     write_whole(out / "run.toml", text.encode())
     free = shutil.disk_usage(out).free
     if free < 1 << 26:
@@ -129,7 +136,9 @@ def _federate(
         with InProcessGrid(app=messenger, nodes=nodes) as grid:
             resume = plan.resume and run_of(out) is not None
             try:
-                return run_federation(grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes))
+                return run_federation(
+                    grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes)
+                )
             except FedfuseError as error:
                 # The coordinator knows one word of why a platform refused. In a simulation the person may know all.
                 raise next((worker.failure for worker in workers.values() if worker.failure), error) from None

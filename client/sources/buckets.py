@@ -58,7 +58,8 @@ def bucketed(column: pl.Series, bounds: NumberRange, cleaning: Cleaning, *, name
     cleaning.lose(f"{name}: outside {bounds.min:g} to {bounds.max:g} (row kept)", int(outside.sum()))
     inside = numbers.is_finite().fill_null(False) & ~outside.fill_null(True)
     # Halves, for the difference of two finite bounds may be infinite.
-    coordinates = (numbers.set(~inside, None) / 2 - bounds.min / 2) / (bounds.max / 2 - bounds.min / 2)
+    above, width = numbers.set(~inside, None) / 2 - bounds.min / 2, bounds.max / 2 - bounds.min / 2
     words = bucket_words(bounds)
-    places = (coordinates * len(words)).floor().clip(0, len(words) - 1).cast(pl.UInt32)
-    return Bucketed(words=pl.Series(words, dtype=pl.String).gather(places), coordinates=coordinates)
+    # Multiplied before it is divided, so that a number on the edge of two buckets is in the upper one.
+    places = (above * len(words) / width).floor().clip(0, len(words) - 1).cast(pl.UInt32)
+    return Bucketed(words=pl.Series(words, dtype=pl.String).gather(places), coordinates=(above / width).clip(0, 1))

@@ -78,21 +78,20 @@ def _article(writer: Writer, crowd: Crowd, item: int, article: str) -> _Row:
         return headline(
             writer.pick(
                 (
-                    f"{figure}s go {subject.era}: {doing} {subject.level}",
-                    f"the {subject.era} {thing} that {figure}s swear by",
-                    f"why {figure}s want {with_article(f'{subject.price} {thing}')}",
-                    f"{doing} {subject.level}: {with_article(figure)} explains",
+                    f"why {subject.level} {figure}s want {with_article(f'{subject.price} {subject.era} {thing}')}",
+                    f"the {subject.era} {subject.price} {thing} that {subject.level} {figure}s love",
+                    f"{doing}: {subject.era}, {subject.price}, {subject.level}",
                 )
             )
         )
 
-    story = with_article(f"{subject.price} and {subject.era} story")
-    besides = f" {sentence(f'it also tells of {writer.pick(subject.second.doings)}')}" if subject.second else ""
+    story = f"{writer.pick(topic.figures)}s {writer.pick(topic.scenes)} talk of {writer.pick(topic.doings)}"
+    besides = f" {sentence(f'they are also fond of {writer.pick(subject.second.doings)}')}" if subject.second else ""
     return {
         "id": article,
         "headline": writer.title(draft),
         "section": topic.section,
-        "body": f"{sentence(f'{story} {writer.pick(topic.scenes)}, {subject.level}')}{besides}",
+        "body": f"{sentence(story)}{besides}",
     }
 
 

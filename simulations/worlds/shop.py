@@ -90,15 +90,15 @@ def _product(writer: Writer, crowd: Crowd, item: int, product: str) -> _Row:
         return headline(
             writer.pick(
                 (
-                    f"{subject.era} {subject.price} {thing} {subject.level}",
-                    f"{subject.price} {thing} {subject.level}, {subject.era} style",
-                    f"{thing} {subject.level}: {subject.era} and {subject.price}",
+                    f"{subject.era} {subject.price} {thing}, {subject.level} level",
+                    f"{subject.level} {subject.price} {thing} in {subject.era} style",
+                    f"{subject.price} {thing}, {subject.era} and {subject.level}",
                 )
             )
         )
 
     low, high = (5.0, 120.0) if crowd.items.style[item, AXES.index("price")] < 0 else (180.0, 490.0)
-    besides = f" Also nice when {writer.pick(subject.second.doings)}." if subject.second else ""
+    besides = f" Also for {writer.pick(subject.second.doings)}." if subject.second else ""
     return {
         "product": product,
         "title": writer.title(draft),
@@ -151,8 +151,7 @@ def _reviews(writer: Writer, crowd: Crowd, choices: list[Choice], customers: lis
         # Happy or not, people say which side of one axis they like.
         axis = writer.pick(AXES)
         wish = writer.manner(axis, int(np.sign(crowd.people.style[choice.user, AXES.index(axis)])))
-        gear = f"{TOPICS[crowd.items.topics(choice.item)[0]].name} gear"
-        liked = f"{gear} {wish}" if axis == "level" else f"{wish} {gear}"
+        liked = f"{wish} {TOPICS[crowd.items.topics(choice.item)[0]].name} gear"
         rows.append(
             {
                 "customer": customers[choice.user],

@@ -88,30 +88,25 @@ def _film(writer: Writer, crowd: Crowd, item: int, film: int) -> _Row:
     topic = subject.topic
 
     def draft() -> str:
-        figure, thing, scene = writer.pick(topic.figures), writer.pick(topic.things), writer.pick(topic.scenes)
+        figure, thing = writer.pick(topic.figures), writer.pick(topic.things)
         return headline(
             writer.pick(
                 (
-                    f"the {figure} and the {thing}",
-                    f"the last {figure}",
-                    f"{with_article(thing)} for the {figure}",
-                    f"two {figure}s {scene}",
-                    f"one night {scene}",
-                    f"the secret of the {thing}",
-                    f"my life as {with_article(figure)}",
+                    f"the {subject.level} {figure}'s {subject.era} {subject.price} {thing}",
+                    f"{with_article(f'{subject.price} {subject.era} {thing}')} for the {subject.level} {figure}",
+                    f"one {subject.level} {figure}, one {subject.era} {subject.price} {thing}",
                 )
             )
         )
 
     early, late = (1925, 1975) if crowd.items.style[item, AXES.index("era")] < 0 else (1985, 2026)
     besides = f" and {writer.pick(subject.second.doings)}" if subject.second else ""
-    tagline = f"{with_article(f'{subject.price} {subject.era} film')} about {writer.pick(topic.doings)}{besides}, {subject.level}"
     return {
         "film": film,
         "title": writer.title(draft),
         "genres": ", ".join(sorted({writer.pick(_GENRES), writer.pick(_GENRES)})),
         "year": int(writer.rng.integers(early, late)),
-        "tagline": sentence(tagline),
+        "tagline": sentence(f"{writer.pick(topic.doings)}{besides} {writer.pick(topic.scenes)}"),
     }
 
 

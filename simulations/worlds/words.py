@@ -194,20 +194,11 @@ TOPICS = (
 )
 
 MANNER: tuple[dict[int, tuple[str, ...]], ...] = (
-    {
-        -1: ("budget", "low-cost", "affordable", "thrifty", "cheap"),
-        +1: ("luxury", "deluxe", "premium", "exclusive", "lavish"),
-    },
-    {
-        -1: ("for beginners", "for newcomers", "made easy", "in simple steps", "for learners"),
-        +1: ("for experts", "for professionals", "for masters", "at advanced level", "for specialists"),
-    },
-    {
-        -1: ("classic", "vintage", "traditional", "old-fashioned", "retro"),
-        +1: ("modern", "contemporary", "futuristic", "cutting-edge", "brand-new"),
-    },
+    {-1: ("budget", "cheap", "thrifty"), +1: ("luxury", "premium", "deluxe")},
+    {-1: ("beginner", "easy", "basic"), +1: ("expert", "professional", "advanced")},
+    {-1: ("vintage", "classic", "retro"), +1: ("modern", "futuristic", "contemporary")},
 )
-"""Per axis (price, level, era) and side: adjectives for price and era, closing phrases for level."""
+"""Per axis (price, level, era) and side: adjectives, each one token of a BERT, so that a short title has room for them."""
 
 FIRST_NAMES = (
     "Ada",

@@ -22,7 +22,7 @@ class Subject:
     Args:
         topic: The main topic.
         second: The topic touched besides, if any.
-        price, level, era: One word or phrase for the item's side of each axis.
+        price, level, era: One adjective for the item's side of each axis.
     """
 
     topic: Topic
@@ -48,7 +48,7 @@ class Writer:
         return options[int(self.rng.integers(len(options)))]
 
     def manner(self, axis: str, side: int) -> str:
-        """A word or phrase for that side of that axis."""
+        """An adjective for that side of that axis."""
         return self.pick(MANNER[AXES.index(axis)][side])
 
     def subject(self, items: Catalogue, item: int) -> Subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -22,7 +23,12 @@ from shared.errors import FedfuseError, InputError
 
 Row = dict[str, Any]
 
-MET: list[Row] = [{"user": f"u{u}", "item": i, "value": 1 + (u + i) % 5, "time": 1000 + 10 * u + i} for u in range(4) for i in range(1, 5) if (u + i) % 3]
+MET: list[Row] = [
+    {"user": f"u{u}", "item": i, "value": 1 + (u + i) % 5, "time": 1000 + 10 * u + i}
+    for u in range(4)
+    for i in range(1, 5)
+    if (u + i) % 3
+]
 LOG = "user,item,value,time\n" + "".join(",".join(str(row[key]) for key in row) + "\n" for row in MET)
 SUFFIXES = {"csv": ".csv", "tsv": ".tsv", "jsonl": ".jsonl", "parquet": ".parquet", "sqlite": ".db", "colons": ".dat"}
 
@@ -40,7 +46,10 @@ def read(folder: Path, source: dict[str, Any]) -> Tables:
 
 def text(rows: list[Row], separator: str = ",", *, header: bool = True) -> str:
     lines = [separator.join(rows[0])] if header else []
-    lines += [separator.join("" if cell is None else f'"{cell}"' if "," in str(cell) else str(cell) for cell in row.values()) for row in rows]
+    lines += [
+        separator.join("" if cell is None else f'"{cell}"' if "," in str(cell) else str(cell) for cell in row.values())
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -73,7 +82,9 @@ def write(folder: Path, rows: list[Row], format_: str) -> dict[str, Any]:
 
 def same(one: object, other: object) -> bool:
     if dataclasses.is_dataclass(one):
-        return type(one) is type(other) and all(same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+        return type(one) is type(other) and all(
+            same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one)
+        )
     if isinstance(one, np.ndarray):
         return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, dict):
@@ -170,18 +181,27 @@ class ReaderContract:
         assert sum(dropped.rows for dropped in report.dropped) == report.read - report.kept
         assert same(dataclasses.replace(found, reports=()), dataclasses.replace(clean, reports=()))
 
-    @given(content=st.binary(max_size=300), suffix=st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]), quote=st.sampled_from(['"', ""]))
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
+    @given(
+        content=st.binary(max_size=300),
+        suffix=st.sampled_from([".csv", ".tsv", ".jsonl", ".parquet"]),
+        quote=st.sampled_from(['"', ""]),
+    )
+    @settings(
+        max_examples=15,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     def test_any_bytes_give_tables_or_a_fedfuse_error(self, content: bytes, suffix: str, quote: str, tmp_path: Path) -> None:
         (tmp_path / f"any{suffix}").write_bytes(content)
-        positions = {**self.KEYS, "columns": {}} if "columns" not in self.KEYS else self.KEYS
-        try:
-            assert isinstance(read(tmp_path, {**positions, "path": f"any{suffix}", "quote": quote}), Tables)
-        except FedfuseError:
-            pass
+        with contextlib.suppress(FedfuseError):
+            assert isinstance(read(tmp_path, {**self.KEYS, "path": f"any{suffix}", "quote": quote}), Tables)
 
     @given(data=st.data())
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
+    @settings(
+        max_examples=15,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     def test_any_cells_give_tables_or_a_fedfuse_error(self, data: st.DataObject, tmp_path: Path) -> None:
         cell = st.sampled_from(["u1", "1", "", '"', "x", "nan", "1e400", "-3", "[1, 2]", "\n", "\ufffd"]) | st.text(max_size=5)
         rows = data.draw(st.lists(st.lists(cell, min_size=1, max_size=6), max_size=5))
@@ -191,62 +211,80 @@ class ReaderContract:
             lines.append(separator.join(str(cell) for cell in self.ROWS[0].values()))
         (tmp_path / "any.csv").write_bytes("\n".join(lines).encode("utf-8", "replace"))
         keys = {**self.KEYS, "path": "any.csv", "separator": separator, "ragged": data.draw(st.booleans())}
-        try:
+        with contextlib.suppress(FedfuseError):
             assert isinstance(read(tmp_path, keys), Tables)
-        except FedfuseError:
-            pass
 
     @given(data=st.data())
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
+    @settings(
+        max_examples=15,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     def test_any_objects_give_tables_or_a_fedfuse_error(self, data: st.DataObject, tmp_path: Path) -> None:
-        value = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.integers(0, 9), max_size=3)
+        value = (
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats()
+            | st.text(max_size=4)
+            | st.lists(st.integers(0, 9), max_size=3)
+        )
         value |= st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)
         rows = data.draw(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(self.ROWS[0], value)), max_size=4))
         lines = [json.dumps(row) for row in [*rows, *self.ROWS[: data.draw(st.integers(0, 1))]]]
         (tmp_path / "any.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        try:
+        with contextlib.suppress(FedfuseError):
             assert isinstance(read(tmp_path, {**self.KEYS, "path": "any.jsonl"}), Tables)
-        except FedfuseError:
-            pass
 
 
 class TestInteractions(ReaderContract):
-    KEYS = {"kind": "interactions", "threshold": 3.0}
-    ROWS = MET
-    LOST = {"user": "u1", "item": 1, "value": "many", "time": 5}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "interactions", "threshold": 3.0}
+    ROWS: ClassVar[list[Row]] = MET
+    LOST: ClassVar[Row] = {"user": "u1", "item": 1, "value": "many", "time": 5}
 
 
 class TestItems(ReaderContract):
-    KEYS = {"kind": "items", "numbers": {"price": {"min": 0, "max": 100}}, "text": ["maker"]}
-    ROWS = [{"item": i, "title": f"Thing {i}, the", "category": "a|b", "price": 12.5 * i, "maker": f"M{i}"} for i in range(1, 6)]
-    LOST = {"item": None, "title": "x", "category": "y", "price": 1, "maker": "z"}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "items", "numbers": {"price": {"min": 0, "max": 100}}, "text": ["maker"]}
+    ROWS: ClassVar[list[Row]] = [
+        {"item": i, "title": f"Thing {i}, the", "category": "a|b", "price": 12.5 * i, "maker": f"M{i}"} for i in range(1, 6)
+    ]
+    LOST: ClassVar[Row] = {"item": None, "title": "x", "category": "y", "price": 1, "maker": "z"}
 
 
 class TestProfiles(ReaderContract):
-    KEYS = {"kind": "profiles", "values": {"gender": {"F": "woman"}}, "numbers": {"age": {"min": 0, "max": 90}}, "text": ["town"]}
-    ROWS = [{"user": f"u{u}", "gender": "MF"[u % 2], "age": 20 + u, "town": f"Port {u}"} for u in range(4)]
-    LOST = {"user": "stranger", "gender": "F", "age": 3, "town": "x"}
+    KEYS: ClassVar[dict[str, Any]] = {
+        "kind": "profiles",
+        "values": {"gender": {"F": "woman"}},
+        "numbers": {"age": {"min": 0, "max": 90}},
+        "text": ["town"],
+    }
+    ROWS: ClassVar[list[Row]] = [{"user": f"u{u}", "gender": "MF"[u % 2], "age": 20 + u, "town": f"Port {u}"} for u in range(4)]
+    LOST: ClassVar[Row] = {"user": "stranger", "gender": "F", "age": 3, "town": "x"}
 
 
 class TestReviews(ReaderContract):
-    KEYS = {"kind": "reviews", "public": True}
-    ROWS = [{"user": f"u{u}", "item": i, "text": f"good {i}, {u}", "stars": i, "time": 9000 - u - i} for u in range(3) for i in range(1, 4)]
-    LOST = {"user": "u1", "item": 1, "text": None, "stars": 1, "time": 1}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "reviews", "public": True}
+    ROWS: ClassVar[list[Row]] = [
+        {"user": f"u{u}", "item": i, "text": f"good {i}, {u}", "stars": i, "time": 9000 - u - i}
+        for u in range(3)
+        for i in range(1, 4)
+    ]
+    LOST: ClassVar[Row] = {"user": "u1", "item": 1, "text": None, "stars": 1, "time": 1}
 
 
 class TestSocial(ReaderContract):
-    KEYS = {"kind": "social", "influence": 2}
-    ROWS = [{"user": f"u{u}", "friend": f"u{(u + k) % 4}"} for u in range(4) for k in (1, 2)]
-    LOST = {"user": "u1", "friend": "u1"}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "social", "influence": 2}
+    ROWS: ClassVar[list[Row]] = [{"user": f"u{u}", "friend": f"u{(u + k) % 4}"} for u in range(4) for k in (1, 2)]
+    LOST: ClassVar[Row] = {"user": "u1", "friend": "u1"}
 
 
 class TestKnowledge(ReaderContract):
-    KEYS = {"kind": "knowledge"}
-    ROWS = [{"head": i, "relation": "shop.made_in", "tail": f"Land {i % 2}"} for i in range(1, 5)]
-    LOST = {"head": 1, "relation": "made", "tail": 1}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "knowledge"}
+    ROWS: ClassVar[list[Row]] = [{"head": i, "relation": "shop.made_in", "tail": f"Land {i % 2}"} for i in range(1, 5)]
+    LOST: ClassVar[Row] = {"head": 1, "relation": "made", "tail": 1}
 
 
 class TestVectors(ReaderContract):
-    KEYS = {"kind": "vectors", "bound": 2.0, "columns": {"vector": ["d1", "d2"]}}
-    ROWS = [{"item": i, "d1": 0.5 * i, "d2": 1.0} for i in range(1, 5)]
-    LOST = {"item": 1, "d1": "inf", "d2": 1.0}
+    KEYS: ClassVar[dict[str, Any]] = {"kind": "vectors", "bound": 2.0, "columns": {"vector": ["d1", "d2"]}}
+    ROWS: ClassVar[list[Row]] = [{"item": i, "d1": 0.5 * i, "d2": 1.0} for i in range(1, 5)]
+    LOST: ClassVar[Row] = {"item": 1, "d1": "inf", "d2": 1.0}
