@@ -55,7 +55,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
     except OSError as error:
-        _say("error", f"{error.strerror or error}\n  where: {error.filename or 'a file of the run'}\n  do: check space and rights")
+        _say(
+            "error", f"{error.strerror or error}\n  where: {error.filename or 'a file of the run'}\n  do: check space and rights"
+        )
         sys.exit(ExitCode.STORAGE)
     except Exception as error:
         usage = getattr(error, "format_message", None)

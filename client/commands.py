@@ -110,17 +110,23 @@ def _settings(config: Path | None) -> Settings:
 
 def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
     """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
+    import numpy as np
+
     from client.budget import plan_of
     from client.fusion import fusion_named
     from client.vectors import widths_of
     from shared.backbone import shape_of
 
-    import numpy as np
-
     hidden = shape_of(settings.model.backbone).hidden
     local = fusion_named(settings.model.fusion).initial(widths_of(tables), hidden, np.random.default_rng(0))
     try:
-        plan = plan_of(file, settings, budget=file.privacy.epsilon, group_size=group_size, local=sum(value.numel() for value in local.values()))
+        plan = plan_of(
+            file,
+            settings,
+            budget=file.privacy.epsilon,
+            group_size=group_size,
+            local=sum(value.numel() for value in local.values()),
+        )
     except PrivacyError as error:
         return {"possible": False, "why": error.found}
     return {
@@ -163,8 +169,8 @@ def _show(report: dict[str, Any]) -> None:
         console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
     else:
         console.print(
-            f"[bold]forecast[/] for {forecast['rounds']} rounds ({forecast['steps']} private steps): epsilon {forecast['epsilon']:.2f} of "
-            f"{forecast['budget']:g} at delta {forecast['delta']:g}; noise multiplier {forecast['noise_multiplier']:.2f}, group size "
-            f"{forecast['group_size']}, signal to noise at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
+            "[bold]forecast[/] for {rounds} rounds ({steps} private steps): epsilon {epsilon:.2f} of {budget:g} at delta {delta:g}; "
+            "noise multiplier {noise_multiplier:.2f}, group size {group_size}, signal to noise at most {signal_to_noise:.1f} "
+            "({accountant})".format(**forecast)
         )
     console.print("[dim]nothing was trained, charged or sent[/]")

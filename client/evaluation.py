@@ -58,7 +58,9 @@ def quality(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> Quality
     return Quality(ndcg=float(gain.mean()), hr=float(hit.mean()), auc=float(auc.mean()), users=len(rank))
 
 
-def per_user(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def per_user(
+    rank: NDArray[np.float64], candidates: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """NDCG@10, HR@10 and AUC of every user, each float64 (n,) in [0, 1]."""
     hit = rank <= TOP
     gain = np.where(hit, 1.0 / np.log2(rank + 1.0), 0.0)

@@ -53,7 +53,13 @@ class Reader:
     """
 
     def __init__(self, tables: Tables, catalogue: Catalogue, texts: Texts, friends: Friends, model: ModelSettings) -> None:
-        self._tables, self._catalogue, self._texts, self._friends, self._most = tables, catalogue, texts, friends, model.user_tokens
+        self._tables, self._catalogue, self._texts, self._friends, self._most = (
+            tables,
+            catalogue,
+            texts,
+            friends,
+            model.user_tokens,
+        )
         most = model.user_tokens
         self._profiles = [texts.tokenise(list(section), most=most) for section in tables.user_text.values()]
         self._notes = [(notes, texts.tokenise(list(notes.text), most=16)) for notes in tables.notes.values()]
@@ -127,13 +133,15 @@ def held_out_examples(split: Split, reader: Reader, *, serving: bool = True) -> 
     return _examples(rows, split, reader, serving=serving)
 
 
-def _examples(rows: Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]], split: Split, reader: Reader, *, serving: bool) -> Examples:
+def _examples(
+    rows: Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]], split: Split, reader: Reader, *, serving: bool
+) -> Examples:
     return Examples(
         user=np.fromiter((user for user, _, _ in rows), np.int64, len(rows)),
         sequences=[reader.sequence(user, context, serving=serving) for user, context, _ in rows],
         targets=ragged([targets for _, _, targets in rows]),
         context=ragged([context for _, context, _ in rows]),
-        excluded=ragged([np.setdiff1d(split.known[user], targets) for user, _, targets in rows]),
+        excluded=ragged([np.setdiff1d(split.known[int(user)], targets) for user, _, targets in rows]),
     )
 
 

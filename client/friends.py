@@ -45,8 +45,8 @@ class Friends:
         self.group_size = 1
         for ties in tables.ties.values():
             asked = [ties.friend[ties.offsets[user] : ties.offsets[user + 1]][: ties.friends] for user in range(tables.users)]
-            for user, friends in enumerate(asked):
-                self._serving.setdefault(user, []).extend(int(friend) for friend in friends if friend >= 0)
+            for user, named in enumerate(asked):
+                self._serving.setdefault(user, []).extend(int(friend) for friend in named if friend >= 0)
             if ties.influence:
                 self.group_size += ties.influence + ties.friends
                 for user, friends in _granted(asked, tables, ties.influence).items():

@@ -25,13 +25,15 @@ def per_user(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> di
     return {name: gradient.float() for name, gradient in zip(copies, gradients, strict=True)}
 
 
-def clipped_sum(losses: Losses, parameters: Mapping[str, Tensor], users: int, mechanism: Mechanism) -> dict[str, Tensor]:
-    """Sum over users of gradients clipped by their joint norm; every sum is zero for no users."""
-    if users == 0:
-        return {name: torch.zeros_like(value, dtype=torch.float32) for name, value in parameters.items()}
-    gradients = per_user(losses, parameters, users)
+def clipped_sum(losses: Losses, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> dict[str, Tensor]:
+    """Sum over users of gradients clipped by their joint norm, float32.
+
+    Args:
+        real: bool (users,). False on rows that only fill a fixed shape; they weigh exactly nothing.
+    """
+    gradients = per_user(losses, parameters, len(real))
     squared = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
-    weights = mechanism.weights(squared)
+    weights = torch.where(real, mechanism.weights(squared), 0.0)
     # where() and not a product: 0 * NaN is NaN.
     return {
         name: torch.einsum("n,n...->...", weights, torch.where(_column(weights > 0, gradient), gradient, 0.0))

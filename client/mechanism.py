@@ -43,7 +43,9 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if self.users < 1 or not 0 < self.sample_rate <= 1 or self.group_size < 1:
-            raise PrivacyError(f"a mechanism with users={self.users}, sample_rate={self.sample_rate}, group_size={self.group_size}")
+            raise PrivacyError(
+                f"a mechanism with users={self.users}, sample_rate={self.sample_rate}, group_size={self.group_size}"
+            )
         if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or not self.clip > 0:
             raise PrivacyError(f"a mechanism with noise_multiplier={self.noise_multiplier}, clip={self.clip}")
         if self.private and not math.isfinite(self.clip):

@@ -55,4 +55,6 @@ def coarse(seconds: float) -> float:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise PrivacyError(f"an outgoing answer held {what}; it was not sent", do="this is a fault of the program: please report it")
+        raise PrivacyError(
+            f"an outgoing answer held {what}; it was not sent", do="this is a fault of the program: please report it"
+        )

@@ -81,7 +81,9 @@ def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split
     """
     tables = read_tables(file)
     if tables.items < 2:
-        raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs at least two items")
+        raise InputError(
+            f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs at least two items"
+        )
     split = leave_one_out(tables, seed=settings.seed)
     if not len(split.train.values):
         raise InputError(
@@ -96,7 +98,9 @@ def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split
     return tables, split, catalogue, friends, Reader(tables, catalogue, texts, friends, settings.model), texts
 
 
-def prepare(file: PlatformFile, settings: Settings, *, cache: Path, device: torch.device | None = None, progress: Progress | None = None) -> Platform:
+def prepare(
+    file: PlatformFile, settings: Settings, *, cache: Path, device: torch.device | None = None, progress: Progress | None = None
+) -> Platform:
     """Make a platform ready: the slow part of joining, most of it the trunk features of texts not yet cached.
 
     Args:

@@ -21,7 +21,8 @@ def bounded_counts(split: Split, tables: Tables, *, seed: int) -> NDArray[np.flo
     """
     chosen = [_chosen(split.train, user, tables.user_ids[user], seed) for user in range(split.users)]
     items = np.concatenate(chosen) if chosen else np.zeros(0, np.int32)
-    return np.bincount(items, minlength=tables.items) / np.sqrt(BOUND)
+    counts: NDArray[np.float64] = np.bincount(items, minlength=tables.items) / np.sqrt(BOUND)
+    return counts
 
 
 def _chosen(train: Ragged, user: int, user_id: str, seed: int) -> NDArray[np.int32]:
@@ -37,4 +38,5 @@ def release_prior(counts: NDArray[np.float64], mechanism: CountMechanism, random
     """
     noised = mechanism.noised(counts, random)
     floored = np.maximum(noised, max(mechanism.noise_multiplier, 0.5 / np.sqrt(BOUND)))
-    return np.log(floored / floored.sum()).astype(np.float32)
+    prior: NDArray[np.float32] = np.log(floored / floored.sum()).astype(np.float32)
+    return prior

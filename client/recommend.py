@@ -48,7 +48,9 @@ class Recommendation:
     score: float
 
 
-def recommend(file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, memory: Path | None = None) -> list[Recommendation]:
+def recommend(
+    file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, memory: Path | None = None
+) -> list[Recommendation]:
     """The best items that the user has not had, best first.
 
     Args:
@@ -65,10 +67,18 @@ def recommend(file: PlatformFile, *, model: Path, user: str, top: int, cache: Pa
     settings = Settings(model=published.model, simulation=True)
     backbone = load_backbone(published.model.backbone)
     if published.backbone_sha256 and published.backbone_sha256 != backbone.sha256:
-        raise InputError("the model was trained on another backbone", where=str(model), do=f"use the one with SHA-256 {published.backbone_sha256}")
+        raise InputError(
+            "the model was trained on another backbone",
+            where=str(model),
+            do=f"use the one with SHA-256 {published.backbone_sha256}",
+        )
     tables, split, catalogue, _, reader, _ = read_platform(file, settings)
     if user not in tables.user_ids:
-        raise InputError(f"user {user!r} has no interaction on this platform", where=str(file.path), do=f"name a user id such as {tables.user_ids[0]!r}")
+        raise InputError(
+            f"user {user!r} has no interaction on this platform",
+            where=str(file.path),
+            do=f"name a user id such as {tables.user_ids[0]!r}",
+        )
     number = list(tables.user_ids).index(user)
     rows = slice(tables.interactions.offsets[number], tables.interactions.offsets[number + 1])
     met, positive = tables.interactions.item[rows], tables.interactions.positive[rows]

@@ -15,7 +15,15 @@ from client.gradients import Losses, per_user
 from shared.errors import PrivacyError
 
 
-def check_gradients(batch: Losses, alone: Callable[[int], Losses], parameters: Mapping[str, Tensor], trained: Sequence[str], *, users: int, tolerance: float) -> None:
+def check_gradients(
+    batch: Losses,
+    alone: Callable[[int], Losses],
+    parameters: Mapping[str, Tensor],
+    trained: Sequence[str],
+    *,
+    users: int,
+    tolerance: float,
+) -> None:
     """Compare the batched per-user gradients with each user's own.
 
     Args:
@@ -28,14 +36,21 @@ def check_gradients(batch: Losses, alone: Callable[[int], Losses], parameters: M
         PrivacyError: a gradient differs, or a trainable tensor gets none.
     """
     random = torch.Generator().manual_seed(0)
-    stirred = {name: (parameters[name] + 0.02 * torch.randn(parameters[name].shape, generator=random).to(parameters[name].device)) for name in trained}
+    stirred = {
+        name: (parameters[name] + 0.02 * torch.randn(parameters[name].shape, generator=random).to(parameters[name].device))
+        for name in trained
+    }
     together = per_user(batch, stirred, users)
     for user in range(users):
         single = {name: value.clone().requires_grad_() for name, value in stirred.items()}
         lone = alone(user)({name: value.unsqueeze(0) for name, value in single.items()}).sum()
         expected = torch.autograd.grad(lone, list(single.values()), materialize_grads=True)
         norm = torch.stack([part.float().square().sum() for part in expected]).sum().sqrt()
-        gap = torch.stack([(together[name][user] - part).square().sum() for name, part in zip(single, expected, strict=True)]).sum().sqrt()
+        gap = (
+            torch.stack([(together[name][user] - part).square().sum() for name, part in zip(single, expected, strict=True)])
+            .sum()
+            .sqrt()
+        )
         if not gap <= tolerance * norm + 1e-9:
             raise PrivacyError(
                 f"the per-user gradient of the start-up check differs by {float(gap / norm):.2%} from plain autograd",
@@ -43,4 +58,7 @@ def check_gradients(batch: Losses, alone: Callable[[int], Losses], parameters: M
             )
     silent = [name for name in trained if not together[name].abs().sum() > 0]
     if silent:
-        raise PrivacyError(f"{len(silent)} trainable tensors get no gradient, first {silent[0]}", do="this is a fault of the program: please report it")
+        raise PrivacyError(
+            f"{len(silent)} trainable tensors get no gradient, first {silent[0]}",
+            do="this is a fault of the program: please report it",
+        )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from client.budget import metrics_mechanism, plan_of
 from client.evaluation import Quality, exclusion, per_user, quality, ranks
+from client.examples import held_out_examples
 from client.fusion.projector import LOCAL
 from client.ledger import LedgerWriter
 from client.mechanism import CountMechanism, Mechanism
@@ -29,7 +30,6 @@ from client.state import Memory, load_memory, save_memory
 from client.towers import cached_rows
 from client.training import Adam, Trainer, TrainingData
 from client.vectors import user_vectors, widths_of
-from client.examples import held_out_examples
 from shared.adapter import initial, layout_of, require_layout, trained
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import Arrays, Evaluate, Factors, Joined, Metrics, Train, Update
@@ -113,10 +113,9 @@ class Session:
         require_layout(request.adapter, self._layout, where=f"request of round {request.round}")
         if request.round == self._memory.finished and "change" in self._memory.tensors:
             return self._remembered()
-        if request.round != self._memory.finished + 1 or request.round > self.settings.rounds:
-            # A platform that missed rounds may go on with a later one, never with an earlier one.
-            if not self._memory.finished < request.round <= self.settings.rounds:
-                raise OutOfOrder(f"round {request.round} after round {self._memory.finished} of {self.settings.rounds}")
+        # A platform that missed rounds may go on with a later one, never with an earlier one.
+        if not self._memory.finished < request.round <= self.settings.rounds:
+            raise OutOfOrder(f"round {request.round} after round {self._memory.finished} of {self.settings.rounds}")
         began = time.monotonic()
         prior = self._prior()
         steps = self.settings.training.local_steps
@@ -126,10 +125,16 @@ class Session:
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._memory.tensors.get("moments"))
         bank = self._platform.towers.encode(self._platform.items, parameters)
         after = self._trainer(prior).run(
-            parameters, names, bank, optimizer, steps=steps, random=self._random("train", request.round), progress=self._step(request.round)
+            parameters,
+            names,
+            bank,
+            optimizer,
+            steps=steps,
+            random=self._random("train", request.round),
+            progress=self._step(request.round),
         )
         change = {name: (after[name] - parameters[name]).cpu() for name in self._layout}
-        facts = {"epsilon": self._ledger.epsilon, "ledger": self._ledger.head, "seconds": coarse(time.monotonic() - began)}
+        facts: dict[str, float | int | str] = {"epsilon": self._ledger.epsilon, "ledger": self._ledger.head, "seconds": coarse(time.monotonic() - began)}
         local = {name: after[name] for name in self._local}
         self._remember(finished=request.round, facts=facts, change=change, local=local, moments=optimizer.moments())
         return self._remembered()
@@ -243,7 +248,9 @@ class Session:
 
     def _trainer(self, prior: Tensor) -> Trainer:
         platform = self._platform
-        data = TrainingData(examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users)
+        data = TrainingData(
+            examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
+        )
         return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=self._mechanism)
 
     def _tensors(self, adapter: Arrays) -> dict[str, Tensor]:
@@ -253,11 +260,21 @@ class Session:
     def _random(self, purpose: str, round_: int) -> NoiseSource:
         if self.settings.privacy.generator == "seeded":
             if not self._simulation:
-                raise PrivacyError("seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name)
+                raise PrivacyError(
+                    "seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name
+                )
             return SeededNoise(self.settings.seed, self._platform.name, purpose, round_)
         return SecureNoise()
 
-    def _remember(self, *, finished: int, facts: Mapping[str, float | int | str], change: Mapping[str, Tensor], local: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+    def _remember(
+        self,
+        *,
+        finished: int,
+        facts: Mapping[str, float | int | str],
+        change: Mapping[str, Tensor],
+        local: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+    ) -> None:
         tensors = {"prior": self._memory.tensors["prior"], "local": local, "moments": moments, "change": change}
         self._memory = Memory(settings=self._memory.settings, finished=finished, facts=facts, tensors=tensors)
         save_memory(self._path, self._memory)

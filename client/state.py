@@ -46,8 +46,17 @@ def save_memory(path: Path, memory: Memory) -> None:
     Raises:
         StorageError: it cannot be written; the previous state stays.
     """
-    flat = {f"{group}/{name}": value.contiguous().cpu() for group, tensors in memory.tensors.items() for name, value in tensors.items()}
-    header = {"version": _VERSION, "settings": memory.settings, "finished": str(memory.finished), "facts": json.dumps(dict(memory.facts))}
+    flat = {
+        f"{group}/{name}": value.contiguous().cpu()
+        for group, tensors in memory.tensors.items()
+        for name, value in tensors.items()
+    }
+    header = {
+        "version": _VERSION,
+        "settings": memory.settings,
+        "finished": str(memory.finished),
+        "facts": json.dumps(dict(memory.facts)),
+    }
     write_whole(path, save(flat, metadata=header), mode=0o600)
 
 
@@ -68,8 +77,12 @@ def load_memory(path: Path) -> Memory | None:
                 groups.setdefault(group, {})[name] = file.get_tensor(key).to(torch.float32)
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']}")
-        return Memory(settings=header["settings"], finished=int(header["finished"]), facts=json.loads(header["facts"]), tensors=groups)
+        return Memory(
+            settings=header["settings"], finished=int(header["finished"]), facts=json.loads(header["facts"]), tensors=groups
+        )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StorageError(
-            f"the platform's run state is damaged ({error})", where=str(path), do="remove the file; the run's charges stay in the ledger"
+            f"the platform's run state is damaged ({error})",
+            where=str(path),
+            do="remove the file; the run's charges stay in the ledger",
         ) from None

@@ -99,7 +99,6 @@ class Ties:
         friends: Greatest number of friends shown in one example.
     """
 
-
     offsets: NDArray[np.int64]
     friend: NDArray[np.int32]
     influence: int

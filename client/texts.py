@@ -42,7 +42,12 @@ class Texts:
         if not texts:
             return []
         encoded = self._tokenizer(
-            list(texts), add_special_tokens=False, truncation=True, max_length=most, return_attention_mask=False, return_token_type_ids=False
+            list(texts),
+            add_special_tokens=False,
+            truncation=True,
+            max_length=most,
+            return_attention_mask=False,
+            return_token_type_ids=False,
         )
         return [np.asarray(ids, np.int32) for ids in encoded["input_ids"]]
 

@@ -34,13 +34,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self._at)
 
-    def take(self, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor, SourceVectors]:
-        """Trunk features, mask and vectors of some rows."""
-        hidden, mask = self._cache.gather(self._at[rows])
+    def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 8) -> tuple[Tensor, Tensor, SourceVectors]:
+        """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
+        longest = int(self.lengths[rows].max(initial=1))
+        hidden, mask = self._cache.gather(self._at[rows], length=-(-longest // multiple) * multiple)
         return hidden, mask, self._vectors.take(rows, device)
 
 
-def cached_rows(cache: TrunkCache, sequences: list[Ids], vectors: VectorRows, progress: Callable[[int], None] | None = None) -> Rows:
+def cached_rows(
+    cache: TrunkCache, sequences: list[Ids], vectors: VectorRows, progress: Callable[[int], None] | None = None
+) -> Rows:
     """Rows whose trunk features are computed now where the cache lacks them."""
     return Rows(cache, cache.rows(sequences, progress), vectors)
 
@@ -70,7 +73,10 @@ class Towers:
         begin = 0
         while begin < len(order):
             count = 16
-            while begin + count < len(order) and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= _TOKENS_PER_BATCH:
+            while (
+                begin + count < len(order)
+                and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= _TOKENS_PER_BATCH
+            ):
                 count *= 2
             chosen = order[begin : begin + count]
             parts.append(self.vectors(*rows.take(chosen, self.encoder.device), parameters))

@@ -19,7 +19,10 @@ from client.objectives import OBJECTIVES, Answers
 from client.towers import Rows, Towers
 from shared.settings import Settings
 
-_MICRO_BATCH = 128
+MICRO_BATCH = 32
+"""Rows of one backward pass, always exactly so many: a kernel is made once per shape, and Poisson batches have all sizes."""
+LENGTH_STEP = 16
+"""Sequences are padded to a multiple of it, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,9 @@ class Trainer:
         mechanism: Sampler, clip and noise.
     """
 
-    def __init__(self, *, towers: Towers, data: TrainingData, settings: Settings, mechanism: Mechanism, micro_batch: int = _MICRO_BATCH) -> None:
+    def __init__(
+        self, *, towers: Towers, data: TrainingData, settings: Settings, mechanism: Mechanism, micro_batch: int = MICRO_BATCH
+    ) -> None:
         self._towers, self._data, self._settings, self._mechanism = towers, data, settings, mechanism
         self._objective = OBJECTIVES[settings.training.objective]
         self._micro_batch = micro_batch
@@ -82,7 +87,9 @@ class Trainer:
                 progress()
         return current
 
-    def gradient(self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+    def gradient(
+        self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, rows: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
         """Sum of the clipped gradients of rows, one row per user, in micro-batches with the same result."""
         active = {name: parameters[name] for name in trained}
         fixed = {name: value for name, value in parameters.items() if name not in active}
@@ -91,15 +98,18 @@ class Trainer:
         rows = rows[np.argsort(self._data.rows.lengths[rows], kind="stable")]
         for begin in range(0, len(rows), self._micro_batch):
             part = rows[begin : begin + self._micro_batch]
-            losses = self.losses(part, bank, fixed)
-            for name, value in clipped_sum(losses, active, len(part), self._mechanism).items():
+            real = torch.arange(self._micro_batch) < len(part)
+            # A short micro-batch is filled with repeats, which weigh exactly nothing.
+            filled = np.resize(part, self._micro_batch)
+            losses = self.losses(filled, bank, fixed)
+            for name, value in clipped_sum(losses, active, real.to(bank.device), self._mechanism).items():
                 total[name] += value
         return total
 
     def losses(self, rows: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
         """The loss of each of some rows as a function of the parameters that train."""
         device = self._towers.encoder.device
-        hidden, mask, sources = self._data.rows.take(rows, device)
+        hidden, mask, sources = self._data.rows.take(rows, device, multiple=LENGTH_STEP)
         answers = self._answers(rows, len(bank), device)
 
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
@@ -116,7 +126,9 @@ class Trainer:
         for at, row in enumerate(rows):
             own = examples.targets[int(row)]
             targets[at, : len(own)] = own
-        return Answers(targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device))
+        return Answers(
+            targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
+        )
 
     def _rows_of(self, users: NDArray[np.int64], random: NoiseSource) -> NDArray[np.int64]:
         """One row, by chance, of every sampled user."""
@@ -133,7 +145,12 @@ class Adam:
     """
 
     def __init__(
-        self, *, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, moments: Mapping[str, Tensor] | None = None
+        self,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        moments: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._rate, self._betas, self._eps = learning_rate, betas, eps
         self._state = {name: value.clone() for name, value in (moments or {}).items()}

@@ -79,7 +79,9 @@ class TrunkCache:
         device = self._encoder.device
         if self._flat is None or len(rows) == 0:
             t = length or 1
-            return torch.zeros(0, t, self._width, dtype=self._encoder.dtype, device=device), torch.zeros(0, t, dtype=torch.bool, device=device)
+            return torch.zeros(0, t, self._width, dtype=self._encoder.dtype, device=device), torch.zeros(
+                0, t, dtype=torch.bool, device=device
+            )
         offsets = np.asarray(self._offsets)
         start, lengths = torch.from_numpy(offsets[rows]), torch.from_numpy(offsets[rows + 1] - offsets[rows])
         span = torch.arange(length or int(lengths.max()))
@@ -103,7 +105,7 @@ class TrunkCache:
         for row in index:
             begin = self._offsets[-1] * self._width * self._itemsize
             end = begin + int(row["length"]) * self._width * self._itemsize
-            if row["length"] <= 0 or end > len(data) or zlib.crc32(data[begin:end]) != row["crc"]:
+            if row["length"] <= 0 or end > len(data) or zlib.crc32(data[begin:end].data) != row["crc"]:
                 break  # stale or damaged from here on: forget it, it is computed again
             self._rows[bytes(row["key"])] = good
             self._offsets.append(self._offsets[-1] + int(row["length"]))
@@ -143,7 +145,9 @@ class TrunkCache:
                 index.flush()
                 os.fsync(index.fileno())
         except OSError as error:
-            raise StorageError(f"the trunk cache cannot be written ({error.strerror})", where=str(self._data_path), do="free disk space") from None
+            raise StorageError(
+                f"the trunk cache cannot be written ({error.strerror})", where=str(self._data_path), do="free disk space"
+            ) from None
         for key in order:
             self._rows[key] = len(self._offsets) - 1
             self._offsets.append(self._offsets[-1] + len(missing[key]))

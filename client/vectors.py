@@ -65,6 +65,6 @@ def user_vectors(tables: Tables, examples: Examples) -> VectorRows:
         count = np.bincount(rows[there], minlength=len(examples)).astype(np.float32)
         total = np.zeros((len(examples), own.values.shape[1]), np.float32)
         np.add.at(total, rows[there], own.values[items[there]])
-        values[name] = total / np.maximum(count, 1)[:, None]
+        values[name] = (total / np.maximum(count, 1)[:, None]).astype(np.float32)
         present[name] = count > 0
     return VectorRows(values=values, present=present)

@@ -72,10 +72,16 @@ class Worker:
             layout = layout_of(shape_of(request.settings.model.backbone), request.settings.model)
             items = self._platform.tables.items if self._platform else 0
             return checked(answer, platform=self._file, layout=layout, items=items, simulation=self._simulation)
-        except Exception as error:  # noqa: BLE001 - the wall: no error text may leave, of whatever kind
+        except Exception as error:
             self.failure = error
             reason = _reason(error)
-            log.log(logging.INFO if isinstance(error, FedfuseError) else logging.ERROR, "refused (%s): %s", reason, error, exc_info=reason is Reason.FAILED)
+            log.log(
+                logging.INFO if isinstance(error, FedfuseError) else logging.ERROR,
+                "refused (%s): %s",
+                reason,
+                error,
+                exc_info=reason is Reason.FAILED,
+            )
             return Refusal(run=request.run, platform=self.name, round=getattr(request, "round", 0), reason=reason)
 
     def close(self) -> None:
@@ -98,11 +104,15 @@ class Worker:
     def _open(self, request: Request) -> Session:
         settings = request.settings
         if settings.simulation and not self._simulation:
-            raise PrivacyError("the coordinator asks for a simulation", where=self.name, do="a deployed platform sends no exact metrics")
+            raise PrivacyError(
+                "the coordinator asks for a simulation", where=self.name, do="a deployed platform sends no exact metrics"
+            )
         session = self._session
         if session is not None and session.run == request.run and session.settings == settings:
             return session
-        budget = settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
+        budget = (
+            settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
+        )
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
@@ -150,7 +160,9 @@ def open_partition(*, world: str, index: int, state: str) -> Worker:
     """
     files = sorted((load(path) for path in sorted(Path(world).glob("*.toml"))), key=lambda file: file.name)
     if not 0 <= index < len(files):
-        raise InputError(f"the world has {len(files)} platforms, none of number {index}", where=world, do="start as many nodes as platforms")
+        raise InputError(
+            f"the world has {len(files)} platforms, none of number {index}", where=world, do="start as many nodes as platforms"
+        )
     file = files[index]
     root = Path(state)
     return Worker(file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True)

@@ -44,7 +44,11 @@ def pull(
 
     model = fetch(source, out)
     if as_json:
-        typer.echo(json.dumps({"folder": str(model.folder), "files": {entry.name: entry.sha256 for entry in model.manifest.files}}, indent=2))
+        typer.echo(
+            json.dumps(
+                {"folder": str(model.folder), "files": {entry.name: entry.sha256 for entry in model.manifest.files}}, indent=2
+            )
+        )
     else:
         typer.echo(f"{len(model.manifest.files)} files, {model.manifest.size / 1024:,.0f} KiB, every hash right: {model.folder}")
 
@@ -55,7 +59,11 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
 
     cards = catalogue()
     if as_json:
-        typer.echo(json.dumps([{"name": card.name, "when": card.when, "trusts": card.trusts, "sends": card.sends} for card in cards], indent=2))
+        typer.echo(
+            json.dumps(
+                [{"name": card.name, "when": card.when, "trusts": card.trusts, "sends": card.sends} for card in cards], indent=2
+            )
+        )
         return
     table = Table(title="strategies (--strategy NAME)")
     for name in ("name", "when to use it", "what it trusts", "what it sends"):

@@ -227,7 +227,15 @@ class _Federation:
         self._members[node] = Member(node=node, platform=joined.platform, users=joined.users)
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
         self._add(joined.platform, down=down, up=bytes_of(joined))
-        self._say(Kind.JOINED, f"{joined.platform} joined with {joined.users} users", platform=joined.platform)
+        self._tell(
+            Event(
+                kind=Kind.JOINED,
+                round=self.round,
+                text=f"{joined.platform} joined with {joined.users} users",
+                platform=joined.platform,
+                tallies=dict(self.tallies),
+            )
+        )
 
     def _send(self, messages: list[Message]) -> Exchange:
         if messages:

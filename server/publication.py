@@ -25,7 +25,7 @@ def publish_adapter(adapter: Arrays, settings: Settings, out: Path, *, export: E
         StorageError: it cannot be written; an older one is still there.
     """
     if export is None:
-        from shared.peft_export import export  # noqa: PLC0415 - only a run that gets to its end needs it
+        from shared.peft_export import export
     target, draft = out / MODEL, None
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))

@@ -106,13 +106,14 @@ def load_backbone(name: str) -> Backbone:
             f"the backbone's weights are damaged (SHA-256 {digest})", where=source, do=f"reinstall {EMBEDDED_PACKAGE}"
         )
     previous = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model, loading = BertModel.from_pretrained(
+        loaded: Any = BertModel.from_pretrained(
             source, add_pooling_layer=False, output_loading_info=True, dtype=torch.float32, use_safetensors=None
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        model, loading = loaded
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, use_fast=True)
     except Exception as error:  # noqa: BLE001 - transformers raises many kinds; each means the files cannot be used
         raise InputError(
             f"the backbone cannot be loaded: {str(error).splitlines()[0][:200]}",
@@ -121,7 +122,7 @@ def load_backbone(name: str) -> Backbone:
         ) from None
     finally:
         logging.set_verbosity(previous)
-        logging.enable_progress_bar()
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     missing = sorted(loading["missing_keys"])
     if missing:
         raise InputError(

@@ -202,7 +202,8 @@ def request_from(record: RecordDict) -> Request:
     Raises:
         ProtocolError: it is not a well-formed request of this protocol version.
     """
-    return _from_record(record, REQUESTS)
+    request: Request = _from_record(record, REQUESTS)
+    return request
 
 
 def answer_from(record: RecordDict) -> Answer:
@@ -211,7 +212,8 @@ def answer_from(record: RecordDict) -> Answer:
     Raises:
         ProtocolError: it is not a well-formed answer of this protocol version.
     """
-    return _from_record(record, ANSWERS)
+    answer: Answer = _from_record(record, ANSWERS)
+    return answer
 
 
 def bytes_of(message: Request | Answer) -> int:

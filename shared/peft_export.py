@@ -89,7 +89,9 @@ def export(adapter: Arrays, settings: Settings, folder: Path) -> None:
     """
     tuned = {name: value for name, value in adapter.items() if not name.startswith(HEAD)}
     tensors = {f"{_PREFIX}{name}.weight": np.ascontiguousarray(value) for name, value in tuned.items()}
-    head = {name.removeprefix(f"{HEAD}."): np.ascontiguousarray(value) for name, value in adapter.items() if name.startswith(HEAD)}
+    head = {
+        name.removeprefix(f"{HEAD}."): np.ascontiguousarray(value) for name, value in adapter.items() if name.startswith(HEAD)
+    }
     base = _HUB_NAME.get(settings.model.backbone, settings.model.backbone)
     sha = EMBEDDED_SHA256 if settings.model.backbone == EMBEDDED else ""
     about = {"format": 1, "model": settings.model.model_dump(mode="json"), "backbone_sha256": sha, "strategy": settings.strategy}
@@ -121,7 +123,11 @@ def load_published(folder: Path) -> PublishedModel:
         model = ModelSettings.model_validate(about["model"])
         tuned, head = load_arrays(_bounded(folder / _ADAPTER)), load_arrays(_bounded(folder / _HEAD))
     except FileNotFoundError as error:
-        raise InputError(f"no {Path(str(error.filename)).name}", where=str(folder), do="name a model folder: RUN/model, or what `fedfuse pull` gave") from None
+        raise InputError(
+            f"no {Path(str(error.filename)).name}",
+            where=str(folder),
+            do="name a model folder: RUN/model, or what `fedfuse pull` gave",
+        ) from None
     except ValidationError as error:
         raise InputError(explain(error), where=str(folder / _SETTINGS)) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -148,7 +154,7 @@ def _peft_config(tuned: Arrays, settings: Settings, base: str) -> dict[str, Any]
         task_type=TaskType.FEATURE_EXTRACTION,
         base_model_name_or_path=base,
         inference_mode=True,
-    ).to_dict()
+    ).to_dict()  # type: ignore[no-untyped-call]
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
@@ -156,7 +162,7 @@ def _privacy(settings: Settings) -> str:
     if not settings.private:
         return "**Privacy was OFF in this run (epsilon = inf): the adapter carries no promise.**"
     return (
-        "User-level differential privacy per platform (add or remove one user with everything that the platform knows of that user). "
+        "User-level differential privacy per platform (add or remove one user with all that the platform knows of that user). "
         "Each platform's epsilon and delta are in its ledger; `fedfuse audit` recomputes them."
     )
 

@@ -161,4 +161,5 @@ def _scalar(value: Any) -> Scalar:
         return ""
     if isinstance(value, float) and math.isinf(value):
         return "inf"
+    assert isinstance(value, bool | int | float | str)
     return value

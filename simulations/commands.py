@@ -78,14 +78,9 @@ def simulate(
                 raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
             errors.print(f"no world named: generating one in {world}")
             write_world(world)
-    plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume)
-    if engine == "ray":
-        from simulations.ray_engine import simulate_on_ray
-
-        metrics = simulate_on_ray(plan)
-    else:
-        with Board(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
-            metrics = run(plan, events=board.event, progress=board.progress)
+    plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume, ray=engine == "ray")
+    with Board(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
+        metrics = run(plan, events=board.event, progress=board.progress)
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:

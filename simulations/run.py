@@ -30,6 +30,7 @@ from shared.durable import write_whole
 from shared.errors import FedfuseError, InputError, StorageError
 from shared.settings import Settings
 from simulations.grid import InProcessGrid
+from simulations.ray_engine import federate_on_ray
 from simulations.worlds.world import World
 
 Progress = Callable[[str, str, int, int], None]
@@ -47,6 +48,7 @@ class Simulation:
         out: The run folder; new, or one to resume.
         alone: Whether every platform is also trained by itself, for comparison.
         resume: Go on with an interrupted run in `out`.
+        ray: Whether the federation runs on Flower's own simulation instead of in this process.
     """
 
     world: World
@@ -54,6 +56,7 @@ class Simulation:
     out: Path
     alone: bool = True
     resume: bool = False
+    ray: bool = False
 
 
 def simulate(
@@ -70,9 +73,21 @@ def simulate(
     files = [load(path) for path in plan.world.platforms]
     _open_folder(plan, files)
     run = run_of(plan.out) or f"simulation-{int(time.time())}"
-    platforms = {file.name: _prepare(plan, file, progress) for file in files}
-    together = _federate(plan, run, platforms, plan.out, events=events, progress=progress)
-    alone: dict[str, Outcome | None] = dict.fromkeys(platforms)
+    wanted = not plan.ray or plan.alone
+    platforms = {file.name: _prepare(plan, file, progress) for file in files} if wanted else {}
+    if plan.ray:
+        together = federate_on_ray(
+            world=plan.world.folder,
+            settings=plan.settings,
+            run=run,
+            out=plan.out,
+            platforms=len(files),
+            events=events,
+            resume=plan.resume,
+        )
+    else:
+        together = _federate(plan, run, platforms, plan.out, events=events, progress=progress)
+    alone: dict[str, Outcome | None] = {file.name: None for file in files}
     if plan.alone:
         for name, platform in platforms.items():
             alone[name] = _federate(

@@ -73,9 +73,9 @@ class Board:
         if event.kind is Kind.JOINED and event.platform in event.tallies:
             joined = event.tallies[event.platform].joined
             self._console.print(
-                f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; plan: epsilon {joined.planned_epsilon:.2f} "
-                f"of {joined.budget:g} at delta {joined.delta:g}, noise multiplier {joined.noise_multiplier:.2f}, "
-                f"signal to noise at most {joined.signal_to_noise:.1f}"
+                f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
+                f"plan: epsilon {joined.planned_epsilon:.2f} of {joined.budget:g} at delta {joined.delta:g}, "
+                f"noise multiplier {joined.noise_multiplier:.2f}, signal to noise at most {joined.signal_to_noise:.1f}"
             )
         elif event.kind in _SAID:
             self._console.print(event.text)

@@ -36,7 +36,7 @@ def catalogue() -> tuple[Card, ...]:
 
 @cache
 def _known() -> dict[str, type[AdapterStrategy]]:
-    from strategies.base import AdapterStrategy  # noqa: PLC0415 - base is a module of this package
+    from strategies.base import AdapterStrategy
 
     found: dict[str, type[AdapterStrategy]] = {}
     for module in pkgutil.iter_modules(__path__):

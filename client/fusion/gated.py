@@ -24,7 +24,9 @@ class Gated:
 
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Projectors, and gates that begin half open."""
-        return orthonormal(widths, hidden, random, scale=0.6) | {_gate(source): torch.zeros(1, hidden) for source in sorted(widths)}
+        return orthonormal(widths, hidden, random, scale=0.6) | {
+            _gate(source): torch.zeros(1, hidden) for source in sorted(widths)
+        }
 
     def tokens(self, local: Parameters, vectors: SourceVectors) -> tuple[Tensor, Tensor] | None:
         """No token: the sources meet the text after the encoder."""

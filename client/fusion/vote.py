@@ -29,4 +29,4 @@ class Vote:
         """[text; source 1; ...], each of norm 1 (0 where absent), over the root of their number."""
         parts = [F.normalize(pooled, dim=-1)]
         parts += [F.normalize(part, dim=-1) for _, part, _ in projected(local, vectors)]
-        return torch.cat(parts, dim=-1) / len(parts) ** 0.5
+        return torch.cat(parts, dim=-1).mul(len(parts) ** -0.5)

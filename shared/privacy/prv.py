@@ -60,7 +60,7 @@ def epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> float
     Raises:
         CannotCompose: the discretisation fails (opacus#591, #601, #604); use the Rényi bound.
     """
-    from opacus.accountants.analysis import prv as opacus_prv  # noqa: PLC0415 - it imports torch, for seconds
+    from opacus.accountants.analysis import prv as opacus_prv
 
     if delta < SMALLEST_DELTA:
         raise CannotCompose(f"delta {delta} is below {SMALLEST_DELTA}")

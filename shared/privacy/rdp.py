@@ -30,7 +30,7 @@ ORDERS: tuple[float, ...] = (
 
 def epsilon(removals: Sequence[Removal], delta: float) -> float:
     """An epsilon (>= 0, possibly infinite) at `delta` of the composition of `removals`."""
-    from opacus.accountants.analysis.rdp import get_privacy_spent  # noqa: PLC0415 - it imports torch, for seconds
+    from opacus.accountants.analysis.rdp import get_privacy_spent
 
     total = np.zeros(len(ORDERS))
     for removal in removals:
@@ -47,7 +47,7 @@ def epsilon(removals: Sequence[Removal], delta: float) -> float:
 @lru_cache(maxsize=512)
 def curve(noise_multiplier: float, sample_rate: float) -> NDArray[np.float64]:
     """RDP of one step at `ORDERS`, float64 (orders,); infinite where Opacus cannot compute it."""
-    from opacus.accountants.analysis.rdp import compute_rdp  # noqa: PLC0415 - as above
+    from opacus.accountants.analysis.rdp import compute_rdp
 
     values = np.full(len(ORDERS), math.inf)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
