@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import polars as pl
 
@@ -17,7 +19,10 @@ SELF = "user as own friend"
 
 
 def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> tuple[Ties, SourceReport]:
-    """Ties between users that both have interactions, in the order of the file.
+    """Ties of users that have interactions, each user's in a fixed pseudo-random order of the pair.
+
+    A friend without interactions keeps the place, as -1: if places were filled up, one person's removal would move others
+    up in the lists of everybody who names him, and his influence would have no bound (`client/friends.py`).
 
     Raises:
         InputError: the source cannot be read or no row is usable.
@@ -25,10 +30,15 @@ def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> t
     asked = [Wanted(name=role, column=source.column(role), key=True) for role in ("user", "friend")]
     frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("user", "friend"))
     frame = cleaning.keep(frame, pl.col("user") != pl.col("friend"), otherwise=SELF)
-    frame = frame.with_columns(users.numbers(frame["user"]).alias("user"), users.numbers(frame["friend"]).alias("friend"))
-    frame = cleaning.keep(frame, pl.col("user").is_not_null() & pl.col("friend").is_not_null(), otherwise=UNKNOWN_USER)
-    kept = frame.unique(["user", "friend"], keep="first", maintain_order=True).sort("user", maintain_order=True)
-    cleaning.lose(DUPLICATE, frame.height - kept.height)
+    unique = frame.unique(["user", "friend"], keep="first", maintain_order=True)
+    cleaning.lose(DUPLICATE, frame.height - unique.height)
+    ranks = [sha256(f"{user}\0{friend}".encode()).digest() for user, friend in unique.select("user", "friend").iter_rows()]
+    numbered = unique.with_columns(
+        users.numbers(unique["user"]).alias("user"),
+        users.numbers(unique["friend"]).fill_null(-1).alias("friend"),
+        pl.Series("rank", ranks, dtype=pl.Binary),
+    )
+    kept = cleaning.keep(numbered, pl.col("user").is_not_null(), otherwise=UNKNOWN_USER).sort("user", "rank")
     ties = Ties(
         offsets=offsets(kept["user"], len(users)),
         friend=kept["friend"].to_numpy().astype(np.int32),
