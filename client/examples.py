@@ -128,8 +128,8 @@ def held_out_examples(split: Split, reader: Reader, *, serving: bool = True) -> 
     Args:
         serving: Whether friends may speak without bound, as in recommendations that stay here.
     """
-    users = np.flatnonzero(split.held >= 0)
-    rows = [(int(user), split.train[user][::-1], split.held[user : user + 1]) for user in users]
+    users = [int(user) for user in np.flatnonzero(split.held >= 0)]
+    rows = [(user, split.train[user][::-1], split.held[user : user + 1]) for user in users]
     return _examples(rows, split, reader, serving=serving)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from server.durable import write_whole
+from shared.durable import write_whole
 from server.outcome import Tally
 from shared.adapter import Layout, require_layout
 from shared.errors import InputError, ProtocolError, StorageError

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from server.durable import write_whole
+from shared.durable import write_whole
 from shared.errors import InputError
 from shared.settings import explain
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from server.durable import sync_folder
+from shared.durable import sync_folder
 from server.manifest import publish
 from shared.errors import StorageError
 from shared.messages import Arrays

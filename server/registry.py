@@ -13,7 +13,7 @@ from typing import IO
 
 import fsspec
 
-from server.durable import sync_folder
+from shared.durable import sync_folder
 from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, parse, publish
 from shared.errors import FedfuseError, InputError, StorageError
 

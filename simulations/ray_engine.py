@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -51,7 +52,7 @@ def federate_on_ray(
             results.append(error)  # Flower would log it and say that the run completed
             raise
 
-    resources = {"num_cpus": max(1, (os.cpu_count() or 1) // platforms), "num_gpus": 0.0}
+    resources: dict[str, Any] = {"num_cpus": max(1, (os.cpu_count() or 1) // platforms), "num_gpus": 0.0}
     run_simulation(
         server_app=server,
         client_app=_client(str(world.resolve()), str(out.resolve())),
