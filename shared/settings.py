@@ -42,7 +42,7 @@ class TrainingSettings(_Frozen):
     objective: Literal["softmax", "click"] = "softmax"
     local_steps: int = Field(10, ge=1, description="private steps per round")
     sample_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.08, description="Poisson sampling probability of a user, per step")
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 5e-3
     clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient")
     views: int = Field(3, ge=1, le=64, description="different (context, targets) cuts prepared per user; one is used per step")
     targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")

@@ -1,0 +1,99 @@
+"""Fixtures of more than one room: a tiny random BERT, and small platforms made of files."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from shared.settings import Settings, build
+
+WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a random BERT (3 layers, hidden 32, non-square feed-forward) with a tokenizer for ASCII text."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *characters, *(f"##{c}" for c in characters)]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)), encoding="utf-8")
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
+    torch.manual_seed(7)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def tiny_settings(tiny_bert: str) -> Callable[..., Settings]:
+    """Settings of a short simulation on the tiny BERT; keyword tables are laid over it."""
+
+    def make(**over: object) -> Settings:
+        values: dict[str, object] = {
+            "rounds": 2,
+            "simulation": True,
+            "model": {"backbone": tiny_bert, "layers": 2, "rank": 2, "item_tokens": 12, "user_tokens": 24},
+            "training": {"local_steps": 2, "sample_rate": 0.5, "views": 2, "targets": 2},
+            "privacy": {"generator": "seeded", "epsilon": 50.0},
+        }
+        for key, value in over.items():
+            old = values.get(key)
+            values[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        return build(values, where="test")
+
+    return make
+
+
+@pytest.fixture
+def write_platform(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a platform of CSV files and returns its platform file."""
+
+    def write(
+        name: str = "shop",
+        *,
+        folder: Path | None = None,
+        users: int = 30,
+        items: int = 12,
+        declared: int = 40,
+        seed: int = 0,
+        extra: str = "",
+        files: dict[str, str] | None = None,
+        privacy: str = "epsilon = 50.0\ndelta = 1e-3",
+    ) -> Path:
+        at = folder or tmp_path / "world"
+        at.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(seed)
+        rows = ["user,item,time"]
+        for user in range(users):
+            for when, item in enumerate(random.permutation(items)[: int(random.integers(3, 7))]):
+                rows.append(f"u{user},i{item},{1_700_000_000 + 1000 * user + when}")
+        titles = ["item,title"] + [f"i{item},{WORDS[item % len(WORDS)]} {WORDS[(3 * item + 1) % len(WORDS)]} {item}" for item in range(items)]
+        (at / f"{name}-events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        (at / f"{name}-items.csv").write_text("\n".join(titles) + "\n", encoding="utf-8")
+        for file, content in (files or {}).items():
+            (at / file).write_text(content, encoding="utf-8")
+        path = at / f"{name}.toml"
+        path.write_text(
+            f'name = "{name}"\nusers = {declared}\n[privacy]\n{privacy}\n'
+            f'[sources.events]\nkind = "interactions"\npath = "{name}-events.csv"\n'
+            f'[sources.items]\nkind = "items"\npath = "{name}-items.csv"\n{extra}\n',
+            encoding="utf-8",
+        )
+        return path
+
+    return write
