@@ -70,11 +70,12 @@ def _granted(asked: Sequence[NDArray[np.int32]], tables: Tables, influence: int)
         for friend in friends:
             if friend >= 0 and friend != user:
                 askers.setdefault(int(friend), []).append(user)
-    granted: dict[int, list[int]] = {}
+    granted: dict[int, set[int]] = {}
     for friend, users in askers.items():
         for user in sorted(users, key=lambda user: _rank(tables, user, friend))[:influence]:
-            granted.setdefault(user, []).append(friend)
-    return granted
+            granted.setdefault(user, set()).add(friend)
+    # In the user's own order: any other would let strangers reorder his text.
+    return {user: [int(friend) for friend in asked[user] if friend in friends] for user, friends in granted.items()}
 
 
 def _rank(tables: Tables, user: int, friend: int) -> bytes:

@@ -111,9 +111,13 @@ class TrunkCache:
             self._offsets.append(self._offsets[-1] + int(row["length"]))
             good += 1
         del data
-        os.truncate(self._index_path, good * _ROW.itemsize)
-        os.truncate(self._data_path, self._offsets[-1] * self._width * self._itemsize)
+        self._trim()
         self._map()
+
+    def _trim(self) -> None:
+        """Cut both files to what this object knows."""
+        os.truncate(self._index_path, len(self._rows) * _ROW.itemsize)
+        os.truncate(self._data_path, self._offsets[-1] * self._width * self._itemsize)
 
     def _map(self) -> None:
         if self._offsets[-1]:
@@ -145,6 +149,7 @@ class TrunkCache:
                 index.flush()
                 os.fsync(index.fileno())
         except OSError as error:
+            self._trim()  # what was half written would shift everything after it
             raise StorageError(
                 f"the trunk cache cannot be written ({error.strerror})", where=str(self._data_path), do="free disk space"
             ) from None

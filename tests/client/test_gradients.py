@@ -75,6 +75,11 @@ class Toy:
         return found
 
 
+def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
+    """Equal up to float32's rounding, by the norm of the whole tensor."""
+    assert float((found - expected).norm()) <= 1e-4 * float(expected.norm()) + 1e-5, name
+
+
 @settings(max_examples=15, deadline=None)
 @given(rows=st.integers(1, 5), length=st.integers(1, 9), fusion=st.sampled_from(sorted(FUSIONS)), every=st.booleans(), seed=st.integers(0, 99))
 def test_against_plain_autograd(tiny_bert: str, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
@@ -83,7 +88,7 @@ def test_against_plain_autograd(tiny_bert: str, rows: int, length: int, fusion: 
     found = per_user(toy.losses(), toy.parameters, rows)
     for row, expected in enumerate(toy.one_by_one(names)):
         for name in names:
-            torch.testing.assert_close(found[name][row], expected[name], atol=2e-5, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+            assert_near(found[name][row], expected[name], name)
 
 
 def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(tiny_bert: str) -> None:
@@ -159,7 +164,7 @@ class TestClippedSum:
                 expected[name] += gradients[name] * min(1.0, clip / float(norm))
         found = clipped_sum(toy.losses(), toy.parameters, torch.arange(filled) < rows, mechanism(clip=clip))
         for name in names:
-            torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=1e-3)
+            assert_near(found[name], expected[name], name)
 
     def test_rows_that_only_fill_contribute_exactly_nothing(self, tiny_bert: str) -> None:
         toy = Toy(tiny_bert, rows=5, length=6)

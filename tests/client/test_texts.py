@@ -1,0 +1,44 @@
+"""Token budgets: never too long, shares kept, and what one source leaves goes to the next."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.texts import Piece, Texts
+from shared.backbone import load_backbone
+
+pieces = st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 12)), max_size=6)
+
+
+def texts_of(backbone: str) -> Texts:
+    return Texts(load_backbone(backbone).tokenizer, longest=64)
+
+
+@given(parts=pieces, most=st.integers(4, 100))
+@settings(deadline=None, max_examples=100)
+def test_join_keeps_every_budget(tiny_bert: str, parts: list[tuple[int, int | None]], most: int) -> None:
+    made = [Piece(ids=np.full(length, 10 + at, np.int32), share=share) for at, (length, share) in enumerate(parts)]
+    ids = texts_of(tiny_bert).join(made, most=most)
+    room = min(most, 64) - 2
+    assert len(ids) <= room + 2
+    counts = {at: int((ids == 10 + at).sum()) for at in range(len(parts))}
+    for at, (length, share) in enumerate(parts):
+        assert counts[at] <= (length if share is None else min(length, share))
+    asked = sum(length if share is None else min(length, share) for length, share in parts)
+    # Nothing is cut while there is room.
+    assert sum(counts.values()) == min(asked, room)
+
+
+def test_the_most_important_comes_first_and_is_cut_last(tiny_bert: str) -> None:
+    first, second = Piece(ids=np.full(4, 11, np.int32), share=4), Piece(ids=np.full(9, 12, np.int32))
+    ids = texts_of(tiny_bert).join([first, second], most=8)
+    assert ids[1:-1].tolist() == [11] * 4 + [12] * 2
+
+
+def test_words_come_back(tiny_bert: str) -> None:
+    texts = texts_of(tiny_bert)
+    assert texts.words(texts.join([Piece(ids=texts.tokenise(["jazz river"], most=9)[0])], most=9)) == "jazz river"
+    assert texts.tokenise([], most=3) == []
+    assert len(texts.tokenise(["a b c d e f"], most=3)[0]) == 3
