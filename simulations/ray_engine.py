@@ -73,8 +73,10 @@ def _client(world: str, out: str) -> ClientApp:
     def carry(message: Message, context: Context) -> Message:
         from client.app import app
 
-        context.run_config = {**context.run_config, "world": world, "out": out}
-        return app(message, context)
+        # A context of its own: Flower refuses one whose run_config was changed.
+        config = {**context.run_config, "world": world, "out": out}
+        own = Context(context.run_id, context.node_id, context.node_config, context.state, config)
+        return app(message, own)
 
     for register in (client.query, client.train, client.evaluate):
         register()(carry)
