@@ -43,7 +43,12 @@ def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show w
 def main() -> None:
     """Run the command; a person's mistake is one clear message and an exit code, never a traceback."""
     try:
-        app(standalone_mode=False)
+        # Without click's own error handling, an exit code comes back as the result.
+        code = app(standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        if isinstance(code, int) and code != ExitCode.OK:
+            sys.exit(code)
     except FedfuseError as error:
         _say("error", str(error))
         sys.exit(error.exit_code)

@@ -33,7 +33,7 @@ from client.vectors import user_vectors, widths_of
 from shared.adapter import initial, layout_of, require_layout, trained
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import Arrays, Evaluate, Factors, Joined, Metrics, Train, Update
-from shared.privacy.releases import ReleaseKind
+from shared.privacy.releases import Release, ReleaseKind
 from shared.settings import Settings
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -119,7 +119,7 @@ class Session:
         began = time.monotonic()
         prior = self._prior()
         steps = self.settings.training.local_steps
-        self._ledger.charge(self._mechanism.release(steps), run=self.run, round=request.round)
+        self._pay(self._mechanism.release(steps), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         names = self._trained(request.factors)
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._memory.tensors.get("moments"))
@@ -206,7 +206,7 @@ class Session:
             multiplier = self.settings.privacy.prior_noise_multiplier if self.plan.private else 0.0
             mechanism = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier)
             counts = bounded_counts(self._platform.split, self._platform.tables, seed=self.settings.seed)
-            self._ledger.charge(mechanism.release(), run=self.run, round=0)
+            self._pay(mechanism.release(), 0)
             prior = torch.from_numpy(release_prior(counts, mechanism, self._random("prior", 0)))
             self._local = self._initial_local() | (
                 initial_bias(prior, self.settings.training.targets) if self.settings.training.objective == "click" else {}
@@ -214,6 +214,17 @@ class Session:
             self._memory = Memory(settings=self._memory.settings, tensors={"prior": {"log": prior}, "local": self._local})
             save_memory(self._path, self._memory)
         return self._memory.tensors["prior"]["log"].to(self._device)
+
+    def _pay(self, release: Release, round_: int) -> None:
+        """Charge a release, unless the ledger's last line is the charge of an attempt that never left this platform.
+
+        An answer leaves only after it is remembered on disk, and what is remembered is answered again word for word. So
+        a charge at the ledger's end whose round is not remembered paid for an attempt that a crash cut off, whose
+        noise nobody has seen; it pays for the next attempt. One release, one charge, whatever dies.
+        """
+        last = self._ledger.ledger.entries[-1] if self._ledger.ledger.entries else None
+        if last is None or (last.run, last.round, last.release) != (self.run, round_, release):
+            self._ledger.charge(release, run=self.run, round=round_)
 
     def _initial_local(self) -> dict[str, Tensor]:
         settings = self.settings

@@ -27,7 +27,7 @@ def audit(
 
     report = look(run)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        typer.echo(report.to_json())
     else:
         Console().print(render(report))
     if not report.ok:

@@ -1,0 +1,280 @@
+"""The command as a person types it: help that teaches, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedfuse
+from shared.settings import Settings
+
+Write = Callable[..., Path]
+Make = Callable[..., Settings]
+ROOT = Path(__file__).parents[1]
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def text(self) -> str:
+        return " ".join((self.out + self.err).split())
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run(*words: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["fedfuse", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        code = 0
+        try:
+            fedfuse.main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny(tiny_bert: str) -> list[str]:
+    """Options of a run of a second."""
+    values = {
+        "model.layers": 1,
+        "model.rank": 2,
+        "training.sample_rate": 0.5,
+        "training.local_steps": 2,
+        "model.user_tokens": 24,
+        "model.item_tokens": 12,
+    }
+    options = ["--rounds", "1", "--epsilon", "50", "--backbone", tiny_bert, "--no-alone"]
+    return options + [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+
+
+def refused(result: Result, *words: str) -> None:
+    """One message, a non-zero exit code, no traceback."""
+    assert result.code != 0, result.text
+    assert "Traceback" not in result.text
+    for word in words:
+        assert word in result.text, result.text
+
+
+@pytest.mark.parametrize("command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["strategies"]])
+def test_help_teaches(call: Callable[..., Result], command: list[str]) -> None:
+    result = call(*command, "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+    assert len(result.text) > 150
+
+
+def test_help_is_quick_and_loads_no_model() -> None:
+    code = "import sys, fedfuse; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'polars')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+class TestRuns:
+    def test_simulate_check_audit_pull_recommend(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+        world, out = write_platform().parent, tmp_path / "run"
+        result = call("simulate", world, "--out", out, "--json", *tiny)
+        assert result.code == 0, result.text
+        assert json.loads(result.out)["platforms"]["shop"]["federated"]["ndcg@10"] >= 0
+        audited = call("audit", out, "--json")
+        assert audited.code == 0
+        assert json.loads(audited.out)
+        pulled = call("pull", out, "--out", tmp_path / "model", "--json")
+        assert pulled.code == 0
+        assert "adapter_model.safetensors" in json.loads(pulled.out)["files"]
+        best = call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1", "--top", 3, "--json")
+        assert best.code == 0, best.text
+        assert len(json.loads(best.out)) == 3
+        assert call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1").code == 0
+        ledger = out / "ledger" / "shop.jsonl"
+        ledger.write_bytes(ledger.read_bytes().replace(b'"steps":2', b'"steps":1'))
+        broken = call("audit", out)
+        assert broken.code == 4
+        assert "Traceback" not in broken.text
+
+    def test_the_table_names_every_stage(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+        result = call("simulate", write_platform().parent, "--out", tmp_path / "run", *tiny)
+        assert result.code == 0, result.text
+        for word in ("before", "federated", "NDCG@10", "epsilon", "shop", "signal to noise"):
+            assert word in result.text
+
+    def test_check_shows_rows_texts_and_forecast_and_changes_nothing(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+        path = write_platform(users=60, declared=5000)
+        (path.parent / "shop-events.csv").open("a").write(",i1,1700000000\nu1,nowhere,1700000000\n")
+        before = sorted(str(file) for file in tmp_path.rglob("*"))
+        report = json.loads(call("check", path, "--json").out)
+        assert report["users"]["declared"] == 5000
+        assert report["sources"][0]["dropped"] or report["sources"][1]["dropped"]
+        assert len(report["examples"]) == 2
+        assert report["forecast"]["possible"]
+        shown = call("check", path)
+        assert shown.code == 0
+        for word in ("left out, and why", "as text", "forecast", "nothing was trained"):
+            assert word in shown.text
+        assert sorted(str(file) for file in tmp_path.rglob("*")) == before
+
+    def test_strategies(self, call: Callable[..., Result]) -> None:
+        assert {card["name"] for card in json.loads(call("strategies", "--json").out)} >= {"fedavg", "ffa"}
+        assert "trusts" in call("strategies").text
+
+    def test_world_new(self, call: Callable[..., Result], tmp_path: Path) -> None:
+        assert call("world", "new", tmp_path / "w", "--scale", "0.1").code == 0
+        assert {path.name for path in (tmp_path / "w").glob("*.toml")} == {"shop.toml", "video.toml", "news.toml"}
+
+    def test_one_platform_and_a_user_without_history_are_fine(
+        self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path
+    ) -> None:
+        extra = '[sources.people]\nkind = "profiles"\npath = "p.csv"\ntext = ["job"]\n'
+        path = write_platform(extra=extra, files={"p.csv": "user,job\nu1,cook\nnobody,film\n"})
+        assert call("simulate", path.parent, "--out", tmp_path / "run", *tiny).code == 0
+
+
+class TestBadInput:
+    def edit(self, path: Path, old: str, new: str) -> Path:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return path
+
+    @pytest.mark.parametrize(
+        ("old", "new", "words"),
+        [
+            ('path = "shop-events.csv"', 'path = "gone.csv"', ["gone.csv"]),
+            ('path = "shop-events.csv"', 'path = "shop-events.csv"\ncolumns = { user = "nobody" }', ["nobody", "user"]),
+            ('name = "shop"', 'name = "shop', ["TOML", "shop.toml"]),
+            ("users = 40", "users = 40\ncolour = 3", ["colour"]),
+            ("users = 40", "users = 0", ["users"]),
+            ("epsilon = 50.0", "epsilon = -1.0", ["epsilon"]),
+            ("epsilon = 50.0", "epsilon = 0.0", ["epsilon"]),
+            ('kind = "interactions"', 'kind = "interaction"', ["interaction"]),
+            ('path = "shop-events.csv"', 'path = "${NO_SUCH_VARIABLE}/x.csv"', ["NO_SUCH_VARIABLE"]),
+        ],
+    )
+    def test_platform_files(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+        path = self.edit(write_platform(), old, new)
+        refused(call("check", path), *words)
+        refused(call("simulate", path.parent, "--out", tmp_path / "run"), *words)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [("", ["shop-events.csv"]), ("user,item,time\n", ["events"]), ("user,item,time\n,i1,1\n,i2,2\n", ["events"])],
+    )
+    def test_sources_that_give_nothing(self, call: Callable[..., Result], write_platform: Write, content: str, words: list[str]) -> None:
+        path = write_platform()
+        (path.parent / "shop-events.csv").write_text(content)
+        refused(call("check", path), *words)
+
+    def test_one_item(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+        path = write_platform()
+        (path.parent / "shop-items.csv").write_text("item,title\ni1,jazz\n")
+        refused(call("simulate", path.parent, "--out", tmp_path / "run"), "item", "two")
+
+    def test_nobody_likes_anything(self, call: Callable[..., Result], write_platform: Write) -> None:
+        path = self.edit(write_platform(), 'path = "shop-events.csv"', 'path = "shop-events.csv"\ncolumns = { value = "time" }\nthreshold = 1e12')
+        refused(call("check", path), "positive", "threshold")
+
+    def test_duplicate_platform_names(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+        path = write_platform()
+        (path.parent / "copy.toml").write_text(path.read_text())
+        refused(call("simulate", path.parent, "--out", tmp_path / "run"), "shop", "copy.toml")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--rounds", "0"], ["rounds"]),
+            (["--rounds", "many"], ["rounds"]),
+            (["--epsilon", "0"], ["epsilon"]),
+            (["--epsilon", "-3"], ["epsilon"]),
+            (["--epsilon", "nan"], ["epsilon"]),
+            (["--epsilon", "lots"], ["epsilon"]),
+            (["--backbone", "./nowhere"], ["backbone", "nowhere"]),
+            (["--strategy", "magic"], ["magic", "fedavg"]),
+            (["--engine", "steam"], ["steam"]),
+            (["--set", "training.speed=9"], ["training.speed"]),
+            (["--set", "nonsense"], ["nonsense"]),
+            (["--config", "/no/such/file.toml"], ["/no/such/file.toml"]),
+            (["--resume"], ["--out"]),
+            (["--nonsense"], ["nonsense"]),
+        ],
+    )
+    def test_options(self, call: Callable[..., Result], write_platform: Write, options: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        refused(call("simulate", write_platform().parent, *options), *words)
+
+    @pytest.mark.parametrize("world", ["nowhere", "."])
+    def test_no_world(self, call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        refused(call("simulate", world), "platform file")
+
+    def test_corrupt_backbone(self, call: Callable[..., Result], write_platform: Write, tiny_bert: str, tmp_path: Path) -> None:
+        broken = tmp_path / "bert"
+        broken.mkdir()
+        for path in Path(tiny_bert).iterdir():
+            (broken / path.name).write_bytes(path.read_bytes())
+        (broken / "model.safetensors").write_bytes(b"not a model")
+        refused(call("simulate", write_platform().parent, "--out", tmp_path / "run", "--backbone", broken), "backbone")
+
+    def test_disk_full(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import errno
+
+        from shared import durable
+
+        world, out = write_platform().parent, tmp_path / "run"
+        real, calls = durable.os.fsync, []
+
+        def full(descriptor: int) -> None:
+            calls.append(descriptor)
+            if len(calls) > 12:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(durable.os, "fsync", full)
+            refused(call("simulate", world, "--out", out, *tiny), "No space left")
+        # Nothing already written is damaged: with space again, the run goes on.
+        again = call("simulate", world, "--out", out, "--resume", *tiny)
+        assert again.code == 0, again.text
+        assert call("audit", out).code == 0
+
+    def test_budget_too_small(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+        options = [word if word != "50" else "0.2" for word in tiny]
+        refused(call("simulate", write_platform().parent, "--out", tmp_path / "run", *options), "epsilon")
+
+    def test_audit_pull_and_recommend_of_nothing(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+        refused(call("audit", tmp_path / "nowhere"), "nowhere")
+        refused(call("audit", tmp_path), "ledger")
+        refused(call("pull", tmp_path, "--out", tmp_path / "m"), "manifest")
+        refused(call("recommend", "--model", tmp_path, "--platform", write_platform(), "--user", "u1"), "model")
+
+    def test_unknown_user(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+        path = write_platform()
+        call("simulate", path.parent, "--out", tmp_path / "run", *tiny)
+        refused(call("recommend", "--model", tmp_path / "run" / "model", "--platform", path, "--user", "ghost"), "ghost")
+
+    def test_control_c(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from client.mechanism import Mechanism
+
+        world, out = write_platform().parent, tmp_path / "run"
+
+        def interrupt(*args: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Mechanism, "privatise", interrupt)
+            result = call("simulate", world, "--out", out, *tiny)
+        refused(result, "--resume")
+        assert result.code == 130
+        again = call("simulate", world, "--out", out, "--resume", *tiny)
+        assert again.code == 0, again.text
+        audited = json.loads(call("audit", out, "--json").out)
+        assert audited["ok"]
