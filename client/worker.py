@@ -37,6 +37,8 @@ class Worker:
         simulation: Whether exact metrics and seeded noise are allowed here, whatever the coordinator says.
         prepared: A platform that is ready already, to be shared by several workers of one simulation.
         progress: Told what is being done; stays on the platform.
+        resident: Whether this process alone answers for the platform, and so holds its ledger all the time. Flower's Ray
+            simulation lets any of its processes answer; there the ledger is let go and read anew at every request.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class Worker:
         prepared: Platform | None = None,
         device: torch.device | None = None,
         progress: Progress | None = None,
+        resident: bool = True,
     ) -> None:
         self._file, self._state, self._ledger, self._simulation = file, state, ledger, simulation
-        self._device, self._progress = device, progress
+        self._device, self._progress, self._resident = device, progress, resident
         self._platform = prepared
         self._fingerprint: str | None = None
         self._session: Session | None = None
@@ -83,6 +86,9 @@ class Worker:
                 exc_info=reason is Reason.FAILED,
             )
             return Refusal(run=request.run, platform=self.name, round=getattr(request, "round", 0), reason=reason)
+        finally:
+            if not self._resident:
+                self.close()
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -165,7 +171,7 @@ def open_partition(*, world: str, index: int, state: str) -> Worker:
         )
     file = files[index]
     root = Path(state)
-    return Worker(file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True)
+    return Worker(file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True, resident=False)
 
 
 def _reason(error: Exception) -> Reason:

@@ -131,7 +131,7 @@ class _Federation:
                     do="start the platforms' clients, or wait for fewer",
                 )
             if found != before or not before:
-                self._say(Kind.WAITING, f"{len(found)} of {wanted or 'some'} platforms are there")
+                self._say(Kind.WAITING, f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there")
             before = found
             time.sleep(_SETTLE if wanted is None else 0.05)
 
