@@ -169,7 +169,8 @@ def _show(report: dict[str, Any]) -> None:
         console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
     else:
         console.print(
-            "[bold]forecast[/] for {rounds} rounds ({steps} private steps): epsilon {epsilon:.2f} of {budget:g} at delta {delta:g}; "
+            "[bold]forecast[/] for {rounds} rounds ({steps} private steps): epsilon {epsilon:.2f} of {budget:g} "
+            "at delta {delta:g}; "
             "noise multiplier {noise_multiplier:.2f}, group size {group_size}, signal to noise at most {signal_to_noise:.1f} "
             "({accountant})".format(**forecast)
         )

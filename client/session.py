@@ -134,7 +134,11 @@ class Session:
             progress=self._step(request.round),
         )
         change = {name: (after[name] - parameters[name]).cpu() for name in self._layout}
-        facts: dict[str, float | int | str] = {"epsilon": self._ledger.epsilon, "ledger": self._ledger.head, "seconds": coarse(time.monotonic() - began)}
+        facts: dict[str, float | int | str] = {
+            "epsilon": self._ledger.epsilon,
+            "ledger": self._ledger.head,
+            "seconds": coarse(time.monotonic() - began),
+        }
         local = {name: after[name] for name in self._local}
         self._remember(finished=request.round, facts=facts, change=change, local=local, moments=optimizer.moments())
         return self._remembered()

@@ -101,15 +101,13 @@ class TrunkCache:
         raw = self._index_path.read_bytes()
         index = np.frombuffer(raw[: len(raw) // _ROW.itemsize * _ROW.itemsize], _ROW)
         data = np.memmap(self._data_path, np.uint8, "r") if self._data_path.stat().st_size else np.empty(0, np.uint8)
-        good = 0
-        for row in index:
+        for number, row in enumerate(index):
             begin = self._offsets[-1] * self._width * self._itemsize
             end = begin + int(row["length"]) * self._width * self._itemsize
             if row["length"] <= 0 or end > len(data) or zlib.crc32(data[begin:end].data) != row["crc"]:
                 break  # stale or damaged from here on: forget it, it is computed again
-            self._rows[bytes(row["key"])] = good
+            self._rows[bytes(row["key"])] = number
             self._offsets.append(self._offsets[-1] + int(row["length"]))
-            good += 1
         del data
         self._trim()
         self._map()

@@ -171,7 +171,9 @@ def open_partition(*, world: str, index: int, state: str) -> Worker:
         )
     file = files[index]
     root = Path(state)
-    return Worker(file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True, resident=False)
+    return Worker(
+        file, state=root / "state" / file.name, ledger=root / "ledger" / f"{file.name}.jsonl", simulation=True, resident=False
+    )
 
 
 def _reason(error: Exception) -> Reason:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from shared.durable import write_whole
 from server.outcome import Tally
 from shared.adapter import Layout, require_layout
+from shared.durable import write_whole
 from shared.errors import InputError, ProtocolError, StorageError
 from shared.messages import Joined, Label, Metrics, Reason
 from shared.settings import Settings, flatten
@@ -134,7 +134,7 @@ def _tally_out(tally: Tally) -> dict[str, Any]:
 
 def _tally_in(values: dict[str, Any]) -> Tally:
     joined = Joined(**values["joined"])
-    metrics = {
+    metrics: dict[str, Any] = {
         name: None if values[name] is None else Metrics(**{**values[name], "label": Label(values[name]["label"])})
         for name in ("before", "federated")
     }

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType
@@ -209,8 +210,8 @@ class _Federation:
         exchange = self._send(self._strategy.configure_evaluate(self.round, record_of(self.adapter), config, self._grid))
         self._strategy.aggregate_evaluate(self.round, self._watched(exchange, self.round))
         for metrics in self._strategy.report.metrics:
-            slot = "before" if label is Label.BEFORE else "federated"
-            self._add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **{slot: metrics})
+            slot: dict[str, Any] = {"before" if label is Label.BEFORE else "federated": metrics}
+            self._add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
         self._note(exchange, self.round)
         self._save()
         text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.durable import sync_folder
 from server.manifest import publish
+from shared.durable import sync_folder
 from shared.errors import StorageError
 from shared.messages import Arrays
+from shared.peft_export import export as plain_peft
 from shared.settings import Settings
 
 MODEL = "model"
@@ -24,14 +25,12 @@ def publish_adapter(adapter: Arrays, settings: Settings, out: Path, *, export: E
     Raises:
         StorageError: it cannot be written; an older one is still there.
     """
-    if export is None:
-        from shared.peft_export import export
     target, draft = out / MODEL, None
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))
         fresh, old = draft / "fresh", draft / "old"
         fresh.mkdir()
-        export(adapter, settings, fresh)
+        (export or plain_peft)(adapter, settings, fresh)
         publish(fresh)
         if target.exists():
             target.rename(old)

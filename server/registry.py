@@ -13,8 +13,8 @@ from typing import IO
 
 import fsspec
 
-from shared.durable import sync_folder
 from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, parse, publish
+from shared.durable import sync_folder
 from shared.errors import FedfuseError, InputError, StorageError
 
 MAX_TOTAL = 1 << 33

@@ -82,7 +82,9 @@ def write_platform(tmp_path: Path) -> Callable[..., Path]:
         for user in range(users):
             for when, item in enumerate(random.permutation(items)[: int(random.integers(3, 7))]):
                 rows.append(f"u{user},i{item},{1_700_000_000 + 1000 * user + when}")
-        titles = ["item,title"] + [f"i{item},{WORDS[item % len(WORDS)]} {WORDS[(3 * item + 1) % len(WORDS)]} {item}" for item in range(items)]
+        titles = ["item,title"] + [
+            f"i{item},{WORDS[item % len(WORDS)]} {WORDS[(3 * item + 1) % len(WORDS)]} {item}" for item in range(items)
+        ]
         (at / f"{name}-events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
         (at / f"{name}-items.csv").write_text("\n".join(titles) + "\n", encoding="utf-8")
         for file, content in (files or {}).items():

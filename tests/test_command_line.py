@@ -67,7 +67,9 @@ def refused(result: Result, *words: str) -> None:
         assert word in result.text, result.text
 
 
-@pytest.mark.parametrize("command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["strategies"]])
+@pytest.mark.parametrize(
+    "command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["strategies"]]
+)
 def test_help_teaches(call: Callable[..., Result], command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.code == 0
@@ -81,7 +83,9 @@ def test_help_is_quick_and_loads_no_model() -> None:
 
 
 class TestRuns:
-    def test_simulate_check_audit_pull_recommend(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+    def test_simulate_check_audit_pull_recommend(
+        self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path
+    ) -> None:
         world, out = write_platform().parent, tmp_path / "run"
         result = call("simulate", world, "--out", out, "--json", *tiny)
         assert result.code == 0, result.text
@@ -92,7 +96,9 @@ class TestRuns:
         pulled = call("pull", out, "--out", tmp_path / "model", "--json")
         assert pulled.code == 0
         assert "adapter_model.safetensors" in json.loads(pulled.out)["files"]
-        best = call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1", "--top", 3, "--json")
+        best = call(
+            "recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1", "--top", 3, "--json"
+        )
         assert best.code == 0, best.text
         assert len(json.loads(best.out)) == 3
         assert call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1").code == 0
@@ -102,13 +108,17 @@ class TestRuns:
         assert broken.code == 4
         assert "Traceback" not in broken.text
 
-    def test_the_table_names_every_stage(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:
+    def test_the_table_names_every_stage(
+        self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path
+    ) -> None:
         result = call("simulate", write_platform().parent, "--out", tmp_path / "run", *tiny)
         assert result.code == 0, result.text
         for word in ("before", "federated", "NDCG@10", "epsilon", "shop", "signal to noise"):
             assert word in result.text
 
-    def test_check_shows_rows_texts_and_forecast_and_changes_nothing(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+    def test_check_shows_rows_texts_and_forecast_and_changes_nothing(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
+    ) -> None:
         path = write_platform(users=60, declared=5000)
         (path.parent / "shop-events.csv").open("a").write(",i1,1700000000\nu1,nowhere,1700000000\n")
         before = sorted(str(file) for file in tmp_path.rglob("*"))
@@ -160,7 +170,9 @@ class TestBadInput:
             ('path = "shop-events.csv"', 'path = "${NO_SUCH_VARIABLE}/x.csv"', ["NO_SUCH_VARIABLE"]),
         ],
     )
-    def test_platform_files(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path, old: str, new: str, words: list[str]) -> None:
+    def test_platform_files(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path, old: str, new: str, words: list[str]
+    ) -> None:
         path = self.edit(write_platform(), old, new)
         refused(call("check", path), *words)
         refused(call("simulate", path.parent, "--out", tmp_path / "run"), *words)
@@ -169,7 +181,9 @@ class TestBadInput:
         ("content", "words"),
         [("", ["shop-events.csv"]), ("user,item,time\n", ["events"]), ("user,item,time\n,i1,1\n,i2,2\n", ["events"])],
     )
-    def test_sources_that_give_nothing(self, call: Callable[..., Result], write_platform: Write, content: str, words: list[str]) -> None:
+    def test_sources_that_give_nothing(
+        self, call: Callable[..., Result], write_platform: Write, content: str, words: list[str]
+    ) -> None:
         path = write_platform()
         (path.parent / "shop-events.csv").write_text(content)
         refused(call("check", path), *words)
@@ -180,7 +194,11 @@ class TestBadInput:
         refused(call("simulate", path.parent, "--out", tmp_path / "run"), "item", "two")
 
     def test_nobody_likes_anything(self, call: Callable[..., Result], write_platform: Write) -> None:
-        path = self.edit(write_platform(), 'path = "shop-events.csv"', 'path = "shop-events.csv"\ncolumns = { value = "time" }\nthreshold = 1e12')
+        path = self.edit(
+            write_platform(),
+            'path = "shop-events.csv"',
+            'path = "shop-events.csv"\ncolumns = { value = "time" }\nthreshold = 1e12',
+        )
         refused(call("check", path), "positive", "threshold")
 
     def test_duplicate_platform_names(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
@@ -207,7 +225,15 @@ class TestBadInput:
             (["--nonsense"], ["nonsense"]),
         ],
     )
-    def test_options(self, call: Callable[..., Result], write_platform: Write, options: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_options(
+        self,
+        call: Callable[..., Result],
+        write_platform: Write,
+        options: list[str],
+        words: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         refused(call("simulate", write_platform().parent, *options), *words)
 
@@ -224,7 +250,9 @@ class TestBadInput:
         (broken / "model.safetensors").write_bytes(b"not a model")
         refused(call("simulate", write_platform().parent, "--out", tmp_path / "run", "--backbone", broken), "backbone")
 
-    def test_disk_full(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_disk_full(
+        self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         import errno
 
         from shared import durable
@@ -250,7 +278,9 @@ class TestBadInput:
         options = [word if word != "50" else "0.2" for word in tiny]
         refused(call("simulate", write_platform().parent, "--out", tmp_path / "run", *options), "epsilon")
 
-    def test_audit_pull_and_recommend_of_nothing(self, call: Callable[..., Result], write_platform: Write, tmp_path: Path) -> None:
+    def test_audit_pull_and_recommend_of_nothing(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
+    ) -> None:
         refused(call("audit", tmp_path / "nowhere"), "nowhere")
         refused(call("audit", tmp_path), "ledger")
         refused(call("pull", tmp_path, "--out", tmp_path / "m"), "manifest")
@@ -261,7 +291,9 @@ class TestBadInput:
         call("simulate", path.parent, "--out", tmp_path / "run", *tiny)
         refused(call("recommend", "--model", tmp_path / "run" / "model", "--platform", path, "--user", "ghost"), "ghost")
 
-    def test_control_c(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_control_c(
+        self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from client.mechanism import Mechanism
 
         world, out = write_platform().parent, tmp_path / "run"

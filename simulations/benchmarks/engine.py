@@ -89,7 +89,10 @@ def on_ray(*, platforms: int, rounds: int, values: int) -> tuple[float, list[flo
         seconds.extend(rounds_of(grid, platforms=platforms, rounds=rounds, values=values))
 
     began = time.perf_counter()
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"logging_level": "error", "log_to_driver": False}}
+    resources: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"logging_level": "error", "log_to_driver": False},
+    }
     run_simulation(server_app=server, client_app=echo_app(), num_supernodes=platforms, backend_config=resources)
     if len(seconds) != rounds:
         raise RuntimeError("Flower's simulation ended early")
@@ -113,7 +116,9 @@ def measure(*, platforms: int, rounds: int, megabytes: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="The engine's cost per message: in-process grid against Flower's Ray simulation.")
+    parser = argparse.ArgumentParser(
+        description="The engine's cost per message: in-process grid against Flower's Ray simulation."
+    )
     parser.add_argument("--platforms", type=int, nargs="+", default=[20, 100], help="numbers of virtual platforms")
     parser.add_argument("--rounds", type=int, default=8, help="rounds per engine, the first not counted (at least 3)")
     parser.add_argument("--megabytes", type=float, default=1.2, help="size of the array that travels each way")
@@ -125,16 +130,30 @@ def main() -> None:
     results = [measure(platforms=count, rounds=options.rounds, megabytes=options.megabytes) for count in options.platforms]
     ratios = {f"{result['platforms']}_platforms": result["ratio"] for result in results}
     if options.json:
-        json.dump({"megabytes": options.megabytes, "cores": os.cpu_count(), "results": results, "ratios": ratios}, sys.stdout, indent=2)
+        json.dump(
+            {"megabytes": options.megabytes, "cores": os.cpu_count(), "results": results, "ratios": ratios}, sys.stdout, indent=2
+        )
         sys.stdout.write("\n")
         return
     table = Table(title=f"engine cost, {options.megabytes} MB each way, {os.cpu_count()} cores")
-    for column in ("platforms", "in process\nms a message", "Ray\nms a message", "Ray / in process", "start-up s\nin process / Ray"):
+    for column in (
+        "platforms",
+        "in process\nms a message",
+        "Ray\nms a message",
+        "Ray / in process",
+        "start-up s\nin process / Ray",
+    ):
         table.add_column(column, justify="right")
     for result in results:
         ours, theirs = result["process"], result["ray"]
         start = f"{ours['startup_seconds']:.2f} / {theirs['startup_seconds']:.2f}"
-        table.add_row(str(result["platforms"]), f"{ours['ms_per_message']:.3f}", f"{theirs['ms_per_message']:.2f}", f"{result['ratio']:.1f}x", start)
+        table.add_row(
+            str(result["platforms"]),
+            f"{ours['ms_per_message']:.3f}",
+            f"{theirs['ms_per_message']:.2f}",
+            f"{result['ratio']:.1f}x",
+            start,
+        )
     Console().print(table)
 
 

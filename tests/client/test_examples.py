@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from client.examples import Examples
 from client.friends import Friends
+from client.mechanism import CountMechanism
+from client.noise import SeededNoise
 from client.platform import read_platform
 from client.platform_file import load
 from client.popularity import BOUND, bounded_counts, release_prior
-from client.mechanism import CountMechanism
-from client.noise import SeededNoise
 from client.split import Split, leave_one_out, ragged
 from client.tables import Interactions, Tables, Ties
 from shared.privacy.releases import ReleaseKind
@@ -26,7 +26,9 @@ Write = Callable[..., Path]
 Make = Callable[..., Settings]
 
 
-def tables_of(histories: dict[str, list[tuple[int, bool]]], items: int = 10, *, times: bool = True, ties: Ties | None = None) -> Tables:
+def tables_of(
+    histories: dict[str, list[tuple[int, bool]]], items: int = 10, *, times: bool = True, ties: Ties | None = None
+) -> Tables:
     rows = [row for history in histories.values() for row in history]
     offsets = np.cumsum([0, *(len(history) for history in histories.values())]).astype(np.int64)
     return Tables(
@@ -93,14 +95,20 @@ class TestPopularity:
     def test_one_user_moves_the_counts_by_at_most_one(self, likes: list[list[int]]) -> None:
         rows = {f"u{n}": [(item, True) for item in dict.fromkeys(items)] or [(0, False)] for n, items in enumerate(likes)}
         tables = tables_of(rows, items=60)
-        split = Split(train=ragged([np.array(items, np.int32) for items in likes]), held=np.full(len(likes), -1, np.int32), known=ragged([]))
+        split = Split(
+            train=ragged([np.array(items, np.int32) for items in likes]), held=np.full(len(likes), -1, np.int32), known=ragged([])
+        )
         with_all = bounded_counts(split, tables, seed=0)
         for gone in range(len(likes)):
             left = [n for n in range(len(likes)) if n != gone]
             fewer = tables_of({f"u{n}": rows[f"u{n}"] for n in left}, items=60) if left else None
             counts = np.zeros(60)
             if fewer is not None:
-                kept = Split(train=ragged([np.array(likes[n], np.int32) for n in left]), held=np.full(len(left), -1, np.int32), known=ragged([]))
+                kept = Split(
+                    train=ragged([np.array(likes[n], np.int32) for n in left]),
+                    held=np.full(len(left), -1, np.int32),
+                    known=ragged([]),
+                )
                 counts = bounded_counts(kept, fewer, seed=0)
             assert np.linalg.norm(with_all - counts) <= 1 + 1e-9
 
@@ -114,7 +122,8 @@ class TestPopularity:
     def test_the_prior_is_noised_and_a_log_share(self) -> None:
         counts = np.linspace(0, 300, 400)
         priors = [
-            release_prior(counts, CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=z), SeededNoise(1)) for z in (0.0, 3.0)
+            release_prior(counts, CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=z), SeededNoise(1))
+            for z in (0.0, 3.0)
         ]
         for prior in priors:
             assert np.exp(prior.astype(np.float64)).sum() == pytest.approx(1.0, rel=1e-4)
@@ -127,17 +136,26 @@ class TestExamples:
         from client.examples import held_out_examples, training_examples
 
         tables, split, _, _, reader, texts = read_platform(load(path), settings_)
-        return tables, split, training_examples(tables, split, reader, settings_.training, seed=0), held_out_examples(split, reader), texts
+        return (
+            tables,
+            split,
+            training_examples(tables, split, reader, settings_.training, seed=0),
+            held_out_examples(split, reader),
+            texts,
+        )
 
     def test_the_answer_is_never_in_the_question(self, write_platform: Write, tiny_settings: Make) -> None:
         # Every title is one word of its own, so a title in a text is an item in a text.
         titles = "\n".join(["item,title", *(f"i{item},{chr(97 + item) * 3}" for item in range(12))])
-        notes = "\n".join(["user,item,text", *(f"u{user},i{item},{chr(97 + item)}{chr(97 + item)}note" for user in range(30) for item in range(12))])
-        path = write_platform(
-            extra='[sources.notes]\nkind = "reviews"\npath = "notes.csv"\n', files={"notes.csv": notes + "\n"}
+        notes = "\n".join(
+            [
+                "user,item,text",
+                *(f"u{user},i{item},{chr(97 + item)}{chr(97 + item)}note" for user in range(30) for item in range(12)),
+            ]
         )
+        path = write_platform(extra='[sources.notes]\nkind = "reviews"\npath = "notes.csv"\n', files={"notes.csv": notes + "\n"})
         (path.parent / "shop-items.csv").write_text(titles + "\n")
-        tables, split, training, held_out, texts = self.examples(path, tiny_settings(model={"user_tokens": 60}))
+        _, split, training, held_out, texts = self.examples(path, tiny_settings(model={"user_tokens": 60}))
         assert len(training) == 2 * sum(len(split.train[user]) > 0 for user in range(split.users))
         for examples in (training, held_out):
             for row in range(len(examples)):
@@ -163,7 +181,9 @@ class TestExamples:
 
 def graph(edges: list[tuple[int, int]], people: int) -> Ties:
     """Ties with the names in a fixed order of the pair, as the reader gives them."""
-    named = [sorted({b for a, b in edges if a == user and b != user}, key=lambda b, u=user: hash((u, b, 77))) for user in range(people)]
+    named = [
+        sorted({b for a, b in edges if a == user and b != user}, key=lambda b, u=user: hash((u, b, 77))) for user in range(people)
+    ]
     return Ties(
         offsets=np.cumsum([0, *map(len, named)]).astype(np.int64),
         friend=np.array([b for names in named for b in names], np.int32),
@@ -202,7 +222,11 @@ def changed_by_removal(ties: Ties, people: int, influence: int) -> tuple[int, in
 
 
 class TestFriends:
-    @given(st.integers(3, 9).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))))
+    @given(
+        st.integers(3, 9).flatmap(
+            lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))
+        )
+    )
     @settings(deadline=None, max_examples=150)
     def test_a_person_touches_no_more_examples_than_the_group_size_says(self, drawn: tuple[int, list[tuple[int, int]]]) -> None:
         people, edges = drawn

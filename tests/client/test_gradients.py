@@ -32,7 +32,9 @@ def mechanism(*, clip: float = 1.0, noise: float = 1.0) -> Mechanism:
 class Toy:
     """A two-tower of tiny parts with every kind of trainable tensor."""
 
-    def __init__(self, backbone: str, *, rows: int, length: int, fusion: str = "attention", targets: str = "query,value", seed: int = 0) -> None:
+    def __init__(
+        self, backbone: str, *, rows: int, length: int, fusion: str = "attention", targets: str = "query,value", seed: int = 0
+    ) -> None:
         random = np.random.default_rng(seed)
         model = ModelSettings(backbone=backbone, rank=2, layers=2, targets=targets, fusion=fusion)  # type: ignore[arg-type]
         self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=torch.float32)
@@ -81,9 +83,17 @@ def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(rows=st.integers(1, 5), length=st.integers(1, 9), fusion=st.sampled_from(sorted(FUSIONS)), every=st.booleans(), seed=st.integers(0, 99))
+@given(
+    rows=st.integers(1, 5),
+    length=st.integers(1, 9),
+    fusion=st.sampled_from(sorted(FUSIONS)),
+    every=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_against_plain_autograd(tiny_bert: str, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
-    toy = Toy(tiny_bert, rows=rows, length=length, fusion=fusion, targets=",".join(TARGETS) if every else "query,value", seed=seed)
+    toy = Toy(
+        tiny_bert, rows=rows, length=length, fusion=fusion, targets=",".join(TARGETS) if every else "query,value", seed=seed
+    )
     names = list(toy.parameters)
     found = per_user(toy.losses(), toy.parameters, rows)
     for row, expected in enumerate(toy.one_by_one(names)):
@@ -103,7 +113,7 @@ def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(tiny_bert: 
 
 
 def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
-    """GradSampleModule over PEFT over transformers, and DPOptimizer's clipped sum: other people's whole road to the same number."""
+    """GradSampleModule over PEFT over transformers, and DPOptimizer's clipped sum: other people's road to the same number."""
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
     from peft import LoraConfig, get_peft_model
@@ -120,9 +130,15 @@ def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
     direction = torch.from_numpy(random.normal(0, 1, (rows, 32)).astype(np.float32))
 
     modules = sorted({name.rpartition(".")[0] for name in layout})
-    bert = BertModel.from_pretrained(tiny_bert, add_pooling_layer=False, attn_implementation="eager", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    bert = BertModel.from_pretrained(
+        tiny_bert, add_pooling_layer=False, attn_implementation="eager", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     stock = get_peft_model(bert, LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=modules))
-    named = {name.removeprefix("base_model.model.").replace(".default.weight", ""): p for name, p in stock.named_parameters() if p.requires_grad}
+    named = {
+        name.removeprefix("base_model.model.").replace(".default.weight", ""): p
+        for name, p in stock.named_parameters()
+        if p.requires_grad
+    }
     assert set(named) == set(layout)
     with torch.no_grad():
         for name, parameter in named.items():
@@ -133,7 +149,11 @@ def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
     weight = mask.unsqueeze(-1).float()
     (((states * weight).sum(1) / weight.sum(1)) * direction).sum(1).mean().backward()  # Opacus expects a mean over users
     optimizer = DPOptimizer(
-        torch.optim.SGD(named.values(), lr=1.0), noise_multiplier=0.0, max_grad_norm=clip, expected_batch_size=1, loss_reduction="sum"
+        torch.optim.SGD(named.values(), lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=clip,
+        expected_batch_size=1,
+        loss_reduction="sum",
     )
     gradients = {name: p.grad_sample.clone() for name, p in named.items()}
     optimizer.clip_and_accumulate()

@@ -192,7 +192,16 @@ class TestMechanism:
 
     @pytest.mark.parametrize(
         "over",
-        [{"users": 0}, {"sample_rate": 0.0}, {"sample_rate": 1.1}, {"clip": 0.0}, {"clip": math.inf}, {"noise_multiplier": -1.0}, {"noise_multiplier": math.nan}, {"group_size": 0}],
+        [
+            {"users": 0},
+            {"sample_rate": 0.0},
+            {"sample_rate": 1.1},
+            {"clip": 0.0},
+            {"clip": math.inf},
+            {"noise_multiplier": -1.0},
+            {"noise_multiplier": math.nan},
+            {"group_size": 0},
+        ],
     )
     def test_nonsense_is_refused(self, over: dict[str, float]) -> None:
         with pytest.raises(PrivacyError):

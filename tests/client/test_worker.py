@@ -66,7 +66,13 @@ class Bench:
         return self.ask(Join(run="run-1", settings=over.get("settings", self.settings)))
 
     def train(self, round_: int, **over: Any) -> Answer:
-        values = {"run": "run-1", "settings": self.settings, "round": round_, "factors": Factors.BOTH, "adapter": initial(self.settings)}
+        values = {
+            "run": "run-1",
+            "settings": self.settings,
+            "round": round_,
+            "factors": Factors.BOTH,
+            "adapter": initial(self.settings),
+        }
         return self.ask(Train(**{**values, **over}))
 
     def evaluate(self, label: Label = Label.BEFORE, round_: int = 0) -> Answer:
@@ -147,7 +153,9 @@ class TestARun:
 
     @pytest.mark.parametrize("fusion", ["attention", "concat", "gated", "average", "vote"])
     @pytest.mark.parametrize("objective", ["softmax", "click"])
-    def test_every_fusion_and_objective_trains(self, write_platform: Write, tiny_settings: Make, tmp_path: Path, fusion: str, objective: str) -> None:
+    def test_every_fusion_and_objective_trains(
+        self, write_platform: Write, tiny_settings: Make, tmp_path: Path, fusion: str, objective: str
+    ) -> None:
         settings = tiny_settings(model={"fusion": fusion}, training={"objective": objective})
         vectors = "\n".join(json.dumps({"item": f"i{item}", "vector": [item % 3 - 1.0, 0.5]}) for item in range(9))
         extra = '[sources.image]\nkind = "vectors"\npath = "v.jsonl"\n'
@@ -284,7 +292,10 @@ class TestNothingElseLeaves:
         )
         settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
         path = write_platform(
-            declared=977, extra=extra, files={"p.csv": profiles, "n.csv": notes, "f.csv": friends}, privacy="epsilon = 90.0\ndelta = 1e-2"
+            declared=977,
+            extra=extra,
+            files={"p.csv": profiles, "n.csv": notes, "f.csv": friends},
+            privacy="epsilon = 90.0\ndelta = 1e-2",
         )
         made = Bench(path, settings, tmp_path / "canary", simulation=False)
         yield made

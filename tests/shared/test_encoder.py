@@ -149,7 +149,7 @@ class TestBackbone:
             shape_of(name)
 
     def test_folder_without_config(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="no config.json"):
+        with pytest.raises(InputError, match=r"no config\.json"):
             load_backbone(str(tmp_path))
 
     def test_another_architecture(self, tmp_path: Path) -> None:

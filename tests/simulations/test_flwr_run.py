@@ -52,9 +52,19 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
         "HF_HUB_OFFLINE": "1",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    words = ["--simulation", "--insecure", "--host", "127.0.0.1", "--port", str(port), "--disable-runtime-dependency-installation"]
+    words = [
+        "--simulation",
+        "--insecure",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--disable-runtime-dependency-installation",
+    ]
     log = (tmp_path / "superlink.log").open("w")
-    process = subprocess.Popen([str(BIN / "flower-superlink"), *words], cwd=neutral, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(
+        [str(BIN / "flower-superlink"), *words], cwd=neutral, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -94,11 +104,28 @@ def test_flwr_run(superlink: dict[str, str], write_platform: Write, tiny_bert: s
         "privacy.generator": "seeded",
     }
     config = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-    words = ["run", str(ROOT), "fedfuse", "--stream", "--federation-config", "num-supernodes=2 client-resources-num-cpus=1", "-c", config]
-    ran = subprocess.run([str(BIN / "flwr"), *words], cwd=tmp_path, env=superlink, capture_output=True, text=True, timeout=280, check=False)
+    words = [
+        "run",
+        str(ROOT),
+        "fedfuse",
+        "--stream",
+        "--federation-config",
+        "num-supernodes=2 client-resources-num-cpus=1",
+        "-c",
+        config,
+    ]
+    ran = subprocess.run(
+        [str(BIN / "flwr"), *words], cwd=tmp_path, env=superlink, capture_output=True, text=True, timeout=280, check=False
+    )
     # Flower's exit code says nothing: the state of the run does.
     listed = subprocess.run(
-        [str(BIN / "flwr"), "list", "fedfuse", "--format", "json"], cwd=tmp_path, env=superlink, capture_output=True, text=True, timeout=60, check=False
+        [str(BIN / "flwr"), "list", "fedfuse", "--format", "json"],
+        cwd=tmp_path,
+        env=superlink,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     state = json.loads(listed.stdout)
     log = (tmp_path / "superlink.log").read_text()

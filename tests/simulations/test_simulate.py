@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from client.ledger import LedgerWriter
 from client.platform_file import load
 from client.recommend import recommend
-from client.ledger import LedgerWriter
 from server.outcome import Event, Kind
 from server.registry import pull
 from shared.audit import audit
