@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ Progress = Callable[[str, str, int, int], None]
 """Platform, what it does, done, of how many."""
 
 METRICS = "metrics.json"
+RECORD = "run.toml"
 _NAMES = {"ndcg": "ndcg@10", "hr": "hr@10", "auc": "auc"}
 
 
@@ -71,8 +73,7 @@ def simulate(
     """
     began = time.monotonic()
     files = [load(path) for path in plan.world.platforms]
-    _open_folder(plan, files)
-    run = run_of(plan.out) or f"simulation-{int(time.time())}"
+    run = _open_folder(plan)
     wanted = not plan.ray or plan.alone
     platforms = {file.name: _prepare(plan, file, progress) for file in files} if wanted else {}
     if plan.ray:
@@ -105,23 +106,39 @@ def simulate(
     return metrics
 
 
-def _open_folder(plan: Simulation, files: list[PlatformFile]) -> None:
+def _open_folder(plan: Simulation) -> str:
+    """Make the run folder, or check that it holds the very run that is to be resumed; returns the run's name."""
     out = plan.out
     record = {"world": str(plan.world.folder.resolve()), "alone": plan.alone, "settings": _tomlable(plan.settings)}
+    if plan.resume:
+        known = _recorded(out / RECORD)
+        if {key: value for key, value in known.items() if key != "run"} != tomllib.loads(tomli_w.dumps(record)):
+            raise InputError(
+                "the run began with other settings or another world", where=str(out / RECORD), do="resume with the same options"
+            )
+        return str(known["run"])
     # A generated world may lie in the folder already; anything else is somebody's run.
-    if out.exists() and not plan.resume and {path.name for path in out.iterdir()} - {plan.world.folder.name}:
+    if out.exists() and {path.name for path in out.iterdir()} - {plan.world.folder.name}:
         raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out, or go on with --resume")
-    if plan.resume and not (out / "run.toml").exists():
-        raise InputError("there is no run to resume", where=str(out), do="name the folder of an interrupted run")
-    text = tomli_w.dumps(record)
-    if plan.resume and (out / "run.toml").read_text(encoding="utf-8") != text:
-        raise InputError(
-            "the run began with other settings or another world", where=str(out / "run.toml"), do="resume with the same options"
-        )
-    write_whole(out / "run.toml", text.encode())
+    run = f"simulation-{int(time.time())}"
+    # The name is written before anything is charged under it, so that a resumed run finds its own charges.
+    write_whole(out / RECORD, tomli_w.dumps({"run": run, **record}).encode())
     free = shutil.disk_usage(out).free
     if free < 1 << 26:
         raise StorageError(f"{free >> 20} MiB are free", where=str(out), do="free some space, or name another folder with --out")
+    return run
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    try:
+        known = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("there is no run to resume", where=str(path), do="name the folder of an interrupted run") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"the run's record cannot be read ({error})", where=str(path), do="start a new run") from None
+    if not isinstance(known.get("run"), str):
+        raise StorageError("the run's record has no name", where=str(path), do="start a new run")
+    return known
 
 
 def _prepare(plan: Simulation, file: PlatformFile, progress: Progress | None) -> Platform:
