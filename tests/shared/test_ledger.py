@@ -105,7 +105,9 @@ class TestCrash:
             assert [entry.round for entry in read(path).entries] == [0, 1, 2, 9]
 
     @pytest.mark.parametrize("call", ["write", "fsync"])
-    def test_a_full_disk_charges_nothing_and_damages_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def test_a_full_disk_charges_nothing_and_damages_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
         before = written(tmp_path / "l")
         ledger = opened(tmp_path / "l")
         real = getattr(os, call)

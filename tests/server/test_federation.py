@@ -1,0 +1,194 @@
+"""The coordinator against platforms that answer, refuse, fail, lie and keep silent; no model is needed for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import link
+from client.app import app
+from server.checkpoint import load_checkpoint, run_of
+from server.federation import run_federation
+from server.outcome import Event, Kind, Outcome
+from shared.adapter import initial, layout_of
+from shared.backbone import shape_of
+from shared.errors import FedfuseError, InputError, ProtocolError, StorageError
+from shared.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
+from shared.settings import Settings
+from simulations.grid import InProcessGrid
+
+Make = Callable[..., Settings]
+
+
+class Scripted:
+    """A platform that adds `step` to every parameter in every round, unless its script says otherwise."""
+
+    def __init__(self, name: str, *, users: int = 10, step: float = 1.0, script: Mapping[object, Any] | None = None) -> None:
+        self.name, self.users, self.step, self.script = name, users, step, dict(script or {})
+        self.asked: list[object] = []
+
+    def handle(self, request: Request) -> Answer:
+        key = request.round if isinstance(request, Train) else request.kind
+        self.asked.append(key)
+        planned = self.script.get(key)
+        if isinstance(planned, Reason):
+            return Refusal(run=request.run, platform=self.name, round=getattr(request, "round", 0), reason=planned)
+        if isinstance(planned, Exception):
+            raise planned
+        if isinstance(request, Join):
+            return Joined(
+                run=request.run, platform=self.name, users=self.users, items=5, budget=8.0, delta=1e-5,
+                planned_epsilon=7.0, noise_multiplier=1.0, signal_to_noise=2.0,
+            )  # fmt: skip
+        if isinstance(request, Evaluate):
+            mean = float(np.mean([value.mean() for value in request.adapter.values()]))
+            return Metrics(
+                run=request.run, platform=self.name, round=request.round, label=request.label, users=self.users, ndcg=min(abs(mean), 1.0),
+                hr=0.5, auc=0.5, exact=True, epsilon=1.0, ledger="", seconds=0.1,
+            )  # fmt: skip
+        change = {name: np.full_like(value, self.step) for name, value in request.adapter.items()}
+        update = Update(
+            run=request.run, platform=self.name, round=request.round, users=self.users, epsilon=float(request.round), ledger="",
+            seconds=0.1, change=change,
+        )  # fmt: skip
+        return planned(update) if callable(planned) else update
+
+
+@pytest.fixture
+def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
+    keys: list[str] = []
+
+    def run(*platforms: Scripted, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
+        settings = tiny_settings(**{"rounds": 3, "reply_timeout": 20.0, **over})
+        nodes = {}
+        for number, platform in enumerate(platforms, start=2):
+            key = f"{len(keys)}-{platform.name}"
+            keys.append(key)
+            link.register(key, link.Direct(platform))
+            nodes[number] = {"link": key}
+        with InProcessGrid(app=app, nodes=nodes) as grid:
+            return run_federation(
+                grid=grid, settings=settings, run="run", out=tmp_path / out, nodes=len(nodes), events=events, resume=resume,
+                export=lambda adapter, settings, folder: (folder / "model").write_text("x") and None,
+            )  # fmt: skip
+
+    yield run
+    for key in keys:
+        link.forget(key)
+
+
+def moved(outcome: Outcome, settings: Settings) -> float:
+    start = initial(settings)
+    return float(np.mean([(outcome.adapter[name] - start[name]).mean() for name in start]))
+
+
+def test_updates_are_averaged_by_declared_users(federate: Callable[..., Outcome], tiny_settings: Make) -> None:
+    outcome = federate(Scripted("a", users=30, step=1.0), Scripted("b", users=10, step=-1.0))
+    assert moved(outcome, tiny_settings()) == pytest.approx(3 * 0.5, abs=1e-5)
+    tally = outcome.tallies["a"]
+    assert (tally.rounds, tally.epsilon) == (3, 1.0)
+    assert tally.bytes_up > 0 < tally.bytes_down
+    assert tally.before is not None and tally.federated is not None
+
+
+def test_a_platform_without_budget_leaves_and_is_not_asked_again(federate: Callable[..., Outcome]) -> None:
+    spent = Scripted("a", script={2: Reason.BUDGET})
+    outcome = federate(spent, Scripted("b"))
+    assert outcome.rounds == 3
+    assert spent.asked.count(2) == 1 and 3 not in spent.asked
+    assert outcome.tallies["a"].refusals == {2: Reason.BUDGET}
+    assert (outcome.tallies["a"].rounds, outcome.tallies["b"].rounds) == (1, 3)
+
+
+def test_a_platform_that_does_not_join_is_left_out(federate: Callable[..., Outcome]) -> None:
+    outcome = federate(Scripted("a", script={"join": Reason.NOISE}), Scripted("b"))
+    assert set(outcome.tallies) == {"b"}
+
+
+def test_an_error_is_forgiven_and_the_platform_asked_again(federate: Callable[..., Outcome]) -> None:
+    shaky = Scripted("a", script={2: RuntimeError("u17")})
+    outcome = federate(shaky, Scripted("b"))
+    assert (outcome.tallies["a"].rounds, outcome.tallies["b"].rounds) == (2, 3)
+    assert 3 in shaky.asked
+
+
+def spoiled(how: str) -> Callable[[Update], Update]:
+    from dataclasses import replace
+
+    def spoil(update: Update) -> Update:
+        change = dict(update.change)
+        name = next(iter(change))
+        if how == "nan":
+            change[name] = np.full_like(change[name], np.nan)
+        elif how == "shape":
+            change[name] = change[name][:1, :1]
+        elif how == "missing":
+            del change[name]
+        elif how == "extra":
+            change["stowaway"] = np.ones((1, 1), np.float32)
+        values = (
+            {"round": 1} if how == "round" else {"users": 10**9} if how == "users" else {"platform": "b"} if how == "name" else {}
+        )
+        return replace(update, change=change, **values)
+
+    return spoil
+
+
+@pytest.mark.parametrize("how", ["nan", "shape", "missing", "extra", "round", "users", "name"])
+def test_an_update_that_cannot_be_right_is_dropped(federate: Callable[..., Outcome], tiny_settings: Make, how: str) -> None:
+    outcome = federate(Scripted("a", script={2: spoiled(how)}), Scripted("b", step=1.0))
+    assert moved(outcome, tiny_settings()) == pytest.approx(3.0, abs=1e-5)
+    assert (outcome.tallies["a"].rounds, outcome.tallies["b"].rounds) == (2, 3)
+
+
+def test_a_round_without_any_update_fails_and_keeps_its_checkpoint(federate: Callable[..., Outcome], tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError):
+        federate(Scripted("a", script={2: RuntimeError("x")}))
+    assert run_of(tmp_path / "run") == "run"
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_nobody_joins(federate: Callable[..., Outcome]) -> None:
+    with pytest.raises(FedfuseError):
+        federate(Scripted("a", script={"join": Reason.SOURCES}))
+
+
+def test_two_nodes_of_one_name(federate: Callable[..., Outcome]) -> None:
+    with pytest.raises(ProtocolError, match="a"):
+        federate(Scripted("a"), Scripted("a"))
+
+
+def test_resuming_gives_the_uninterrupted_result(federate: Callable[..., Outcome], tmp_path: Path) -> None:
+    straight = federate(Scripted("a", step=0.25), Scripted("b", step=0.5), out="straight")
+
+    def stop(event: Event) -> None:
+        if event.kind is Kind.ROUND and event.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(Scripted("a", step=0.25), Scripted("b", step=0.5), events=stop)
+    again = Scripted("a", step=0.25)
+    resumed = federate(again, Scripted("b", step=0.5), resume=True)
+    assert all((resumed.adapter[name] == straight.adapter[name]).all() for name in straight.adapter)
+    assert [key for key in again.asked if isinstance(key, int)] == [3]
+    assert resumed.tallies["a"].rounds == 3
+    with pytest.raises(InputError):
+        federate(again)  # the folder holds a run
+
+
+def test_a_checkpoint_of_other_settings_or_damaged(federate: Callable[..., Outcome], tiny_settings: Make, tmp_path: Path) -> None:
+    federate(Scripted("a"))
+    settings = tiny_settings(rounds=3, reply_timeout=20.0)
+    layout = layout_of(shape_of(settings.model.backbone), settings.model)
+    assert load_checkpoint(tmp_path / "run", run="run", settings=settings, layout=layout).round == 3
+    with pytest.raises(InputError, match="clip"):
+        changed = tiny_settings(rounds=3, reply_timeout=20.0, training={"clip": 3.0})
+        load_checkpoint(tmp_path / "run", run="run", settings=changed, layout=layout)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StorageError):
+        run_of(tmp_path / "run")
