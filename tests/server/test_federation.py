@@ -41,20 +41,43 @@ class Scripted:
             raise planned
         if isinstance(request, Join):
             return Joined(
-                run=request.run, platform=self.name, users=self.users, items=5, budget=8.0, delta=1e-5,
-                planned_epsilon=7.0, noise_multiplier=1.0, signal_to_noise=2.0,
-            )  # fmt: skip
+                run=request.run,
+                platform=self.name,
+                users=self.users,
+                items=5,
+                budget=8.0,
+                delta=1e-5,
+                planned_epsilon=7.0,
+                noise_multiplier=1.0,
+                signal_to_noise=2.0,
+            )
         if isinstance(request, Evaluate):
             mean = float(np.mean([value.mean() for value in request.adapter.values()]))
             return Metrics(
-                run=request.run, platform=self.name, round=request.round, label=request.label, users=self.users, ndcg=min(abs(mean), 1.0),
-                hr=0.5, auc=0.5, exact=True, epsilon=1.0, ledger="", seconds=0.1,
-            )  # fmt: skip
+                run=request.run,
+                platform=self.name,
+                round=request.round,
+                label=request.label,
+                users=self.users,
+                ndcg=min(abs(mean), 1.0),
+                hr=0.5,
+                auc=0.5,
+                exact=True,
+                epsilon=1.0,
+                ledger="",
+                seconds=0.1,
+            )
         change = {name: np.full_like(value, self.step) for name, value in request.adapter.items()}
         update = Update(
-            run=request.run, platform=self.name, round=request.round, users=self.users, epsilon=float(request.round), ledger="",
-            seconds=0.1, change=change,
-        )  # fmt: skip
+            run=request.run,
+            platform=self.name,
+            round=request.round,
+            users=self.users,
+            epsilon=float(request.round),
+            ledger="",
+            seconds=0.1,
+            change=change,
+        )
         return planned(update) if callable(planned) else update
 
 
@@ -72,9 +95,15 @@ def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outc
             nodes[number] = {"link": key}
         with InProcessGrid(app=app, nodes=nodes) as grid:
             return run_federation(
-                grid=grid, settings=settings, run="run", out=tmp_path / out, nodes=len(nodes), events=events, resume=resume,
+                grid=grid,
+                settings=settings,
+                run="run",
+                out=tmp_path / out,
+                nodes=len(nodes),
+                events=events,
+                resume=resume,
                 export=lambda adapter, settings, folder: (folder / "model").write_text("x") and None,
-            )  # fmt: skip
+            )
 
     yield run
     for key in keys:
