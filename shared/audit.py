@@ -206,17 +206,16 @@ def compose(ledgers: Sequence[Ledger]) -> Everywhere:
 def render(report: Report) -> RenderableType:
     """The report as a table for a terminal, with the composition and the problems under it."""
     table = Table(title=f"Privacy audit of {report.run}", title_justify="left")
-    for column in ("platform", "releases", "entries"):
-        table.add_column(column)
-    for column in ("recorded ε", "opacus", "dp-accounting", "budget", "δ"):
+    table.add_column("platform", overflow="fold")
+    for column in ("ε recorded", "opacus", "dp-acc.", "budget", "δ"):
         table.add_column(column, justify="right")
     table.add_column("verdict")
+    charged = []
     for p in report.platforms:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in p.entries.items()) or "none"
+        kinds = ", ".join(f"{count} {kind}" for kind, count in p.entries.items()) or "nothing"
+        charged.append(Text(f"{p.platform}: {kinds}; {p.releases} mechanism steps in all"))
         table.add_row(
             Text(p.platform),
-            str(p.releases),
-            Text(kinds),
             _figure(p.recorded),
             _figure(p.opacus.epsilon if p.opacus else None, loose=bool(p.opacus and not p.opacus.tight)),
             _figure(
@@ -226,7 +225,7 @@ def render(report: Report) -> RenderableType:
             "-" if p.delta is None else f"{p.delta:g}",
             _verdict(p),
         )
-    parts: list[RenderableType] = [table]
+    parts: list[RenderableType] = [table, *charged]
     if any(spent and not spent.tight for p in report.platforms for spent in (p.opacus, p.dp_accounting)):
         parts.append(Text("≤ marks a bound that holds but is loose (Rényi, or a group in Opacus)."))
     if report.everywhere is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -82,25 +83,29 @@ class Board:
 
 
 def table_of(metrics: dict[str, Any]) -> Table:
-    """The result of a simulation as a table, from the content of `metrics.json`."""
+    """The result of a simulation as a table of 80 columns, from the content of `metrics.json`."""
     title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
-    table = Table(title=title, caption=None if metrics["private"] else _PRIVACY_OFF, caption_style="bold red")
-    table.add_column("platform")
-    for stage in ("before", "alone", "federated"):
-        for metric in ("NDCG@10", "HR@10", "AUC"):
-            table.add_column(f"{stage}\n{metric}", justify="right")
-    table.add_column("epsilon\nof budget", justify="right")
-    table.add_column("delta", justify="right")
-    table.add_column("KiB sent\nup / down", justify="right")
+    off = None if metrics["private"] else _PRIVACY_OFF
+    table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY)
+    table.add_column("platform", overflow="fold")
+    for column in ("model", "NDCG@10", "HR@10", "AUC", "epsilon of budget", "delta", "KiB up/down"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, result in metrics["platforms"].items():
-        cells = [name]
-        for stage in ("before", "alone", "federated"):
-            quality = result[stage]
-            cells += [f"{quality[key]:.3f}" if quality else "-" for key in ("ndcg@10", "hr@10", "auc")]
-        cells.append(f"{_number(result['epsilon'])} / {_number(result['budget'])}")
-        cells.append(f"{result['delta']:g}")
-        cells.append(f"{result['bytes_up'] / 1024:,.0f} / {result['bytes_down'] / 1024:,.0f}")
-        table.add_row(*cells)
+        # Beside the three models, the facts of the federation stand in one row each.
+        facts = {
+            "before": ("", "", ""),
+            "alone": ("", "", ""),
+            "federated": (
+                f"{_number(result['epsilon'])} of {_number(result['budget'])}",
+                f"{result['delta']:g}",
+                f"{result['bytes_up'] / 1024:.0f}/{result['bytes_down'] / 1024:.0f}",
+            ),
+        }
+        stages = [stage for stage in facts if result[stage]]
+        for stage in stages:
+            first, last = stage == stages[0], stage == stages[-1]
+            figures = [f"{result[stage][key]:.3f}" for key in ("ndcg@10", "hr@10", "auc")]
+            table.add_row(name if first else "", stage, *figures, *facts[stage], end_section=last)
     return table
 
 
