@@ -113,7 +113,7 @@ class TestRuns:
     ) -> None:
         result = call("simulate", write_platform().parent, "--out", tmp_path / "run", *tiny)
         assert result.code == 0, result.text
-        for word in ("before", "federated", "NDCG@10", "epsilon", "shop", "signal to noise"):
+        for word in ("before", "federated", "NDCG@10", "ε of budget", "shop", "signal to noise"):
             assert word in result.text
 
     def test_check_shows_rows_texts_and_forecast_and_changes_nothing(
