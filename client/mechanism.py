@@ -80,9 +80,9 @@ class Mechanism:
 
         A NaN gradient must not reach the sum: it would poison the release and, with it, tell of one user.
         """
-        if not self.private:
-            return torch.ones_like(squared_norms)
-        weights = (self.clip / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
+        weights = torch.ones_like(squared_norms)
+        if self.private:
+            weights = (self.clip / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
         return torch.where(torch.isfinite(squared_norms), weights, torch.zeros_like(weights))
 
     def privatise(self, sums: Mapping[str, Tensor], random: NoiseSource) -> dict[str, Tensor]:

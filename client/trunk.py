@@ -2,18 +2,24 @@
 
 A cache is keyed by everything that its features depend on (backbone hash, layer cut, dtype); a sequence in it by
 the SHA-256 of its token ids. Features are stored without padding, so a short text costs little. The data file is
-synced before its index, each index row carries a checksum, and a row that does not verify is computed again.
+synced before its index, each index row carries a checksum, and a row that does not verify is computed again. A lock
+keeps processes of one platform apart (`fedfuse recommend` beside a worker): what another one added is read, never
+overwritten.
 
 A trunk cache is a derivative of user rows: it lives in the platform's state folder with mode 0600.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -36,20 +42,29 @@ class TrunkCache:
     Args:
         folder: Where the two files live; made if missing.
         encoder: Gives the features of what is not yet cached.
+
+    Raises:
+        StorageError: the folder cannot be used.
     """
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self._encoder = encoder
         self._itemsize = torch.empty((), dtype=encoder.dtype).element_size()
         self._width = encoder.hidden
-        key = f"{encoder.backbone.sha256}|{encoder.cut}|{encoder.dtype}|{self._width}"
-        name = "trunk-" + hashlib.sha256(key.encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        backbone = encoder.backbone
+        # The same weights under another number of heads or another epsilon give other features.
+        parts = (backbone.sha256, encoder.cut, encoder.dtype, backbone.shape, backbone.layer_norm_eps)
+        name = "trunk-" + hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
         self._data_path, self._index_path = folder / f"{name}.bin", folder / f"{name}.idx"
         self._rows: dict[bytes, int] = {}
         self._offsets: list[int] = [0]
         self._flat: Tensor | None = None
-        self._open()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._alone():
+                self._read()
+        except OSError as error:
+            raise self._refused(error) from None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -65,9 +80,18 @@ class TrunkCache:
         """
         keys = [hashlib.sha256(ids.tobytes()).digest() for ids in sequences]
         missing: dict[bytes, Ids] = {k: ids for k, ids in zip(keys, sequences, strict=True) if k not in self._rows}
-        if progress:
-            progress(len(sequences) - len(missing))
-        self._compute(missing, progress)
+        if missing:
+            try:
+                with self._alone():
+                    self._catch_up()
+                    missing = {k: ids for k, ids in missing.items() if k not in self._rows}
+                    if progress:
+                        progress(len(sequences) - len(missing))
+                    self._compute(missing, progress)
+            except OSError as error:
+                raise self._refused(error) from None
+        elif progress:
+            progress(len(sequences))
         return np.fromiter((self._rows[k] for k in keys), np.int64, len(keys))
 
     def gather(self, rows: NDArray[np.int64], *, length: int | None = None) -> tuple[Tensor, Tensor]:
@@ -95,10 +119,8 @@ class TrunkCache:
         offsets = np.asarray(self._offsets, np.int64)
         return offsets[rows + 1] - offsets[rows]
 
-    def _open(self) -> None:
-        if not (self._data_path.exists() and self._index_path.exists()):
-            return
-        raw = self._index_path.read_bytes()
+    def _read(self) -> None:
+        raw = self._index_path.read_bytes() if self._index_path.exists() else b""
         index = np.frombuffer(raw[: len(raw) // _ROW.itemsize * _ROW.itemsize], _ROW)
         data = np.memmap(self._data_path, np.uint8, "r") if self._data_path.stat().st_size else np.empty(0, np.uint8)
         for number, row in enumerate(index):
@@ -112,10 +134,42 @@ class TrunkCache:
         self._trim()
         self._map()
 
+    def _catch_up(self) -> None:
+        """Read what another process added since; rows that were handed out keep their numbers."""
+        if self._sizes() == (self._data_path.stat().st_size, self._index_path.stat().st_size):
+            return
+        before = self._rows
+        self._rows, self._offsets, self._flat = {}, [0], None
+        self._read()
+        if any(self._rows.get(key) != row for key, row in before.items()):
+            raise OSError(errno.ESTALE, "another process replaced it")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes out; the lock dies with its process."""
+        descriptor = os.open(self._data_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of the data and of the index that this object knows."""
+        return self._offsets[-1] * self._width * self._itemsize, (len(self._offsets) - 1) * _ROW.itemsize
+
     def _trim(self) -> None:
         """Cut both files to what this object knows."""
-        os.truncate(self._index_path, len(self._rows) * _ROW.itemsize)
-        os.truncate(self._data_path, self._offsets[-1] * self._width * self._itemsize)
+        for path, size in zip((self._data_path, self._index_path), self._sizes(), strict=True):
+            with _private(path) as file:
+                file.truncate(size)
+
+    def _refused(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"the trunk cache cannot be used ({error.strerror or error})",
+            where=str(self._data_path),
+            do="free disk space and check rights; the cache may be deleted, it is computed again",
+        )
 
     def _map(self) -> None:
         if self._offsets[-1]:
@@ -130,27 +184,28 @@ class TrunkCache:
         try:
             with _private(self._data_path) as data, _private(self._index_path) as index:
                 while at < len(order):
-                    # Sorted by length, so the first sequence of a batch is its shortest and padding stays small.
-                    count = max(1, _TOKENS_PER_BATCH // len(missing[order[min(at + 63, len(order) - 1)]]))
-                    keys = order[at : at + count]
+                    # Sorted by length, so the last sequence of a batch is its longest, to which the others are padded.
+                    end = at + 1
+                    while end < len(order) and (end + 1 - at) * len(missing[order[end]]) <= _TOKENS_PER_BATCH:
+                        end += 1
+                    keys = order[at:end]
                     rows = np.empty(len(keys), _ROW)
                     for slot, (key, features) in enumerate(zip(keys, self._features([missing[k] for k in keys]), strict=True)):
                         data.write(features)
                         rows[slot] = (key, len(missing[key]), zlib.crc32(features))
                     data.flush()
                     index.write(rows.tobytes())
-                    at += len(keys)
+                    at = end
                     if progress:
                         progress(len(keys))
-                data.flush()
                 os.fsync(data.fileno())
                 index.flush()
                 os.fsync(index.fileno())
-        except OSError as error:
-            self._trim()  # what was half written would shift everything after it
-            raise StorageError(
-                f"the trunk cache cannot be written ({error.strerror})", where=str(self._data_path), do="free disk space"
-            ) from None
+        except BaseException:
+            # Not only a full disk: an interrupt or a GPU without memory, too, would leave half a batch here, and what this
+            # object appended next would be found in the wrong place.
+            self._trim()
+            raise
         for key in order:
             self._rows[key] = len(self._offsets) - 1
             self._offsets.append(self._offsets[-1] + len(missing[key]))
@@ -169,5 +224,5 @@ class TrunkCache:
         return [raw[row, : len(sequence)].tobytes() for row, sequence in enumerate(sequences)]
 
 
-def _private(path: Path):  # type: ignore[no-untyped-def]
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+def _private(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")

@@ -129,6 +129,14 @@ def load_backbone(name: str) -> Backbone:
             f"the backbone's weights lack {len(missing)} tensors, first {missing[0]}", where=source, do="download it again"
         )
     weights = {key: value.detach() for key, value in model.state_dict().items()}
+    spoilt = sorted(key for key, value in weights.items() if not bool(torch.isfinite(value).all()))
+    if spoilt:
+        raise InputError(
+            f"{len(spoilt)} of the backbone's tensors hold values that are not finite, first {spoilt[0]}",
+            where=source,
+            do="download it again",
+        )
+    _require_tokenizer(tokenizer, shape, source)
     if digest is None:
         sha = hashlib.sha256()
         for key in sorted(weights):
@@ -180,6 +188,20 @@ def _shape(name: str, config: dict[str, Any]) -> BackboneShape:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the backbone's config.json lacks a size ({error})", where=name) from None
+
+
+def _require_tokenizer(tokenizer: Any, shape: BackboneShape, source: str) -> None:
+    """Without its files transformers gives an empty tokenizer, which would read every text as unknown words."""
+    words = len(tokenizer) - len(tokenizer.all_special_ids)
+    if words < 1 or tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        raise InputError("the backbone has no tokenizer", where=source, do="save it with tokenizer.save_pretrained")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= shape.vocabulary:
+        raise InputError(
+            f"the tokenizer gives ids up to {largest}, but the backbone knows {shape.vocabulary} tokens",
+            where=source,
+            do="use the tokenizer that the backbone was trained with",
+        )
 
 
 def _sha256(folder: Path) -> str:

@@ -88,7 +88,7 @@ def table_of(metrics: dict[str, Any]) -> Table:
     off = None if metrics["private"] else _PRIVACY_OFF
     table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False)
     table.add_column("platform", overflow="fold", min_width=8)
-    for column in ("model", "NDCG@10", "HR@10", "AUC", "ε of budget", "δ", "KiB up/down"):
+    for column in ("model", "NDCG@10", "HR@10", "AUC", "ε of budget", "δ", "KiB sent"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, result in metrics["platforms"].items():
         # Beside the three models, the facts of the federation stand in one row each.
@@ -98,7 +98,7 @@ def table_of(metrics: dict[str, Any]) -> Table:
             "federated": (
                 f"{_number(result['epsilon'])} of {_number(result['budget'])}",
                 f"{result['delta']:g}",
-                f"{result['bytes_up'] / 1024:.0f}/{result['bytes_down'] / 1024:.0f}",
+                f"{result['bytes_up'] / 1024:,.0f}",
             ),
         }
         stages = [stage for stage in facts if result[stage]]
