@@ -7,6 +7,7 @@ answer and no second charge.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,8 +47,9 @@ def save_memory(path: Path, memory: Memory) -> None:
     Raises:
         StorageError: it cannot be written; the previous state stays.
     """
+    # Copied: safetensors refuses tensors that share their memory.
     flat = {
-        f"{group}/{name}": value.contiguous().cpu()
+        f"{group}/{name}": value.detach().to("cpu", torch.float32, copy=True).contiguous()
         for group, tensors in memory.tensors.items()
         for name, value in tensors.items()
     }
@@ -57,6 +59,7 @@ def save_memory(path: Path, memory: Memory) -> None:
         "finished": str(memory.finished),
         "facts": json.dumps(dict(memory.facts)),
     }
+    header["sha256"] = _digest(header, flat)
     write_whole(path, save(flat, metadata=header), mode=0o600)
 
 
@@ -71,18 +74,30 @@ def load_memory(path: Path) -> Memory | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            groups: dict[str, dict[str, Tensor]] = {}
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                group, _, name = key.partition("/")
-                groups.setdefault(group, {})[name] = file.get_tensor(key).to(torch.float32)
+            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         if header["version"] != _VERSION:
             raise ValueError(f"version {header['version']}")
+        if header["sha256"] != _digest(header, flat):
+            raise ValueError("its checksum differs")
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = value
         return Memory(
             settings=header["settings"], finished=int(header["finished"]), facts=json.loads(header["facts"]), tensors=groups
         )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"the platform's run state is damaged ({error})",
             where=str(path),
             do="remove the file; the run's charges stay in the ledger",
         ) from None
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that the file says; safetensors has no checksum of its own."""
+    sha = hashlib.sha256(json.dumps({key: header[key] for key in sorted(header) if key != "sha256"}).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        sha.update(f"|{name}|{value.dtype}|{tuple(value.shape)}|".encode() + value.numpy().tobytes())
+    return sha.hexdigest()

@@ -156,8 +156,12 @@ def _config(name: str) -> dict[str, Any]:
                 "the backbone folder has no config.json", where=str(folder), do="save it with save_pretrained"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"the backbone's config.json cannot be read ({error})", where=str(folder)) from None
-        return dict(config)
+            raise InputError(
+                f"the backbone's config.json cannot be read ({error})", where=str(folder), do="save it with save_pretrained"
+            ) from None
+        if not isinstance(config, dict):
+            raise InputError("the backbone's config.json is no table", where=str(folder), do="save it with save_pretrained")
+        return config
     from transformers import AutoConfig
 
     try:
@@ -187,7 +191,9 @@ def _shape(name: str, config: dict[str, Any]) -> BackboneShape:
             positions=int(config["max_position_embeddings"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the backbone's config.json lacks a size ({error})", where=name) from None
+        raise InputError(
+            f"the backbone's config.json lacks a size ({error})", where=name, do="save it with save_pretrained"
+        ) from None
 
 
 def _require_tokenizer(tokenizer: Any, shape: BackboneShape, source: str) -> None:

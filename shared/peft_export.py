@@ -136,6 +136,9 @@ def load_published(folder: Path) -> PublishedModel:
     adapter |= {f"{HEAD}.{name}": value for name, value in head.items()}
     try:
         require_layout(adapter, layout_of(shape_of(model.backbone), model), where=str(folder))
+        other = sorted({str(value.dtype) for value in adapter.values()} - {"float32"})
+        if other:
+            raise ProtocolError(f"the model's tensors are {other[0]}, expected float32")
     except ProtocolError as error:
         raise InputError(error.found, where=str(folder), do="pull it again") from None
     return PublishedModel(model=model, adapter=adapter, backbone_sha256=str(about.get("backbone_sha256", "")))

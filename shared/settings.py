@@ -143,6 +143,10 @@ def unflatten(flat: dict[str, Any], *, where: str) -> Settings:
         InputError: as `build`.
     """
     nested: dict[str, Any] = {}
+    tables = {key.partition(".")[0] for key in flat if key.partition(".")[2]}
+    both = sorted(tables & set(flat))
+    if both:
+        raise InputError(f"{both[0]} is both a value and a table", where=where, do=f"write {both[0]}.<setting> = ...")
     for key, value in flat.items():
         head, _, tail = key.partition(".")
         if tail:

@@ -13,6 +13,9 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from shared.settings import Settings, build
 
+# The models here are tiny: a second thread costs more than it brings, above all beside other processes.
+torch.set_num_threads(1)
+
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
 
 

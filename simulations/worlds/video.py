@@ -139,7 +139,7 @@ def _follows(rng: Generator, crowd: Crowd, viewers: _Ids) -> list[_Row]:
         for friend in np.argsort(-closeness)[: int(rng.integers(0, 7))]:
             rows.append({"viewer": int(viewers[user]), "follows": int(viewers[friend])})
     stranger = 10 * len(viewers) + 1
-    rows += [{"viewer": int(viewer), "follows": stranger} for viewer in viewers[:UNKNOWN]]
+    rows += [{"viewer": stranger, "follows": int(viewer)} for viewer in viewers[:UNKNOWN]]
     return rows
 
 

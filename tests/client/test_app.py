@@ -190,7 +190,7 @@ def test_a_simulated_node_opens_its_platform_once(monkeypatch: pytest.MonkeyPatc
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(opened) == [("/a-world", 0, "/a-run/platforms"), ("/a-world", 1, "/a-run/platforms")]
+    assert sorted(opened) == [("/a-world", 0, "/a-run"), ("/a-world", 1, "/a-run")]
     assert link.connect(nodes[1]).ask(Join(run="r", settings=Settings())).platform == "p1"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -328,13 +329,19 @@ class TestSocial:
             tmp_path, {"s.csv": content}, {"friends": {"kind": "social", "path": "s.csv", "influence": 2, "friends": 5}}
         )
         ties = tables.ties["friends"]
-        assert (ties.offsets.tolist(), ties.friend.tolist(), ties.influence, ties.friends) == ([0, 1, 2], [1, 0], 2, 5)
-        assert dropped(tables, "friends") == {
-            "missing user": 1,
-            "user as own friend": 1,
-            "user without interactions": 1,
-            "duplicate (user, friend)": 1,
-        }
+        assert (ties.offsets.tolist(), ties.friend.tolist(), ties.influence, ties.friends) == ([0, 2, 3], [1, -1, 0], 2, 5)
+        assert dropped(tables, "friends") == {"missing user": 1, "user as own friend": 1, "duplicate (user, friend)": 1}
+
+    def test_a_friend_without_interactions_keeps_the_place(self, tmp_path: Path) -> None:
+        # In the fixed order of the pair: who leaves moves nobody up in another's list.
+        names = ["ann", "zoe", "kim", "bob"]
+        content = "user,friend\n" + "".join(f"bob,{name}\n" for name in names[:3])
+        tables = read(tmp_path, {"s.csv": content}, {"friends": {"kind": "social", "path": "s.csv"}})
+        order = sorted(names[:3], key=lambda name: hashlib.sha256(f"bob\0{name}".encode()).digest())
+        bob, ann = (list(tables.user_ids).index(name) for name in ("bob", "ann"))
+        ties = tables.ties["friends"]
+        own = ties.friend[ties.offsets[bob] : ties.offsets[bob + 1]].tolist()
+        assert own == [ann if name == "ann" else -1 for name in order]
 
 
 class TestKnowledge:

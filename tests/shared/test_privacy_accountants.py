@@ -148,7 +148,8 @@ class TestContract:
         spent = accountant.epsilon([release(noise, rate)], DELTA)
         assert spent.epsilon >= truth * (1 - 1e-4)
         if spent.tight:
-            assert spent.epsilon <= truth * 1.02
+            # PRV adds its own error bound, at most 0.01 in epsilon, which shows where epsilon is small.
+            assert spent.epsilon <= truth * 1.02 + 0.01
 
     @pytest.mark.parametrize("group", [2, 4])
     def test_a_group_is_never_understated(self, accountant: Accountant, group: int) -> None:

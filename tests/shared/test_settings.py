@@ -1,0 +1,145 @@
+"""Settings: what goes into Flower's flat table comes back, and a bad value names its key."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import InputError
+from shared.settings import Settings, build, flatten, unflatten
+
+positive = st.floats(1e-6, 1e6, allow_nan=False)
+valid = st.fixed_dictionaries(
+    {},
+    optional={
+        "rounds": st.integers(1, 99),
+        "strategy": st.text(max_size=8),
+        "seed": st.integers(0, 2**31 - 1),
+        "evaluate_every": st.integers(0, 9),
+        "reply_timeout": positive,
+        "privacy": st.fixed_dictionaries(
+            {},
+            optional={
+                "epsilon": st.one_of(st.none(), st.just(math.inf), st.floats(0.01, 100)),
+                "prior_noise_multiplier": positive,
+            },
+        ),
+        "training": st.fixed_dictionaries(
+            {},
+            optional={
+                "clip": st.floats(0.01, 9),
+                "objective": st.sampled_from(["softmax", "click"]),
+                "sample_rate": st.floats(0, 1, exclude_min=True),
+            },
+        ),
+        "model": st.fixed_dictionaries(
+            {},
+            optional={
+                "rank": st.integers(1, 256),
+                "backbone": st.text(max_size=12),
+                "fusion": st.sampled_from(["vote", "gated"]),
+            },
+        ),
+    },
+)
+
+
+@given(valid)
+def test_flatten_and_back(values: dict[str, Any]) -> None:
+    settings = build(values, where="test")
+    flat = flatten(settings)
+    assert all(isinstance(value, bool | int | float | str) for value in flat.values())
+    assert unflatten(flat, where="test") == settings
+
+
+@given(valid)
+def test_the_flat_table_survives_toml_and_json(values: dict[str, Any]) -> None:
+    settings = build(values, where="test")
+    flat = flatten(settings)
+    assert unflatten(tomllib.loads(tomli_w.dumps(flat)), where="test") == settings
+    # No NaN and no Infinity token, which are not JSON.
+    assert unflatten(json.loads(json.dumps(flat, allow_nan=False)), where="test") == settings
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rounds": 0},
+        {"rounds": "many"},
+        {"seed": 2**31},
+        {"reply_timeout": math.nan},
+        {"privacy": {"epsilon": 0}},
+        {"privacy": {"epsilon": -1}},
+        {"privacy": {"epsilon": math.nan}},
+        {"privacy": {"prior_noise_multiplier": 0}},
+        {"privacy": {"noise": "distributed"}},
+        {"colour": 1},
+        {"training": {"clip": math.inf}},
+        {"training": {"clip": 0}},
+        {"training": {"sample_rate": 1.5}},
+        {"training": {"sample_rate": 0}},
+        {"training": []},
+        {"model": {"fusion": "magic"}},
+        {"privacy": {"generator": "seeded"}},
+    ],
+    ids=str,
+)
+def test_bad_values_name_their_key(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as caught:
+        build(values, where="run.toml")
+    key, inner = next(iter(values.items()))
+    assert key in caught.value.found
+    assert next(iter(inner)) in caught.value.found if isinstance(inner, dict) and inner else True
+    assert caught.value.where == "run.toml"
+    assert caught.value.do
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        build({"rounds": 0, "model": {"rank": 0}, "training": {"views": 99}}, where="run.toml")
+    assert all(key in caught.value.found for key in ("rounds", "model.rank", "training.views"))
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6), lambda part: st.lists(part, max_size=2)
+)
+keys = st.one_of(
+    st.sampled_from(sorted(flatten(Settings()))), st.text(max_size=6), st.just("model"), st.just("privacy.epsilon.x")
+)
+
+
+@given(st.dictionaries(keys, junk, max_size=4))
+def test_a_table_of_junk_is_settings_or_one_error(flat: dict[str, Any]) -> None:
+    try:
+        settings = unflatten(flat, where="run_config")
+    except InputError as error:
+        assert error.where == "run_config"
+    else:
+        assert unflatten(flatten(settings), where="again") == settings
+
+
+@pytest.mark.parametrize("key", ["model.model.model", "privacy", "training.x.y", ".", ""])
+def test_flat_keys_that_are_none(key: str) -> None:
+    with pytest.raises(InputError):
+        unflatten({key: 1}, where="test")
+
+
+def test_privacy_is_off_only_when_it_is_said() -> None:
+    assert Settings().private
+    assert build({"privacy": {"epsilon": 1e300}}, where="test").private
+    assert not build({"privacy": {"epsilon": "inf"}}, where="test").private
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.rounds = 3
+    with pytest.raises(ValueError, match="frozen"):
+        settings.training.clip = 9.0
