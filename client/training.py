@@ -20,7 +20,9 @@ from client.towers import Rows, Towers
 from shared.settings import Settings
 
 MICRO_BATCH = 32
-"""Rows of one backward pass, always exactly so many: a kernel is made once per shape, and Poisson batches have all sizes."""
+"""Rows of one backward pass, at most."""
+ROW_STEP = 8
+"""Rows are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
 LENGTH_STEP = 16
 """Sequences are padded to a multiple of it, for the same reason."""
 
@@ -98,9 +100,10 @@ class Trainer:
         rows = rows[np.argsort(self._data.rows.lengths[rows], kind="stable")]
         for begin in range(0, len(rows), self._micro_batch):
             part = rows[begin : begin + self._micro_batch]
-            real = torch.arange(self._micro_batch) < len(part)
+            size = -(-len(part) // ROW_STEP) * ROW_STEP
+            real = torch.arange(size) < len(part)
             # A short micro-batch is filled with repeats, which weigh exactly nothing.
-            filled = np.resize(part, self._micro_batch)
+            filled = np.resize(part, size)
             losses = self.losses(filled, bank, fixed)
             for name, value in clipped_sum(losses, active, real.to(bank.device), self._mechanism).items():
                 total[name] += value

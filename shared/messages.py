@@ -261,13 +261,13 @@ def _decode(kind: str, name: str, wanted: str, raw: Any) -> Any:
             return unflatten(values, where="settings of the request")
         if wanted in _WORDS:
             return _WORDS[wanted](raw)
+        expected = {"int": int, "float": (int, float), "bool": bool, "str": str}[wanted]
+        _require(isinstance(raw, expected) and (wanted == "bool") == isinstance(raw, bool), f"{kind}.{name} is not {wanted}")  # type: ignore[arg-type]
+        return float(raw) if wanted == "float" else raw
     except ProtocolError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever another party's bytes provoke is one protocol error
         raise ProtocolError(f"{kind}.{name} cannot be read ({type(error).__name__})") from None
-    expected = {"int": int, "float": (int, float), "bool": bool, "str": str}[wanted]
-    _require(isinstance(raw, expected) and (wanted == "bool") == isinstance(raw, bool), f"{kind}.{name} is not {wanted}")  # type: ignore[arg-type]
-    return float(raw) if wanted == "float" else raw
 
 
 def _check(kind: str, name: str, value: Any) -> None:

@@ -40,7 +40,7 @@ class TrainingSettings(_Frozen):
     """One platform's local training in a round."""
 
     objective: Literal["softmax", "click"] = "softmax"
-    local_steps: int = Field(10, ge=1, description="private steps per round")
+    local_steps: int = Field(8, ge=1, description="private steps per round")
     sample_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.08, description="Poisson sampling probability of a user, per step")
     learning_rate: Positive = 5e-3
     clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient")

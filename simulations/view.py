@@ -86,7 +86,7 @@ def table_of(metrics: dict[str, Any]) -> Table:
     """The result of a simulation as a table of 80 columns, from the content of `metrics.json`."""
     title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
     off = None if metrics["private"] else _PRIVACY_OFF
-    table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False)
+    table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("platform", overflow="fold", min_width=8)
     for column in ("model", "NDCG@10", "HR@10", "AUC", "ε of budget", "δ", "KiB sent"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)

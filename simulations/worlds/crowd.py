@@ -31,7 +31,7 @@ class Sizes:
         least, most: Bounds of that number.
     """
 
-    users: int = 1200
+    users: int = 1000
     items: int = 300
     common: float = 0.2
     positives: float = 24.0

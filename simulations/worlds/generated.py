@@ -50,7 +50,7 @@ def write_world(folder: Path, *, seed: int = 0, scale: float = 1.0) -> World:
 
     Args:
         seed: 0 or more; another seed is another world of the same kind.
-        scale: Factor of users and items, from 0.1 to 10; 1 is about 1,200 users and 300 items a platform.
+        scale: Factor of users and items, from 0.1 to 10; 1 is about 1,000 users and 300 items a platform.
 
     Raises:
         InputError: a value is out of range, or `folder` is a file or holds platform files of another world.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,70 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client.fusion import FUSIONS, fusion_named
+from client.fusion import FUSIONS
 from client.gradients import clipped_sum, per_user
 from client.mechanism import Mechanism
-from client.selfcheck import check_gradients
-from client.towers import Towers
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Batch, Encoder
-from shared.errors import PrivacyError
 from shared.settings import ModelSettings
 
 CPU = torch.device("cpu")
+Make = Callable[..., Any]
+"""Makes a toy model (conftest)."""
 
 
 def mechanism(*, clip: float = 1.0, noise: float = 1.0) -> Mechanism:
     return Mechanism(users=100, sample_rate=0.1, clip=clip, noise_multiplier=noise)
-
-
-class Toy:
-    """A two-tower of tiny parts with every kind of trainable tensor."""
-
-    def __init__(
-        self, backbone: str, *, rows: int, length: int, fusion: str = "attention", targets: str = "query,value", seed: int = 0
-    ) -> None:
-        random = np.random.default_rng(seed)
-        model = ModelSettings(backbone=backbone, rank=2, layers=2, targets=targets, fusion=fusion)  # type: ignore[arg-type]
-        self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=torch.float32)
-        self.towers = Towers(self.encoder, fusion_named(fusion))
-        layout = layout_of(self.encoder.backbone.shape, model)
-        self.parameters: dict[str, Tensor] = {
-            name: torch.from_numpy(random.normal(0, 0.2, shape).astype(np.float32)) for name, shape in layout.items()
-        } | self.towers.fusion.initial({"image": 5, "sound": 3}, 32, random)
-        self.mask = torch.arange(length) < torch.from_numpy(random.integers(1, length + 1, (rows, 1)))
-        self.hidden = torch.from_numpy(random.normal(0, 1, (rows, length, 32)).astype(np.float32)) * self.mask.unsqueeze(-1)
-        self.sources = {
-            name: (
-                torch.from_numpy(random.normal(0, 1, (rows, width)).astype(np.float32)),
-                torch.from_numpy(random.random(rows) < 0.7),
-            )
-            for name, width in (("image", 5), ("sound", 3))
-        }
-        width = self.towers.vectors(*self._rows(slice(None)), self.parameters).shape[1]
-        self.bank = torch.nn.functional.normalize(torch.from_numpy(random.normal(0, 1, (9, width)).astype(np.float32)), dim=-1)
-        self.target = torch.from_numpy(random.integers(0, 9, rows))
-
-    def _rows(self, rows: slice) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        return self.hidden[rows], self.mask[rows], {name: (v[rows], p[rows]) for name, (v, p) in self.sources.items()}
-
-    def losses(self, rows: slice = slice(None)):  # type: ignore[no-untyped-def]
-        def losses(parameters: Mapping[str, Tensor]) -> Tensor:
-            vectors = self.towers.vectors(*self._rows(rows), parameters)
-            return torch.nn.functional.cross_entropy(vectors @ self.bank.T / 0.1, self.target[rows], reduction="none")
-
-        return losses
-
-    def one_by_one(self, trained: list[str]) -> list[dict[str, Tensor]]:
-        """Plain autograd, one user at a time, with no copies at all."""
-        found = []
-        for row in range(len(self.hidden)):
-            leaves = {name: self.parameters[name].clone().requires_grad_() for name in trained}
-            loss = self.losses(slice(row, row + 1))({**self.parameters, **leaves}).sum()
-            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            found.append(dict(zip(leaves, gradients, strict=True)))
-        return found
 
 
 def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
@@ -90,10 +42,8 @@ def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
     every=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_against_plain_autograd(tiny_bert: str, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
-    toy = Toy(
-        tiny_bert, rows=rows, length=length, fusion=fusion, targets=",".join(TARGETS) if every else "query,value", seed=seed
-    )
+def test_against_plain_autograd(make_toy: Make, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
+    toy = make_toy(rows=rows, length=length, fusion=fusion, targets=",".join(TARGETS) if every else "query,value", seed=seed)
     names = list(toy.parameters)
     found = per_user(toy.losses(), toy.parameters, rows)
     for row, expected in enumerate(toy.one_by_one(names)):
@@ -101,8 +51,8 @@ def test_against_plain_autograd(tiny_bert: str, rows: int, length: int, fusion: 
             assert_near(found[name][row], expected[name], name)
 
 
-def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(tiny_bert: str) -> None:
-    toy = Toy(tiny_bert, rows=3, length=6)
+def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(make_toy: Make) -> None:
+    toy = make_toy(rows=3, length=6)
     only_b = {name: value for name, value in toy.parameters.items() if name.endswith("lora_B")}
     fixed = {name: value for name, value in toy.parameters.items() if name not in only_b}
     found = per_user(lambda copies: toy.losses()({**fixed, **copies}), only_b, 3)
@@ -112,6 +62,7 @@ def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(tiny_bert: 
         torch.testing.assert_close(found[name], both[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
     """GradSampleModule over PEFT over transformers, and DPOptimizer's clipped sum: other people's road to the same number."""
     from opacus import GradSampleModule
@@ -173,9 +124,9 @@ def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
 class TestClippedSum:
     @settings(max_examples=15, deadline=None)
     @given(rows=st.integers(0, 5), clip=st.floats(0.01, 5.0), seed=st.integers(0, 99))
-    def test_is_the_sum_of_each_users_clipped_gradient(self, tiny_bert: str, rows: int, clip: float, seed: int) -> None:
+    def test_is_the_sum_of_each_users_clipped_gradient(self, make_toy: Make, rows: int, clip: float, seed: int) -> None:
         filled = max(rows, 1) + 2
-        toy = Toy(tiny_bert, rows=filled, length=5, seed=seed)
+        toy = make_toy(rows=filled, length=5, seed=seed)
         names = list(toy.parameters)
         expected = {name: torch.zeros_like(toy.parameters[name]) for name in names}
         for gradients in toy.one_by_one(names)[:rows]:
@@ -186,8 +137,8 @@ class TestClippedSum:
         for name in names:
             assert_near(found[name], expected[name], name)
 
-    def test_rows_that_only_fill_contribute_exactly_nothing(self, tiny_bert: str) -> None:
-        toy = Toy(tiny_bert, rows=5, length=6)
+    def test_rows_that_only_fill_contribute_exactly_nothing(self, make_toy: Make) -> None:
+        toy = make_toy(rows=5, length=6)
         real = torch.tensor([True, True, True, False, False])
         before = clipped_sum(toy.losses(), toy.parameters, real, mechanism())
         toy.hidden[3:] = torch.randn(2, 6, 32) * 100
@@ -195,57 +146,94 @@ class TestClippedSum:
         after = clipped_sum(toy.losses(), toy.parameters, real, mechanism())
         assert all(torch.equal(before[name], after[name]) for name in before)
 
-    @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-    def test_a_gradient_that_is_not_finite_is_left_out_and_hurts_nobody(self, tiny_bert: str, poison: float) -> None:
-        toy = Toy(tiny_bert, rows=3, length=6)
-        whole = clipped_sum(toy.losses(), toy.parameters, torch.tensor([True, False, True]), mechanism())
-        toy.hidden[1, 0] = poison
-        found = clipped_sum(toy.losses(), toy.parameters, torch.ones(3, dtype=torch.bool), mechanism())
-        for name in whole:
-            assert torch.isfinite(found[name]).all()
-            torch.testing.assert_close(found[name], whole[name], atol=1e-6, rtol=1e-5)
-
-    def test_one_user_moves_the_sum_by_at_most_the_clip(self, tiny_bert: str) -> None:
-        toy = Toy(tiny_bert, rows=4, length=6)
-        real = torch.ones(4, dtype=torch.bool)
-        gaps = []
-        for left_out in range(4):
-            without = real.clone()
-            without[left_out] = False
-            a, b = (clipped_sum(toy.losses(), toy.parameters, rows, mechanism(clip=0.3)) for rows in (real, without))
-            gaps.append(float(torch.cat([(a[name] - b[name]).flatten() for name in a]).norm()))
-        assert max(gaps) <= 0.3 * (1 + 1e-4)
-        assert max(gaps) > 0.29  # the bound is reached: these gradients are larger than the clip
-
-
-class TestSelfCheck:
-    def run(self, toy: Toy, names: list[str], losses=None) -> None:  # type: ignore[no-untyped-def]
-        fixed = {name: value for name, value in toy.parameters.items() if name not in names}
-        check_gradients(
-            lambda copies: (losses or toy.losses())({**fixed, **copies}),
-            lambda row: lambda copies: toy.losses(slice(row, row + 1))({**fixed, **copies}),
-            toy.parameters,
-            names,
-            users=len(toy.hidden),
-            tolerance=1e-3,
+    def test_a_batch_of_nobody_is_zero(self, make_toy: Make) -> None:
+        toy = make_toy(rows=2, length=5)
+        nobody = slice(0, 0)
+        assert all(
+            value.shape == (0, *toy.parameters[name].shape)
+            for name, value in per_user(toy.losses(nobody), toy.parameters, 0).items()
         )
+        for losses, real in ((toy.losses(nobody), torch.zeros(0)), (toy.losses(), torch.zeros(2))):
+            found = clipped_sum(losses, toy.parameters, real.bool(), mechanism())
+            assert all(torch.equal(found[name], torch.zeros_like(value)) for name, value in toy.parameters.items())
 
-    def test_passes_on_the_real_thing(self, tiny_bert: str) -> None:
-        toy = Toy(tiny_bert, rows=3, length=6)
-        self.run(toy, [name for name in toy.parameters if not name.startswith("source")])
+    @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("noise", [1.0, 0.0], ids=["private", "without privacy"])
+    def test_a_gradient_that_is_not_finite_is_left_out_and_hurts_nobody(
+        self, make_toy: Make, poison: float, noise: float
+    ) -> None:
+        toy = make_toy(rows=4, length=6)
+        without = torch.tensor([True, False, True, True])
+        expected = clipped_sum(toy.losses(), toy.parameters, without, mechanism(noise=noise))
+        toy.hidden[1, 0] = poison
+        assert not all(torch.isfinite(value[1]).all() for value in per_user(toy.losses(), toy.parameters, 4).values())
+        found = clipped_sum(toy.losses(), toy.parameters, torch.ones(4, dtype=torch.bool), mechanism(noise=noise))
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
-    def test_notices_gradients_that_mix_users(self, tiny_bert: str) -> None:
-        toy = Toy(tiny_bert, rows=3, length=6)
 
-        def mixed(copies: Mapping[str, Tensor]) -> Tensor:
-            # What a layer that normalises over the batch would do.
-            return toy.losses()({name: value.mean(0, keepdim=True).expand_as(value) for name, value in copies.items()})
+ClippedSum = Callable[..., dict[str, Tensor]]
 
-        with pytest.raises(PrivacyError, match="differs"):
-            self.run(toy, list(toy.parameters), mixed)
 
-    def test_notices_a_tensor_that_is_not_used(self, tiny_bert: str) -> None:
-        toy = Toy(tiny_bert, rows=3, length=6)
-        toy.parameters["encoder.layer.9.unused"] = torch.ones(2, 2)
-        with pytest.raises(PrivacyError, match="no gradient"):
-            self.run(toy, list(toy.parameters))
+def greatest_influence(toy: Any, method: ClippedSum, clip: float) -> float:
+    """L2 norm by which leaving one user out moves the sum, at most over the users."""
+    real = torch.ones(len(toy.hidden), dtype=torch.bool)
+    gaps = []
+    for left_out in range(len(real)):
+        without = real.clone()
+        without[left_out] = False
+        a, b = (method(toy.losses(), toy.parameters, rows, mechanism(clip=clip)) for rows in (real, without))
+        gaps.append(float(torch.cat([(a[name] - b[name]).flatten() for name in a]).norm()))
+    return max(gaps)
+
+
+def not_clipped(losses: Any, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> dict[str, Tensor]:
+    gradients = per_user(losses, parameters, len(real))
+    return {name: torch.einsum("n,n...->...", real.float(), gradient) for name, gradient in gradients.items()}
+
+
+def clipped_tensor_by_tensor(
+    losses: Any, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism
+) -> dict[str, Tensor]:
+    found = {}
+    for name, gradient in per_user(losses, parameters, len(real)).items():
+        weights = mechanism.weights(gradient.flatten(1).square().sum(1)) * real
+        found[name] = torch.einsum("n,n...->...", weights, gradient)
+    return found
+
+
+def clipped_as_a_batch(losses: Any, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> dict[str, Tensor]:
+    total = not_clipped(losses, parameters, real, mechanism)
+    norm = torch.cat([value.flatten() for value in total.values()]).norm()
+    return {name: value * min(1.0, mechanism.clip * int(real.sum()) / float(norm)) for name, value in total.items()}
+
+
+class TestSensitivity:
+    clip = 0.3
+
+    def test_one_user_moves_the_sum_by_at_most_the_clip(self, make_toy: Make) -> None:
+        found = greatest_influence(make_toy(rows=4, length=6), clipped_sum, self.clip)
+        assert found <= self.clip * (1 + 1e-4)
+        assert found > self.clip * 0.97  # the bound is reached: these gradients are larger than the clip
+
+    @pytest.mark.parametrize("broken", [not_clipped, clipped_tensor_by_tensor, clipped_as_a_batch])
+    def test_and_the_check_notices_other_clipping(self, make_toy: Make, broken: ClippedSum) -> None:
+        assert greatest_influence(make_toy(rows=4, length=6), broken, self.clip) > self.clip * (1 + 1e-4)
+
+
+def test_a_second_road_by_functional_transforms(make_toy: Make) -> None:
+    from torch.func import grad, vmap
+
+    toy = make_toy(rows=3, length=5, fusion="gated")
+    names = list(toy.parameters)
+
+    def loss(
+        parameters: dict[str, Tensor], hidden: Tensor, mask: Tensor, sources: dict[str, tuple[Tensor, Tensor]], target: Tensor
+    ) -> Tensor:
+        one = {name: (values[None], present[None]) for name, (values, present) in sources.items()}
+        vectors = toy.towers.vectors(hidden[None], mask[None], one, parameters)
+        return torch.nn.functional.cross_entropy(vectors @ toy.bank.T / 0.1, target[None])
+
+    expected = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(toy.parameters, toy.hidden, toy.mask, toy.sources, toy.target)
+    found = per_user(toy.losses(), toy.parameters, 3)
+    for name in names:
+        assert_near(found[name], expected[name], name)

@@ -18,50 +18,10 @@ from shared.errors import PrivacyError
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import ReleaseKind
 
-SOURCES = {"secure": SecureNoise, "seeded": lambda: SeededNoise(5, "movies", "train", 1)}
-
 
 def make(**over: float) -> Mechanism:
     values = {"users": 200, "sample_rate": 0.1, "clip": 0.5, "noise_multiplier": 1.5} | over
     return Mechanism(**values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("source", SOURCES)
-class TestNoise:
-    def test_is_standard_normal(self, source: str) -> None:
-        draws = SOURCES[source]().normal((200_000,)).double().numpy()
-        assert abs(draws.mean()) < 5 / math.sqrt(len(draws))
-        assert abs(draws.var() - 1) < 5 * math.sqrt(2 / len(draws))
-        assert stats.kstest(draws, "norm").pvalue > 1e-4
-
-    def test_draws_are_independent_of_one_another(self, source: str) -> None:
-        draws = SOURCES[source]().normal((100_000,)).double().numpy()
-        for lag in (1, 2, 3, 50_000):
-            assert abs(np.corrcoef(draws[:-lag], draws[lag:])[0, 1]) < 5 / math.sqrt(len(draws) - lag)
-
-    def test_coins_have_their_probability(self, source: str) -> None:
-        coins = SOURCES[source]().bernoulli(100_000, 0.08)
-        assert stats.binomtest(int(coins.sum()), len(coins), 0.08).pvalue > 1e-4
-
-    def test_integers_cover_their_range_evenly(self, source: str) -> None:
-        counts = np.bincount(SOURCES[source]().integers(60_000, 6), minlength=6)
-        assert len(counts) == 6
-        assert stats.chisquare(counts).pvalue > 1e-4
-
-
-def test_secure_noise_never_repeats_and_ignores_every_seed() -> None:
-    seen = []
-    for _ in range(2):
-        np.random.seed(0)
-        torch.manual_seed(0)
-        seen.append(SecureNoise().normal((8,)))
-    assert not torch.equal(*seen)
-
-
-def test_seeded_noise_repeats_and_its_streams_differ() -> None:
-    assert torch.equal(SeededNoise(1, "a", 2).normal((8,)), SeededNoise(1, "a", 2).normal((8,)))
-    assert not torch.equal(SeededNoise(1, "a", 2).normal((8,)), SeededNoise(1, "a", 3).normal((8,)))
-    assert not torch.equal(SeededNoise(1, "a", 2).normal((8,)), SeededNoise(1, "b", 2).normal((8,)))
 
 
 Release = Callable[[Mechanism, torch.Tensor, NoiseSource], torch.Tensor]

@@ -49,7 +49,11 @@ class TestTargets:
 
 
 class TestLayout:
-    @given(rank=st.integers(1, 5), layers=st.integers(1, 6), targets=st.lists(st.sampled_from(sorted(TARGETS)), min_size=1, unique=True))
+    @given(
+        rank=st.integers(1, 5),
+        layers=st.integers(1, 6),
+        targets=st.lists(st.sampled_from(sorted(TARGETS)), min_size=1, unique=True),
+    )
     def test_every_product_has_the_shape_of_its_map(self, rank: int, layers: int, targets: list[str]) -> None:
         model = ModelSettings(rank=rank, layers=layers, targets=",".join(targets))
         layout = layout_of(SHAPE, model)
@@ -117,14 +121,15 @@ def test_trained_names_are_the_factors_asked_for() -> None:
     assert sorted(a + b) == sorted(both)
 
 
-class TestRequireLayout:
-    layout = {"x.lora_A": (2, 3), "x.lora_B": (4, 2)}
+LAYOUT = {"x.lora_A": (2, 3), "x.lora_B": (4, 2)}
 
+
+class TestRequireLayout:
     def arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.ones(shape, np.float32) for name, shape in self.layout.items()}
+        return {name: np.ones(shape, np.float32) for name, shape in LAYOUT.items()}
 
     def test_the_right_one_passes(self) -> None:
-        require_layout(self.arrays(), self.layout, where="test")
+        require_layout(self.arrays(), LAYOUT, where="test")
 
     @pytest.mark.parametrize(
         "spoil", ["missing", "extra", "renamed", "transposed", "flat", "rank", "nan", "inf", "-inf", "empty"]
@@ -148,5 +153,5 @@ class TestRequireLayout:
         else:
             arrays["x.lora_B"][3, 1] = float(spoil)
         with pytest.raises(ProtocolError) as caught:
-            require_layout(arrays, self.layout, where="platform shop")
+            require_layout(arrays, LAYOUT, where="platform shop")
         assert caught.value.where == "platform shop"

@@ -1,21 +1,18 @@
-"""The encoder computes what transformers and PEFT compute, to the last bit that the order of additions allows."""
+"""The encoder computes what transformers computes, to the last bit that the order of additions allows."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import BertModel
 
-from shared.adapter import HEAD, first_trained, initial, layout_of
-from shared.backbone import EMBEDDED_SHA256, load_backbone, shape_of
-from shared.encoder import Batch, Encoder
-from shared.errors import InputError
+from shared.adapter import TARGETS, initial, layout_of
+from shared.backbone import folder_of, load_backbone, shape_of
+from shared.encoder import Batch, Encoder, compute_dtype, default_device
 from shared.lora import apply
-from shared.peft_export import export, load_published
 from shared.settings import ModelSettings, Settings
 
 CPU = torch.device("cpu")
@@ -82,30 +79,6 @@ def test_gradient_path_and_inference_path_agree(tiny_bert: str) -> None:
     torch.testing.assert_close(found.detach(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("targets", ["query,value", "query,key,value,attention_output,intermediate,output", "output"])
-@pytest.mark.parametrize("rank", [1, 4])
-def test_published_adapter_gives_the_same_in_stock_peft(tiny_bert: str, tmp_path: Path, targets: str, rank: int) -> None:
-    from peft import PeftModel
-
-    settings = Settings(model=ModelSettings(backbone=tiny_bert, rank=rank, layers=2, targets=targets, alpha=5.0))
-    encoder = encoder_of(tiny_bert, rank=rank, targets=targets, alpha=5.0)
-    adapter = stirred(settings.model)
-    export({name: value.numpy() for name, value in adapter.items()}, settings, tmp_path)
-    model = PeftModel.from_pretrained(BertModel.from_pretrained(tiny_bert, add_pooling_layer=False), str(tmp_path)).eval()
-    head = load_file(tmp_path / "head.safetensors")
-    ids, mask = batch_of(3, 9)
-    with torch.no_grad():
-        states = model(ids, attention_mask=mask.long()).last_hidden_state
-        weight = mask.unsqueeze(-1).float()
-        mean = (states * weight).sum(1) / weight.sum(1)
-        expected = mean + settings.model.alpha / rank * mean @ head["lora_A"].T @ head["lora_B"].T
-        found = encoder.pooled(Batch(hidden=encoder.trunk(ids, mask), mask=mask), adapter)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    back = load_published(tmp_path)
-    assert back.model == settings.model
-    assert all((back.adapter[name] == value.numpy()).all() for name, value in adapter.items())
-
-
 def test_a_copy_per_row_is_that_rows_adapter(tiny_bert: str) -> None:
     encoder = encoder_of(tiny_bert, targets="query,value,intermediate,output")
     ids, mask = batch_of(3, 6)
@@ -127,48 +100,130 @@ def test_lora_apply_shapes() -> None:
     torch.testing.assert_close(apply(factor.expand(2, 4, 3), x[:, 0]), apply(factor, x[:, 0]))
 
 
-def test_initial_adapter_changes_nothing_and_repeats(tiny_bert: str) -> None:
-    settings = Settings(model=ModelSettings(backbone=tiny_bert, layers=1))
-    first, again = initial(settings), initial(settings)
-    assert all((first[name] == again[name]).all() for name in first)
-    assert all(not value.any() for name, value in first.items() if name.endswith("lora_B"))
-    assert all(value.any() for name, value in first.items() if name.endswith("lora_A"))
-    assert {name for name in first if name.startswith(HEAD)} == {"head.lora_A", "head.lora_B"}
+@pytest.mark.parametrize("targets", ["query,value", ",".join(TARGETS)])
+def test_it_does_not_matter_where_it_is_cut(tiny_bert: str, targets: str) -> None:
+    # The top layer's adapter alone, read by encoders that keep one, two or three layers out of the trunk.
+    ids, mask = batch_of(4, 9)
+    adapter = stirred(encoder_of(tiny_bert, layers=1, targets=targets).model)
+    found = []
+    for layers in (1, 2, 3):
+        encoder = encoder_of(tiny_bert, layers=layers, targets=targets)
+        assert encoder.cut == 3 - layers
+        found.append(encoder.pooled(Batch(hidden=encoder.trunk(ids, mask), mask=mask), adapter))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[2], found[0], atol=1e-5, rtol=1e-5)
 
 
-class TestBackbone:
-    def test_embedded_weights_are_the_known_ones(self) -> None:
-        backbone = load_backbone("minilm")
-        assert backbone.sha256 == EMBEDDED_SHA256
-        assert (backbone.shape.hidden, backbone.shape.layers) == (384, 6)
-        assert first_trained(backbone.shape, ModelSettings()) == 4
+@pytest.mark.parametrize("length", [1, 2, 40])
+def test_a_batch_of_one_is_what_it_is_among_others(tiny_bert: str, length: int) -> None:
+    # Position ids broadcast to a batch of one have been wrong elsewhere (opacus#841).
+    encoder = encoder_of(tiny_bert)
+    ids, mask = batch_of(5, length)
+    together = encoder.trunk(ids, mask)
+    adapter = stirred(encoder.model)
+    pooled = encoder.pooled(Batch(hidden=together, mask=mask), adapter)
+    for row in range(5):
+        real = int(mask[row].sum())
+        alone = encoder.trunk(ids[row : row + 1, :real], mask[row : row + 1, :real])
+        torch.testing.assert_close(alone[0], together[row, :real], atol=1e-4, rtol=1e-4)
+        one = encoder.pooled(Batch(hidden=alone, mask=mask[row : row + 1, :real]), adapter)
+        torch.testing.assert_close(one[0], pooled[row], atol=1e-4, rtol=1e-4)
 
-    @pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder"])
-    def test_missing_folder(self, name: str) -> None:
-        with pytest.raises(InputError, match="no such backbone folder"):
-            shape_of(name)
 
-    def test_folder_without_config(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"no config\.json"):
-            load_backbone(str(tmp_path))
+def test_the_order_of_words_matters(tiny_bert: str) -> None:
+    encoder = encoder_of(tiny_bert)
+    ids, mask = torch.tensor([[2, 9, 10, 3], [2, 10, 9, 3]]), torch.ones(2, 4, dtype=torch.bool)
+    vectors = encoder.pooled(Batch(hidden=encoder.trunk(ids, mask), mask=mask), {})
+    assert not torch.allclose(vectors[0], vectors[1], atol=1e-3)
 
-    def test_another_architecture(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-        with pytest.raises(InputError, match="gpt2"):
-            load_backbone(str(tmp_path))
 
-    @pytest.mark.parametrize("damage", ["truncate", "empty", "missing"])
-    def test_damaged_weights(self, tiny_bert: str, tmp_path: Path, damage: str) -> None:
-        for path in Path(tiny_bert).iterdir():
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-        weights = tmp_path / "model.safetensors"
-        if damage == "missing":
-            weights.unlink()
-        else:
-            weights.write_bytes(weights.read_bytes()[: 500 if damage == "truncate" else 0])
-        with pytest.raises(InputError):
-            load_backbone(str(tmp_path))
+def test_b_zero_is_no_adapter(tiny_bert: str) -> None:
+    encoder = encoder_of(tiny_bert, targets=",".join(TARGETS))
+    ids, mask = batch_of(3, 6)
+    batch = Batch(hidden=encoder.trunk(ids, mask), mask=mask)
+    adapter = {name: torch.from_numpy(value) for name, value in initial(Settings(model=encoder.model)).items()}
+    torch.testing.assert_close(encoder.pooled(batch, adapter), encoder.pooled(batch, {}), atol=0, rtol=0)
 
-    def test_too_many_layers(self, tiny_bert: str) -> None:
-        with pytest.raises(InputError, match="has 3"):
-            first_trained(shape_of(tiny_bert), ModelSettings(layers=4))
+
+class TestSourceTokens:
+    def parts(self, backbone: str) -> tuple[Encoder, Batch, dict[str, torch.Tensor]]:
+        encoder = encoder_of(backbone)
+        ids, mask = batch_of(4, 6)
+        generator = torch.Generator().manual_seed(2)
+        batch = Batch(
+            hidden=encoder.trunk(ids, mask),
+            mask=mask,
+            tokens=torch.randn(4, 3, 32, generator=generator),
+            token_mask=torch.tensor([[True, True, True], [True, False, False], [False, True, False], [False, False, False]]),
+        )
+        return encoder, batch, stirred(encoder.model)
+
+    def test_an_absent_one_changes_nothing(self, tiny_bert: str) -> None:
+        encoder, batch, adapter = self.parts(tiny_bert)
+        without = encoder.pooled(replace(batch, tokens=None, token_mask=None), adapter)
+        assert batch.token_mask is not None
+        nobody = encoder.pooled(replace(batch, token_mask=torch.zeros_like(batch.token_mask)), adapter)
+        torch.testing.assert_close(nobody, without, atol=1e-6, rtol=1e-5)
+        found = encoder.pooled(batch, adapter)
+        torch.testing.assert_close(found[3], without[3], atol=1e-6, rtol=1e-5)
+        assert not torch.isclose(found[:3], without[:3], atol=1e-3).all(1).any()
+
+    def test_what_an_absent_one_holds_is_not_read(self, tiny_bert: str) -> None:
+        encoder, batch, adapter = self.parts(tiny_bert)
+        assert batch.tokens is not None and batch.token_mask is not None
+        other = torch.where(batch.token_mask.unsqueeze(-1), batch.tokens, torch.full_like(batch.tokens, 1e4))
+        assert torch.equal(encoder.pooled(replace(batch, tokens=other), adapter), encoder.pooled(batch, adapter))
+
+    def test_they_have_no_order(self, tiny_bert: str) -> None:
+        encoder, batch, adapter = self.parts(tiny_bert)
+        assert batch.tokens is not None and batch.token_mask is not None
+        turned = replace(batch, tokens=batch.tokens.flip(1), token_mask=batch.token_mask.flip(1))
+        torch.testing.assert_close(encoder.pooled(turned, adapter), encoder.pooled(batch, adapter), atol=1e-5, rtol=1e-5)
+
+    def test_they_are_words_that_are_read_but_not_pooled(self, tiny_bert: str) -> None:
+        # The same layers run over the longer sequence by transformers itself; the mean is over the words alone.
+        encoder, batch, _ = self.parts(tiny_bert)
+        assert batch.tokens is not None and batch.token_mask is not None
+        bert = BertModel.from_pretrained(tiny_bert, add_pooling_layer=False, attn_implementation="eager").eval()
+        states = torch.cat([batch.hidden, batch.tokens], 1)
+        mask = torch.cat([batch.mask, batch.token_mask], 1)
+        bias = torch.where(mask, 0.0, torch.finfo(torch.float32).min)[:, None, None, :]
+        with torch.no_grad():
+            for layer in bert.encoder.layer[encoder.cut :]:
+                states = layer(states, attention_mask=bias)
+                states = states[0] if isinstance(states, tuple) else states
+        weight = batch.mask.unsqueeze(-1).float()
+        expected = (states[:, :6] * weight).sum(1) / weight.sum(1)
+        torch.testing.assert_close(encoder.pooled(batch, {}), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_is_near_float32(tiny_bert: str) -> None:
+    ids, mask = batch_of(4, 9)
+    exact = encoder_of(tiny_bert)
+    rounded = Encoder(exact.backbone, exact.model, device=CPU, dtype=torch.bfloat16)
+    adapter = stirred(exact.model)
+    found, expected = (encoder.pooled(Batch(hidden=encoder.trunk(ids, mask), mask=mask), adapter) for encoder in (rounded, exact))
+    assert found.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found, expected).min() > 0.99
+
+
+def test_the_embedded_backbone_is_minilm_under_stock_transformers() -> None:
+    """The real weights and the real tokenizer, once."""
+    folder = folder_of("minilm")
+    encoder = encoder_of("minilm", layers=2)
+    encoded = encoder.backbone.tokenizer(
+        ["A red river.", "jazz, and more jazz for a long evening"], padding=True, return_tensors="pt"
+    )
+    ids, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+    bert = BertModel.from_pretrained(str(folder), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        states = bert(**encoded).last_hidden_state
+    weight = mask.unsqueeze(-1).float()
+    found = encoder.pooled(Batch(hidden=encoder.trunk(ids, mask), mask=mask), {})
+    torch.testing.assert_close(found, (states * weight).sum(1) / weight.sum(1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_dtype_that_the_processor_has() -> None:
+    assert compute_dtype(CPU) in (torch.bfloat16, torch.float32)
+    assert compute_dtype(torch.device("mps")) == torch.float32
+    assert default_device().type in ("cpu", "cuda", "mps")

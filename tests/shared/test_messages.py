@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import math
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from hypothesis import given
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from shared.errors import InputError, ProtocolError
+import shared
+from shared.errors import ProtocolError
 from shared.messages import (
     Evaluate,
     Factors,
@@ -28,7 +35,7 @@ from shared.messages import (
     request_from,
     to_record,
 )
-from shared.settings import Settings, build, flatten, unflatten
+from shared.settings import Settings
 
 ARRAYS = {"head.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3), "head.lora_B": np.ones((3, 2), np.float32)}
 REQUESTS = [
@@ -170,44 +177,121 @@ def test_values_out_of_range(values: dict[str, Any]) -> None:
         Update(**{**update, **values})
 
 
-class TestSettings:
+class TestOnTheWire:
+    """The same through Flower's own bytes."""
+
+    def over_the_wire(self, record: RecordDict) -> RecordDict:
+        data = recorddict_to_proto(record).SerializeToString()
+        return recorddict_from_proto(type(recorddict_to_proto(record)).FromString(data))
+
+    @pytest.mark.parametrize("message", [*REQUESTS, *ANSWERS], ids=lambda m: m.kind)
+    def test_messages_come_back(self, message: Any) -> None:
+        decode = request_from if message in REQUESTS else answer_from
+        assert same(decode(self.over_the_wire(to_record(message))), message)
+
+    @settings(deadline=None)
     @given(
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "rounds": st.integers(1, 99),
-                "privacy": st.fixed_dictionaries({"epsilon": st.one_of(st.none(), st.just(math.inf), st.floats(0.01, 100))}),
-                "training": st.fixed_dictionaries(
-                    {"clip": st.floats(0.01, 9), "objective": st.sampled_from(["softmax", "click"])}
-                ),
-                "model": st.fixed_dictionaries({"rank": st.integers(1, 64)}),
-            },
+        arrays=st.dictionaries(
+            st.text(min_size=1, max_size=9),
+            arrays(np.float32, array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32)),
+            min_size=1,
+            max_size=4,
+        ),
+        seconds=st.floats(0, 1e9),
+        users=st.integers(0, 2**53 - 1),
+    )
+    def test_arrays_come_back_bit_by_bit(self, arrays: dict[str, Any], seconds: float, users: int) -> None:
+        update = Update(run="r", platform="p", round=0, users=users, epsilon=math.inf, ledger="", seconds=seconds, change=arrays)
+        back = answer_from(self.over_the_wire(to_record(update)))
+        assert isinstance(back, Update)
+        assert (back.users, back.seconds, back.epsilon) == (users, seconds, math.inf)
+        assert list(back.change) == list(arrays)
+        for name, array in arrays.items():
+            assert back.change[name].tobytes() == array.tobytes()
+            assert back.change[name].shape == array.shape
+
+    @given(at=st.integers(0, 151), flip=st.integers(1, 255))
+    def test_damaged_array_bytes_are_an_error_or_other_numbers(self, at: int, flip: int) -> None:
+        record = to_record(REQUESTS[1])
+        data = bytearray(record["adapter"]["head.lora_A"].data)
+        assert len(data) == 152
+        data[at] ^= flip
+        record["adapter"] = ArrayRecord(
+            {"head.lora_A": Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=bytes(data))}
         )
-    )
-    def test_flatten_and_back(self, values: dict[str, Any]) -> None:
-        settings = build(values, where="test")
-        flat = flatten(settings)
-        assert all(isinstance(value, bool | int | float | str) for value in flat.values())
-        assert unflatten(flat, where="test") == settings
+        try:
+            found = request_from(record)
+        except ProtocolError:
+            return
+        assert isinstance(found, Train)
+        assert found.adapter["head.lora_A"].dtype == np.float32
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            {"rounds": 0},
-            {"privacy": {"epsilon": 0}},
-            {"colour": 1},
-            {"training": {"clip": math.inf}},
-            {"training": []},
-            {"privacy": {"generator": "seeded"}},
-        ],
-    )
-    def test_bad_values_name_their_key(self, values: dict[str, Any]) -> None:
-        with pytest.raises(InputError) as caught:
-            build(values, where="run.toml")
-        assert next(iter(values)) in str(caught.value)
-        assert "run.toml" in str(caught.value)
 
-    @pytest.mark.parametrize("key", ["model.model.model", "privacy", "training.x.y"])
-    def test_flat_keys_that_are_none(self, key: str) -> None:
-        with pytest.raises(InputError):
-            unflatten({key: 1}, where="test")
+class _Bomb:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
+
+class TestNoPickle:
+    @pytest.mark.parametrize("how", ["object array", "bare pickle", "archive"])
+    def test_a_pickle_in_an_array_is_refused_and_never_run(self, tmp_path: Path, how: str) -> None:
+        canary, buffer = tmp_path / "run", io.BytesIO()
+        bomb = _Bomb(str(canary))
+        if how == "object array":
+            np.save(buffer, np.array([bomb], object), allow_pickle=True)
+        elif how == "bare pickle":
+            buffer.write(pickle.dumps(bomb))
+        else:
+            np.savez(buffer, x=np.array([bomb], object))
+        record = to_record(REQUESTS[1])
+        array = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=buffer.getvalue())
+        record["adapter"] = ArrayRecord({"head.lora_A": array})
+        with pytest.raises(ProtocolError):
+            request_from(record)
+        assert not canary.exists()
+        # The bomb is a real one: whoever unpickles it, runs it.
+        pickle.loads(pickle.dumps(bomb)).close()
+        assert canary.exists()
+
+    def test_no_module_of_the_product_can_unpickle(self) -> None:
+        root = Path(shared.__file__).parents[1]
+        modules = [
+            path for room in ("shared", "client", "server", "strategies", "simulations") for path in (root / room).rglob("*.py")
+        ]
+        assert len(modules) > 50
+        for path in modules:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not {name.partition(".")[0] for name in names} & {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}, (
+                    path
+                )
+                called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+                assert called not in ("torch.load", "torch.save"), path
+                if called in ("np.load", "numpy.load"):
+                    assert not any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords), path
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "<i4", "<f2", "?", "<c8", "S3"])
+def test_only_plain_float32_is_taken(dtype: str) -> None:
+    record = to_record(REQUESTS[1])
+    record["adapter"] = ArrayRecord({"head.lora_A": Array(np.ones((2, 3)).astype(dtype))})
+    with pytest.raises(ProtocolError):
+        request_from(record)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["above", "below"])
+def test_a_number_that_no_float_holds(value: int) -> None:
+    record = to_record(ANSWERS[1])
+    header = dict(record["fedfuse"])
+    record["fedfuse"] = ConfigRecord({**header, "epsilon": value})
+    with pytest.raises(ProtocolError):
+        answer_from(record)
+
+
+def test_an_adapter_is_not_printed() -> None:
+    assert "lora" not in repr(REQUESTS[1])
+    assert "lora" not in repr(ANSWERS[1])

@@ -1,0 +1,149 @@
+"""Randomness: normal, independent, even; the secure one beyond every seed, the seeded one repeatable."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from client.noise import NoiseSource, SecureNoise, SeededNoise
+
+SOURCES: dict[str, Callable[[], NoiseSource]] = {"secure": SecureNoise, "seeded": lambda: SeededNoise(5, "movies", "train", 1)}
+ALMOST_NEVER = 1e-7
+"""Smallest probability of a right source's draws that is let pass: the secure one is new in every run."""
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest) -> NoiseSource:
+    return SOURCES[request.param]()
+
+
+class TestContract:
+    """What every source of randomness must keep to. A right one fails here once in a hundred thousand runs."""
+
+    def test_is_standard_normal(self, source: NoiseSource) -> None:
+        draws = source.normal((200_000,)).double().numpy()
+        assert abs(draws.mean()) < 5 / math.sqrt(len(draws))
+        assert abs(draws.var() - 1) < 5 * math.sqrt(2 / len(draws))
+        assert abs((draws**3).mean()) < 5 * math.sqrt(15 / len(draws))
+        assert abs((draws**4).mean() - 3) < 5 * math.sqrt(96 / len(draws))
+        assert stats.kstest(draws, "norm").pvalue > ALMOST_NEVER
+
+    def test_has_the_tails_of_a_normal(self, source: NoiseSource) -> None:
+        # Noise with light tails would tell of an outlier for certain: sums of few uniforms have them.
+        draws = source.normal((1_000_000,)).abs().numpy()
+        for bound in (2.0, 3.0, 4.0):
+            expected = 2 * stats.norm.sf(bound)
+            assert stats.binomtest(int((draws > bound).sum()), len(draws), expected).pvalue > ALMOST_NEVER
+
+    def test_draws_are_independent_of_one_another(self, source: NoiseSource) -> None:
+        draws = source.normal((100_000,)).double().numpy()
+        for series in (draws, draws**2, np.sign(draws)):
+            for lag in (1, 2, 3, 25_000, 50_000):
+                assert abs(np.corrcoef(series[:-lag], series[lag:])[0, 1]) < 5 / math.sqrt(len(draws) - lag)
+
+    def test_a_second_call_goes_on(self, source: NoiseSource) -> None:
+        first, second = source.normal((64,)), source.normal((64,))
+        assert not torch.isin(first, second).any()
+
+    @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0,), (2, 0), (1, 2, 3)])
+    def test_has_the_shape_that_was_asked_for(self, source: NoiseSource, shape: tuple[int, ...]) -> None:
+        draws = source.normal(shape)
+        assert (tuple(draws.shape), draws.dtype, draws.device.type) == (shape, torch.float32, "cpu")
+        assert torch.isfinite(draws).all()
+
+    @pytest.mark.parametrize("probability", [0.001, 0.08, 0.5, 0.97])
+    def test_coins_have_their_probability(self, source: NoiseSource, probability: float) -> None:
+        coins = source.bernoulli(200_000, probability)
+        assert coins.dtype == np.bool_
+        assert stats.binomtest(int(coins.sum()), len(coins), probability).pvalue > ALMOST_NEVER
+        together = int((coins[:-1] & coins[1:]).sum())
+        assert together == pytest.approx(probability**2 * len(coins), abs=6 * math.sqrt(probability**2 * len(coins)) + 5)
+
+    def test_certain_coins(self, source: NoiseSource) -> None:
+        assert source.bernoulli(10_000, 1.0).all()
+        assert not source.bernoulli(10_000, 0.0).any()
+        assert len(source.bernoulli(0, 0.5)) == 0
+
+    @pytest.mark.parametrize("below", [1, 2, 6, 7])
+    def test_integers_cover_their_range_evenly(self, source: NoiseSource, below: int) -> None:
+        drawn = source.integers(60_000, below)
+        assert drawn.dtype == np.int64
+        counts = np.bincount(drawn, minlength=below)
+        assert len(counts) == below
+        assert below == 1 or stats.chisquare(counts).pvalue > ALMOST_NEVER
+
+    @given(count=st.integers(0, 50), below=st.integers(1, 2**40))
+    @settings(deadline=None, max_examples=50)
+    def test_integers_stay_below(self, count: int, below: int) -> None:
+        for make in SOURCES.values():
+            drawn = make().integers(count, below)
+            assert len(drawn) == count
+            assert ((drawn >= 0) & (drawn < below)).all()
+
+
+class TestSecure:
+    def draw(self) -> torch.Tensor:
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        return SecureNoise().normal((256,))
+
+    def test_two_never_repeat_whatever_is_seeded(self) -> None:
+        first, second = self.draw(), self.draw()
+        assert not torch.isin(first, second).any()
+
+    def test_uses_no_other_generator(self) -> None:
+        np.random.seed(3)
+        torch.manual_seed(3)
+        before = (np.random.get_state()[1].tobytes(), torch.get_rng_state())
+        source = SecureNoise()
+        source.normal((64,)), source.bernoulli(64, 0.5), source.integers(64, 9)
+        assert np.random.get_state()[1].tobytes() == before[0]
+        assert torch.equal(torch.get_rng_state(), before[1])
+
+    def test_each_has_its_own_key_from_the_operating_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[int] = []
+
+        def entropy(count: int) -> bytes:
+            asked.append(count)
+            return bytes([len(asked)]) * count
+
+        monkeypatch.setattr("client.noise.os.urandom", entropy)
+        first, second = SecureNoise().normal((8,)), SecureNoise().normal((8,))
+        assert asked == [32, 32]
+        assert not torch.equal(first, second)
+
+    def test_the_extremes_of_the_uniforms_are_finite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for extreme in (0.0, 1 - 2.0**-53):
+            source = SecureNoise()
+            monkeypatch.setattr(source, "_uniform", lambda count, value=extreme: np.full(count, value))
+            assert torch.isfinite(source.normal((4,))).all()
+
+
+class TestSeeded:
+    def test_repeats(self) -> None:
+        for _ in range(2):
+            torch.manual_seed(torch.seed())
+            one, other = SeededNoise(1, "a", 2), SeededNoise(1, "a", 2)
+            assert torch.equal(one.normal((8,)), other.normal((8,)))
+            assert (one.bernoulli(50, 0.5) == other.bernoulli(50, 0.5)).all()
+            assert (one.integers(50, 9) == other.integers(50, 9)).all()
+
+    def test_seeds_platforms_purposes_and_rounds_have_streams_of_their_own(self) -> None:
+        names = [
+            (seed, platform, purpose, round_)
+            for seed in (0, 1, 2**31 - 1)
+            for platform in ("a", "b", "ab", "books", "a-very-long-name-of-a-platform-that-sells-only-blue-books-and-tea")
+            for purpose in ("prior", "train", "evaluate-before", "evaluate-federated")
+            for round_ in (0, 1, 2, 300)
+        ]
+        drawn = {tuple(SeededNoise(*name).normal((4,)).tolist()) for name in names}
+        assert len(drawn) == len(names)

@@ -1,0 +1,148 @@
+"""The start-up check passes on the real thing, and stops every way of being wrong that others shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import client.selfcheck
+from client.gradients import per_user
+from client.selfcheck import check_gradients
+from shared.adapter import TARGETS
+from shared.errors import PrivacyError
+
+Make = Callable[..., Any]
+
+
+def run(toy: Any, names: list[str] | None = None, losses: Any = None, *, tolerance: float = 1e-3) -> None:
+    names = list(toy.parameters) if names is None else names
+    fixed = {name: value for name, value in toy.parameters.items() if name not in names}
+    check_gradients(
+        lambda copies: (losses or toy.losses())({**fixed, **copies}),
+        lambda row: lambda copies: toy.losses(slice(row, row + 1))({**fixed, **copies}),
+        toy.parameters,
+        names,
+        users=len(toy.hidden),
+        tolerance=tolerance,
+    )
+
+
+@pytest.fixture
+def toy(make_toy: Make) -> Any:
+    return make_toy(rows=3, length=6)
+
+
+@pytest.mark.parametrize("fusion", ["attention", "gated", "vote"])
+@pytest.mark.parametrize("targets", ["query,value", ",".join(TARGETS)])
+def test_passes_on_the_real_thing(make_toy: Make, fusion: str, targets: str) -> None:
+    run(make_toy(rows=3, length=6, fusion=fusion, targets=targets))
+
+
+def test_passes_at_the_start_where_b_is_zero(toy: Any) -> None:
+    # B = 0 hides every gradient of A; the check must stir before it looks.
+    for name in toy.parameters:
+        if name.endswith("lora_B"):
+            toy.parameters[name] = torch.zeros_like(toy.parameters[name])
+    run(toy)
+
+
+def test_passes_with_some_tensors_frozen(toy: Any) -> None:
+    run(toy, [name for name in toy.parameters if name.endswith("lora_B")])
+
+
+def test_leaves_the_parameters_alone(toy: Any) -> None:
+    before = {name: value.clone() for name, value in toy.parameters.items()}
+    run(toy)
+    assert all(torch.equal(before[name], value) for name, value in toy.parameters.items())
+
+
+Broken = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _everybody_gets_the_first(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value[:1].expand_as(value) for name, value in gradients.items()}
+
+
+def _users_turned(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.roll(1, 0) for name, value in gradients.items()}
+
+
+def _mean_of_the_batch(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value / len(value) for name, value in gradients.items()}
+
+
+def _one_tensor_missing(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    first = next(iter(gradients))
+    return {name: torch.zeros_like(value) if name == first else value for name, value in gradients.items()}
+
+
+def _last_user_forgotten(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([value[:-1], torch.zeros_like(value[-1:])]) for name, value in gradients.items()}
+
+
+def _not_a_number(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.full_like(value, torch.nan) for name, value in gradients.items()}
+
+
+def _head_transposed(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = "encoder.layer.2.attention.self.query.lora_B"
+    value = gradients[name]
+    return gradients | {name: value.transpose(1, 2).reshape(value.shape)}
+
+
+BROKEN = [
+    _everybody_gets_the_first,
+    _users_turned,
+    _mean_of_the_batch,
+    _one_tensor_missing,
+    _last_user_forgotten,
+    _not_a_number,
+    _head_transposed,
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("tolerance", [1e-3, 0.1], ids=["float32", "bfloat16"])
+def test_wrong_gradients_stop_everything(toy: Any, monkeypatch: pytest.MonkeyPatch, broken: Broken, tolerance: float) -> None:
+    monkeypatch.setattr(client.selfcheck, "per_user", lambda *arguments: broken(per_user(*arguments)))
+    with pytest.raises(PrivacyError) as caught:
+        run(toy, tolerance=tolerance)
+    assert caught.value.do
+
+
+def test_a_layer_that_mixes_users_is_noticed(toy: Any) -> None:
+    def mixed(copies: Mapping[str, Tensor]) -> Tensor:
+        # What a layer that normalises over the batch would do.
+        return toy.losses()({name: value.mean(0, keepdim=True).expand_as(value) for name, value in copies.items()})
+
+    with pytest.raises(PrivacyError, match="differs"):
+        run(toy, losses=mixed)
+
+
+def test_a_tensor_that_is_not_used_is_noticed(toy: Any) -> None:
+    toy.parameters["encoder.layer.9.unused"] = torch.ones(2, 2)
+    with pytest.raises(PrivacyError, match="no gradient") as caught:
+        run(toy)
+    assert "encoder.layer.9.unused" in caught.value.found
+
+
+def test_a_tensor_whose_gradient_is_cut_off_is_noticed(toy: Any) -> None:
+    name = "encoder.layer.1.attention.self.value.lora_A"
+
+    def cut(rows: slice) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        return lambda copies: toy.losses(rows)({**copies, name: copies[name].detach()})
+
+    with pytest.raises(PrivacyError, match="no gradient") as caught:
+        check_gradients(
+            cut(slice(None)),
+            lambda row: cut(slice(row, row + 1)),
+            toy.parameters,
+            list(toy.parameters),
+            users=len(toy.hidden),
+            tolerance=1e-3,
+        )
+    assert name in caught.value.found
