@@ -104,11 +104,16 @@ class CountMechanism:
     Args:
         kind: What is released.
         noise_multiplier: Noise standard deviation; 0 turns privacy off.
+        group_size: Contributions that one user may touch.
     """
 
     kind: ReleaseKind
     noise_multiplier: float
     group_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or self.group_size < 1:
+            raise PrivacyError(f"a mechanism with noise_multiplier={self.noise_multiplier}, group_size={self.group_size}")
 
     def release(self) -> Release:
         """The accounting event."""
@@ -121,7 +126,7 @@ class CountMechanism:
             contributions: float64 (users, width), checked: no row may exceed norm 1.
         """
         norms = np.linalg.norm(contributions, axis=1)
-        if len(norms) and norms.max() > 1 + 1e-9:
+        if not (norms <= 1 + 1e-9).all():  # said so that NaN is refused, too
             raise PrivacyError(f"a user's contribution has norm {norms.max():.3f}, above its bound 1")
         return self.noised(contributions.sum(0), random)
 

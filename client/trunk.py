@@ -136,13 +136,15 @@ class TrunkCache:
 
     def _catch_up(self) -> None:
         """Read what another process added since; rows that were handed out keep their numbers."""
-        if self._sizes() == (self._data_path.stat().st_size, self._index_path.stat().st_size):
+        found = tuple(path.stat().st_size if path.exists() else 0 for path in (self._data_path, self._index_path))
+        if self._sizes() == found:
             return
-        before = self._rows
+        before = self._rows, self._offsets, self._flat
         self._rows, self._offsets, self._flat = {}, [0], None
         self._read()
-        if any(self._rows.get(key) != row for key, row in before.items()):
-            raise OSError(errno.ESTALE, "another process replaced it")
+        if any(self._rows.get(key) != row for key, row in before[0].items()):
+            self._rows, self._offsets, self._flat = before
+            raise OSError(errno.ESTALE, "another process removed or replaced it")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

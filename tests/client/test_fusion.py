@@ -8,7 +8,6 @@ import torch
 
 from client.evaluation import Quality, exclusion, per_user, quality, ranks
 from client.fusion import FUSIONS, fusion_named
-from client.objectives import CLICK_BIAS, Answers, click, initial_bias, softmax
 from client.split import ragged
 from client.towers import Towers
 from shared.backbone import load_backbone
@@ -65,44 +64,155 @@ class TestContract:
             own = {source: (values[one], present[one]) for source, (values, present) in sources.items()}
             torch.testing.assert_close(towers.vectors(hidden[one], mask[one], own, local), together[one], atol=1e-5, rtol=1e-4)
 
+    def test_a_copy_per_row_is_the_shared_one(self, tiny_bert: str, name: str) -> None:
+        towers, hidden, mask, sources, local = self.parts(tiny_bert, name)
+        copies = {key: value.expand(4, *value.shape) for key, value in local.items()}
+        shared, copied = (towers.vectors(hidden, mask, sources, these) for these in (local, copies))
+        torch.testing.assert_close(copied, shared, atol=1e-5, rtol=1e-5)
+
+    def test_a_copy_per_row_is_that_rows_alone(self, tiny_bert: str, name: str) -> None:
+        towers, hidden, mask, sources, local = self.parts(tiny_bert, name)
+        generator = torch.Generator().manual_seed(4)
+        copies = {key: torch.randn(4, *value.shape, generator=generator) for key, value in local.items()}
+        together = towers.vectors(hidden, mask, sources, copies)
+        for row in range(4):
+            one = slice(row, row + 1)
+            own = {source: (values[one], present[one]) for source, (values, present) in sources.items()}
+            alone = towers.vectors(hidden[one], mask[one], own, {key: value[row] for key, value in copies.items()})
+            torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=1e-4)
+
+    def test_some_absent(self, tiny_bert: str, name: str) -> None:
+        towers, hidden, mask, sources, local = self.parts(tiny_bert, name)
+        present = {"image": torch.tensor([True, True, False, False]), "sound": torch.tensor([True, False, True, False])}
+        some = {source: (values, present[source]) for source, (values, _) in sources.items()}
+        leaves = {key: value.clone().requires_grad_() for key, value in local.items()}
+        found = towers.vectors(hidden, mask, some, leaves)
+        assert (found.norm(dim=-1) <= 1 + 1e-5).all()
+        if name != "vote":
+            torch.testing.assert_close(found.norm(dim=-1), torch.ones(4))
+        # A row with all sources is as it was, whatever the others lack.
+        torch.testing.assert_close(found[0], towers.vectors(hidden, mask, sources, local)[0], atol=1e-5, rtol=1e-4)
+        # The row without any teaches the projectors nothing, and nothing infinite comes of it.
+        gradients = torch.autograd.grad(found[3].sum(), list(leaves.values()), allow_unused=True, retain_graph=True)
+        assert all(gradient is None or not gradient.any() for gradient in gradients)
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(found.sum(), list(leaves.values())))
+
+    def test_a_present_zero_has_a_finite_gradient(self, tiny_bert: str, name: str) -> None:
+        # The lowest price is a source of value 0, not a missing one.
+        towers, hidden, mask, sources, local = self.parts(tiny_bert, name)
+        zero = {source: (torch.zeros_like(values), present) for source, (values, present) in sources.items()}
+        leaves = {key: value.clone().requires_grad_() for key, value in local.items()}
+        vectors = towers.vectors(hidden, mask, zero, leaves)
+        assert torch.isfinite(vectors).all()
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(vectors.sum(), list(leaves.values())))
+
+    def test_the_order_of_the_sources_does_not_matter(self, tiny_bert: str, name: str) -> None:
+        towers, hidden, mask, sources, local = self.parts(tiny_bert, name)
+        turned = dict(reversed(sources.items()))
+        assert torch.equal(towers.vectors(hidden, mask, turned, local), towers.vectors(hidden, mask, sources, local))
+
     def test_no_source_at_all(self, tiny_bert: str, name: str) -> None:
         towers, hidden, mask, _, _ = self.parts(tiny_bert, name)
         assert towers.fusion.initial({}, 32, np.random.default_rng(0)) == {}
         torch.testing.assert_close(towers.vectors(hidden, mask, {}, {}).norm(dim=-1), torch.ones(4))
 
 
+class TestProjectors:
+    @pytest.mark.parametrize("width", [1, 5, 32, 40])
+    @pytest.mark.parametrize("name", sorted(FUSIONS))
+    def test_keep_cosines_before_any_training(self, name: str, width: int) -> None:
+        local = fusion_named(name).initial({"image": width}, 32, np.random.default_rng(0))
+        weight = local["source.image.weight"]
+        assert weight.shape == (32, width)
+        assert weight.dtype == torch.float32
+        gram = weight.T @ weight if width <= 32 else weight @ weight.T
+        torch.testing.assert_close(gram / gram[0, 0], torch.eye(min(width, 32)), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("name", sorted(FUSIONS))
+    def test_are_named_local_and_repeat_by_seed(self, name: str) -> None:
+        first, again, other = (fusion_named(name).initial(WIDTHS, 32, np.random.default_rng(seed)) for seed in (0, 0, 1))
+        # What begins so is never sent (`client/fusion/projector.py`).
+        assert all(key.startswith("source.") for key in first)
+        assert all(torch.equal(first[key], again[key]) for key in first)
+        assert not torch.equal(first["source.image.weight"], other["source.image.weight"])
+
+
+class TestOperators:
+    """What each operator says of itself, in numbers."""
+
+    def parts(self) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        pooled = torch.randn(3, 8, generator=generator) * 5
+        present = torch.tensor([True, True, False])
+        sources = {
+            "b": (torch.randn(3, 2, generator=generator), present),
+            "a": (torch.randn(3, 4, generator=generator), ~present),
+        }
+        local = {
+            "source.a.weight": torch.randn(8, 4, generator=generator),
+            "source.b.weight": torch.randn(8, 2, generator=generator),
+            "source.a.gate": torch.randn(1, 8, generator=generator),
+            "source.b.gate": torch.randn(1, 8, generator=generator),
+        }
+        return pooled, sources, local
+
+    def part(self, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pooled, sources, local = self.parts()
+        source = "b" if row < 2 else "a"
+        return (
+            pooled[row] / pooled[row].norm(),
+            local[f"source.{source}.weight"] @ sources[source][0][row],
+            local[f"source.{source}.gate"][0],
+        )
+
+    @pytest.mark.parametrize("row", range(3))
+    def test_concat_is_one_map_of_what_stands_side_by_side(self, row: int) -> None:
+        pooled, sources, local = self.parts()
+        text, part, _ = self.part(row)
+        wide = torch.cat([torch.eye(8), local["source.a.weight"], local["source.b.weight"]], 1)
+        values = {name: value[row] * present[row] for name, (value, present) in sources.items()}
+        side = torch.cat([text, values["a"], values["b"]])
+        expected = wide @ side
+        torch.testing.assert_close(fusion_named("concat").combine(local, pooled, sources)[row], expected / expected.norm())
+        torch.testing.assert_close(expected, text + part)
+
+    @pytest.mark.parametrize("row", range(3))
+    def test_average_is_the_direction_of_the_mean(self, row: int) -> None:
+        pooled, sources, local = self.parts()
+        text, part, _ = self.part(row)
+        expected = (text + part / part.norm()) / 2
+        torch.testing.assert_close(fusion_named("average").combine(local, pooled, sources)[row], expected / expected.norm())
+
+    @pytest.mark.parametrize("row", range(3))
+    def test_gated_opens_by_what_the_text_says(self, row: int) -> None:
+        pooled, sources, local = self.parts()
+        text, part, gate = self.part(row)
+        expected = text + torch.sigmoid(gate @ text) * part
+        torch.testing.assert_close(fusion_named("gated").combine(local, pooled, sources)[row], expected / expected.norm())
+
+    def test_vote_is_the_mean_of_the_cosines(self) -> None:
+        pooled, sources, local = self.parts()
+        everywhere = {name: (value, torch.ones(3, dtype=torch.bool)) for name, (value, _) in sources.items()}
+        vectors = fusion_named("vote").combine(local, pooled, everywhere)
+        cosine = torch.nn.functional.cosine_similarity
+        parts = [pooled, *(everywhere[name][0] @ local[f"source.{name}.weight"].T for name in ("a", "b"))]
+        expected = sum(cosine(part[0], part[1], dim=0) for part in parts) / 3
+        torch.testing.assert_close(vectors[0] @ vectors[1], expected)
+
+    def test_attention_begins_quieter_than_a_word(self) -> None:
+        local = fusion_named("attention").initial({"image": 6}, 32, np.random.default_rng(0))
+        unit = torch.nn.functional.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
+        found = fusion_named("attention").tokens(local, {"image": (unit, torch.ones(5, dtype=torch.bool))})
+        assert found is not None
+        tokens, mask = found
+        assert tokens.shape == (5, 1, 32)
+        assert mask.all()
+        torch.testing.assert_close(tokens.norm(dim=-1), torch.full((5, 1), 0.3 * 32**0.5))
+
+
 def test_unknown_operator() -> None:
     with pytest.raises(InputError, match="attention"):
         fusion_named("magic")
-
-
-class TestObjectives:
-    def answers(self) -> Answers:
-        excluded = torch.zeros(2, 5, dtype=torch.bool)
-        excluded[0, 4] = True
-        return Answers(targets=torch.tensor([[1, -1], [0, 3]]), excluded=excluded)
-
-    def test_softmax_is_cross_entropy_over_the_candidates(self) -> None:
-        scores = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-        loss = softmax(scores, self.answers(), {})
-        first = torch.nn.functional.cross_entropy(scores[:1, :4], torch.tensor([1]))
-        second = (
-            torch.nn.functional.cross_entropy(scores[1:], torch.tensor([0]))
-            + torch.nn.functional.cross_entropy(scores[1:], torch.tensor([3]))
-        ) / 2
-        torch.testing.assert_close(loss, torch.stack([first, second]))
-
-    def test_click_is_binary_cross_entropy_over_the_candidates(self) -> None:
-        scores = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-        loss = click(scores, self.answers(), {CLICK_BIAS: torch.tensor([0.3])})
-        labels = torch.tensor([[0, 1, 0, 0, 0], [1, 0, 0, 1, 0]]).float()
-        every = torch.nn.functional.binary_cross_entropy_with_logits(scores + 0.3, labels, reduction="none")
-        torch.testing.assert_close(loss, torch.stack([every[0, :4].sum(), every[1].sum() / 2]))
-
-    def test_click_begins_calibrated(self) -> None:
-        prior = torch.log_softmax(torch.randn(50, generator=torch.Generator().manual_seed(0)), 0)
-        bias = initial_bias(prior, 4)[CLICK_BIAS]
-        assert float(torch.sigmoid(prior + bias).sum()) == pytest.approx(4, rel=1e-3)
 
 
 class TestEvaluation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +48,18 @@ class Counting:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder, self.asked = encoder, 0
+        self.tokens: list[int] = []
+        self.fail_at: int | None = None
+        self.error: type[BaseException] = RuntimeError
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._encoder, name)
 
     def trunk(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         self.asked += len(ids)
+        self.tokens.append(ids.numel())
+        if self.fail_at is not None and self.asked >= self.fail_at:
+            raise self.error
         return self._encoder.trunk(ids, mask)
 
 
@@ -116,18 +124,160 @@ def test_nothing_is_nothing(tiny_bert: str, tmp_path: Path) -> None:
     assert mask.shape == (0, 1)
 
 
-def test_a_full_disk_leaves_what_was_there(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = encoder_of(tiny_bert)
-    TrunkCache(tmp_path, encoder).rows(sequences(8))
-    cache = TrunkCache(tmp_path, encoder)
+class TestFailure:
+    """After anything goes wrong the cache is as before, in this object and in the next process."""
 
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def assert_unharmed(self, cache: TrunkCache, encoder: Encoder, folder: Path) -> None:
+        assert_right(cache, encoder, sequences(8))
+        assert_right(TrunkCache(folder, encoder), encoder, sequences(8))
+        assert_right(cache, encoder, sequences(8) + sequences(4, seed=5))
+        assert_right(TrunkCache(folder, encoder), encoder, sequences(8) + sequences(4, seed=5))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match="No space left"):
-            cache.rows(sequences(4, seed=5))
-    assert_right(cache, encoder, sequences(8))
-    assert_right(cache, encoder, sequences(8) + sequences(4, seed=5))
-    assert_right(TrunkCache(tmp_path, encoder), encoder, sequences(8) + sequences(4, seed=5))
+    @pytest.mark.parametrize("call", ["fsync", "fdopen"])
+    def test_of_the_disk(self, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        encoder = encoder_of(tiny_bert)
+        TrunkCache(tmp_path, encoder).rows(sequences(8))
+        cache = TrunkCache(tmp_path, encoder)
+        calls = iter([False, True] + [False] * 99)
+        whole = getattr(os, call)
+
+        def full(*arguments: object) -> object:
+            if next(calls):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return whole(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, full)
+            with pytest.raises(StorageError, match="No space left") as caught:
+                cache.rows(sequences(4, seed=5))
+        assert caught.value.do
+        self.assert_unharmed(cache, encoder, tmp_path)
+
+    def test_of_a_write_half_way(self, tiny_bert: str, tmp_path: Path) -> None:
+        import resource
+
+        encoder = encoder_of(tiny_bert)
+        TrunkCache(tmp_path, encoder).rows(sequences(8))
+        cache = TrunkCache(tmp_path, encoder)
+        size = next(tmp_path.glob("*.bin")).stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # A real limit of the system: the kernel itself refuses the second half.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 1000, hard))
+        try:
+            with pytest.raises(StorageError):
+                cache.rows(sequences(4, seed=5))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert next(tmp_path.glob("*.bin")).stat().st_size == size
+        self.assert_unharmed(cache, encoder, tmp_path)
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_of_the_computation(
+        self, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    ) -> None:
+        # A resident worker outlives a GPU without memory; half a batch on disk would shift all that comes after it.
+        monkeypatch.setattr("client.trunk._TOKENS_PER_BATCH", 20)
+        encoder = encoder_of(tiny_bert)
+        failing = Counting(encoder)
+        cache = TrunkCache(tmp_path, failing)  # type: ignore[arg-type]
+        cache.rows(sequences(8))
+        failing.fail_at, failing.error = failing.asked + 3, error
+        with pytest.raises(error):
+            cache.rows(sequences(9, seed=7))
+        failing.fail_at = None
+        self.assert_unharmed(cache, encoder, tmp_path)
+
+    def test_where_no_folder_can_be(self, tiny_bert: str, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(StorageError) as caught:
+            TrunkCache(tmp_path / "file", encoder_of(tiny_bert))
+        assert caught.value.do
+
+    @pytest.mark.parametrize("suffix", ["bin", "idx"])
+    def test_of_one_file_that_is_gone(self, tiny_bert: str, tmp_path: Path, suffix: str) -> None:
+        # Data without its index must not be taken for the new data.
+        encoder = encoder_of(tiny_bert)
+        TrunkCache(tmp_path, encoder).rows(sequences(8))
+        next(tmp_path.glob(f"*.{suffix}")).unlink()
+        assert_right(TrunkCache(tmp_path, encoder), encoder, sequences(6, seed=11))
+        self.assert_unharmed(TrunkCache(tmp_path, encoder), encoder, tmp_path)
+
+
+class TestTwoProcesses:
+    """`fedfuse recommend` beside a worker: two objects on one folder."""
+
+    def test_what_the_other_added_is_found_and_not_overwritten(self, tiny_bert: str, tmp_path: Path) -> None:
+        encoder = encoder_of(tiny_bert)
+        one, other = Counting(encoder), Counting(encoder)
+        first, second = TrunkCache(tmp_path, one), TrunkCache(tmp_path, other)  # type: ignore[arg-type]
+        for seed in range(3):
+            held = first.rows(sequences(5, seed=seed))
+            before = first.gather(held)[0]
+            second.rows(sequences(5, seed=seed + 1))
+            assert_right(second, encoder, sequences(5, seed=seed))
+            assert_right(first, encoder, sequences(5, seed=seed) + sequences(5, seed=seed + 1))
+            assert torch.equal(first.gather(held)[0], before)  # numbers that were handed out stay right
+        assert one.asked + other.asked == len({ids.tobytes() for seed in range(4) for ids in sequences(5, seed=seed)})
+        assert_right(TrunkCache(tmp_path, encoder), encoder, [ids for seed in range(4) for ids in sequences(5, seed=seed)])
+
+    def test_at_the_same_time(self, tiny_bert: str, tmp_path: Path) -> None:
+        encoder = encoder_of(tiny_bert)
+        caches = [TrunkCache(tmp_path, encoder) for _ in range(4)]
+        # Threads with an object each: flock keeps open files apart, not processes.
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda at: [caches[at].rows(sequences(4, seed=(at + step) % 5)) for step in range(5)], range(4)))
+        for cache in [*caches, TrunkCache(tmp_path, encoder)]:
+            assert_right(cache, encoder, [ids for seed in range(5) for ids in sequences(4, seed=seed)])
+
+    def test_a_cache_that_was_deleted_below_is_an_error(self, tiny_bert: str, tmp_path: Path) -> None:
+        cache = TrunkCache(tmp_path, encoder_of(tiny_bert))
+        rows = cache.rows(sequences(5))
+        before = cache.gather(rows)[0]
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with pytest.raises(StorageError, match="another process"):
+            cache.rows(sequences(3, seed=9))
+        assert torch.equal(cache.gather(rows)[0], before)
+
+
+def test_backbones_that_differ_in_settings_alone_do_not_mix(tiny_bert: str, tmp_path: Path) -> None:
+    # The same weights, so the same hash; other features all the same.
+    plain = encoder_of(tiny_bert)
+    backbones = [
+        replace(plain.backbone, layer_norm_eps=1.0),
+        replace(plain.backbone, shape=replace(plain.backbone.shape, heads=2)),
+        replace(plain.backbone, sha256="0" * 64),
+    ]
+    encoders = [plain, *(Encoder(b, plain.model, device=torch.device("cpu"), dtype=torch.float32) for b in backbones)]
+    for encoder in encoders:
+        assert_right(TrunkCache(tmp_path, encoder), encoder, sequences(6))
+    assert len({path.stem for path in tmp_path.iterdir()}) == 4
+
+
+def test_a_batch_is_bounded_by_its_longest(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.trunk._TOKENS_PER_BATCH", 128)
+    counting = Counting(encoder_of(tiny_bert))
+    short = [np.full(1, 9 + at, np.int32) for at in range(70)]
+    long = [np.full(50, 9 + at, np.int32) for at in range(20)]
+    assert_right(TrunkCache(tmp_path, counting), encoder_of(tiny_bert), short + long)  # type: ignore[arg-type]
+    assert max(counting.tokens) <= 128
+
+
+def test_progress_counts_every_sequence_once(tiny_bert: str, tmp_path: Path) -> None:
+    cache = TrunkCache(tmp_path, encoder_of(tiny_bert))
+    for texts in (sequences(20), sequences(20), sequences(20) + sequences(7, seed=3), []):
+        seen: list[int] = []
+        cache.rows(texts, seen.append)
+        assert sum(seen) == len(texts)
+
+
+def test_padding_to_a_length_that_was_asked_for(tiny_bert: str, tmp_path: Path) -> None:
+    cache = TrunkCache(tmp_path, encoder_of(tiny_bert))
+    rows = cache.rows(sequences(4))
+    hidden, mask = cache.gather(rows, length=40)
+    assert hidden.shape == (4, 40, 32)
+    short, short_mask = cache.gather(rows)
+    assert torch.equal(hidden[:, : short.shape[1]], short)
+    assert torch.equal(mask[:, : short.shape[1]], short_mask)
+    assert not hidden[:, short.shape[1] :].any() and not mask[:, short.shape[1] :].any()
+    assert cache.lengths(rows).tolist() == [len(ids) for ids in sequences(4)] == mask.sum(1).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,23 +51,21 @@ def mixture(centres: list[float], weights: list[float], noise: float) -> Any:
     return log_density
 
 
-def divergence(p: Any, q: Any, epsilon: float, *, reach: float) -> float:
-    """Hockey-stick divergence of order e^epsilon, integrated on a grid."""
-    x = np.linspace(-reach, reach, 200_001)
-    return float(np.trapezoid(np.maximum(np.exp(p(x)) - np.exp(epsilon + q(x)), 0), x))
-
-
 def exact(p: Any, q: Any, delta: float, *, reach: float) -> float:
-    """Epsilon of the pair at delta, both directions."""
+    """Epsilon of the pair at delta, both directions, from hockey-stick divergences integrated on a grid."""
+    x = np.linspace(-reach, reach, 40_001)
+    log_p, log_q = p(x), q(x)
 
-    def one(a: Any, b: Any) -> float:
-        if divergence(a, b, 0, reach=reach) <= delta:
-            return 0.0
-        return float(brentq(lambda e: divergence(a, b, e, reach=reach) - delta, 0, 60, xtol=1e-5))
+    def one(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        def excess(epsilon: float) -> float:
+            return float(np.trapezoid(np.maximum(np.exp(a) - np.exp(epsilon + b), 0), x)) - delta
 
-    return max(one(p, q), one(q, p))
+        return float(brentq(excess, 0, 60, xtol=1e-5)) if excess(0) > 0 else 0.0
+
+    return max(one(log_p, log_q), one(log_q, log_p))
 
 
+@lru_cache
 def removal(examples: int, noise: float, rate: float, delta: float) -> float:
     """Epsilon of one Poisson-sampled Gaussian sum from which `examples` equal unit vectors are removed."""
     weights = [float(w) for w in binom.pmf(range(examples + 1), examples, rate)]
@@ -80,7 +79,6 @@ ACCOUNTANTS = [
     pytest.param(OPACUS, id="opacus"),
     pytest.param(DP_ACCOUNTING, id="dp-accounting"),
     pytest.param(RENYI, id="opacus-rdp"),
-    pytest.param(PREFERRED, id="preferred"),
 ]
 
 
@@ -125,7 +123,7 @@ class TestContract:
         assert rounds >= gaussian(1.0, DELTA) * 0.9999
         assert rounds > 5 * accountant.epsilon([release(10.0)], DELTA).epsilon
 
-    @pytest.mark.parametrize("noise", [0.2, 0.7, 1.0, 4.0, 30.0])
+    @pytest.mark.parametrize("noise", [0.2, 1.0, 30.0])
     @pytest.mark.parametrize("delta", [1e-3, 1e-6])
     def test_the_gaussian_mechanism_has_a_closed_form(self, accountant: Accountant, noise: float, delta: float) -> None:
         truth = gaussian(1 / noise, delta)
@@ -194,7 +192,7 @@ def test_two_libraries_agree(noise: float, rate: float, steps: int, delta: float
 
 
 def test_above_ten_the_renyi_bound_takes_over_and_says_so() -> None:
-    for steps in (60, 100, 150, 300):
+    for steps in (60, 100, 300):
         one = OPACUS.epsilon([release(1.0, 0.15, steps)], DELTA)
         two = DP_ACCOUNTING.epsilon([release(1.0, 0.15, steps)], DELTA)
         assert one.epsilon >= two.epsilon * 0.999
@@ -262,6 +260,23 @@ def test_renyi_orders_are_integrated(noise: float, rate: float) -> None:
         top = np.max(order * ratio + norm.logpdf(x, 0, noise))
         moment = np.log(np.trapezoid(np.exp(order * ratio + norm.logpdf(x, 0, noise) - top), x)) + top
         assert curve[index] == pytest.approx(moment / (order - 1), rel=1e-3, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("accountant", "delta"), [(OPACUS, 1e-10), (DP_ACCOUNTING, 1e-12), (DP_ACCOUNTING, 1e-30), (OPACUS, 1e-30)]
+)
+def test_tiny_deltas_do_not_drown_in_rounding(accountant: Accountant, delta: float) -> None:
+    # The second step of a group asks for deltas like these.
+    truth = gaussian(math.sqrt(1 / 9 + 200 / 400), delta)
+    spent = accountant.epsilon([release(3.0), release(20.0, steps=200)], delta)
+    assert spent.tight == (delta > 1e-20)
+    assert truth * 0.9999 <= spent.epsilon <= truth * (1.01 if spent.tight else 1.2)
+
+
+def test_preferred_takes_the_exact_mixture_for_groups_and_opacus_otherwise() -> None:
+    plain, group = [release(20.0), release(4.0, 0.1, 5)], [release(20.0), release(4.0, 0.1, 5, 3)]
+    assert PREFERRED.epsilon(plain, DELTA) == OPACUS.epsilon(plain, DELTA)
+    assert PREFERRED.epsilon(group, DELTA) == DP_ACCOUNTING.epsilon(group, DELTA)
 
 
 def test_sampling_at_one_is_no_sampling() -> None:

@@ -33,8 +33,11 @@ class Counting:
         return self.inner.epsilon(releases, delta)
 
 
-@pytest.mark.parametrize("budget", [0.5, 1.0, 8.0, 10.3, 100.0])
-@pytest.mark.parametrize("accountant", [OPACUS, DP_ACCOUNTING], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    ("accountant", "budget"),
+    [(OPACUS, 8.0), (OPACUS, 10.3), (OPACUS, 100.0), *((DP_ACCOUNTING, budget) for budget in (0.5, 1.0, 8.0, 100.0))],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_the_noise_is_enough_and_hardly_more(accountant: Accountant, budget: float) -> None:
     counting = Counting(accountant)
     noise = noise_multiplier(budget=budget, delta=1e-5, planned=TRAIN, fixed=[PRIOR], accountant=counting)
@@ -45,12 +48,12 @@ def test_the_noise_is_enough_and_hardly_more(accountant: Accountant, budget: flo
 
 
 def test_small_budgets_and_groups() -> None:
-    plain = noise_multiplier(budget=0.1, delta=1e-5, planned=TRAIN, accountant=DP_ACCOUNTING)
-    assert plain == pytest.approx(65.4, rel=0.01)
+    tiny = noise_multiplier(budget=0.1, delta=1e-5, planned=TRAIN, accountant=DP_ACCOUNTING)
+    assert tiny == pytest.approx(65.4, rel=0.01)
     group = noise_multiplier(budget=8.0, delta=1e-5, planned=replace(TRAIN, group_size=4))
     spent = DP_ACCOUNTING.epsilon([replace(TRAIN, group_size=4, noise_multiplier=group)], 1e-5)
     assert 7.9 < spent.epsilon <= 8.0
-    assert group > 4 * noise_multiplier(budget=8.0, delta=1e-5, planned=TRAIN)
+    assert group > 4 * noise_multiplier(budget=8.0, delta=1e-5, planned=TRAIN, accountant=DP_ACCOUNTING)
 
 
 def test_what_is_fixed_may_already_be_too_much() -> None:
@@ -81,7 +84,7 @@ def plan(**changes: Any) -> Plan:
         "group_size": 1,
         "parameters": 36_864,
     }
-    return make_plan(**{**values, **changes})
+    return make_plan(**{**values, "accountant": DP_ACCOUNTING, **changes})
 
 
 def test_a_plan_says_what_it_will_release_and_keeps_its_budget() -> None:
@@ -90,7 +93,7 @@ def test_a_plan_says_what_it_will_release_and_keeps_its_budget() -> None:
     assert [(r.kind, r.steps) for r in made.releases] == [("popularity", 1), ("train", 200), ("evaluate", 1), ("evaluate", 1)]
     assert made.releases[1].noise_multiplier == made.noise_multiplier
     assert 7.9 < made.epsilon <= 8.0
-    assert DP_ACCOUNTING.epsilon(made.releases, 1e-4).epsilon <= 8.0
+    assert OPACUS.epsilon(made.releases, 1e-4).epsilon == pytest.approx(made.epsilon, rel=0.01)
     assert made.private and made.signal_to_noise > 1
     assert "epsilon 7.9" in str(made)
     assert plan(evaluations=[replace(evaluation, noise_multiplier=2.0)]).noise_multiplier > made.noise_multiplier
