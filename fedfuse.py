@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -13,8 +12,9 @@ import typer
 from rich.console import Console
 
 from client.commands import check, recommend
-from server.commands import audit, pull, strategies
+from server.commands import audit, models, publish, pull, strategies
 from shared.errors import ExitCode, FedfuseError
+from shared.logs import Form, configure
 from simulations.commands import simulate, world
 
 app = typer.Typer(
@@ -29,15 +29,19 @@ app.command(rich_help_panel="Try it")(simulate)
 app.add_typer(world, name="world", rich_help_panel="Try it")
 app.command(rich_help_panel="On a platform")(check)
 app.command(rich_help_panel="On a platform")(recommend)
+app.command(rich_help_panel="At the coordinator")(publish)
 app.command(rich_help_panel="For everyone")(audit)
 app.command(rich_help_panel="For everyone")(pull)
+app.command(rich_help_panel="For everyone")(models)
 app.command(rich_help_panel="For everyone")(strategies)
 
 
 @app.callback()
-def _options(verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the rooms log.")) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("flwr").setLevel(logging.INFO if verbose else logging.ERROR)
+def _options(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the rooms log."),
+    log_format: Form = typer.Option(Form.TEXT, help="How log lines look: text, or one JSON object a line."),
+) -> None:
+    configure("fedfuse", form=log_format, level="info" if verbose or log_format is Form.JSON else "error")
 
 
 def main() -> None:

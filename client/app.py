@@ -12,10 +12,12 @@ from flwr.clientapp import ClientApp
 
 from client.link import connect
 from shared.errors import ProtocolError
+from shared.logs import configure_from_environment, tell
 from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train, request_from, to_record
 
 logger = logging.getLogger(__name__)
 app = ClientApp()
+configure_from_environment("messenger")
 
 
 class Unanswered(Exception):
@@ -55,4 +57,5 @@ def _carry(message: Message, context: Context, kind: type[Request]) -> Message:
         except Exception as error:
             # The cause is for this platform's own log: its text may speak of rows.
             raise Unanswered(Reason.FAILED.value) from error
+        tell(logger, "carried", "carried '%s', got '%s'", request.kind, answer.kind, run=request.run, platform=answer.platform)
     return Message(to_record(answer), reply_to=message)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from client.mechanism import CountMechanism
 from client.platform_file import PlatformFile
-from shared.adapter import layout_of
-from shared.backbone import shape_of
+from shared.errors import PrivacyError
+from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
 from shared.settings import Settings
@@ -20,7 +20,8 @@ def plan_of(
     *,
     budget: float,
     group_size: int,
-    local: int,
+    parameters: int,
+    distributed: bool = False,
     exact_metrics: bool = False,
     spent: Sequence[Release] = (),
 ) -> Plan:
@@ -29,7 +30,8 @@ def plan_of(
     Args:
         budget: Epsilon that may be spent in all.
         group_size: Examples that one user may touch.
-        local: Number of platform-local trainable parameters.
+        parameters: Most parameters that one step trains, those that stay on the platform included.
+        distributed: Whether the noise is shared among platforms: one step a round, of integers (`shared/fixed_point.py`).
         exact_metrics: In a simulation metrics are exact and no release.
         spent: What the ledger holds of other runs; it counts against the same budget.
 
@@ -41,17 +43,46 @@ def plan_of(
         every = settings.evaluate_every
         count = 2 + ((settings.rounds - 1) // every if every else 0)
         evaluations = [metrics_mechanism(settings, group_size=group_size, private=True).release()] * count
-    layout = layout_of(shape_of(settings.model.backbone), settings.model)
     return make_plan(
         budget=budget,
         delta=file.privacy.delta,
         users=file.users,
         sample_rate=settings.training.sample_rate,
-        steps=settings.steps,
+        steps=settings.rounds if distributed else settings.steps,
         prior_noise_multiplier=settings.privacy.prior_noise_multiplier,
         group_size=group_size,
-        parameters=sum(math.prod(shape) for shape in layout.values()) + local,
+        parameters=parameters,
         evaluations=[*evaluations, *spent],
+        integers=planning(dimension=parameters) if distributed else None,
+    )
+
+
+def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_size: int) -> Release:
+    """What one round of the secure sum costs this platform's users, under the fixed point that all agreed on.
+
+    Args:
+        point: Its `honest` is for the caller to have checked against the platform's own count of colluders.
+        group_size: Examples that one user may touch.
+
+    Raises:
+        PrivacyError: the agreed noise is less than this platform's plan needs, or the clip is another.
+    """
+    if not point.noise_multiplier >= plan.noise_multiplier:
+        raise PrivacyError(
+            f"the agreed noise multiplier {point.noise_multiplier:.6g} is below the {plan.noise_multiplier:.6g} of this plan",
+            where="the secure sum",
+            do="the coordinator takes the largest that any platform needs; do not answer one that does not",
+        )
+    if plan.private and point.clip != settings.training.clip:
+        raise PrivacyError(
+            f"the agreed clip {point.clip:g} is not the settings' {settings.training.clip:g}", where="the secure sum"
+        )
+    return Release(
+        kind=ReleaseKind.TRAIN,
+        noise_multiplier=point.noise_multiplier,
+        sample_rate=settings.training.sample_rate,
+        group_size=group_size,
+        integers=point.integers,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,18 +28,25 @@ class Catalogue:
     titles: list[Ids]
 
 
-def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings) -> Catalogue:
+def build_catalogue(
+    tables: Tables, texts: Texts, model: ModelSettings, declared: Mapping[str, int] | None = None
+) -> Catalogue:
     """Join what the public sources say of each item, most important source first.
 
-    The first source may take what the others leave; each further one has an equal share of half the budget.
+    The first source may take what the others leave; each further one has its declared tokens, else an equal share of half the
+    budget.
+
+    Args:
+        declared: Source name -> the most tokens that the platform file gives it.
     """
     sections = [texts.tokenise(list(section), most=model.item_tokens) for section in tables.item_text.values()]
     if not sections:
         sections = [texts.tokenise(tables.item_titles, most=model.item_tokens)]
     share = max(1, model.item_tokens // 2 // max(1, len(sections) - 1))
+    shares = [None, *((declared or {}).get(name, share) for name in list(tables.item_text)[1:])]
     sequences = []
     for parts in zip(*sections, strict=True):
-        pieces = [Piece(ids=ids, share=None if rank == 0 else share) for rank, ids in enumerate(parts)]
+        pieces = [Piece(ids=ids, share=most) for ids, most in zip(parts, shares, strict=True)]
         sequences.append(texts.join(pieces, most=model.item_tokens))
     separator = texts.tokenise([";"], most=1)[0]
     titles = [np.concatenate([ids, separator]) for ids in texts.tokenise(tables.item_titles, most=_TITLE_TOKENS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,19 +115,16 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
 
     from client.budget import plan_of
     from client.fusion import fusion_named
+    from client.part import Part
     from client.vectors import widths_of
     from shared.backbone import shape_of
 
-    hidden = shape_of(settings.model.backbone).hidden
-    local = fusion_named(settings.model.fusion).initial(widths_of(tables), hidden, np.random.default_rng(0))
+    shape = shape_of(settings.model.backbone)
+    local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))
     try:
-        plan = plan_of(
-            file,
-            settings,
-            budget=file.privacy.epsilon,
-            group_size=group_size,
-            local=sum(value.numel() for value in local.values()),
-        )
+        part = Part.of(settings, shape, rank=file.rank)
+        stays = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
+        plan = plan_of(file, settings, budget=file.privacy.epsilon, group_size=group_size, parameters=part.learning + stays)
     except PrivacyError as error:
         return {"possible": False, "why": error.found}
     return {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.catalogue import Catalogue
 from client.friends import Friends
 from client.split import Ragged, Split, ragged, user_generator
-from client.tables import Tables
+from client.tables import Notes, Tables
 from client.texts import Piece, Texts
 from client.trunk import Ids
 from shared.settings import ModelSettings, TrainingSettings
@@ -48,11 +48,24 @@ class Examples:
 class Reader:
     """Writes one user's sources as one token sequence.
 
-    Shares of the token budget, in the order of importance: the history takes what is left, a profile source an
-    eighth, notes a quarter together, friends an eighth together.
+    The order of importance is profiles, history, notes, friends, and within a kind the platform file's. The history takes what
+    the others leave. A source takes at most its declared `tokens`, else its share of the budget: a profile source an eighth,
+    notes a quarter together, friends an eighth together.
+
+    Args:
+        declared: Source name -> the most tokens that the platform file gives it.
     """
 
-    def __init__(self, tables: Tables, catalogue: Catalogue, texts: Texts, friends: Friends, model: ModelSettings) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        catalogue: Catalogue,
+        texts: Texts,
+        friends: Friends,
+        model: ModelSettings,
+        declared: Mapping[str, int] | None = None,
+    ) -> None:
+        declared = declared or {}
         self._tables, self._catalogue, self._texts, self._friends, self._most = (
             tables,
             catalogue,
@@ -61,17 +74,22 @@ class Reader:
             model.user_tokens,
         )
         most = model.user_tokens
-        self._profiles = [texts.tokenise(list(section), most=most) for section in tables.user_text.values()]
-        self._notes = [(notes, texts.tokenise(list(notes.text), most=16)) for notes in tables.notes.values()]
+        self._profiles = [
+            (texts.tokenise(list(section), most=most), declared.get(name, max(4, most // 8)))
+            for name, section in tables.user_text.items()
+        ]
+        self._notes = [
+            (notes, texts.tokenise(list(notes.text), most=16), declared.get(name, max(4, most // 4 // len(tables.notes))))
+            for name, notes in tables.notes.items()
+        ]
 
     def sequence(self, user: int, context: NDArray[np.int32], *, serving: bool) -> Ids:
         """Token ids of what the user's sources say, given the history that may be shown (newest first)."""
         most = self._most
-        pieces = [Piece(ids=section[user], share=max(4, most // 8)) for section in self._profiles]
+        pieces = [Piece(ids=section[user], share=share) for section, share in self._profiles]
         pieces.append(Piece(ids=self._titles(context, most)))
-        if self._notes:
-            share = max(4, most // 4 // len(self._notes))
-            pieces += [Piece(ids=self._notes_on(index, user, context, share), share=share) for index in range(len(self._notes))]
+        for notes, ids, share in self._notes:
+            pieces.append(Piece(ids=_on(notes, ids, user, context, share), share=share))
         shown = self._friends.shown(user, serving=serving)
         if len(shown):
             pieces.append(Piece(ids=self._titles(shown, most // 8), share=most // 8))
@@ -87,22 +105,22 @@ class Reader:
             taken += len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
-    def _notes_on(self, index: int, user: int, context: NDArray[np.int32], most: int) -> Ids:
-        # Only notes on shown items: a note on a held-out or predicted item would give the answer away.
-        notes, ids = self._notes[index]
-        rows = np.arange(notes.offsets[user], notes.offsets[user + 1])
-        rows = rows[np.isin(notes.item[rows], context)][::-1]
-        parts: list[Ids] = []
-        seen: set[bytes] = set()
-        taken = 0
-        for row in rows:
-            if taken >= most:
-                break
-            if ids[row].tobytes() not in seen:
-                seen.add(ids[row].tobytes())
-                parts.append(ids[row])
-                taken += len(ids[row])
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+def _on(notes: Notes, ids: Sequence[Ids], user: int, context: NDArray[np.int32], most: int) -> Ids:
+    # Only notes on shown items: a note on a held-out or predicted item would give the answer away.
+    rows = np.arange(notes.offsets[user], notes.offsets[user + 1])
+    rows = rows[np.isin(notes.item[rows], context)][::-1]
+    parts: list[Ids] = []
+    seen: set[bytes] = set()
+    taken = 0
+    for row in rows:
+        if taken >= most:
+            break
+        if ids[row].tobytes() not in seen:
+            seen.add(ids[row].tobytes())
+            parts.append(ids[row])
+            taken += len(ids[row])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
 def training_examples(tables: Tables, split: Split, reader: Reader, training: TrainingSettings, *, seed: int) -> Examples:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from shared.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger import MAX_LINE, Entry, Header, Ledger, now, parse, seal
+from shared.ledger import MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent
@@ -124,16 +124,12 @@ class LedgerWriter:
                     do="this platform can release nothing more of this kind: run fewer rounds, or raise its budget and "
                     "start a new ledger, knowing that both ledgers then add up",
                 )
-            entry = Entry(
+            entry = entry_of(
+                release,
                 seq=len(self._ledger.entries) + 1,
                 time=now(),
                 run=run,
                 round=round,
-                kind=release.kind,
-                noise_multiplier=release.noise_multiplier,
-                sample_rate=release.sample_rate,
-                steps=release.steps,
-                group_size=release.group_size,
                 epsilon=spent.epsilon,
                 delta=header.delta,
                 accountant=spent.accountant,

@@ -1,17 +1,25 @@
-"""How the messenger reaches the platform's worker: the way it knows in a simulation, inside one process."""
+"""How the messenger reaches the platform's worker: through its socket, or, in a simulation, inside one process."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+import logging
+import time
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
 from flwr.app import Context
 
+from client.unix_socket import connect_to
+from client.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError
-from shared.messages import Answer, Request
+from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request, answer_from, to_record
+from shared.version import VERSION
+
+log = logging.getLogger(__name__)
 
 
 class Link(Protocol):
@@ -37,6 +45,61 @@ class Direct:
     def ask(self, request: Request) -> Answer:
         """The worker's answer."""
         return self.worker.handle(request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A link to the worker behind the socket at `path`.
+
+    Args:
+        warrant: What the coordinator signed for this run; the worker may ask for it.
+        patience: Seconds that a worker which is not there, or which went away while it was asked, is waited for. A worker
+            remembers what it answered, so that asking again costs no second charge.
+    """
+
+    path: Path
+    warrant: str = field(default="", repr=False)
+    patience: float = 120.0
+
+    def ask(self, request: Request) -> Answer:
+        """The worker's answer.
+
+        Raises:
+            ProtocolError: no worker came in time, or it said something that is no answer.
+        """
+        question = pack("request", to_record(request))
+        end = time.monotonic() + self.patience
+        while True:
+            try:
+                return self._ask(question, request)
+            except (OSError, Hangup) as error:
+                if time.monotonic() >= end:
+                    raise ProtocolError(
+                        f"the worker cannot be reached ({error})",
+                        where=str(self.path),
+                        do="see whether `fedfuse client worker` runs",
+                    ) from None
+                log.warning("the worker cannot be reached (%s); trying again", error)
+                time.sleep(0.5)
+
+    def _ask(self, question: Frame, request: Request) -> Answer:
+        with connect_to(self.path, seconds=10.0) as connection:
+            header = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "warrant": self.warrant}
+            send(connection, Frame(header=header), seconds=10.0)
+            welcome = receive(connection, body=0, seconds=30.0)
+            if welcome.type == "turned-away":
+                log.error(
+                    "this platform has fedfuse %s, the run needs %s: install that version",
+                    str(welcome.header.get("version"))[:40],
+                    VERSION,
+                )
+                return Refusal(run=request.run, platform=_name_in(welcome), round=0, reason=Reason.VERSION)
+            send(connection, question)
+            return answer_from(unpack(receive(connection)))
+
+
+def _name_in(welcome: Frame) -> str:
+    return str(welcome.header.get("platform", "unknown"))
 
 
 _links: dict[str, Link] = {}
@@ -65,6 +128,8 @@ def connect(context: Context) -> Link:
         ProtocolError: nothing says where this node's worker is.
     """
     node, run = context.node_config, context.run_config
+    if "socket" in node:
+        return Remote(path=Path(str(node["socket"])), warrant=str(run.get("warrant", "")))
     if "link" in node:
         try:
             return _links[str(node["link"])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,26 @@ from shared.privacy.releases import Release, ReleaseKind
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantile:
+    """A clipping bound that follows a quantile of the gradients' norms (Andrew et al. 2021, "Differentially private
+    learning with adaptive clipping").
+
+    Args:
+        target: The share of users whose gradient should not be cut.
+        rate: Step of the geometric update, C <- C exp(-rate (share - target)).
+        noise: Standard deviation of the noise on the count of uncut users; the paper's is a twentieth of the batch.
+    """
+
+    target: float
+    rate: float
+    noise: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target < 1 and self.rate > 0 and self.noise > 0):
+            raise PrivacyError(f"a clipping quantile with target={self.target}, rate={self.rate}, noise={self.noise}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mechanism:
     """DP-SGD's step on users (Abadi et al. 2016), add-or-remove adjacency, one user one example.
 
@@ -28,11 +48,13 @@ class Mechanism:
         users: Declared number of users; public. Never the counted one.
         sample_rate: Probability that a user is in a step's batch.
         clip: L2 bound of one user's joint gradient; the sensitivity of the sum. Infinite only without privacy.
-        noise_multiplier: Noise standard deviation over `clip`; 0 turns privacy off.
+        noise_multiplier: Noise standard deviation over the sensitivity of one step's whole release; 0 turns privacy off.
         group_size: Examples that one user may touch (`client/friends.py`).
+        quantile: Adapts `clip` from step to step; None keeps it.
 
     Guarantees:
-        Each `privatise` of a `sample` is one step of the `release` that this object describes, for any gradients.
+        Each `privatise` of a `sample` (with `follow` of the same sample, if there is a quantile) is one step of the
+        `release` that this object describes, for any gradients.
     """
 
     users: int
@@ -40,6 +62,7 @@ class Mechanism:
     clip: float
     noise_multiplier: float
     group_size: int = 1
+    quantile: Quantile | None = None
 
     def __post_init__(self) -> None:
         if self.users < 1 or not 0 < self.sample_rate <= 1 or self.group_size < 1:
@@ -50,11 +73,30 @@ class Mechanism:
             raise PrivacyError(f"a mechanism with noise_multiplier={self.noise_multiplier}, clip={self.clip}")
         if self.private and not math.isfinite(self.clip):
             raise PrivacyError("noise without a clipping bound guarantees nothing", do="set training.clip")
+        if self.private and self.quantile is not None and 2 * self.quantile.noise <= self.noise_multiplier:
+            raise PrivacyError(
+                f"the count of uncut gradients, with noise {self.quantile.noise:.3g}, would spend more than the whole step may "
+                f"(noise multiplier {self.noise_multiplier:.3g})",
+                where="training.clipping = adaptive",
+                do="a larger sample rate, or training.clipping = fixed",
+            )
 
     @property
     def private(self) -> bool:
         """False when privacy was turned off."""
         return self.noise_multiplier > 0
+
+    @property
+    def gradient_noise(self) -> float:
+        """Noise standard deviation of the sum of gradients over `clip`.
+
+        With a quantile, a step releases the sum and the count of uncut users, both of the same sample. A user moves the
+        sum by at most C and the centred count (plus or minus a half) by a half, so the two together are one Gaussian
+        mechanism of multiplier z with z^-2 = gradient_noise^-2 + (2 quantile.noise)^-2 (Andrew et al. 2021, Theorem 1).
+        """
+        if self.quantile is None or not self.private:
+            return self.noise_multiplier
+        return float((self.noise_multiplier**-2 - (2 * self.quantile.noise) ** -2) ** -0.5)
 
     @property
     def expected_batch(self) -> float:
@@ -87,14 +129,30 @@ class Mechanism:
 
     def privatise(self, sums: Mapping[str, Tensor], random: NoiseSource) -> dict[str, Tensor]:
         """The noised mean gradient from the sum of clipped gradients: (sum + z C N(0, I)) / expected batch."""
-        noised = {}
-        for name, total in sums.items():
-            value = total
-            if self.private:
-                noise = random.normal(tuple(total.shape)).to(total.device)
-                value = total + noise * (self.noise_multiplier * self.clip)
-            noised[name] = value / self.expected_batch
-        return noised
+        if not self.private:
+            return {name: total / self.expected_batch for name, total in sums.items()}
+        # Drawn in one piece: on a GPU every call has a price.
+        drawn = random.normal((sum(total.numel() for total in sums.values()),))
+        parts = torch.split(drawn, [total.numel() for total in sums.values()])
+        scale = self.gradient_noise * self.clip
+        return {
+            name: (total + part.to(total.device).view_as(total) * scale) / self.expected_batch
+            for (name, total), part in zip(sums.items(), parts, strict=True)
+        }
+
+    def follow(self, uncut: float, sampled: int, random: NoiseSource) -> Mechanism:
+        """The mechanism of the next step, its bound moved towards the quantile.
+
+        Args:
+            uncut: How many of the sampled users had a gradient no longer than `clip`.
+            sampled: Size of the sample. Both are private: only their noised difference is used.
+        """
+        if self.quantile is None or not self.private:
+            return self
+        # Each sampled user adds +1/2 or -1/2, each other nothing: half the sensitivity of a count.
+        centred = uncut - sampled / 2 + self.quantile.noise * float(random.normal((1,))[0])
+        share = min(1.0, max(0.0, centred / self.expected_batch + 0.5))
+        return replace(self, clip=self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,9 @@ class NoiseSource(Protocol):
     def integers(self, count: int, below: int) -> NDArray[np.int64]:
         """Uniform integers in [0, below), int64 (count,)."""
 
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Independent uniform words of 64 bits, uint64 (count,)."""
+
 
 class SecureNoise:
     """A cryptographic generator; two instances never repeat one another."""
@@ -55,9 +58,12 @@ class SecureNoise:
         """Uniform integers from 53-bit uniforms; the bias is below 2^-53 times `below`."""
         return (self._uniform(count) * below).astype(np.int64)
 
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """The generator's own output."""
+        return np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64)
+
     def _uniform(self, count: int) -> NDArray[np.float64]:
-        raw = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64)
-        return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return (self.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class SeededNoise:
@@ -82,3 +88,7 @@ class SeededNoise:
     def integers(self, count: int, below: int) -> NDArray[np.int64]:
         """Uniform integers."""
         return self._random.integers(below, size=count)
+
+    def words(self, count: int) -> NDArray[np.uint64]:
+        """Uniform words."""
+        return self._random.integers(0, 1 << 64, size=count, dtype=np.uint64)

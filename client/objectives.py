@@ -63,7 +63,11 @@ def click(scores: Tensor, answers: Answers, local: Parameters) -> Tensor:
 
 def click_bias(local: Parameters, rows: int) -> Tensor:
     """The intercept as a column (rows, 1), from one shared (1,) or one copy per row (rows, 1)."""
-    return local[CLICK_BIAS].expand(rows, 1) if local[CLICK_BIAS].dim() == 1 else local[CLICK_BIAS]
+    bias = local[CLICK_BIAS]
+    if hasattr(bias, "rows"):  # a module that stands for it (`client/engines.py`)
+        column: Tensor = bias.rows(rows)
+        return column
+    return bias.expand(rows, 1) if bias.dim() == 1 else bias
 
 
 def initial_bias(prior: Tensor, targets: int) -> dict[str, Tensor]:

@@ -16,11 +16,12 @@ from shared.errors import PrivacyError
 from shared.messages import Answer, Joined, Metrics, Refusal, Update
 
 
-def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, items: int, simulation: bool) -> Answer:
+def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int, items: int, simulation: bool) -> Answer:
     """The answer, if it may leave.
 
     Args:
-        layout: Names and shapes of the federated tensors; no other tensor may leave.
+        layout: Names and shapes of the tensors that this round sends; no other tensor may leave.
+        rank: The rank that follows from the platform file and the run's settings.
         items: Size of the public catalogue.
         simulation: Whether exact metrics are allowed.
 
@@ -32,6 +33,7 @@ def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, items: in
     if isinstance(answer, Joined):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
         _require(answer.items == items, "a catalogue size that is not the public one")
+        _require(answer.rank == rank, "a rank that is not the declared one")
     elif isinstance(answer, Update):
         _require(answer.users == platform.users, "a weight that is not the declared number of users")
         _require(set(answer.change) == set(layout), "tensors that are not the federated ones")

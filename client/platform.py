@@ -70,7 +70,8 @@ class Platform:
 def fingerprint(settings: Settings) -> str:
     """What a prepared platform depends on; two settings with the same one can share it."""
     training = settings.training
-    return json.dumps([settings.model.model_dump(), settings.seed, training.views, training.targets], sort_keys=True)
+    parts = [settings.model.model_dump(), settings.seed, training.views, training.targets, training.compile]
+    return json.dumps(parts, sort_keys=True)
 
 
 def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split, Catalogue, Friends, Reader, Texts]:
@@ -93,9 +94,10 @@ def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split
         )
     backbone = load_backbone(settings.model.backbone)
     texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)
-    catalogue = build_catalogue(tables, texts, settings.model)
+    declared = {name: source.tokens for name, source in file.sources.items() if source.tokens is not None}
+    catalogue = build_catalogue(tables, texts, settings.model, declared)
     friends = Friends(tables, split)
-    return tables, split, catalogue, friends, Reader(tables, catalogue, texts, friends, settings.model), texts
+    return tables, split, catalogue, friends, Reader(tables, catalogue, texts, friends, settings.model, declared), texts
 
 
 def prepare(
@@ -113,7 +115,10 @@ def prepare(
     """
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     device = device or default_device()
-    encoder = Encoder(load_backbone(settings.model.backbone), settings.model, device=device, dtype=compute_dtype(device))
+    # On a processor compiled code was as fast as ours, after half a minute of compiling.
+    compiled = settings.training.compile == "on" or (settings.training.compile == "auto" and device.type == "cuda")
+    backbone = load_backbone(settings.model.backbone)
+    encoder = Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled)
     examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
     held_out = held_out_examples(split, reader)
     trunk = TrunkCache(cache, encoder)

@@ -8,31 +8,36 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from client.budget import metrics_mechanism, plan_of
+from client.adam import Adam
+from client.budget import metrics_mechanism
+from client.device_noise import DeviceNoise
+from client.evaluated import kept, recall, remember
 from client.evaluation import Quality, exclusion, per_user, quality, ranks
 from client.examples import held_out_examples
 from client.fusion.projector import LOCAL
 from client.ledger import LedgerWriter
-from client.mechanism import CountMechanism, Mechanism
+from client.mechanism import CountMechanism, Mechanism, Quantile
 from client.noise import NoiseSource, SecureNoise, SeededNoise
 from client.objectives import CLICK_BIAS, initial_bias
 from client.outgoing import coarse
+from client.part import Part
 from client.platform import Platform, Progress
 from client.popularity import bounded_counts, release_prior
+from client.run_plan import plan_within
 from client.selfcheck import check_gradients
 from client.state import Memory, load_memory, save_memory
 from client.towers import cached_rows
-from client.training import Adam, Trainer, TrainingData
+from client.training import Trainer, TrainingData
 from client.vectors import user_vectors, widths_of
-from shared.adapter import initial, layout_of, require_layout, trained
 from shared.errors import OutOfOrder, PrivacyError
-from shared.messages import Arrays, Evaluate, Factors, Joined, Metrics, Train, Update
+from shared.messages import Arrays, Evaluate, Joined, Metrics, Train, Update
 from shared.privacy.releases import Release, ReleaseKind
 from shared.settings import Settings
 
@@ -67,15 +72,15 @@ class Session:
         self._platform, self._ledger, self._path = platform, ledger, memory
         self._simulation, self._progress = simulation, progress
         self._device = platform.towers.encoder.device
-        self._layout = layout_of(platform.towers.encoder.backbone.shape, settings.model)
+        self._part = Part.of(settings, platform.towers.encoder.backbone.shape, rank=platform.file.rank)
         self._local = self._initial_local()
         exact = simulation and settings.simulation
-        self.plan = plan_of(
+        self.plan = plan_within(
             platform.file,
             settings,
             budget=budget,
             group_size=platform.friends.group_size,
-            local=sum(value.numel() for value in self._local.values()),
+            parameters=self._part.learning + sum(value.numel() for value in self._local.values()),
             exact_metrics=exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
         )
@@ -85,6 +90,7 @@ class Session:
             clip=settings.training.clip if self.plan.private else math.inf,
             noise_multiplier=self.plan.noise_multiplier,
             group_size=platform.friends.group_size,
+            quantile=_quantile(settings, platform.file.users) if self.plan.private else None,
         )
         known = load_memory(memory)
         if known is not None and known.settings != digest:
@@ -100,17 +106,19 @@ class Session:
             platform=self._platform.name,
             users=self._platform.file.users,
             items=self._platform.tables.items,
-            budget=self.plan.budget,
+            budget=self.plan.budget if self._platform.file.federation.show_budget else self.plan.epsilon,
             delta=self.plan.delta,
             planned_epsilon=self.plan.epsilon,
             noise_multiplier=self.plan.noise_multiplier,
             signal_to_noise=self.plan.signal_to_noise,
             finished=self._memory.finished,
+            rank=self._part.rank,
         )
 
     def train(self, request: Train) -> Update:
         """One round of private steps from the global adapter; a repeated question gets the same answer."""
-        require_layout(request.adapter, self._layout, where=f"request of round {request.round}")
+        self._part.require(request.adapter, where=f"request of round {request.round}")
+        sent = self._part.sent(request.factors)
         if request.round == self._memory.finished and "change" in self._memory.tensors:
             return self._remembered()
         # A platform that missed rounds may go on with a later one, never with an earlier one.
@@ -121,43 +129,56 @@ class Session:
         steps = self.settings.training.local_steps
         self._pay(self._mechanism.release(steps), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
-        names = self._trained(request.factors)
-        optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._memory.tensors.get("moments"))
+        optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
         bank = self._platform.towers.encode(self._platform.items, parameters)
-        after = self._trainer(prior).run(
+        trainer = self._trainer(prior)
+        after = trainer.run(
             parameters,
-            names,
+            [*sent, *self._local],
             bank,
             optimizer,
             steps=steps,
             random=self._random("train", request.round),
             progress=self._step(request.round),
         )
-        change = {name: (after[name] - parameters[name]).cpu() for name in self._layout}
+        change = {name: (after[name] - parameters[name]).cpu() for name in sent}
         facts: dict[str, float | int | str] = {
             "epsilon": self._ledger.epsilon,
             "ledger": self._ledger.head,
             "seconds": coarse(time.monotonic() - began),
         }
         local = {name: after[name] for name in self._local}
-        self._remember(finished=request.round, facts=facts, change=change, local=local, moments=optimizer.moments())
+        self._remember(
+            finished=request.round,
+            facts=facts,
+            change=change,
+            local=local,
+            moments=optimizer.moments(),
+            clip=trainer.mechanism.clip,
+        )
         return self._remembered()
 
     def evaluate(self, request: Evaluate) -> Metrics:
-        """Ranking quality of the global adapter; exact in a simulation, else noised and charged."""
-        require_layout(request.adapter, self._layout, where=f"evaluation after round {request.round}")
+        """Ranking quality of the global adapter; exact in a simulation, else noised, charged and remembered."""
+        self._part.require(request.adapter, where=f"evaluation after round {request.round}", whole=True)
         began = time.monotonic()
         prior = self._prior()
-        parameters = {**self._tensors(request.adapter), **self._local_values()}
         exact = self._simulation and self.settings.simulation
+        if not exact:
+            known = recall(
+                self._memory.facts, request, self.settings, users=self._platform.file.users, platform=self._platform.name
+            )
+            if known is not None:
+                return known
+        parameters = {**self._tensors(request.adapter), **self._local_values()}
         rank, candidates = self.ranks(parameters, prior, serving=exact)
         if exact:
             result = quality(rank, candidates)
         else:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
-            self._ledger.charge(mechanism.release(), run=self.run, round=request.round)
+            self._pay(mechanism.release(), request.round)
             result = self._noised(mechanism, rank, candidates, request)
-        return Metrics(
+        metrics = Metrics(
             run=self.run,
             platform=self._platform.name,
             round=request.round,
@@ -171,6 +192,10 @@ class Session:
             ledger=self._ledger.head,
             seconds=coarse(time.monotonic() - began),
         )
+        if not exact:
+            self._memory = replace(self._memory, facts=remember(self._memory.facts, request, metrics))
+            save_memory(self._path, self._memory)
+        return metrics
 
     def ranks(self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool) -> tuple[np.ndarray, np.ndarray]:
         """Rank of every held-out item, and the number of candidates, each (users evaluated,)."""
@@ -235,22 +260,28 @@ class Session:
         random = np.random.default_rng([settings.seed, *self._platform.name.encode()])
         fusion = self._platform.towers.fusion
         local = fusion.initial(widths_of(self._platform.tables), self._platform.towers.encoder.hidden, random)
-        return local | ({CLICK_BIAS: torch.zeros(1)} if settings.training.objective == "click" else {})
+        local |= {CLICK_BIAS: torch.zeros(1)} if settings.training.objective == "click" else {}
+        # Factors that stay here are local parameters like any other: remembered, and never sent.
+        start = self._part.initial()
+        return local | {name: torch.from_numpy(start[name]) for name in self._part.kept}
 
     def _local_values(self) -> dict[str, Tensor]:
         values = self._memory.tensors.get("local", self._local)
         return {name: value.to(self._device) for name, value in values.items()}
 
-    def _trained(self, factors: Factors) -> list[str]:
-        return [*trained(self._layout, factors), *self._local]
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizer's moments of the round before, but for factors that the strategy has turned since."""
+        moments = self._memory.tensors.get("moments", {})
+        turned = self._part.layout if self._part.scheme.restarts else {}
+        return {key: value for key, value in moments.items() if key.partition(":")[2] not in turned}
 
     def _selfcheck(self) -> None:
-        start = self._tensors(initial(self.settings))
+        start = self._tensors(self._part.initial())
         parameters = {**start, **self._local_values()}
         rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
         trainer = self._trainer(self._prior())
         bank = self._platform.towers.encode(self._platform.items, parameters)
-        names = [*self._layout, *(name for name in self._local if not name.startswith(LOCAL))]
+        names = list(dict.fromkeys([*self._part.layout, *(name for name in self._local if not name.startswith(LOCAL))]))
         fixed = {name: value for name, value in parameters.items() if name not in names}
         check_gradients(
             trainer.losses(rows, bank, fixed),
@@ -266,11 +297,15 @@ class Session:
         data = TrainingData(
             examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
         )
-        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=self._mechanism)
+        mechanism = self._mechanism
+        if mechanism.quantile is not None and "clip" in self._memory.tensors:
+            mechanism = replace(mechanism, clip=float(self._memory.tensors["clip"]["clip"]))
+        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism)
 
     def _tensors(self, adapter: Arrays) -> dict[str, Tensor]:
         # Copied: the arrays belong to the message and are read-only.
-        return {name: torch.tensor(adapter[name], device=self._device) for name in self._layout}
+        whole = self._part.completed(adapter, self._platform.towers.encoder.backbone)
+        return {name: torch.tensor(value, device=self._device) for name, value in whole.items()}
 
     def _random(self, purpose: str, round_: int) -> NoiseSource:
         if self.settings.privacy.generator == "seeded":
@@ -279,7 +314,7 @@ class Session:
                     "seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name
                 )
             return SeededNoise(self.settings.seed, self._platform.name, purpose, round_)
-        return SecureNoise()
+        return DeviceNoise(self._device, compiled=True) if purpose == "train" and self._device.type == "cuda" else SecureNoise()
 
     def _remember(
         self,
@@ -289,8 +324,16 @@ class Session:
         change: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],
+        clip: float,
     ) -> None:
-        tensors = {"prior": self._memory.tensors["prior"], "local": local, "moments": moments, "change": change}
+        tensors = {
+            "prior": self._memory.tensors["prior"],
+            "local": local,
+            "moments": moments,
+            "change": change,
+            "clip": {"clip": torch.tensor([clip], dtype=torch.float64)},
+        }
+        facts = {**kept(self._memory.facts), **facts}
         self._memory = Memory(settings=self._memory.settings, finished=finished, facts=facts, tensors=tensors)
         save_memory(self._path, self._memory)
 
@@ -319,3 +362,12 @@ class Session:
             self._progress("training", done, self.settings.steps)
 
         return step
+
+
+def _quantile(settings: Settings, users: int) -> Quantile | None:
+    training = settings.training
+    if training.clipping == "fixed":
+        return None
+    # A twentieth of the expected batch, as the paper proposes: it costs about a hundredth of the noise multiplier.
+    noise = training.sample_rate * users / 20
+    return Quantile(target=training.clip_quantile, rate=training.clip_rate, noise=noise)

@@ -1,7 +1,8 @@
-"""Private training on one platform: Poisson batches of users, clipped per-user gradients, noise, Adam."""
+"""Private training on one platform: Poisson batches of users, clipped per-user gradients, noise, the optimizer."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,21 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.adam import Adam
+from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples import Examples
-from client.gradients import Losses, clipped_sum
+from client.gradients import Clipped, Losses, by_sequence, clip
 from client.mechanism import Mechanism
 from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
 from client.towers import Rows, Towers
 from shared.settings import Settings
 
-MICRO_BATCH = 32
-"""Rows of one backward pass, at most."""
+log = logging.getLogger("fedfuse.training")
+MICRO_BATCH = {"cpu": 32, "cuda": 256}
+"""Sequences of one backward pass, at most, by device."""
 ROW_STEP = 8
-"""Rows are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
+"""Users are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
 LENGTH_STEP = 16
 """Sequences are padded to a multiple of it, for the same reason."""
+COMPILED_LENGTH_STEP = 64
+"""The same for compiled code, where a shape costs seconds; users are then filled up to a whole micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +58,18 @@ class Trainer:
         towers: The model.
         data: The platform's examples.
         settings: Objective, temperature, learning rate.
-        mechanism: Sampler, clip and noise.
+        mechanism: Sampler, clip and noise of the first step; `mechanism` is that of the next one.
+        micro_batch: Sequences of one backward pass; None: as the settings say. Halved where memory does not suffice.
     """
 
     def __init__(
-        self, *, towers: Towers, data: TrainingData, settings: Settings, mechanism: Mechanism, micro_batch: int = MICRO_BATCH
+        self, *, towers: Towers, data: TrainingData, settings: Settings, mechanism: Mechanism, micro_batch: int | None = None
     ) -> None:
-        self._towers, self._data, self._settings, self._mechanism = towers, data, settings, mechanism
+        self._towers, self._data, self._settings, self.mechanism = towers, data, settings, mechanism
         self._objective = OBJECTIVES[settings.training.objective]
-        self._micro_batch = micro_batch
+        self._engine = ENGINES[settings.training.engine]
+        default = MICRO_BATCH.get(towers.encoder.device.type, MICRO_BATCH["cpu"])
+        self._micro_batch = micro_batch or settings.training.micro_batch or default
 
     def run(
         self,
@@ -82,37 +91,64 @@ class Trainer:
         """
         current = {name: value.detach().clone() for name, value in parameters.items()}
         for _ in range(steps):
-            users = self._mechanism.sample(self._data.users, random)
-            sums = self.gradient(current, trained, bank, self._rows_of(users, random))
-            optimizer.step(current, self._mechanism.privatise(sums, random))
+            picked = self.sample(random)
+            clipped = self.gradient(current, trained, bank, picked)
+            optimizer.step(current, self.mechanism.privatise(clipped.sums, random))
+            self.mechanism = self.mechanism.follow(float(clipped.below), len(picked), random)
             if progress:
                 progress()
         return current
 
+    def sample(self, random: NoiseSource) -> NDArray[np.int64]:
+        """A Poisson sample of users, by their rows: int64 (users that have rows, sequences a user), rows by chance."""
+        users = self.mechanism.sample(self._data.users, random)
+        there = [self._data.by_user[int(user)] for user in users if int(user) in self._data.by_user]
+        picks = random.integers(len(there), 1 << 30)
+        span = np.arange(self._settings.training.sequences)
+        # A user with fewer rows than asked for has some of them twice; the loss is a mean.
+        chosen = [rows[(pick + span) % len(rows)] for rows, pick in zip(there, picks, strict=True)]
+        return np.stack(chosen) if chosen else np.zeros((0, len(span)), np.int64)
+
     def gradient(
-        self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, rows: NDArray[np.int64]
-    ) -> dict[str, Tensor]:
-        """Sum of the clipped gradients of rows, one row per user, in micro-batches with the same result."""
+        self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, picked: NDArray[np.int64]
+    ) -> Clipped:
+        """Sum of the clipped gradients of users, in micro-batches with the same result.
+
+        Args:
+            picked: int64 (users, sequences a user). Row numbers.
+        """
         active = {name: parameters[name] for name in trained}
         fixed = {name: value for name, value in parameters.items() if name not in active}
-        total: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in active.items()}
+        total = Clipped(
+            sums={name: torch.zeros_like(value) for name, value in active.items()}, below=torch.zeros((), device=bank.device)
+        )
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
-        rows = rows[np.argsort(self._data.rows.lengths[rows], kind="stable")]
-        for begin in range(0, len(rows), self._micro_batch):
-            part = rows[begin : begin + self._micro_batch]
-            size = -(-len(part) // ROW_STEP) * ROW_STEP
-            real = torch.arange(size) < len(part)
-            # A short micro-batch is filled with repeats, which weigh exactly nothing.
-            filled = np.resize(part, size)
-            losses = self.losses(filled, bank, fixed)
-            for name, value in clipped_sum(losses, active, real.to(bank.device), self._mechanism).items():
-                total[name] += value
+        waiting = picked[np.argsort(self._data.rows.lengths[picked].max(1, initial=0), kind="stable")]
+        while len(waiting):
+            count = max(1, self._micro_batch // picked.shape[1])
+            try:
+                part = self._part(waiting[:count], count, active, fixed, bank)
+            except RuntimeError as error:
+                if not _out_of_memory(error) or count == 1:
+                    raise
+                self._micro_batch = max(1, self._micro_batch // 2)
+                log.warning("out of memory: %d sequences at a time from now on", self._micro_batch)
+                torch.cuda.empty_cache()
+                continue
+            total = total.plus(part)
+            waiting = waiting[count:]
         return total
 
-    def losses(self, rows: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
-        """The loss of each of some rows as a function of the parameters that train."""
+    def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
+        """The loss of each of some users as a function of the parameters that train.
+
+        Args:
+            picked: int64 (users,), or (users, sequences a user).
+        """
         device = self._towers.encoder.device
-        hidden, mask, sources = self._data.rows.take(rows, device, multiple=LENGTH_STEP)
+        rows = picked.reshape(-1)
+        step = COMPILED_LENGTH_STEP if self._towers.encoder.compiled else LENGTH_STEP
+        hidden, mask, sources = self._data.rows.take(rows, device, multiple=step)
         answers = self._answers(rows, len(bank), device)
 
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
@@ -121,7 +157,20 @@ class Trainer:
             scores = vectors @ bank.T / self._settings.model.temperature + self._data.prior
             return self._objective(scores, answers, everything)
 
-        return losses
+        if rows.size == len(picked):
+            return losses
+        owner = torch.arange(len(picked), device=device).repeat_interleave(rows.size // len(picked))
+        return by_sequence(losses, owner, len(picked))
+
+    def _part(
+        self, picked: NDArray[np.int64], count: int, active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
+    ) -> Clipped:
+        size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
+        real = torch.arange(size) < len(picked)
+        # A short micro-batch is filled with repeats, which weigh exactly nothing.
+        filled = np.resize(picked, (size, picked.shape[1]))
+        gradients = self._engine(self.losses(filled, bank, fixed), active, size)
+        return clip(gradients, real.to(bank.device), self.mechanism)
 
     def _answers(self, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
         examples = self._data.examples
@@ -133,46 +182,7 @@ class Trainer:
             targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
         )
 
-    def _rows_of(self, users: NDArray[np.int64], random: NoiseSource) -> NDArray[np.int64]:
-        """One row, by chance, of every sampled user."""
-        there = [self._data.by_user[int(user)] for user in users if int(user) in self._data.by_user]
-        picks = random.integers(len(there), 1 << 30)
-        return np.fromiter((rows[pick % len(rows)] for rows, pick in zip(there, picks, strict=True)), np.int64, len(there))
 
-
-class Adam:
-    """Adam (Kingma & Ba 2015) on named tensors; its moments are post-processing of noised gradients.
-
-    Args:
-        moments: State of an earlier `moments()`, to go on where a round ended.
-    """
-
-    def __init__(
-        self,
-        *,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        moments: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self._rate, self._betas, self._eps = learning_rate, betas, eps
-        self._state = {name: value.clone() for name, value in (moments or {}).items()}
-
-    def step(self, parameters: dict[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Replace the parameters that have a gradient; the others stay."""
-        b1, b2 = self._betas
-        for name, gradient in gradients.items():
-            # Each tensor counts its own steps: with alternating factors not every tensor moves in every round.
-            steps = self._state.setdefault(f"steps:{name}", torch.zeros(1)).add_(1).item()
-            first = self._moment(f"first:{name}", gradient).mul_(b1).add_(gradient, alpha=1 - b1)
-            second = self._moment(f"second:{name}", gradient).mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-            rate = self._rate / (1 - b1**steps)
-            parameters[name] = parameters[name] - rate * first / ((second / (1 - b2**steps)).sqrt() + self._eps)
-
-    def moments(self) -> dict[str, Tensor]:
-        """The optimizer's whole state, named."""
-        return dict(self._state)
-
-    def _moment(self, name: str, like: Tensor) -> Tensor:
-        self._state[name] = self._state.get(name, torch.zeros_like(like)).to(like.device)
-        return self._state[name]
+def _out_of_memory(error: RuntimeError) -> bool:
+    # A GPU says it by type, the processor's allocator in words.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
 """The trunk cache: frozen features of token sequences, computed once and memory-mapped.
 
 A cache is keyed by everything that its features depend on (backbone hash, layer cut, dtype); a sequence in it by
-the SHA-256 of its token ids. Features are stored without padding, so a short text costs little. The data file is
+the SHA-256 of its token ids. Features are stored without padding, in 16 bits, so a short text costs little. The data file is
 synced before its index, each index row carries a checksum, and a row that does not verify is computed again. A lock
 keeps processes of one platform apart (`fedfuse recommend` beside a worker): what another one added is read, never
 overwritten.
@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.trunk_bound import MOST_BYTES, InUse, drop_oldest, drop_others
 from shared.encoder import Encoder
 from shared.errors import StorageError
 
@@ -42,14 +43,17 @@ class TrunkCache:
     Args:
         folder: Where the two files live; made if missing.
         encoder: Gives the features of what is not yet cached.
+        most: Bytes that the folder's caches may keep from one run to the next (`client/trunk_bound.py`).
 
     Raises:
         StorageError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, *, most: int = MOST_BYTES) -> None:
         self._encoder = encoder
-        self._itemsize = torch.empty((), dtype=encoder.dtype).element_size()
+        # An encoder in float32 keeps float16: 11 bits of a feature where bfloat16 has 8.
+        self._stored = torch.bfloat16 if encoder.dtype == torch.bfloat16 else torch.float16
+        self._itemsize = self._stored.itemsize
         self._width = encoder.hidden
         backbone = encoder.backbone
         # The same weights under another number of heads or another epsilon give other features.
@@ -61,6 +65,11 @@ class TrunkCache:
         self._flat: Tensor | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            drop_others(folder, name, most=most)
+            self._use = InUse(folder / f"{name}.use")
+            with self._alone():
+                if self._use.alone():
+                    drop_oldest(self._data_path, self._index_path, _ROW, self._bytes_of, most=most)
             with self._alone():
                 self._read()
         except OSError as error:
@@ -112,7 +121,7 @@ class TrunkCache:
         mask = span < lengths[:, None]
         where = (start[:, None] + span).clamp(max=self._flat.shape[0] - 1)
         hidden = self._flat[where] * mask.unsqueeze(-1)
-        return hidden.to(device), mask.to(device)
+        return hidden.to(device).to(self._encoder.dtype), mask.to(device)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of each row, int64 (n,)."""
@@ -124,8 +133,8 @@ class TrunkCache:
         index = np.frombuffer(raw[: len(raw) // _ROW.itemsize * _ROW.itemsize], _ROW)
         data = np.memmap(self._data_path, np.uint8, "r") if self._data_path.stat().st_size else np.empty(0, np.uint8)
         for number, row in enumerate(index):
-            begin = self._offsets[-1] * self._width * self._itemsize
-            end = begin + int(row["length"]) * self._width * self._itemsize
+            begin = self._bytes_of(self._offsets[-1])
+            end = begin + self._bytes_of(int(row["length"]))
             if row["length"] <= 0 or end > len(data) or zlib.crc32(data[begin:end].data) != row["crc"]:
                 break  # stale or damaged from here on: forget it, it is computed again
             self._rows[bytes(row["key"])] = number
@@ -156,9 +165,12 @@ class TrunkCache:
         finally:
             os.close(descriptor)
 
+    def _bytes_of(self, tokens: int) -> int:
+        return tokens * self._width * self._itemsize
+
     def _sizes(self) -> tuple[int, int]:
         """Bytes of the data and of the index that this object knows."""
-        return self._offsets[-1] * self._width * self._itemsize, (len(self._offsets) - 1) * _ROW.itemsize
+        return self._bytes_of(self._offsets[-1]), (len(self._offsets) - 1) * _ROW.itemsize
 
     def _trim(self) -> None:
         """Cut both files to what this object knows."""
@@ -176,9 +188,8 @@ class TrunkCache:
     def _map(self) -> None:
         if self._offsets[-1]:
             # Copy-on-write mode: torch wants a writable array, and nothing ever writes through it.
-            kind = np.int16 if self._itemsize == 2 else np.int32
-            flat = np.memmap(self._data_path, kind, "c", shape=(self._offsets[-1], self._width))
-            self._flat = torch.from_numpy(flat).view(self._encoder.dtype)
+            flat = np.memmap(self._data_path, np.int16, "c", shape=(self._offsets[-1], self._width))
+            self._flat = torch.from_numpy(flat).view(self._stored)
 
     def _compute(self, missing: dict[bytes, Ids], progress: Callable[[int], None] | None) -> None:
         order = sorted(missing, key=lambda k: len(missing[k]))
@@ -222,7 +233,8 @@ class TrunkCache:
             mask[row, : len(sequence)] = True
         device = self._encoder.device
         hidden = self._encoder.trunk(ids.to(device), mask.to(device)).cpu()
-        raw = hidden.view(torch.int16 if self._itemsize == 2 else torch.int32).numpy()
+        reach = torch.finfo(self._stored).max
+        raw = hidden.clamp(-reach, reach).to(self._stored).view(torch.int16).numpy()
         return [raw[row, : len(sequence)].tobytes() for row, sequence in enumerate(sequences)]
 
 

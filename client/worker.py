@@ -9,22 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from client.ledger import LedgerWriter
 from client.outgoing import checked
+from client.part import Part
 from client.platform import Platform, Progress, fingerprint, prepare
 from client.platform_file import PlatformFile, load
 from client.session import Session
-from shared.adapter import layout_of
+from client.terms import Unwarranted
 from shared.backbone import shape_of
-from shared.errors import BudgetExceeded, FedfuseError, InputError, NoisyPlan, OutOfOrder, PrivacyError, ProtocolError
+from shared.errors import (
+    BudgetExceeded,
+    FedfuseError,
+    InputError,
+    NoisyPlan,
+    OutOfOrder,
+    PrivacyError,
+    ProtocolError,
+    StorageError,
+)
+from shared.logs import about, tell
 from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train
 from shared.settings import Settings, flatten
 
 log = logging.getLogger("fedfuse.worker")
+Observer = Callable[[Request, Answer, float], None]
+"""Told a request, its answer, and the seconds between them."""
 
 
 class Worker:
@@ -37,6 +52,7 @@ class Worker:
         simulation: Whether exact metrics and seeded noise are allowed here, whatever the coordinator says.
         prepared: A platform that is ready already, to be shared by several workers of one simulation.
         progress: Told what is being done; stays on the platform.
+        observer: Told of every answer before it leaves, and how many seconds it took; stays on the platform.
         resident: Whether this process alone answers for the platform, and so holds its ledger all the time. Flower's Ray
             simulation lets any of its processes answer; there the ledger is let go and read anew at every request.
     """
@@ -51,10 +67,11 @@ class Worker:
         prepared: Platform | None = None,
         device: torch.device | None = None,
         progress: Progress | None = None,
+        observer: Observer | None = None,
         resident: bool = True,
     ) -> None:
         self._file, self._state, self._ledger, self._simulation = file, state, ledger, simulation
-        self._device, self._progress, self._resident = device, progress, resident
+        self._device, self._progress, self._resident, self._observer = device, progress, resident, observer
         self._platform = prepared
         self._fingerprint: str | None = None
         self._session: Session | None = None
@@ -67,14 +84,31 @@ class Worker:
         """The platform's public name."""
         return self._file.name
 
-    def handle(self, request: Request) -> Answer:
-        """Answer one request; whatever goes wrong inside becomes one word of a closed list outside."""
+    def handle(self, request: Request, warrant: str = "") -> Answer:
+        """Answer one request; whatever goes wrong inside becomes one word of a closed list outside.
+
+        Args:
+            warrant: The coordinator's leave for this run; needed where the platform file pins the coordinator.
+        """
+        began = time.monotonic()
+        with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
+            answer = self._handled(request, warrant)
+            seconds = time.monotonic() - began
+            if not isinstance(answer, Refusal):
+                tell(log, "answered", "answered '%s' in %.1f s", request.kind, seconds)
+            if self._observer is not None:
+                self._observer(request, answer, seconds)
+            return answer
+
+    def _handled(self, request: Request, warrant: str) -> Answer:
         self.failure = None
         try:
+            self._require_leave(request, warrant)
             answer = self._answer(request)
-            layout = layout_of(shape_of(request.settings.model.backbone), request.settings.model)
+            part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
+            layout = part.sent(request.factors) if isinstance(request, Train) else {}
             items = self._platform.tables.items if self._platform else 0
-            return checked(answer, platform=self._file, layout=layout, items=items, simulation=self._simulation)
+            return checked(answer, platform=self._file, layout=layout, rank=part.rank, items=items, simulation=self._simulation)
         except Exception as error:
             self.failure = error
             reason = _reason(error)
@@ -84,11 +118,26 @@ class Worker:
                 reason,
                 error,
                 exc_info=reason is Reason.FAILED,
+                extra={"event": "refused"},
             )
+            if isinstance(error, StorageError):
+                # After a failed write only a ledger that is opened anew, and so read, may go on.
+                self.close()
             return Refusal(run=request.run, platform=self.name, round=getattr(request, "round", 0), reason=reason)
         finally:
             if not self._resident:
                 self.close()
+
+    def hold(self) -> None:
+        """Take the ledger now, so that no second worker of this platform can.
+
+        Raises:
+            StorageError: another process has it.
+            PrivacyError: it was altered, or is of another platform, budget or delta.
+        """
+        if self._writer is None:
+            privacy = self._file.privacy
+            self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=privacy.epsilon, delta=privacy.delta)
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -106,6 +155,13 @@ class Worker:
         if isinstance(request, Evaluate):
             return session.evaluate(request)
         raise ProtocolError(f"unknown request {type(request).__name__}")
+
+    def _require_leave(self, request: Request, warrant: str) -> None:
+        """Only what this platform's own file allows, whoever asks. A simulation has no coordinator to distrust."""
+        if not self._simulation:
+            terms = self._file.federation
+            terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
+            terms.require_settings(request.settings)
 
     def _open(self, request: Request) -> Session:
         settings = request.settings
@@ -150,6 +206,7 @@ _REASONS: dict[type[Exception], Reason] = {
     NoisyPlan: Reason.NOISE,
     PrivacyError: Reason.SETTINGS,
     OutOfOrder: Reason.ROUND,
+    Unwarranted: Reason.WARRANT,
     ProtocolError: Reason.MESSAGE,
     InputError: Reason.SOURCES,
 }

@@ -9,20 +9,26 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.checkpoint import run_of
+from server.deployed import deployed
 from server.federation import run_federation
 from server.outcome import Event, Outcome
 from shared.errors import InputError
+from shared.logs import configure_from_environment, tell
 from shared.settings import unflatten
 
 # Under Flower's logger, so that `flwr run --stream` and `flwr log` show it.
 logger = logging.getLogger("flwr.fedfuse")
 app = ServerApp()
+configure_from_environment("server")
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a world's platforms as Flower's virtual nodes; whatever goes wrong is raised, or Flower would say completed."""
-    simulate(grid, context)
+    """A deployed run, or a world's platforms as Flower's virtual nodes; what goes wrong is raised, or Flower says completed."""
+    if context.run_config.get("run"):
+        deployed(grid, context.run_config)
+    else:
+        simulate(grid, context)
 
 
 def simulate(grid: Grid, context: Context) -> Outcome:
@@ -54,4 +60,4 @@ def simulate(grid: Grid, context: Context) -> Outcome:
 
 
 def _log(event: Event) -> None:
-    logger.info("[round %d] %s", event.round, event.text)
+    tell(logger, str(event.kind), "[round %d] %s", event.round, event.text, round=event.round)

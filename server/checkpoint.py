@@ -18,14 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from server.outcome import Tally
-from shared.adapter import Layout, require_layout
+from shared.adapter import Layout
 from shared.durable import write_whole
 from shared.errors import InputError, ProtocolError, StorageError
 from shared.messages import Joined, Label, Metrics, Reason
+from shared.residual import require_with_residual
 from shared.settings import Settings, flatten
 
 FORMAT = 1
 NAME = "checkpoint.safetensors"
+_STATE = "state/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,9 @@ class Checkpoint:
     """A run as it was when `round` was over.
 
     Args:
-        adapter: The global adapter, float32.
+        adapter: The global adapter with its residual, float32.
         tallies: Platform -> its part so far.
+        state: What the strategy needs beside the adapter (a server optimizer's moments), float64.
     """
 
     run: str
@@ -42,6 +45,7 @@ class Checkpoint:
     settings: Settings
     adapter: Mapping[str, NDArray[np.float32]] = field(repr=False)
     tallies: Mapping[str, Tally]
+    state: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -58,6 +62,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "tallies": {name: _tally_out(tally) for name, tally in checkpoint.tallies.items()},
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.adapter.items()}
+    tensors |= {f"{_STATE}{name}": np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
     write_whole(folder / NAME, save(tensors, metadata={"fedfuse": json.dumps(facts, sort_keys=True)}))
 
 
@@ -80,7 +85,7 @@ def load_checkpoint(folder: Path, *, run: str, settings: Settings, layout: Layou
     path = folder / NAME
     if not path.exists():
         raise InputError("there is no checkpoint to resume from", where=str(path), do="start the run without resuming")
-    facts, adapter = _read(path)
+    facts, tensors = _read(path)
     if facts["run"] != run:
         raise InputError(
             f"the checkpoint is of run {facts['run']!r}, not {run!r}", where=str(path), do="name that run, or another folder"
@@ -97,19 +102,21 @@ def load_checkpoint(folder: Path, *, run: str, settings: Settings, layout: Layou
             where=str(path),
             do="resume with the same settings",
         )
+    adapter = {name: array for name, array in tensors.items() if not name.startswith(_STATE)}
+    state = {name.removeprefix(_STATE): array for name, array in tensors.items() if name.startswith(_STATE)}
     try:
-        require_layout(adapter, layout, where=str(path))
+        require_with_residual(adapter, layout, where=str(path))
         tallies = {name: _tally_in(values) for name, values in facts["tallies"].items()}
-        return Checkpoint(run=run, round=int(facts["round"]), settings=settings, adapter=adapter, tallies=tallies)
+        return Checkpoint(run=run, round=int(facts["round"]), settings=settings, adapter=adapter, tallies=tallies, state=state)
     except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {})["fedfuse"])
-            adapter = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
         missing = {"run", "round", "settings", "tallies"} - set(facts)
@@ -117,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
             raise KeyError(*sorted(missing))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
-    return facts, adapter
+    return facts, tensors
 
 
 def _damaged(path: Path, error: Exception) -> StorageError:

@@ -1,10 +1,10 @@
-"""`fedfuse audit`, `pull` and `strategies`: what anyone may run who was given a run, a model, or nothing at all."""
+"""`fedfuse audit`, `pull`, `models`, `publish` and `strategies`: what one runs on a run, a registry, or nothing at all."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.errors import ExitCode
+
+if TYPE_CHECKING:
+    from server.manifest import Manifest
 
 
 def audit(
@@ -35,22 +38,124 @@ def audit(
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="A published model: a run folder, a model folder, or any fsspec address.")],
-    out: Annotated[Path, typer.Option(help="A new folder for the model.")],
+    source: Annotated[str, typer.Argument(help="A registry or one published model: a folder, s3://, gs://, https:// ...")],
+    out: Annotated[Path, typer.Option(help="A folder for the model: new, or one that an earlier pull made.")],
+    trust: Annotated[
+        list[Path] | None, typer.Option(help="Public key of who may have signed it; may be repeated while keys change.")
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Take it whoever published it; anybody may have forged it.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="Number of a version, or a model's name; default: the newest.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was pulled as JSON.")] = False,
 ) -> None:
-    """Copy a published model after checking its manifest of hashes; what does not match never arrives."""
-    from server.registry import pull as fetch
+    """Fetch a published model after checking its signature, every hash and its backbone; what does not match never arrives.
 
-    model = fetch(source, out)
+    \b
+    fedfuse pull s3://models/ours --trust key.pub --out model        the newest version; again: bring it up to date
+    fedfuse pull runs/first --unsigned --out model                   a run's own copy, on your own disk
+    """
+    from server.pull import pull as fetch
+    from server.signing import load_trusted
+
+    keys = [load_trusted(path) for path in trust or []]
+    pulled = fetch(source, out, trusted=keys, unsigned=unsigned, model=model)
+    manifest = pulled.manifest
     if as_json:
+        shown = {
+            "folder": str(pulled.folder),
+            "version": manifest.version,
+            "name": manifest.origin.name,
+            "signer": pulled.signer,
+            "fresh": pulled.fresh,
+            "backbone_here": pulled.backbone,
+            "files": {entry.name: entry.sha256 for entry in manifest.files},
+        }
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    proof = f"signed by {pulled.signer[:16]}" if pulled.signer else "NOBODY'S signature was looked at"
+    size = f"{len(manifest.files)} files, {manifest.size / 1024:,.0f} KiB"
+    state = "" if pulled.fresh else "; it was here already"
+    typer.echo(f"{_title(manifest)}: {size}, every hash right, {proof}{state}: {out}")
+    if not pulled.backbone:
         typer.echo(
-            json.dumps(
-                {"folder": str(model.folder), "files": {entry.name: entry.sha256 for entry in model.manifest.files}}, indent=2
-            )
+            f"its backbone {manifest.origin.backbone!r} could not be checked here: get it, its weights' SHA-256 is in {out}"
         )
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    registry: Annotated[str, typer.Argument(help="Where models are published: a folder, s3://bucket/path, gs://...")],
+    key: Annotated[Path, typer.Option(help="The coordinator's private signing key.")],
+    name: Annotated[str, typer.Option(help="What the model is called; default: the run's name.")] = "",
+    trust: Annotated[list[Path] | None, typer.Option(help="Public key that signed earlier versions, if it was another.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was published as JSON.")] = False,
+) -> None:
+    """Publish the model of a run as the next version of a registry, signed; readers get all of it or nothing."""
+    from server.registry import Registry
+    from server.signing import load_signer, load_trusted
+    from server.store import open_store
+
+    signer = load_signer(key)
+    trusted = [signer.public, *(load_trusted(path) for path in trust or [])]
+    manifest = Registry(open_store(registry), trusted).publish(run, signer, name=name)
+    if as_json:
+        typer.echo(json.dumps({"version": manifest.version, "name": manifest.origin.name, "sha256": manifest.sha256}, indent=2))
     else:
-        typer.echo(f"{len(model.manifest.files)} files, {model.manifest.size / 1024:,.0f} KiB, every hash right: {model.folder}")
+        typer.echo(f"{_title(manifest)} is published: {manifest.size / 1024:,.0f} KiB, signed by {manifest.signer[:16]}")
+
+
+def models(
+    registry: Annotated[str, typer.Argument(help="A registry: a folder, s3://, gs://, https:// ...")],
+    trust: Annotated[list[Path] | None, typer.Option(help="Public key of who may have signed; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the versions of a registry, newest first. With --trust, what no trusted key vouches for is an error."""
+    from server.registry import Registry
+    from server.signing import load_trusted
+    from server.store import open_store
+
+    keys = [load_trusted(path) for path in trust or []]
+    versions = list(Registry(open_store(registry), keys).versions())
+    if as_json:
+        shown = [
+            {
+                "version": manifest.version,
+                "sha256": manifest.sha256,
+                "signer": manifest.signer,
+                "bytes": manifest.size,
+                **manifest.origin.model_dump(mode="json"),
+            }
+            for manifest in versions
+        ]
+        typer.echo(json.dumps({"checked": bool(keys), "versions": shown}, indent=2))
+        return
+    if not versions:
+        typer.echo(f"no model is published in {registry}")
+        return
+    table = Table(title="models" if keys else "models (no signature was looked at: name a key with --trust)")
+    for column in ("version", "name", "trained", "strategy", "rounds", "platforms", "KiB", "signed by"):
+        table.add_column(column, justify="right" if column in ("version", "rounds", "KiB") else "left")
+    for manifest in versions:
+        origin = manifest.origin
+        names = ", ".join(origin.platforms)
+        table.add_row(
+            str(manifest.version),
+            origin.name,
+            origin.created,
+            origin.strategy,
+            str(origin.rounds),
+            names if len(names) <= 40 else f"{len(origin.platforms)} platforms",
+            f"{manifest.size / 1024:,.0f}",
+            manifest.signer[:16] or "nobody",
+        )
+    Console().print(table)
+
+
+def _title(manifest: Manifest) -> str:
+    return (
+        f"version {manifest.version} ({manifest.origin.name})" if manifest.version else f"the model of run {manifest.origin.run}"
+    )
 
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:

@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from server.attendance import Attendance
 from server.board import Board
 from server.checkpoint import NAME as CHECKPOINT
 from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.outcome import Event, Kind, Outcome, Tally, Watcher
 from server.publication import MODEL, Export, publish_adapter
 from server.rounds import Exchange
-from shared.adapter import initial, require_layout
-from shared.errors import FedfuseError, InputError, ProtocolError
-from shared.messages import Arrays, Join, Joined, Label, Reason, Refusal, answer_from, bytes_of, request_from, to_record
+from shared.adapter import initial
+from shared.errors import InputError
+from shared.messages import Arrays, Joined, Label, Reason, bytes_of, request_from
+from shared.residual import require_with_residual, split
 from shared.settings import Settings
 from strategies import named
 from strategies.base import Member, NoUpdate, adapter_from, record_of
-
-_SETTLE = 0.5
-"""Seconds without a new node after which a run that was not told how many to expect begins."""
 
 
 def run_federation(
@@ -42,6 +41,7 @@ def run_federation(
     wait: float = 300.0,
     start: Arrays | None = None,
     export: Export | None = None,
+    names: Callable[[], Mapping[int, str]] | None = None,
 ) -> Outcome:
     """Train one adapter over the platforms that `grid` reaches.
 
@@ -55,6 +55,7 @@ def run_federation(
         wait: Seconds to wait for them.
         start: Adapter to begin from; None: `shared.adapter.initial`.
         export: Writes the model's files; None: `shared.peft_export.export`.
+        names: Node -> the platform that it was approved as; None: a node is whoever it says.
 
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
@@ -73,12 +74,23 @@ def run_federation(
             if events is not None:
                 events(event)
 
-        federation = _Federation(grid=grid, settings=settings, run=run, out=out, tell=tell, adapter=adapter)
+        federation = _Federation(
+            grid=grid, settings=settings, run=run, out=out, tell=tell, adapter=adapter, wait=wait, names=names
+        )
         if resume:
             federation.restore()
-        federation.join(federation.wait_for(nodes, seconds=wait))
+        federation.attendance.join(federation.attendance.wait_for(nodes, seconds=wait))
         federation.train()
-        model = publish_adapter(federation.adapter, settings, out, export=export)
+        model = publish_adapter(
+            federation.adapter,
+            settings,
+            out,
+            run=run,
+            rounds=federation.round,
+            tallies=federation.tallies,
+            start=start,
+            export=export,
+        )
         tell(Event(kind=Kind.PUBLISHED, round=federation.round, text=f"the model is in {model}", tallies={}))
     return Outcome(
         run=run,
@@ -102,12 +114,25 @@ class _Federation:
         out: Path,
         tell: Callable[[Event], None],
         adapter: dict[str, NDArray[np.float32]],
+        wait: float,
+        names: Callable[[], Mapping[int, str]] | None = None,
     ) -> None:
         self._grid, self._settings, self._run, self._out, self._tell = grid, settings, run, out, tell
-        self._members: dict[int, Member] = {}
+        self._wait = wait
+        # Under the secure sum the keys are dealt once, at the start: who comes later has none.
+        self._comings_and_goings = str(settings.privacy.noise) != "distributed"
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
-        self._layout = {name: (array.shape[0], array.shape[1]) for name, array in adapter.items()}
-        require_layout(adapter, self._layout, where="the adapter to begin from")
+        self.attendance = Attendance(
+            grid=grid,
+            settings=settings,
+            run=run,
+            least=max(self._strategy.least, settings.server.minimum_platforms),
+            say=self._say,
+            entered=self._entered,
+            names=names,
+        )
+        self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split(adapter)[0].items()}
+        require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter, self.round = adapter, 0
         self.tallies: dict[str, Tally] = {}
 
@@ -116,64 +141,17 @@ class _Federation:
         checkpoint = load_checkpoint(self._out, run=self._run, settings=self._settings, layout=self._layout)
         self.adapter, self.round = dict(checkpoint.adapter), checkpoint.round
         self.tallies = dict(checkpoint.tallies)
+        self._strategy.restore(checkpoint.state, self.adapter)
         self._say(Kind.RESUMED, f"goes on after round {self.round}")
-
-    def wait_for(self, wanted: int | None, *, seconds: float) -> list[int]:
-        """The nodes, once they are there."""
-        end = time.monotonic() + seconds
-        before: list[int] = []
-        while True:
-            found = sorted(self._grid.get_node_ids())
-            if (wanted is not None and len(found) >= wanted) or (wanted is None and found and found == before):
-                return found
-            if time.monotonic() >= end:
-                raise FedfuseError(
-                    f"{len(found)} of {wanted or 'any number of'} platforms came within {seconds:g} s",
-                    do="start the platforms' clients, or wait for fewer",
-                )
-            if found != before or not before:
-                self._say(Kind.WAITING, f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there")
-            before = found
-            time.sleep(_SETTLE if wanted is None else 0.05)
-
-    def join(self, nodes: list[int]) -> None:
-        """Ask every node to join; those that do are the members."""
-        request = Join(run=self._run, settings=self._settings)
-        record, size = to_record(request), bytes_of(request)
-        lifetime = self._settings.reply_timeout + 60.0
-        messages = [Message(record, node, MessageType.QUERY, ttl=lifetime, group_id="join") for node in nodes]
-        exchange = Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
-        reasons: list[str] = []
-        for message in exchange.replies():
-            node = message.metadata.src_node_id
-            try:
-                answer = answer_from(message.content)
-                if not isinstance(answer, Joined | Refusal) or (isinstance(answer, Joined) and answer.run != self._run):
-                    raise ProtocolError(f"answered 'join' with '{answer.kind}' of run {answer.run!r}")
-            except ProtocolError as error:
-                reasons.append(f"node {node}: {error.found}")
-                self._say(Kind.DROPPED, reasons[-1])
-                continue
-            if isinstance(answer, Refusal):
-                reasons.append(f"{answer.platform} (node {node}): {answer.reason.value}")
-                self._say(Kind.REFUSED, f"{reasons[-1]}: left out", platform=answer.platform)
-                continue
-            self._enter(node, answer, size)
-        for node, code in exchange.errors.items():
-            reasons.append(f"node {node}: Flower's error {code}")
-            self._say(Kind.FAILED, f"{reasons[-1]}: left out")
-        for node in exchange.silent:
-            reasons.append(f"node {node}: no answer")
-            self._say(Kind.SILENT, f"{reasons[-1]}: left out")
-        if not self._members:
-            raise FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
-        self._strategy.members = self._members
 
     def train(self) -> None:
         """All rounds that are still to do, with their evaluations and checkpoints."""
         if self.round == 0 and not any(tally.before for tally in self.tallies.values()):
             self._evaluate(Label.BEFORE)
         while self.round < self._settings.rounds:
+            if self._comings_and_goings:
+                self.attendance.look()
+                self.attendance.await_someone(seconds=self._wait)
             self._train_round(self.round + 1)
             self.round += 1
             self._save()
@@ -185,6 +163,7 @@ class _Federation:
             self._evaluate(Label.FEDERATED)
 
     def _train_round(self, round_: int) -> None:
+        self._strategy.members = self.attendance.asked(round_)
         messages = self._strategy.configure_train(round_, record_of(self.adapter), ConfigRecord(), self._grid)
         exchange = self._send(messages)
         try:
@@ -203,9 +182,18 @@ class _Federation:
             self._say(Kind.LATE, f"round {round_} was answered before the coordinator stopped; it is not trained twice")
             return
         self._note(exchange, round_)
+        came, least = len(self._strategy.report.updates), self._settings.server.minimum_platforms
+        if came < least:
+            # The platforms agreed to be one of so many; what came is not used, and is answered again when the round is.
+            raise NoUpdate(
+                f"round {round_}: {came} platforms answered, and the run's settings need {least}",
+                where=self._gone(exchange),
+                do="see why the others did not, then resume the run",
+            )
         self.adapter = adapter_from(arrays)
 
     def _evaluate(self, label: Label) -> None:
+        self._strategy.members = self._members
         config = ConfigRecord({"label": label.value})
         exchange = self._send(self._strategy.configure_evaluate(self.round, record_of(self.adapter), config, self._grid))
         self._strategy.aggregate_evaluate(self.round, self._watched(exchange, self.round))
@@ -217,15 +205,11 @@ class _Federation:
         text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"
         self._say(Kind.EVALUATED, text, tallies=self.tallies)
 
-    def _enter(self, node: int, joined: Joined, down: int) -> None:
-        twin = next((member for member in self._members.values() if member.platform == joined.platform), None)
-        if twin is not None:
-            raise ProtocolError(
-                f"two nodes speak for platform {joined.platform!r}",
-                where=f"nodes {twin.node} and {node}",
-                do="give every platform its own name, and start each client once",
-            )
-        self._members[node] = Member(node=node, platform=joined.platform, users=joined.users)
+    @property
+    def _members(self) -> dict[int, Member]:
+        return self.attendance.members
+
+    def _entered(self, member: Member, joined: Joined, down: int) -> None:
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
         self._add(joined.platform, down=down, up=bytes_of(joined))
         self._tell(
@@ -263,9 +247,9 @@ class _Federation:
             name = self._members[node].platform
             refusals = {**self.tallies[name].refusals, round_: refusal.reason}
             self._add(name, up=bytes_of(refusal), refusals=refusals)
-            self._say(Kind.REFUSED, f"{name}: {refusal.reason.value}", platform=name, round_=round_)
+            self._say(Kind.REFUSED, f"{name}: {refusal.reason.value}", platform=name, round_=round_, reason=refusal.reason)
             if refusal.reason is Reason.BUDGET:
-                del self._members[node]
+                self.attendance.dismiss(node)
                 self._say(Kind.LEFT, f"{name} has no budget left: the run goes on without it", platform=name, round_=round_)
         unheard = [(drop.node, Kind.DROPPED, drop.reason) for drop in report.drops]
         unheard += [(node, Kind.FAILED, f"Flower's error {code}") for node, code in exchange.errors.items()]
@@ -280,10 +264,10 @@ class _Federation:
 
     def _lost_with_the_coordinator(self, round_: int) -> bool:
         """Whether every member answered this round to a coordinator that was stopped before it could keep the sum."""
-        refusals = self._strategy.report.refusals
-        return bool(self._members) and all(
+        refusals, asked = self._strategy.report.refusals, self._strategy.members or {}
+        return bool(asked) and all(
             node in refusals and refusals[node].reason is Reason.ROUND and self.tallies[member.platform].joined.finished >= round_
-            for node, member in self._members.items()
+            for node, member in asked.items()
         )
 
     def _gone(self, exchange: Exchange) -> str:
@@ -300,7 +284,12 @@ class _Federation:
 
     def _save(self) -> None:
         state = Checkpoint(
-            run=self._run, round=self.round, settings=self._settings, adapter=self.adapter, tallies=dict(self.tallies)
+            run=self._run,
+            round=self.round,
+            settings=self._settings,
+            adapter=self.adapter,
+            tallies=dict(self.tallies),
+            state=self._strategy.state(),
         )
         save_checkpoint(self._out, state)
 
@@ -311,7 +300,8 @@ class _Federation:
         *,
         platform: str = "",
         round_: int | None = None,
+        reason: Reason | None = None,
         tallies: Mapping[str, Tally] | None = None,
     ) -> None:
         at = self.round if round_ is None else round_
-        self._tell(Event(kind=kind, round=at, text=text, platform=platform, tallies=dict(tallies or {})))
+        self._tell(Event(kind=kind, round=at, text=text, platform=platform, reason=reason, tallies=dict(tallies or {})))

@@ -76,6 +76,7 @@ class Event:
         round: 0 before the first.
         platform: Empty where it concerns all, or a node that has not said who it is.
         text: One line for a person.
+        reason: On REFUSED, the platform's word for why.
         tallies: On ROUND and EVALUATED, the state of every platform.
     """
 
@@ -83,6 +84,7 @@ class Event:
     round: int
     text: str
     platform: str = ""
+    reason: Reason | None = None
     tallies: Mapping[str, Tally] = field(default_factory=dict, repr=False)
 
 

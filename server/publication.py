@@ -1,17 +1,24 @@
-"""The end of a run: its adapter becomes a published model, which appears whole or not at all."""
+"""The end of a run: its adapter becomes a model in the run's own folder, with its card, whole or not at all.
+
+It is not signed, and no version of a registry: that is what `fedfuse publish` makes of it.
+"""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from server.manifest import publish
-from shared.durable import sync_folder
+from server.manifest import MANIFEST, describe
+from server.model_card import facts_of, model_card_files, origin_of
+from server.outcome import Tally
+from shared.backbone import load_backbone, weights_sha256
+from shared.durable import exchange, sync_folder, write_whole
 from shared.errors import StorageError
 from shared.messages import Arrays
 from shared.peft_export import export as plain_peft
+from shared.peft_export import plain
 from shared.settings import Settings
 
 MODEL = "model"
@@ -19,22 +26,53 @@ Export = Callable[[Arrays, Settings, Path], None]
 """Writes the files of a model into a folder."""
 
 
-def publish_adapter(adapter: Arrays, settings: Settings, out: Path, *, export: Export | None = None) -> Path:
-    """Put the model of a finished run in `out/model`, with its manifest, in place of an older one.
+def publish_adapter(
+    adapter: Arrays,
+    settings: Settings,
+    out: Path,
+    *,
+    run: str,
+    rounds: int,
+    tallies: Mapping[str, Tally],
+    start: Arrays | None = None,
+    export: Export | None = None,
+) -> Path:
+    """Put the model of a finished run in `out/model`, with its card and its manifest, in place of an older one.
+
+    Args:
+        start: Adapter that training began from, if it was not a fresh one.
+        export: Writes the tensors and the settings; None: `shared.peft_export.export`.
 
     Raises:
         StorageError: it cannot be written; an older one is still there.
     """
     target, draft = out / MODEL, None
+    backbone = weights_sha256(settings.model.backbone) or load_backbone(settings.model.backbone).sha256
+    facts = facts_of(
+        plain(adapter, settings),
+        settings,
+        run=run,
+        rounds=rounds,
+        tallies=tallies,
+        start=start,
+        backbone_sha256=backbone,
+        ledgers=out / "ledger",
+    )
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))
-        fresh, old = draft / "fresh", draft / "old"
+        fresh = draft / "fresh"
         fresh.mkdir()
-        (export or plain_peft)(adapter, settings, fresh)
-        publish(fresh)
+        if export is None:
+            plain_peft(adapter, settings, fresh, backbone_sha256=backbone)
+        else:
+            export(adapter, settings, fresh)
+        for name, content in model_card_files(facts).items():
+            write_whole(fresh / name, content)
+        write_whole(fresh / MANIFEST, describe(fresh, origin_of(facts)).content)
         if target.exists():
-            target.rename(old)
-        fresh.rename(target)
+            exchange(fresh, target)
+        else:
+            fresh.rename(target)
         sync_folder(out)
     except OSError as error:
         raise StorageError(

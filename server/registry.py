@@ -1,167 +1,238 @@
-"""Published models: pull one from a folder or a URL, checked byte for byte before it takes its place."""
+"""The registry of global models: numbered versions under one address, each there whole or not at all.
+
+    manifests/000004.json                    a signed manifest: created once, last of all, and never changed
+    models/000004-<digest of files>/...      its files; two publishers never write the same folder with different bytes
+    index.json                               the newest number, for those who cannot list; a hint, and never ahead
+
+A version exists when its manifest does, and its manifest is created after its files are there: so a reader never meets half a
+version, whatever dies. Of two publishers that want one number, the store lets one create it and the other takes the next. The
+index is written afterwards; if it is old (a publisher died, two raced), readers look one number further until there is none.
+Each manifest names the hash of the one before it, so the newest vouches for all.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
+import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Annotated
 
-import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, parse, publish
-from shared.durable import sync_folder
-from shared.errors import FedfuseError, InputError, StorageError
+from server.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
+from server.model_card import FACTS, Lineage, facts_in, model_card_files, origin_of
+from server.publication import MODEL
+from server.signing import PublicKey, Signer, Untrusted
+from server.store import NotThere, Store, read_bounded
+from shared.errors import InputError, StorageError
+from shared.settings import explain
 
-MAX_TOTAL = 1 << 33
-"""Bytes of the largest model that `pull` fetches, unless it is told otherwise."""
-_BLOCK = 1 << 20
-Open = Callable[[str], IO[bytes]]
-"""Opens a file of the source by its name in the manifest; FileNotFoundError if there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PulledModel:
-    """A model that was pulled and checked.
-
-    Args:
-        folder: Where it lies now.
-        source: Where it came from.
-        manifest: What it consists of; every file was checked against it.
-    """
-
-    folder: Path
-    source: str
-    manifest: Manifest
+INDEX = "index.json"
+_MAX_INDEX = 1 << 12
+_FURTHER = 10_000
+"""How many versions a reader finds beyond an old index."""
+_TRIES = 100
 
 
-def pull(source: str, out: Path, *, max_bytes: int = MAX_TOTAL) -> PulledModel:
-    """Copy a published model to `out`, which appears whole and checked, or not at all.
+class _Index(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Annotated[int, Field(ge=1, le=1)]
+    newest: Annotated[int, Field(ge=1, le=MAX_VERSION)]
+
+
+class Registry:
+    """The versions in a store.
 
     Args:
-        source: A folder or any URL that fsspec opens; of a run, or of the model itself.
-        out: A folder that does not exist yet, or is empty.
-        max_bytes: Most that is fetched.
+        trusted: Keys that may sign. Empty: signatures are not looked at, and nothing is known of who published.
 
-    Raises:
-        InputError: `out` is in use, there is no manifest, or it names files outside the model.
-        StorageError: a file is missing, a link, or not what the manifest says; or the disk is full.
+    Guarantees: with `trusted`, every manifest that a public method returns is signed by one of them, or is named by its hash
+    in a chain that begins at one that is. So versions of a key that was retired stay good under the key that followed it.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise InputError("is there already and not empty", where=str(out), do="name another folder, or remove this one first")
-    where, opener, data = _find(source)
-    manifest = parse(data, where)
-    if manifest.size > max_bytes:
-        raise InputError(
-            f"the model has {manifest.size} bytes, the limit is {max_bytes}", where=where, do="raise the limit if you trust it"
-        )
-    draft = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        for entry in manifest.files:
-            _fetch(entry, opener, draft / entry.name, where)
-        (draft / MANIFEST).write_bytes(data)
-        draft.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-        sync_folder(out.parent)
-    except OSError as error:
+
+    def __init__(self, store: Store, trusted: Iterable[PublicKey] = ()) -> None:
+        self.store, self._trusted = store, tuple(trusted)
+
+    def newest(self) -> Manifest | None:
+        """The newest version; None if there is none.
+
+        Raises:
+            StorageError: the index names a version that is not there, or the store cannot be read.
+            InputError: what is there is no manifest.
+            Untrusted: it is not signed by a trusted key, or does not follow the one before it.
+        """
+        hint = self._hint()
+        found = self._read(hint) if hint else None
+        for number in range(hint + 1, hint + _FURTHER):
+            try:
+                after = self._read(number)
+            except NotThere:
+                return None if found is None else self._signed(found)
+            if found is not None:
+                self._require_link(found, after)
+            found = after
         raise StorageError(
-            f"cannot be copied: {error.strerror or error}", where=f"{where} -> {out}", do="check space and rights"
-        ) from error
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-    return PulledModel(folder=out, source=where, manifest=manifest)
+            f"{_FURTHER} versions beyond the index", where=self.store.where, do=f"write the newest number into {INDEX}"
+        )
 
+    def versions(self) -> Iterator[Manifest]:
+        """All versions, newest first; errors as `newest` and `before`."""
+        manifest = self.newest()
+        while manifest is not None:
+            yield manifest
+            manifest = self.before(manifest)
 
-def _find(source: str) -> tuple[str, Open, bytes]:
-    """Where the model is, how to open its files, and its manifest; a run's folder holds it in `model/`."""
-    for place in (source.rstrip("/") or source, f"{source.rstrip('/')}/model"):
-        opener = _opener(place)
+    def before(self, manifest: Manifest) -> Manifest | None:
+        """The version before, None for the first.
+
+        Raises:
+            StorageError: it cannot be read.
+            InputError: it is no manifest.
+            Untrusted: it is not the one that `manifest` names.
+        """
+        if manifest.version <= 1:
+            return None
+        before = self._read(manifest.version - 1)
+        self._require_link(before, manifest)
+        return before
+
+    def named(self, name: str) -> Manifest:
+        """A version by its number, or the newest of a model's name.
+
+        Raises:
+            InputError: there is none.
+            StorageError, Untrusted: as `versions`.
+        """
+        number = int(name) if name.isdecimal() and name.isascii() and len(name) < 10 else None
+        for manifest in self.versions():
+            if name == manifest.origin.name or number == manifest.version:
+                return manifest
+        raise InputError(
+            f"there is no model {name[:63]!r}",
+            where=self.store.where,
+            do="list them with `fedfuse models`, and name one of those",
+        )
+
+    def publish(self, run: Path, signer: Signer, *, name: str = "") -> Manifest:
+        """Publish the model of a finished run as the next version, signed.
+
+        Args:
+            run: The run's folder, or its `model` folder.
+            name: What the model is called; the run's name where it is ''.
+
+        Guarantees: when this returns, the version is there for every reader; when it does not, no reader meets a part of it.
+        The same model under the same name is published once, however often it is asked for.
+
+        Raises:
+            InputError: this is no model of a finished run.
+            StorageError: its files are not those that the run wrote, or the store cannot be read or written.
+            Untrusted: the newest version is not signed by a key that this registry trusts.
+        """
+        source = run / MODEL if (run / MODEL / MANIFEST).is_file() else run
+        facts = facts_in(_file(source / FACTS), str(source))
+        origin = origin_of(facts, name)
+        for _ in range(_TRIES):
+            versions = list(self.versions())
+            newest = versions[0] if versions else None
+            twin = next((v for v in versions if v.origin == origin), None)
+            if twin is not None:
+                self._point(versions[0].version)
+                return twin
+            lineage = Lineage(
+                version=newest.version + 1 if newest else 1,
+                previous=newest.sha256 if newest else "",
+                start=next((v.version for v in versions if v.origin.adapter_sha256 == facts.start_sha256), None),
+            )
+            with tempfile.TemporaryDirectory(prefix="fedfuse-publish-") as folder:
+                draft = Path(folder)
+                _copy(source, draft)
+                for file, content in model_card_files(facts, lineage).items():
+                    (draft / file).write_bytes(content)
+                plain = describe(draft, origin)
+                manifest = plain.numbered(lineage.version, lineage.previous).signed(signer)
+                for entry in manifest.files:
+                    self.store.put(f"{manifest.folder}/{entry.name}", draft / entry.name)
+            if self.store.create(_manifest(manifest.version), manifest.content):
+                self._point(manifest.version)
+                return manifest
+        raise StorageError("other publishers were always first", where=self.store.where, do="try again when they are done")
+
+    def _hint(self) -> int:
+        where = f"{self.store.where}/{INDEX}"
         try:
-            with opener(MANIFEST) as file:
-                data = file.read(MAX_MANIFEST + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except FedfuseError:
-            raise
-        except Exception as error:
-            raise _unreadable(error, place) from error
-        if len(data) > MAX_MANIFEST:
-            raise InputError(f"{MANIFEST} is larger than {MAX_MANIFEST} bytes", where=place, do="this is not a published model")
-        return place, opener, data
-    raise InputError(f"there is no {MANIFEST}", where=source, do="name a published model: the `model` folder of a finished run")
+            values = read_json(read_bounded(self.store, INDEX, _MAX_INDEX), INDEX, where)
+        except NotThere:
+            return 0
+        try:
+            return _Index.model_validate(values).newest
+        except ValidationError as error:
+            raise InputError(
+                explain(error)[:500], where=where, do="this is no registry of models, or its index is damaged"
+            ) from None
+
+    def _read(self, number: int) -> Manifest:
+        name = _manifest(number)
+        where = f"{self.store.where}/{name}"
+        manifest = parse(read_bounded(self.store, name, MAX_MANIFEST), where)
+        if manifest.version != number:
+            raise InputError(
+                f"is the manifest of version {manifest.version}",
+                where=where,
+                do="tell who runs the registry: it was copied there",
+            )
+        return manifest
+
+    def _signed(self, manifest: Manifest) -> Manifest:
+        if self._trusted:
+            manifest.require_signed(self._trusted, where=f"{self.store.where}/{_manifest(manifest.version)}")
+        return manifest
+
+    def _require_link(self, before: Manifest, after: Manifest) -> None:
+        if before.sha256 != after.previous:
+            raise Untrusted(
+                f"version {after.version} was not published after the version {before.version} that is here",
+                where=self.store.where,
+                do="the history was rewritten: ask the coordinator which one is right",
+            )
+
+    def _point(self, number: int) -> None:
+        # Not if it points further already: of two publishers the slower one must not point back.
+        if self._hint() < number:
+            self.store.replace(INDEX, json.dumps({"format": 1, "newest": number}).encode("ascii") + b"\n")
 
 
-def _opener(place: str) -> Open:
+def _manifest(number: int) -> str:
+    return f"manifests/{number:06d}.json"
+
+
+def _copy(source: Path, draft: Path) -> None:
+    """Copy a run's model, and check the copy against the run's own manifest."""
+    manifest = parse(_file(source / MANIFEST), str(source))
+    for entry in manifest.files:
+        target = draft / entry.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source / entry.name, target, follow_symlinks=False)
+        except OSError as error:
+            raise StorageError(
+                f"{entry.name} cannot be copied ({error.strerror})", where=str(source), do="let the run publish its model again"
+            ) from None
+    if describe(draft, manifest.origin).files != manifest.files:
+        raise StorageError(
+            "the model is not what the run wrote: a file has another SHA-256",
+            where=str(source),
+            do="restore it, or let the run publish its model again (--resume)",
+        )
+
+
+def _file(path: Path) -> bytes:
     try:
-        system, root = fsspec.core.url_to_fs(place)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"cannot be opened: {error}", where=place, do="name a folder or a URL that fsspec knows") from None
-    if "file" not in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol):
-        # Not cached and not read ahead: every byte is read once, and counted.
-        return lambda name: system.open(f"{root.rstrip('/')}/{name}", "rb")
-    folder = Path(root)
-
-    def open_plain(name: str) -> IO[bytes]:
-        # No step below the folder may be a link: it could show a file that the model does not consist of.
-        path = folder
-        for part in name.split("/"):
-            path = path / part
-            if path.is_symlink():
-                raise StorageError("is a symbolic link", where=str(path), do="publish the model again, with the file itself")
-        return path.open("rb")
-
-    return open_plain
-
-
-def _fetch(entry: Entry, opener: Open, target: Path, where: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    try:
-        source = opener(entry.name)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise _differs(entry, "is missing", where) from None
-    except FedfuseError:
-        raise
-    except Exception as error:
-        raise _unreadable(error, where) from error
-    with source, target.open("wb") as file:
-        # One byte more than declared is enough to know, so a source without end cannot fill the disk.
-        while size <= entry.size and (block := _read(source, min(_BLOCK, entry.size + 1 - size), where)):
-            digest.update(block)
-            size += len(block)
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-    if size != entry.size:
-        raise _differs(entry, f"has {'more' if size > entry.size else size} bytes, not {entry.size}", where)
-    if digest.hexdigest() != entry.sha256:
-        raise _differs(entry, "has another SHA-256", where)
-
-
-def _read(source: IO[bytes], size: int, where: str) -> bytes:
-    try:
-        return source.read(size)
-    except Exception as error:
-        raise _unreadable(error, where) from error
-
-
-def _differs(entry: Entry, how: str, where: str) -> StorageError:
-    return StorageError(
-        f"{entry.name} {how}", where=where, do="the copy is damaged or was changed: publish it again, or pull from elsewhere"
-    )
-
-
-def _unreadable(error: Exception, where: str) -> StorageError:
-    return StorageError(f"cannot be read: {type(error).__name__}: {error}", where=where, do="check the address and the network")
-
-
-__all__ = ["MAX_TOTAL", "PulledModel", "publish", "pull"]
+        with path.open("rb") as file:
+            return file.read(MAX_MANIFEST + 1)
+    except OSError as error:
+        raise InputError(
+            f"there is no {path.name} ({error.strerror})", where=str(path.parent), do="name the folder of a finished run"
+        ) from None

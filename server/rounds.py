@@ -61,6 +61,10 @@ class Exchange:
                 time.sleep(max(0.0, min(pause, self._end - time.monotonic())))
                 pause = min(2 * pause, LAST_LOOK)
 
+    def arrived(self) -> list[Message]:
+        """Answers with content that are there now; waits for none."""
+        return list(self._sweep()) if self._pending else []
+
     def _sweep(self) -> Iterator[Message]:
         ids = list(self._pending)
         for start in range(0, len(ids), AT_ONCE):

@@ -3,10 +3,14 @@
 An adapter is a mapping of names to float32 arrays. For each trainable layer i and target map W (k x d) there
 are `encoder.layer.<i>.<module>.lora_A` (r x d) and `...lora_B` (k x r), named as PEFT names the modules, and for
 the pooled output `head.lora_A`, `head.lora_B`. The update of a map is alpha / r * B A (Hu et al. 2021).
+
+A scheme with a core (`shared/scheme.py`) federates one `...lora_R` (r x r) a map instead, between fixed factors that each
+party makes itself (`shared/core.py`); one with a residual has frozen factors beside these (`shared/residual.py`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 from shared.backbone import BackboneShape, shape_of
 from shared.errors import InputError, ProtocolError
 from shared.messages import Arrays, Factors
+from shared.scheme import PLAIN, Scheme, scheme_of
 from shared.settings import ModelSettings, Settings
 
 Layout = Mapping[str, tuple[int, int]]
@@ -58,32 +63,55 @@ def first_trained(shape: BackboneShape, model: ModelSettings) -> int:
     return shape.layers - wanted
 
 
-def layout_of(shape: BackboneShape, model: ModelSettings) -> dict[str, tuple[int, int]]:
-    """The names and shapes of the federated tensors."""
+def maps_of(shape: BackboneShape, model: ModelSettings) -> dict[str, tuple[int, int]]:
+    """The maps that carry an adapter: name -> (out, in), as torch stores a linear map's weight."""
     sizes = {"intermediate": (shape.intermediate, shape.hidden), "output": (shape.hidden, shape.intermediate)}
+    maps = {
+        f"encoder.layer.{layer}.{TARGETS[target]}": sizes.get(target, (shape.hidden, shape.hidden))
+        for layer in range(first_trained(shape, model), shape.layers)
+        for target in targets_of(model)
+    }
+    return {**maps, HEAD: (shape.hidden, shape.hidden)}
+
+
+def layout_of(
+    shape: BackboneShape, model: ModelSettings, scheme: Scheme = PLAIN, *, rank: int | None = None
+) -> dict[str, tuple[int, int]]:
+    """The names and shapes of the federated tensors.
+
+    Args:
+        rank: Of one platform, where ranks may differ; None: the run's.
+    """
+    r = rank or model.rank
     layout: dict[str, tuple[int, int]] = {}
-    for layer in range(first_trained(shape, model), shape.layers):
-        for target in targets_of(model):
-            out, inner = sizes.get(target, (shape.hidden, shape.hidden))
-            name = f"encoder.layer.{layer}.{TARGETS[target]}"
-            layout[f"{name}.lora_A"] = (model.rank, inner)
-            layout[f"{name}.lora_B"] = (out, model.rank)
-    layout[f"{HEAD}.lora_A"] = (model.rank, shape.hidden)
-    layout[f"{HEAD}.lora_B"] = (shape.hidden, model.rank)
+    for name, (out, inner) in maps_of(shape, model).items():
+        if scheme.core:
+            layout[f"{name}.lora_R"] = (r, r)
+        else:
+            layout[f"{name}.lora_A"] = (r, inner)
+            layout[f"{name}.lora_B"] = (out, r)
     return layout
 
 
 def initial(settings: Settings) -> dict[str, NDArray[np.float32]]:
-    """The global adapter before training: A uniform as PEFT's default (He et al. 2015, a = sqrt 5), B zero.
+    """The global adapter before training: A uniform as PEFT's default (He et al. 2015, a = sqrt 5), B (or R) zero.
 
     The same seed gives every party the same adapter, so that frozen A need not be sent (FFA-LoRA).
     """
-    layout = layout_of(shape_of(settings.model.backbone), settings.model)
+    return drawn(layout_of(shape_of(settings.model.backbone), settings.model, scheme_of(settings.strategy)), seed=settings.seed)
+
+
+def drawn(layout: Layout, *, seed: int, again: int = 0) -> dict[str, NDArray[np.float32]]:
+    """An adapter that changes nothing: A drawn by chance, all else zero.
+
+    Args:
+        again: Which of the seed's adapters, for strategies that draw A anew; 0 is `initial`'s.
+    """
     adapter: dict[str, NDArray[np.float32]] = {}
     for index, (name, shape) in enumerate(layout.items()):
         if is_a(name):
             bound = 1.0 / np.sqrt(shape[1])
-            random = np.random.default_rng([settings.seed, index])
+            random = np.random.default_rng([seed, index, *([again] if again else [])])
             adapter[name] = random.uniform(-bound, bound, shape).astype(np.float32)
         else:
             adapter[name] = np.zeros(shape, np.float32)
@@ -91,17 +119,27 @@ def initial(settings: Settings) -> dict[str, NDArray[np.float32]]:
 
 
 def is_a(name: str) -> bool:
-    """Whether a federated tensor is a factor A (else it is a B)."""
+    """Whether a federated tensor is a factor A."""
     return name.endswith(".lora_A")
 
 
 def trained(names: Mapping[str, object], factors: Factors) -> list[str]:
-    """The names that a round trains, given which factors it trains.
+    """The names that a round trains and sends, given which factors.
 
     >>> trained({"head.lora_A": 0, "head.lora_B": 0}, Factors.B)
     ['head.lora_B']
     """
-    return [name for name in names if (factors.value in ("ab", "a") if is_a(name) else factors.value in ("ab", "b"))]
+    wanted = tuple(f".lora_{letter}" for letter in factors.value.upper())
+    return [name for name in names if name.endswith(wanted)]
+
+
+def digest(arrays: Arrays) -> str:
+    """SHA-256 of an adapter's names, shapes and values, in hex: which adapter a model is, or began from."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name], np.float32)
+        sha.update(f"|{name}|{value.shape}|".encode() + value.tobytes())
+    return sha.hexdigest()
 
 
 def require_layout(arrays: Arrays, layout: Layout, *, where: str) -> None:

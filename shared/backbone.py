@@ -76,6 +76,16 @@ def folder_of(name: str) -> Path | None:
     return None
 
 
+def weights_sha256(name: str) -> str | None:
+    """SHA-256 of the weights that lie on this machine under the name; None for a hub name, known only once it is loaded.
+
+    Raises:
+        InputError: as `folder_of`, or the folder has no weights.
+    """
+    folder = folder_of(name)
+    return None if folder is None else _sha256(folder)
+
+
 def shape_of(name: str) -> BackboneShape:
     """The backbone's sizes, without loading its weights.
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from shared.errors import StorageError
+
+_BLOCK = 1 << 20
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -15,25 +24,62 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         StorageError: it cannot be written (disk full, no permission); what was at `path` is still there.
     """
-    draft = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        draft = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(mode)
+    with _draft(path, mode) as (draft, file):
+        file.write(data)
+        _settle(file)
         draft.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(
-            f"cannot be written: {error.strerror or error}", where=str(path), do="check space and rights"
-        ) from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Put a copy of `source` at `path`, block by block; as `write_whole`."""
+    with _draft(path, 0o644) as (draft, file):
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file, _BLOCK)
+        _settle(file)
+        draft.replace(path)
+        sync_folder(path.parent)
+
+
+def create_whole(path: Path, data: bytes) -> bool:
+    """Put `data` at `path` if nothing is there; of many writers one is told True. A hard link is made or not.
+
+    Raises:
+        StorageError: it cannot be written, or this file system has no hard links.
+    """
+    with _draft(path, 0o644) as (draft, file):
+        file.write(data)
+        _settle(file)
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            return False
+        sync_folder(path.parent)
+    return True
+
+
+def exchange(fresh: Path, old: Path) -> None:
+    """Let two folders of one disk change places: on Linux in one step, so that there is never none at `old`.
+
+    Raises:
+        OSError: they cannot be moved.
+    """
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        swap = library.renameat2
+    except (OSError, AttributeError):
+        swap = None
+    if swap is not None:
+        if swap(_AT_FDCWD, os.fsencode(fresh), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.EPERM):
+            raise OSError(code, os.strerror(code), str(old))
+    # Without it there is a moment with nothing at `old`; what was there is then still beside it.
+    aside = fresh.with_name(f"{fresh.name}.old")
+    old.rename(aside)
+    fresh.rename(old)
+    aside.rename(fresh)
 
 
 def sync_folder(folder: Path) -> None:
@@ -44,3 +90,31 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _draft(path: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A hidden file beside `path`, open for writing; afterwards it is gone, unless it was moved into its place."""
+    draft = None
+    try:
+        made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            sync_folder(folder.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            draft.chmod(mode)
+            yield draft, file
+    except OSError as error:
+        raise StorageError(
+            f"cannot be written: {error.strerror or error}", where=str(path), do="check space and rights"
+        ) from error
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _settle(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

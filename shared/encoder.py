@@ -14,9 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared.adapter import HEAD, TARGETS, first_trained
+from shared.attention import attend
 from shared.backbone import Backbone
-from shared.lora import Parameters, delta
+from shared.compiled import Compiled
+from shared.lora import Parameters, changed, changes_of, linear
 from shared.settings import ModelSettings
+
+_STACKED = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +45,24 @@ class Encoder:
 
     Args:
         dtype: Of the frozen weights and the activations; bfloat16 where the processor has it, else float32.
+        compiled: Whether the trained layers run through torch.compile where a gradient is asked for.
     """
 
-    def __init__(self, backbone: Backbone, model: ModelSettings, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.backbone, self.model, self.device, self.dtype = backbone, model, device, dtype
+    def __init__(
+        self, backbone: Backbone, model: ModelSettings, *, device: torch.device, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
+        self.backbone, self.model, self.device, self.dtype, self.compiled = backbone, model, device, dtype, compiled
+        self._upper = Compiled(self._trained_layers) if compiled else self._trained_layers
         self.cut = first_trained(backbone.shape, model)
         self.scale = model.alpha / model.rank
         self._eps = backbone.layer_norm_eps
         self._heads = backbone.shape.heads
         self._weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
+        for layer in range(backbone.shape.layers):
+            # One product instead of three: queries, keys and values have the same input.
+            for kind in ("weight", "bias"):
+                parts = [self._weights.pop(f"{_layer(layer, name)}.{kind}") for name in _STACKED]
+                self._weights[f"encoder.layer.{layer}.stacked.{kind}"] = torch.cat(parts)
 
     @property
     def hidden(self) -> int:
@@ -72,8 +85,9 @@ class Encoder:
         x = F.embedding(ids, w["embeddings.word_embeddings.weight"])
         x = x + w["embeddings.token_type_embeddings.weight"][0] + w["embeddings.position_embeddings.weight"][positions]
         x = self._norm("embeddings.LayerNorm", x)
+        allowed = _attention_mask(mask)
         for layer in range(self.cut):
-            x = self._layer(layer, x, _attention_mask(mask), {})
+            x = self._layer(layer, x, allowed, {})
         return x
 
     def pooled(self, batch: Batch, adapter: Parameters) -> Tensor:
@@ -85,35 +99,45 @@ class Encoder:
         Returns:
             float32 (n, hidden), not normalised.
         """
+        upper = self._upper if torch.is_grad_enabled() else self._trained_layers
+        return upper(batch, adapter)
+
+    def _trained_layers(self, batch: Batch, adapter: Parameters) -> Tensor:
         x, mask = batch.hidden.to(self.dtype), batch.mask
         text = x.shape[1]
         if batch.tokens is not None and batch.token_mask is not None:
             x = torch.cat([x, batch.tokens.to(self.dtype)], dim=1)
             mask = torch.cat([mask, batch.token_mask], dim=1)
-        attention = _attention_mask(mask)
+        allowed = _attention_mask(mask)
         for layer in range(self.cut, self.backbone.shape.layers):
-            x = self._layer(layer, x, attention, adapter)
+            x = self._layer(layer, x, allowed, adapter)
         weight = batch.mask.to(torch.float32).unsqueeze(-1)
         # A padded row has no token; the clamp keeps it at zero instead of 0 / 0.
         mean = (x[:, :text].float() * weight).sum(1) / weight.sum(1).clamp(min=1.0)
-        change = delta(adapter, HEAD, mean, scale=self.scale)
-        return mean if change is None else mean + change
+        return changed(mean, changes_of(adapter, HEAD, scale=self.scale, start=0, stop=self.hidden))
 
-    def _layer(self, layer: int, x: Tensor, attention: Tensor, adapter: Parameters) -> Tensor:
+    def _layer(self, layer: int, x: Tensor, allowed: Tensor, adapter: Parameters) -> Tensor:
         at = f"encoder.layer.{layer}."
-        n, t, h = x.shape
-        heads = (n, t, self._heads, h // self._heads)
-        q, k, v = (self._linear(at + TARGETS[name], x, adapter).view(heads).transpose(1, 2) for name in ("query", "key", "value"))
-        mixed = _attend(q, k, v, attention)
-        mixed = mixed.transpose(1, 2).reshape(n, t, h)
-        x = self._norm(at + "attention.output.LayerNorm", x + self._linear(at + TARGETS["attention_output"], mixed, adapter))
-        inner = F.gelu(self._linear(at + TARGETS["intermediate"], x, adapter))
-        return self._norm(at + "output.LayerNorm", x + self._linear(at + TARGETS["output"], inner, adapter))
+        stacked = self._linear(at + "stacked", [_layer(layer, name) for name in _STACKED], x, adapter)
+        mixed = attend(stacked, allowed, self._heads)
+        x = self._norm(at + "attention.output.LayerNorm", x + self._mapped(layer, "attention_output", mixed, adapter))
+        inner = F.gelu(self._mapped(layer, "intermediate", x, adapter))
+        return self._norm(at + "output.LayerNorm", x + self._mapped(layer, "output", inner, adapter))
 
-    def _linear(self, name: str, x: Tensor, adapter: Parameters) -> Tensor:
-        y = F.linear(x, self._weights[name + ".weight"], self._weights[name + ".bias"])
-        change = delta(adapter, name, x, scale=self.scale)
-        return y if change is None else y + change
+    def _mapped(self, layer: int, target: str, x: Tensor, adapter: Parameters) -> Tensor:
+        name = _layer(layer, target)
+        return self._linear(name, [name], x, adapter)
+
+    def _linear(self, name: str, maps: list[str], x: Tensor, adapter: Parameters) -> Tensor:
+        """The frozen map `name`, in which `maps` are stacked, with what the adapter changes of each."""
+        weight, bias = self._weights[name + ".weight"], self._weights[name + ".bias"]
+        size = len(weight) // len(maps)
+        changes = [
+            change
+            for place, part in enumerate(maps)
+            for change in changes_of(adapter, part, scale=self.scale, start=place * size, stop=(place + 1) * size)
+        ]
+        return linear(x, weight, bias, changes)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._weights[name + ".weight"], self._weights[name + ".bias"], self._eps)
@@ -131,21 +155,20 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def default_device() -> torch.device:
     """The first GPU there is, else the processor."""
+    return devices()[0]
+
+
+def devices() -> list[torch.device]:
+    """Every GPU of this machine, or the one device that it has instead: platforms of a simulation share them."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention over (n, heads, t, width of a head)."""
-    if q.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # On a processor the fused kernel's backward took 5 times this plain form's (bf16, 64 tokens, heads of 32).
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    shares: Tensor = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    return torch.matmul(shares, v)
+def _layer(layer: int, target: str) -> str:
+    return f"encoder.layer.{layer}.{TARGETS[target]}"
 
 
 def _attention_mask(mask: Tensor) -> Tensor:
-    """bool (n, 1, 1, t); a row without any real token attends everywhere, so that no softmax is empty."""
-    return (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
+    """bool (n, t); a row without any real token attends everywhere, so that no softmax is empty."""
+    return mask | ~mask.any(1, keepdim=True)

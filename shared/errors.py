@@ -27,14 +27,21 @@ class FedfuseError(Exception):
     Args:
         found: What was found, in one clause ("column 'userID' does not exist").
         where: File, key, URL or platform in which it was found; empty when there is none.
-        do: What to do about it ("expected one of: user, item").
+        do: What to do about it ("expected one of: user, item"). It may name what is there, so it is for the person alone.
+        quote: Words of another library or of a file, which may hold data; likewise.
     """
 
     exit_code = ExitCode.FAILED
 
-    def __init__(self, found: str, *, where: str = "", do: str = "") -> None:
-        self.found, self.where, self.do = found, where, do
-        super().__init__("\n".join(part for part in (found, where and f"  where: {where}", do and f"  do: {do}") if part))
+    def __init__(self, found: str, *, where: str = "", do: str = "", quote: str = "") -> None:
+        self.found, self.where, self.do, self.quote = found, where, do, quote
+        lines = (found, quote and f"  it says: {quote}", where and f"  where: {where}", do and f"  do: {do}")
+        super().__init__("\n".join(line for line in lines if line))
+
+    @property
+    def brief(self) -> str:
+        """What a log may hold: our own words and a place, nothing quoted from data."""
+        return f"{self.found} ({self.where})" if self.where else self.found
 
 
 class InputError(FedfuseError):

@@ -19,12 +19,13 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shared.errors import FedfuseError, PrivacyError, StorageError
+from shared.errors import FedfuseError, InputError, PrivacyError, StorageError
+from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
@@ -100,6 +101,29 @@ class Entry:
             steps=self.steps,
             group_size=self.group_size,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerEntry(Entry):
+    """One charge for integers that left in a secure sum: a line that says, besides, what they are.
+
+    Args:
+        integers: The `Release`'s.
+    """
+
+    integers: Integers
+
+    @property
+    def release(self) -> Release:
+        """What was charged for."""
+        return replace(super().release, integers=self.integers)
+
+
+def entry_of(release: Release, **rest: Any) -> Entry:
+    """The line that charges for `release`; `rest` are the fields of `Entry` that are not the release's."""
+    values = {part.name: getattr(release, part.name) for part in fields(Release)}
+    integers = values.pop("integers")
+    return Entry(**values, **rest) if integers is None else IntegerEntry(integers=integers, **values, **rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +227,8 @@ def _plain(line: Header | Entry) -> dict[str, Any]:
     for name in ("budget", "epsilon"):
         if name in values and math.isinf(values[name]):
             values[name] = "inf"
+    if isinstance(line, IntegerEntry):
+        values["integers"] = asdict(line.integers)
     return values
 
 
@@ -216,6 +242,8 @@ def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict
         _damaged("not JSON", where)
     if not isinstance(values, dict):
         _damaged("not a JSON object", where)
+    if kind is Entry and "integers" in values:
+        kind = IntegerEntry
     expected = {part.name for part in fields(kind)}
     if set(values) != expected:
         _damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
@@ -260,7 +288,10 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
         kind, method = ReleaseKind(values["kind"]), Method(values["accountant"])
     except (ValueError, TypeError):
         _damaged(f"kind {values['kind']!r:.60} or accountant {values['accountant']!r:.60} is unknown to this version", where)
-    entry = Entry(
+    integers = {"integers": _integers(values["integers"], where)} if "integers" in values else {}
+    make = IntegerEntry if integers else Entry
+    entry = make(
+        **integers,
         seq=_whole(values, "seq", where, at_most=MAX_ENTRIES),
         time=_moment(values, "time", where),
         run=_matching(values, "run", _NAME, where),
@@ -277,10 +308,24 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
         hash=_matching(values, "hash", _HASH, where),
     )
     try:
-        _ = entry.release  # checks every range
+        _ = entry.release  # checks every range, of the integers too
     except FedfuseError as error:
         _damaged(error.found, where)
     return entry
+
+
+def _integers(values: Any, where: str) -> Integers:
+    if not isinstance(values, dict) or set(values) != {part.name for part in fields(Integers)}:
+        _damaged(f"integers is {values!r:.100}", where)
+    try:
+        return Integers(
+            reach=_number(values, "reach", where),
+            dimension=_whole(values, "dimension", where),
+            failure=_number(values, "failure", where),
+            honest=_whole(values, "honest", where),
+        )
+    except InputError as error:
+        _damaged(error.found, where)
 
 
 def _number(values: dict[str, Any], name: str, where: str, *, infinite: bool = False) -> float:

@@ -46,7 +46,9 @@ class Reason(StrEnum):
     NOISE = "noise"  # the planned update would be noise
     ROUND = "round"  # this round was answered already, or comes out of order
     SOURCES = "sources"  # the platform's sources cannot be read
-    MESSAGE = "message"  # the request was malformed, or of another version
+    MESSAGE = "message"  # the request was malformed
+    VERSION = "version"  # the platform's installed version speaks another protocol; its own log says which it needs
+    WARRANT = "warrant"  # the request has no leave from the coordinator that this platform trusts
     FAILED = "failed"  # anything else; the platform's own log says what
 
 
@@ -58,11 +60,12 @@ class Label(StrEnum):
 
 
 class Factors(StrEnum):
-    """Which factors of the adapter a round trains; the others stay as the coordinator sent them."""
+    """Which factors of the adapter a round trains and sends; the others stay as the coordinator sent them."""
 
     BOTH = "ab"
     A = "a"
     B = "b"
+    R = "r"  # the matrix between fixed factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,7 @@ class Joined(_Message):
         planned_epsilon: What the whole plan will have spent.
         signal_to_noise: Bound on the run's update norm over its noise norm (dimensionless).
         finished: Last round that this platform has answered in this run; 0 if none.
+        rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
     """
 
     kind: ClassVar[str] = "joined"
@@ -129,6 +133,7 @@ class Joined(_Message):
     noise_multiplier: float
     signal_to_noise: float
     finished: int = 0
+    rank: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +286,7 @@ def _check(kind: str, name: str, value: Any) -> None:
         _require(bool(NAME.fullmatch(value)), f"{kind}.platform {value!r} is not a name")
     elif name == "ledger":
         _require(bool(HASH.fullmatch(value)), f"{kind}.ledger is not a SHA-256")
-    elif name in ("round", "users", "items", "finished"):
+    elif name in ("round", "users", "items", "finished", "rank"):
         _require(0 <= value < 1 << 53, f"{kind}.{name} {value} is out of range")
     elif isinstance(value, float):
         # Privacy turned off is said as an infinite epsilon; nothing else may be infinite.

@@ -1,9 +1,13 @@
-"""The published model: a plain PEFT adapter, with the pooled-output head and a model card beside it.
+"""The published model: a plain PEFT adapter, with the pooled-output head beside it.
 
     adapter_config.json, adapter_model.safetensors   stock PEFT: `PeftModel.from_pretrained(bert, folder)`
     head.safetensors                                  lora_A (r, hidden), lora_B (hidden, r) on the mean-pooled output
     fedfuse.json                                      the settings of the model, and the backbone's hash
-    README.md                                         how to use it without Fedfuse
+
+The coordinator adds its model card (`server/model_card.py`), of which `usage` is the part that a test runs.
+
+An adapter of another form is published as the plain one that it stands for: a residual is stacked beside A and B, so that the
+rank differs from map to map (`rank_pattern`, and `alpha_pattern` for one scale), and a core is multiplied into A.
 
 Text vector = mean over tokens m, then m + alpha / r * lora_B lora_A m, then L2 norm; score = cosine / temperature + prior.
 """
@@ -22,11 +26,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from shared.adapter import HEAD, layout_of, require_layout, targets_of
-from shared.backbone import EMBEDDED, EMBEDDED_SHA256, shape_of
+from shared.adapter import HEAD, maps_of, require_layout
+from shared.backbone import EMBEDDED, EMBEDDED_SHA256, load_backbone, shape_of
+from shared.core import core_factors, folded
 from shared.durable import write_whole
 from shared.errors import InputError, ProtocolError
 from shared.messages import Arrays
+from shared.residual import maps_in, merged
+from shared.scheme import scheme_of
 from shared.settings import ModelSettings, Settings, explain
 
 _PREFIX = "base_model.model."
@@ -35,25 +42,15 @@ _SETTINGS = "fedfuse.json"
 _ADAPTER = "adapter_model.safetensors"
 _HEAD = "head.safetensors"
 _MAX_BYTES = 1 << 30
-_CARD = """---
-library_name: peft
-base_model: {base}
-tags: [fedfuse, lora, recommendation]
----
-# A cross-platform recommender's encoder
-
-A LoRA adapter (rank {rank}, on {targets} of the top layers) that several platforms trained together with Fedfuse;
-no platform's rows were pooled. Strategy: {strategy}; rounds: {rounds}.
-
-```python
+_USAGE = """```python
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
-bert = BertModel.from_pretrained("{base}", add_pooling_layer=False)
+bert = BertModel.from_pretrained({base!r}, add_pooling_layer=False)
 model, head = PeftModel.from_pretrained(bert, "."), load_file("head.safetensors")
-tokens = AutoTokenizer.from_pretrained("{base}")(["a text"], return_tensors="pt")
+tokens = AutoTokenizer.from_pretrained({base!r})(["a text"], return_tensors="pt")
 states = model(**tokens).last_hidden_state
 mask = tokens["attention_mask"].unsqueeze(-1)
 mean = (states * mask).sum(1) / mask.sum(1)
@@ -61,10 +58,6 @@ vector = torch.nn.functional.normalize(mean + {scale} * mean @ head["lora_A"].T 
 ```
 
 The items of a catalogue are encoded the same way; score = cosine / {temperature}, plus the log popularity of the item.
-
-## Privacy
-
-{privacy}
 """
 
 
@@ -81,35 +74,51 @@ class PublishedModel:
     backbone_sha256: str
 
 
-def export(adapter: Arrays, settings: Settings, folder: Path) -> None:
+def export(adapter: Arrays, settings: Settings, folder: Path, *, backbone_sha256: str = "") -> None:
     """Write the adapter as a folder for stock PEFT; each file is whole or not there.
+
+    Args:
+        backbone_sha256: Of the backbone's weights, where the caller knows it; the embedded one's is known here.
 
     Raises:
         StorageError: a file cannot be written.
     """
+    adapter = plain(adapter, settings)
     tuned = {name: value for name, value in adapter.items() if not name.startswith(HEAD)}
     tensors = {f"{_PREFIX}{name}.weight": np.ascontiguousarray(value) for name, value in tuned.items()}
     head = {
         name.removeprefix(f"{HEAD}."): np.ascontiguousarray(value) for name, value in adapter.items() if name.startswith(HEAD)
     }
-    base = _HUB_NAME.get(settings.model.backbone, settings.model.backbone)
-    sha = EMBEDDED_SHA256 if settings.model.backbone == EMBEDDED else ""
-    about = {"format": 1, "model": settings.model.model_dump(mode="json"), "backbone_sha256": sha, "strategy": settings.strategy}
-    card = _CARD.format(
-        base=base,
-        rank=settings.model.rank,
-        targets=", ".join(targets_of(settings.model)),
-        strategy=settings.strategy,
-        rounds=settings.rounds,
-        scale=settings.model.alpha / settings.model.rank,
-        temperature=settings.model.temperature,
-        privacy=_privacy(settings),
-    )
+    sha = backbone_sha256 or (EMBEDDED_SHA256 if settings.model.backbone == EMBEDDED else "")
+    about = {
+        "format": 1,
+        "model": settings.model.model_dump(mode="json"),
+        "ranks": _ranks(adapter, settings.model),
+        "backbone_sha256": sha,
+        "strategy": settings.strategy,
+    }
     write_whole(folder / _ADAPTER, save_arrays(tensors, metadata={"format": "pt"}))
     write_whole(folder / _HEAD, save_arrays(head, metadata={"format": "pt"}))
-    write_whole(folder / "adapter_config.json", _json(_peft_config(tuned, settings, base)))
+    write_whole(folder / "adapter_config.json", _json(_peft_config(tuned, settings, base_of(settings.model))))
     write_whole(folder / _SETTINGS, _json(about))
-    write_whole(folder / "README.md", card.encode())
+
+
+def plain(adapter: Arrays, settings: Settings) -> dict[str, NDArray[np.float32]]:
+    """The A and B that an adapter of any form stands for, at the scale of its settings."""
+    if scheme_of(settings.strategy).core:
+        # Its fixed factors come from the backbone's weights, so they are needed here.
+        adapter = folded(adapter, core_factors(settings, load_backbone(settings.model.backbone)))
+    return merged(adapter)
+
+
+def base_of(model: ModelSettings) -> str:
+    """The name by which stock `transformers` knows the backbone."""
+    return _HUB_NAME.get(model.backbone, model.backbone)
+
+
+def usage(model: ModelSettings) -> str:
+    """How to use the model without Fedfuse, in Markdown; its code runs in the model's folder."""
+    return _USAGE.format(base=base_of(model), scale=model.alpha / model.rank, temperature=model.temperature)
 
 
 def load_published(folder: Path) -> PublishedModel:
@@ -135,7 +144,7 @@ def load_published(folder: Path) -> PublishedModel:
     adapter = {name.removeprefix(_PREFIX).removesuffix(".weight"): value for name, value in tuned.items()}
     adapter |= {f"{HEAD}.{name}": value for name, value in head.items()}
     try:
-        require_layout(adapter, layout_of(shape_of(model.backbone), model), where=str(folder))
+        require_layout(adapter, _layout(model, about.get("ranks", {})), where=str(folder))
         other = sorted({str(value.dtype) for value in adapter.values()} - {"float32"})
         if other:
             raise ProtocolError(f"the model's tensors are {other[0]}, expected float32")
@@ -144,10 +153,32 @@ def load_published(folder: Path) -> PublishedModel:
     return PublishedModel(model=model, adapter=adapter, backbone_sha256=str(about.get("backbone_sha256", "")))
 
 
+def _ranks(adapter: Arrays, model: ModelSettings) -> dict[str, int]:
+    """The maps whose rank is not the model's: those with a residual in them."""
+    ranks = {name: len(adapter[f"{name}.lora_A"]) for name in maps_in(adapter)}
+    return {name: rank for name, rank in ranks.items() if rank != model.rank}
+
+
+def _layout(model: ModelSettings, ranks: Any) -> dict[str, tuple[int, int]]:
+    """What a published adapter must look like, given the ranks that its settings name."""
+    maps = maps_of(shape_of(model.backbone), model)
+    if not isinstance(ranks, dict) or set(ranks) - set(maps):
+        raise ProtocolError("the model's ranks are not those of its maps")
+    layout: dict[str, tuple[int, int]] = {}
+    for name, (out, inner) in maps.items():
+        rank, most = ranks.get(name, model.rank), model.rank + min(out, inner)
+        if type(rank) is not int or not 1 <= rank <= most:
+            raise ProtocolError(f"{name} has rank {rank!r}, expected 1 to {most}")
+        layout[f"{name}.lora_A"], layout[f"{name}.lora_B"] = (rank, inner), (out, rank)
+    return layout
+
+
 def _peft_config(tuned: Arrays, settings: Settings, base: str) -> dict[str, Any]:
     from peft import LoraConfig, TaskType
 
     modules = sorted({name.rpartition(".")[0] for name in tuned})
+    other = _ranks(tuned, settings.model)
+    scale = settings.model.alpha / settings.model.rank
     config = LoraConfig(
         r=settings.model.rank,
         lora_alpha=settings.model.alpha,  # type: ignore[arg-type]
@@ -156,18 +187,11 @@ def _peft_config(tuned: Arrays, settings: Settings, base: str) -> dict[str, Any]
         target_modules=modules,
         task_type=TaskType.FEATURE_EXTRACTION,
         base_model_name_or_path=base,
+        rank_pattern=other,
+        alpha_pattern={name: scale * rank for name, rank in other.items()},
         inference_mode=True,
     ).to_dict()  # type: ignore[no-untyped-call]
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-
-
-def _privacy(settings: Settings) -> str:
-    if not settings.private:
-        return "**Privacy was OFF in this run (epsilon = inf): the adapter carries no promise.**"
-    return (
-        "User-level differential privacy per platform (add or remove one user with all that the platform knows of that user). "
-        "Each platform's epsilon and delta are in its ledger; `fedfuse audit` recomputes them."
-    )
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -6,6 +6,8 @@ own file (its sources and its budget) is `client/platform_file.py`, and never tr
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from typing import Annotated, Any, Literal
 
@@ -43,9 +45,26 @@ class TrainingSettings(_Frozen):
     local_steps: int = Field(8, ge=1, description="private steps per round")
     sample_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.08, description="Poisson sampling probability of a user, per step")
     learning_rate: Positive = 5e-3
-    clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient")
-    views: int = Field(3, ge=1, le=64, description="different (context, targets) cuts prepared per user; one is used per step")
+    clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient; where adaptive clipping begins")
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed", description="'adaptive' lets the bound follow a noised quantile of the gradients' norms"
+    )
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="share of users that adaptive clipping leaves uncut"
+    )
+    clip_rate: Positive = Field(0.2, description="how fast the adaptive bound moves")
+    views: int = Field(3, ge=1, le=64, description="different (context, targets) cuts prepared per user")
+    sequences: int = Field(1, ge=1, le=64, description="views of a user that one step reads; his loss is their mean")
     targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")
+    engine: Literal["batched", "opacus"] = Field("batched", description="how per-user gradients are made")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; 'auto': on CUDA only")
+    micro_batch: int = Field(0, ge=0, le=65536, description="sequences of one backward pass; 0: by device")
+
+    @model_validator(mode="after")
+    def _engine(self) -> TrainingSettings:
+        if self.engine == "opacus" and self.sequences > 1:
+            raise ValueError("engine 'opacus' reads one sequence a user: set training.sequences = 1, or engine 'batched'")
+        return self
 
 
 class PrivacySettings(_Frozen):
@@ -66,6 +85,20 @@ class PrivacySettings(_Frozen):
         return self
 
 
+class ServerSettings(_Frozen):
+    """How the coordinator asks and combines; a strategy reads what it needs."""
+
+    minimum_platforms: int = Field(1, ge=1, le=100_000, description="fewest platforms that begin a run, and whose answers make a round")
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="part of the platforms asked in a round, by chance")
+    faulty: int = Field(1, ge=0, le=1000, description="platforms that may send anything at all (median, trimmed, krum)")
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="of the server optimizer; 0: its own default"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the server optimizer (beta or beta 1)")
+    second_moment: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of fedadam and fedyogi (beta 2)")
+    adaptivity: Positive = Field(1e-3, description="of fedadam and fedyogi (tau)")
+
+
 class Settings(_Frozen):
     """Every setting of one run, as `run.toml` records it and as Flower's run_config carries it."""
 
@@ -80,6 +113,7 @@ class Settings(_Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings = PrivacySettings()
+    server: ServerSettings = ServerSettings()
 
     @model_validator(mode="after")
     def _seeded(self) -> Settings:
@@ -157,6 +191,11 @@ def unflatten(flat: dict[str, Any], *, where: str) -> Settings:
     if isinstance(privacy, dict) and privacy.get("epsilon") == "":
         privacy["epsilon"] = None
     return build(nested, where=where)
+
+
+def digest(settings: Settings) -> str:
+    """SHA-256 of the settings, in hex: two runs with the same one were asked for the same thing."""
+    return hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest()
 
 
 def _scalar(value: Any) -> Scalar:

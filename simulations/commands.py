@@ -29,6 +29,21 @@ def new(
     typer.echo(f"{len(made.platforms)} platforms in {folder}: start with {folder / 'README.md'}")
 
 
+@world.command("deal")
+def deal(
+    world: Annotated[Path, typer.Argument(help="Folder with one platform file per platform.")],
+    parts: Annotated[int, typer.Option(help="Platforms that each platform becomes.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    seed: Annotated[int, typer.Option(help="Another seed deals the users otherwise.")] = 0,
+) -> None:
+    """Deal each platform's users to several platforms of the same kind, to see what it costs to be spread thin."""
+    from simulations.worlds.dealt import deal as deal_world
+    from simulations.worlds.world import open_world
+
+    made = deal_world(open_world(world), out, parts=parts, seed=seed)
+    typer.echo(f"{len(made.platforms)} platforms in {out}")
+
+
 def simulate(
     world: Annotated[
         Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")

@@ -28,6 +28,7 @@ from server.checkpoint import run_of
 from server.federation import run_federation
 from server.outcome import Event, Outcome, Tally
 from shared.durable import write_whole
+from shared.encoder import devices
 from shared.errors import FedfuseError, InputError, StorageError
 from shared.settings import Settings
 from simulations.grid import InProcessGrid
@@ -75,7 +76,9 @@ def simulate(
     files = [load(path) for path in plan.world.platforms]
     run = _open_folder(plan)
     wanted = not plan.ray or plan.alone
-    platforms = {file.name: _prepare(plan, file, progress) for file in files} if wanted else {}
+    gpus = devices()
+    dealt = {file.name: gpus[place % len(gpus)] for place, file in enumerate(files)}
+    platforms = {file.name: _prepare(plan, file, dealt[file.name], progress) for file in files} if wanted else {}
     if plan.ray:
         together = federate_on_ray(
             world=plan.world.folder,
@@ -87,11 +90,11 @@ def simulate(
             resume=plan.resume,
         )
     else:
-        together = _federate(plan, run, platforms, plan.out, events=events, progress=progress)
+        together = federate(plan, run, platforms, plan.out, events=events, progress=progress)
     alone: dict[str, Outcome | None] = {file.name: None for file in files}
     if plan.alone:
         for name, platform in platforms.items():
-            alone[name] = _federate(
+            alone[name] = federate(
                 plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone "
             )
     metrics = {
@@ -141,31 +144,34 @@ def _recorded(path: Path) -> dict[str, Any]:
     return known
 
 
-def _prepare(plan: Simulation, file: PlatformFile, progress: Progress | None) -> Platform:
+def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> Platform:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(file.name, what, done, total)
 
-    return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", progress=tell)
+    return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", device=device, progress=tell)
 
 
-def _federate(
+def federate(
     plan: Simulation,
     run: str,
     platforms: dict[str, Platform],
     out: Path,
     *,
-    events: Callable[[Event], None] | None,
-    progress: Progress | None,
+    events: Callable[[Event], None] | None = None,
+    progress: Progress | None = None,
     prefix: str = "",
 ) -> Outcome:
+    """One federation of prepared platforms in this process."""
     workers = {name: _worker(platform, out, progress, prefix) for name, platform in platforms.items()}
     keys = {name: f"{run}/{name}" for name in workers}
     try:
         for name, worker in workers.items():
             link.register(keys[name], link.Direct(worker))
         nodes = {number: {"link": keys[name]} for number, name in enumerate(workers, start=2)}
-        with InProcessGrid(app=messenger, nodes=nodes) as grid:
+        # One at a time on one device, whose threads they would only take from one another; on several GPUs side by side.
+        gpus = {platform.towers.encoder.device for platform in platforms.values()}
+        with InProcessGrid(app=messenger, nodes=nodes, workers=len(gpus)) as grid:
             resume = plan.resume and run_of(out) is not None
             try:
                 return run_federation(

@@ -1,16 +1,15 @@
 """What a strategy is: how updates are made, how they are combined, and how the combined change is applied.
 
-The three are separate methods, so that a new strategy overrides what it changes and nothing else: `factors` (which
-factors a round trains), `combiner` (a mean, a median, a secure sum...) and `step` (the server's optimizer). Flower's
-own interface (`flwr.serverapp.strategy.Strategy`) is built on them here, once for all.
+The three are separate, so that a new strategy changes one and takes the others as they are: a subclass of
+`AdapterStrategy` says which factors a round trains and what the global model is; a `Combiner` (a mean, a median, a secure
+sum...) makes one change of many; a `ServerOptimizer` applies it. `strategies.composition` puts them together by name.
+Flower's own interface (`flwr.serverapp.strategy.Strategy`) is built on them here, once for all.
 """
 
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -33,77 +32,31 @@ from shared.messages import (
     Train,
     Update,
     answer_from,
-    bytes_of,
     to_record,
 )
+from shared.scheme import Scheme, scheme_of
 from shared.settings import Settings
-from strategies.averaging import Change
+from strategies.averaging import Change, WeightedMean
+from strategies.card import Card
+from strategies.optimizers import ServerOptimizer
+from strategies.report import Drop, Member, NoUpdate, Receipt, Report, receipt_of
+
+__all__ = [
+    "Adapter",
+    "AdapterStrategy",
+    "Card",
+    "Combiner",
+    "Drop",
+    "Member",
+    "NoUpdate",
+    "Receipt",
+    "Report",
+    "adapter_from",
+    "record_of",
+]
 
 logger = logging.getLogger(__name__)
 Adapter = dict[str, NDArray[np.float32]]
-
-
-class NoUpdate(ProtocolError):
-    """A round brought no usable update from any platform."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a person needs to know to choose a strategy, in three honest clauses."""
-
-    name: str
-    when: str
-    trusts: str
-    sends: str
-
-    @property
-    def line(self) -> str:
-        """The card in one line."""
-        return f"{self.name}: {self.when}; trusts {self.trusts}; sends {self.sends}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A platform that takes part: the node that speaks for it, and what it declared when it joined."""
-
-    node: int
-    platform: str
-    users: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What is kept of an update once it is in the sum: everything but its arrays."""
-
-    platform: str
-    users: int
-    epsilon: float
-    ledger: str
-    seconds: float
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drop:
-    """An answer that was left out, and why."""
-
-    node: int
-    platform: str
-    reason: str
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What the platforms answered in one phase of a round.
-
-    Args:
-        refusals: By node, since a refusal's own word for its platform is not checked.
-    """
-
-    updates: list[Receipt] = field(default_factory=list)
-    metrics: list[Metrics] = field(default_factory=list)
-    refusals: dict[int, Refusal] = field(default_factory=dict)
-    drops: list[Drop] = field(default_factory=list)
 
 
 class Combiner(Protocol):
@@ -116,6 +69,9 @@ class Combiner(Protocol):
         """The combined change of everything that was added."""
 
 
+Combining = Callable[[Layout], Combiner]
+
+
 class AdapterStrategy(Strategy):
     """A Flower strategy over adapters.
 
@@ -124,69 +80,140 @@ class AdapterStrategy(Strategy):
         run: Name of the run, which every answer must repeat.
         members: Who is asked, and whose answers are taken. None: every node of the grid is asked, and an answer's
             own word for its users is its weight.
+        combining: Makes a round's combiner; by default the mean weighted by declared users.
+        optimizer: Applies the combined change; by default it is added as it is.
+        least: Updates that a round needs at least.
 
-    `report` says what the last phase brought. The caller may replace `members` between phases.
+    `report` says what the last phase brought, `round` which one was asked last. The caller may replace `members` between phases.
     """
 
     card: ClassVar[Card]
+    linear: ClassVar[bool] = True
+    """Whether the global model depends on the weighted sum of what is sent and on nothing else, so that a secure sum, which
+    can only add, suffices; and so that another combiner or a server optimizer may stand behind it."""
 
-    def __init__(self, *, settings: Settings, run: str, members: Iterable[Member] | None = None) -> None:
-        self.settings, self.run = settings, run
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        run: str,
+        members: Iterable[Member] | None = None,
+        combining: Combining = WeightedMean,
+        optimizer: ServerOptimizer | None = None,
+        least: int = 1,
+    ) -> None:
+        self.settings, self.run, self.least = settings, run, least
         self.members: dict[int, Member] | None = None if members is None else {member.node: member for member in members}
+        self.optimizer = optimizer or ServerOptimizer(settings.server)
         self.report = Report()
+        self._combining = combining
+        self.round = 0
         self._adapter: Adapter = {}
 
-    @abstractmethod
+    @property
+    def scheme(self) -> Scheme:
+        """What the platforms know of this strategy."""
+        return scheme_of(self.card.name)
+
     def factors(self, server_round: int) -> Factors:
         """Which factors platforms train in this round, from 1; only those are sent back."""
+        return self.scheme.factors(server_round)
 
-    @abstractmethod
     def combiner(self, layout: Layout) -> Combiner:
         """A fresh combiner for updates of that layout."""
+        return self._combining(layout)
+
+    def finish(self, combiner: Combiner) -> Adapter:
+        """The next global adapter, once every update is in."""
+        return self.step(self._adapter, combiner.change())
 
     def step(self, adapter: Arrays, change: Change) -> Adapter:
-        """The next global adapter: the change is added as it is. float32."""
-        return {
-            name: (array + change[name]).astype(np.float32) if name in change else array.copy() for name, array in adapter.items()
-        }
+        """The next global adapter from the combined change, float32."""
+        return self.optimizer.step(adapter, change)
+
+    def rank(self, member: Member | None) -> int | None:
+        """The rank that a member trains; None: the run's."""
+        return None
+
+    def view(self, adapter: Adapter, rank: int | None) -> Adapter:
+        """What of the global adapter a platform of that rank is sent to train."""
+        return adapter
+
+    def require_usable(self, update: Update, view: Adapter, layout: Layout) -> None:
+        """Check an update against what its platform was sent.
+
+        Raises:
+            ProtocolError: another layout, or values that are not finite or would not stay so.
+        """
+        require_layout(update.change, layout, where=update.platform)
+        for name in layout:
+            with np.errstate(over="ignore"):
+                moved = view[name] + update.change[name]
+            # What every update leaves within float32's range, their weighted mean does too (it is convex).
+            if not np.isfinite(moved).all():
+                raise ProtocolError(f"{name} would leave the range of float32", where=update.platform)
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """What a checkpoint must keep beside the adapter, so that a resumed run ends as an uninterrupted one."""
+        return self.optimizer.state()
+
+    def restore(self, state: Mapping[str, NDArray[np.float64]], adapter: Arrays) -> None:
+        """Go on from a `state()`.
+
+        Raises:
+            InputError: it is not this strategy's, or of another adapter.
+        """
+        self.optimizer.restore(state, adapter)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
-        """One `Train` request per member; all of them share one record, so the adapter is held once."""
-        self._adapter = adapter_from(arrays)
-        request = Train(
-            run=self.run,
-            settings=self.settings,
-            round=server_round,
-            factors=self.factors(server_round),
-            adapter=self._adapter,
-        )
-        return self._to_members(to_record(request), MessageType.TRAIN, server_round, config, grid)
+        """One `Train` request per member; members that get the same share one record, so the adapter is held once."""
+        self._adapter, self.round = adapter_from(arrays), server_round
+        records: dict[int | None, RecordDict] = {}
+
+        def record(rank: int | None) -> RecordDict:
+            if rank not in records:
+                request = Train(
+                    run=self.run,
+                    settings=self.settings,
+                    round=server_round,
+                    factors=self.factors(server_round),
+                    adapter=self.view(self._adapter, rank),
+                )
+                records[rank] = to_record(request)
+            return records[rank]
+
+        return self._to_members(lambda member: record(self.rank(member)), MessageType.TRAIN, server_round, grid)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Fold the updates in as they arrive, and give the next global adapter.
 
-        An answer that is not an update of this round, in the layout of the adapter, from a member, with the users that
+        An answer that is not an update of this round, in the layout of what was sent, from a member, with the users that
         it declared and finite values, is left out with its reason in `report`.
 
         Raises:
-            NoUpdate: no usable update came; the adapter would silently stay as it was.
+            NoUpdate: no usable update came, or fewer than the combiner needs; the adapter would silently stay as it was.
         """
         self.report = Report()
-        factors = self.factors(server_round)
-        layout = {name: _shape(self._adapter[name]) for name in trained(self._adapter, factors)}
-        combiner = self.combiner(layout)
-        for answer in self._accepted(server_round, replies, Update, layout):
+        combiner = self.combiner(_layout(self._adapter, self.factors(server_round)))
+        for answer in self._accepted(server_round, replies, Update):
             assert isinstance(answer, Update)
             combiner.add(answer.change, weight=answer.users)
-            self.report.updates.append(_receipt(answer))
+            self.report.updates.append(receipt_of(answer))
             del answer  # one update in memory at a time: not this one while the next is on its way
-        if not self.report.updates:
+        if len(self.report.updates) < self.least:
+            brought = len(self.report.updates)
             raise NoUpdate(
-                f"round {server_round} brought no usable update",
+                f"round {server_round} brought {brought or 'no'} usable update{'s' * (brought > 1)}"
+                + (f", of {self.least} that are needed" if self.least > 1 else ""),
                 where=", ".join(f"{drop.platform or drop.node}: {drop.reason}" for drop in self.report.drops[:5]),
                 do="look at the platforms' logs, then continue the run from its last checkpoint",
             )
-        adapter = self.step(self._adapter, combiner.change())
+        adapter = self.finish(combiner)
+        if not all(np.isfinite(array).all() for array in adapter.values()):
+            raise NoUpdate(
+                f"round {server_round} would drive the adapter out of the range of float32",
+                do="take a smaller server.learning_rate, or find the platform whose update is so large",
+            )
         counts: dict[str, int | float | list[int] | list[float]] = {
             "platforms": len(self.report.updates),
             "users": sum(receipt.users for receipt in self.report.updates),
@@ -203,12 +230,13 @@ class AdapterStrategy(Strategy):
             label=Label(str(config.get("label", Label.FEDERATED))),
             adapter=adapter_from(arrays),
         )
-        return self._to_members(to_record(request), MessageType.EVALUATE, server_round, config, grid)
+        record = to_record(request)
+        return self._to_members(lambda _: record, MessageType.EVALUATE, server_round, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means weighted by declared users; each platform's own figures are in `report`. None if nobody answered."""
         self.report = Report()
-        for answer in self._accepted(server_round, replies, Metrics, {}):
+        for answer in self._accepted(server_round, replies, Metrics):
             assert isinstance(answer, Metrics)
             self.report.metrics.append(answer)
         users = sum(metrics.users for metrics in self.report.metrics)
@@ -224,18 +252,18 @@ class AdapterStrategy(Strategy):
         """Log the strategy's card."""
         logger.info(self.card.line)
 
-    def _to_members(self, record: RecordDict, kind: str, server_round: int, config: ConfigRecord, grid: Grid) -> list[Message]:
-        nodes = list(grid.get_node_ids()) if self.members is None else list(self.members)
+    def _to_members(
+        self, record: Callable[[Member | None], RecordDict], kind: str, server_round: int, grid: Grid
+    ) -> list[Message]:
+        asked = dict.fromkeys(grid.get_node_ids()) if self.members is None else self.members
         # A request outlives the deadline a little: Flower forgets an expired one, and asking after it is an error there.
         lifetime = self.settings.reply_timeout + 60.0
-        return [Message(record, node, kind, ttl=lifetime, group_id=str(server_round)) for node in nodes]
+        return [Message(record(member), node, kind, ttl=lifetime, group_id=str(server_round)) for node, member in asked.items()]
 
-    def _accepted(
-        self, server_round: int, replies: Iterable[Message], kind: type[Update | Metrics], layout: Layout
-    ) -> Iterator[Answer]:
+    def _accepted(self, server_round: int, replies: Iterable[Message], kind: type[Update | Metrics]) -> Iterator[Answer]:
         for message in replies:
             node = message.metadata.src_node_id
-            answer = self._vet(server_round, message, kind, layout)
+            answer = self._vet(server_round, message, kind)
             del message
             if isinstance(answer, Refusal):
                 self.report.refusals[node] = answer
@@ -243,7 +271,7 @@ class AdapterStrategy(Strategy):
                 yield answer
             del answer
 
-    def _vet(self, server_round: int, message: Message, kind: type[Update | Metrics], layout: Layout) -> Answer | None:
+    def _vet(self, server_round: int, message: Message, kind: type[Update | Metrics]) -> Answer | None:
         node = message.metadata.src_node_id
         member = None if self.members is None else self.members.get(node)
         try:
@@ -254,7 +282,8 @@ class AdapterStrategy(Strategy):
                 raise ProtocolError(f"answered with '{answer.kind}', expected '{kind.kind}'")
             self._require_ours(answer, member, server_round)
             if isinstance(answer, Update):
-                _require_usable(answer, self._adapter, layout)
+                view = self.view(self._adapter, self.rank(member))
+                self.require_usable(answer, view, _layout(view, self.factors(server_round)))
         except ProtocolError as error:
             self.report.drops.append(Drop(node=node, platform=member.platform if member else "", reason=error.found))
             return None
@@ -287,27 +316,5 @@ def record_of(adapter: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in adapter.items()})
 
 
-def _shape(array: NDArray[np.float32]) -> tuple[int, int]:
-    rows, columns = array.shape
-    return rows, columns
-
-
-def _require_usable(update: Update, adapter: Adapter, layout: Layout) -> None:
-    require_layout(update.change, layout, where=update.platform)
-    for name in layout:
-        with np.errstate(over="ignore"):
-            moved = adapter[name] + update.change[name]
-        # What every update leaves within float32's range, their weighted mean does too (it is convex).
-        if not np.isfinite(moved).all():
-            raise ProtocolError(f"{name} would leave the range of float32", where=update.platform)
-
-
-def _receipt(update: Update) -> Receipt:
-    return Receipt(
-        platform=update.platform,
-        users=update.users,
-        epsilon=update.epsilon,
-        ledger=update.ledger,
-        seconds=update.seconds,
-        bytes=bytes_of(update),
-    )
+def _layout(adapter: Arrays, factors: Factors) -> dict[str, tuple[int, int]]:
+    return {name: (adapter[name].shape[0], adapter[name].shape[1]) for name in trained(adapter, factors)}

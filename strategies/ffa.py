@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from shared.adapter import Layout
-from shared.messages import Factors
-from strategies.averaging import WeightedMean
-from strategies.base import AdapterStrategy, Card, Combiner
+from strategies.base import AdapterStrategy, Card
 
 
 class FFA(AdapterStrategy):
@@ -23,11 +20,3 @@ class FFA(AdapterStrategy):
         trusts="each platform's declared users as its weight; nobody with rows, as every platform adds its own noise",
         sends="B of every trained map",
     )
-
-    def factors(self, server_round: int) -> Factors:
-        """B, in every round."""
-        return Factors.B
-
-    def combiner(self, layout: Layout) -> Combiner:
-        """The mean weighted by declared users."""
-        return WeightedMean(layout)

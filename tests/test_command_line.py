@@ -68,7 +68,7 @@ def refused(result: Result, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["strategies"]]
+    "command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["models"], ["publish"], ["strategies"]]
 )
 def test_help_teaches(call: Callable[..., Result], command: list[str]) -> None:
     result = call(*command, "--help")
@@ -93,7 +93,7 @@ class TestRuns:
         audited = call("audit", out, "--json")
         assert audited.code == 0
         assert json.loads(audited.out)
-        pulled = call("pull", out, "--out", tmp_path / "model", "--json")
+        pulled = call("pull", out, "--unsigned", "--out", tmp_path / "model", "--json")
         assert pulled.code == 0
         assert "adapter_model.safetensors" in json.loads(pulled.out)["files"]
         best = call(
@@ -102,11 +102,36 @@ class TestRuns:
         assert best.code == 0, best.text
         assert len(json.loads(best.out)) == 3
         assert call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1").code == 0
+        self.publish_list_and_pull(call, out, tmp_path)
         ledger = out / "ledger" / "shop.jsonl"
         ledger.write_bytes(ledger.read_bytes().replace(b'"steps":2', b'"steps":1'))
         broken = call("audit", out)
         assert broken.code == 4
         assert "Traceback" not in broken.text
+
+    def publish_list_and_pull(self, call: Callable[..., Result], out: Path, tmp_path: Path) -> None:
+        from server.signing import make_key_pair
+
+        key, public, registry = tmp_path / "model.key", tmp_path / "model.pub", tmp_path / "registry"
+        fingerprint = make_key_pair(key, public).fingerprint
+        assert "no model is published" in call("models", registry).out
+        refused(call("publish", tmp_path / "nowhere", registry, "--key", key), "training.json")
+        refused(call("publish", out, registry, "--key", public), "private key")
+        published = call("publish", out, registry, "--key", key, "--name", "spring", "--json")
+        assert published.code == 0, published.text
+        assert json.loads(published.out)["version"] == 1
+        listed = json.loads(call("models", registry, "--trust", public, "--json").out)
+        (version,) = listed["versions"]
+        assert listed["checked"] and (version["name"], version["platforms"], version["signer"]) == ("spring", ["shop"], fingerprint)
+        assert "spring" in call("models", registry).out and "no signature was looked at" in call("models", registry).text
+        refused(call("pull", registry, "--out", tmp_path / "p"), "whose signature", "--trust")
+        taken = call("pull", registry, "--trust", public, "--out", tmp_path / "p")
+        assert taken.code == 0 and fingerprint[:16] in taken.text and "version 1 (spring)" in taken.text
+        assert "it was here already" in call("pull", registry, "--trust", public, "--out", tmp_path / "p").text
+        loose = call("pull", registry, "--unsigned", "--out", tmp_path / "q")
+        assert loose.code == 0 and "NOBODY'S signature" in loose.text
+        card = (tmp_path / "p" / "README.md").read_text()
+        assert "popularity" in card and "train" in card and "| shop |" in card  # from the ledger that is here
 
     def test_the_table_names_every_stage(
         self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path
@@ -283,7 +308,8 @@ class TestBadInput:
     ) -> None:
         refused(call("audit", tmp_path / "nowhere"), "nowhere")
         refused(call("audit", tmp_path), "ledger")
-        refused(call("pull", tmp_path, "--out", tmp_path / "m"), "manifest")
+        refused(call("pull", tmp_path, "--unsigned", "--out", tmp_path / "m"), "manifest")
+        refused(call("pull", tmp_path, "--out", tmp_path / "m"), "--trust", "--unsigned")
         refused(call("recommend", "--model", tmp_path, "--platform", write_platform(), "--user", "u1"), "model")
 
     def test_unknown_user(self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from client.platform_file import (
+from client.platform_file import PlatformFile
+from client.source_file import (
     InteractionsSource,
     ItemsSource,
     KnowledgeSource,
-    PlatformFile,
     ProfilesSource,
     ReviewsSource,
     SocialSource,

@@ -11,7 +11,7 @@ import polars as pl
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.platform_file import Reading
+from client.reading import Reading
 from client.sources.scan import FLAW, Scan, series, stack
 from shared.errors import InputError
 
@@ -58,7 +58,7 @@ def _result(how: Reading, url: str, where: str) -> Iterator[sql.CursorResult[tup
     except SQLAlchemyError as error:
         reason = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"the database answered: {reason}", where=where, do="check 'url', 'table' and 'query' in the platform file"
+            "the database refused", where=where, do="check 'url', 'table' and 'query' in the platform file", quote=reason
         ) from None
     finally:
         engine.dispose()

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from client.platform_file import Reading
+from client.reading import Reading
 from client.sources.scan import FLAW, Scan, reading
 from shared.errors import InputError
 

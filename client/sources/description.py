@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.platform_file import Column, ItemsSource, NumberRange, ProfilesSource
+from client.reading import Column
+from client.source_file import ItemsSource, NumberRange, ProfilesSource
 from client.sources.buckets import bucketed
 from client.sources.cleaning import Cleaning
 from client.sources.numbering import Numbering

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from client.platform_file import InteractionsSource
+from client.source_file import InteractionsSource
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.numbering import Numbering, offsets
 from client.sources.rows import Wanted, read_source

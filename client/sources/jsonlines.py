@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from client.platform_file import Reading
+from client.reading import Reading
 from client.sources.scan import FLAW, Scan, reading, series
 from shared.errors import InputError
 

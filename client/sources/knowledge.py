@@ -10,7 +10,8 @@ import re
 
 import polars as pl
 
-from client.platform_file import KnowledgeSource, Linked
+from client.reading import Linked
+from client.source_file import KnowledgeSource
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from client.platform_file import Column, Lookup, Reading, Source
+from client.reading import Column, Lookup, Reading
+from client.source_file import Source
 from client.sources.cleaning import Cleaning
 from client.sources.database import open_query, shown
 from client.sources.delimited import open_delimited

@@ -62,7 +62,7 @@ def reading(where: str) -> Iterator[None]:
     except (PolarsError, PanicException, csv.Error, ValueError, TypeError, ArithmeticError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         do = "check format, encoding, separator and quote in the platform file"
-        raise InputError(f"cannot be read ({reason})", where=where, do=do) from None
+        raise InputError("cannot be read", where=where, do=do, quote=reason) from None
 
 
 def series(name: str, values: Sequence[Any]) -> pl.Series:

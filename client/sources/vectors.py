@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.platform_file import VectorsSource
+from client.source_file import VectorsSource
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering

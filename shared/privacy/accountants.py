@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from shared.errors import InputError
-from shared.privacy import pld, prv, rdp
+from shared.privacy import discrete, pld, prv, rdp
 from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
 from shared.privacy.releases import Release, Steps, merge
 from shared.privacy.spent import Method, Spent
@@ -116,18 +116,22 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
     if any(steps.noise_multiplier == 0 for steps in merged):
         return Spent(epsilon=math.inf, accountant=Method.NONE)
     out, back = removals(merged), additions(merged)
-    if not back:
-        return method(out, delta)
     parts: list[Spent] = []
 
     def through(removed: tuple[Removal, ...]) -> Callable[[float], float]:
+        ideal = discrete.gaussian(removed)
+
         def curve(at: float) -> float:
-            parts.append(method(removed, at))
+            if ideal is None:
+                return math.inf
+            parts.append(method(ideal, at))
             return parts[-1].epsilon
 
-        return curve
+        return lambda at: discrete.epsilon(removed, at, curve)
 
-    total = triangle(through(out), through(back), delta)
+    total = triangle(through(out), through(back), delta) if back else through(out)(delta)
+    if not parts:
+        return Spent(epsilon=math.inf, accountant=Method.NONE)
     loosest = next((part for part in parts if not part.tight), parts[0])
     return Spent(epsilon=total, accountant=loosest.accountant, tight=loosest.tight)
 

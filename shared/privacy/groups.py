@@ -44,17 +44,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shared.privacy.integers import Integers
 from shared.privacy.releases import Steps
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
+@dataclass(frozen=True, kw_only=True)
 class Removal:
-    """`steps` Poisson-sampled Gaussian sums from which `examples` examples are removed (or added)."""
+    """`steps` Poisson-sampled Gaussian sums from which `examples` examples are removed (or added).
+
+    With `integers`, rounded sums with integer noise instead (see `discrete`).
+    """
 
     noise_multiplier: float
     sample_rate: float
     examples: int
     steps: int
+    integers: Integers | None = None
 
     @property
     def coarse(self) -> tuple[float, float]:
@@ -108,4 +113,10 @@ def _through(first: Curve, second: Curve, delta: float) -> float:
 
 
 def _removal(steps: Steps, examples: int) -> Removal:
-    return Removal(noise_multiplier=steps.noise_multiplier, sample_rate=steps.sample_rate, examples=examples, steps=steps.steps)
+    return Removal(
+        noise_multiplier=steps.noise_multiplier,
+        sample_rate=steps.sample_rate,
+        examples=examples,
+        steps=steps.steps,
+        integers=steps.integers,
+    )

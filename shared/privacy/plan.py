@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.errors import InputError, PrivacyError
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
+from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
@@ -78,6 +79,7 @@ def make_plan(
     group_size: int,
     parameters: int,
     evaluations: Sequence[Release] = (),
+    integers: Integers | None = None,
     accountant: Accountant = PREFERRED,
 ) -> Plan:
     """The plan of one run: the popularity prior, `steps` training steps in all, and `evaluations`.
@@ -93,10 +95,13 @@ def make_plan(
         group_size: Greatest number of training examples that one user touches; see `groups`.
         parameters: Trainable parameters that leave the platform.
         evaluations: Noised evaluations, if any.
+        integers: Under distributed noise: the integer part of training, `fixed_point.planning`. The noise multiplier
+            is then what the honest platforms' noise must be over one user's integer vector, and suffices at every finer scale.
         accountant: Who counts.
 
     Raises:
-        PrivacyError: the budget cannot be kept, or the update would be noise.
+        PrivacyError: the budget cannot be kept, or the update would be noise. Under distributed noise the latter is the
+            coordinator's to judge, by `signal_to_noise` of all platforms' users: the plan states it for this one's alone.
         InputError: a value is out of its range.
     """
     for name, value in (("users", users), ("parameters", parameters)):
@@ -107,7 +112,14 @@ def make_plan(
     if not 0 < delta < 1:
         raise InputError(f"delta is {delta!r}", where="the privacy plan", do="delta must be above 0 and below 1")
     # Made before the budget is looked at, so that its values are checked in a run without privacy too.
-    training = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=sample_rate, steps=steps, group_size=group_size)
+    training = Release(
+        kind=ReleaseKind.TRAIN,
+        noise_multiplier=1.0,
+        sample_rate=sample_rate,
+        steps=steps,
+        group_size=group_size,
+        integers=integers,
+    )
     prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier)
     if math.isinf(budget):
         return Plan(
@@ -121,8 +133,11 @@ def make_plan(
         )
     fixed = (prior, *evaluations)
     noise = noise_multiplier(budget=budget, delta=delta, planned=training, fixed=fixed, accountant=accountant)
-    ratio = signal_to_noise(sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise, parameters=parameters)
-    if ratio < 1:
+    lengthened = integers.norm / integers.reach if integers is not None else 1.0
+    ratio = signal_to_noise(
+        sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
+    )
+    if ratio < 1 and integers is None:
         raise PrivacyError(
             f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's norm "
             f"(noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, {parameters} parameters)",
@@ -132,7 +147,7 @@ def make_plan(
         )
     releases = (
         prior,
-        Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise, sample_rate=sample_rate, steps=steps, group_size=group_size),
+        replace(training, noise_multiplier=noise),
         *evaluations,
     )
     spent = accountant.epsilon(releases, delta)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shared.errors import InputError
+from shared.privacy.integers import Integers
 
 MAX_STEPS = 1 << 40
 MAX_GROUP = 1 << 20
+MAX_INTEGER_GROUP = 16
 
 
 class ReleaseKind(StrEnum):
@@ -35,6 +37,9 @@ class Release:
     the sum of the entered examples' vectors, each of L2 norm at most 1, is published with
     N(0, noise_multiplier² I) added. The steps may be chosen adaptively.
 
+    With `integers` it is the integer mechanism of a secure sum instead: the sum is rounded by chance and discrete
+    Gaussian noise is added (`shared/privacy/discrete.py`).
+
     Args:
         kind: What was released.
         noise_multiplier: Standard deviation of the noise over the L2 bound of one example
@@ -44,7 +49,8 @@ class Release:
         steps: How many times, >= 1.
         group_size: Greatest number of *examples* that change when one user is added or removed:
             the user's own, and up to group_size - 1 examples of others in which the user appears
-            (social influence). See `shared/privacy/groups.py`.
+            (social influence). See `shared/privacy/groups.py`. At most 16 with `integers`.
+        integers: The integer mechanism's part; None for the Gaussian one.
 
     Raises:
         InputError: a value is of another type or out of its range.
@@ -55,6 +61,7 @@ class Release:
     sample_rate: float = 1.0
     steps: int = 1
     group_size: int = 1
+    integers: Integers | None = None
 
     def __post_init__(self) -> None:
         # An int is a fine float to people, but not to the ledger's canonical text: make it one.
@@ -77,6 +84,15 @@ class Release:
             raise _wrong("steps", self.steps, f"between 1 and {MAX_STEPS}")
         if not 1 <= self.group_size <= MAX_GROUP:
             raise _wrong("group_size", self.group_size, f"between 1 and {MAX_GROUP}")
+        if self.integers is not None and not isinstance(self.integers, Integers):
+            raise _wrong("integers", self.integers, "an `Integers`, or None")
+        if self.integers is not None and self.group_size > MAX_INTEGER_GROUP:
+            raise InputError(
+                f"group_size is {self.group_size} under distributed noise",
+                where="a privacy release",
+                do="rounding must keep its bound for every set of examples that one user touches, and there are 2^group_size: "
+                f"let the social source's influence be at most {MAX_INTEGER_GROUP - 1}",
+            )
 
     @property
     def exact(self) -> bool:
@@ -84,7 +100,7 @@ class Release:
         return self.noise_multiplier == 0
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
+@dataclass(frozen=True, kw_only=True)
 class Steps:
     """Equal releases taken together: what accounting needs of them, and nothing else."""
 
@@ -92,6 +108,7 @@ class Steps:
     sample_rate: float
     group_size: int
     steps: int
+    integers: Integers | None = None
 
 
 def merge(releases: Iterable[Release]) -> tuple[Steps, ...]:
@@ -105,12 +122,13 @@ def merge(releases: Iterable[Release]) -> tuple[Steps, ...]:
     >>> [(s.steps, s.noise_multiplier) for s in merge([a, a, a])]
     [(60, 2.0)]
     """
-    total: Counter[tuple[float, float, int]] = Counter()
+    total: Counter[tuple[float, float, int, tuple[Integers, ...]]] = Counter()
     for release in releases:
-        total[(release.noise_multiplier, release.sample_rate, release.group_size)] += release.steps
+        integers = () if release.integers is None else (release.integers,)  # a tuple has a place in an order, None has not
+        total[(release.noise_multiplier, release.sample_rate, release.group_size, integers)] += release.steps
     return tuple(
-        Steps(noise_multiplier=noise, sample_rate=rate, group_size=group, steps=steps)
-        for (noise, rate, group), steps in sorted(total.items())
+        Steps(noise_multiplier=noise, sample_rate=rate, group_size=group, steps=steps, integers=next(iter(integers), None))
+        for (noise, rate, group, integers), steps in sorted(total.items())
     )
 
 

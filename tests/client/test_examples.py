@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,6 +220,28 @@ def changed_by_removal(ties: Ties, people: int, influence: int) -> tuple[int, in
         others = [user for user in range(people) if user != gone]
         worst = max(worst, sum(friends.speakers(user) != after.speakers(user) for user in others))
     return worst, friends.group_size
+
+
+def test_a_source_takes_the_tokens_that_its_platform_gives_it(write_platform: Write, tiny_settings: Make) -> None:
+    people = "\n".join(["user,town", *(f"u{user},{' '.join(['red'] * 9)}" for user in range(30))])
+    said = "\n".join(["user,item,text", *(f"u0,i{item},{' '.join(['space'] * 9)}" for item in range(12))])
+    found = {}
+    for tokens in (6, 9):
+        path = write_platform(
+            f"shop{tokens}",
+            extra=f'[sources.people]\nkind = "profiles"\npath = "people.csv"\ntext = ["town"]\ntokens = {tokens}\n'
+            f'[sources.said]\nkind = "reviews"\npath = "said.csv"\npublic = true\ntokens = {tokens}\n',
+            files={"people.csv": people + "\n", "said.csv": said + "\n"},
+        )
+        settings_ = tiny_settings(model={"user_tokens": 40, "item_tokens": 20})
+        _, split, catalogue, _, reader, texts = read_platform(load(path), settings_)
+        user = texts.words(reader.sequence(3, split.train[3][::-1], serving=True))
+        item = texts.words(catalogue.sequences[3])
+        # The longest run, as a title may hold the word too.
+        found[tokens] = tuple(
+            max(map(len, re.findall(f"(?:{word} ?)+", text))) for word, text in (("red ", user), ("space ", item + " "))
+        )
+    assert found[9] == (found[6][0] + 3 * len("red "), found[6][1] + 3 * len("space "))
 
 
 class TestFriends:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from client import gradients
 from client.fusion import FUSIONS
-from client.gradients import clipped_sum, per_user
+from client.gradients import Losses, per_user
 from client.mechanism import Mechanism
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
@@ -27,6 +28,10 @@ Make = Callable[..., Any]
 
 def mechanism(*, clip: float = 1.0, noise: float = 1.0) -> Mechanism:
     return Mechanism(users=100, sample_rate=0.1, clip=clip, noise_multiplier=noise)
+
+
+def clipped_sum(losses: Losses, parameters: Mapping[str, Tensor], real: Tensor, bound: Mechanism) -> dict[str, Tensor]:
+    return gradients.clipped_sum(losses, parameters, real, bound).sums
 
 
 def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
@@ -129,10 +134,10 @@ class TestClippedSum:
         toy = make_toy(rows=filled, length=5, seed=seed)
         names = list(toy.parameters)
         expected = {name: torch.zeros_like(toy.parameters[name]) for name in names}
-        for gradients in toy.one_by_one(names)[:rows]:
-            norm = torch.cat([gradients[name].flatten() for name in names]).norm()
+        for each in toy.one_by_one(names)[:rows]:
+            norm = torch.cat([each[name].flatten() for name in names]).norm()
             for name in names:
-                expected[name] += gradients[name] * min(1.0, clip / float(norm))
+                expected[name] += each[name] * min(1.0, clip / float(norm))
         found = clipped_sum(toy.losses(), toy.parameters, torch.arange(filled) < rows, mechanism(clip=clip))
         for name in names:
             assert_near(found[name], expected[name], name)
@@ -220,8 +225,15 @@ class TestSensitivity:
         assert greatest_influence(make_toy(rows=4, length=6), broken, self.clip) > self.clip * (1 + 1e-4)
 
 
-def test_a_second_road_by_functional_transforms(make_toy: Make) -> None:
+def test_a_second_road_by_functional_transforms(make_toy: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.func over one user at a time, and torch's own attention in place of ours."""
     from torch.func import grad, vmap
+
+    def stock(stacked: Tensor, mask: Tensor, heads: int) -> Tensor:
+        n, t, width = stacked.shape
+        q, k, v = stacked.view(n, t, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return mixed.transpose(1, 2).reshape(n, t, width // 3)
 
     toy = make_toy(rows=3, length=5, fusion="gated")
     names = list(toy.parameters)
@@ -233,7 +245,9 @@ def test_a_second_road_by_functional_transforms(make_toy: Make) -> None:
         vectors = toy.towers.vectors(hidden[None], mask[None], one, parameters)
         return torch.nn.functional.cross_entropy(vectors @ toy.bank.T / 0.1, target[None])
 
-    expected = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(toy.parameters, toy.hidden, toy.mask, toy.sources, toy.target)
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.encoder.attend", stock)
+        expected = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(toy.parameters, toy.hidden, toy.mask, toy.sources, toy.target)
     found = per_user(toy.losses(), toy.parameters, 3)
     for name in names:
         assert_near(found[name], expected[name], name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from client.mechanism import CountMechanism, Mechanism
+from client.mechanism import CountMechanism, Mechanism, Quantile
 from client.noise import NoiseSource, SecureNoise, SeededNoise
 from shared.errors import PrivacyError
 from shared.privacy.accountants import PREFERRED
@@ -364,3 +365,54 @@ class TestCountMechanism:
     def test_nonsense_is_refused(self, noise: float) -> None:
         with pytest.raises(PrivacyError):
             CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=noise)
+
+
+class TestQuantile:
+    """Adaptive clipping: what it costs, and that it goes where it should."""
+
+    def adaptive(self, **over: float) -> Mechanism:
+        return Mechanism(
+            users=2000,
+            sample_rate=0.1,
+            clip=4.0,
+            noise_multiplier=1.2,
+            quantile=Quantile(**{"target": 0.5, "rate": 0.2, "noise": 10.0} | over),
+        )
+
+    def test_the_two_releases_together_are_one_of_the_charged_multiplier(self) -> None:
+        mechanism = self.adaptive()
+        # A user moves (sum / C, centred count) by at most (1, 1/2); divided by each one's noise, that has norm 1 / z.
+        together = (1 / mechanism.gradient_noise**2 + 0.5**2 / 10.0**2) ** -0.5
+        assert together == pytest.approx(mechanism.noise_multiplier)
+        assert mechanism.gradient_noise > mechanism.noise_multiplier
+        assert mechanism.release(3).noise_multiplier == 1.2
+
+    def test_the_noise_that_is_added_is_the_larger_one(self) -> None:
+        mechanism = self.adaptive(noise=0.7)
+        found = mechanism.privatise({"w": torch.zeros(200_000)}, SeededNoise(0))["w"] * mechanism.expected_batch
+        assert float(found.std()) == pytest.approx(mechanism.gradient_noise * 4.0, rel=0.01)
+        assert mechanism.gradient_noise > 1.9 * mechanism.noise_multiplier
+
+    def test_the_count_is_noised(self) -> None:
+        mechanism, random = self.adaptive(), SeededNoise(1)
+        share = [math.log(mechanism.follow(100, 200, random).clip / 4.0) / -0.2 + 0.5 for _ in range(3000)]
+        assert np.mean(share) == pytest.approx(0.5, abs=0.005)
+        assert np.std(share) == pytest.approx(10.0 / 200, rel=0.1)
+
+    def test_the_bound_finds_the_median_from_either_side(self) -> None:
+        random, norms = SeededNoise(2), np.random.default_rng(0).lognormal(0.0, 0.5, 2000)
+        for start in (0.05, 20.0):
+            mechanism = replace(self.adaptive(), clip=start)
+            for _ in range(150):
+                sample = mechanism.sample(2000, random)
+                mechanism = mechanism.follow(float((norms[sample] <= mechanism.clip).sum()), len(sample), random)
+            assert mechanism.clip == pytest.approx(1.0, rel=0.15)
+
+    def test_without_privacy_or_quantile_nothing_moves(self) -> None:
+        assert make().follow(3, 9, SeededNoise(0)) == make()
+
+    def test_a_count_that_would_spend_more_than_the_step_is_refused(self) -> None:
+        with pytest.raises(PrivacyError, match="would spend more"):
+            self.adaptive(noise=0.6)
+        with pytest.raises(PrivacyError, match="quantile"):
+            Quantile(target=1.0, rate=0.2, noise=1.0)

@@ -80,6 +80,14 @@ class TestContract:
         assert len(counts) == below
         assert below == 1 or stats.chisquare(counts).pvalue > ALMOST_NEVER
 
+    def test_words_are_uniform_in_every_bit(self, source: NoiseSource) -> None:
+        words = source.words(50_000)
+        assert words.dtype == np.uint64
+        for bit in range(64):
+            ones = int(((words >> np.uint64(bit)) & np.uint64(1)).sum())
+            assert stats.binomtest(ones, len(words), 0.5).pvalue > ALMOST_NEVER
+        assert len(np.unique(words)) == len(words) and len(source.words(0)) == 0
+
     @given(count=st.integers(0, 50), below=st.integers(1, 2**40))
     @settings(deadline=None, max_examples=50)
     def test_integers_stay_below(self, count: int, below: int) -> None:

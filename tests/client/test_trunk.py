@@ -39,7 +39,7 @@ def assert_right(cache: TrunkCache, encoder: Encoder, texts: list[Ids]) -> None:
     hidden, mask = cache.gather(rows)
     for at, ids in enumerate(texts):
         assert mask[at].sum() == len(ids)
-        torch.testing.assert_close(hidden[at, : len(ids)], expected(encoder, ids), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(hidden[at, : len(ids)], expected(encoder, ids), atol=4e-3, rtol=2e-3)  # kept in float16
         assert not hidden[at, len(ids) :].any()
 
 
@@ -281,3 +281,69 @@ def test_padding_to_a_length_that_was_asked_for(tiny_bert: str, tmp_path: Path) 
     assert torch.equal(mask[:, : short.shape[1]], short_mask)
     assert not hidden[:, short.shape[1] :].any() and not mask[:, short.shape[1] :].any()
     assert cache.lengths(rows).tolist() == [len(ids) for ids in sequences(4)] == mask.sum(1).tolist()
+
+
+class TestBound:
+    def files(self, folder: Path, suffix: str) -> list[Path]:
+        return sorted(folder.glob(f"trunk-*{suffix}"))
+
+    def test_the_oldest_go_when_the_next_run_opens_it(self, tiny_bert: str, tmp_path: Path) -> None:
+        encoder, texts = encoder_of(tiny_bert), sequences(30)
+        TrunkCache(tmp_path, encoder).rows(texts)
+        TrunkCache(tmp_path, encoder).rows(sequences(5, seed=9))
+        (data,) = self.files(tmp_path, ".bin")
+        whole = data.stat().st_size
+        counting = Counting(encoder)
+        cache = TrunkCache(tmp_path, counting, most=whole // 3)  # type: ignore[arg-type]
+        assert data.stat().st_size <= whole // 3
+        assert 5 <= len(cache) < 35
+        assert_right(cache, encoder, sequences(5, seed=9))
+        assert counting.asked == 0  # the newest stayed
+        assert_right(cache, encoder, texts)
+
+    def test_nothing_goes_while_another_reads_it(self, tiny_bert: str, tmp_path: Path) -> None:
+        encoder, texts = encoder_of(tiny_bert), sequences(20)
+        first = TrunkCache(tmp_path, encoder)
+        first.rows(texts)
+        assert len(TrunkCache(tmp_path, encoder, most=10)) == 20
+        assert_right(first, encoder, texts + sequences(3, seed=9))
+
+    def test_caches_of_other_backbones_go_the_longest_unused_first(self, tiny_bert: str, tmp_path: Path) -> None:
+        for layers in (1, 2):
+            TrunkCache(tmp_path, encoder_of(tiny_bert, layers=layers)).rows(sequences(20))
+        first = min(self.files(tmp_path, ".bin"), key=lambda path: path.stat().st_mtime)
+        os.utime(first, (0, 0))
+        size = first.stat().st_size
+        TrunkCache(tmp_path, encoder_of(tiny_bert, layers=3), most=size + 10)
+        assert not first.exists() and len(self.files(tmp_path, ".idx")) == 2
+        TrunkCache(tmp_path, encoder_of(tiny_bert, layers=3), most=10)
+        assert len(self.files(tmp_path, ".bin")) == 1
+
+    def test_a_crash_between_the_two_files_costs_only_time(
+        self, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encoder, texts = encoder_of(tiny_bert), sequences(20)
+        TrunkCache(tmp_path, encoder).rows(texts)
+        replaced: list[Path] = []
+
+        def dies(self: Path, target: Path) -> None:
+            if replaced:
+                raise KeyboardInterrupt
+            replaced.append(target)
+            target.write_bytes(self.read_bytes())
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", dies)
+            with pytest.raises(KeyboardInterrupt):
+                TrunkCache(tmp_path, encoder, most=4000)
+        assert [path.suffix for path in replaced] == [".bin"]
+        assert_right(TrunkCache(tmp_path, encoder), encoder, texts)
+
+    def test_float32_is_kept_in_float16_and_bfloat16_as_it_is(self, tiny_bert: str, tmp_path: Path) -> None:
+        for dtype in (torch.float32, torch.bfloat16):
+            encoder = encoder_of(tiny_bert, dtype=dtype)
+            cache = TrunkCache(tmp_path / str(dtype), encoder)
+            hidden, _ = cache.gather(cache.rows(sequences(3)))
+            assert hidden.dtype == dtype
+            (data,) = self.files(tmp_path / str(dtype), ".bin")
+            assert data.stat().st_size == 2 * 32 * sum(map(len, sequences(3)))

@@ -45,6 +45,11 @@ CANARIES = ("zebrafinch", "quokka", "axolotl", "u17", "wombatnote")
 PRIVATE = "epsilon = 20.0\ndelta = 1e-3"
 
 
+def allowing(backbone: str) -> str:
+    """The terms of a deployed platform that lets a run load that backbone."""
+    return f"[federation]\nbackbones = [{json.dumps(backbone)}]\n"
+
+
 class Bench:
     """A worker on small files, and the requests that it gets."""
 
@@ -93,9 +98,10 @@ def bench(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> Iterato
 
 
 @pytest.fixture
-def deployed(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> Iterator[Bench]:
+def deployed(write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_path: Path) -> Iterator[Bench]:
     settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
-    made = Bench(write_platform(declared=41, privacy=PRIVATE), settings, tmp_path / "d", simulation=False)
+    path = write_platform(declared=41, privacy=PRIVATE, extra=allowing(tiny_bert))
+    made = Bench(path, settings, tmp_path / "d", simulation=False)
     yield made
     made.worker.close()
 
@@ -281,7 +287,7 @@ class TestNothingElseLeaves:
     """Canary values in every private place; every answer to every request, as bytes."""
 
     @pytest.fixture
-    def planted(self, write_platform: Write, tiny_settings: Make, tmp_path: Path) -> Iterator[Bench]:
+    def planted(self, write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_path: Path) -> Iterator[Bench]:
         profiles = "\n".join(["user,job", *(f"u{user},zebrafinch" for user in range(30))]) + "\n"
         notes = "\n".join(["user,item,text", *(f"u{user},i{user % 12},wombatnote quokka" for user in range(30))]) + "\n"
         friends = "user,friend\n" + "\n".join(f"u{user},u{(user + 1) % 30}" for user in range(30)) + "\n"
@@ -293,7 +299,7 @@ class TestNothingElseLeaves:
         settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
         path = write_platform(
             declared=977,
-            extra=extra,
+            extra=extra + allowing(tiny_bert),
             files={"p.csv": profiles, "n.csv": notes, "f.csv": friends},
             privacy="epsilon = 90.0\ndelta = 1e-2",
         )
@@ -371,7 +377,7 @@ class TestNothingElseLeaves:
 
         layout = layout_of(shape_of(deployed.settings.model.backbone), deployed.settings.model)
         with pytest.raises(PrivacyError, match="exact metrics"):
-            checked(replace(metrics, exact=True), platform=load(deployed.path), layout=layout, items=12, simulation=False)
+            checked(replace(metrics, exact=True), platform=load(deployed.path), layout=layout, rank=2, items=12, simulation=False)
 
 
 def test_privacy_off_is_said_everywhere(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> None:

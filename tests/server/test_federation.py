@@ -102,7 +102,7 @@ def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outc
                 nodes=len(nodes),
                 events=events,
                 resume=resume,
-                export=lambda adapter, settings, folder: (folder / "model").write_text("x") and None,
+                export=lambda adapter, settings, folder: (folder / "model.txt").write_text("x") and None,
             )
 
     yield run

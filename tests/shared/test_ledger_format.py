@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import FedfuseError, PrivacyError, StorageError
-from shared.ledger import GENESIS, MAX_LINE, Entry, Header, Ledger, canonical, parse, read, seal
+from shared.ledger import GENESIS, MAX_LINE, Entry, Header, IntegerEntry, Ledger, canonical, entry_of, parse, read, seal
+from shared.privacy.integers import Integers
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method
 
@@ -83,6 +84,52 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert ledger.epsilon == 1.5
     assert ledger.head == json.loads(WHOLE[-1])["hash"]
     assert ledger.private
+
+
+INTEGERS = {"reach": 2100.5, "dimension": 36_864, "failure": 2.0**-64, "honest": 12}
+
+
+def test_a_line_of_the_secure_sum_says_what_the_integers_are() -> None:
+    made = IntegerEntry(**asdict(entry(1, GENESIS)), integers=Integers(**INTEGERS))
+    assert seal(made) == sealed({**asdict(made), "integers": INTEGERS})
+    plain, integer = parse(b"".join(chain({}, {"integers": INTEGERS})), where="x").entries
+    assert (plain.release.integers, integer.release.integers) == (None, Integers(**INTEGERS))
+    assert replace(integer.release, integers=None) == plain.release
+    for line in (plain, integer):
+        rest = {
+            name: getattr(line, name) for name in ("seq", "time", "run", "round", "epsilon", "delta", "accountant", "previous")
+        }
+        assert entry_of(line.release, **rest, hash=line.hash) == line
+
+
+@pytest.mark.parametrize(
+    "integers",
+    [
+        None,
+        [],
+        {},
+        {**INTEGERS, "more": 1},
+        {name: value for name, value in INTEGERS.items() if name != "failure"},
+        {**INTEGERS, "reach": 0.0},
+        {**INTEGERS, "reach": 3},
+        {**INTEGERS, "reach": "inf"},
+        {**INTEGERS, "dimension": 1e3},
+        {**INTEGERS, "dimension": 1 << 40},
+        {**INTEGERS, "failure": 1.0},
+        {**INTEGERS, "honest": True},
+        {**INTEGERS, "honest": 0},
+    ],
+)
+def test_the_integers_of_a_line_are_checked(integers: Any) -> None:
+    with pytest.raises(StorageError, match="line 2"):
+        parse(b"".join(chain({"integers": integers})), where="x")
+
+
+def test_a_line_that_lost_its_integers_is_an_altered_one() -> None:
+    lines = chain({"integers": INTEGERS})
+    values = {key: value for key, value in json.loads(lines[1]).items() if key != "integers"}
+    with pytest.raises(PrivacyError, match="altered"):
+        parse(lines[0] + canonical(values) + b"\n", where="x")
 
 
 def test_an_empty_ledger_has_spent_nothing() -> None:

@@ -15,7 +15,7 @@ from client.ledger import LedgerWriter
 from client.platform_file import load
 from client.recommend import recommend
 from server.outcome import Event, Kind
-from server.registry import pull
+from server.pull import pull
 from shared.audit import audit
 from shared.errors import InputError, StorageError
 from shared.privacy.releases import Release, ReleaseKind
@@ -66,7 +66,7 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
     assert trained and all(parameter.abs().sum() > 0 for parameter in trained)
     assert set(load_file(out / "model" / "head.safetensors")) == {"lora_A", "lora_B"}
     assert audit(out).ok
-    pulled = pull(str(out), tmp_path / "pulled")
+    pulled = pull(str(out), tmp_path / "pulled", unsigned=True)
     file = load(two.platforms[0])
     items = recommend(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
     had = {line.split(",")[1] for line in (two.folder / "shop-events.csv").read_text().splitlines() if line.startswith("u3,")}
@@ -176,7 +176,7 @@ def test_a_tampered_model_is_not_pulled(two: World, tiny_settings: Make, tmp_pat
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(StorageError):
-        pull(str(out), tmp_path / "pulled")
+        pull(str(out), tmp_path / "pulled", unsigned=True)
     assert not (tmp_path / "pulled").exists()
 
 

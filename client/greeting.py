@@ -1,0 +1,171 @@
+"""Asking the coordinator how this platform stands, before Flower's SuperNode is started and whenever it has stopped.
+
+Flower's SuperNode ends without a word when it is refused. The gate says why, over the same TLS and with the same signature.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import http.client
+import json
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from shared.errors import ExitCode, FedfuseError, ProtocolError
+from shared.greeting import COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
+from shared.messages import PROTOCOL
+from shared.version import VERSION
+
+LARGEST = 1 << 16
+_KEY_HEADER, _TIME_HEADER, _SIGNATURE_HEADER = "flwr-public-key", "flwr-timestamp", "flwr-signature"
+_UNTRUSTED = {10: Complaint.EXPIRED, 18: Complaint.AUTHORITY, 19: Complaint.AUTHORITY, 20: Complaint.AUTHORITY, 62: Complaint.NAME}
+"""OpenSSL's codes of what is wrong with a certificate."""
+
+
+class Refused(FedfuseError):
+    """The coordinator does not let this platform take part, or this platform does not trust the coordinator's server.
+
+    Args:
+        final: Nothing will change by waiting.
+    """
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, found: str, *, where: str = "", do: str = "", final: bool = False) -> None:
+        super().__init__(found, where=where, do=do)
+        self.final = final
+
+
+class Away(FedfuseError):
+    """Nobody answers at the coordinator's address."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greeting:
+    """What the coordinator said.
+
+    Args:
+        platform: The name under which it knows this platform.
+        offset: This machine's clock minus the coordinator's, seconds.
+        version: Of the coordinator's Fedfuse.
+    """
+
+    platform: str
+    offset: float
+    version: str
+
+
+def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Greeting:
+    """Greet the coordinator's server.
+
+    Raises:
+        Refused: it refuses this platform, or its certificate is not the one that was promised.
+        Away: it cannot be reached.
+        ProtocolError: what answers is no coordinator.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(authority))
+        status, body = _get(address, GREETING_PATH, key, context, seconds)
+    except ssl.SSLCertVerificationError as error:
+        complaint = _UNTRUSTED.get(error.verify_code, Complaint.OTHER)
+        _complain(address, complaint, key, seconds)
+        raise _untrusted(complaint, address, authority, error) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Away(
+            f"the coordinator's server does not answer ({error or type(error).__name__})",
+            where=address,
+            do="see whether it runs, and whether this machine may reach it",
+        ) from None
+    return _judge(status, body, address)
+
+
+def _judge(status: int, body: bytes, address: str) -> Greeting:
+    try:
+        if status != http.client.OK:
+            raise ValueError
+        values: dict[str, Any] = json.loads(body)
+        standing = Standing(values["standing"])
+        theirs, version, minimum = float(values["time"]), str(values["version"])[:40], str(values["minimum"])[:40]
+        protocol, platform = int(values["protocol"]), str(values["platform"])[:64]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ProtocolError("what answers is no coordinator of Fedfuse", where=address, do="check the address") from None
+    offset = datetime.datetime.now(datetime.UTC).timestamp() - theirs
+    if standing is Standing.UNKNOWN:
+        raise Refused(
+            standing.explained(), where=address, do="send application.toml to the coordinator, who runs: fedfuse approve"
+        )
+    if standing is Standing.REVOKED:
+        raise Refused(standing.explained(), where=address, do="ask the coordinator why", final=True)
+    if standing is Standing.CLOCK:
+        ahead = "ahead of" if offset > 0 else "behind"
+        raise Refused(
+            f"this machine's clock is {abs(offset):.0f} s {ahead} the coordinator's", where=address, do="set the clock, then wait"
+        )
+    if standing is Standing.OUTDATED or (standing is Standing.WELCOME and protocol != PROTOCOL):
+        raise Refused(
+            f"this is fedfuse {VERSION} (protocol {PROTOCOL}); the coordinator has {version} (protocol {protocol}) "
+            f"and needs at least {minimum}",
+            where=address,
+            do=f"install it: pip install 'fedfuse>={minimum}'" if protocol >= PROTOCOL else f"install fedfuse=={version}",
+            final=True,
+        )
+    if standing is Standing.UNSIGNED:
+        raise Refused(standing.explained(), where=address, do="check keys in node/", final=True)
+    return Greeting(platform=platform, offset=offset, version=version)
+
+
+def _get(address: str, path: str, key: ec.EllipticCurvePrivateKey, context: ssl.SSLContext, seconds: float) -> tuple[int, bytes]:
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=seconds, context=context)
+    try:
+        connection.request("GET", path, headers={**_signed(key), VERSION_HEADER: VERSION})
+        answer = connection.getresponse()
+        return answer.status, answer.read(LARGEST)
+    finally:
+        connection.close()
+
+
+def _signed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
+    """The headers with which Flower's SuperNode signs a request."""
+    stamp = datetime.datetime.now(datetime.UTC).isoformat()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    signature = key.sign(stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+    return {
+        _KEY_HEADER: base64.b64encode(public).decode("ascii"),
+        _TIME_HEADER: stamp,
+        _SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
+    }
+
+
+def _complain(address: str, complaint: Complaint, key: ec.EllipticCurvePrivateKey, seconds: float) -> None:
+    """Tell whoever is there why it is not trusted: one word of a closed list, over a connection that proves nothing."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        _get(address, f"{COMPLAINT_PATH}?{complaint.value}", key, context, seconds)
+    except (OSError, http.client.HTTPException, socket.gaierror):
+        return  # it was a courtesy
+
+
+def _untrusted(complaint: Complaint, address: str, authority: Path, error: ssl.SSLCertVerificationError) -> Refused:
+    found, do = {
+        Complaint.AUTHORITY: (
+            "the server's certificate is not of the authority in the invitation",
+            "make sure that this is the coordinator's address; if its authority has changed, ask for a new invitation",
+        ),
+        Complaint.EXPIRED: (
+            "the server's certificate has expired, or this machine's clock is wrong",
+            "check the clock; the coordinator runs: fedfuse server renew",
+        ),
+        Complaint.NAME: ("the server's certificate is for another name", "ask the coordinator under which name it is reached"),
+        Complaint.OTHER: (f"the server's certificate is not valid ({error.verify_message})", "ask the coordinator"),
+    }[complaint]
+    return Refused(found, where=f"{address}, checked with {authority}", do=do)

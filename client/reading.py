@@ -1,0 +1,154 @@
+"""Where a table stands and how its bytes are read: the part of a platform file that every source has.
+
+Paths are named from the platform file's folder; `${NAME}` stands for an environment variable, so that no password need
+stand in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    model_validator,
+)
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
+
+
+def _expanded(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("expected a text that is not empty")
+
+    def variable(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if not os.environ.get(name):
+            raise ValueError(f"the environment variable {name} is not set; expected it to hold what stands for ${{{name}}}")
+        return os.environ[name]
+
+    return _VARIABLE.sub(variable, value)
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    return value if isinstance(value, Path) else _folder(info) / _expanded(value)
+
+
+def _paths(value: object, info: ValidationInfo) -> object:
+    if not value:
+        raise ValueError("expected a path or a list of paths")
+    return tuple(_path(part, info) for part in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _url(value: object, info: ValidationInfo) -> str:
+    # A SQLite file is named as any other path: from the platform file's folder.
+    return _RELATIVE_SQLITE.sub(lambda match: f"{match.group(1)}{(_folder(info) / match.group(2)).absolute()}", _expanded(value))
+
+
+def _column(value: object) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int) or not value or (isinstance(value, int) and value < 1):
+        raise ValueError("a column is a name, or a position counted from 1")
+    return value
+
+
+def _columns(value: object) -> str | int | tuple[str | int, ...]:
+    return tuple(_column(part) for part in value) if isinstance(value, list | tuple) and value else _column(value)
+
+
+def _encoding(value: str) -> str:
+    try:
+        b" ".decode(value, "replace")
+    except (LookupError, UnicodeError, ValueError):
+        raise ValueError("expected the name of a text encoding, such as utf-8 or latin-1") from None
+    return value
+
+
+Column = Annotated[str | int, PlainValidator(_column)]
+"""A column's name, or its position counted from 1."""
+Columns = Annotated[str | int | tuple[str | int, ...], PlainValidator(_columns)]
+AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+FilePath = Annotated[Path, BeforeValidator(_path)]
+
+
+class Frozen(BaseModel):
+    """A table of the platform file: strict types, no unknown key, unchangeable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        unknown = [key for key in values if key not in cls.model_fields] if isinstance(values, dict) else []
+        if unknown:
+            known = ", ".join(name for name, field in cls.model_fields.items() if not field.exclude)
+            raise ValueError(f"unknown key {', '.join(map(repr, unknown))}; expected one of: {known}")
+        return values
+
+
+class Reading(Frozen):
+    """Where a table stands and how its bytes are read.
+
+    Args:
+        path: Files of one schema, read one after the other.
+        url: SQLAlchemy URL, with either `table` or `query`; may hold a password, so it is not shown.
+        quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.
+        ragged: Rows with more columns than the first row are cut instead of dropped.
+    """
+
+    path: Annotated[tuple[Path, ...] | None, BeforeValidator(_paths)] = Field(None, validate_default=False)
+    url: Annotated[str | None, BeforeValidator(_url)] = Field(None, repr=False, validate_default=False)
+    table: str | None = Field(None, min_length=1)
+    query: str | None = Field(None, min_length=1)
+    format: Literal["csv", "jsonl", "parquet", "npy"] | None = None
+    separator: str | None = Field(None, min_length=1, max_length=16, pattern=r"^[^\r\n\x00]+$")
+    encoding: Annotated[str, Field(max_length=40), AfterValidator(_encoding)] = "utf-8"
+    header: bool = True
+    quote: str = Field('"', pattern=r"^[!-~]?$")
+    ragged: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Reading:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("expected either 'path' or 'url'")
+        if self.url is not None and (self.table is None) == (self.query is None):
+            raise ValueError("'url' needs either 'table' or 'query'")
+        if self.url is None and (self.table or self.query):
+            raise ValueError("'table' and 'query' need a 'url'")
+        if self.quote and self.quote == self.separator:
+            raise ValueError("'quote' and 'separator' are the same character")
+        return self
+
+    def format_of(self, path: Path) -> str:
+        """The file's format: as declared, else by its suffix; whatever is unknown is delimited text."""
+        return self.format or _SUFFIXES.get(path.suffix.lower(), "csv")
+
+    def separator_of(self, path: Path) -> str:
+        """The separator of delimited text: as declared, else tab for `.tsv`, else comma."""
+        return self.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+class Lookup(Reading):
+    """A table that says the word for a code: rows of `key`, `value`."""
+
+    key: Column
+    value: Column
+
+
+class Linked(Reading):
+    """A second table of a knowledge source; without `columns` its columns carry the roles' own names."""
+
+    columns: dict[str, Column] = Field(default_factory=dict)

@@ -1,0 +1,223 @@
+"""The kinds of source that a platform file may name, and what each may say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from client.reading import AsTuple, Column, Columns, FilePath, Frozen, Linked, Lookup, Reading
+from shared.settings import Finite, Positive
+
+
+class NumberRange(Frozen):
+    """Declared public bounds of a number, and the words for its equally wide buckets.
+
+    Bounds are declared and never taken from the data, so neither a word nor a coordinate tells of other rows.
+    """
+
+    min: Finite
+    max: Finite
+    buckets: int | None = Field(None, ge=2, le=100)
+    words: Annotated[tuple[str, ...] | None, AsTuple] = Field(None, min_length=2, max_length=100)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NumberRange:
+        if not self.min < self.max:
+            raise ValueError(f"min must be below max, found {self.min} and {self.max}")
+        if self.words is not None and self.buckets not in (None, len(self.words)):
+            raise ValueError(f"{self.buckets} buckets need as many words, found {len(self.words)}")
+        return self
+
+
+class Flags(Frozen):
+    """Columns of 0 and 1 that stand side by side; each 1 is a category word."""
+
+    first: Column
+    names: Annotated[tuple[str, ...], AsTuple] = Field(min_length=1)
+
+
+class Source(Reading):
+    """What every source has: a reading, the columns of its roles, and words for codes.
+
+    Args:
+        columns: Role -> column. A role that is not named is looked up by its own name. Columns that `text`, `values`
+            and `numbers` speak of may be given a name here too, and are then shown under it.
+        lookup: Role -> table that replaces its codes by words.
+        tokens: Most tokens that the source's text takes of a sequence; by default a share of it (`client/texts.py`).
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+    columns: dict[str, Columns] = Field(default_factory=dict)
+    lookup: dict[str, Lookup] = Field(default_factory=dict)
+    tokens: int | None = Field(None, ge=1, le=512)
+
+    def further(self) -> Iterable[str | int]:
+        """Columns without a role that the source's keys speak of."""
+        return ()
+
+    def column(self, role: str | int) -> str | int:
+        """The column of a role, or of a further column by its given or own name or position."""
+        column = self.columns.get(role, role) if isinstance(role, str) else role
+        assert not isinstance(column, tuple)
+        return column
+
+    @model_validator(mode="after")
+    def _names(self) -> Source:
+        known = {*self.roles, *(name for name in self.further() if isinstance(name, str))}
+        for key, names in (("columns", self.columns), ("lookup", self.lookup)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"{key}.{name} is no role of kind '{self.kind}'; expected one of: {', '.join(sorted(known))}"
+                    )
+        for name, column in self.columns.items():
+            if isinstance(column, tuple) and name != "vector":
+                raise ValueError(f"columns.{name}: expected one column, found {list(column)}")
+        if self.format == "npy" and self.kind != "vectors":
+            raise ValueError("format 'npy' is for kind 'vectors'")
+        return self
+
+
+class InteractionsSource(Source):
+    """Who met which item: at least `user` and `item`."""
+
+    roles = ("user", "item", "event", "value", "time")
+
+    kind: Literal["interactions"]
+    events: dict[str, Annotated[float, Field(ge=0, le=1e6)]] | None = None
+    threshold: Finite | None = None
+    time_format: str | None = Field(None, min_length=1, max_length=100)
+    weight: Literal["none", "log"] = "none"
+
+
+class _Described(Source):
+    text: Annotated[tuple[Column, ...], AsTuple] = ()
+    numbers: dict[str, NumberRange] = Field(default_factory=dict)
+
+    def further(self) -> Iterable[str | int]:
+        return (*self.text, *self.numbers)
+
+
+class ItemsSource(_Described):
+    """The public item table; its ids are the catalogue."""
+
+    roles = ("item", "title", "description", "category", "price")
+
+    kind: Literal["items"]
+    flags: Flags | None = None
+
+
+class ProfilesSource(_Described):
+    """What the platform knows of its users."""
+
+    roles = ("user",)
+
+    kind: Literal["profiles"]
+    values: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+    def further(self) -> Iterable[str | int]:
+        """Columns without a role that the source's keys speak of."""
+        return (*super().further(), *self.values)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ProfilesSource:
+        if not (self.text or self.numbers or self.values):
+            raise ValueError("profiles need at least one of 'text', 'numbers', 'values'")
+        return self
+
+
+class ReviewsSource(Source):
+    """Users' texts about items: reviews, tags."""
+
+    roles = ("user", "item", "text", "stars", "time")
+
+    kind: Literal["reviews"]
+    public: bool = False
+    time_format: str | None = Field(None, min_length=1, max_length=100)
+
+
+class SocialSource(Source):
+    """Who names whom as a friend.
+
+    Args:
+        influence: Greatest number of other users' training examples that one user's history may enter.
+        friends: Greatest number of friends shown in one example.
+    """
+
+    roles = ("user", "friend")
+
+    kind: Literal["social"]
+    influence: int = Field(0, ge=0, le=1000)
+    friends: int = Field(3, ge=1, le=1000)
+
+
+class KnowledgeSource(Source):
+    """Triples about items; `links` says which entity an item is, `names` how an entity is called."""
+
+    roles = ("head", "relation", "tail")
+
+    kind: Literal["knowledge"]
+    links: Linked | None = None
+    names: Linked | None = None
+    neighbours: int = Field(4, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _link_roles(self) -> KnowledgeSource:
+        for key, linked, roles in (("links", self.links, ("item", "entity")), ("names", self.names, ("entity", "name"))):
+            for name in linked.columns if linked is not None else ():
+                if name not in roles:
+                    raise ValueError(f"{key}.columns.{name}: expected one of: {', '.join(roles)}")
+        return self
+
+
+class VectorsSource(Source):
+    """A precomputed embedding per user or per item.
+
+    Args:
+        ids: For a `.npy` matrix, the text file with one id per line; `columns` says whose, as in `{ item = 1 }`.
+        bound: Declared public L2 bound; longer vectors are clipped to it, and all are divided by it.
+    """
+
+    roles = ("user", "item", "vector")
+
+    kind: Literal["vectors"]
+    ids: FilePath | None = Field(None, validate_default=False)
+    bound: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _owner(self) -> VectorsSource:
+        if "user" in self.columns and "item" in self.columns:
+            raise ValueError("columns: vectors belong to users or to items, expected exactly one of 'user', 'item'")
+        matrix = self.path is not None and any(self.format_of(path) == "npy" for path in self.path)
+        if matrix != (self.ids is not None):
+            raise ValueError("'ids' and a .npy matrix need each other")
+        if matrix and (len(self.path or ()) != 1 or not {"user", "item"} & set(self.columns)):
+            raise ValueError("a .npy matrix is one file, and 'columns' says whose its ids are: { item = 1 } or { user = 1 }")
+        return self
+
+
+AnySource = InteractionsSource | ItemsSource | ProfilesSource | ReviewsSource | SocialSource | KnowledgeSource | VectorsSource
+_KINDS: dict[str, type[AnySource]] = {
+    "interactions": InteractionsSource,
+    "items": ItemsSource,
+    "profiles": ProfilesSource,
+    "reviews": ReviewsSource,
+    "social": SocialSource,
+    "knowledge": KnowledgeSource,
+    "vectors": VectorsSource,
+}
+
+
+def source_of(value: object, info: ValidationInfo) -> AnySource:
+    """The source that a table of the platform file describes; its `kind` says which class checks it."""
+    if isinstance(value, AnySource):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    model = _KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise ValueError(f"kind is {kind!r}; expected one of: {', '.join(_KINDS)}")
+    return model.model_validate(value, context=info.context)

@@ -1,0 +1,127 @@
+"""The terms on which a platform takes part: the `[federation]` table of its platform file, and whether a run keeps them.
+
+The worker checks them, from the platform's own installed code, so they hold whatever the coordinator's code says. A run
+that asks for less privacy than the platform's file allows is refused before anything is read or charged for it.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from client.reading import AsTuple, Frozen
+from shared.errors import PrivacyError, ProtocolError
+from shared.keys import ed25519_from_line, ed25519_line
+from shared.settings import Settings, digest
+from shared.warrant import parse_warrant
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Unwarranted(ProtocolError):
+    """The request does not come from the coordinator that this platform trusts."""
+
+
+def _ssh_key(text: str) -> str:
+    """The key part of an OpenSSH line, checked to be Ed25519."""
+    return ed25519_line(ed25519_from_line(text))
+
+
+def _identity(text: str) -> str:
+    try:
+        if len(base64.b64decode(text, validate=True)) == 32:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("expected 32 bytes in base64, as `fedfuse init client` prints them")
+
+
+class Terms(Frozen):
+    """What this platform lets its federation ask for.
+
+    Args:
+        coordinator: The federation's Ed25519 public key (OpenSSH); with it every request needs that coordinator's warrant.
+        minimum_noise_multiplier: Least noise of a training step, of the prior and of metrics, per unit of their bounds.
+        maximum_epsilon: What one run may spend, at most, in nats; the budget is for all runs together. A run gets so much noise.
+        minimum_participants: Fewest platforms among which this one's part is combined.
+        maximum_rounds: Of one run.
+        strategies: That are accepted; by default all.
+        noise: Ways of adding noise that are accepted; by default all.
+        backbones: That may be loaded: 'minilm', folders, hub names. A run cannot make this platform load another.
+        show_budget: Whether the coordinator may see the whole budget, instead of this run's part alone.
+        identities: Other platforms' names -> their Ed25519 identity keys (base64); the secure sum runs among these alone.
+    """
+
+    coordinator: Annotated[str, AfterValidator(_ssh_key)] | None = None
+    minimum_noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False)
+    maximum_epsilon: float | None = Field(None, gt=0)
+    minimum_participants: int = Field(1, ge=1)
+    maximum_rounds: int | None = Field(None, ge=1)
+    strategies: Annotated[tuple[str, ...], AsTuple] | None = Field(None, min_length=1)
+    noise: Annotated[tuple[str, ...], AsTuple] | None = Field(None, min_length=1)
+    backbones: Annotated[tuple[str, ...], AsTuple] = Field(("minilm",), min_length=1)
+    show_budget: bool = True
+    identities: dict[Name, Annotated[str, AfterValidator(_identity)]] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> bytes | None:
+        """The coordinator's public key, 32 bytes."""
+        if self.coordinator is None:
+            return None
+        return ed25519_from_line(self.coordinator).public_bytes_raw()
+
+    def require_warrant(self, warrant: str, *, run: str, settings: Settings, now: float) -> None:
+        """Check who asks.
+
+        Raises:
+            Unwarranted: the coordinator's key is pinned, and the request has no warrant of it for this run.
+        """
+        key = self.key
+        if key is None:
+            return
+        try:
+            parse_warrant(warrant).require(key, run=run, settings=digest(settings), now=now)
+        except ProtocolError as error:
+            raise Unwarranted(error.found, where="[federation] coordinator", do="ask who runs the federation") from None
+
+    def require_settings(self, settings: Settings) -> None:
+        """Check what is asked for.
+
+        Raises:
+            PrivacyError: this platform's file allows less; nothing was read or charged.
+        """
+        privacy = settings.privacy
+        _keep(self.maximum_rounds is None or settings.rounds <= self.maximum_rounds, "maximum_rounds", settings.rounds)
+        _keep(self.strategies is None or settings.strategy in self.strategies, "strategies", settings.strategy)
+        _keep(self.noise is None or privacy.noise in self.noise, "noise", privacy.noise)
+        _keep(settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
+        _keep(
+            settings.server.minimum_platforms >= self.minimum_participants,
+            "minimum_participants",
+            f"server.minimum_platforms = {settings.server.minimum_platforms}",
+        )
+        for name in ("prior_noise_multiplier", "metrics_noise_multiplier"):
+            _keep(
+                getattr(privacy, name) >= self.minimum_noise_multiplier,
+                "minimum_noise_multiplier",
+                f"{name} = {getattr(privacy, name)}",
+            )
+
+    def require_noise(self, multiplier: float) -> None:
+        """Check the noise multiplier of a planned training step.
+
+        Raises:
+            PrivacyError: less than this platform's file allows; nothing was charged.
+        """
+        _keep(multiplier >= self.minimum_noise_multiplier, "minimum_noise_multiplier", f"a noise multiplier of {multiplier:.4g}")
+
+
+def _keep(holds: bool, term: str, found: object) -> None:
+    if not holds:
+        raise PrivacyError(
+            f"the run asks for {found}, which this platform's terms do not allow",
+            where=f"[federation] {term}",
+            do="agree with the coordinator on other settings; the platform file is the platform's own",
+        )

@@ -1,0 +1,217 @@
+"""Who takes part in a run: nodes that join at the start or later, platforms that leave, and whom a round asks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.outcome import Kind
+from server.rounds import Exchange
+from shared.errors import FedfuseError, ProtocolError
+from shared.messages import Answer, Join, Joined, Reason, Refusal, answer_from, bytes_of, to_record
+from shared.settings import Settings
+from strategies.report import Member
+
+_SETTLE = 0.5
+"""Seconds without a new node after which a run that was not told how many to expect begins."""
+_LOOK = 0.05
+_ONCE_MORE = 60.0
+"""Seconds after which a node that failed when it was asked to join is asked again."""
+
+
+class Say(Protocol):
+    """Tells an event."""
+
+    def __call__(self, kind: Kind, text: str, *, platform: str = "", reason: Reason | None = None) -> None:
+        """One event, of the round that the run is in."""
+
+
+class Attendance:
+    """The members of a run.
+
+    Args:
+        least: Members without which no round could be combined.
+        names: Node -> the platform that it was approved as, where somebody approves; a node speaks for that one alone.
+        entered: Told of every member that came in, with the bytes of the request that asked it.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: Grid,
+        settings: Settings,
+        run: str,
+        least: int,
+        say: Say,
+        entered: Callable[[Member, Joined, int], None],
+        names: Callable[[], Mapping[int, str]] | None = None,
+    ) -> None:
+        self._names = names
+        self._grid, self._settings, self._least, self._say, self._entered = grid, settings, least, say, entered
+        request = Join(run=run, settings=settings)
+        self._run, self._record, self._size = run, to_record(request), bytes_of(request)
+        self.members: dict[int, Member] = {}
+        self._asking: dict[int, tuple[Exchange, float]] = {}
+        self._refused: set[int] = set()
+
+    def wait_for(self, wanted: int | None, *, seconds: float) -> list[int]:
+        """The nodes, once they are there.
+
+        Raises:
+            FedfuseError: fewer than wanted came in time.
+        """
+        end = time.monotonic() + seconds
+        before: list[int] = []
+        while True:
+            found = sorted(self._grid.get_node_ids())
+            if (wanted is not None and len(found) >= wanted) or (wanted is None and found and found == before):
+                return found
+            if time.monotonic() >= end:
+                raise FedfuseError(
+                    f"{len(found)} of {wanted or 'any number of'} platforms came within {seconds:g} s",
+                    do="start the platforms' clients, or wait for fewer",
+                )
+            if found != before or not before:
+                self._say(Kind.WAITING, f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there")
+            before = found
+            time.sleep(_SETTLE if wanted is None else _LOOK)
+
+    def join(self, nodes: Iterable[int]) -> None:
+        """Ask every node to join, and wait for its answer; those that do are the members.
+
+        Raises:
+            ProtocolError: two nodes speak for one platform.
+            FedfuseError: nobody joined, or fewer than the strategy can combine.
+        """
+        exchange = self._ask(list(nodes))
+        reasons: list[str] = []
+        for message in exchange.replies():
+            node = message.metadata.src_node_id
+            try:
+                joined = self._answered(node, answer_from(message.content))
+            except ProtocolError as error:
+                reasons.append(f"node {node}: {error.found}")
+                self._say(Kind.DROPPED, reasons[-1])
+                continue
+            if isinstance(joined, Refusal):
+                reasons.append(f"{joined.platform} (node {node}): {joined.reason.value}")
+                continue
+            twin = self._twin(joined.platform)
+            if twin is not None:
+                raise ProtocolError(
+                    f"two nodes speak for platform {joined.platform!r}",
+                    where=f"nodes {twin} and {node}",
+                    do="give every platform its own name, and start each client once",
+                )
+            self._enter(node, joined)
+        for node, code in exchange.errors.items():
+            reasons.append(f"node {node}: Flower's error {code}")
+            self._say(Kind.FAILED, f"{reasons[-1]}: left out")
+        for node in exchange.silent:
+            reasons.append(f"node {node}: no answer")
+            self._say(Kind.SILENT, f"{reasons[-1]}: left out")
+        if not self.members:
+            raise FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
+        if len(self.members) < self._least:
+            raise FedfuseError(
+                f"{len(self.members)} platforms joined, and this run combines no fewer than {self._least}",
+                where=f"strategy {self._settings.strategy}, server.faulty = {self._settings.server.faulty}, "
+                f"server.minimum_platforms = {self._settings.server.minimum_platforms}",
+                do="wait for more platforms, or lower server.minimum_platforms or, of a robust combiner, server.faulty",
+            )
+
+    def look(self) -> None:
+        """Between two rounds: let go of who has left, ask who has come, and take in who has answered. Waits for nobody."""
+        there = set(self._grid.get_node_ids())
+        for node in [node for node in self.members if node not in there]:
+            gone = self.members.pop(node)
+            self._say(Kind.LEFT, f"{gone.platform} has left: the run goes on without it", platform=gone.platform)
+        # Whoever is still preparing is left in peace; whoever failed is asked again, but not at once.
+        self._asking = {
+            node: (exchange, since)
+            for node, (exchange, since) in self._asking.items()
+            if node in there and time.monotonic() < since + (self._settings.reply_timeout if exchange.silent else _ONCE_MORE)
+        }
+        for node in sorted(there - set(self.members) - set(self._asking) - self._refused):
+            self._asking[node] = (self._ask([node]), time.monotonic())
+        for node, (exchange, _) in list(self._asking.items()):
+            for message in exchange.arrived():
+                self._asking.pop(node, None)
+                self._late(node, message)
+            if exchange.errors:
+                code = exchange.errors.pop(node)
+                self._say(Kind.FAILED, f"node {node}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s")
+
+    def await_someone(self, *, seconds: float) -> None:
+        """Wait until there is a member again, if there is none; platforms that restart come back by themselves."""
+        end = time.monotonic() + seconds
+        while not self.members and self._could_come() and time.monotonic() < end:
+            time.sleep(_LOOK)
+            self.look()
+
+    def dismiss(self, node: int) -> None:
+        """Ask a member no more in this run."""
+        self.members.pop(node, None)
+        self._refused.add(node)
+
+    def asked(self, server_round: int) -> dict[int, Member]:
+        """The members that a round asks: all, or a part of them by chance.
+
+        The choice is drawn from the run's seed, so a resumed round asks the same ones of the same members. It is no secret, and
+        no privacy is drawn from it: every platform's plan is for all rounds.
+        """
+        count = max(self._least, math.ceil(self._settings.server.participation * len(self.members) - 1e-9))
+        if count >= len(self.members):
+            return dict(self.members)
+        random = np.random.default_rng([self._settings.seed, server_round])
+        # By name and not by node: a platform that came back with another node must not change the others' turns.
+        ordered = sorted(self.members, key=lambda node: self.members[node].platform)
+        chosen = {ordered[at] for at in random.choice(len(ordered), count, replace=False)}
+        return {node: member for node, member in self.members.items() if node in chosen}
+
+    def _could_come(self) -> bool:
+        return bool(self._asking) or bool(set(self._grid.get_node_ids()) - self._refused) or not list(self._grid.get_node_ids())
+
+    def _ask(self, nodes: list[int]) -> Exchange:
+        lifetime = self._settings.reply_timeout + _ONCE_MORE
+        record: RecordDict = self._record
+        messages = [Message(record, node, MessageType.QUERY, ttl=lifetime, group_id="join") for node in nodes]
+        return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
+
+    def _answered(self, node: int, answer: Answer) -> Joined | Refusal:
+        if not isinstance(answer, Joined | Refusal) or (isinstance(answer, Joined) and answer.run != self._run):
+            raise ProtocolError(f"answered 'join' with '{answer.kind}' of run {answer.run!r}")
+        known = self._names().get(node, "") if self._names is not None else answer.platform
+        if answer.platform != known and not (isinstance(answer, Refusal) and answer.platform == "unknown"):
+            raise ProtocolError(f"speaks for {answer.platform!r}, and is approved as {known!r}")
+        if isinstance(answer, Refusal):
+            self._refused.add(node)
+            text = f"{answer.platform} (node {node}): {answer.reason.value}: left out"
+            self._say(Kind.REFUSED, text, platform=answer.platform, reason=answer.reason)
+        return answer
+
+    def _late(self, node: int, message: Message) -> None:
+        try:
+            joined = self._answered(node, answer_from(message.content))
+            if isinstance(joined, Joined) and self._twin(joined.platform) is not None:
+                # At the start this ends the run; now it must not: whoever came second stays out.
+                raise ProtocolError(f"speaks for {joined.platform!r}, which another node speaks for")
+        except ProtocolError as error:
+            self._refused.add(node)
+            self._say(Kind.DROPPED, f"node {node}: {error.found}: left out")
+            return
+        if isinstance(joined, Joined):
+            self._enter(node, joined)
+
+    def _twin(self, platform: str) -> int | None:
+        return next((node for node, member in self.members.items() if member.platform == platform), None)
+
+    def _enter(self, node: int, joined: Joined) -> None:
+        self.members[node] = Member(node=node, platform=joined.platform, users=joined.users, rank=joined.rank or None)
+        self._entered(self.members[node], joined, self._size)

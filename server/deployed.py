@@ -1,0 +1,105 @@
+"""A deployed run: what Flower's run configuration names, in the coordinator's folder, from its last checkpoint if it has one."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from server.bundle import RUN_KEYS
+from server.checkpoint import run_of
+from server.coordinator import ENVIRONMENT, Coordinator, here
+from server.federation import run_federation
+from server.journal import Journal
+from server.outcome import Outcome
+from server.platforms import Platforms
+from server.telemetry import log_events, together
+from shared.errors import FedfuseError, InputError, StorageError
+from shared.messages import NAME
+from shared.settings import unflatten
+
+log = logging.getLogger("fedfuse.run")
+
+
+def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
+    """The run that `config` describes, new or resumed.
+
+    Raises:
+        InputError: no coordinator started this process, or a setting is wrong.
+        StorageError: another process works on this run.
+        FedfuseError: as `run_federation`.
+    """
+    coordinator = here()
+    if coordinator is None:
+        raise InputError(
+            "no coordinator's folder is named", where=ENVIRONMENT, do="start the server with `fedfuse server start DIR`"
+        )
+    values = {**RUN_KEYS, **config}
+    run, nodes, wait = str(values.pop("run")), int(values.pop("nodes")), float(values.pop("wait"))
+    if not NAME.fullmatch(run):
+        raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
+    for key in ("warrant", "world", "out"):
+        values.pop(key, None)
+    settings = unflatten(values, where="run_config")
+    out = coordinator.run(run)
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder=out, run=run, rounds=settings.rounds)
+    with _alone(out):
+        try:
+            outcome = run_federation(
+                grid=grid,
+                settings=settings,
+                run=run,
+                out=out,
+                events=together(log_events(run), journal),
+                resume=run_of(out) is not None,
+                nodes=nodes or None,
+                wait=wait,
+                names=lambda: _names(coordinator),
+            )
+            version = _publish(coordinator, outcome)
+        except FedfuseError as error:
+            journal.say("failed", why=str(error), code=int(error.exit_code))
+            raise
+        except BaseException as error:
+            journal.say("failed", why=f"{type(error).__name__}: {error}", code=1)
+            raise
+        journal.say("finished", why=version)
+    return outcome
+
+
+def _publish(coordinator: Coordinator, outcome: Outcome) -> str:
+    """Sign and publish the model, where `server.toml` names a registry; says what was done."""
+    if not coordinator.file.registry:
+        return f"the model is in {outcome.model}"
+    from server.registry import Registry
+    from server.signing import load_signer
+    from server.store import open_store
+
+    signer = load_signer(coordinator.model_key)
+    manifest = Registry(open_store(coordinator.file.registry), [signer.public]).publish(outcome.model.parent, signer)
+    return f"the model is in {outcome.model}, and version {manifest.version} of {coordinator.file.registry}"
+
+
+def _names(coordinator: Coordinator) -> dict[int, str]:
+    # Looked at each time: a platform may be approved or revoked while the run goes on.
+    return {one.node: one.name for one in Platforms(coordinator.platforms).approved() if one.node}
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder; a second process on one run would make a second history of it."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it") from None
+    finally:
+        os.close(handle)

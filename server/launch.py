@@ -1,0 +1,219 @@
+"""`fedfuse run`: start a federation on the coordinator's server, watch it, and go on with it when something was killed.
+
+Flower resumes nothing. So a run has a name and a folder of its own; each attempt is one run of Flower's, and opens the last
+checkpoint. Platforms remember what they answered under the run's name, so an attempt costs nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from server.bundle import build_bundle
+from server.control import Control, FlowerRun, Unreachable
+from server.coordinator import Coordinator
+from server.journal import read_events, read_state
+from shared.durable import write_whole
+from shared.errors import ExitCode, FedfuseError, InputError
+from shared.keys import load_ed25519
+from shared.messages import NAME
+from shared.settings import Settings, build, digest, flatten
+from shared.warrant import Warrant, federation_of
+
+log = logging.getLogger("fedfuse.run")
+
+RECORD, ATTEMPT = "run.toml", "attempt.json"
+LIFETIME = 30 * 86400
+"""Seconds that a warrant holds; every attempt gets a new one."""
+_LOOK = 0.3
+_FINAL = (ExitCode.BAD_INPUT, ExitCode.PRIVACY)
+"""Failures that a second attempt would meet again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What to run.
+
+    Args:
+        run: Its name.
+        nodes: Platforms to wait for; 0: whoever is there.
+        wait: Seconds to wait for them, at the start and when all have gone.
+        restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
+        patience: Seconds that a server which went away is waited for.
+    """
+
+    coordinator: Coordinator
+    run: str
+    settings: Settings
+    nodes: int = 0
+    wait: float = 300.0
+    restarts: int = 5
+    patience: float = 600.0
+
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def record(launch: Launch) -> None:
+    """Write down what the run is, before it begins.
+
+    Raises:
+        InputError: there is a run of this name, or it can be no run's.
+    """
+    if not NAME.fullmatch(launch.run):
+        raise InputError(f"{launch.run!r} is no name of a run", where="--name", do="names are like 'spring-2'")
+    folder = launch.coordinator.run(launch.run)
+    if folder.exists():
+        raise InputError(
+            f"run {launch.run!r} is there already", where=str(folder), do=f"go on with it: fedfuse run --resume {launch.run}"
+        )
+    privacy = {key: value for key, value in launch.settings.privacy.model_dump().items() if value is not None}
+    settings = {**launch.settings.model_dump(mode="python"), "privacy": privacy}
+    values = {"run": launch.run, "nodes": launch.nodes, "wait": launch.wait, "settings": settings}
+    write_whole(folder / RECORD, tomli_w.dumps(values).encode())
+
+
+def recorded(coordinator: Coordinator, run: str) -> Launch:
+    """The run of that name, as it was written down.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = coordinator.run(run) / RECORD if NAME.fullmatch(run) else Path("?")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = build(values["settings"], where=str(path))
+        return Launch(coordinator=coordinator, run=run, settings=settings, nodes=int(values["nodes"]), wait=float(values["wait"]))
+    except (OSError, ValueError, KeyError):
+        runs = coordinator.folder / "runs"
+        names = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{RECORD}"))) or "none"
+        raise InputError(f"there is no run {run!r}", where=str(runs), do=f"runs are: {names}") from None
+
+
+def federate(launch: Launch, tell: Tell) -> dict[str, Any]:
+    """Run it to its end; returns its last state.
+
+    Args:
+        tell: Told the run's events, as they are in its journal.
+
+    Raises:
+        FedfuseError: it failed for good; what was reached is in its folder.
+    """
+    folder = launch.coordinator.run(launch.run)
+    position = max((at for at, _ in read_events(folder)), default=0)
+    left = launch.restarts
+
+    def show() -> None:
+        nonlocal position
+        for at, event in read_events(folder, after=position):
+            position = at
+            tell(event)
+
+    while True:
+        failure = _attempt(launch, show)
+        show()
+        state = read_state(folder) or {}
+        if failure is None:
+            return state
+        if state.get("state") == "failed" and state.get("code") in _FINAL:
+            raise _failed(launch, state, failure)
+        if left == 0:
+            raise _failed(launch, state, failure)
+        left -= 1
+        tell({"kind": "restart", "round": state.get("round", 0), "text": f"{failure}; going on from the last checkpoint"})
+        # A platform that was killed with us needs a moment; a disk that is full, more.
+        time.sleep(min(2.0 ** (launch.restarts - left), 30.0))
+
+
+def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
+    """One run of Flower's, watched to its end; what went wrong, or None."""
+    flower: int | None = None
+    end: float | None = None
+    while True:
+        show()
+        try:
+            if flower is None:
+                flower = _running(launch) or _start(launch)
+            with Control(launch.coordinator) as control:
+                state = control.run(flower)
+            end = None
+        except Unreachable as error:
+            end = end or time.monotonic() + launch.patience
+            if time.monotonic() > end:
+                raise FedfuseError(
+                    f"the coordinator's server did not come back within {launch.patience:g} s",
+                    where=launch.coordinator.control,
+                    do=f"start it, then: fedfuse run --resume {launch.run}",
+                ) from error
+            time.sleep(_LOOK)
+            continue
+        if state.finished:
+            return None if state.result == "completed" else f"the attempt {_said(state)}"
+        time.sleep(_LOOK)
+
+
+def _start(launch: Launch) -> int:
+    coordinator = launch.coordinator
+    key = load_ed25519(coordinator.federation_key)
+    warrant = Warrant(
+        federation=federation_of(key.public_key().public_bytes_raw()),
+        run=launch.run,
+        settings=digest(launch.settings),
+        expires=int(time.time()) + LIFETIME,
+    ).signed(key)
+    config = {
+        **flatten(launch.settings),
+        "run": launch.run,
+        "warrant": warrant.text(),
+        "nodes": launch.nodes,
+        "wait": launch.wait,
+    }
+    with Control(coordinator) as control:
+        flower = control.start(build_bundle().signed_by(key), config)
+    write_whole(coordinator.run(launch.run) / ATTEMPT, json.dumps({"flower": flower}).encode())
+    return flower
+
+
+def _running(launch: Launch) -> int | None:
+    """An attempt that goes on though nobody watches it."""
+    try:
+        flower = int(json.loads((launch.coordinator.run(launch.run) / ATTEMPT).read_text(encoding="utf-8"))["flower"])
+        with Control(launch.coordinator) as control:
+            return None if control.run(flower).finished else flower
+    except Unreachable:
+        raise
+    except (FedfuseError, OSError, ValueError, KeyError):
+        return None  # Flower has forgotten it, or it never began
+
+
+def stop(launch: Launch) -> None:
+    """Stop the attempt that runs, if one does; what was reached stays."""
+    flower = _running(launch)
+    if flower is not None:
+        with Control(launch.coordinator) as control:
+            control.stop(flower)
+
+
+def _said(state: FlowerRun) -> str:
+    return f"{state.result}: {state.details}" if state.details else state.result
+
+
+def _failed(launch: Launch, state: dict[str, Any], failure: str) -> FedfuseError:
+    found = str(state.get("why") or failure)
+    error = FedfuseError(
+        f"run {launch.run} failed after round {state.get('round', 0)}\n  {found}",
+        where=str(launch.coordinator.run(launch.run)),
+        do=f"mend it, then: fedfuse run --resume {launch.run}",
+    )
+    code = state.get("code")
+    if state.get("state") == "failed" and code in list(ExitCode):
+        error.exit_code = ExitCode(code)
+    return error

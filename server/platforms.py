@@ -1,0 +1,176 @@
+"""Which platforms may take part: the coordinator's own list, one JSON file, changed by `approve` and `revoke` alone.
+
+The server looks at it at every request, so a revocation holds at once. Revoked keys stay on the list, so that their owners
+are told what happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from shared.durable import write_whole
+from shared.errors import InputError, StorageError
+from shared.invitation import Application
+from shared.keys import fingerprint
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """One platform that was approved once.
+
+    Args:
+        node_key: The SuperNode's public key (OpenSSH).
+        identity: Ed25519 identity in the secure sum (base64).
+        node: Flower's id of its SuperNode; 0 before it is registered.
+        approved: Seconds since 1970.
+        revoked: Seconds since 1970, or None.
+    """
+
+    name: str
+    node_key: str
+    identity: str
+    node: int = 0
+    approved: float = 0.0
+    revoked: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the SuperNode's key."""
+        return fingerprint(self.node_key)
+
+
+class Platforms:
+    """The list in a file. Reading it again costs a look at its date."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._serial = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._known: dict[str, Platform] = {}
+
+    def all(self) -> list[Platform]:
+        """Every platform, revoked ones too, by key: a platform that changed its key is there twice.
+
+        Raises:
+            StorageError: the list is damaged.
+        """
+        with self._serial:
+            self._read()
+            return sorted(self._known.values(), key=lambda one: (one.name, one.approved))
+
+    def approved(self) -> list[Platform]:
+        """Those that may take part."""
+        return [one for one in self.all() if one.revoked is None]
+
+    def by_key(self, node_key: str) -> Platform | None:
+        """The platform with that SuperNode key (OpenSSH, without a comment)."""
+        with self._serial:
+            self._read()
+            return self._known.get(node_key)
+
+    def approve(self, application: Application, *, replace_key: bool = False) -> Platform:
+        """Let a platform in.
+
+        Args:
+            replace_key: Let it have another key than it was approved with; the old one is revoked.
+
+        Raises:
+            InputError: the name or the key belongs to another.
+        """
+        with self._change() as known:
+            same = known.get(application.node_key)
+            if same is not None and same.name != application.platform:
+                raise InputError(
+                    f"this key belongs to platform {same.name!r}",
+                    where=application.platform,
+                    do="let every platform make its own",
+                )
+            for one in list(known.values()):
+                if one.identity == application.identity and one.name != application.platform:
+                    raise InputError(
+                        f"this identity belongs to platform {one.name!r}",
+                        where=application.platform,
+                        do="let every platform make its own",
+                    )
+                if one.name == application.platform and one.revoked is None and one.node_key != application.node_key:
+                    if not replace_key:
+                        raise InputError(
+                            f"platform {one.name!r} is approved with another key, {one.fingerprint}",
+                            where=application.platform,
+                            do="if it lost that key, say so with --replace",
+                        )
+                    known[one.node_key] = replace(one, revoked=time.time())
+            made = Platform(
+                name=application.platform,
+                node_key=application.node_key,
+                identity=application.identity,
+                node=same.node if same is not None and same.revoked is None else 0,
+                approved=time.time(),
+            )
+            known[made.node_key] = made
+        return made
+
+    def revoke(self, name: str) -> Platform:
+        """Shut a platform out, from now on.
+
+        Raises:
+            InputError: no such platform is approved.
+        """
+        with self._change() as known:
+            found = next((one for one in known.values() if one.name == name and one.revoked is None), None)
+            if found is None:
+                names = ", ".join(sorted(one.name for one in known.values() if one.revoked is None)) or "none"
+                raise InputError(f"no platform {name!r} is approved", where=str(self._path), do=f"approved are: {names}")
+            known[found.node_key] = replace(found, revoked=time.time())
+        return known[found.node_key]
+
+    def registered(self, node_key: str, node: int) -> None:
+        """Note Flower's id of a platform's SuperNode; 0 forgets it."""
+        with self._change() as known:
+            if node_key in known:
+                known[node_key] = replace(known[node_key], node=node)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[dict[str, Platform]]:
+        """The list, to be changed; written back whole, and by one process at a time."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with self._serial:
+                self._read()
+                known = dict(self._known)
+                yield known
+                values = {"format": FORMAT, "platforms": [asdict(one) for one in known.values()]}
+                write_whole(self._path, (json.dumps(values, indent=1) + "\n").encode(), mode=0o600)
+                self._seen = None
+        finally:
+            os.close(handle)
+
+    def _read(self) -> None:
+        try:
+            state = self._path.stat()
+        except FileNotFoundError:
+            self._known, self._seen = {}, None
+            return
+        seen = (state.st_ino, state.st_mtime_ns, state.st_size)
+        if seen == self._seen:
+            return
+        try:
+            values = json.loads(self._path.read_text(encoding="utf-8"))
+            if values["format"] != FORMAT:
+                raise ValueError(f"format {values['format']}")
+            self._known = {one["node_key"]: Platform(**one) for one in values["platforms"]}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StorageError(f"the list of platforms cannot be read: {error}", where=str(self._path), do="restore it") from None
+        self._seen = seen

@@ -1,0 +1,107 @@
+"""`fedfuse init server`: a folder with authority, certificate, keys, configuration and a start script."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+
+from server.certificates import Certificates
+from server.coordinator import NAME, Coordinator, ServerFile, open_coordinator
+from server.platforms import Platforms
+from server.signing import load_trusted, make_key_pair
+from shared.durable import write_whole
+from shared.errors import InputError
+from shared.invitation import Invitation
+from shared.keys import ed25519_line, load_ed25519, make_ed25519
+from shared.settings import explain
+
+_SERVER_TOML = """\
+# The coordinator of the federation '{name}'. Made by `fedfuse init server`.
+
+name = "{name}"
+host = "{host}"                 # platforms connect to this name; the TLS certificate is made for it
+port = {port}                     # and to this port: the only one that must be reachable from outside
+listen = "{listen}"
+control_port = {control_port}             # Flower's own interfaces: on 127.0.0.1 alone, and never to be opened
+minimum_version = "{version}"       # platforms with an older Fedfuse are told to install this one
+registry = ""                   # finished models are published here: a folder, s3://bucket/path, gs://...
+metrics_port = 0                # Prometheus metrics on 127.0.0.1; 0: none
+"""
+
+_START = """\
+#!/bin/sh
+# Starts the coordinator of the federation '{name}'; stops with Ctrl-C or SIGTERM.
+cd "$(dirname "$0")" || exit 1
+exec {python} -m fedfuse server start . "$@"
+"""
+
+_IGNORE = """\
+# Secrets and state do not belong into a repository.
+ca/ca.key
+keys/*.key
+tls/server.key
+state/
+runs/
+"""
+
+
+def init_server(folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str) -> Coordinator:
+    """Make a coordinator's folder (0700).
+
+    Raises:
+        InputError: the folder is not empty, or a name, an address or a port cannot be.
+        StorageError: it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("is not empty", where=str(folder), do="name a new folder")
+    if port == control_port:
+        raise InputError("--port and --control-port are the same", where=str(port), do="give the second another number")
+    file = ServerFile(name=name, host=host, port=port, control_port=control_port, listen=listen)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    certificates = Certificates.of(folder)
+    certificates.make_authority(name)
+    certificates.issue(host)
+    coordinator = Coordinator(folder=folder.absolute(), file=file)
+    make_ed25519(coordinator.federation_key)
+    make_key_pair(coordinator.model_key, coordinator.model_key.with_suffix(".pub"))
+    text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
+    write_whole(folder / ".gitignore", _IGNORE.encode())
+    write_whole(folder / "start.sh", _START.format(name=name, python=shlex.quote(sys.executable)).encode(), mode=0o755)
+    # Written last: a folder without it is no coordinator's.
+    write_whole(folder / NAME, text.encode())
+    return open_coordinator(folder)
+
+
+def invite(coordinator: Coordinator, platform: str) -> Invitation:
+    """What `platform` needs to take part; there is no secret in it.
+
+    Raises:
+        InputError: the name cannot be a platform's.
+        StorageError: the coordinator's keys cannot be read.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from pydantic import ValidationError
+
+    from shared.settings import explain
+
+    key = load_ed25519(coordinator.federation_key).public_key()
+    models = Ed25519PublicKey.from_public_bytes(load_trusted(coordinator.model_key.with_suffix(".pub")).raw)
+    approved = Platforms(coordinator.platforms).approved()
+    try:
+        return Invitation(
+            federation=coordinator.file.name,
+            platform=platform,
+            address=coordinator.address,
+            minimum_version=coordinator.file.minimum_version,
+            coordinator=ed25519_line(key),
+            models=ed25519_line(models),
+            authority=coordinator.certificates.authority.read_text(encoding="ascii"),
+            members={one.name: one.identity for one in approved if one.name != platform},
+        )
+    except ValidationError as error:
+        raise InputError(explain(error), where="the invitation", do="platform names are like 'shop' or 'video-2'") from None

@@ -1,0 +1,145 @@
+"""The coordinator's server: Flower's SuperLink with TLS, SuperNode authentication and its database on disk, behind the gate.
+
+One process, one application, two sockets: the public one passes the gate, the other is bound to 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from flwr.supercore.fab import Fab
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from server.bundle import deposit
+from server.coordinator import ENVIRONMENT, Coordinator
+from server.enlist import enlist_at_start
+from server.gate import Gate, Judge
+from server.platforms import Platforms
+from shared.errors import InputError, StorageError
+
+log = logging.getLogger("fedfuse.server")
+
+SOON = 30
+"""Days before the certificate expires from which every start says so."""
+
+
+def serve(coordinator: Coordinator) -> None:
+    """Run the server until it is told to stop.
+
+    Raises:
+        StorageError: its certificate has expired, or its folder cannot be written.
+        InputError: a port is taken.
+    """
+    certificates, file = coordinator.certificates, coordinator.file
+    certificates.require_valid()
+    left = certificates.days_left()
+    if left < SOON:
+        log.warning("the server's certificate expires in %.0f days: fedfuse server renew", left)
+    coordinator.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _prepare_environment(coordinator)
+    platforms = Platforms(coordinator.platforms)
+    platforms.all()  # a damaged list is an error now, not at the first request
+    public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
+    inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
+    judge = Judge(platforms, minimum=file.minimum_version)
+
+    def take(content: bytes) -> dict[str, Any]:
+        values = json.loads(content)
+        fab = Fab(values["digest"], base64.b64decode(values["content"]), values["verifications"])
+        return {"app": deposit(inside.state.linkstate_factory.state(), fab)}
+
+    gate = Gate(inside, judge, private=file.control_port, bundles=take)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app=gate,
+            ssl_keyfile=str(certificates.server_key),
+            ssl_certfile=str(certificates.server),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        )
+    )
+    log.info(
+        "federation %s: platforms connect to %s, Flower's own interfaces are on %s",
+        file.name,
+        coordinator.address,
+        coordinator.control,
+    )
+    enlist_at_start(coordinator)
+    server.run(sockets=[public, private])
+
+
+def _flower_config(coordinator: Coordinator) -> SuperLinkLifespanConfig:
+    certificates = coordinator.certificates
+    files = (certificates.authority, certificates.server, certificates.server_key)
+    try:
+        contents = tuple(path.read_bytes() for path in files)
+    except OSError as error:
+        raise StorageError(f"cannot be read: {error.strerror}", where=str(error.filename), do="fedfuse server renew") from None
+    return SuperLinkLifespanConfig(
+        # Only said, never bound: the old gRPC interface is off.
+        control_address="127.0.0.1:0",
+        health_server_address=None,
+        # Where Flower's own processes find this server.
+        host="127.0.0.1",
+        port=coordinator.file.control_port,
+        insecure=False,
+        certificates=contents,  # type: ignore[arg-type]
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type="grpc-rere",
+        fleet_api_address="127.0.0.1:0",
+        simulation=False,
+        ssl_ca_certfile=str(certificates.authority),
+        ssl_certfile=str(certificates.server),
+        ssl_keyfile=str(certificates.server_key),
+        database=str(coordinator.database),
+        isolation="subprocess",
+        runtime_dependency_install=False,
+    )
+
+
+def _prepare_environment(coordinator: Coordinator) -> None:
+    """For this process and those that Flower starts from it."""
+    os.environ[ENVIRONMENT] = str(coordinator.folder)
+    os.environ["FLWR_HOME"] = str(coordinator.state / "flwr")
+    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+    os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+    os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.1")
+    # Flower finds its own commands by the path.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    # A folder of its own: where it is started from may hold packages of the bundle's names.
+    os.chdir(coordinator.state)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error.strerror}", where="server.toml", do="stop what uses it, or change the port"
+        ) from None
+    return bound

@@ -1,0 +1,191 @@
+"""What the coordinator and a platform hand each other before they ever connect: an invitation, and an application.
+
+Both are TOML that a person can read, and hold no secret: addresses, certificates, public keys. What makes them trustworthy is
+the way they are handed over; each shows a fingerprint that two people can compare over the telephone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tomllib
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import InputError
+from shared.keys import ed25519_from_line, ed25519_line, node_key_from_line
+from shared.settings import explain
+from shared.version import release
+
+LARGEST = 1 << 20
+"""Bytes of either; an invitation with a thousand members' keys is a tenth of it."""
+_DOMAIN = b"fedfuse application 1\n"
+
+PlatformName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or len(text) > 300:
+        raise ValueError("expected HOST:PORT")
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise ValueError("expected HOST:PORT")
+    return text
+
+
+def _certificate(text: str) -> str:
+    try:
+        x509.load_pem_x509_certificate(text.encode("ascii"))
+    except ValueError:
+        raise ValueError("expected a certificate in PEM") from None
+    return text
+
+
+def _version(text: str) -> str:
+    if release(text) is None:
+        raise ValueError("expected a version such as 1.2.3")
+    return text
+
+
+def _identity(text: str) -> str:
+    try:
+        if len(base64.b64decode(text, validate=True)) == 32:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("expected 32 bytes in base64")
+
+
+Ed25519Line = Annotated[str, AfterValidator(lambda text: ed25519_line(ed25519_from_line(text)))]
+IdentityKey = Annotated[str, AfterValidator(_identity)]
+
+
+def _node_key(text: str) -> str:
+    node_key_from_line(text)
+    return " ".join(text.split()[:2])
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal[1] = 1
+
+    def text(self) -> str:
+        """As TOML."""
+        return tomli_w.dumps(self.model_dump(mode="python"), multiline_strings=True)
+
+    @classmethod
+    def _parse(cls, text: str | bytes, *, where: str, what: str) -> Self:
+        try:
+            if len(text) > LARGEST:
+                raise InputError(f"is larger than {LARGEST} bytes", where=where, do=f"name a file with {what}")
+            words = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+            return cls.model_validate(tomllib.loads(words.replace("\r\n", "\n")))
+        except ValidationError as error:
+            raise InputError(explain(error), where=where, do=f"ask for {what} once more") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"is not {what}", where=where, do=f"name the file with {what}") from None
+
+
+class Invitation(_Document):
+    """What a platform needs to take part in a federation.
+
+    Args:
+        federation: The federation's name.
+        platform: The name under which this platform is invited.
+        address: HOST:PORT of the coordinator's server.
+        minimum_version: Least version of Fedfuse that may take part.
+        coordinator: Key (Ed25519, OpenSSH) that signs bundles and warrants.
+        models: Key (Ed25519, OpenSSH) that signs published models.
+        authority: Certificate that the server's certificate is checked against.
+        members: Platform -> Ed25519 identity (base64) of those approved so far, for the secure sum.
+    """
+
+    federation: PlatformName
+    platform: PlatformName
+    address: Annotated[str, AfterValidator(_address)]
+    minimum_version: Annotated[str, AfterValidator(_version)]
+    coordinator: Ed25519Line
+    models: Ed25519Line
+    authority: Annotated[str, AfterValidator(_certificate)]
+    members: dict[PlatformName, IdentityKey] = Field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """What two people compare: over everything but the platform's name and the members."""
+        digest = hashlib.sha256(b"fedfuse invitation\n")
+        for part in (self.federation, self.address, self.coordinator, self.models, self.authority):
+            digest.update(len(part).to_bytes(4, "big") + part.encode())
+        return _grouped(digest.digest())
+
+
+class Application(_Document):
+    """What the coordinator needs of a platform: its public keys.
+
+    Args:
+        node_key: The SuperNode's public key (OpenSSH).
+        identity: Ed25519 identity in the secure sum (base64).
+        version: Of the platform's Fedfuse.
+        proof: Signature by the identity over federation, platform and node key: all of it comes from one hand.
+    """
+
+    federation: PlatformName
+    platform: PlatformName
+    node_key: Annotated[str, AfterValidator(_node_key)]
+    identity: IdentityKey
+    version: Annotated[str, AfterValidator(_version)]
+    proof: str = Field(max_length=100)
+
+    @classmethod
+    def make(cls, *, identity: Ed25519PrivateKey, **fields: Any) -> Application:
+        """An application signed by its identity."""
+        public = base64.b64encode(identity.public_key().public_bytes_raw()).decode("ascii")
+        proof = identity.sign(_content(fields["federation"], fields["platform"], fields["node_key"]))
+        return cls(identity=public, proof=base64.b64encode(proof).decode("ascii"), **fields)
+
+    @property
+    def fingerprint(self) -> str:
+        """What two people compare: over both keys."""
+        return _grouped(hashlib.sha256(b"fedfuse application\n" + f"{self.node_key}\n{self.identity}".encode()).digest())
+
+    @model_validator(mode="after")
+    def _proved(self) -> Application:
+        try:
+            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(self.identity))
+            content = _content(self.federation, self.platform, self.node_key)
+            key.verify(base64.b64decode(self.proof, validate=True), content)
+        except (InvalidSignature, ValueError):
+            raise ValueError("proof: the application was changed after it was made") from None
+        return self
+
+
+def parse_invitation(text: str | bytes, *, where: str) -> Invitation:
+    """The invitation in a text that came from elsewhere.
+
+    Raises:
+        InputError: it is none.
+    """
+    return Invitation._parse(text, where=where, what="an invitation")
+
+
+def parse_application(text: str | bytes, *, where: str) -> Application:
+    """The application in a text that came from elsewhere.
+
+    Raises:
+        InputError: it is none, or it was changed on the way.
+    """
+    return Application._parse(text, where=where, what="a platform's application")
+
+
+def _content(federation: str, platform: str, node_key: str) -> bytes:
+    return _DOMAIN + b"\n".join(part.encode() for part in (federation, platform, node_key))
+
+
+def _grouped(digest: bytes) -> str:
+    text = digest.hex()[:32]
+    return "-".join(text[at : at + 4] for at in range(0, len(text), 4))

@@ -1,0 +1,170 @@
+"""Which settings train best under privacy: each platform of a world by itself, one setting varied at a time.
+
+    python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl [--vary KEY=V,V ...] [--epsilon 8 2 inf] [--seeds 0 1 2]
+    python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl --table
+
+Every cell (platform, epsilon, seed, settings) is one private training from the start, as `fedfuse simulate` would run it for
+that platform alone, and one line of the file; what is in the file is not run again. The table shows NDCG@10 as median and
+range over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from client.platform import Platform, fingerprint, prepare
+from client.platform_file import PlatformFile, load
+from shared.errors import PrivacyError
+from shared.settings import Settings
+from simulations.commands import settings_from
+from simulations.run import Simulation, federate
+from simulations.worlds.world import open_world
+
+Variation = tuple[str, ...]
+"""`key=value` words that are laid over the base."""
+
+
+def variations(vary: Sequence[str]) -> list[Variation]:
+    """The base, and every value of every key by itself.
+
+    >>> variations(["model.rank=4,16"])
+    [(), ('model.rank=4',), ('model.rank=16',)]
+    >>> variations(["model.rank=4+model.alpha=8"])
+    [(), ('model.rank=4', 'model.alpha=8')]
+    """
+    found: list[Variation] = [()]
+    for entry in vary:
+        if "+" in entry:
+            found.append(tuple(entry.split("+")))
+            continue
+        key, _, values = entry.partition("=")
+        found += [(f"{key}={value}",) for value in values.split(",")]
+    return found
+
+
+def cells(
+    files: Sequence[PlatformFile], vary: Sequence[Variation], epsilons: Sequence[str], seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """What is to be run, by platform and seed so that a platform's texts are read as rarely as possible."""
+    for seed in seeds:
+        for file in files:
+            for epsilon in epsilons:
+                for settings in vary:
+                    yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
+
+
+def run_cell(cell: Mapping[str, Any], platform: Platform, settings: Settings, world: Path) -> dict[str, Any]:
+    """One training; `ndcg` is None where the plan is refused as noise."""
+    out = Path(tempfile.mkdtemp(prefix="sweep-"))
+    began = time.monotonic()
+    try:
+        plan = Simulation(world=open_world(world), settings=settings, out=out, alone=False)
+        outcome = federate(plan, "sweep", {platform.name: platform}, out)
+        tally = outcome.tallies[platform.name]
+        assert tally.before is not None and tally.federated is not None
+        found: dict[str, Any] = {"before": tally.before.ndcg, "ndcg": tally.federated.ndcg, "hr": tally.federated.hr}
+        found["noise_multiplier"] = round(tally.joined.noise_multiplier, 3)
+    except PrivacyError as error:
+        found = {"before": None, "ndcg": None, "refused": error.found[:80]}
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return {**cell, **found, "seconds": round(time.monotonic() - began, 1)}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a sweep's file; a line that a crash cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def table_of(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Settings down, platform and epsilon across; median (least to greatest) over seeds."""
+    columns = sorted({(str(r["platform"]), str(r["epsilon"])) for r in results})
+    table = Table(title="NDCG@10 by settings: median (range) over seeds")
+    table.add_column("settings")
+    for platform, epsilon in columns:
+        table.add_column(f"{platform}\nepsilon {epsilon}", justify="right")
+    for settings in dict.fromkeys(tuple(r["settings"]) for r in results):
+        row = []
+        for column in columns:
+            own = [r for r in results if (str(r["platform"]), str(r["epsilon"])) == column and tuple(r["settings"]) == settings]
+            values = [float(r["ndcg"]) for r in own if r["ndcg"] is not None]
+            if values:
+                spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
+                row.append(f"{statistics.median(values):.3f}{spread}")
+            else:
+                row.append("noise" if own else "")
+        table.add_row(" ".join(settings) or "base", *row)
+    return table
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description="Which settings train best under privacy.")
+    parser.add_argument("world", type=Path, help="folder with one platform file per platform")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is there is not run again")
+    parser.add_argument("--base", nargs="*", default=[], help="key=value words under every cell")
+    parser.add_argument("--vary", nargs="*", default=[], help="key=v,v,... one at a time; key=v+key=v together")
+    parser.add_argument("--epsilon", nargs="+", default=["8"], help="budgets; inf turns privacy off")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--platforms", nargs="*", help="only these")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    world = open_world(options.world)
+    files = [load(path) for path in world.platforms]
+    files = [file for file in files if not options.platforms or file.name in options.platforms]
+    results = read(options.out)
+    if not options.table:
+        done = {json.dumps({key: r[key] for key in ("platform", "epsilon", "seed", "settings")}) for r in results}
+        todo = list(cells(files, variations(options.vary), options.epsilon, options.seeds))
+        for cell in todo:
+            cell["settings"] = [*options.base, *cell["settings"]]
+        todo = [cell for cell in todo if json.dumps(cell) not in done]
+        results += _run(todo, {file.name: file for file in files}, options.world, options.out)
+    Console(width=200).print(table_of(results))
+
+
+def _run(todo: list[dict[str, Any]], files: Mapping[str, PlatformFile], world: Path, out: Path) -> list[dict[str, Any]]:
+    prepared: dict[str, tuple[str, Platform]] = {}
+    results = []
+    with Progress(console=Console(stderr=True)) as progress, out.open("a", encoding="utf-8") as lines:
+        task = progress.add_task("cells", total=len(todo))
+        for cell in todo:
+            words = [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"]
+            settings = settings_from(None, words)
+            name, key = cell["platform"], fingerprint(settings)
+            if prepared.get(name, ("", None))[0] != key:
+                # One platform at a time in memory; the texts' features are on disk.
+                prepared = {name: (key, prepare(files[name], settings, cache=out.with_suffix(".cache") / name))}
+            results.append(run_cell(cell, prepared[name][1], settings, world))
+            lines.write(json.dumps(results[-1]) + "\n")
+            lines.flush()
+            progress.advance(task)
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What a person reads before choosing a strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Which part of a strategy a name stands for; a strategy has at most one of each, joined by '+'."""
+
+    UPDATES = "updates"  # what is trained, what is sent, what the global model is
+    COMBINING = "combining"  # how one change is made of many
+    OPTIMIZER = "optimizer"  # how the combined change is applied
+    AFTERWARDS = "afterwards"  # what follows the last round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a person needs to know to choose a strategy, in three honest clauses."""
+
+    name: str
+    when: str
+    trusts: str
+    sends: str
+    role: Role = Role.UPDATES
+
+    @property
+    def line(self) -> str:
+        """The card in one line."""
+        return f"{self.name}: {self.when}; trusts {self.trusts}; sends {self.sends}"

@@ -1,0 +1,68 @@
+"""The two towers: a bank is what its rows are one by one, however they are batched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from client.fusion import FUSIONS, fusion_named
+from client.towers import Rows, Towers, cached_rows
+from client.trunk import TrunkCache
+from client.vectors import VectorRows
+from shared.backbone import load_backbone
+from shared.encoder import Encoder
+from shared.settings import ModelSettings
+
+CPU = torch.device("cpu")
+
+
+def parts(backbone: str, folder: Path, *, rows: int, fusion: str = "attention") -> tuple[Towers, Rows, dict[str, torch.Tensor]]:
+    random = np.random.default_rng(0)
+    encoder = Encoder(load_backbone(backbone), ModelSettings(backbone=backbone, layers=2), device=CPU, dtype=torch.float32)
+    towers = Towers(encoder, fusion_named(fusion))
+    sequences = [random.integers(5, 80, random.integers(1, 40)).astype(np.int32) for _ in range(rows)]
+    vectors = VectorRows(
+        values={"image": random.normal(0, 1, (rows, 4)).astype(np.float32)}, present={"image": random.random(rows) < 0.7}
+    )
+    local = towers.fusion.initial({"image": 4}, 32, random)
+    return towers, cached_rows(TrunkCache(folder, encoder), sequences, vectors), local
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+@pytest.mark.parametrize("budget", [64, 8192])
+def test_a_bank_is_its_rows_one_by_one(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, budget: int
+) -> None:
+    monkeypatch.setattr("client.towers._TOKENS_PER_BATCH", budget)
+    towers, rows, local = parts(tiny_bert, tmp_path, rows=70, fusion=fusion)
+    seen: list[int] = []
+    bank = towers.encode(rows, local, seen.append)
+    assert sum(seen) == len(rows) == 70
+    assert bank.dtype == torch.float32
+    for row in range(0, 70, 9):
+        alone = towers.vectors(*rows.take(np.asarray([row]), CPU), local)
+        torch.testing.assert_close(bank[row], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_of_a_batch_does_not_matter(tiny_bert: str, tmp_path: Path) -> None:
+    towers, rows, local = parts(tiny_bert, tmp_path, rows=6)
+    chosen = np.asarray([4, 0, 2])
+    short, long = (towers.vectors(*rows.take(chosen, CPU, multiple=multiple), local) for multiple in (1, 64))
+    torch.testing.assert_close(long, short, atol=1e-5, rtol=1e-4)
+    for multiple in (1, 8, 16):
+        hidden, mask, _ = rows.take(chosen, CPU, multiple=multiple)
+        assert hidden.shape[1] == mask.shape[1] == -(-int(rows.lengths[chosen].max()) // multiple) * multiple
+
+
+def test_no_rows(tiny_bert: str, tmp_path: Path) -> None:
+    towers, rows, local = parts(tiny_bert, tmp_path, rows=0)
+    assert towers.encode(rows, local).shape == (0, 32)
+
+
+def test_a_bank_needs_no_gradient(tiny_bert: str, tmp_path: Path) -> None:
+    towers, rows, local = parts(tiny_bert, tmp_path, rows=3)
+    leaves = {name: value.clone().requires_grad_() for name, value in local.items()}
+    assert not towers.encode(rows, leaves).requires_grad

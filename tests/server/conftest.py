@@ -1,0 +1,147 @@
+"""Finished runs without any training, keys, and the kinds of store that a registry may lie in."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.outcome import Tally
+from server.publication import publish_adapter
+from server.signing import Signer, load_signer, make_key_pair
+from shared.adapter import layout_of
+from shared.backbone import shape_of
+from shared.messages import Joined, Label, Metrics
+from shared.settings import Settings
+
+Make = Callable[..., Settings]
+
+
+def tally_of(name: str, *, exact: bool = True, epsilon: float = 3.5, **over: Any) -> Tally:
+    """What the coordinator knows of a platform after ten rounds."""
+    joined = Joined(
+        run="run",
+        platform=name,
+        users=40,
+        items=12,
+        budget=float("inf") if epsilon == float("inf") else 8.0,
+        delta=1e-5,
+        planned_epsilon=7.0,
+        noise_multiplier=1.25,
+        signal_to_noise=2.0,
+    )
+    metrics = Metrics(
+        run="run",
+        platform=name,
+        round=0,
+        label=Label.BEFORE,
+        users=40,
+        ndcg=0.125,
+        hr=0.25,
+        auc=0.5,
+        exact=exact,
+        epsilon=1.0,
+        ledger="",
+        seconds=0.1,
+    )
+    after = replace(metrics, round=10, ndcg=0.375)
+    values: dict[str, Any] = {"rounds": 10, "epsilon": epsilon, "ledger": "ab" * 32, "before": metrics, "federated": after}
+    return Tally(joined=joined, **{**values, **over})
+
+
+@pytest.fixture
+def make_run(tiny_settings: Make, tmp_path: Path) -> Callable[..., Path]:
+    """Makes the folder of a finished run: its model is random, everything around it is real."""
+
+    def make(name: str = "spring", *, seed: int = 1, start: Any = None, tallies: Any = None, **over: Any) -> Path:
+        settings = tiny_settings(**over)
+        random = np.random.default_rng(seed)
+        layout = layout_of(shape_of(settings.model.backbone), settings.model)
+        adapter = {key: random.normal(0, 0.2, shape).astype(np.float32) for key, shape in layout.items()}
+        out = tmp_path / "runs" / name
+        out.mkdir(parents=True, exist_ok=True)
+        parts = {part: tally_of(part) for part in ("shop", "video")} if tallies is None else tallies
+        publish_adapter(adapter, settings, out, run=name, rounds=10, tallies=parts, start=start)
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Signer, Path]]:
+    """Signer and public key file of a name."""
+    folder = tmp_path_factory.mktemp("keys")
+
+    @functools.cache
+    def key(name: str) -> tuple[Signer, Path]:
+        make_key_pair(folder / f"{name}.key", folder / f"{name}.pub")
+        return load_signer(folder / f"{name}.key"), folder / f"{name}.pub"
+
+    return key
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder over HTTP and returns its URL."""
+    servers = []
+
+    def start(folder: Path, handler: type[http.server.SimpleHTTPRequestHandler] = _Quiet) -> str:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3 service on this machine."""
+    import logging
+
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The URL of a new bucket."""
+    import uuid
+
+    import s3fs
+
+    for key, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-s3",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(key, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = f"b-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
+    return f"s3://{bucket}/models"

@@ -1,0 +1,93 @@
+"""Words on the wire, and masks that cancel."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import ProtocolError
+from shared.secagg.masks import Frame, add_mask, agree, derive
+from shared.secagg.words import pack, packed_size, unpack
+
+
+@given(length=st.integers(0, 200), bits=st.integers(1, 32), seed=st.integers(0, 9))
+def test_words_come_back(length: int, bits: int, seed: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 1 << 32, length, dtype=np.uint32)
+    data = pack(values, bits)
+    assert len(data) == packed_size(length, bits)
+    np.testing.assert_array_equal(unpack(data, length=length, bits=bits), values & np.uint32((1 << bits) - 1))
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=70), st.integers(1, 32))
+def test_the_format_is_one_long_number(values: list[int], bits: int) -> None:
+    number = sum((value % (1 << bits)) << bits * at for at, value in enumerate(values))
+    assert pack(np.array(values, np.uint32), bits) == number.to_bytes(packed_size(len(values), bits), "little")
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_another_size_is_refused(change: int) -> None:
+    data = pack(np.arange(10, dtype=np.uint32), 7)
+    with pytest.raises(ProtocolError):
+        unpack(data[:change] if change < 0 else data + b"\0", length=10, bits=7)
+
+
+def test_bits_beyond_the_last_word_are_refused() -> None:
+    data = bytearray(pack(np.arange(3, dtype=np.uint32), 5))
+    data[-1] |= 0x80
+    with pytest.raises(ProtocolError, match="beyond"):
+        unpack(bytes(data), length=3, bits=5)
+
+
+def test_the_uplink_at_fifty_platforms() -> None:
+    """18 bits and what goes with them against 16 bits; the masks add nothing."""
+    assert (packed_size(300_000, 18) + 64 + 50 * 36 + 64) / 600_000 < 1.15
+
+
+@pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 65_537, 150_001])
+def test_a_mask_is_the_counter_mode_of_its_key(length: int) -> None:
+    key = os.urandom(32)
+    total = np.full(length, 7, np.uint32)
+    add_mask(total, key)
+    wanted = np.frombuffer(
+        Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(4 * length)), "<u4"
+    ) + np.uint32(7)
+    np.testing.assert_array_equal(total, wanted)
+    add_mask(total, key, subtract=True)
+    assert (total == 7).all()
+
+
+def test_two_ends_agree_and_nobody_else() -> None:
+    a, b, c = (X25519PrivateKey.generate() for _ in range(3))
+    frame = Frame(round=1, length=5, bits=8)
+
+    def key(own: X25519PrivateKey, other: X25519PrivateKey, *, salt: bytes = b"s", info: bytes = frame.pair(0, 1)) -> bytes:
+        return agree(own, other.public_key().public_bytes_raw(), salt=salt, info=info)
+
+    assert key(a, b) == key(b, a)
+    others = [
+        key(a, c),
+        key(c, b),
+        key(a, b, salt=b"t"),
+        key(a, b, info=frame.pair(0, 2)),
+        *(
+            key(a, b, info=Frame(**{"round": 1, "length": 5, "bits": 8, **change}).pair(0, 1))
+            for change in ({"round": 2}, {"length": 6}, {"bits": 9})
+        ),
+        derive(bytes(32), salt=b"s", info=frame.pair(0, 1)),
+    ]
+    assert len({key(a, b), *others}) == len(others) + 1
+    assert frame.pair(0, 1) == frame.pair(1, 0)
+    assert len({frame.self(0), frame.self(1), frame.pair(0, 1)}) == 3
+
+
+# Points of small order on Curve25519: with them the common secret would be zero, whoever the other is.
+@pytest.mark.parametrize("public", [bytes(32), bytes([1]) + bytes(31), bytes(31)])
+def test_keys_that_give_everybody_the_same_secret_are_refused(public: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        agree(X25519PrivateKey.generate(), public, salt=b"", info=b"")

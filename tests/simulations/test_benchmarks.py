@@ -1,0 +1,84 @@
+"""The benchmarks measure what they say: their sides train, their ratios and tables follow from what was measured."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from shared.backbone import load_backbone
+from simulations.benchmarks import sweep, training
+
+CPU = torch.device("cpu")
+
+
+class TestTraining:
+    def test_every_side_takes_a_step(self, tiny_bert: str) -> None:
+        backbone = load_backbone(tiny_bert)
+        at = training.problem(backbone.shape, batch=3, length=6, device=CPU)
+        steps = training.sides(backbone, tiny_bert, at, compile_=False)
+        results = training.measure(steps, turns=2, device=CPU, say=lambda _: None)
+        found = training.summary(results, batch=3)
+        assert set(found["ratios"]) == {
+            f"{mine}_vs_{theirs}" for mine in ("all_layers", "cached_trunk") for theirs in ("peft", "peft_fp32", "opacus")
+        }
+        assert all(result["peak_mib"] > 0 for result in results.values())
+
+    def test_a_ratio_is_ours_over_the_fastest_of_theirs(self) -> None:
+        seconds = {
+            "all_layers:eager": 2.0,
+            "cached_trunk:eager": 1.0,
+            "peft:sdpa attention, eager": 6.0,
+            "peft:eager attention, eager": 4.0,
+            "peft_fp32:sdpa attention, eager": 8.0,
+            "opacus:float32": 10.0,
+        }
+        found = training.summary({name: {"seconds": value} for name, value in seconds.items()}, batch=32)
+        assert found["best"]["peft"] == "peft:eager attention, eager"
+        assert found["ratios"]["all_layers_vs_peft"] == 2.0
+        assert found["ratios"]["cached_trunk_vs_opacus"] == 10.0
+
+    def test_the_arithmetic_of_bert_base(self) -> None:
+        # DESIGN's "about 7 ms" on an H200 at about 800 TFLOP/s: 2 x 12 x 7.1 million multiply-adds a token, less the first way back.
+        backbone, _ = training._base(load_backbone("minilm"))
+        assert training.arithmetic(backbone.shape, batch=256, length=64) == pytest.approx(5.51e12, rel=0.01)
+
+
+class TestSweep:
+    def test_the_table_gives_median_and_range_and_says_what_was_refused(self) -> None:
+        results = [
+            {"platform": "a", "epsilon": "8", "seed": seed, "settings": ["model.rank=4"], "ndcg": value}
+            for seed, value in enumerate((0.1, 0.3, 0.2))
+        ] + [{"platform": "b", "epsilon": "8", "seed": 0, "settings": ["model.rank=4"], "ndcg": None}]
+        console = Console(width=120, file=io.StringIO())
+        console.print(sweep.table_of(results))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "0.200 (0.100-0.300)" in text and "noise" in text
+
+    def test_what_is_in_the_file_is_not_run_again(
+        self, write_platform: Callable[..., Path], tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world, out = write_platform().parent, tmp_path / "sweep.jsonl"
+        base = [
+            f"model.backbone={tiny_bert}",
+            "model.rank=2",
+            "model.layers=2",
+            "rounds=1",
+            "training.local_steps=1",
+            "training.sample_rate=0.5",
+        ]
+        words = ["sweep", str(world), "--out", str(out), "--epsilon", "50", "--base", *base, "--vary", "model.rank=1"]
+        monkeypatch.setattr("sys.argv", words)
+        sweep.main()
+        first = out.read_text()
+        rows = [json.loads(line) for line in first.splitlines()]
+        assert [row["settings"][-1] for row in rows] == ["training.sample_rate=0.5", "model.rank=1"]
+        assert all(0 < row["ndcg"] <= 1 for row in rows)
+        out.write_text(first + '{"platform": "sh')  # a crash
+        sweep.main()
+        assert out.read_text().startswith(first) and len(sweep.read(out)) == 2
