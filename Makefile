@@ -29,7 +29,7 @@ simulate: $(STAMP) ## run the federation on the generated world, in this process
 # Tests use the embedded backbone alone: no model hub is asked for anything.
 test: export HF_HUB_OFFLINE := 1
 test: $(STAMP) ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 check: $(STAMP) ## lint, formatting, types, and the arrows between the rooms
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -12,9 +13,13 @@ import typer
 from rich.console import Console
 
 from client.commands import check, recommend
+from client.deploy_commands import client as client_app
+from client.deploy_commands import init_client
 from server.commands import audit, models, publish, pull, strategies
+from server.deploy_commands import approve, init_server, invite, revoke, run, status
+from server.deploy_commands import server as server_app
 from shared.errors import ExitCode, FedfuseError
-from shared.logs import Form, configure
+from shared.logs import Form, configure, environment
 from simulations.commands import simulate, world
 
 app = typer.Typer(
@@ -29,7 +34,14 @@ app.command(rich_help_panel="Try it")(simulate)
 app.add_typer(world, name="world", rich_help_panel="Try it")
 app.command(rich_help_panel="On a platform")(check)
 app.command(rich_help_panel="On a platform")(recommend)
-app.command(rich_help_panel="At the coordinator")(publish)
+init = typer.Typer(no_args_is_help=True, help="Make the folder of a coordinator (server) or of a platform (client).")
+init.command("server")(init_server)
+init.command("client")(init_client)
+app.add_typer(init, name="init", rich_help_panel="Deploy it")
+app.add_typer(client_app, name="client", rich_help_panel="On a platform")
+app.add_typer(server_app, name="server", rich_help_panel="At the coordinator")
+for command in (invite, approve, revoke, run, status, publish):
+    app.command(rich_help_panel="At the coordinator")(command)
 app.command(rich_help_panel="For everyone")(audit)
 app.command(rich_help_panel="For everyone")(pull)
 app.command(rich_help_panel="For everyone")(models)
@@ -39,9 +51,11 @@ app.command(rich_help_panel="For everyone")(strategies)
 @app.callback()
 def _options(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the rooms log."),
-    log_format: Form = typer.Option(Form.TEXT, help="How log lines look: text, or one JSON object a line."),
+    log_format: Annotated[Form, typer.Option(help="How log lines look: text, or one JSON object a line.")] = Form.TEXT,
 ) -> None:
     configure("fedfuse", form=log_format, level="info" if verbose or log_format is Form.JSON else "error")
+    if verbose or log_format is Form.JSON:
+        os.environ.update(environment(log_format))  # for the processes that a command starts
 
 
 def main() -> None:

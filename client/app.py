@@ -13,7 +13,20 @@ from flwr.clientapp import ClientApp
 from client.link import connect
 from shared.errors import ProtocolError
 from shared.logs import configure_from_environment, tell
-from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train, request_from, to_record
+from shared.messages import (
+    Answer,
+    Evaluate,
+    Join,
+    Personalise,
+    Reason,
+    Refusal,
+    Request,
+    Secure,
+    Sum,
+    Train,
+    request_from,
+    to_record,
+)
 
 logger = logging.getLogger(__name__)
 app = ClientApp()
@@ -26,14 +39,14 @@ class Unanswered(Exception):
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Carry a `Join`."""
-    return _carry(message, context, Join)
+    """Carry a `Join`, or a phase of the secure sum that reads no row."""
+    return _carry(message, context, Join, Secure)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Carry a `Train`."""
-    return _carry(message, context, Train)
+    """Carry a `Train` or a `Sum`, or after the last round a `Personalise`."""
+    return _carry(message, context, Train, Sum, Personalise)
 
 
 @app.evaluate()
@@ -42,10 +55,10 @@ def evaluate(message: Message, context: Context) -> Message:
     return _carry(message, context, Evaluate)
 
 
-def _carry(message: Message, context: Context, kind: type[Request]) -> Message:
+def _carry(message: Message, context: Context, *kinds: type[Request]) -> Message:
     try:
         request = request_from(message.content)
-        if not isinstance(request, kind):
+        if not isinstance(request, kinds):
             raise ProtocolError(f"a '{request.kind}' request came as Flower's '{message.metadata.message_type}'")
     except ProtocolError as error:
         logger.warning("refused a message: %s", error.found)

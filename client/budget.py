@@ -53,7 +53,7 @@ def plan_of(
         group_size=group_size,
         parameters=parameters,
         evaluations=[*evaluations, *spent],
-        integers=planning(dimension=parameters) if distributed else None,
+        integers=planning() if distributed else None,
     )
 
 

@@ -28,9 +28,7 @@ class Catalogue:
     titles: list[Ids]
 
 
-def build_catalogue(
-    tables: Tables, texts: Texts, model: ModelSettings, declared: Mapping[str, int] | None = None
-) -> Catalogue:
+def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings, declared: Mapping[str, int] | None = None) -> Catalogue:
     """Join what the public sources say of each item, most important source first.
 
     The first source may take what the others leave; each further one has its declared tokens, else an equal share of half the

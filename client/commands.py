@@ -18,7 +18,7 @@ from shared.settings import Settings, build
 
 
 def check(
-    platform: Annotated[Path, typer.Argument(help="The platform file.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of the planned run's settings (a run.toml will do).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
@@ -30,7 +30,7 @@ def check(
     from client.platform_file import load
 
     settings = _settings(config)
-    file = load(platform)
+    file = load(platform / "platform.toml" if platform.is_dir() else platform)
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     forecast = _forecast(file, settings, friends.group_size, tables)
     users = [user for user in range(split.users) if len(split.train[user])][:2]
@@ -70,7 +70,7 @@ def check(
 
 def recommend(
     model: Annotated[Path, typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave.")],
-    platform: Annotated[Path, typer.Option(help="The platform file.")],
+    platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
     user: Annotated[str, typer.Option(help="Id of the user, as in the platform's own tables.")],
     top: Annotated[int, typer.Option(help="How many items.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
@@ -79,7 +79,7 @@ def recommend(
     from client.platform_file import load
     from client.recommend import recommend as rank
 
-    file = load(platform)
+    file = load(platform / "platform.toml" if platform.is_dir() else platform)
     inside = model.resolve().parent / "state" / file.name
     memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
     cache = (inside if inside.is_dir() else file.state) / "trunk"
@@ -116,6 +116,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     from client.budget import plan_of
     from client.fusion import fusion_named
     from client.part import Part
+    from client.personal import reserved
     from client.vectors import widths_of
     from shared.backbone import shape_of
 
@@ -124,7 +125,13 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     try:
         part = Part.of(settings, shape, rank=file.rank)
         stays = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
-        plan = plan_of(file, settings, budget=file.privacy.epsilon, group_size=group_size, parameters=part.learning + stays)
+        plan = plan_of(
+            file,
+            settings,
+            budget=file.privacy.epsilon * reserved(settings),
+            group_size=group_size,
+            parameters=part.learning + stays,
+        )
     except PrivacyError as error:
         return {"possible": False, "why": error.found}
     return {

@@ -109,9 +109,7 @@ def open_deployment(folder: Path) -> Deployment:
     found = Deployment(folder.absolute())
     try:
         if not found.file.is_file():
-            raise InputError(
-                "is no platform's folder", where=str(folder), do="name the one that `fedfuse init client DIR` made"
-            )
+            raise InputError("is no platform's folder", where=str(folder), do="name the one that `fedfuse init client DIR` made")
     except OSError as error:
         raise StorageError(f"cannot be read: {error.strerror}", where=str(folder), do="check its rights") from None
     return found

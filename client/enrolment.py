@@ -149,6 +149,11 @@ class Dealing:
         """The signed keys."""
         return self.enrolled.advert
 
+    @property
+    def terms(self) -> Terms:
+        """What this platform was told at the start."""
+        return self.enrolled.terms
+
     def deal(self, request: Deal) -> Dealt:
         """The same answer to the same question.
 

@@ -18,6 +18,8 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
 from shared.errors import ExitCode, FedfuseError, ProtocolError
 from shared.greeting import COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
@@ -25,8 +27,16 @@ from shared.messages import PROTOCOL
 from shared.version import VERSION
 
 LARGEST = 1 << 16
-_KEY_HEADER, _TIME_HEADER, _SIGNATURE_HEADER = "flwr-public-key", "flwr-timestamp", "flwr-signature"
-_UNTRUSTED = {10: Complaint.EXPIRED, 18: Complaint.AUTHORITY, 19: Complaint.AUTHORITY, 20: Complaint.AUTHORITY, 62: Complaint.NAME}
+
+_UNTRUSTED = {
+    9: Complaint.EXPIRED,
+    10: Complaint.EXPIRED,
+    18: Complaint.AUTHORITY,
+    19: Complaint.AUTHORITY,
+    20: Complaint.AUTHORITY,
+    62: Complaint.NAME,
+    64: Complaint.NAME,
+}
 """OpenSSL's codes of what is wrong with a certificate."""
 
 
@@ -37,11 +47,11 @@ class Refused(FedfuseError):
         final: Nothing will change by waiting.
     """
 
-    exit_code = ExitCode.FAILED
-
     def __init__(self, found: str, *, where: str = "", do: str = "", final: bool = False) -> None:
         super().__init__(found, where=where, do=do)
         self.final = final
+        # A service manager starts again what failed, and leaves alone what was refused for good.
+        self.exit_code = ExitCode.REFUSED if final else ExitCode.FAILED
 
 
 class Away(FedfuseError):
@@ -97,7 +107,7 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
         protocol, platform = int(values["protocol"]), str(values["platform"])[:64]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ProtocolError("what answers is no coordinator of Fedfuse", where=address, do="check the address") from None
-    offset = datetime.datetime.now(datetime.UTC).timestamp() - theirs
+    offset = _now().timestamp() - theirs
     if standing is Standing.UNKNOWN:
         raise Refused(
             standing.explained(), where=address, do="send application.toml to the coordinator, who runs: fedfuse approve"
@@ -117,6 +127,10 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
             do=f"install it: pip install 'fedfuse>={minimum}'" if protocol >= PROTOCOL else f"install fedfuse=={version}",
             final=True,
         )
+    if standing is Standing.PRESENT:
+        raise Refused(
+            standing.explained(), where=address, do="stop the other; if it was killed just now, this one waits half a minute"
+        )
     if standing is Standing.UNSIGNED:
         raise Refused(standing.explained(), where=address, do="check keys in node/", final=True)
     return Greeting(platform=platform, offset=offset, version=version)
@@ -135,14 +149,18 @@ def _get(address: str, path: str, key: ec.EllipticCurvePrivateKey, context: ssl.
 
 def _signed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     """The headers with which Flower's SuperNode signs a request."""
-    stamp = datetime.datetime.now(datetime.UTC).isoformat()
+    stamp = _now().isoformat()
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     signature = key.sign(stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
     return {
-        _KEY_HEADER: base64.b64encode(public).decode("ascii"),
-        _TIME_HEADER: stamp,
-        _SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
+        FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public).decode("ascii"),
+        TIMESTAMP_HEADER: stamp,
+        FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
     }
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _complain(address: str, complaint: Complaint, key: ec.EllipticCurvePrivateKey, seconds: float) -> None:

@@ -4,17 +4,17 @@ The discrete Gaussian N_Z(0, v) has mass proportional to e^(-k^2 / 2v) at every 
 discrete Gaussian for differential privacy"). Independent ones sum to one, variances adding, up to a factor so close to
 1 that it can be carried in the books exactly; so can its distance from a rounded Gaussian: `shared/privacy/discrete.py`.
 
-**The table.** Thresholds T_k = floor(2^256 P(X <= k)) for all whole k up to K, P(|X| > K) < 2^-280, in whole numbers, so that
-no float's rounding reaches the tails. With r = e^(-1/2v), rounded to 120 decimal places by `decimal`, the masses are
-m_k = r^(k^2) in fixed point of 384 bits: m_(k+1) = m_k p_k and p_(k+1) = p_k r^2. m_k inherits k^2 times r's relative
-error, and 2k^2 floors of 2^-384; with k below 2^19, all are within 2^-300 of m_0. Their sum normalises them.
+**The table.** Thresholds T_k = floor(2^512 P(X <= k)) for all whole k up to K, P(|X| > K) < 2^-540, in whole numbers, so that
+no float's rounding reaches the tails. With r = e^(-1/2v), rounded to 240 decimal places by `decimal`, the masses are
+m_k = r^(k^2) in fixed point of 704 bits: m_(k+1) = m_k p_k and p_(k+1) = p_k r^2. m_k inherits k^2 times r's relative
+error, and 2k^2 floors of 2^-704; with k below 2^18, all are within 2^-590 of m_0. Their sum normalises them.
 
-**A draw** is the number of thresholds at or below a uniform number of 256 bits. Its first 64 bits decide unless they
-equal a threshold's; only then are the other 192 drawn. The output depends on integers alone, so attacks on
-the low bits of floating-point noise (Mironov 2012) have nothing to hold on to.
+**A draw** is the number of thresholds at or below a uniform number of 512 bits. Its first 64 bits decide unless they
+equal a threshold's; only then are the other 448 drawn, so the table's precision costs no time. The output depends on
+integers alone, so attacks on the low bits of floating-point noise (Mironov 2012) have nothing to hold on to.
 
-**The error** in total variation: each mass is off by less than 2^-256 from the floors, by far less from the
-fixed point, and what lies beyond K by 2^-280: `NoiseTable.error`. The accountant charges 2^-`SAMPLER_BITS` a share
+**The error** in total variation: each mass is off by less than 2^-512 from the floors, by far less from the
+fixed point, and what lies beyond K by 2^-540: `NoiseTable.error`. The accountant charges 2^-`SAMPLER_BITS` a share
 and coordinate to delta, times e^epsilon, hence so many bits.
 """
 
@@ -32,14 +32,14 @@ from numpy.typing import NDArray
 from shared.errors import InputError
 from shared.fixed_point import FixedPoint, Words
 
-LARGEST_TABLE = 2.0**28
+LARGEST_TABLE = 2.0**26
 """Variance of the largest table; above it a share is a sum of several draws."""
 
-_BITS = 256
+_BITS = 512
 _WORD = 64
-_REACH = 280
-_FIXED = 384
-_DIGITS = 120
+_REACH = 540
+_FIXED = 704
+_DIGITS = 240
 _GUIDE = 16
 _STEPS = 4
 _MOST_DRAWS = 64
@@ -95,7 +95,7 @@ def noise_share(point: FixedPoint, random: Words) -> NDArray[np.int64]:
         int64 (dimension,).
 
     Raises:
-        InputError: the share's variance is above 2^34.
+        InputError: the share's variance is above 2^32.
     """
     variance = point.share_variance
     if variance == 0:
@@ -116,14 +116,14 @@ def noise_share(point: FixedPoint, random: Words) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4)
 def noise_table(variance: float) -> NoiseTable:
-    """The table of a variance; time and memory grow with its square root (`LARGEST_TABLE`: about a second, 60 MB).
+    """The table of a variance; time and memory grow with its square root (`LARGEST_TABLE`: about a second, 50 MB).
 
     Args:
         variance: Between 0.01 and `LARGEST_TABLE`.
 
     >>> table = noise_table(100.0)
-    >>> table.lowest, len(table.thresholds), table.error < 2.0**-246
-    (-186, 373, True)
+    >>> table.lowest, len(table.thresholds), table.error < 2.0**-501
+    (-265, 531, True)
     """
     if not _SMALLEST_VARIANCE <= variance <= LARGEST_TABLE:
         raise InputError(
@@ -140,7 +140,7 @@ def noise_table(variance: float) -> NoiseTable:
 
 
 def _masses(variance: float) -> list[int]:
-    """m_0, m_1, ..., m_K in units of 2^-384."""
+    """m_0, m_1, ..., m_K in units of 2^-704."""
     numerator, denominator = variance.as_integer_ratio()
     with decimal.localcontext(prec=_DIGITS):
         root = (-decimal.Decimal(denominator) / (2 * decimal.Decimal(numerator))).exp()
@@ -155,7 +155,7 @@ def _masses(variance: float) -> list[int]:
 
 
 def _thresholds(masses: list[int]) -> tuple[int, list[int]]:
-    """The lowest value, and T_k from there up to the first that is 2^256 - 1 or ends the table."""
+    """The lowest value, and T_k from there up to the first that is 2^512 - 1 or ends the table."""
     total = masses[0] + 2 * sum(masses[1:])
     last = len(masses) - 1
     lowest, cumulative = -last, 0

@@ -22,8 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from shared.durable import sync_folder, sync_way
 from shared.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger import MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
+from shared.ledger import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent
@@ -74,8 +75,11 @@ class LedgerWriter:
             ledger, length = _continue(descriptor, path) or (None, 0)
             if ledger is None:
                 _append(descriptor, line, length=0, path=path)
-                _sync_folder(path.parent)
                 ledger, length = Ledger(header=header), len(line)
+            # At every opening, since whoever made the file, or a folder on the way, may have died before this: a charge in a
+            # file whose name a power cut takes away would be lost with it.
+            sync_folder(path.parent)
+            sync_way(path.parent)
             _same(ledger.header, header, path)
         except BaseException:
             os.close(descriptor)
@@ -185,8 +189,8 @@ class LedgerWriter:
             parse(first + second, where=str(self.path))
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=f"a charge to {self.path}", do="run names are like 'spring-2'") from None
-        if len(line) > MAX_LINE:
-            raise InputError("the entry is too long", where=f"a charge to {self.path}")
+        if len(line) > MAX_LINE or entry.seq > MAX_ENTRIES or self._length + len(line) > MAX_BYTES:
+            raise InputError("the entry or the ledger is too long", where=f"a charge to {self.path}", do="start a new ledger")
 
 
 def _locked(path: Path) -> int:
@@ -268,15 +272,6 @@ def _append(descriptor: int, line: bytes, *, length: int, path: Path) -> None:
         if isinstance(error, OSError):
             raise _refused(path, error, "the charge could not be written, so nothing may be released") from None
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    # Otherwise a crash could lose the name of a file whose content is safe.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _same(found: Header, wanted: Header, path: Path) -> None:

@@ -1,19 +1,32 @@
 """The one outgoing check: every answer that leaves a platform passes here, and nothing else leaves.
 
-The list is DESIGN's: the noised update, noised metrics (exact ones only in a simulation), declared public facts, status
-and timings. The check knows what the answer may be, not how it was made, so a mistake elsewhere stops here.
+The list is DESIGN's: the noised update or the masked noised sum, noised metrics (exact ones only in a simulation), declared
+public facts, status and timings. What the secure sum adds are keys, signatures and shares of secrets that no row enters. The
+check knows what the answer may be, not how it was made, so a mistake elsewhere stops here.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from client.platform_file import PlatformFile
 from shared.adapter import Layout
-from shared.errors import PrivacyError
-from shared.messages import Answer, Joined, Metrics, Refusal, Update
+from shared.errors import PrivacyError, ProtocolError
+from shared.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Secured, Summed, Update
+from shared.secagg.codec import Message, decode
+from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked
+from shared.secagg.roster import Advert
+from shared.secagg.words import packed_size
+
+_KINDS = (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)
+_PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked]] = {
+    Phase.DEAL: Dealt,
+    Phase.CONFIRM: Confirmed,
+    Phase.UNMASK: Unmasked,
+}
 
 
 def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int, items: int, simulation: bool) -> Answer:
@@ -28,12 +41,13 @@ def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int
     Raises:
         PrivacyError: the answer holds something that is not on the list.
     """
-    _require(type(answer) in (Joined, Update, Metrics, Refusal), f"an answer of type {type(answer).__name__}")
+    _require(type(answer) in _KINDS, f"an answer of type {type(answer).__name__}")
     _require(answer.platform == platform.name, "another platform's name")
     if isinstance(answer, Joined):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
         _require(answer.items == items, "a catalogue size that is not the public one")
         _require(answer.rank == rank, "a rank that is not the declared one")
+        _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
     elif isinstance(answer, Update):
         _require(answer.users == platform.users, "a weight that is not the declared number of users")
         _require(set(answer.change) == set(layout), "tensors that are not the federated ones")
@@ -44,10 +58,25 @@ def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int
     elif isinstance(answer, Metrics):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
         _require(simulation or not answer.exact, "exact metrics outside a simulation")
-    if isinstance(answer, Update | Metrics):
+    elif isinstance(answer, Personalised):
+        _require(answer.users == platform.users, "a number of users that is not the declared one")
+    elif isinstance(answer, Summed):
+        _require(answer.users == platform.users, "a number of users that is not the declared one")
+        size, length = len(_body(Masked, answer.body).words), sum(math.prod(shape) for shape in layout.values())
+        _require(any(size == packed_size(length, bits) for bits in range(1, 33)), "a vector of another length than is federated")
+    elif isinstance(answer, Secured):
+        _body(_PHASES[answer.phase], answer.body)
+    if isinstance(answer, Update | Metrics | Personalised | Summed):
         rounded = round(answer.seconds, 1)
         _require(math.isclose(answer.seconds, rounded, abs_tol=1e-6), "a timing finer than a tenth of a second")
     return answer
+
+
+def _body(kind: type[Message], data: bytes) -> Message:
+    try:
+        return decode(kind, data)
+    except ProtocolError:
+        raise _leak(f"bytes that are no {kind.__name__}") from None
 
 
 def coarse(seconds: float) -> float:
@@ -57,6 +86,8 @@ def coarse(seconds: float) -> float:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise PrivacyError(
-            f"an outgoing answer held {what}; it was not sent", do="this is a fault of the program: please report it"
-        )
+        raise _leak(what)
+
+
+def _leak(what: str) -> PrivacyError:
+    return PrivacyError(f"an outgoing answer held {what}; it was not sent", do="this is a fault of the program: please report it")

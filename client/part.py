@@ -39,6 +39,7 @@ class Part:
     rank: int
     layout: dict[str, tuple[int, int]] = field(repr=False)
     whole: dict[str, tuple[int, int]] = field(repr=False)
+    _fixed: Adapter = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, settings: Settings, shape: BackboneShape, *, rank: int | None) -> Part:
@@ -106,7 +107,9 @@ class Part:
 
     def completed(self, arrays: Arrays, backbone: Backbone) -> Adapter:
         """What was sent, with the fixed factors that are not."""
-        return {**(core_factors(self.settings, backbone) if self.scheme.core else {}), **arrays}
+        if self.scheme.core and not self._fixed:
+            self._fixed.update(core_factors(self.settings, backbone))  # once: it takes an SVD of every map
+        return {**self._fixed, **arrays}
 
     def _size(self, factors: Factors) -> int:
         return sum(math.prod(self.layout[name]) for name in trained(self.layout, factors))

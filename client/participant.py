@@ -18,6 +18,7 @@ Secrets of earlier rounds are forgotten when a later one is masked.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 
 from shared.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, digest_of, signed_by
-from shared.secagg.masks import KEY, Frame, add_mask, agree, derive
+from shared.secagg.masks import KEY, PART, Frame, Masks, agree, derive
 from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
-from shared.secagg.roster import Advert, Session
+from shared.secagg.roster import Advert, Session, Terms
 from shared.secagg.shamir import WORDS
-from shared.secagg.words import pack
+from shared.secagg.words import Packer
 
 PAIR = 2 * KEY
 """Bytes of one round's secrets: the mask key, then the seed."""
@@ -67,6 +68,11 @@ class Active:
     question: bytes = b""
     masked: Masked | None = field(default=None, repr=False)
     listed: bytes = b""
+
+    @property
+    def terms(self) -> Terms:
+        """What this platform was told at the start."""
+        return self.session.roster.terms
 
     def answered(self, request: Mask, question: bytes) -> Masked | None:
         """The answer that this question got already; None if the round is still to be masked.
@@ -106,14 +112,12 @@ class Active:
         skipped = request.round - self.first
         secrets = self.secrets[PAIR * skipped :]
         frame = Frame(round=request.round, length=request.length, bits=request.bits)
-        total = vector.copy()
-        add_mask(total, derive(secrets[KEY:PAIR], salt=self.session.digest, info=frame.self(self.number)))
-        key = X25519PrivateKey.from_private_bytes(secrets[:KEY])
-        for other, masks in zip(self.session.partners(self.number), self.masks, strict=True):
-            public = masks[KEY * (request.round - 1) : KEY * request.round]
-            common = agree(key, public, salt=self.session.digest, info=frame.pair(self.number, other))
-            add_mask(total, common, subtract=self.number > other)
-        masked = Masked(consent=identity.sign(self.session.consent), words=pack(total, request.bits))
+        masks, packer = Masks(self._keys(frame, secrets[:PAIR])), Packer(request.length, request.bits)
+        for start in range(0, request.length, PART):
+            part = vector[start : start + PART].copy()
+            masks.add(part)
+            packer.put(start, part)
+        masked = Masked(consent=identity.sign(self.session.consent), words=packer.packed())
         later = replace(
             self,
             first=request.round,
@@ -157,6 +161,15 @@ class Active:
         shares = self._shares()
         given = [shares[at, 0, int(other in alive)] for at, other in enumerate(holders) if other in present]
         return replace(self, consented=tuple(sorted(consented)), listed=digest), Unmasked(shares=np.stack(given).tobytes())
+
+    def _keys(self, frame: Frame, pair: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The keys of a round's masks, and whether each is taken away: its own, and one with every partner."""
+        salt = self.session.digest
+        yield derive(pair[KEY:], salt=salt, info=frame.self(self.number)), False
+        private = X25519PrivateKey.from_private_bytes(pair[:KEY])
+        for other, masks in zip(self.session.partners(self.number), self.masks, strict=True):
+            public = masks[KEY * (frame.round - 1) : KEY * frame.round]
+            yield agree(private, public, salt=salt, info=frame.pair(self.number, other)), self.number > other
 
     def _list(self, round_: int, survivors: tuple[int, ...]) -> bytes:
         """The list's digest, if it is the one that this platform may sign or answer for."""

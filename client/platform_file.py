@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from client.peers import read_peers
 from client.reading import FilePath, Frozen
 from client.source_file import AnySource, InteractionsSource, source_of
 from client.terms import Terms
@@ -82,6 +83,9 @@ def load(path: str | Path) -> PlatformFile:
     if "path" in values:
         raise InputError("unknown key 'path'", where=str(file), do="a source's path stands in its own table, [sources.NAME]")
     values.setdefault("state", f".fedfuse/{values.get('name')}")
+    if isinstance(federation := values.get("federation"), dict) and "peers" in federation:
+        own = federation.get("identities", {})
+        values["federation"] = {**federation, "identities": {**read_peers(file.parent / str(federation["peers"])), **own}}
     try:
         return PlatformFile.model_validate({**values, "path": file}, context={"folder": file.parent})
     except ValidationError as error:

@@ -18,6 +18,7 @@ from client.examples import Examples
 from client.fusion import fusion_named
 from client.mechanism import CountMechanism
 from client.noise import SecureNoise
+from client.own_model import CHOSEN, own_of
 from client.platform import read_platform
 from client.platform_file import PlatformFile
 from client.popularity import bounded_counts, release_prior
@@ -102,6 +103,9 @@ def recommend(
     prior = torch.from_numpy(release_prior(bounded_counts(split, tables, seed=settings.seed), exact, SecureNoise())).to(device)
     parameters = {name: torch.tensor(value, device=device) for name, value in published.adapter.items()}
     parameters |= {name: value.to(device) for name, value in local.items()}
+    if known is not None and known.facts.get(CHOSEN):
+        # The platform's own model won: it stands for the whole adapter, what was published in it included.
+        parameters |= own_of(known, like=parameters)
     trunk = TrunkCache(cache, encoder)
     bank = towers.encode(cached_rows(trunk, catalogue.sequences, item_vectors(tables)), parameters)
     vector = towers.encode(cached_rows(trunk, example.sequences, user_vectors(tables, example)), parameters)

@@ -20,7 +20,7 @@ from shared.errors import StorageError
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _DUMPABLE = 38, 4
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _FIRST_ABI = (1 << 13) - 1
@@ -129,3 +129,13 @@ def _refused(call: str) -> StorageError:
     return StorageError(
         f"{call}: {os.strerror(ctypes.get_errno())}", where="Landlock", do="run the messenger under a user of its own"
     )
+
+
+def close_to_others() -> None:
+    """Let no other process of this user look into this one: its memory, its environment, its open files.
+
+    Raises:
+        StorageError: the kernel refused.
+    """
+    if sys.platform == "linux" and _libc().prctl(_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise _refused("prctl")

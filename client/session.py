@@ -27,7 +27,9 @@ from client.mechanism import CountMechanism, Mechanism, Quantile
 from client.noise import NoiseSource, SecureNoise, SeededNoise
 from client.objectives import CLICK_BIAS, initial_bias
 from client.outgoing import coarse
+from client.own_model import CHOSEN, Own, own_of, without_forms
 from client.part import Part
+from client.personal import reserved
 from client.platform import Platform, Progress
 from client.popularity import bounded_counts, release_prior
 from client.run_plan import plan_within
@@ -37,8 +39,9 @@ from client.towers import cached_rows
 from client.training import Trainer, TrainingData
 from client.vectors import user_vectors, widths_of
 from shared.errors import OutOfOrder, PrivacyError
-from shared.messages import Arrays, Evaluate, Joined, Metrics, Train, Update
+from shared.messages import Arrays, Evaluate, Joined, Label, Metrics, Personalise, Personalised, Train, Update
 from shared.privacy.releases import Release, ReleaseKind
+from shared.scheme import personalises
 from shared.settings import Settings
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -72,15 +75,17 @@ class Session:
         self._platform, self._ledger, self._path = platform, ledger, memory
         self._simulation, self._progress = simulation, progress
         self._device = platform.towers.encoder.device
+        self._budget = budget
         self._part = Part.of(settings, platform.towers.encoder.backbone.shape, rank=platform.file.rank)
         self._local = self._initial_local()
         exact = simulation and settings.simulation
         self.plan = plan_within(
             platform.file,
             settings,
-            budget=budget,
+            budget=budget * reserved(settings),
             group_size=platform.friends.group_size,
             parameters=self._part.learning + sum(value.numel() for value in self._local.values()),
+            distributed=settings.distributed,
             exact_metrics=exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
         )
@@ -106,7 +111,7 @@ class Session:
             platform=self._platform.name,
             users=self._platform.file.users,
             items=self._platform.tables.items,
-            budget=self.plan.budget if self._platform.file.federation.show_budget else self.plan.epsilon,
+            budget=self._budget if self._platform.file.federation.show_budget else self.plan.epsilon,
             delta=self.plan.delta,
             planned_epsilon=self.plan.epsilon,
             noise_multiplier=self.plan.noise_multiplier,
@@ -171,6 +176,8 @@ class Session:
             if known is not None:
                 return known
         parameters = {**self._tensors(request.adapter), **self._local_values()}
+        if request.label is Label.PERSONAL and self._memory.facts.get(CHOSEN):
+            parameters = without_forms({**parameters, **own_of(self._memory, like=parameters)})
         rank, candidates = self.ranks(parameters, prior, serving=exact)
         if exact:
             result = quality(rank, candidates)
@@ -196,6 +203,32 @@ class Session:
             self._memory = replace(self._memory, facts=remember(self._memory.facts, request, metrics))
             save_memory(self._path, self._memory)
         return metrics
+
+    def personalise(self, request: Personalise) -> Personalised:
+        """Train a residual adapter of this platform's own, and keep it if a noised comparison says that it is better."""
+        self._part.require(request.adapter, where=f"the model of round {request.round}", whole=True)
+        if request.round != self.settings.rounds or not personalises(self.settings.strategy):
+            raise OutOfOrder(f"asked to personalise after round {request.round} of {self.settings.rounds}")
+        prior = self._prior()
+        own = Own(
+            run=self.run,
+            platform=self._platform,
+            part=self._part,
+            budget=self._budget,
+            ledger=self._ledger,
+            trainer=lambda mechanism: self._trainer(prior, mechanism),
+            gains=lambda parameters: per_user(*self.ranks(parameters, prior, serving=False))[0],
+            random=self._random,
+            pay=self._pay,
+            recall=lambda: self._memory,
+            keep=self._keep,
+        )
+        return own.answer(request, {**self._tensors(request.adapter), **self._local_values()})
+
+    def _keep(self, facts: Mapping[str, float | int | str], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        known = self._memory
+        self._memory = replace(known, facts={**known.facts, **facts}, tensors={**known.tensors, **tensors})
+        save_memory(self._path, self._memory)
 
     def ranks(self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool) -> tuple[np.ndarray, np.ndarray]:
         """Rank of every held-out item, and the number of candidates, each (users evaluated,)."""
@@ -292,12 +325,12 @@ class Session:
             tolerance=_TOLERANCE[self._platform.towers.encoder.dtype],
         )
 
-    def _trainer(self, prior: Tensor) -> Trainer:
+    def _trainer(self, prior: Tensor, mechanism: Mechanism | None = None) -> Trainer:
         platform = self._platform
         data = TrainingData(
             examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
         )
-        mechanism = self._mechanism
+        mechanism = mechanism or self._mechanism
         if mechanism.quantile is not None and "clip" in self._memory.tensors:
             mechanism = replace(mechanism, clip=float(self._memory.tensors["clip"]["clip"]))
         return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.messages import Answer, Joined, Metrics, Refusal, Request, Train, Update
+from shared.messages import Answer, Joined, Metrics, Refusal, Request, Summed, Update
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -49,12 +49,12 @@ class WorkerMetrics:
             spent = getattr(answer, "epsilon", None)
             if isinstance(spent, float):
                 self._epsilon.set(spent)
-        if isinstance(answer, Update | Metrics):
+        if isinstance(answer, Update | Summed | Metrics):
             self._round.set(answer.round)
-        if isinstance(request, Train) and not isinstance(answer, Refusal) and (request.run, request.round) not in self._answered:
-            # A repeated question gets the answer of the first, and costs no step.
-            self._answered.add((request.run, request.round))
-            self._steps.inc(request.settings.training.local_steps)
+        if isinstance(answer, Update | Summed) and (request.run, answer.round) not in self._answered:
+            # A repeated question gets the answer of the first, and costs no step. The secure sum takes one step a round.
+            self._answered.add((request.run, answer.round))
+            self._steps.inc(request.settings.training.local_steps if isinstance(answer, Update) else 1)
 
 
 def _size(folder: Path) -> float:

@@ -52,6 +52,7 @@ class Terms(Frozen):
         backbones: That may be loaded: 'minilm', folders, hub names. A run cannot make this platform load another.
         show_budget: Whether the coordinator may see the whole budget, instead of this run's part alone.
         identities: Other platforms' names -> their Ed25519 identity keys (base64); the secure sum runs among these alone.
+        peers: A file with further identities, which `fedfuse client trust` keeps.
     """
 
     coordinator: Annotated[str, AfterValidator(_ssh_key)] | None = None
@@ -64,6 +65,7 @@ class Terms(Frozen):
     backbones: Annotated[tuple[str, ...], AsTuple] = Field(("minilm",), min_length=1)
     show_budget: bool = True
     identities: dict[Name, Annotated[str, AfterValidator(_identity)]] = Field(default_factory=dict)
+    peers: str | None = Field(None, min_length=1)
 
     @property
     def key(self) -> bytes | None:

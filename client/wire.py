@@ -38,6 +38,8 @@ MAX_ARRAYS = 1 << 14
 
 _HEAD = struct.Struct(">7sBIQ")
 _MAGIC = b"FEDFUSE"
+_SHORT = 256
+"""Bytes of a scalar that stay in the header; longer ones go into the body, which may be large."""
 _CONTENTS = 1 << 22
 """Bytes that a safetensors body may spend on its table of contents."""
 
@@ -119,7 +121,7 @@ def pack(kind: str, record: RecordDict) -> Frame:
     tables: list[str] = []
     for name, value in record.items():
         if isinstance(value, ConfigRecord):
-            scalars[name] = {key: _plain(part) for key, part in value.items()}
+            scalars[name] = {key: _plain(part, arrays) for key, part in value.items()}
         elif isinstance(value, ArrayRecord):
             tables.append(name)
             for key, array in value.items():
@@ -138,14 +140,20 @@ def unpack(frame: Frame) -> RecordDict:
     try:
         arrays = _arrays(frame.body)
         tables: dict[str, dict[str, Array]] = {str(name): {} for name in frame.header["arrays"]}
+        blobs: dict[str, np.ndarray] = {}
         for key, value in arrays.items():
             table, slash, name = key.partition("/")
-            if not slash or table not in tables:
+            if not slash:
+                blobs[key] = value  # bytes that a scalar speaks of
+                continue
+            if table not in tables:
                 raise ProtocolError(f"an array {key[:60]!r} that belongs to no record")
             tables[table][name] = Array(value)
         record = RecordDict()
         for name, values in frame.header["scalars"].items():
-            record[str(name)] = ConfigRecord({str(key): _rich(value) for key, value in values.items()})
+            record[str(name)] = ConfigRecord({str(key): _rich(value, blobs) for key, value in values.items()})
+        if blobs:
+            raise ProtocolError("bytes that belong to no scalar")
         for name, table_of in tables.items():
             if name in record:
                 raise ProtocolError(f"two records of one name {name[:60]!r}")
@@ -170,23 +178,29 @@ def _arrays(body: bytes | bytearray) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _plain(value: Any) -> Any:
-    """A scalar, or a list of them, as JSON has it: bytes and what is not finite are marked."""
+def _plain(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A scalar, or a list of them, as JSON has it; what is not finite is marked, and long bytes go among the arrays."""
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(part, arrays) for part in value]
     if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode("ascii")}
+        if len(value) <= _SHORT:
+            return {"bytes": base64.b64encode(value).decode("ascii")}
+        key = str(len(arrays))
+        arrays[key] = np.frombuffer(value, np.uint8)
+        return {"blob": key}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     return value
 
 
-def _rich(value: Any) -> Any:
+def _rich(value: Any, blobs: dict[str, np.ndarray]) -> Any:
     if isinstance(value, list):
-        return [_rich(part) for part in value]
+        return [_rich(part, blobs) for part in value]
     if isinstance(value, dict):
         ((mark, text),) = value.items()
-        return base64.b64decode(text, validate=True) if mark == "bytes" else {"float": float}[mark](text)
+        if mark == "bytes":
+            return base64.b64decode(text, validate=True)
+        return blobs.pop(text).astype(np.uint8, casting="no").tobytes() if mark == "blob" else {"float": float}[mark](text)
     return value
 
 

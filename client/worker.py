@@ -11,16 +11,21 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from client.enrolment import Peers
 from client.ledger import LedgerWriter
 from client.outgoing import checked
 from client.part import Part
 from client.platform import Platform, Progress, fingerprint, prepare
 from client.platform_file import PlatformFile, load
+from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
+from client.summing import SummingSession
 from client.terms import Unwarranted
 from shared.backbone import shape_of
 from shared.errors import (
@@ -34,7 +39,7 @@ from shared.errors import (
     StorageError,
 )
 from shared.logs import about, tell
-from shared.messages import Answer, Evaluate, Join, Reason, Refusal, Request, Train
+from shared.messages import Answer, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 from shared.settings import Settings, flatten
 
 log = logging.getLogger("fedfuse.worker")
@@ -106,7 +111,7 @@ class Worker:
             self._require_leave(request, warrant)
             answer = self._answer(request)
             part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
-            layout = part.sent(request.factors) if isinstance(request, Train) else {}
+            layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
             items = self._platform.tables.items if self._platform else 0
             return checked(answer, platform=self._file, layout=layout, rank=part.rank, items=items, simulation=self._simulation)
         except Exception as error:
@@ -154,6 +159,13 @@ class Worker:
             return session.train(request)
         if isinstance(request, Evaluate):
             return session.evaluate(request)
+        if isinstance(request, Personalise):
+            return session.personalise(request)
+        if isinstance(session, SummingSession):
+            if isinstance(request, Sum):
+                return session.sum(request)
+            if isinstance(request, Secure):
+                return session.secure(request)
         raise ProtocolError(f"unknown request {type(request).__name__}")
 
     def _require_leave(self, request: Request, warrant: str) -> None:
@@ -178,18 +190,33 @@ class Worker:
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
-        self._session = Session(
-            run=request.run,
-            settings=settings,
-            digest=hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest(),
-            platform=platform,
-            budget=budget,
-            ledger=self._writer,
-            memory=self._state / "runs" / f"{request.run}.safetensors",
-            simulation=self._simulation,
-            progress=self._progress,
-        )
+        facts: dict[str, Any] = {
+            "run": request.run,
+            "settings": settings,
+            "digest": hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest(),
+            "platform": platform,
+            "budget": budget,
+            "ledger": self._writer,
+            "memory": self._state / "runs" / f"{request.run}.safetensors",
+            "simulation": self._simulation,
+            "progress": self._progress,
+        }
+        if settings.distributed:
+            self._session = SummingSession(secure=self._secure_sum(request.run, settings), **facts)
+        else:
+            self._session = Session(**facts)
         return self._session
+
+    def _secure_sum(self, run: str, settings: Settings) -> SecureSum:
+        identity = identity_of(self._state, make=self._simulation)
+        peers: Callable[[], Peers] = partial(known_peers, self._file.federation.identities)
+        if self._simulation:
+            # Beside the platforms' folders, under a name that no platform can have.
+            register = Register(self._state.parent / ".identities")
+            register.add(self.name, identity)
+            peers = register.peers
+        path = self._state / "runs" / f"{run}.secure"
+        return SecureSum(run=run, settings=settings, platform=self.name, path=path, identity=identity, peers=peers)
 
     def _prepared(self, settings: Settings) -> Platform:
         wanted = fingerprint(settings)

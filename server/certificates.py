@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from shared.errors import InputError, StorageError
 from shared.keys import read_secret
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _EARLIER = datetime.timedelta(days=2)
 """Before now that a certificate begins: a platform's clock may be behind."""
 
@@ -74,7 +76,7 @@ class Certificates:
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
         authority = _load(self.authority)
         key = ec.generate_private_key(ec.SECP256R1())
-        names = list(dict.fromkeys([_name_of(host), _name_of("localhost"), _name_of("127.0.0.1")]))
+        names = list(dict.fromkeys([name_of(host), name_of("localhost"), name_of("127.0.0.1")]))
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
         builder = (
             _builder(subject, authority.subject, key.public_key(), days=days)
@@ -135,13 +137,17 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _name_of(host: str) -> x509.GeneralName:
+def name_of(host: str) -> x509.GeneralName:
+    """A host as a certificate names it.
+
+    Raises:
+        InputError: it is neither a name nor an address.
+    """
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    labels = host.split(".")
-    if not host.isascii() or len(host) > 253 or not all(label and label.strip("-") == label for label in labels):
+    if len(host) > 253 or not _HOST.fullmatch(host):
         raise InputError(f"{host!r} is neither a name nor an address", where="--host", do="give what platforms will connect to")
     return x509.DNSName(host)
 

@@ -6,6 +6,7 @@ resumes nothing; a new run opens the last checkpoint instead.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +26,7 @@ from shared.messages import Joined, Label, Metrics, Reason
 from shared.residual import require_with_residual
 from shared.settings import Settings, flatten
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.safetensors"
 _STATE = "state/"
 
@@ -63,6 +64,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in checkpoint.adapter.items()}
     tensors |= {f"{_STATE}{name}": np.ascontiguousarray(array) for name, array in checkpoint.state.items()}
+    facts["sha256"] = _digest(facts, tensors)
     write_whole(folder / NAME, save(tensors, metadata={"fedfuse": json.dumps(facts, sort_keys=True)}))
 
 
@@ -119,12 +121,23 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if facts["format"] != FORMAT:
             raise ValueError(f"format {facts['format']}, this version reads {FORMAT}")
-        missing = {"run", "round", "settings", "tallies"} - set(facts)
+        missing = {"run", "round", "settings", "tallies", "sha256"} - set(facts)
         if missing:
             raise KeyError(*sorted(missing))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if facts.pop("sha256") != _digest(facts, tensors):
+            raise ValueError("its checksum differs")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(path, error) from None
     return facts, tensors
+
+
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of all that the file says: safetensors has no checksum, and a flipped bit of a weight is still a number."""
+    sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        sha.update(f"|{name}|{value.dtype}|{value.shape}|".encode() + value.tobytes())
+    return sha.hexdigest()
 
 
 def _damaged(path: Path, error: Exception) -> StorageError:
@@ -135,6 +148,7 @@ def _damaged(path: Path, error: Exception) -> StorageError:
 
 def _tally_out(tally: Tally) -> dict[str, Any]:
     values = asdict(tally)
+    values["joined"].pop("keys")  # of the secure sum, which keeps them itself
     values["refusals"] = {str(round_): reason.value for round_, reason in tally.refusals.items()}
     return values
 
@@ -142,9 +156,9 @@ def _tally_out(tally: Tally) -> dict[str, Any]:
 def _tally_in(values: dict[str, Any]) -> Tally:
     joined = Joined(**values["joined"])
     metrics: dict[str, Any] = {
-        name: None if values[name] is None else Metrics(**{**values[name], "label": Label(values[name]["label"])})
-        for name in ("before", "federated")
+        name: None if values.get(name) is None else Metrics(**{**values[name], "label": Label(values[name]["label"])})
+        for name in ("before", "federated", "personal")
     }
     refusals = {int(round_): Reason(word) for round_, word in values["refusals"].items()}
     plain = {key: values[key] for key in ("bytes_down", "bytes_up", "rounds", "epsilon", "ledger", "failures")}
-    return replace(Tally(joined=joined), **plain, **metrics, refusals=refusals)
+    return replace(Tally(joined=joined), **plain, **metrics, refusals=refusals, chosen=values.get("chosen"))

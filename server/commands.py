@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -159,20 +160,40 @@ def _title(manifest: Manifest) -> str:
 
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
-    """List the aggregation strategies: when to use each, what it trusts, what it sends."""
+    """List the parts of a strategy: when to use each, what it trusts, what it sends, and whether the secure sum carries it."""
     from strategies import catalogue
+    from strategies.card import Role
+    from strategies.composition import under_secure_sum
 
     cards = catalogue()
     if as_json:
-        typer.echo(
-            json.dumps(
-                [{"name": card.name, "when": card.when, "trusts": card.trusts, "sends": card.sends} for card in cards], indent=2
-            )
-        )
+        shown = [
+            {
+                "name": card.name,
+                "role": card.role.value,
+                "when": card.when,
+                "trusts": card.trusts,
+                "sends": card.sends,
+                "secure_sum": under_secure_sum(card),
+            }
+            for card in cards
+        ]
+        typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table(title="strategies (--strategy NAME)")
-    for name in ("name", "when to use it", "what it trusts", "what it sends"):
-        table.add_column(name)
-    for card in cards:
-        table.add_row(escape(card.name), escape(card.when), escape(card.trusts), escape(card.sends))
-    Console().print(table)
+    titles = {
+        Role.UPDATES: "what is trained and sent",
+        Role.COMBINING: "how updates are combined, instead of by their mean",
+        Role.OPTIMIZER: "how the result is applied, instead of as it is",
+        Role.AFTERWARDS: "after the last round",
+    }
+    for role, title in titles.items():
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+        table.add_column("name", no_wrap=True)
+        table.add_column("use it for")
+        table.add_column("secure sum")
+        for card in cards:
+            if card.role is role:
+                table.add_row(escape(card.name), escape(card.text), "yes" if under_secure_sum(card) else "no")
+        if table.row_count:
+            Console().print(table)
+    typer.echo("Join one of each kind with '+': --strategy ffa+median. A combiner or an optimizer alone acts on fedavg.")

@@ -20,13 +20,16 @@ from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.outcome import Event, Kind, Outcome, Tally, Watcher
 from server.publication import MODEL, Export, publish_adapter
 from server.rounds import Exchange
+from server.secure_round import SecureRounds
 from shared.adapter import initial
 from shared.errors import InputError
 from shared.messages import Arrays, Joined, Label, Reason, bytes_of, request_from
 from shared.residual import require_with_residual, split
+from shared.scheme import personalises
 from shared.settings import Settings
+from shared.step_bound import largest_change
 from strategies import named
-from strategies.base import Member, NoUpdate, adapter_from, record_of
+from strategies.base import Member, NoUpdate, Receipt, adapter_from, record_of
 
 
 def run_federation(
@@ -119,8 +122,6 @@ class _Federation:
     ) -> None:
         self._grid, self._settings, self._run, self._out, self._tell = grid, settings, run, out, tell
         self._wait = wait
-        # Under the secure sum the keys are dealt once, at the start: who comes later has none.
-        self._comings_and_goings = str(settings.privacy.noise) != "distributed"
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
         self.attendance = Attendance(
             grid=grid,
@@ -131,10 +132,18 @@ class _Federation:
             entered=self._entered,
             names=names,
         )
+        if names is not None:
+            # Platforms are strangers here: what their training cannot have made is not combined.
+            self._strategy.largest = largest_change(settings)
         self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter, self.round = adapter, 0
         self.tallies: dict[str, Tally] = {}
+        self._secure: SecureRounds | None = None
+        if settings.distributed:
+            self._secure = SecureRounds(
+                grid=grid, settings=settings, run=run, out=out, strategy=self._strategy, host=self, wait=wait
+            )
 
     def restore(self) -> None:
         """Go back to where the last checkpoint was written."""
@@ -142,15 +151,19 @@ class _Federation:
         self.adapter, self.round = dict(checkpoint.adapter), checkpoint.round
         self.tallies = dict(checkpoint.tallies)
         self._strategy.restore(checkpoint.state, self.adapter)
+        if self._secure is not None:
+            self._secure.restore()
         self._say(Kind.RESUMED, f"goes on after round {self.round}")
 
     def train(self) -> None:
         """All rounds that are still to do, with their evaluations and checkpoints."""
+        if self._secure is not None and self.round < self._settings.rounds:
+            self._secure.set_up(self.adapter)
         if self.round == 0 and not any(tally.before for tally in self.tallies.values()):
             self._evaluate(Label.BEFORE)
         while self.round < self._settings.rounds:
-            if self._comings_and_goings:
-                self.attendance.look()
+            if self._secure is None:
+                self.look()
                 self.attendance.await_someone(seconds=self._wait)
             self._train_round(self.round + 1)
             self.round += 1
@@ -161,8 +174,14 @@ class _Federation:
                 self._evaluate(Label.FEDERATED)
         if not any(tally.federated and tally.federated.round == self.round for tally in self.tallies.values()):
             self._evaluate(Label.FEDERATED)
+        if personalises(self._settings.strategy) and not any(tally.personal for tally in self.tallies.values()):
+            self._personalise()
 
     def _train_round(self, round_: int) -> None:
+        if self._secure is not None:
+            moved = self._secure.round(round_, self.adapter)
+            self.adapter = self.adapter if moved is None else moved
+            return
         self._strategy.members = self.attendance.asked(round_)
         messages = self._strategy.configure_train(round_, record_of(self.adapter), ConfigRecord(), self._grid)
         exchange = self._send(messages)
@@ -198,7 +217,7 @@ class _Federation:
         exchange = self._send(self._strategy.configure_evaluate(self.round, record_of(self.adapter), config, self._grid))
         self._strategy.aggregate_evaluate(self.round, self._watched(exchange, self.round))
         for metrics in self._strategy.report.metrics:
-            slot: dict[str, Any] = {"before" if label is Label.BEFORE else "federated": metrics}
+            slot: dict[str, Any] = {label.value: metrics}
             self._add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
         self._note(exchange, self.round)
         self._save()
@@ -210,8 +229,13 @@ class _Federation:
         return self.attendance.members
 
     def _entered(self, member: Member, joined: Joined, down: int) -> None:
+        if self._secure is not None and not self._secure.enter(joined):
+            self.attendance.dismiss(member.node)
+            self._say(Kind.LEFT, f"{joined.platform} came after the keys were dealt: left out", platform=joined.platform)
+            return
+        came, joined = bytes_of(joined), replace(joined, keys=b"")
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
-        self._add(joined.platform, down=down, up=bytes_of(joined))
+        self._add(joined.platform, down=down, up=came)
         self._tell(
             Event(
                 kind=Kind.JOINED,
@@ -221,6 +245,51 @@ class _Federation:
                 tallies=dict(self.tallies),
             )
         )
+
+    @property
+    def members(self) -> Mapping[int, Member]:
+        """Who is there now, by node."""
+        return self._members
+
+    def look(self) -> None:
+        """Let go of who has left, and take in who has come."""
+        self.attendance.look()
+
+    def say(self, kind: Kind, text: str, *, platform: str = "", round_: int | None = None) -> None:
+        """Tell an event."""
+        self._say(kind, text, platform=platform, round_=round_)
+
+    def sent(self, platform: str, size: int) -> None:
+        """Count what was sent to a platform."""
+        self._add(platform, down=size)
+
+    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
+        """An exchange's answers, each told."""
+        return self._watched(exchange, round_)
+
+    def note(self, exchange: Exchange, round_: int) -> None:
+        """Count what came of an exchange, by the strategy's report."""
+        self._note(exchange, round_)
+
+    def credit(self, receipt: Receipt, *, counted: bool) -> None:
+        """Count a platform's masked sum, and the round if its sum came about."""
+        rounds = self.tallies[receipt.platform].rounds + counted
+        self._add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
+
+    def _personalise(self) -> None:
+        """Let every platform train a model of its own; what comes of it stays there, but for one word."""
+        self._strategy.members = self._members
+        exchange = self._send(self._strategy.configure_personalise(self.round, record_of(self.adapter), self._grid))
+        self._strategy.aggregate_personalise(self.round, self._watched(exchange, self.round))
+        answers = self._strategy.report.personalised
+        for answer in answers:
+            self._add(answer.platform, up=bytes_of(answer), epsilon=answer.epsilon, ledger=answer.ledger, chosen=answer.chosen)
+        self._note(exchange, self.round)
+        self._save()
+        own = sum(answer.chosen for answer in answers)
+        self._say(Kind.PERSONALISED, f"{own} of {len(answers)} platforms go on with a model of their own", tallies=self.tallies)
+        if self._settings.simulation:
+            self._evaluate(Label.PERSONAL)
 
     def _send(self, messages: list[Message]) -> Exchange:
         if messages:
@@ -244,6 +313,8 @@ class _Federation:
             rounds = self.tallies[receipt.platform].rounds + 1
             self._add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
         for node, refusal in report.refusals.items():
+            if node not in self._members:
+                continue  # it has left already, in an earlier phase of this round
             name = self._members[node].platform
             refusals = {**self.tallies[name].refusals, round_: refusal.reason}
             self._add(name, up=bytes_of(refusal), refusals=refusals)

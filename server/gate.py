@@ -41,13 +41,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FLEET = "/v1/fleet/"
+FLEET, _LEAVES = "/v1/fleet/", "/v1/fleet/deactivate-node"
 STATUS_PATH, BUNDLE_PATH = "/fedfuse/v1/status", "/fedfuse/v1/bundle"
 """For the operator, on the private port alone."""
 LARGEST = 1 << 25
 """Bytes of one request; Flower cuts arrays into pieces of 5 MiB."""
 UNPROVEN = 1 << 16
 """Bytes of a request that are read before its signature is checked by anybody."""
+SILENCE = 35.0
+"""Seconds without a request after which a SuperNode is thought dead. It sends one every 24 s at least, also while it trains."""
 AGAIN = 60.0
 """Seconds before the same refusal of the same key is logged once more."""
 
@@ -58,10 +60,16 @@ class _TooLarge(Exception):
 
 @dataclass
 class Seen:
-    """What the gate knows of one platform; times in seconds since 1970."""
+    """What the gate knows of one platform; times in seconds since 1970.
+
+    Args:
+        last: Its last request of any kind that was let through.
+        alive: The last one of a SuperNode that has not said that it stops.
+    """
 
     last: float = 0.0
     requests: int = 0
+    alive: float = 0.0
     refused: float = 0.0
     reason: str = ""
     version: str = ""
@@ -142,12 +150,20 @@ class Gate:
         inside: Flower's application.
         private: The port on which everything is let through; it must be bound to 127.0.0.1.
         bundles: Takes in a bundle, as JSON, and answers with JSON; on the private port alone.
+        revive: Makes Flower forget that a SuperNode is connected. Whoever greets is about to start one; Flower would not
+            take it back for a minute if the one before was killed.
     """
 
     def __init__(
-        self, inside: App, judge: Judge, *, private: int, bundles: Callable[[bytes], dict[str, Any]] | None = None
+        self,
+        inside: App,
+        judge: Judge,
+        *,
+        private: int,
+        bundles: Callable[[bytes], dict[str, Any]] | None = None,
+        revive: Callable[[int], object] | None = None,
     ) -> None:
-        self._inside, self._judge, self._private, self._bundles = inside, judge, private, bundles
+        self._inside, self._judge, self._private, self._bundles, self._revive = inside, judge, private, bundles, revive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, answer it, or refuse it."""
@@ -183,6 +199,8 @@ class Gate:
             # 401 is the answer at which Flower's SuperNode stops; it does not print the text, but ours asks the gate why.
             await _answer(send, 401, {"code": 1008, "detail": standing.explained()})
             return
+        assert platform is not None
+        self._judge.seen[platform.name].alive = 0.0 if scope["path"] == _LEAVES else now
         left = int(size)
 
         async def bounded() -> MutableMapping[str, Any]:
@@ -198,6 +216,12 @@ class Gate:
     async def _greet(self, scope: Scope, send: Send) -> None:
         headers, now = _headers(scope), time.time()
         standing, platform, mark = self._judge.judge(headers, now=now, prove=True)
+        if standing is Standing.WELCOME and platform is not None:
+            seen = self._judge.seen.get(platform.name)
+            if seen is not None and now - seen.alive < SILENCE:
+                standing = Standing.PRESENT
+            elif self._revive is not None and platform.node:
+                await asyncio.to_thread(self._revive, platform.node)
         self._judge.note(standing, platform, mark, now=now, version=headers.get(VERSION_HEADER, ""))
         await _answer(send, 200, self._judge.greeting(standing, platform, now=now))
 

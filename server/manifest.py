@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from server.signing import PublicKey, Signer, require_signature
 from shared.errors import InputError, StorageError
@@ -80,7 +80,7 @@ class Origin(_Frozen):
     created: Annotated[str, Field(pattern=_TIME)]
     strategy: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_+ -]{0,99}$")]
     rounds: Annotated[int, Field(ge=0, le=MAX_VERSION)]
-    platforms: Annotated[tuple[Name, ...], Field(max_length=10_000, strict=False)]
+    platforms: Annotated[tuple[Name, ...], FailFast(), Field(max_length=10_000, strict=False)]
     settings_sha256: Sha256
     backbone: Annotated[str, Field(pattern=r"^[^\p{C}]+$", max_length=300)]
     backbone_sha256: Perhaps256
@@ -103,7 +103,8 @@ class Manifest(_Frozen):
     origin: Origin
     version: Annotated[int, Field(ge=0, le=MAX_VERSION)] = 0
     previous: Perhaps256 = ""
-    files: Annotated[tuple[Entry, ...], Field(min_length=1, max_length=MAX_FILES, strict=False)]
+    # At the first mistake: half a million of them would be described, each with its place.
+    files: Annotated[tuple[Entry, ...], FailFast(), Field(min_length=1, max_length=MAX_FILES, strict=False)]
     signer: Perhaps256 = ""
     signature: Annotated[str, Field(max_length=100)] = ""
 

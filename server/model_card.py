@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
 
 from server.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from server.outcome import Tally
@@ -85,7 +85,7 @@ class Facts(_Frozen):
     created: str
     rounds: Count
     settings: dict[str, Scalar]
-    platforms: Annotated[tuple[PlatformFacts, ...], Field(max_length=10_000)]
+    platforms: Annotated[tuple[PlatformFacts, ...], FailFast(), Field(max_length=10_000)]
     backbone_sha256: Perhaps256
     adapter_sha256: Sha256
     start_sha256: Perhaps256

@@ -22,9 +22,12 @@ class Kind(StrEnum):
     LEFT = "left"  # a platform is out for the rest of the run
     ANSWERED = "answered"  # a platform's update, or its metrics, came in
     LATE = "late"  # an answer to a round that is over
+    SECURED = "secured"  # keys and shares of the secure sum are dealt
+    ABANDONED = "abandoned"  # a round of the secure sum had too few survivors; nothing of it is revealed
     EVALUATED = "evaluated"  # every platform's metrics of one model are in
     ROUND = "round"  # a round is over and its checkpoint written
     RESUMED = "resumed"  # the run goes on from a checkpoint
+    PERSONALISED = "personalised"  # every platform has said whether it goes on with a model of its own
     PUBLISHED = "published"  # the model lies in its folder
 
 
@@ -38,6 +41,8 @@ class Tally:
         rounds: Rounds whose sum holds its update.
         epsilon: Spent, as its last answer says.
         ledger: Head of its privacy ledger, as its last answer says; an auditor checks the ledger against it.
+        personal: Quality of what the platform uses after personalising; in a simulation only.
+        chosen: Whether that is a model of its own; None where it was not asked to personalise.
         refusals: Round -> why it did not answer.
         failures: Errors, silences and unusable answers.
     """
@@ -50,6 +55,8 @@ class Tally:
     ledger: str = ""
     before: Metrics | None = None
     federated: Metrics | None = None
+    personal: Metrics | None = None
+    chosen: bool | None = None
     refusals: Mapping[int, Reason] = field(default_factory=dict)
     failures: int = 0
 
@@ -65,7 +72,7 @@ class Tally:
 
     def metrics(self, label: Label) -> Metrics | None:
         """The last metrics of that model."""
-        return self.before if label is Label.BEFORE else self.federated
+        return {Label.BEFORE: self.before, Label.FEDERATED: self.federated, Label.PERSONAL: self.personal}[label]
 
 
 @dataclass(frozen=True, kw_only=True)

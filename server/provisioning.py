@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from server.certificates import Certificates
+from server.certificates import Certificates, name_of
 from server.coordinator import NAME, Coordinator, ServerFile, open_coordinator
 from server.platforms import Platforms
 from server.signing import load_trusted, make_key_pair
@@ -60,7 +60,11 @@ def init_server(folder: Path, *, host: str, name: str, port: int, control_port: 
         raise InputError("is not empty", where=str(folder), do="name a new folder")
     if port == control_port:
         raise InputError("--port and --control-port are the same", where=str(port), do="give the second another number")
-    file = ServerFile(name=name, host=host, port=port, control_port=control_port, listen=listen)
+    try:
+        file = ServerFile(name=name, host=host, port=port, control_port=control_port, listen=listen)
+    except ValidationError as error:
+        raise InputError(explain(error), where="the options", do="correct what is named above") from None
+    name_of(host)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     certificates = Certificates.of(folder)
@@ -84,11 +88,6 @@ def invite(coordinator: Coordinator, platform: str) -> Invitation:
         InputError: the name cannot be a platform's.
         StorageError: the coordinator's keys cannot be read.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from pydantic import ValidationError
-
-    from shared.settings import explain
-
     key = load_ed25519(coordinator.federation_key).public_key()
     models = Ed25519PublicKey.from_public_bytes(load_trusted(coordinator.model_key.with_suffix(".pub")).raw)
     approved = Platforms(coordinator.platforms).approved()

@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, parse
 from server.registry import Registry
 from server.signing import PublicKey, Untrusted
@@ -25,6 +23,7 @@ from shared.backbone import weights_sha256
 from shared.durable import exchange, sync_folder, write_whole
 from shared.errors import FedfuseError, InputError, StorageError
 from shared.peft_export import load_published
+from shared.tensors import read_tensors
 
 MAX_TOTAL = 1 << 33
 """Bytes of the largest model that `pull` fetches, unless it is told otherwise."""
@@ -280,10 +279,9 @@ def _require_model(folder: Path, manifest: Manifest, where: str, *, backbone: bo
     try:
         for entry in manifest.files:
             if entry.name.endswith(".safetensors"):
-                with safe_open(folder / entry.name, framework="numpy") as file:
-                    file.keys()
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{entry.name} holds no tensors ({type(error).__name__})", where=where, do="publish it again") from None
+                read_tensors(folder / entry.name)
+    except InputError as error:
+        raise InputError(f"{entry.name} {error.found}", where=where, do="publish it again") from None
     if not backbone:
         return
     try:

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from shared.durable import write_whole
 from shared.errors import InputError, ProtocolError, StorageError
+from shared.keys import ed25519_from_line, load_ed25519, make_ed25519
 
 _DOMAIN = b"fedfuse model manifest\n"
 """Signed before the content, so that a signature for another purpose can never pass as one of these."""
@@ -72,54 +64,43 @@ def make_key_pair(private: Path, public: Path) -> PublicKey:
         InputError: one of the files is there already; a key is never written over.
         StorageError: they cannot be written.
     """
-    for path in (private, public):
-        if path.exists() or path.is_symlink():
-            raise InputError("a key is there already", where=str(path), do="use it, or name another file; keys are not replaced")
-    key = Ed25519PrivateKey.generate()
-    write_whole(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
-    write_whole(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return Signer(key).public
+    if public.exists() or public.is_symlink():
+        raise InputError("a key is there already", where=str(public), do="use it, or name another file; keys are not replaced")
+    signer = Signer(make_ed25519(private))
+    key = Ed25519PublicKey.from_public_bytes(signer.public.raw)
+    write_whole(public, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return signer.public
 
 
 def load_signer(path: Path) -> Signer:
-    """The private key in a file.
-
-    Raises:
-        InputError: it is not an Ed25519 private key in PEM, or it needs a password.
-        StorageError: others than its owner may read it, or it cannot be read.
-    """
-    data = _read(path, private=True)
-    try:
-        key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # The library's own words may quote what it read.
-        raise InputError(
-            "is not a private key in PEM, or is locked by a password", where=str(path), do="name the coordinator's signing key"
-        ) from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise InputError("is a private key, but not an Ed25519 one", where=str(path), do="name the coordinator's signing key")
-    return Signer(key)
+    """The private key in a file; errors as `shared.keys.load_ed25519`."""
+    return Signer(load_ed25519(path))
 
 
 def load_trusted(path: Path) -> PublicKey:
-    """The public key in a file.
+    """The public key in a file, in PEM or as OpenSSH writes one (an invitation names it so).
 
     Raises:
-        InputError: it is not an Ed25519 public key in PEM.
+        InputError: it is not an Ed25519 public key.
         StorageError: it cannot be read.
     """
-    data = _read(path, private=False)
     try:
-        key = load_pem_public_key(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        secret = b"PRIVATE KEY" in data
+        if not path.is_file():  # a fifo would keep us waiting
+            raise InputError("is not a file", where=str(path), do="name a key file")
+        with path.open("rb") as file:
+            data = file.read(_MAX_KEY + 1)
+    except OSError as error:
+        raise StorageError(f"the key cannot be read ({error.strerror})", where=str(path), do="check path and rights") from None
+    if b"PRIVATE KEY" in data:
         raise InputError(
-            "is a private key" if secret else "is not a public key in PEM",
-            where=str(path),
-            do="name the public key; the private one stays with the coordinator"
-            if secret
-            else "name the file that the coordinator gave out",
-        ) from None
+            "is a private key", where=str(path), do="name the public key; the private one stays with the coordinator"
+        )
+    try:
+        if len(data) > _MAX_KEY:
+            raise ValueError
+        key = load_pem_public_key(data) if data.lstrip().startswith(b"-----") else ed25519_from_line(data.decode("ascii"))
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("is not a public key", where=str(path), do="name the file that the coordinator gave out") from None
     if not isinstance(key, Ed25519PublicKey):
         raise InputError("is a public key, but not an Ed25519 one", where=str(path), do="name the coordinator's model key")
     return PublicKey(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
@@ -159,26 +140,3 @@ def require_signature(content: bytes, signature: str, signer: str, trusted: Iter
         where=where,
         do="ask the coordinator, by a way that you trust, whether its key has changed",
     )
-
-
-def _read(path: Path, *, private: bool) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode):
-                raise InputError("is not a file", where=str(path), do="name a key file")
-            if private and state.st_mode & 0o077:
-                raise StorageError(
-                    f"others may read this private key (mode {stat.S_IMODE(state.st_mode):04o})",
-                    where=str(path),
-                    do=f"chmod 600 {path}, and make a new key if somebody may have read it",
-                )
-            data = file.read(_MAX_KEY + 1)
-    except OSError as error:
-        raise StorageError(
-            f"the key cannot be read ({error.strerror})", where=str(path), do="check the path and its permissions"
-        ) from None
-    if len(data) > _MAX_KEY:
-        raise InputError(f"is larger than {_MAX_KEY} bytes, so it is no key", where=str(path), do="name a key file")
-    return data

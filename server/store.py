@@ -25,6 +25,8 @@ from shared.durable import copy_whole, create_whole, write_whole
 from shared.errors import FedfuseError, InputError, StorageError
 
 _BLOCK = 1 << 20
+_ATTEMPTS = 8
+"""Readings of one small object that others replace at the same time."""
 _GONE = (403, 404, 410)
 _EXTRA = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
@@ -112,8 +114,15 @@ def read_bounded(store: Store, name: str, limit: int) -> bytes:
         NotThere: there is none.
         StorageError: it is larger, or cannot be read.
     """
-    with store.open(name) as file:
-        data = b"".join(blocks(file, limit, where=f"{store.where}/{name}"))
+    for attempt in range(_ATTEMPTS):
+        try:
+            with store.open(name) as file:
+                data = b"".join(blocks(file, limit, where=f"{store.where}/{name}"))
+            break
+        except StorageError as error:
+            # Somebody replaced the object between its opening and its reading (s3fs says so): the new one is as good.
+            if type(error.__cause__).__name__ != "FileExpired" or attempt == _ATTEMPTS - 1:
+                raise
     if len(data) > limit:
         raise StorageError(f"is larger than {limit} bytes", where=f"{store.where}/{name}", do="this is no registry of models")
     return data

@@ -59,7 +59,10 @@ def serve(coordinator: Coordinator) -> None:
         fab = Fab(values["digest"], base64.b64decode(values["content"]), values["verifications"])
         return {"app": deposit(inside.state.linkstate_factory.state(), fab)}
 
-    gate = Gate(inside, judge, private=file.control_port, bundles=take)
+    def revive(node: int) -> None:
+        inside.state.linkstate_factory.state().deactivate_node(node)
+
+    gate = Gate(inside, judge, private=file.control_port, bundles=take, revive=revive)
     server = uvicorn.Server(
         uvicorn.Config(
             app=gate,

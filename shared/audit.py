@@ -30,7 +30,7 @@ SAME = 1e-6
 OTHER = 0.02
 """Relative difference that two tight accountants may have."""
 
-MAX_METRICS = 64 << 20
+MAX_METRICS = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

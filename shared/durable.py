@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -90,6 +90,16 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sync_way(folder: Path) -> None:
+    """Make a folder's own name outlive a power cut, and those of all on the way to it that may be opened.
+
+    Somebody may have made them a moment ago; those that may not be opened are not of our making.
+    """
+    for above in folder.resolve().parents:
+        with suppress(PermissionError):
+            sync_folder(above)
 
 
 @contextmanager

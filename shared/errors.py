@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 3
     PRIVACY = 4
     STORAGE = 5
+    REFUSED = 6
     INTERRUPTED = 130
 
 

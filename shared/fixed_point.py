@@ -50,6 +50,8 @@ MAX_PARTICIPANTS = 1 << 16
 
 _INFLATIONS = (0.01, 0.015, 0.02, 0.03, 0.05)
 _PLAIN_BITS = 18
+_BLOCK = 1 << 13
+"""Coordinates that are encoded at a time: few enough to stay in a core's own cache."""
 _PLAIN_PARTICIPANTS = 50
 
 
@@ -202,16 +204,21 @@ class FixedPoint:
         """
         if total.shape != (self.dimension,) or total.dtype != np.float64:
             raise _wrong("the sum", (total.shape, str(total.dtype)), f"float64 of shape ({self.dimension},)")
-        scaled = total * self.scale
-        if not np.isfinite(scaled).all():
-            raise PrivacyError("a sum of clipped gradients is not finite", where="the fixed point of the secure sum")
-        np.clip(scaled, -self.box, self.box, out=scaled)
-        whole = np.floor(scaled)
-        # floor(x + u) >= floor(x) + 1 iff 1 - u <= x - floor(x); 1 - u and u are alike, and a fraction of 0 never rounds
-        # up. Comparing on the grid of u rounds the fraction up to a multiple of 2^-53, exactly, and adds no other error.
-        scaled -= whole
-        uniform = (random.words(self.dimension) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return whole.astype(np.int64) + (uniform < scaled)
+        rounded = np.empty(self.dimension, np.int64)
+        for start in range(0, self.dimension, _BLOCK):
+            scaled = total[start : start + _BLOCK] * self.scale
+            if not np.isfinite(scaled.sum()):  # as one infinity or NaN makes it
+                raise PrivacyError("a sum of clipped gradients is not finite", where="the fixed point of the secure sum")
+            np.clip(scaled, -self.box, self.box, out=scaled)
+            whole = np.floor(scaled)
+            # floor(x + u) >= floor(x) + 1 iff 1 - u <= x - floor(x); 1 - u and u are alike, and a fraction of 0 never rounds
+            # up. Comparing on the grid of u rounds the fraction up to a multiple of 2^-53, exactly, and adds no other error.
+            scaled -= whole
+            uniform = (random.words(len(scaled)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            fitting = whole.astype(np.int32)  # as the box does
+            fitting += uniform < scaled
+            rounded[start : start + _BLOCK] = fitting
+        return rounded
 
     def beyond(self, total: NDArray[np.float64]) -> int:
         """Coordinates of a platform's sum that the box cuts. Private: for the platform's own log only."""
@@ -219,7 +226,9 @@ class FixedPoint:
 
     def wrap(self, integers: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Integers modulo 2^b, uint32, the same shape."""
-        return (integers & ((1 << self.bits) - 1)).astype(np.uint32)
+        words = integers.astype(np.uint32)  # keeps the low 32 bits
+        words &= np.uint32((1 << self.bits) - 1)
+        return words
 
     def decode(self, total: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The real sum, float64 (dimension,), from the sum of words modulo 2^b, uint32 (dimension,).
@@ -229,8 +238,9 @@ class FixedPoint:
         """
         if total.shape != (self.dimension,) or total.dtype != np.uint32 or int(total.max()) >> self.bits:
             raise _wrong("the sum", (total.shape, str(total.dtype)), f"uint32 of shape ({self.dimension},), {self.bits} bits")
-        lifted = total.astype(np.int64)
-        lifted[lifted >= 1 << (self.bits - 1)] -= 1 << self.bits
+        # Up to the sign bit, and back with its copies.
+        spare = MAX_BITS - self.bits
+        lifted: NDArray[np.int32] = (total << np.uint32(spare)).view(np.int32) >> np.int32(spare)
         return lifted / self.scale
 
     @cached_property
@@ -264,14 +274,18 @@ class FixedPoint:
         return Integers(reach=steps * (1 + SLACK), dimension=self.dimension, failure=FAILURE, honest=self.honest)
 
 
-def planning(*, dimension: int) -> Integers:
-    """The integer part for which a platform plans before the run's fixed point is known.
+def planning() -> Integers:
+    """The integer part for which a platform plans before it knows any round's fixed point.
 
-    A platform says which noise multiplier it needs before the largest need, and with it the scale, is agreed. At a given
-    noise multiplier z the accounted Gaussian has the multiplier sqrt(z^2 - 4 / norm^2), which grows with the scale, so what
-    suffices at the coarsest scale suffices at all.
+    A platform says which noise multiplier it needs before the largest need, and with it the scale, is agreed; and rounds may
+    send different numbers of coordinates. At a noise multiplier z the accounted Gaussian has the multiplier
+    sqrt(z^2 - 4 / norm^2), which grows with the scale and with the dimension. So what suffices at the coarsest scale for
+    one coordinate suffices at every scale for any number; at z = 1 that is 0.02% more noise than the finest would need.
+
+    >>> round(planning().norm)
+    98
     """
-    return Integers(reach=least_steps(dimension, _INFLATIONS[-1]) * (1 + SLACK), dimension=dimension, failure=FAILURE, honest=1)
+    return Integers(reach=least_steps(1, _INFLATIONS[-1]) * (1 + SLACK), dimension=1, failure=FAILURE, honest=1)
 
 
 def least_steps(dimension: int, inflation: float) -> int:

@@ -20,6 +20,7 @@ class Standing(StrEnum):
     REVOKED = "revoked"  # it was, and was struck off
     CLOCK = "clock"  # its clock is too far from the coordinator's
     OUTDATED = "outdated"  # its version is too old
+    PRESENT = "present"  # another client speaks for it, or did a moment ago
     UNSIGNED = "unsigned"  # what came was not signed by the key that it named
 
     def explained(self, *, version: str = "", minimum: str = "") -> str:
@@ -29,7 +30,8 @@ class Standing(StrEnum):
             Standing.UNKNOWN: "the coordinator does not know this platform's key",
             Standing.REVOKED: "the coordinator has revoked this platform",
             Standing.CLOCK: "the platform's clock is too far from the coordinator's",
-            Standing.OUTDATED: f"fedfuse {version or 'of the platform'} is too old, at least {minimum or 'a newer one'} is needed",
+            Standing.OUTDATED: f"fedfuse {version or 'of the platform'} is too old: {minimum or 'a newer one'} is needed",
+            Standing.PRESENT: "a client of this platform is connected already, or was a moment ago",
             Standing.UNSIGNED: "the request is not signed by the key that it names",
         }[self]
 

@@ -22,8 +22,10 @@ from shared.keys import ed25519_from_line, ed25519_line, node_key_from_line
 from shared.settings import explain
 from shared.version import release
 
-LARGEST = 1 << 20
-"""Bytes of either; an invitation with a thousand members' keys is a tenth of it."""
+LARGEST = 1 << 18
+"""Bytes of either; an invitation with a thousand members' keys is half of it."""
+_DOTS = 300
+"""Dots in a line, at most: tomllib's memory grows with the square of the parts of a dotted key, which has one line."""
 _DOMAIN = b"fedfuse application 1\n"
 
 PlatformName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -41,7 +43,7 @@ def _address(text: str) -> str:
 def _certificate(text: str) -> str:
     try:
         x509.load_pem_x509_certificate(text.encode("ascii"))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):  # the second is no ValueError
         raise ValueError("expected a certificate in PEM") from None
     return text
 
@@ -85,6 +87,8 @@ class _Document(BaseModel):
             if len(text) > LARGEST:
                 raise InputError(f"is larger than {LARGEST} bytes", where=where, do=f"name a file with {what}")
             words = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+            if any(line.count(".") > _DOTS for line in words.split("\n")):
+                raise ValueError
             return cls.model_validate(tomllib.loads(words.replace("\r\n", "\n")))
         except ValidationError as error:
             raise InputError(explain(error), where=where, do=f"ask for {what} once more") from None

@@ -10,7 +10,7 @@ The chain has no key. It shows tampering to those who hold a head; it does not s
 from writing another ledger from the start.
 
 A ledger is data from another party: everything is checked before it is used, and the reader holds
-no more than `MAX_ENTRIES` lines of `MAX_LINE` bytes.
+no more than `MAX_ENTRIES` lines of `MAX_LINE` bytes, and of `MAX_BYTES` together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shared.errors import FedfuseError, InputError, PrivacyError, StorageError
+from shared.errors import FedfuseError, InputError, StorageError
+from shared.ledger_fields import TIME, damaged, hold, matching, moment, number, whole
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
@@ -35,13 +36,13 @@ GENESIS = "0" * 64
 """What the header names as the hash of the line before it."""
 
 MAX_LINE = 2048
-MAX_ENTRIES = 1_000_000
+MAX_ENTRIES = 100_000
+MAX_BYTES = 1 << 26
 MAX_ROUND = 1 << 53
 
 # As in shared/messages.py, which is not imported since it brings Flower with it.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ def read(path: Path) -> Ledger:
         with path.open("rb") as file:
             content = file.read(MAX_LINE * 2)
             if b"\n" in content:  # a huge file that is not a ledger is not read whole
-                content += file.read((MAX_ENTRIES + 1) * MAX_LINE)
+                content += file.read(MAX_BYTES)
     except OSError as error:
         raise StorageError(f"the ledger cannot be read ({error.strerror})", where=str(path)) from None
     return parse(content, where=str(path))
@@ -173,28 +174,32 @@ def read(path: Path) -> Ledger:
 
 def parse(content: bytes, *, where: str) -> Ledger:
     """The ledger in `content`; errors as `read`."""
+    if len(content) > MAX_BYTES or content.count(b"\n") > MAX_ENTRIES + 1:
+        raise StorageError(
+            f"the ledger has more than {MAX_ENTRIES} entries, or {MAX_BYTES} bytes",
+            where=where,
+            do="this is not a ledger; no budget pays for as many releases",
+        )
     *lines, tail = content.split(b"\n")
     if tail or not lines:
-        number = len(lines) + 1
+        nth = len(lines) + 1
         raise StorageError(
             "the ledger ends in the middle of a line" if content else "the ledger is empty",
-            where=f"{where}, line {number}",
+            where=f"{where}, line {nth}",
             do="a crash while charging can do this: the platform cuts the torn line off when it next opens the ledger",
         )
-    if len(lines) > MAX_ENTRIES + 1:
-        raise StorageError(f"the ledger has {len(lines)} lines", where=where, do=f"at most {MAX_ENTRIES + 1} are read")
     header = _header(_table(lines[0], Header, where=f"{where}, line 1"), where=f"{where}, line 1")
     entries: list[Entry] = []
     previous = header.hash
-    for number, line in enumerate(lines[1:], start=2):
-        place = f"{where}, line {number}"
+    for nth, line in enumerate(lines[1:], start=2):
+        place = f"{where}, line {nth}"
         entry = _entry(_table(line, Entry, where=place), where=place)
-        _hold(entry.seq == number - 1, f"entry {entry.seq} stands where entry {number - 1} belongs", place)
-        _hold(entry.previous == previous, "the chain is broken: this line does not follow the one before it", place)
-        _hold(entry.delta == header.delta, f"delta is {entry.delta}, the ledger's is {header.delta}", place)
-        _hold(entry.epsilon <= header.budget, f"epsilon {entry.epsilon} is above the budget of {header.budget}", place)
+        hold(entry.seq == nth - 1, f"entry {entry.seq} stands where entry {nth - 1} belongs", place)
+        hold(entry.previous == previous, "the chain is broken: this line does not follow the one before it", place)
+        hold(entry.delta == header.delta, f"delta is {entry.delta}, the ledger's is {header.delta}", place)
+        hold(entry.epsilon <= header.budget, f"epsilon {entry.epsilon} is above the budget of {header.budget}", place)
         # Without a promise there is no figure: a finite one would look like a guarantee.
-        _hold(math.isfinite(header.budget) or math.isinf(entry.epsilon), "a finite epsilon although privacy is off", place)
+        hold(math.isfinite(header.budget) or math.isinf(entry.epsilon), "a finite epsilon although privacy is off", place)
         previous = entry.hash
         entries.append(entry)
     return Ledger(header=header, entries=tuple(entries))
@@ -218,7 +223,7 @@ def canonical(values: dict[str, Any]) -> bytes:
 
 def now() -> str:
     """The present time as a ledger writes it."""
-    return datetime.now(UTC).strftime(_TIME)
+    return datetime.now(UTC).strftime(TIME)
 
 
 def _plain(line: Header | Entry) -> dict[str, Any]:
@@ -239,24 +244,24 @@ def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict
     try:
         values = json.loads(line.decode("ascii"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        _damaged("not JSON", where)
+        damaged("not JSON", where)
     if not isinstance(values, dict):
-        _damaged("not a JSON object", where)
+        damaged("not a JSON object", where)
     if kind is Entry and "integers" in values:
         kind = IntegerEntry
     expected = {part.name for part in fields(kind)}
     if set(values) != expected:
-        _damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
+        damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
     digest = values.pop("hash")
     try:
         body = canonical(values)
         text = canonical({**values, "hash": digest})
     except (ValueError, RecursionError):
-        _damaged("values that no ledger holds", where)
+        damaged("values that no ledger holds", where)
     # Comparing the text also refuses doubled keys, other spellings of a number, and spaces.
     if text != line:
-        _damaged("not canonical JSON", where)
-    _hold(digest == hashlib.sha256(body).hexdigest(), "the line was altered: its hash is not the hash of its content", where)
+        damaged("not canonical JSON", where)
+    hold(digest == hashlib.sha256(body).hexdigest(), "the line was altered: its hash is not the hash of its content", where)
     return {**values, "hash": digest}
 
 
@@ -267,19 +272,19 @@ def _header(values: dict[str, Any], *, where: str) -> Header:
         )
     header = Header(
         version=VERSION,
-        platform=_matching(values, "platform", _NAME, where),
-        budget=_number(values, "budget", where, infinite=True),
-        delta=_number(values, "delta", where),
+        platform=matching(values, "platform", _NAME, where),
+        budget=number(values, "budget", where, infinite=True),
+        delta=number(values, "delta", where),
         unit=UNIT,
-        created=_moment(values, "created", where),
-        seq=_whole(values, "seq", where, at_most=0),
-        previous=_matching(values, "previous", _HASH, where),
-        hash=_matching(values, "hash", _HASH, where),
+        created=moment(values, "created", where),
+        seq=whole(values, "seq", where, at_most=0),
+        previous=matching(values, "previous", _HASH, where),
+        hash=matching(values, "hash", _HASH, where),
     )
-    _hold(values["unit"] == UNIT, f"the unit of privacy is not {UNIT!r}", where)
-    _hold(header.previous == GENESIS, "the first line names a line before it: the beginning was cut off", where)
-    _hold(header.budget > 0, f"the budget is {header.budget}", where)
-    _hold(0 < header.delta < 1, f"delta is {header.delta}", where)
+    hold(values["unit"] == UNIT, f"the unit of privacy is not {UNIT!r}", where)
+    hold(header.previous == GENESIS, "the first line names a line before it: the beginning was cut off", where)
+    hold(header.budget > 0, f"the budget is {header.budget}", where)
+    hold(0 < header.delta < 1, f"delta is {header.delta}", where)
     return header
 
 
@@ -287,89 +292,45 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
     try:
         kind, method = ReleaseKind(values["kind"]), Method(values["accountant"])
     except (ValueError, TypeError):
-        _damaged(f"kind {values['kind']!r:.60} or accountant {values['accountant']!r:.60} is unknown to this version", where)
+        damaged(f"kind {values['kind']!r:.60} or accountant {values['accountant']!r:.60} is unknown to this version", where)
     integers = {"integers": _integers(values["integers"], where)} if "integers" in values else {}
     make = IntegerEntry if integers else Entry
     entry = make(
         **integers,
-        seq=_whole(values, "seq", where, at_most=MAX_ENTRIES),
-        time=_moment(values, "time", where),
-        run=_matching(values, "run", _NAME, where),
-        round=_whole(values, "round", where, at_most=MAX_ROUND),
+        seq=whole(values, "seq", where, at_most=MAX_ENTRIES),
+        time=moment(values, "time", where),
+        run=matching(values, "run", _NAME, where),
+        round=whole(values, "round", where, at_most=MAX_ROUND),
         kind=kind,
-        noise_multiplier=_number(values, "noise_multiplier", where),
-        sample_rate=_number(values, "sample_rate", where),
-        steps=_whole(values, "steps", where),
-        group_size=_whole(values, "group_size", where),
-        epsilon=_number(values, "epsilon", where, infinite=True),
-        delta=_number(values, "delta", where),
+        noise_multiplier=number(values, "noise_multiplier", where),
+        sample_rate=number(values, "sample_rate", where),
+        steps=whole(values, "steps", where),
+        group_size=whole(values, "group_size", where),
+        epsilon=number(values, "epsilon", where, infinite=True),
+        delta=number(values, "delta", where),
         accountant=method,
-        previous=_matching(values, "previous", _HASH, where),
-        hash=_matching(values, "hash", _HASH, where),
+        previous=matching(values, "previous", _HASH, where),
+        hash=matching(values, "hash", _HASH, where),
     )
     try:
         _ = entry.release  # checks every range, of the integers too
     except FedfuseError as error:
-        _damaged(error.found, where)
+        damaged(error.found, where)
     return entry
 
 
 def _integers(values: Any, where: str) -> Integers:
     if not isinstance(values, dict) or set(values) != {part.name for part in fields(Integers)}:
-        _damaged(f"integers is {values!r:.100}", where)
+        damaged(f"integers is {values!r:.100}", where)
     try:
         return Integers(
-            reach=_number(values, "reach", where),
-            dimension=_whole(values, "dimension", where),
-            failure=_number(values, "failure", where),
-            honest=_whole(values, "honest", where),
+            reach=number(values, "reach", where),
+            dimension=whole(values, "dimension", where),
+            failure=number(values, "failure", where),
+            honest=whole(values, "honest", where),
         )
     except InputError as error:
-        _damaged(error.found, where)
-
-
-def _number(values: dict[str, Any], name: str, where: str, *, infinite: bool = False) -> float:
-    value = values[name]
-    if infinite and value == "inf":
-        return math.inf
-    if not isinstance(value, float) or not math.isfinite(value) or value < 0:
-        _damaged(f"{name} is {value!r:.60}", where)
-    return value
-
-
-def _whole(values: dict[str, Any], name: str, where: str, *, at_most: int = 1 << 62) -> int:
-    value = values[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= at_most:
-        _damaged(f"{name} is {value!r:.60}", where)
-    return value
-
-
-def _matching(values: dict[str, Any], name: str, pattern: re.Pattern[str], where: str) -> str:
-    value = values[name]
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        _damaged(f"{name} is {value!r:.100}", where)
-    return value
-
-
-def _moment(values: dict[str, Any], name: str, where: str) -> str:
-    value = values[name]
-    try:
-        if datetime.strptime(value, _TIME).strftime(_TIME) != value:
-            _damaged(f"{name} is {value!r:.60}", where)
-    except (ValueError, TypeError):
-        _damaged(f"{name} is {value!r:.60}", where)
-    return str(value)
-
-
-def _hold(holds: bool, otherwise: str, where: str) -> None:
-    if not holds:
-        raise PrivacyError(
-            otherwise, where=where, do="restore the ledger from a backup; do not release anything on an altered one"
-        )
-
-
-def _damaged(found: str, where: str) -> NoReturn:
-    raise StorageError(f"this is not a ledger line: {found}", where=where, do="restore the ledger from a backup")
+        damaged(error.found, where)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -35,7 +35,8 @@ PROTOCOL = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HASH = re.compile(r"[0-9a-f]{64}|")
 MAX_PARAMETERS = 1 << 28
-_RECORD = "fedfuse"
+MAX_BYTES = 1 << 28
+_RECORD, _BYTES = "fedfuse", "bytes"
 
 
 class Reason(StrEnum):
@@ -57,6 +58,15 @@ class Label(StrEnum):
 
     BEFORE = "before"
     FEDERATED = "federated"
+    PERSONAL = "personal"  # whatever the platform uses after personalising; in a simulation only
+
+
+class Phase(StrEnum):
+    """What a platform is asked in the secure sum beside the masked vectors; see `shared/secagg/messages.py`."""
+
+    DEAL = "deal"
+    CONFIRM = "confirm"
+    UNMASK = "unmask"
 
 
 class Factors(StrEnum):
@@ -110,6 +120,48 @@ class Evaluate(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Personalise(_Message):
+    """Train a residual adapter of the platform's own on the `adapter` of the last round, and keep it if it is better."""
+
+    kind: ClassVar[str] = "personalise"
+    settings: Settings
+    round: int
+    adapter: Arrays = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(_Message):
+    """Take one gradient step's sum from the global `adapter`, and answer with it, noised and masked, as `Summed`.
+
+    Args:
+        body: `shared.secagg.messages.Mask`.
+    """
+
+    kind: ClassVar[str] = "sum"
+    settings: Settings
+    round: int
+    factors: Factors
+    adapter: Arrays = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secure(_Message):
+    """A phase of the secure sum that reads no row.
+
+    Args:
+        round: 0 for what happens once in a run.
+        body: `Deal`, `Confirm` or `Unmask` of `shared.secagg.messages`.
+    """
+
+    kind: ClassVar[str] = "secure"
+    settings: Settings
+    round: int
+    phase: Phase
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Joined(_Message):
     """The platform is ready. Every field is declared public, or follows from what is.
 
@@ -121,6 +173,7 @@ class Joined(_Message):
         signal_to_noise: Bound on the run's update norm over its noise norm (dimensionless).
         finished: Last round that this platform has answered in this run; 0 if none.
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
+        keys: Its public keys for the secure sum (`shared.secagg.roster.Advert`); empty without one.
     """
 
     kind: ClassVar[str] = "joined"
@@ -134,6 +187,7 @@ class Joined(_Message):
     signal_to_noise: float
     finished: int = 0
     rank: int = 0
+    keys: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +202,39 @@ class Update(_Message):
     ledger: str
     seconds: float
     change: Arrays = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed(_Message):
+    """The platform's sum of clipped gradients with its share of the noise, under masks.
+
+    Args:
+        body: `shared.secagg.messages.Masked`.
+    """
+
+    kind: ClassVar[str] = "summed"
+    platform: str
+    round: int
+    users: int
+    epsilon: float
+    ledger: str
+    seconds: float
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secured(_Message):
+    """The answer to `Secure`.
+
+    Args:
+        body: `Dealt`, `Confirmed` or `Unmasked` of `shared.secagg.messages`.
+    """
+
+    kind: ClassVar[str] = "secured"
+    platform: str
+    round: int
+    phase: Phase
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +256,24 @@ class Metrics(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Personalised(_Message):
+    """The platform has personalised the model, or has kept the global one.
+
+    Args:
+        chosen: Whether it uses its own now; the outcome of a noised, charged comparison, or False without one.
+    """
+
+    kind: ClassVar[str] = "personalised"
+    platform: str
+    round: int
+    users: int
+    chosen: bool
+    epsilon: float
+    ledger: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Refusal(_Message):
     """The platform did not do it, and why, in one word of a closed list."""
 
@@ -178,11 +283,11 @@ class Refusal(_Message):
     reason: Reason
 
 
-_WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors}
-Request = Join | Train | Evaluate
-Answer = Joined | Update | Metrics | Refusal
-REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate)}
-ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Refusal)}
+_WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase}
+Request = Join | Train | Evaluate | Personalise | Sum | Secure
+Answer = Joined | Update | Metrics | Personalised | Summed | Secured | Refusal
+REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Secure)}
+ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)}
 
 
 def to_record(message: Request | Answer) -> RecordDict:
@@ -195,10 +300,17 @@ def to_record(message: Request | Answer) -> RecordDict:
             header[part.name] = json.dumps(flatten(value), sort_keys=True)
         elif isinstance(value, Mapping):
             record[part.name] = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in value.items()})
+        elif isinstance(value, bytes):
+            record[part.name] = record_of_bytes(value)
         else:
             header[part.name] = str(value) if isinstance(value, StrEnum) else value
     record[_RECORD] = ConfigRecord(header)
     return record
+
+
+def record_of_bytes(value: bytes) -> ArrayRecord:
+    """Bytes as Flower carries large ones: in an array, which it cuts into pieces."""
+    return ArrayRecord({_BYTES: Array(np.frombuffer(value, np.uint8))})
 
 
 def request_from(record: RecordDict) -> Request:
@@ -228,6 +340,8 @@ def bytes_of(message: Request | Answer) -> int:
         value = getattr(message, part.name)
         if isinstance(value, Mapping):
             size += sum(len(name) + array.nbytes for name, array in value.items())
+        elif isinstance(value, bytes):
+            size += len(value)
         elif isinstance(value, Settings):
             size += len(json.dumps(flatten(value)))
         else:
@@ -260,6 +374,11 @@ def _decode(kind: str, name: str, wanted: str, raw: Any) -> Any:
             _require(isinstance(raw, ArrayRecord), f"{kind}.{name} is not an array record")
             # Flower decodes an Array with numpy.load(allow_pickle=False).
             return {key: array.numpy() for key, array in raw.items()}
+        if wanted == "bytes":
+            _require(isinstance(raw, ArrayRecord) and list(raw.keys()) == [_BYTES], f"{kind}.{name} is not bytes")
+            data = raw[_BYTES].numpy()
+            _require(data.dtype == np.uint8 and data.ndim == 1, f"{kind}.{name} is not bytes")
+            return data.tobytes()
         if wanted == "Settings":
             values = json.loads(raw)
             _require(isinstance(values, dict), f"{kind}.{name} is not a table")
@@ -282,6 +401,8 @@ def _check(kind: str, name: str, value: Any) -> None:
             _require(isinstance(array, np.ndarray) and array.dtype == np.float32, f"{kind}.{name}[{key!r}] is not float32")
             total += array.size
         _require(0 < total <= MAX_PARAMETERS, f"{kind}.{name} holds {total} parameters")
+    elif isinstance(value, bytes):
+        _require(len(value) <= MAX_BYTES, f"{kind}.{name} holds {len(value)} bytes")
     elif name == "platform":
         _require(bool(NAME.fullmatch(value)), f"{kind}.platform {value!r} is not a name")
     elif name == "ledger":
@@ -312,13 +433,21 @@ __all__ = [
     "Joined",
     "Label",
     "Metrics",
+    "Personalise",
+    "Personalised",
+    "Phase",
     "Reason",
     "Refusal",
     "Request",
+    "Secure",
+    "Secured",
+    "Sum",
+    "Summed",
     "Train",
     "Update",
     "answer_from",
     "bytes_of",
+    "record_of_bytes",
     "request_from",
     "to_record",
 ]

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from shared.adapter import HEAD, maps_of, require_layout
@@ -35,13 +33,14 @@ from shared.messages import Arrays
 from shared.residual import maps_in, merged
 from shared.scheme import scheme_of
 from shared.settings import ModelSettings, Settings, explain
+from shared.tensors import read_tensors
 
 _PREFIX = "base_model.model."
 _HUB_NAME = {EMBEDDED: "sentence-transformers/all-MiniLM-L6-v2"}
 _SETTINGS = "fedfuse.json"
 _ADAPTER = "adapter_model.safetensors"
 _HEAD = "head.safetensors"
-_MAX_BYTES = 1 << 30
+_MAX_BYTES = 1 << 20
 _USAGE = """```python
 import torch
 from peft import PeftModel
@@ -130,7 +129,7 @@ def load_published(folder: Path) -> PublishedModel:
     try:
         about = json.loads(_bounded(folder / _SETTINGS))
         model = ModelSettings.model_validate(about["model"])
-        tuned, head = load_arrays(_bounded(folder / _ADAPTER)), load_arrays(_bounded(folder / _HEAD))
+        tuned, head = read_tensors(folder / _ADAPTER), read_tensors(folder / _HEAD)
     except FileNotFoundError as error:
         raise InputError(
             f"no {Path(str(error.filename)).name}",
@@ -139,8 +138,10 @@ def load_published(folder: Path) -> PublishedModel:
         ) from None
     except ValidationError as error:
         raise InputError(explain(error), where=str(folder / _SETTINGS)) from None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"the model cannot be read ({error})", where=str(folder), do="pull it again") from None
+    except InputError as error:
+        raise InputError(f"the model cannot be read: it {error.found}", where=error.where, do="pull it again") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"the model cannot be read ({type(error).__name__})", where=str(folder), do="pull it again") from None
     adapter = {name.removeprefix(_PREFIX).removesuffix(".weight"): value for name, value in tuned.items()}
     adapter |= {f"{HEAD}.{name}": value for name, value in head.items()}
     try:

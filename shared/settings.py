@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.errors import InputError
 
+_SECURE = "secure-sum"
 Scalar = bool | int | float | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +72,9 @@ class PrivacySettings(_Frozen):
     """How noise is added; the budget itself is each platform's own."""
 
     epsilon: float | None = Field(None, description="overrides every platform's budget; 'inf' turns privacy off")
-    noise: Literal["local"] = "local"
+    noise: Literal["local", "distributed"] = Field(
+        "local", description="'local': every platform adds all of it; 'distributed': the platforms share it, under a secure sum"
+    )
     generator: Literal["secure", "seeded"] = Field("secure", description="'seeded' only in simulations")
     prior_noise_multiplier: Positive = Field(3.0, description="noise of the popularity prior, per unit L2 bound of a user")
     metrics_noise_multiplier: Positive = Field(
@@ -85,11 +88,18 @@ class PrivacySettings(_Frozen):
         return self
 
 
+class SecureSettings(_Frozen):
+    """The secure sum; see `shared/secagg`."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="part of the platforms that a round needs")
+    colluders: int = Field(1, ge=0, le=1000, description="platforms that may tell the coordinator all they know")
+
+
 class ServerSettings(_Frozen):
     """How the coordinator asks and combines; a strategy reads what it needs."""
 
-    minimum_platforms: int = Field(1, ge=1, le=100_000, description="fewest platforms that begin a run, and whose answers make a round")
-    participation: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="part of the platforms asked in a round, by chance")
+    minimum_platforms: int = Field(1, ge=1, le=100_000, description="fewest platforms that make a run or a round")
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="part of the platforms asked in a round")
     faulty: int = Field(1, ge=0, le=1000, description="platforms that may send anything at all (median, trimmed, krum)")
     learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="of the server optimizer; 0: its own default"
@@ -97,6 +107,14 @@ class ServerSettings(_Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the server optimizer (beta or beta 1)")
     second_moment: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of fedadam and fedyogi (beta 2)")
     adaptivity: Positive = Field(1e-3, description="of fedadam and fedyogi (tau)")
+
+
+class PersonalSettings(_Frozen):
+    """What a strategy with `personalise` does after the last round, on each platform by itself."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.25, description="part of a platform's epsilon that is left for it")
+    steps: int = Field(40, ge=1, description="private steps of the residual adapter")
+    comparison_noise: Positive = Field(10.0, description="noise of the comparison with the global model")
 
 
 class Settings(_Frozen):
@@ -113,7 +131,33 @@ class Settings(_Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings = PrivacySettings()
+    secure: SecureSettings = SecureSettings()
     server: ServerSettings = ServerSettings()
+    personal: PersonalSettings = PersonalSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _summed(cls, values: Any) -> Any:
+        # The one strategy whose name says how the noise is added.
+        if isinstance(values, dict) and _is_secure_sum(str(values.get("strategy", ""))):
+            privacy = values.get("privacy", {})
+            if isinstance(privacy, dict) and "noise" not in privacy:
+                return {**values, "privacy": {**privacy, "noise": "distributed"}}
+        return values
+
+    @model_validator(mode="after")
+    def _distributed(self) -> Settings:
+        if not self.distributed:
+            if _is_secure_sum(self.strategy):
+                raise ValueError(f"strategy {self.strategy!r} adds noise under a secure sum: set privacy.noise = 'distributed'")
+            return self
+        if self.training.clipping != "fixed":
+            raise ValueError("training.clipping = 'adaptive' needs noise of its own: under distributed noise it must be 'fixed'")
+        if self.server.participation < 1:
+            raise ValueError(
+                "server.participation must be 1 under distributed noise: a platform that is not asked is lost to the secure sum"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeded(self) -> Settings:
@@ -127,9 +171,18 @@ class Settings(_Frozen):
         return self.privacy.epsilon is None or math.isfinite(self.privacy.epsilon)
 
     @property
+    def distributed(self) -> bool:
+        """Whether the noise is shared among the platforms, under a secure sum; then a round is one step."""
+        return self.privacy.noise == "distributed"
+
+    @property
     def steps(self) -> int:
         """Private steps of the whole run, per platform."""
-        return self.rounds * self.training.local_steps
+        return self.rounds * (1 if self.distributed else self.training.local_steps)
+
+
+def _is_secure_sum(strategy: str) -> bool:
+    return _SECURE in (part.strip() for part in strategy.split("+"))
 
 
 def build(values: dict[str, Any], *, where: str) -> Settings:
@@ -145,13 +198,13 @@ def build(values: dict[str, Any], *, where: str) -> Settings:
 
 
 def explain(error: ValidationError) -> str:
-    """One line per mistake that pydantic found: key, what is expected, what was found."""
+    """One line per mistake that pydantic found, the first twenty: key, what is expected, what was found."""
     lines = []
-    for mistake in error.errors(include_url=False):
+    for mistake in error.errors(include_url=False)[:20]:
         key = ".".join(str(part) for part in mistake["loc"]) or "settings"
         found = mistake.get("input")
-        shown = "" if isinstance(found, dict | BaseModel) or mistake["type"] == "missing" else f" (found {found!r})"
-        lines.append(f"{key}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
+        shown = "" if isinstance(found, dict | BaseModel) or mistake["type"] == "missing" else f" (found {found!r:.200})"
+        lines.append(f"{key:.200}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)
 
 

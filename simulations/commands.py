@@ -54,7 +54,12 @@ def simulate(
         list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="How adapters are made and combined, as in ffa+median; `fedfuse strategies` lists them.")
+    ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="'local' (every platform adds all of it) or 'distributed' (shared, under a secure sum).")
+    ] = None,
     epsilon: Annotated[
         str | None, typer.Option(help="Budget of every platform instead of its own; 'inf' turns privacy OFF.")
     ] = None,
@@ -78,7 +83,14 @@ def simulate(
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 
-    options = {"rounds": rounds, "strategy": strategy, "seed": seed, "privacy.epsilon": epsilon, "model.backbone": backbone}
+    options = {
+        "rounds": rounds,
+        "strategy": strategy,
+        "seed": seed,
+        "privacy.noise": noise,
+        "privacy.epsilon": epsilon,
+        "model.backbone": backbone,
+    }
     settings = settings_from(config, [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)])
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")

@@ -135,9 +135,9 @@ class InProcessGrid(Grid):
             ready = next((id_ for id_ in ids if id_ in self._waiting), None)
             return lost + ([self._execute(self._waiting.pop(ready))] if ready else [])
         self._start(ids, self._pool)
-        running = [future for _, future in self._running.values()]
-        if running and not lost:
-            wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+        asked = [future for id_, (_, future) in self._running.items() if id_ in ids or not future.done()]
+        if asked and not lost:
+            wait(asked, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
         done = [id_ for id_ in ids if id_ in self._running and self._running[id_][1].done()]
         return lost + [self._running.pop(id_)[1].result() for id_ in done]
 
@@ -153,16 +153,23 @@ class InProcessGrid(Grid):
         return replies
 
     def _start(self, ids: Iterable[str], pool: ThreadPoolExecutor) -> None:
-        # Answers that nobody has pulled yet count too: that is what bounds the memory.
-        busy = {node for node, _ in self._running.values()}
-        for id_ in ids:
-            if len(self._running) >= self._workers:
+        wanted = dict.fromkeys(ids)
+        # Answers that are asked for and not pulled yet count too: that is what bounds the memory. One that came after its
+        # deadline, which nobody asks for any more, must not: it would keep its node, and a thread, for ever.
+        busy = {node for id_, (node, future) in self._running.items() if id_ in wanted or not future.done()}
+        count = sum(id_ in wanted or not future.done() for id_, (_, future) in self._running.items())
+        for id_ in [id_ for id_ in wanted if id_ in self._waiting]:
+            node = self._waiting[id_].metadata.dst_node_id
+            if count >= self._workers:
                 return
-            message = self._waiting.get(id_)
-            if message is not None and message.metadata.dst_node_id not in busy:
-                node = message.metadata.dst_node_id
-                busy.add(node)
-                self._running[id_] = node, pool.submit(self._execute, self._waiting.pop(id_))
+            if node in busy:
+                continue
+            late = [old for old, (owner, _) in self._running.items() if owner == node]
+            for old in late:  # at most one late answer is kept for a node
+                del self._running[old]
+            busy.add(node)
+            count += 1
+            self._running[id_] = node, pool.submit(self._execute, self._waiting.pop(id_))
 
     def _execute(self, message: Message) -> Message:
         node = message.metadata.dst_node_id

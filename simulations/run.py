@@ -208,6 +208,8 @@ def _platform(tally: Tally, alone: Outcome | None) -> dict[str, Any]:
         "before": _quality(tally.before),
         "alone": _quality(lone),
         "federated": _quality(tally.federated),
+        "personal": _quality(tally.personal),
+        "personal_chosen": tally.chosen,
         "users": tally.users,
         "epsilon": tally.epsilon,
         "delta": tally.joined.delta,

@@ -21,7 +21,7 @@ from rich.table import Table
 from server.outcome import Event, Kind
 from shared.settings import Settings
 
-_SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED)
+_SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED, Kind.PERSONALISED)
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
 
 
@@ -101,10 +101,12 @@ def table_of(metrics: dict[str, Any]) -> Table:
                 f"{result['bytes_up'] / 1024:,.0f}",
             ),
         }
-        stages = [stage for stage in facts if result[stage]]
+        if result.get("personal"):
+            facts["personal" if result["personal_chosen"] else "personal: global"] = ("", "", "")
+        stages = [stage for stage in facts if result[stage.partition(":")[0]]]
         for stage in stages:
             first, last = stage == stages[0], stage == stages[-1]
-            figures = [f"{result[stage][key]:.3f}" for key in ("ndcg@10", "hr@10", "auc")]
+            figures = [f"{result[stage.partition(':')[0]][key]:.3f}" for key in ("ndcg@10", "hr@10", "auc")]
             table.add_row(name if first else "", stage, *figures, *facts[stage], end_section=last)
     return table
 

@@ -28,6 +28,8 @@ from shared.messages import (
     Joined,
     Label,
     Metrics,
+    Personalise,
+    Personalised,
     Refusal,
     Train,
     Update,
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+_Answering = Update | Metrics | Personalised
 Adapter = dict[str, NDArray[np.float32]]
 
 
@@ -107,6 +110,8 @@ class AdapterStrategy(Strategy):
         self.optimizer = optimizer or ServerOptimizer(settings.server)
         self.report = Report()
         self._combining = combining
+        self.largest: float | None = None
+        """The most that an update may move a parameter; None: any finite number. A deployed coordinator sets it."""
         self.round = 0
         self._adapter: Adapter = {}
 
@@ -152,6 +157,8 @@ class AdapterStrategy(Strategy):
             # What every update leaves within float32's range, their weighted mean does too (it is convex).
             if not np.isfinite(moved).all():
                 raise ProtocolError(f"{name} would leave the range of float32", where=update.platform)
+            if self.largest is not None and float(np.abs(update.change[name]).max(initial=0.0)) > self.largest:
+                raise ProtocolError(f"{name} moved further than the settings' training can move it", where=update.platform)
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         """What a checkpoint must keep beside the adapter, so that a resumed run ends as an uninterrupted one."""
@@ -248,6 +255,19 @@ class AdapterStrategy(Strategy):
         }
         return MetricRecord({**means, "platforms": len(self.report.metrics), "users": users})
 
+    def configure_personalise(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> list[Message]:
+        """One `Personalise` request per member, with the whole model of the last round."""
+        request = Personalise(run=self.run, settings=self.settings, round=server_round, adapter=adapter_from(arrays))
+        record = to_record(request)
+        return self._to_members(lambda _: record, MessageType.TRAIN, server_round, grid)
+
+    def aggregate_personalise(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Put into `report` what the platforms say; there is nothing to combine."""
+        self.report = Report()
+        for answer in self._accepted(server_round, replies, Personalised):
+            assert isinstance(answer, Personalised)
+            self.report.personalised.append(answer)
+
     def summary(self) -> None:
         """Log the strategy's card."""
         logger.info(self.card.line)
@@ -260,7 +280,7 @@ class AdapterStrategy(Strategy):
         lifetime = self.settings.reply_timeout + 60.0
         return [Message(record(member), node, kind, ttl=lifetime, group_id=str(server_round)) for node, member in asked.items()]
 
-    def _accepted(self, server_round: int, replies: Iterable[Message], kind: type[Update | Metrics]) -> Iterator[Answer]:
+    def _accepted(self, server_round: int, replies: Iterable[Message], kind: type[_Answering]) -> Iterator[Answer]:
         for message in replies:
             node = message.metadata.src_node_id
             answer = self._vet(server_round, message, kind)
@@ -271,7 +291,7 @@ class AdapterStrategy(Strategy):
                 yield answer
             del answer
 
-    def _vet(self, server_round: int, message: Message, kind: type[Update | Metrics]) -> Answer | None:
+    def _vet(self, server_round: int, message: Message, kind: type[_Answering]) -> Answer | None:
         node = message.metadata.src_node_id
         member = None if self.members is None else self.members.get(node)
         try:
@@ -289,7 +309,7 @@ class AdapterStrategy(Strategy):
             return None
         return answer
 
-    def _require_ours(self, answer: Update | Metrics | Refusal, member: Member | None, server_round: int) -> None:
+    def _require_ours(self, answer: Update | Metrics | Personalised | Refusal, member: Member | None, server_round: int) -> None:
         if self.members is not None and member is None:
             raise ProtocolError("is not a member of this run")
         # A request that could not even be read is refused without a run, a round or a name.

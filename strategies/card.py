@@ -17,7 +17,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a person needs to know to choose a strategy, in three honest clauses."""
+    """What a person needs to know to choose a strategy: when to use it, what it trusts, what it sends."""
 
     name: str
     when: str
@@ -28,4 +28,9 @@ class Card:
     @property
     def line(self) -> str:
         """The card in one line."""
-        return f"{self.name}: {self.when}; trusts {self.trusts}; sends {self.sends}"
+        return f"{self.name}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The card without its name."""
+        return f"{self.when}. Trusts {self.trusts}. Sends {self.sends}."

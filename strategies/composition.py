@@ -25,6 +25,7 @@ from strategies.base import AdapterStrategy, Member
 from strategies.card import Card, Role
 from strategies.optimizers import ServerOptimizer
 from strategies.robust import Robust
+from strategies.secure import StepOnSums
 
 _DEFAULT = "fedavg"
 
@@ -54,6 +55,8 @@ class Composition:
         self.require(settings)
         faulty = settings.server.faulty
         optimizer = self.optimizer(settings.server) if self.optimizer else None
+        if optimizer is None and settings.distributed:
+            optimizer = StepOnSums(settings)
         if self.combining is None:
             return self.updates(settings=settings, run=run, members=members, optimizer=optimizer)
         return self.updates(
@@ -150,6 +153,11 @@ def named(name: str) -> Composition:
 def catalogue() -> tuple[Card, ...]:
     """What there is to choose from, sorted by name."""
     return tuple(part.card for part in _known().values())
+
+
+def under_secure_sum(card: Card) -> bool:
+    """Whether a part works where the coordinator learns only the sum of the updates."""
+    return bool(_known()[card.name].linear) if card.role is Role.UPDATES else card.role is not Role.COMBINING
 
 
 def _linear() -> list[str]:

@@ -80,8 +80,15 @@ class Enrolment:
         if self._adverts.setdefault(platform, advert) != advert:
             raise ProtocolError(f"{platform!r} has two sets of keys")
 
-    def close(self) -> Enrolment.Closed:
-        """The roster of those whose keys are there, with their keys."""
+    def close(self, facts: bytes = b"") -> Enrolment.Closed:
+        """The roster of those whose keys are there, with their keys.
+
+        Args:
+            facts: `Roster.facts`.
+
+        Raises:
+            InputError: they are fewer than the terms allow, or too many for so many rounds.
+        """
         adverts = tuple(self._adverts[name] for name in sorted(self._adverts))
         entries = tuple(
             Entry(
@@ -92,7 +99,7 @@ class Enrolment:
             )
             for advert in adverts
         )
-        return Enrolment.Closed(roster=Roster(terms=self._terms, entries=entries), adverts=adverts)
+        return Enrolment.Closed(roster=Roster(terms=self._terms, entries=entries, facts=facts), adverts=adverts)
 
     @dataclass(frozen=True, kw_only=True)
     class Closed:

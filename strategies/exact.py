@@ -26,9 +26,9 @@ class FedExact(ProductStrategy):
 
     card: ClassVar[Card] = Card(
         name="exact",
-        when="for a few large platforms with local noise that differ much; the download grows with every round",
-        trusts="each platform's declared users as its weight; the coordinator with each platform's own (noised) factors",
-        sends="A and B of every trained map",
+        when="a few large platforms with local noise that differ much; the download grows with every round",
+        trusts="declared users; the coordinator with each platform's own (noised) factors",
+        sends="A and B",
     )
 
     def products(self, adapter: Adapter) -> Products:

@@ -16,7 +16,7 @@ class FedAvg(AdapterStrategy):
 
     card: ClassVar[Card] = Card(
         name="fedavg",
-        when="the default, for a few large platforms; averages A and B apart, so their product is only near the mean",
-        trusts="each platform's declared users as its weight; nobody with rows, as every platform adds its own noise",
-        sends="A and B of every trained map",
+        when="a few large platforms (the default); A and B are averaged apart, so their product is only near the mean",
+        trusts="the users that platforms declare, as weights",
+        sends="A and B",
     )

@@ -19,7 +19,7 @@ class FedSA(AdapterStrategy):
 
     card: ClassVar[Card] = Card(
         name="fedsa",
-        when="for platforms with unlike tastes that recommend for themselves; the published model alone is a bare start (B = 0)",
-        trusts="each platform's declared users as its weight; nobody with rows or with its own B",
-        sends="A of every trained map; B never leaves",
+        when="unlike platforms that recommend for themselves; the published model alone is a bare start (B = 0)",
+        trusts="the users that platforms declare, as weights",
+        sends="A; each platform's B never leaves it",
     )

@@ -16,7 +16,7 @@ class FFA(AdapterStrategy):
 
     card: ClassVar[Card] = Card(
         name="ffa",
-        when="for many or very different platforms, or strong noise; exact for the product B A, and half the traffic",
-        trusts="each platform's declared users as its weight; nobody with rows, as every platform adds its own noise",
-        sends="B of every trained map",
+        when="many or unlike platforms, or strong noise; exact for the product, A stays as it was drawn",
+        trusts="the users that platforms declare, as weights",
+        sends="B, half of fedavg",
     )

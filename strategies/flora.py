@@ -23,9 +23,9 @@ class FLoRA(ProductStrategy):
 
     card: ClassVar[Card] = Card(
         name="flora",
-        when="as exact, where every round should begin afresh; the download grows fastest, by every platform's rank each round",
-        trusts="each platform's declared users as its weight; the coordinator with each platform's own (noised) factors",
-        sends="A and B of every trained map",
+        when="as exact, where every round should begin afresh; the download grows by every platform's rank each round",
+        trusts="declared users; the coordinator with each platform's own (noised) factors",
+        sends="A and B",
     )
 
     def products(self, adapter: Adapter) -> Products:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
 from shared.secagg.identity import signed_by
-from shared.secagg.masks import Frame, add_mask, agree, derive
+from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
-from shared.secagg.words import unpack
+from shared.secagg.words import add_packed
 from strategies.coordinator import SHARE, Abandoned, Coordinator
 
 
@@ -27,6 +28,7 @@ class Round:
     def __init__(self, coordinator: Coordinator, frame: Frame) -> None:
         self._coordinator, self._session, self.frame = coordinator, coordinator.session, frame
         self._total = np.zeros(frame.length, np.uint32)
+        self._sum: NDArray[np.uint32] | None = None
         self._survivors: set[int] = set()
         self._confirmations: dict[int, bytes] = {}
         self._shares: dict[int, NDArray[np.uint32]] = {}
@@ -59,7 +61,7 @@ class Round:
         if number in self._survivors:
             raise ProtocolError("a second vector in one round")
         self._coordinator.consented(number, answer.consent)
-        self._total += unpack(answer.words, length=self.frame.length, bits=self.frame.bits)
+        add_packed(self._total, answer.words, self.frame.bits)
         self._survivors.add(number)
 
     def close(self) -> None:
@@ -125,21 +127,26 @@ class Round:
         Raises:
             Abandoned: for some platform there are too few shares that fit.
         """
+        if self._sum is None:
+            secrets = self._recovered()
+            # In place: the masked sum is of no use any more.
+            add_masks(self._total, self._keys(secrets))
+            self._total &= np.uint32((1 << self.frame.bits) - 1)
+            self._sum = self._total
+        return self._sum
+
+    def _keys(self, secrets: dict[int, bytes]) -> Iterator[tuple[bytes, bool]]:
+        """The keys of all masks in the sum, and whether each is to be taken away."""
         frame, session = self.frame, self._session
-        secrets = self._recovered()
-        total = self._total.copy()
         for number in self.survivors:
-            add_mask(total, derive(secrets[number], salt=session.digest, info=frame.self(number)), subtract=True)
+            yield derive(secrets[number], salt=session.digest, info=frame.self(number)), True
         for gone in set(session.present) - self._survivors:
             key = X25519PrivateKey.from_private_bytes(secrets[gone])
             for other in session.partners(gone):
                 if other in self._survivors:
                     public = self._coordinator.adverts[other].keys.mask(frame.round)
-                    common = agree(key, public, salt=session.digest, info=frame.pair(gone, other))
                     # The survivor added it if its number is the lower one.
-                    add_mask(total, common, subtract=other < gone)
-        total &= np.uint32((1 << frame.bits) - 1)
-        return total
+                    yield agree(key, public, salt=session.digest, info=frame.pair(gone, other)), other < gone
 
     def _recovered(self) -> dict[int, bytes]:
         """Of every survivor the seed, of every platform that is gone the mask key; each held against what its owner signed."""

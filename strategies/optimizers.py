@@ -1,7 +1,7 @@
 """Server optimizers: the combined change of a round is taken for a gradient (Reddi et al. 2021, Algorithms 1 and 2).
 
-Each holds a state of the adapter's size, in float64, which a checkpoint keeps (`state`, `restore`), so that a resumed run goes on as
-if it had never stopped. A tensor that a round does not train has neither its value nor its moments moved.
+Each holds a state of the adapter's size, in float64, which a checkpoint keeps (`state`, `restore`), so that a resumed run
+goes on as if it had never stopped. A tensor that a round does not train has neither its value nor its moments moved.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class FedAvgM(_Named):
     card: ClassVar[Card] = Card(
         name="fedavgm",
         role=Role.OPTIMIZER,
-        when="when rounds pull to and fro: server momentum smooths them; takes a few rounds more to start",
-        trusts="what the updates it is combined with trust",
-        sends="what the updates it is combined with send",
+        when="rounds pull to and fro: momentum smooths them; takes a few rounds more to start",
+        trusts="what the updates trust",
+        sends="what the updates send",
     )
     rate = 1.0
     moments = ("velocity",)
@@ -129,9 +129,9 @@ class FedAdam(_Adaptive):
     card: ClassVar[Card] = Card(
         name="fedadam",
         role=Role.OPTIMIZER,
-        when="when tensors need steps of different size, over 20 rounds or more; its rate needs choosing (server.learning_rate)",
-        trusts="what the updates it is combined with trust",
-        sends="what the updates it is combined with send",
+        when="tensors need steps of different size, over 20 rounds or more; choose server.learning_rate",
+        trusts="what the updates trust",
+        sends="what the updates send",
     )
 
     def second(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,9 +146,9 @@ class FedYogi(_Adaptive):
     card: ClassVar[Card] = Card(
         name="fedyogi",
         role=Role.OPTIMIZER,
-        when="as fedadam, where the size of the updates jumps between rounds",
-        trusts="what the updates it is combined with trust",
-        sends="what the updates it is combined with send",
+        when="as fedadam, where updates jump in size between rounds",
+        trusts="what the updates trust",
+        sends="what the updates send",
     )
 
     def second(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import ProtocolError
-from shared.messages import Metrics, Refusal, Update, bytes_of
+from shared.messages import Metrics, Personalised, Refusal, Update, bytes_of
 
 
 class NoUpdate(ProtocolError):
@@ -57,6 +57,7 @@ class Report:
 
     updates: list[Receipt] = field(default_factory=list)
     metrics: list[Metrics] = field(default_factory=list)
+    personalised: list[Personalised] = field(default_factory=list)
     refusals: dict[int, Refusal] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
 

@@ -24,8 +24,6 @@ from strategies.card import Card, Role
 Stacked = NDArray[np.float32]
 """(n, rows, columns): one tensor of every update."""
 
-_HOLDS = "the coordinator with each platform's own update, so it is refused under the secure sum"
-
 
 class Robust(ABC):
     """Keeps every update of a round, then combines them.
@@ -69,9 +67,9 @@ class Median(Robust):
     card: ClassVar[Card] = Card(
         name="median",
         role=Role.COMBINING,
-        when="when under half of the platforms may be faulty and nobody knows how many; noisier than a mean, blind to users",
-        trusts=f"more than half of the platforms; {_HOLDS}",
-        sends="what the updates it is combined with send",
+        when="under half of the platforms may be faulty; noisier than a mean, blind to declared users",
+        trusts="more than half of the platforms; the coordinator with each one's update",
+        sends="what the updates send",
     )
 
     @staticmethod
@@ -95,9 +93,9 @@ class Trimmed(Robust):
     card: ClassVar[Card] = Card(
         name="trimmed",
         role=Role.COMBINING,
-        when="when at most server.faulty platforms may be faulty: closer to the mean than median, blind to users",
-        trusts=f"all but server.faulty platforms; {_HOLDS}",
-        sends="what the updates it is combined with send",
+        when="at most server.faulty platforms may be faulty; nearer to the mean than median, blind to declared users",
+        trusts="all but server.faulty platforms; the coordinator with each one's update",
+        sends="what the updates send",
     )
 
     @staticmethod
@@ -129,9 +127,9 @@ class Krum(Robust):
     card: ClassVar[Card] = Card(
         name="krum",
         role=Role.COMBINING,
-        when="when a few whole updates may be faulty (server.faulty), on 5 platforms and more: it drops them whole",
-        trusts=f"all but server.faulty platforms; {_HOLDS}",
-        sends="what the updates it is combined with send",
+        when="whole updates may be faulty (server.faulty of 5 or more): drops them whole, blind to declared users",
+        trusts="all but server.faulty platforms; the coordinator with each one's update",
+        sends="what the updates send",
     )
 
     @staticmethod

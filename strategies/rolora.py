@@ -18,7 +18,7 @@ class RoLoRA(AdapterStrategy):
 
     card: ClassVar[Card] = Card(
         name="rolora",
-        when="as ffa, where a frozen A is too poor: learns A too, exact in each round, half the traffic; twice the rounds",
-        trusts="each platform's declared users as its weight; nobody with rows, as every platform adds its own noise",
-        sends="B of every trained map in odd rounds, A in even rounds",
+        when="as ffa, where a frozen A is too poor; learns A and B in turns, exact in each round, in twice the rounds",
+        trusts="the users that platforms declare, as weights",
+        sends="B and A in turns, half of fedavg",
     )

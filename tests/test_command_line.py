@@ -68,7 +68,20 @@ def refused(result: Result, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["simulate"], ["world"], ["world", "new"], ["check"], ["recommend"], ["audit"], ["pull"], ["models"], ["publish"], ["strategies"]]
+    "command",
+    [
+        [],
+        ["simulate"],
+        ["world"],
+        ["world", "new"],
+        ["check"],
+        ["recommend"],
+        ["audit"],
+        ["pull"],
+        ["models"],
+        ["publish"],
+        ["strategies"],
+    ],
 )
 def test_help_teaches(call: Callable[..., Result], command: list[str]) -> None:
     result = call(*command, "--help")
@@ -122,7 +135,8 @@ class TestRuns:
         assert json.loads(published.out)["version"] == 1
         listed = json.loads(call("models", registry, "--trust", public, "--json").out)
         (version,) = listed["versions"]
-        assert listed["checked"] and (version["name"], version["platforms"], version["signer"]) == ("spring", ["shop"], fingerprint)
+        assert listed["checked"]
+        assert (version["name"], version["platforms"], version["signer"]) == ("spring", ["shop"], fingerprint)
         assert "spring" in call("models", registry).out and "no signature was looked at" in call("models", registry).text
         refused(call("pull", registry, "--out", tmp_path / "p"), "whose signature", "--trust")
         taken = call("pull", registry, "--trust", public, "--out", tmp_path / "p")

@@ -36,7 +36,8 @@ bound of an integer law, and no idealisation either.
   whatever came before, and the left law has moved by at most the chance that any of the m is sampled, m q. Over the run that is
   T m q (2^m - 1) beta in total variation, and costs as much of delta, in either direction, with no factor.
 - The sampler is within tau = 2^-`SAMPLER_BITS` of its law, per coordinate and share. Both laws move by T d h tau, which costs
-  (1 + e^epsilon) T d h tau of delta.
+  (1 + e^epsilon) T d h tau of delta. Up to epsilon = `LARGEST` that is below 2^-100 for any release that can be written down,
+  so that a plan and its releases cannot differ by it; a larger epsilon is infinite here.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ from dataclasses import replace
 from shared.privacy.groups import Removal
 from shared.privacy.integers import LEAST_SHARE, SMOOTHING
 
-SAMPLER_BITS = 216
+SAMPLER_BITS = 480
 """One share of one coordinate is within 2^-SAMPLER_BITS of its law in total variation (`client/integer_noise.py`)."""
+
+LARGEST = 200.0
+"""Greatest epsilon that is told from an infinite one."""
 
 CLOSENESS_BITS = 100
 """h shares of one coordinate are a post-processed Gaussian up to e^(+-h 2^-CLOSENESS_BITS): 2^-110 with room for shares
@@ -97,8 +101,10 @@ def epsilon(removals: Sequence[Removal], delta: float, convert: Callable[[float]
     if rest <= 0:
         return math.inf
     spent = convert(rest)
+    if spent > LARGEST:
+        return math.inf
     most = spent + 1  # (1 + e^most) covers every epsilon up to it, so the result counts only if it is not above
-    left = rest - sampler * (1 + math.exp(most)) if most < 700 else 0.0
+    left = rest - sampler * (1 + math.exp(most))
     if left <= 0:
         return math.inf
     if left < rest:  # else it is below the last digit, and the answer is known

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shared.errors import InputError, PrivacyError
+from shared.errors import InputError, NoisyPlan, PrivacyError
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.integers import Integers
@@ -100,8 +100,9 @@ def make_plan(
         accountant: Who counts.
 
     Raises:
-        PrivacyError: the budget cannot be kept, or the update would be noise. Under distributed noise the latter is the
-            coordinator's to judge, by `signal_to_noise` of all platforms' users: the plan states it for this one's alone.
+        NoisyPlan: the update would be noise. Under distributed noise that is the coordinator's to judge, by
+            `signal_to_noise` of all platforms' users: the plan states it for this one's alone.
+        PrivacyError: the budget cannot be kept.
         InputError: a value is out of its range.
     """
     for name, value in (("users", users), ("parameters", parameters)):
@@ -138,7 +139,7 @@ def make_plan(
         sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
     )
     if ratio < 1 and integers is None:
-        raise PrivacyError(
+        raise NoisyPlan(
             f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's norm "
             f"(noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, {parameters} parameters)",
             where=f"the privacy plan for epsilon {budget:g} at delta {delta:g}",

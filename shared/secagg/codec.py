@@ -2,8 +2,9 @@
 
 A message is `FS`, the version, the class's tag, and its fields in order: int as 4 bytes, float as 8, bool as 1, str and
 bytes with their length, tuples with their count, dataclasses inside as they stand, `X | None` with a truth value before it.
-Counts are held against the bytes that are there before anything is made, so a short message cannot ask for much memory.
-Whatever else is wrong, the class itself says where it is made (`__post_init__`).
+Bytes that may be very many are declared `bytes | memoryview`, and are not copied out of the message. Counts are held
+against the bytes that are there before anything is made, so a short message cannot ask for much memory. Whatever else is wrong,
+the class itself says where it is made (`__post_init__`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from shared.errors import FedfuseError, ProtocolError
 VERSION = 1
 LARGEST = 1 << 30
 """Bytes of the largest message."""
+MOST_ITEMS = 1 << 16
+"""Items of a tuple: all of them go by platform, and each becomes an object many times its bytes."""
 _HEAD = b"FS" + bytes([VERSION])
+
+
+Blob = bytes | memoryview
 
 
 class Tagged(Protocol):
@@ -72,6 +78,8 @@ def _put(parts: list[bytes], kind: Any, value: Any) -> None:
     elif kind is str or kind is bytes:
         raw = value.encode() if kind is str else value
         parts += (struct.pack("<I", len(raw)), raw)
+    elif kind == Blob:
+        parts += (struct.pack("<I", len(value)), value)
     elif isinstance(kind, UnionType):
         _put(parts, bool, value is not None)
         if value is not None:
@@ -106,14 +114,16 @@ class _Reader:
             return self._bytes(self.take(int))
         if kind is str:
             try:
-                return self._bytes(self.take(int)).decode()
+                return bytes(self._bytes(self.take(int))).decode()
             except UnicodeDecodeError:
                 raise ProtocolError("text that is not UTF-8") from None
+        if kind == Blob:
+            return memoryview(self._bytes(self.take(int), copy=False))
         if isinstance(kind, UnionType):
             return self.take(get_args(kind)[0]) if self.take(bool) else None
         if get_origin(kind) is tuple:
             inner, count = get_args(kind)[0], self.take(int)
-            if count > len(self._data) - self.at:  # an item takes a byte at least
+            if count > min(len(self._data) - self.at, MOST_ITEMS):  # an item takes a byte at least
                 raise ProtocolError(f"{count} items in {len(self._data) - self.at} bytes")
             return tuple(self.take(inner) for _ in range(count))
         values = {name: self.take(inner) for name, inner in _layout(kind)}
@@ -122,10 +132,10 @@ class _Reader:
         except FedfuseError as error:
             raise ProtocolError(f"{kind.__name__}: {error.found}") from None
 
-    def _bytes(self, count: int) -> bytes:
+    def _bytes(self, count: int, *, copy: bool = True) -> bytes | memoryview:
         end = self.at + count
         if end > len(self._data):
             raise ProtocolError(f"the message ends {end - len(self._data)} bytes early")
-        part = self._data[self.at : end]
+        part = self._data[self.at : end] if copy else memoryview(self._data)[self.at : end]
         self.at = end
         return part

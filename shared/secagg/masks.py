@@ -6,7 +6,9 @@ Addition wraps modulo 2**32, and 2**b divides 2**32, so sums are reduced to b bi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
@@ -19,9 +21,10 @@ from shared.errors import ProtocolError
 
 KEY = 32
 """Bytes of a key, private or public, and of a seed."""
-_CHUNK = 1 << 18
-"""Bytes of a stream made at a time: they stay in a core's own cache until they are added."""
-_ZEROS = memoryview(bytes(_CHUNK))
+PART = 1 << 15
+"""Words of a vector that are worked on at a time: they stay in a core's own cache."""
+_ZEROS = memoryview(bytes(4 * PART))
+_TOGETHER = 64
 _START = modes.CTR(bytes(16))
 """Every key makes one stream, once, so the counter may begin at zero."""
 
@@ -69,8 +72,32 @@ def derive(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=KEY, salt=salt, info=info).derive(secret)
 
 
+class Masks:
+    """Several keys' streams (AES-256 in counter mode), which are added to a vector together, part by part.
+
+    Part by part, because a part of the vector stays in a core's own cache while all streams are added to it.
+
+    Args:
+        keys: Each with whether its stream is taken away instead.
+    """
+
+    def __init__(self, keys: Iterable[tuple[bytes, bool]]) -> None:
+        self._streams = [(Cipher(algorithms.AES256(key), _START).encryptor(), subtract) for key, subtract in keys]
+        self._buffer = np.empty(4 * PART + 16, np.uint8)
+
+    def add(self, part: NDArray[np.uint32]) -> None:
+        """Add the next `len(part)` words of every stream to `part` in place; `PART` at most, fewer only at the end."""
+        zeros, words = _ZEROS[: 4 * len(part)], self._buffer[: 4 * len(part)].view("<u4")
+        for stream, subtract in self._streams:
+            stream.update_into(zeros, self._buffer.data)
+            if subtract:
+                np.subtract(part, words, out=part)
+            else:
+                np.add(part, words, out=part)
+
+
 def add_mask(total: NDArray[np.uint32], key: bytes, *, subtract: bool = False) -> None:
-    """Add the key's stream (AES-256 in counter mode) to `total` in place, or take it away.
+    """Add one key's stream to the whole of `total` in place, or take it away.
 
     >>> total = np.arange(5, dtype=np.uint32)
     >>> add_mask(total, bytes(32))
@@ -80,12 +107,13 @@ def add_mask(total: NDArray[np.uint32], key: bytes, *, subtract: bool = False) -
     >>> total.tolist()
     [0, 1, 2, 3, 4]
     """
-    stream = Cipher(algorithms.AES256(key), _START).encryptor()
-    chunk = min(_CHUNK, 4 * len(total))
-    buffer = np.empty(chunk + 16, np.uint8)
-    words = buffer[:chunk].view("<u4")
-    change = np.subtract if subtract else np.add
-    for start in range(0, len(total), _CHUNK // 4):
-        part = total[start : start + _CHUNK // 4]
-        stream.update_into(_ZEROS[: 4 * len(part)], buffer.data)
-        change(part, words[: len(part)], out=part)
+    add_masks(total, [(key, subtract)])
+
+
+def add_masks(total: NDArray[np.uint32], keys: Iterable[tuple[bytes, bool]]) -> None:
+    """The same for several keys; each says whether it is taken away."""
+    waiting = iter(keys)
+    while some := list(islice(waiting, _TOGETHER)):
+        masks = Masks(some)
+        for start in range(0, len(total), PART):
+            masks.add(total[start : start + PART])

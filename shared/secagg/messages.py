@@ -83,7 +83,7 @@ class Masked:
     tag: ClassVar[int] = 13
 
     consent: bytes = field(repr=False)
-    words: bytes = field(repr=False)
+    words: bytes | memoryview = field(repr=False)
 
     def __post_init__(self) -> None:
         _require(len(self.consent) == SIGNATURE, "a consent of another length")

@@ -74,15 +74,16 @@ class Quorum:
 
 
 @cache
-def quorum_of(members: int, *, threshold: float, colluders: int) -> Quorum:
+def quorum_of(members: int, *, threshold: float, colluders: int, least: int = 1) -> Quorum:
     """The numbers for so many platforms.
 
     Args:
-        threshold: Wanted t / n, in (0, 1]; t is larger where the colluders ask for it.
+        threshold: Wanted t / n, in (0, 1]; t is larger where the colluders or `least` ask for it.
         colluders: Most platforms that may collude with the server; a platform alone has none.
+        least: Fewest platforms that a sum may be of.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: a value is out of its range, or there are fewer platforms than the least.
 
     >>> quorum_of(3, threshold=0.6, colluders=0)
     Quorum(members=3, threshold=2, votes=2, colluders=0, degree=2, shares=2)
@@ -97,9 +98,11 @@ def quorum_of(members: int, *, threshold: float, colluders: int) -> Quorum:
             where="the secure sum",
             do="threshold in (0, 1], colluders at least 0",
         )
+    if members < least:
+        raise InputError(f"{members} platforms, and a sum is to be of {least} at least", where="the secure sum")
     n, c = members, min(colluders, members - 1)
     q = (n + c) // 2 + 1
-    t = max(math.ceil(threshold * n - 1e-9), q)
+    t = max(math.ceil(threshold * n - 1e-9), q, least)
     if n > COMPLETE:
         for k in range(max(2, n - t + c + 1) // 2 * 2, n - 1, 2):
             shares = (k + 1 + c) // 2 + 1

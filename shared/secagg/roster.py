@@ -20,6 +20,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MOST_ROUNDS = 1 << 14
 MOST_SHARES = 1 << 20
 """Rounds times holders, at most: a platform keeps 72 bytes for each."""
+_FACTS = 1 << 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Terms:
     Args:
         run: Name of the run.
         rounds: Rounds for which keys are made.
-        threshold, colluders: See `quorum_of`.
+        threshold, colluders, least: See `quorum_of`.
         settings: SHA-256 of all other settings, so that nobody is told others than the rest.
     """
 
@@ -37,12 +38,14 @@ class Terms:
     rounds: int
     threshold: float
     colluders: int
+    least: int = 1
     settings: bytes = bytes(DIGEST)
 
     def __post_init__(self) -> None:
         _require(bool(NAME.fullmatch(self.run)), f"run {self.run[:99]!r} is not a name")
         _require(1 <= self.rounds <= MOST_ROUNDS, f"{self.rounds} rounds; at most {MOST_ROUNDS} have their keys in one run")
         _require(0 < self.threshold <= 1 and 0 <= self.colluders < MOST, "a threshold or a number of colluders out of range")
+        _require(1 <= self.least <= MOST, f"{self.least} platforms at least")
         _require(len(self.settings) == DIGEST, "settings without a digest")
 
     def quorum(self, members: int) -> Quorum:
@@ -51,7 +54,7 @@ class Terms:
         Raises:
             InputError: rounds times neighbours are more than a platform should keep.
         """
-        quorum = quorum_of(members, threshold=self.threshold, colluders=self.colluders)
+        quorum = quorum_of(members, threshold=self.threshold, colluders=self.colluders, least=self.least)
         if self.rounds * (quorum.degree + 1) > MOST_SHARES:
             raise InputError(
                 f"{self.rounds} rounds with {quorum.degree} neighbours are more than {MOST_SHARES} shares a platform",
@@ -150,14 +153,20 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Roster:
-    """All platforms of a run, in the order of their names; a platform's *number* is its place here, from 0."""
+    """All platforms of a run, in the order of their names; a platform's *number* is its place here, from 0.
+
+    Args:
+        facts: What else they all must have been told alike, once it is known who they are; the caller's own text.
+    """
 
     tag: ClassVar[int] = 3
 
     terms: Terms
     entries: tuple[Entry, ...] = field(repr=False)
+    facts: bytes = b""
 
     def __post_init__(self) -> None:
+        _require(len(self.facts) <= _FACTS, f"{len(self.facts)} bytes of facts")
         names = [entry.platform for entry in self.entries]
         _require(
             0 < len(names) <= MOST and names == sorted(set(names)), "a roster that is empty, out of order or names one twice"
@@ -174,9 +183,9 @@ class Roster:
     def digest(self) -> bytes:
         """Stands for the terms and every platform with its keys: parties with different rosters share no key."""
         terms = self.terms
-        numbers = struct.pack("<IId", terms.rounds, terms.colluders, terms.threshold)
+        numbers = struct.pack("<IIId", terms.rounds, terms.colluders, terms.least, terms.threshold)
         lines = (part for entry in self.entries for part in (entry.platform.encode(), entry.identity, entry.keys))
-        return digest_of("roster", terms.run.encode(), numbers, terms.settings, *lines)
+        return digest_of("roster", terms.run.encode(), numbers, terms.settings, self.facts, *lines)
 
     def number(self, platform: str) -> int:
         """A platform's number.

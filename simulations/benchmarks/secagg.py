@@ -3,9 +3,10 @@
     python -m simulations.benchmarks.secagg --participants 50 --parameters 300000 [--dropout 0.2] [--json]
 
 One round in this process, in fixed point from real vectors to the real sum, with every message and state as bytes. Both sides
-have the same neighbours and the same threshold of shares. Our keys and shares are made once for a run of `--rounds` rounds, theirs
-for each round; so `ratios`, theirs over ours, holds one round of theirs against one of ours and its part of our set-up.
-`ratios_of_one_round` charges our whole set-up to the one round.
+have the same neighbours and the same threshold of shares. Our keys and shares are made once for a run of `--rounds` rounds,
+theirs for each round. So `ratios`, theirs over ours, takes for a run of theirs so many times the round that is measured, and
+for a run of ours the set-up, the first round, and the second for each of the others. `ratios_of_one_round` is theirs over our
+set-up and first round.
 """
 
 from __future__ import annotations
@@ -46,8 +47,6 @@ THRESHOLD = 0.8
 COLLUDERS = 1
 CLIP = 1.0
 NOISE = 1.0
-SETUP = ("keys", "deal", "open")
-"""Phases of which a run needs one, however many rounds it has."""
 
 
 class Clock:
@@ -125,7 +124,7 @@ class Bench:
         for number in range(self.participants):
             if number in gone:
                 continue
-            plain = self.vector(number)
+            plain = self.vector(number).astype(np.float64)
             with clock.at("server", "mask"):
                 asked = encode(work.mask_for(number))
             platform: Active | Dealing = self.platforms[number]
@@ -134,7 +133,7 @@ class Bench:
                 if isinstance(platform, Dealing):
                     platform = platform.open(request)
             with clock.at("client", "fixed point"):
-                words = self.point.wrap(self.point.encode(plain.astype(np.float64), self.noise))
+                words = self.point.wrap(self.point.encode(plain, self.noise))
             with clock.at("client", "mask"):
                 platform, answer = platform.mask(request, words, question=b"", identity=self.identities[number])
                 sent = encode(answer)
@@ -183,37 +182,40 @@ class Bench:
 def measure(*, participants: int, parameters: int, dropout: float, rounds: int, legacy: bool = True) -> dict[str, Any]:
     """Our figures and theirs at one size; milliseconds of processor time."""
     gone = set(np.random.default_rng(1).permutation(participants)[: round(dropout * participants)].tolist())
+    alive = participants - len(gone)
     bench = Bench(participants=participants, parameters=parameters, rounds=rounds)
     bench.point.encode(np.zeros(parameters), bench.noise)  # computes the scale, once in a run
     bench.set_up()
+    setup, bench.clock = bench.clock, Clock()
     exact = bench.round(1, gone=gone)
-    alive = participants - len(gone)
+    first = later = bench.clock
+    if rounds > 1:
+        bench.clock, bench.uplink["round"] = Clock(), 0
+        exact &= bench.round(2, gone=gone)
+        later = bench.clock
     quorum = bench.coordinator.roster.quorum
-    clocks = {"client": bench.clock.client, "server": bench.clock.server}
-    setup = {side: sum(clock[phase] for phase in SETUP) for side, clock in clocks.items()}
-    per_round = {side: sum(clock.values()) - setup[side] for side, clock in clocks.items()}
-    each = {
-        phase: round(1000 * seconds / (participants if phase in ("keys", "deal") else alive), 3)
-        for phase, seconds in bench.clock.client.items()
-    }
     result: dict[str, Any] = {
         "participants": participants,
         "parameters": parameters,
         "dropped": len(gone),
+        "rounds": rounds,
         "threshold": quorum.threshold,
         "colluders": quorum.colluders,
         "neighbours": quorum.degree,
         "share_threshold": quorum.shares,
-        "rounds": rounds,
         "bits": bench.point.bits,
         "ours": {
             "exact": exact,
-            "client_ms": round(1000 * per_round["client"], 1),
-            "server_ms": round(1000 * per_round["server"], 1),
-            "client_setup_ms": round(1000 * setup["client"], 1),
-            "server_setup_ms": round(1000 * setup["server"], 1),
-            "client_ms_each": each,
-            "server_ms_by_phase": {phase: round(1000 * seconds, 1) for phase, seconds in bench.clock.server.items()},
+            "client_ms_each": {
+                "setup": _milliseconds(setup.client, participants),
+                "first": _milliseconds(first.client, alive),
+                "later": _milliseconds(later.client, alive),
+            },
+            "server_ms": {
+                "setup": _milliseconds(setup.server),
+                "first": _milliseconds(first.server),
+                "later": _milliseconds(later.server),
+            },
             "uplink_bytes_each": round(bench.uplink["round"] / alive),
             "uplink_over_16_bit": round(bench.uplink["round"] / alive / (2 * parameters), 4),
             "setup_uplink_bytes_each": round(bench.uplink["setup"] / participants),
@@ -235,15 +237,20 @@ def measure(*, participants: int, parameters: int, dropout: float, rounds: int, 
         )
         result["theirs"] = {
             "exact": theirs.exact,
-            "client_ms": round(1000 * theirs.client, 1),
+            "client_ms_each": round(1000 * theirs.client / alive, 1),
             "server_ms": round(1000 * theirs.server, 1),
         }
-        for name, part in (("ratios", 1 / rounds), ("ratios_of_one_round", 1.0)):
-            result[name] = {
-                f"{side}_cpu": round(getattr(theirs, side) / (per_round[side] + part * setup[side]), 2)
-                for side in ("client", "server")
-            }
+        sides = ("client", "server")
+        ours = {side: [sum(getattr(clock, side).values()) for clock in (setup, first, later)] for side in sides}
+        run = {side: once + begin + (rounds - 1) * other for side, (once, begin, other) in ours.items()}
+        result["ratios"] = {f"{side}_cpu": round(rounds * getattr(theirs, side) / run[side], 2) for side in sides}
+        result["ratios_of_one_round"] = {f"{side}_cpu": round(getattr(theirs, side) / sum(ours[side][:2]), 2) for side in sides}
     return result
+
+
+def _milliseconds(seconds: Counter[str], among: int = 1) -> dict[str, float]:
+    each = {phase: round(1000 * value / among, 3) for phase, value in seconds.items()}
+    return {**each, "all": round(sum(each.values()), 3)}
 
 
 def memory(*, participants: int, parameters: int) -> dict[str, Any]:
@@ -307,23 +314,24 @@ def main() -> None:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    ours, theirs, ratios = result["ours"], result.get("theirs", {}), result.get("ratios", {})
+    ours, theirs, ratios = result["ours"], result.get("theirs"), result.get("ratios")
     table = Table(
         title=f"secure sum of {result['parameters']:,} parameters, {result['participants']} platforms, {result['dropped']} lost, "
         f"{result['neighbours']} neighbours, {result['bits']} bits"
     )
-    for column in ("", "ours", "legacy SecAgg+", "ratio"):
-        table.add_column(column, justify="right" if column else "left")
-    alive = result["participants"] - result["dropped"]
-    for side, count in (("client", alive), ("server", 1)):
+    for column in ("processor time, ms", "set-up", "a round", "legacy SecAgg+", "ratio in a run"):
+        table.add_column(column, justify="left" if column.startswith("proc") else "right")
+    for side, key in (("client, each", "client_ms_each"), ("server", "server_ms")):
         table.add_row(
-            f"{side}, ms" + (" each" if side == "client" else ""),
-            f"{ours[f'{side}_ms'] / count:,.1f}",
-            f"{theirs[f'{side}_ms'] / count:,.1f}" if theirs else "-",
-            f"{ratios[f'{side}_cpu']:.1f}x" if ratios else "-",
+            side,
+            f"{ours[key]['setup']['all']:,.1f}",
+            f"{ours[key]['later']['all']:,.1f}",
+            f"{theirs[key]:,.1f}" if theirs else "-",
+            f"{ratios[f'{key[:6]}_cpu']:.1f}x" if ratios else "-",
         )
-    table.add_row("exact", str(ours["exact"]), str(theirs.get("exact", "-")), "")
-    table.add_row("uplink over 16-bit", f"{ours['uplink_over_16_bit']:.3f}", "", "")
+    table.caption = f"exact: ours {ours['exact']}, theirs {theirs['exact'] if theirs else '-'}; " + (
+        f"uplink {ours['uplink_over_16_bit']:.3f} of 16-bit numbers; {result['rounds']} rounds in a run"
+    )
     return table
 
 

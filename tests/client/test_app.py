@@ -27,6 +27,8 @@ from shared.messages import (
     Joined,
     Label,
     Metrics,
+    Personalise,
+    Personalised,
     Reason,
     Refusal,
     Request,
@@ -59,6 +61,10 @@ class Scripted:
                 run=request.run, platform="movies", round=request.round, users=9, epsilon=1.0, ledger="", seconds=0.1,
                 change=request.adapter,
             )  # fmt: skip
+        if isinstance(request, Personalise):
+            return Personalised(
+                run=request.run, platform="movies", round=request.round, users=9, chosen=True, epsilon=1.0, ledger="", seconds=0.1
+            )
         return Metrics(
             run=request.run, platform="movies", round=request.round, label=request.label, users=9, ndcg=0.1, hr=0.2, auc=0.5,
             exact=False, epsilon=1.0, ledger="", seconds=0.1,
@@ -94,10 +100,11 @@ REQUESTS = [
     (Join(run="r", settings=Settings()), "query", Joined),
     (Train(run="r", settings=Settings(), round=2, factors=Factors.B, adapter=ADAPTER), "train", Update),
     (Evaluate(run="r", settings=Settings(), round=2, label=Label.BEFORE, adapter=ADAPTER), "evaluate", Metrics),
+    (Personalise(run="r", settings=Settings(), round=10, adapter=ADAPTER), "train", Personalised),
 ]
 
 
-@pytest.mark.parametrize(("request_", "kind", "answer"), REQUESTS, ids=["join", "train", "evaluate"])
+@pytest.mark.parametrize(("request_", "kind", "answer"), REQUESTS, ids=["join", "train", "evaluate", "personalise"])
 def test_requests_arrive_whole_and_answers_come_back(
     scripted: Scripted, request_: Request, kind: str, answer: type[Answer]
 ) -> None:

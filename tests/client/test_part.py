@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from client.worker import Worker
 from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
 from shared.core import core_factors
-from shared.errors import PrivacyError, ProtocolError
+from shared.errors import InputError, PrivacyError, ProtocolError
 from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update, to_record
 from shared.settings import Settings
 
@@ -234,18 +235,29 @@ class TestPart:
 
 
 class TestCoreFactors:
-    def test_they_are_the_top_directions_of_the_weights(self, tiny_settings: Make, tiny_bert: str) -> None:
-        settings = tiny_settings(strategy="fedsb", model={"targets": "intermediate,output", "rank": 4})
+    @pytest.mark.parametrize(("rank", "ends"), [(4, [0, 1, -2, -1]), (3, [0, 1, -1]), (1, [0])])
+    def test_they_are_both_ends_of_the_weights_spectrum(
+        self, tiny_settings: Make, tiny_bert: str, rank: int, ends: list[int]
+    ) -> None:
+        settings = tiny_settings(strategy="fedsb", model={"targets": "intermediate,output", "rank": rank})
         backbone = load_backbone(tiny_bert)
         factors = core_factors(settings, backbone)
         for name in ("encoder.layer.1.intermediate.dense", "encoder.layer.2.output.dense"):
             a, b = factors[f"{name}.lora_A"].astype(float), factors[f"{name}.lora_B"].astype(float)
             weight = backbone.weights[f"{name}.weight"].double().numpy()
-            np.testing.assert_allclose(a @ a.T, np.eye(4) / 3, atol=1e-6)
-            np.testing.assert_allclose(b.T @ b, np.eye(4) * len(b) / 4, atol=1e-5)
-            sizes = np.linalg.svd(weight, compute_uv=False)[:4]
-            core = b.T @ weight @ a.T * np.sqrt(3) / np.sqrt(len(b) / 4)
+            np.testing.assert_allclose(a @ a.T, np.eye(rank) / 3, atol=1e-6)
+            np.testing.assert_allclose(b.T @ b, np.eye(rank) * len(b) / rank, atol=1e-5)
+            sizes = np.linalg.svd(weight, compute_uv=False)[ends]
+            core = b.T @ weight @ a.T * np.sqrt(3) / np.sqrt(len(b) / rank)
             np.testing.assert_allclose(core, np.diag(sizes), atol=1e-4)
+
+    def test_a_weight_without_directions_is_refused(self, tiny_settings: Make, tiny_bert: str) -> None:
+        backbone = load_backbone(tiny_bert)
+        name = "encoder.layer.2.attention.self.query.weight"
+        for flat in (torch.eye(32), torch.zeros(32, 32), torch.diag(torch.tensor([9.0, 8.0] + [0.0] * 30))):
+            spoilt = replace(backbone, weights={**backbone.weights, name: flat})
+            with pytest.raises(InputError, match="equal"):
+                core_factors(tiny_settings(strategy="fedsb", model={"rank": 6}), spoilt)
 
     def test_everybody_makes_the_same(self, tiny_settings: Make, tiny_bert: str) -> None:
         backbone = load_backbone(tiny_bert)

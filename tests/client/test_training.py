@@ -438,3 +438,14 @@ def test_adaptive_clipping_moves_the_bound_during_a_run(problem: Problem) -> Non
     trainer = problem.trainer(mechanism=mechanism)
     trainer.run(problem.parameters, problem.trained, problem.bank, Adam(learning_rate=1e-3), steps=10, random=SeededNoise(0))
     assert trainer.mechanism.clip > 1.5e-3
+
+
+def test_both_engines_train_the_same_model(make_problem: Callable[..., Problem]) -> None:
+    ends = []
+    for engine in ("batched", "opacus"):
+        problem = make_problem(engine=engine)
+        trainer = problem.trainer(mechanism=problem.mechanism(clip=0.1, noise_multiplier=0.5), micro_batch=5)
+        optimizer = Adam(learning_rate=0.01)
+        ends.append(trainer.run(problem.parameters, problem.trained, problem.bank, optimizer, steps=3, random=SeededNoise(0)))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, atol=1e-4, rtol=1e-3, msg=name)

@@ -54,7 +54,11 @@ def test_a_message_arrives_whole(pair: tuple[socket.socket, socket.socket]) -> N
 
 
 scalars = st.one_of(
-    st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.text(max_size=20), st.binary(max_size=20), st.booleans()
+    st.integers(-(2**62), 2**62),
+    st.floats(allow_nan=False),
+    st.text(max_size=20),
+    st.one_of(st.binary(max_size=20), st.binary(min_size=300, max_size=400)),
+    st.booleans(),
 )
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
 arrays = st.builds(

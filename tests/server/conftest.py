@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -145,3 +146,35 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     s3fs.S3FileSystem().mkdir(bucket)
     request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
     return f"s3://{bucket}/models"
+
+
+@pytest.fixture
+def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a registry in what looks like Google's object store, on this machine, for anybody."""
+    core = pytest.importorskip("gcsfs.core")
+    import fsspec
+    import google.auth
+    import google.auth.compute_engine._metadata as metadata
+
+    from tests.server.object_services import GoogleStore
+
+    looked: list[object] = []
+
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        looked.append(args)
+        raise AssertionError("a test looks for somebody's credentials")
+
+    # gcsfs' own default asks a service outside what kind of bucket this is, and looks for credentials to do so.
+    for owner, name in ((google.auth, "default"), (metadata, "ping"), (metadata, "get")):
+        monkeypatch.setattr(owner, name, forbidden)
+    for protocol in ("gs", "gcs"):
+        # `fsspec.registry` is also the name of a read-only view, which hides the module.
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, protocol, core.GCSFileSystem)
+        monkeypatch.setitem(fsspec.config.conf, protocol, {"token": "anon"})
+    server = GoogleStore()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+    core.GCSFileSystem.clear_instance_cache()
+    yield "gs://bucket/models"
+    core.GCSFileSystem.clear_instance_cache()
+    server.close()
+    assert looked == []  # even if a library has kept quiet about it

@@ -152,7 +152,13 @@ def test_facts_that_are_none(make_run: MakeRun, change: dict[str, Any]) -> None:
 def test_a_platform_cannot_write_into_the_card(make_run: MakeRun) -> None:
     """Numbers and closed names only: what a platform says of itself never becomes Markdown of its own."""
     values = json.loads((make_run() / "model" / FACTS).read_text())
-    for key, text in [("name", "x\n# Trust me"), ("accountant", "<script>"), ("ledger", "`|"), ("epsilon", "a | b"), ("delta", 2)]:
+    for key, text in (
+        ("name", "x\n# Trust me"),
+        ("accountant", "<script>"),
+        ("ledger", "`|"),
+        ("epsilon", "a | b"),
+        ("delta", 2),
+    ):
         changed = json.loads(json.dumps(values))
         changed["platforms"][0][key] = text
         with pytest.raises(InputError):

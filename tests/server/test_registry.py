@@ -22,12 +22,12 @@ MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", "s3", "gcs"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "registry")
-    if request.param == "s3":
-        return str(request.getfixturevalue("s3"))
+    if request.param in ("s3", "gcs"):
+        return str(request.getfixturevalue(request.param))
     return f"memory://{tmp_path.name}/models"
 
 
@@ -97,7 +97,9 @@ class TestEveryStore:
         remove(registry.store, "manifests/000002.json")
         registry.store.replace(INDEX, b'{"format":1,"newest":1}')
         assert [m.version for m in registry.versions()] == [1]
-        assert registry.publish(make_run("b", seed=2), signer) == second  # the same files, and now they count
+        again = registry.publish(make_run("b", seed=2), signer)  # the same files, and now they count
+        assert (again.version, again.previous, again.signer) == (2, second.previous, second.signer)
+        assert [m.version for m in registry.versions()] == [2, 1]
 
     def test_an_index_that_points_beyond_is_an_error(self, address: str, make_run: MakeRun, signer: Signer) -> None:
         registry = registry_at(address, signer)

@@ -153,8 +153,14 @@ class TestFiles:
             load_trusted(pair[0])
         assert "stays with the coordinator" in caught.value.do
         pair[1].chmod(0o600)
-        with pytest.raises(InputError, match="not a private key"):
+        with pytest.raises(InputError, match="no private key"):
             load_signer(pair[1])
+
+    def test_as_an_invitation_names_it(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        from shared.keys import ed25519_line, load_ed25519
+
+        (tmp_path / "line.pub").write_text(ed25519_line(load_ed25519(pair[0]).public_key()) + " models@fedfuse\n")
+        assert load_trusted(tmp_path / "line.pub") == load_trusted(pair[1])
 
     def test_that_are_no_files(self, tmp_path: Path) -> None:
         import os

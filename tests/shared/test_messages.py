@@ -26,6 +26,8 @@ from shared.messages import (
     Joined,
     Label,
     Metrics,
+    Personalise,
+    Personalised,
     Reason,
     Refusal,
     Train,
@@ -42,6 +44,7 @@ REQUESTS = [
     Join(run="run", settings=Settings()),
     Train(run="run", settings=Settings(), round=3, factors=Factors.B, adapter=ARRAYS),
     Evaluate(run="run", settings=Settings(), round=0, label=Label.BEFORE, adapter=ARRAYS),
+    Personalise(run="run", settings=Settings(), round=10, adapter=ARRAYS),
 ]
 ANSWERS = [
     Joined(
@@ -70,6 +73,7 @@ ANSWERS = [
         ledger="",
         seconds=0.1,
     ),
+    Personalised(run="run", platform="shop", round=10, users=9, chosen=True, epsilon=7.5, ledger="b" * 64, seconds=3.0),
     Refusal(run="run", platform="shop", round=2, reason=Reason.BUDGET),
 ]
 

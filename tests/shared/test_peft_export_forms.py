@@ -89,7 +89,7 @@ def test_stock_peft_computes_adapter_and_residual(tiny_bert: str, tmp_path: Path
 def test_stock_peft_computes_a_core(tiny_bert: str, tmp_path: Path) -> None:
     settings = settings_of(tiny_bert, "fedsb")
     core = stirred(settings, residual=False)
-    assert {shape for shape in (value.shape for value in core.values())} == {(3, 3)}
+    assert {value.shape for value in core.values()} == {(3, 3)}
     export(core, settings, tmp_path)
     factors = core_factors(settings, load_backbone(tiny_bert))
     expected = ours(settings, {**factors, **core}, *tokens())

@@ -13,6 +13,7 @@ from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
 from shared.errors import InputError
+from shared.fixed_point import FixedPoint, planning
 from shared.privacy import discrete
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
@@ -241,11 +242,37 @@ def test_the_sampler_is_paid_for_and_e_to_the_epsilon_too() -> None:
 
     def convert(delta: float) -> float:
         asked.append(delta)
-        return 120.0
+        return 190.0
 
-    assert discrete.epsilon([removal], 1e-5, convert) == 120.0
-    assert discrete.epsilon([replace(removal, steps=1 << 30)], 1e-5, convert) == math.inf  # 2^30 steps at e^120 are too many
-    assert discrete.epsilon([removal], 1e-5, lambda delta: 800.0) == math.inf
+    assert discrete.epsilon([removal], 1e-5, convert) == 190.0
+    assert asked == [pytest.approx(1e-5)]  # far below the last digit of delta, so not asked again
+    assert discrete.epsilon([removal], 1e-5, lambda delta: 201.0) == math.inf
+    assert discrete.epsilon([replace(removal, integers=None)], 1e-5, lambda delta: 201.0) == 201.0
+
+
+def test_a_worse_sampler_would_be_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    removal = Removal(noise_multiplier=1.0, sample_rate=1.0, examples=1, steps=1, integers=PART)
+    shares = PART.dimension * PART.honest
+    monkeypatch.setattr(discrete, "SAMPLER_BITS", 60)
+    asked: list[float] = []
+
+    def convert(delta: float) -> float:
+        asked.append(delta)
+        return 3.0 + (len(asked) > 1) / 4
+
+    assert discrete.epsilon([removal], 1e-5, convert) == pytest.approx(3.25)
+    assert asked[1] == pytest.approx(1e-5 - shares * 2.0**-60 * (1 + math.exp(4.0)), rel=1e-6)
+    monkeypatch.setattr(discrete, "SAMPLER_BITS", 30)
+    assert discrete.epsilon([removal], 1e-5, lambda delta: 3.0) == math.inf
+
+
+def test_what_a_plan_promises_its_rounds_keep() -> None:
+    """The plan knows neither dimension nor honest platforms: they must not matter, not even for a huge budget."""
+    for budget in (4.0, 500.0):
+        z = noise_multiplier(budget=budget, delta=1e-3, planned=release(1.0, 0.3, 10, planning()))
+        for dimension in (500, 300_000):
+            point = FixedPoint(dimension=dimension, participants=50, honest=20, clip=1.0, noise_multiplier=z)
+            assert PREFERRED.epsilon([release(z, 0.3, 1, point.integers)] * 10, 1e-3).epsilon <= budget
 
 
 def test_shares_below_the_least_are_not_accounted_for() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InputError, PrivacyError
+from shared.errors import InputError, NoisyPlan, PrivacyError
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, Accountant
 from shared.privacy.calibration import TOLERANCE, noise_multiplier
 from shared.privacy.plan import Plan, make_plan, signal_to_noise
@@ -112,7 +112,7 @@ def test_privacy_off_is_said_plainly() -> None:
 
 
 def test_an_update_that_would_be_noise_is_refused_with_what_to_do() -> None:
-    with pytest.raises(PrivacyError, match="would be noise") as caught:
+    with pytest.raises(NoisyPlan, match="would be noise") as caught:
         plan(users=40, budget=2.0)
     assert "40 users" in caught.value.found and "more users" in caught.value.do and "model.rank" in caught.value.do
 

@@ -79,7 +79,7 @@ def test_the_flat_table_survives_toml_and_json(values: dict[str, Any]) -> None:
         {"privacy": {"epsilon": -1}},
         {"privacy": {"epsilon": math.nan}},
         {"privacy": {"prior_noise_multiplier": 0}},
-        {"privacy": {"noise": "distributed"}},
+        {"privacy": {"noise": "shared"}},
         {"colour": 1},
         {"training": {"clip": math.inf}},
         {"training": {"clip": 0}},

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from server.outcome import Event, Kind
 from shared.audit import audit
-from shared.errors import InputError, PrivacyError
+from shared.errors import InputError
+from shared.ledger import read
 from shared.peft_export import load_published
 from shared.settings import Settings
 from simulations.run import Simulation, simulate
@@ -42,9 +43,8 @@ def three(write_platform: Write) -> World:
     return open_world(path.parent)
 
 
-def run(world: World, settings: Settings, out: Path, **over: Any) -> dict[str, Any]:
-    return simulate(Simulation(world=world, settings=settings, out=out, alone=False, **{k: v for k, v in over.items() if k != "events"}),
-                    events=over.get("events"))  # fmt: skip
+def run(world: World, settings: Settings, out: Path, *, events: Any = None, **over: Any) -> dict[str, Any]:
+    return simulate(Simulation(world=world, settings=settings, out=out, alone=False, **over), events=events)
 
 
 @pytest.mark.parametrize("strategy", SENT)
@@ -82,3 +82,61 @@ def test_a_run_ends_with_a_model_that_loads_and_is_the_same_after_an_interruptio
     for name, platform in straight["platforms"].items():
         assert resumed["platforms"][name]["federated"] == platform["federated"]
         assert resumed["platforms"][name]["epsilon"] == platform["epsilon"]
+
+
+@pytest.mark.parametrize("strategy", ["ffa+personalise", "svd+personalise"])
+def test_personalising_comes_after_the_last_round_and_costs_no_more_than_the_budget(
+    strategy: str, three: World, tiny_settings: Make, tmp_path: Path
+) -> None:
+    settings = tiny_settings(rounds=2, strategy=strategy, training={"local_steps": 1}, personal={"steps": 2})
+    told: list[tuple[Kind, int]] = []
+    metrics = run(three, settings, tmp_path / "run", events=lambda event: told.append((event.kind, event.round)))
+    assert (Kind.PERSONALISED, 2) in told and told.index((Kind.PERSONALISED, 2)) > told.index((Kind.ROUND, 2))
+    for name, platform in metrics["platforms"].items():
+        assert 0.75 * 50 < platform["epsilon"] <= platform["budget"] == 50.0
+        assert platform["personal_chosen"] in (True, False)
+        # Whoever kept the global model ranks as it does; whoever did not has a model of its own.
+        if not platform["personal_chosen"]:
+            assert platform["personal"] == platform["federated"]
+        kinds = [(str(entry.kind), entry.round) for entry in read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
+        assert kinds == [("popularity", 0), ("train", 1), ("train", 2), ("train", 3), ("evaluate", 3)]
+    assert audit(tmp_path / "run").ok
+
+
+def test_without_it_the_federation_plans_with_the_whole_budget(three: World, tiny_settings: Make, tmp_path: Path) -> None:
+    for name, least in (("ffa", 48.0), ("ffa+personalise", 36.0)):
+        settings = tiny_settings(rounds=1, strategy=name, training={"local_steps": 1}, personal={"steps": 1})
+        told: list[float] = []
+
+        def joined(event: Event, told: list[float] = told) -> None:
+            told.extend(tally.joined.planned_epsilon for tally in event.tallies.values() if event.kind is Kind.JOINED)
+
+        run(three, settings, tmp_path / name.replace("+", "-"), events=joined)
+        assert all(least < planned <= least / 0.96 for planned in told)
+
+
+def test_under_distributed_noise_what_cannot_be_summed_is_refused_at_start(
+    three: World, tiny_settings: Make, tmp_path: Path
+) -> None:
+    for strategy in ("exact", "flora", "svd", "ffa+median", "krum"):
+        settings = tiny_settings(strategy=strategy, privacy={"noise": "distributed"})
+        with pytest.raises(InputError, match="secure sum"):
+            run(three, settings, tmp_path / strategy.replace("+", "-"))
+
+
+def test_platforms_of_different_rank(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> None:
+    """4, 8 and 16 as each platform can afford; the published model has the run's rank."""
+    for seed, (name, rank) in enumerate((("books", 4), ("shop", 8), ("video", None))):
+        path = write_platform(name, seed=seed, users=20, declared=25)
+        if rank:
+            path.write_text(path.read_text().replace("users = 25", f"users = 25\nrank = {rank}"))
+    targets = {"rank": 16, "targets": "intermediate,output", "layers": 1}
+    settings = tiny_settings(strategy="svd", model=targets, training={"local_steps": 1})
+    metrics = run(open_world(path.parent), settings, tmp_path / "run")
+    sent = {name: platform["bytes_up"] for name, platform in metrics["platforms"].items()}
+    whole = 2 * 4 * ((48 + 32) + (48 + 32) + (32 + 32))  # bytes of rank 1 over both rounds
+    for name, rank in (("books", 4), ("shop", 8), ("video", 16)):
+        assert rank * whole < sent[name] < rank * whole + 3000
+    published = load_published(tmp_path / "run" / "model")
+    assert {min(array.shape) for array in published.adapter.values()} == {16}
+    assert audit(tmp_path / "run").ok

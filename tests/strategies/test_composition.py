@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_robust_combiners_are_refused_under_the_secure_sum(combining: str) -> No
     with pytest.raises(InputError, match="compares") as caught:
         named(f"ffa+{combining}").require(distributed(combining))
     assert combining in caught.value.found
+
+
+def test_the_readme_has_every_part() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Strategies") : text.index("## Under Flower")]
+    assert all(f"`{card.name}`" in table for card in catalogue())
 
 
 def test_the_card_of_a_composition_speaks_of_all_its_parts() -> None:

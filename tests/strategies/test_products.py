@@ -20,7 +20,6 @@ from strategies.base import AdapterStrategy, Member, adapter_from, record_of
 from strategies.svd import FlexLoRA, Slices, leading, truncated
 from tests.strategies.contract import (
     RUN,
-    SHAPES,
     Arrays,
     Nodes,
     StrategyContract,

@@ -173,8 +173,8 @@ class TestFaultyPlatforms:
         work = made.round()
         good = made.ask_mask(0, work.mask_for(0))
         for bad in (
-            Masked(consent=good.consent, words=good.words[:-1]),
-            Masked(consent=good.consent, words=good.words + b"\0"),
+            Masked(consent=good.consent, words=bytes(good.words)[:-1]),
+            Masked(consent=good.consent, words=bytes(good.words) + b"\0"),
             Masked(consent=bytes(64), words=good.words),
         ):
             with pytest.raises(ProtocolError):

@@ -110,8 +110,16 @@ def test_the_digest_stands_for_everything() -> None:
         made(4),
         *(
             made(5, **change)
-            for change in ({"run": "r"}, {"rounds": 4}, {"threshold": 0.81}, {"colluders": 2}, {"settings": b"s" * 32})
+            for change in (
+                {"run": "r"},
+                {"rounds": 4},
+                {"threshold": 0.81},
+                {"colluders": 2},
+                {"least": 2},
+                {"settings": b"s" * 32},
+            )
         ),
+        replace(roster, facts=b"other"),
         replace(roster, entries=(replace(first, keys=b"k" * 32), *roster.entries[1:])),
         replace(roster, entries=(replace(first, identity=b"i" * 32), *roster.entries[1:])),
         replace(roster, entries=(replace(first, platform="p"), *roster.entries[1:])),

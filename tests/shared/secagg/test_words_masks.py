@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.errors import ProtocolError
 from shared.secagg.masks import Frame, add_mask, agree, derive
-from shared.secagg.words import pack, packed_size, unpack
+from shared.secagg.words import add_packed, pack, packed_size, unpack
 
 
 @given(length=st.integers(0, 200), bits=st.integers(1, 32), seed=st.integers(0, 9))
@@ -25,9 +25,27 @@ def test_words_come_back(length: int, bits: int, seed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=70), st.integers(1, 32))
-def test_the_format_is_one_long_number(values: list[int], bits: int) -> None:
-    number = sum((value % (1 << bits)) << bits * at for at, value in enumerate(values))
-    assert pack(np.array(values, np.uint32), bits) == number.to_bytes(packed_size(len(values), bits), "little")
+def test_the_format_is_planes_of_powers_of_two(values: list[int], bits: int) -> None:
+    """Against Python's whole numbers: each plane is one long number, lowest words first."""
+    wanted, shift = b"", 0
+    for width in (32, 16, 8, 4, 2, 1):
+        if bits & width:
+            number = sum((value >> shift) % (1 << width) << width * at for at, value in enumerate(values))
+            wanted += number.to_bytes(-(-len(values) * width // 8), "little")
+            shift += width
+    assert pack(np.array(values, np.uint32), bits) == wanted
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 17, 18, 32])
+@pytest.mark.parametrize("length", [16_383, 16_384, 16_385, 40_001])
+def test_long_vectors_come_back_and_add_up(length: int, bits: int) -> None:
+    random = np.random.default_rng(length)
+    one, other = (random.integers(0, 1 << 32, length, dtype=np.uint32) for _ in range(2))
+    total = np.full(length, 5, np.uint32)
+    for values in (one, other):
+        add_packed(total, pack(values, bits), bits)
+    mask = np.uint32((1 << bits) - 1)
+    np.testing.assert_array_equal(total, (one & mask) + (other & mask) + np.uint32(5))
 
 
 @pytest.mark.parametrize("change", [-1, 1])
@@ -37,11 +55,14 @@ def test_another_size_is_refused(change: int) -> None:
         unpack(data[:change] if change < 0 else data + b"\0", length=10, bits=7)
 
 
-def test_bits_beyond_the_last_word_are_refused() -> None:
-    data = bytearray(pack(np.arange(3, dtype=np.uint32), 5))
+@pytest.mark.parametrize(("length", "bits"), [(3, 5), (7, 18), (5, 4), (1, 1)])
+def test_bits_beyond_the_last_word_are_refused(length: int, bits: int) -> None:
+    data = bytearray(pack(np.arange(length, dtype=np.uint32), bits))
     data[-1] |= 0x80
+    total = np.zeros(length, np.uint32)
     with pytest.raises(ProtocolError, match="beyond"):
-        unpack(bytes(data), length=3, bits=5)
+        add_packed(total, bytes(data), bits)
+    assert not total.any()
 
 
 def test_the_uplink_at_fifty_platforms() -> None:

@@ -1,0 +1,133 @@
+"""The steps of personalising: plan, charge, train, remember, charge, compare, remember.
+
+What is trained and what was decided are remembered apart: whatever dies between, no release is made, or paid for, twice.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.adam import Adam
+from client.ledger import LedgerWriter
+from client.mechanism import Mechanism
+from client.noise import NoiseSource
+from client.outgoing import coarse
+from client.part import Part
+from client.personal import PersonalPlan, begun, flattened, plan_personal, wins
+from client.platform import Platform
+from client.state import Memory
+from client.training import Trainer
+from shared.messages import Personalise, Personalised
+from shared.privacy.releases import Release
+
+CHOSEN = "chosen"
+PERSONAL = "personal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What a run's session lends to personalising.
+
+    Args:
+        budget: Epsilon of all runs together.
+        trainer: Makes a trainer with that mechanism.
+        gains: NDCG@10 of every held-out user under parameters, float64 (users,).
+        pay: Charges a release under a round, once.
+        recall: What the run remembers.
+        keep: Adds facts and a group of tensors to it, on disk.
+    """
+
+    run: str
+    platform: Platform
+    part: Part
+    budget: float
+    ledger: LedgerWriter
+    trainer: Callable[[Mechanism], Trainer]
+    gains: Callable[[Mapping[str, Tensor]], NDArray[np.float64]]
+    random: Callable[[str, int], NoiseSource]
+    pay: Callable[[Release, int], None]
+    recall: Callable[[], Memory]
+    keep: Callable[[Mapping[str, float | int | str], Mapping[str, Mapping[str, Tensor]]], None]
+
+    def answer(self, request: Personalise, shared: Mapping[str, Tensor]) -> Personalised:
+        """Train this platform's own residual adapter, and say whether it is kept; the same question gets the same answer.
+
+        Args:
+            shared: The global adapter, completed, with this platform's own parameters.
+        """
+        if CHOSEN not in self.recall().facts:
+            began = time.monotonic()
+            plan = self._plan()
+            chosen = plan is not None and self._better(plan, shared)
+            facts: dict[str, float | int | str] = {
+                CHOSEN: int(chosen),
+                f"{CHOSEN} epsilon": self.ledger.epsilon,
+                f"{CHOSEN} ledger": self.ledger.head,
+                f"{CHOSEN} seconds": coarse(time.monotonic() - began),
+            }
+            self.keep(facts, {})
+        known = self.recall().facts
+        return Personalised(
+            run=self.run,
+            platform=self.platform.name,
+            round=request.round,
+            users=self.platform.file.users,
+            chosen=bool(known[CHOSEN]),
+            epsilon=float(known[f"{CHOSEN} epsilon"]),
+            ledger=str(known[f"{CHOSEN} ledger"]),
+            seconds=float(known[f"{CHOSEN} seconds"]),
+        )
+
+    def _plan(self) -> PersonalPlan | None:
+        settings, tensors = self.part.settings, self.recall().tensors
+        return plan_personal(
+            settings,
+            self.platform.file,
+            run=self.run,
+            budget=self.budget,
+            # Where the clip adapted, it goes on from where the rounds left it.
+            clip=float(tensors["clip"]["clip"]) if "clip" in tensors else settings.training.clip,
+            group_size=self.platform.friends.group_size,
+            parameters=sum(math.prod(shape) for shape in self.part.layout.values()),
+            entries=self.ledger.ledger.entries,
+        )
+
+    def _better(self, plan: PersonalPlan, shared: Mapping[str, Tensor]) -> bool:
+        if PERSONAL not in self.recall().tensors:
+            self.pay(plan.training.release(plan.steps), plan.round)
+            trained = flattened(self._trained(plan, shared))
+            self.keep({}, {PERSONAL: {name: value.detach().cpu() for name, value in trained.items()}})
+        self.pay(plan.comparison.release(), plan.round)
+        own = {**shared, **own_of(self.recall(), like=shared)}
+        return wins(self.gains(shared), self.gains(without_forms(own)), plan.comparison, self.random("compare", plan.round))
+
+    def _trained(self, plan: PersonalPlan, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        settings = self.part.settings.training
+        parameters = begun(shared, self.part)
+        optimizer, random = Adam(learning_rate=settings.learning_rate), self.random(PERSONAL, plan.round)
+        trainer, left = self.trainer(plan.training), plan.steps
+        while left:
+            # The bank follows as often as it would in a round.
+            bank = self.platform.towers.encode(self.platform.items, parameters)
+            steps = min(left, settings.local_steps)
+            parameters = trainer.run(parameters, list(self.part.layout), bank, optimizer, steps=steps, random=random)
+            left -= steps
+        return parameters
+
+
+def own_of(memory: Memory, *, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The platform's own flattened adapter, on the device of `like`."""
+    device = next(iter(like.values())).device
+    return {name: value.to(device) for name, value in memory.tensors[PERSONAL].items()}
+
+
+def without_forms(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters whose A and B are a whole flattened adapter: core and residual are in them already."""
+    return {name: value for name, value in parameters.items() if not name.endswith((".lora_R", ".residual_A", ".residual_B"))}

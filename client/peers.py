@@ -1,0 +1,78 @@
+"""Whom a platform's people trust to be whom: the other platforms' identities in the secure sum, in one small file.
+
+They come from the other platforms, or from the coordinator's invitation, and are written down by a person who has compared
+their fingerprints. The coordinator alone must not be able to say who is who: it could put itself in everybody's place.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tomllib
+from pathlib import Path
+
+import tomli_w
+
+from shared.durable import write_whole
+from shared.errors import InputError
+from shared.invitation import LARGEST, parse_application, parse_invitation
+
+_HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"
+
+
+def read_peers(path: Path) -> dict[str, str]:
+    """Names and identities (base64) in a file of peers; none where there is no file.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path), do="check its rights") from None
+    try:
+        values = tomllib.loads(text.decode("utf-8"))
+    except ValueError:
+        raise InputError("is no TOML", where=str(path), do="make it with: fedfuse client trust") from None
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InputError("holds more than names and identities", where=str(path), do="make it with: fedfuse client trust")
+    return values
+
+
+def identities_in(path: Path) -> dict[str, str]:
+    """Identities that another platform's application, or an invitation, speaks of.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=str(path), do="name the other platform's application.toml"
+        ) from None
+    if len(text) <= LARGEST and b"\nmodels" in text:
+        return dict(parse_invitation(text, where=str(path)).members)
+    application = parse_application(text, where=str(path))
+    return {application.platform: application.identity}
+
+
+def trust(path: Path, found: dict[str, str]) -> dict[str, str]:
+    """Write these identities into the file of peers; returns those that were new or are others than before."""
+    known = read_peers(path)
+    changed = {name: key for name, key in found.items() if known.get(name) != key}
+    if changed:
+        write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted({**known, **changed}.items())))).encode(), mode=0o600)
+    return changed
+
+
+def fingerprint_of(identity: str) -> str:
+    """What two people compare of an identity.
+
+    >>> fingerprint_of("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    '1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5'
+    """
+    text = hashlib.sha256(b"fedfuse identity\n" + base64.b64decode(identity)).hexdigest()[:32]
+    return "-".join(text[at : at + 4] for at in range(0, len(text), 4))

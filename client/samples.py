@@ -1,0 +1,150 @@
+"""The beginning of every table that a platform is pointed at: columns and some thousands of rows, for drafting its file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from client.reading import Reading
+from client.sources.database import open_query, shown
+from client.sources.delimited import open_delimited
+from client.sources.jsonlines import open_json_lines
+from client.sources.scan import Scan, reading
+from shared.errors import InputError
+
+ROWS = 5_000
+_BYTES = 1 << 22
+_SEPARATORS = ("::", "\t", ";", "|", ",")
+_JSON, _PARQUET = {".jsonl", ".ndjson"}, {".parquet", ".pq"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One table, as far as it was read.
+
+    Args:
+        name: For a source, from the file's or the table's name.
+        keys: How a platform file says where it is: path or url, table, separator, encoding.
+        frame: The first rows; columns under their own names.
+    """
+
+    name: str
+    keys: Mapping[str, str]
+    frame: pl.DataFrame = field(repr=False)
+
+
+def sample_file(path: Path) -> Sample:
+    """The beginning of a file.
+
+    Raises:
+        InputError: it cannot be read as delimited text, JSON lines or Parquet.
+    """
+    suffix, keys = path.suffix.lower(), {"path": str(path)}
+    if not path.is_file():
+        raise InputError("is not a file", where=str(path), do="name files of tables, or a folder of them")
+    if suffix in _PARQUET:
+        with reading(str(path)):
+            return Sample(name=_name(path.stem), keys=keys, frame=pl.scan_parquet(path, glob=False).head(ROWS).collect())
+    with tempfile.TemporaryDirectory() as folder:
+        # Only the beginning is read, however long the file is.
+        begin = Path(folder) / path.name
+        begin.write_bytes(_beginning(path))
+        if suffix in _JSON:
+            return Sample(name=_name(path.stem), keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
+        found = {**_encoding(begin), **_separator(begin)}
+        how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
+        return Sample(name=_name(path.stem), keys={**keys, **found}, frame=_typed(_rows(open_delimited(begin, how))))
+
+
+def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
+    """The beginning of every table of a database, or of those that are named.
+
+    Args:
+        url: SQLAlchemy's; variables (`${NAME}`) are replaced for reading, and stay in what is written.
+
+    Raises:
+        InputError: it cannot be reached, or a named table is not there.
+    """
+    try:
+        how = Reading(url=url, table="any")
+    except ValueError:
+        # Pydantic's own words would repeat the URL, and with it a password.
+        raise InputError("cannot be used", where="--url", do="write it as dialect://user:${PASSWORD}@host/name") from None
+    assert how.url is not None
+    try:
+        engine = sql.create_engine(how.url)
+        try:
+            inspector = sql.inspect(engine)
+            known = [*inspector.get_table_names(), *inspector.get_view_names()]
+            quote = engine.dialect.identifier_preparer.quote
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
+        raise InputError(
+            "the database cannot be opened", where=shown(how.url), do="check the URL and the driver", quote=reason
+        ) from None
+    missing = [name for name in tables if name not in known]
+    if missing:
+        raise InputError(f"no table {missing[0]!r}", where=shown(how.url), do=f"tables are: {', '.join(sorted(known)) or 'none'}")
+    for name in tables or sorted(known):
+        begin = Reading(url=url, query=f"SELECT * FROM {quote(name)} LIMIT {ROWS}")  # noqa: S608 - quoted by the dialect
+        yield Sample(name=_name(name), keys={"url": url, "table": name}, frame=_rows(open_query(begin)))
+
+
+def _rows(scan: Scan) -> pl.DataFrame:
+    with reading(scan.where):
+        taken = scan.take(range(len(scan.names)))
+    names = [name or f"column {at}" for at, name in enumerate(scan.names, 1)]
+    columns = {name: taken[str(at)] for at, name in enumerate(names)}
+    return pl.DataFrame(columns).head(ROWS)
+
+
+def _typed(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of delimited text as numbers where every cell that is not empty is one."""
+    for name in frame.columns:
+        if frame[name].dtype == pl.String:
+            cells = frame[name].str.strip_chars()
+            numbers = cells.replace("", None).cast(pl.Float64, strict=False)
+            if numbers.count() and numbers.null_count() == int((cells.fill_null("") == "").sum()):
+                frame = frame.with_columns(numbers.alias(name))
+    return frame
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_BYTES)
+            return data if len(data) < _BYTES else data[: data.rfind(b"\n") + 1]
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path), do="check path and rights") from None
+
+
+def _encoding(path: Path) -> dict[str, str]:
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return {"encoding": "latin-1"}
+    return {}
+
+
+def _separator(path: Path) -> dict[str, str]:
+    """The separator that cuts the first lines into the same number of columns, more than one."""
+    lines = path.read_bytes()[:65536].decode("latin-1").splitlines()[:20]
+    for separator in _SEPARATORS:
+        counts = {line.count(separator) for line in lines if line.strip()}
+        if len(counts) == 1 and counts != {0}:
+            default = "\t" if path.suffix.lower() == ".tsv" else ","
+            return {} if separator == default else {"separator": separator}
+    return {}
+
+
+def _name(text: str) -> str:
+    kept = "".join(character if character.isascii() and character.isalnum() else "-" for character in text.lower())
+    return kept.strip("-")[:40] or "table"

@@ -1,0 +1,159 @@
+"""A run under distributed noise on one platform: each round one sum of clipped gradients, with a share of the noise, masked.
+
+What of a step stays here (projectors, a B that never leaves) is noised here, in full, with standard deviation z norm / s
+(`FixedPoint.noise`). Then the part that leaves and the part that stays are together one release of the mechanism that is
+accounted. Say a user's gradient has the parts v1 and v2, |v1|^2 + |v2|^2 <= C^2. He moves the integers by at most the root of
+f(|v1|) steps, f(x) = s^2 x^2 + d/4 + l (s x + sqrt(d)/2) and norm^2 = f(C), and what stays by |v2|. In units of their noises
+the moves are, squared and added, (f(|v1|) + s^2 |v2|^2) / (z norm)^2 <= f(C) / (z norm)^2 = 1 / z^2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.adam import Adam
+from client.budget import round_release
+from client.integer_noise import noise_share
+from client.noise import NoiseSource
+from client.outgoing import coarse
+from client.secure_sum import SecureSum
+from client.session import Session
+from client.training import Trainer
+from shared.errors import ProtocolError
+from shared.fixed_point import SLACK, FixedPoint
+from shared.messages import Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
+
+_FLOAT = 2.0**-24
+"""Unit roundoff of float32."""
+
+
+class SummingSession(Session):
+    """A session whose updates only the secure sum sees.
+
+    Args:
+        secure: The platform's part in it.
+    """
+
+    def __init__(self, *, secure: SecureSum, **session: Any) -> None:
+        super().__init__(**session)
+        self._secure = secure
+
+    def join(self) -> Joined:
+        """As `Session.join`, with the keys of all rounds."""
+        return replace(super().join(), keys=self._secure.advert())
+
+    def train(self, request: Train) -> Update:
+        """Not in this run: its plan pays for sums alone."""
+        raise ProtocolError(f"run {self.run} shares its noise under the secure sum, and was asked for an update in clear")
+
+    def sum(self, request: Sum) -> Summed:
+        """One round's masked sum; a repeated question gets the same answer."""
+        began = time.monotonic()
+        self._part.require(request.adapter, where=f"request of round {request.round}")
+        sent = self._part.sent(request.factors)
+        asked = self._secure.asked(request.body, round_=request.round, question=_question(request))
+        if asked.known is not None:
+            return self._summed(request.round, asked.known, began)
+        point = self._secure.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
+        prior = self._prior()
+        group = self._platform.friends.group_size
+        self._pay(round_release(self.plan, point, settings=self.settings, group_size=group), request.round)
+        parameters = {**self._tensors(request.adapter), **self._local_values()}
+        bank = self._platform.towers.encode(self._platform.items, parameters)
+        random = self._random("train", request.round)
+        trainer = self._trainer(prior)
+        sums = gradient_sums(trainer, parameters, [*sent, *self._local], bank, trainer.sample(random))
+        vector = np.concatenate([sums[name].numpy().reshape(-1) for name in sent])
+        words = point.wrap(point.encode(vector, random) + noise_share(point, random))
+        local, moments = self._stepped({name: sums[name] for name in self._local}, parameters, point, random)
+        # The round's one answer is on disk before anything else of it is; a crash in between loses a local step, no charge.
+        body = self._secure.mask(asked, words)
+        answer = self._summed(request.round, body, began)
+        facts: dict[str, float | int | str] = {"epsilon": answer.epsilon, "ledger": answer.ledger, "seconds": answer.seconds}
+        self._remember(
+            finished=request.round, facts=facts, change={}, local=local, moments=moments, clip=self.settings.training.clip
+        )
+        if self._progress is not None:
+            self._progress("training", request.round, self.settings.rounds)
+        return answer
+
+    def secure(self, request: Secure) -> Secured:
+        """A phase that reads no row."""
+        if request.phase is Phase.DEAL:
+            body = self._secure.deal(
+                request.body,
+                need=self.plan.noise_multiplier,
+                batch=self._mechanism.expected_batch,
+                dimensions={
+                    factors.value: sum(math.prod(shape) for shape in self._part.sent(factors).values())
+                    for factors in self._part.scheme.cycle
+                },
+            )
+        elif request.phase is Phase.CONFIRM:
+            body = self._secure.confirm(request.body)
+        else:
+            body = self._secure.unmask(request.body)
+        return Secured(run=self.run, platform=self._platform.name, round=request.round, phase=request.phase, body=body)
+
+    def _stepped(
+        self, sums: Mapping[str, Tensor], parameters: Mapping[str, Tensor], point: FixedPoint, random: NoiseSource
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What stays here, one noised step on, and the optimizer's moments."""
+        optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
+        values = {name: parameters[name].clone() for name in sums}
+        gradients = {
+            name: ((total + point.noise * random.normal(tuple(total.shape)).double().cpu()) / self._mechanism.expected_batch).to(
+                self._device, torch.float32
+            )
+            for name, total in sums.items()
+        }
+        optimizer.step(values, gradients)
+        return values, optimizer.moments()
+
+    def _summed(self, round_: int, body: bytes, began: float) -> Summed:
+        return Summed(
+            run=self.run,
+            platform=self._platform.name,
+            round=round_,
+            users=self._platform.file.users,
+            epsilon=self._ledger.epsilon,
+            ledger=self._ledger.head,
+            seconds=coarse(time.monotonic() - began),
+            body=body,
+        )
+
+
+def gradient_sums(
+    trainer: Trainer, parameters: Mapping[str, Tensor], names: list[str], bank: Tensor, picked: NDArray[np.int64]
+) -> dict[str, Tensor]:
+    """The sum of users' clipped gradients, name -> float64 on the processor.
+
+    `Trainer.gradient` sums in float32, and a float32 sum of m vectors of norm C is off by up to m^2 2^-24 C. So n users are
+    summed m at a time and the parts in float64: off by up to n m 2^-24 C, which `FixedPoint` accounts for up to SLACK/4 C.
+    """
+    total = {name: torch.zeros(parameters[name].shape, dtype=torch.float64) for name in names}
+    at_once = max(1, int(SLACK / 4 / _FLOAT / max(1, len(picked))))
+    for start in range(0, len(picked), at_once):
+        part = trainer.gradient(parameters, names, bank, picked[start : start + at_once])
+        for name in names:
+            total[name] += part.sums[name].double().cpu()
+    return total
+
+
+def _question(request: Sum) -> bytes:
+    """Stands for all that the round's vector depends on, but for what is drawn."""
+    sha = hashlib.sha256(f"{request.round}|{request.factors}".encode())
+    for name in sorted(request.adapter):
+        array = request.adapter[name]
+        sha.update(f"|{name}|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
+    return sha.digest()

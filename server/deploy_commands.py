@@ -1,0 +1,218 @@
+"""`fedfuse init server`, `server`, `invite`, `approve`, `revoke`, `run`: what the coordinator's people run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from shared.errors import ExitCode, FedfuseError, InputError
+
+if TYPE_CHECKING:
+    from server.launch import Launch
+
+At = Annotated[Path, typer.Option("--server", envvar="FEDFUSE_SERVER", help="The coordinator's folder.")]
+_HERE = Path("coordinator")
+
+server = typer.Typer(no_args_is_help=True, help="The coordinator's server: start, health, renew.")
+
+
+def init_server(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the coordinator.")],
+    host: Annotated[str, typer.Option(help="Name or address under which platforms will reach this machine.")],
+    name: Annotated[str, typer.Option(help="Name of the federation.")] = "federation",
+    port: Annotated[int, typer.Option(help="Port for platforms.")] = 8000,
+    control_port: Annotated[int, typer.Option(help="Port for this machine alone.")] = 8001,
+    listen: Annotated[str, typer.Option(help="Address to listen on for platforms.")] = "0.0.0.0",  # noqa: S104
+) -> None:
+    """Make a coordinator: authority, TLS certificate, keys, configuration, start script."""
+    from server.provisioning import init_server as make
+
+    made = make(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
+    typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
+    typer.echo(f"start it:          fedfuse server start {folder}        (or {folder / 'start.sh'})")
+    typer.echo(f"invite platforms:  fedfuse invite shop --server {folder} > shop.invitation")
+
+
+@server.command("start")
+def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+    """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
+    from server.coordinator import open_coordinator
+    from server.superlink import serve
+    from shared.logs import FORMAT, LEVEL, Form, configure
+
+    coordinator = open_coordinator(folder)
+    configure("server", form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"), flower=True)
+    serve(coordinator)
+
+
+@server.command("health")
+def health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+    """Exit 0 if the server answers and its certificate is valid, 1 if not."""
+    from server.control import Control
+    from server.coordinator import open_coordinator
+
+    coordinator = open_coordinator(folder)
+    with Control(coordinator) as control:
+        control.seen()
+    coordinator.certificates.require_valid()
+    typer.echo(f"healthy; the certificate holds for {coordinator.certificates.days_left():.0f} days")
+
+
+@server.command("renew")
+def renew(
+    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE,
+    days: Annotated[int, typer.Option(help="Days that the new certificate holds.", min=1)] = 365,
+) -> None:
+    """Make a new TLS certificate from the same authority; platforms need nothing new. Restart the server afterwards."""
+    from server.coordinator import open_coordinator
+
+    coordinator = open_coordinator(folder)
+    coordinator.certificates.issue(coordinator.file.host, days=days)
+    typer.echo(f"a certificate for {coordinator.file.host}, for {days} days; restart the server to use it")
+
+
+def invite(
+    platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")], server: At = _HERE
+) -> None:
+    """Print what a platform needs to take part: addresses, certificates, public keys. There is no secret in it."""
+    from server.coordinator import open_coordinator
+    from server.provisioning import invite as make
+
+    invitation = make(open_coordinator(server), platform)
+    typer.echo(invitation.text(), nl=False)
+    typer.echo(f"fingerprint {invitation.fingerprint}: read it to the platform's people when they ask", err=True)
+
+
+def approve(
+    platform: Annotated[str, typer.Argument(help="The name that it was invited under.")],
+    application: Annotated[Path, typer.Argument(help="The application.toml that the platform sent.")],
+    server: At = _HERE,
+    replace: Annotated[bool, typer.Option("--replace", help="The platform lost its key: this one is to replace it.")] = False,
+) -> None:
+    """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do."""
+    from server.coordinator import open_coordinator
+    from server.enlist import enlist_if_running
+    from server.platforms import Platforms
+    from shared.invitation import parse_application
+
+    coordinator = open_coordinator(server)
+    try:
+        asked = parse_application(application.read_bytes(), where=str(application))
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=str(application), do="name the platform's application.toml"
+        ) from None
+    if asked.platform != platform:
+        raise InputError(
+            f"the application is of {asked.platform!r}, not of {platform!r}", where=str(application), do="name the right one"
+        )
+    if asked.federation != coordinator.file.name:
+        raise InputError(
+            f"the application is for federation {asked.federation!r}, this is {coordinator.file.name!r}",
+            where=str(application),
+            do="send the platform an invitation to this one",
+        )
+    Platforms(coordinator.platforms).approve(asked, replace_key=replace)
+    state = "registered" if enlist_if_running(coordinator) else "it will be registered when the server starts"
+    typer.echo(f"{platform} is approved, fingerprint {asked.fingerprint}; {state}")
+
+
+def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")], server: At = _HERE) -> None:
+    """Shut a platform out, from this moment on. What it gave to finished rounds stays in the model."""
+    from server.coordinator import open_coordinator
+    from server.enlist import enlist_if_running
+    from server.platforms import Platforms
+
+    coordinator = open_coordinator(server)
+    Platforms(coordinator.platforms).revoke(platform)
+    enlist_if_running(coordinator)
+    typer.echo(f"{platform} is revoked")
+
+
+def run(
+    server: At = _HERE,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
+    noise: Annotated[str | None, typer.Option(help="'local' or 'distributed' (the secure sum).")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, as run.toml holds them under [settings].")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
+    platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 300.0,
+    name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
+    resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
+    restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print events and the outcome as JSON lines.")] = False,
+) -> None:
+    """Start a federation on the running server and watch it to its end; it goes on by itself when something is killed.
+
+    \b
+    fedfuse run --rounds 20 --platforms 3 --noise distributed
+    fedfuse run --resume spring-20300102-030405          after Ctrl-C, or a reboot
+    """
+    from dataclasses import replace
+
+    from server.coordinator import open_coordinator
+    from server.launch import federate, record, recorded, stop
+    from shared.assignments import settings_of
+
+    coordinator = open_coordinator(server)
+    if resume:
+        launch = replace(recorded(coordinator, resume), restarts=restarts)
+    else:
+        options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise}
+        words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
+        launch = _new(coordinator, settings_of(config, words), name, platforms, wait, restarts)
+        record(launch)
+    console = Console(stderr=as_json)
+    console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
+
+    def tell(event: dict[str, Any]) -> None:
+        if as_json:
+            typer.echo(json.dumps(event))
+        elif event.get("kind") != "answered":
+            console.print(f"[dim]round {event.get('round', 0):>3}[/]  {escape(str(event.get('text', '')))}", highlight=False)
+
+    try:
+        state = federate(launch, tell)
+    except KeyboardInterrupt:
+        stop(launch)
+        console.print(f"stopped; go on with: fedfuse run --resume {launch.run}", highlight=False)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(state))
+    else:
+        console.print(f"finished after {state.get('round', 0)} rounds: {escape(str(state.get('why', '')))}", highlight=False)
+
+
+def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float, restarts: int) -> Launch:
+    from server.launch import Launch
+
+    if settings.simulation:
+        raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
+    if platforms and platforms < settings.server.minimum_platforms:
+        raise FedfuseError(
+            f"{platforms} platforms are waited for, and the settings need {settings.server.minimum_platforms}",
+            where="--platforms, server.minimum_platforms",
+            do="wait for more",
+        )
+    name = name or f"{coordinator.file.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, wait=wait, restarts=restarts)
+
+
+def status(server: At = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False) -> None:
+    """Show how the federation stands: platforms seen, round, budget left as each allows to be shown, last trouble."""
+    from server.coordinator import open_coordinator
+    from server.status import render, status_of
+
+    found = status_of(open_coordinator(server))
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        Console().print(render(found))

@@ -1,0 +1,256 @@
+"""The rounds of a run under distributed noise: keys and shares once, then a masked sum in every round."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+
+from server.mailbox import MailFolder
+from server.outcome import Kind
+from server.rounds import Exchange
+from shared.durable import write_whole
+from shared.errors import FedfuseError, ProtocolError, StorageError
+from shared.messages import Joined
+from shared.secagg.codec import decode, encode
+from shared.secagg.identity import DIGEST
+from shared.settings import Settings
+from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
+from strategies.coordinator import Abandoned, Coordinator, Enrolment
+from strategies.optimizers import Adapter
+from strategies.phases import Phases
+from strategies.secure import agreement_of, enrol, require_signal
+
+FOLDER = "secure"
+_FILE = "session.bin"
+_IN_A_ROW = 3
+"""Rounds given up one after the other that end a run: each costs every platform its charge."""
+_LOOK = 0.05
+
+
+class Host(Protocol):
+    """What a secure round needs of the federation that it is in."""
+
+    @property
+    def members(self) -> Mapping[int, Member]:
+        """Who is there now, by node."""
+
+    def look(self) -> None:
+        """Let go of who has left, and take in who has come back."""
+
+    def say(self, kind: Kind, text: str, *, platform: str = "", round_: int | None = None) -> None:
+        """Tell an event."""
+
+    def sent(self, platform: str, size: int) -> None:
+        """Count what was sent to a platform."""
+
+    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
+        """An exchange's answers, each told."""
+
+    def note(self, exchange: Exchange, round_: int) -> None:
+        """Count what came of an exchange, by the strategy's report."""
+
+    def credit(self, receipt: Receipt, *, counted: bool) -> None:
+        """Count a platform's masked sum, and the round if its sum came about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A session as the disk has it; all of it is public.
+
+    Args:
+        present: Who dealt shares; None while that is still going on.
+    """
+
+    tag: ClassVar[int] = 51
+
+    closed: Enrolment.Closed
+    present: tuple[int, ...] | None
+
+
+class SecureRounds:
+    """The secure sum of one run.
+
+    Args:
+        out: The run's folder.
+        wait: Seconds to wait for enough platforms before a round.
+    """
+
+    def __init__(
+        self, *, grid: Grid, settings: Settings, run: str, out: Path, strategy: AdapterStrategy, host: Host, wait: float
+    ) -> None:
+        self._grid, self._settings, self._run, self._host, self._wait = grid, settings, run, host, wait
+        self._strategy = strategy
+        self._path = out / FOLDER / _FILE
+        self._mail = MailFolder(out / FOLDER)
+        self._joined: dict[str, Joined] = {}
+        self._saved: Saved | None = None
+        self._phases: Phases | None = None
+        self._abandoned = 0
+
+    def restore(self) -> None:
+        """Take up the session on disk, if there is one.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        if self._path.exists():
+            self._saved = _read(self._path)
+
+    def enter(self, joined: Joined) -> bool:
+        """Take a platform's keys; whether it can take part.
+
+        After the roster is closed only a platform that is on it, with the keys that it has there, can.
+        """
+        if self._saved is None:
+            self._joined[joined.platform] = joined
+            return True
+        known = {advert.keys.platform: advert for advert in self._saved.closed.adverts}
+        return joined.platform in known and encode(known[joined.platform]) == joined.keys
+
+    def set_up(self, adapter: Adapter) -> None:
+        """Close the roster and have shares dealt, unless that was done.
+
+        Raises:
+            NoisyPlan: the sums would be noise.
+            InputError: the platforms are too few, or the plan is too large.
+            Abandoned: fewer than the threshold dealt.
+        """
+        members = self._by_name()
+        if self._saved is None:
+            keys = {name: joined.keys for name, joined in self._joined.items() if name in members}
+            needs = {name: self._joined[name].noise_multiplier for name in keys}
+            agreement = agreement_of(self._settings, needs, members)
+            closed = enrol(self._settings, self._run, keys, agreement, left_out=self._left_out)
+            self._keep(Saved(closed=closed, present=None))
+        assert self._saved is not None
+        coordinator = Coordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
+        phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
+        users = sum(member.users for member in members.values())
+        ratio = require_signal(self._settings, phases.agreement, users=users, parameters=phases.parameters(adapter))
+        if self._saved.present is None:
+            self._mail.empty()
+            exchange = self._send(phases.deal())
+            phases.dealt(exchange.replies())
+            self._note(exchange, 0)
+            self._keep(Saved(closed=self._saved.closed, present=coordinator.settle().present))
+        session, quorum = coordinator.session, coordinator.roster.quorum
+        self._host.say(
+            Kind.SECURED,
+            f"{len(session.present)} of {quorum.members} platforms dealt shares; sums are of {quorum.threshold} or more, "
+            f"{quorum.honest} of them honest; noise multiplier {phases.agreement.noise_multiplier:.3g}, "
+            f"signal to noise {ratio:.3g}",
+        )
+
+    def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
+        """The next global adapter, or None where the round was given up: nothing of it is revealed, its charges stand.
+
+        Raises:
+            NoUpdate: too few platforms are there, or the third round in a row was given up.
+        """
+        phases = self._there(server_round)
+        receipts: list[Receipt] = []
+        try:
+            exchange = self._send(phases.mask(server_round, adapter))
+            phases.masked(self._host.watched(exchange, server_round))
+            receipts, phases.report.updates = phases.report.updates, []
+            self._note(exchange, server_round)
+            phases.work.close()
+            if not phases.work.whole:
+                exchange = self._send(phases.confirm())
+                phases.confirmed(exchange.replies())
+                self._note(exchange, server_round)
+            exchange = self._send(phases.unmask())
+            phases.unmasked(exchange.replies())
+            self._note(exchange, server_round)
+            moved = phases.step()
+        except Abandoned as error:
+            self._credit(receipts, counted=False)
+            self._abandoned += 1
+            self._host.say(Kind.ABANDONED, f"round {server_round} is given up: {error.found}", round_=server_round)
+            if self._abandoned >= _IN_A_ROW:
+                raise NoUpdate(
+                    f"{self._abandoned} rounds in a row were given up, the last one because of {error.found}",
+                    where=str(self._path.parent),
+                    do="see why platforms are missing, then resume the run",
+                ) from None
+            return None
+        self._abandoned = 0
+        self._credit(receipts, counted=True)
+        return moved
+
+    def _there(self, server_round: int) -> Phases:
+        """The phases with the members of now, once they are enough for a round."""
+        assert self._phases is not None
+        session = self._phases.coordinator.session
+        needed, names = session.roster.quorum.threshold, {session.roster.entries[number].platform for number in session.present}
+        end = time.monotonic() + self._wait
+        while True:
+            self._host.look()
+            members = self._by_name()
+            here = names & set(members)
+            if len(here) >= needed:
+                self._phases.members = members
+                return self._phases
+            if time.monotonic() >= end:
+                raise NoUpdate(
+                    f"round {server_round}: {len(here)} platforms of the secure sum are there, {needed} are needed",
+                    where=", ".join(sorted(names - here)) + " are missing",
+                    do="start them again, then resume the run; nothing was charged for this round",
+                )
+            time.sleep(_LOOK)
+
+    def _by_name(self) -> dict[str, Member]:
+        return {member.platform: member for member in self._host.members.values()}
+
+    def _send(self, messages: list[Message]) -> Exchange:
+        assert self._phases is not None
+        # As the round began: whoever left since is asked on, for its vector may be in the sum.
+        names = {member.node: member.platform for member in self._phases.members.values()}
+        for message in messages:
+            self._host.sent(names[message.metadata.dst_node_id], _size(message))
+        return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
+
+    def _note(self, exchange: Exchange, server_round: int) -> None:
+        assert self._phases is not None
+        self._strategy.report = self._phases.report
+        self._host.note(exchange, server_round)
+
+    def _credit(self, receipts: list[Receipt], *, counted: bool) -> None:
+        for receipt in receipts:
+            self._host.credit(receipt, counted=counted)
+
+    def _left_out(self, platform: str, why: str) -> None:
+        self._host.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
+
+    def _keep(self, saved: Saved) -> None:
+        data = encode(saved)
+        write_whole(self._path, hashlib.sha256(data).digest() + data)
+        self._saved = saved
+
+
+def _read(path: Path) -> Saved:
+    try:
+        raw = path.read_bytes()
+        if hashlib.sha256(raw[DIGEST:]).digest() != raw[:DIGEST]:
+            raise ProtocolError("its checksum differs")
+        return decode(Saved, raw[DIGEST:])
+    except (OSError, FedfuseError) as error:
+        raise StorageError(
+            f"the secure sum's session cannot be read: {error}",
+            where=str(path),
+            do="restore it from a copy, or start the run anew",
+        ) from None
+
+
+def _size(message: Message) -> int:
+    return sum(len(array.data) for part in message.content.values() if isinstance(part, ArrayRecord) for array in part.values())
+
+
+__all__ = ["FOLDER", "Host", "SecureRounds"]

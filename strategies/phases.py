@@ -1,0 +1,278 @@
+"""The phases of the secure sum as Flower's messages: what each asks, and what is made of the answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+
+from shared.adapter import trained
+from shared.agreement import Agreement
+from shared.errors import ProtocolError
+from shared.messages import (
+    Answer,
+    Phase,
+    Refusal,
+    Secure,
+    Secured,
+    Sum,
+    Summed,
+    answer_from,
+    bytes_of,
+    record_of_bytes,
+    to_record,
+)
+from shared.secagg import messages as secagg
+from shared.secagg.codec import decode, encode
+from shared.secagg.masks import Frame
+from strategies.averaging import Change
+from strategies.base import AdapterStrategy, Drop, Member, Receipt, Report
+from strategies.coordinator import Abandoned, Coordinator
+from strategies.masked_sum import Round
+from strategies.optimizers import Adapter
+
+_BODY = "body"
+
+
+class Phases:
+    """What a secure-sum run asks its platforms, phase by phase.
+
+    Args:
+        strategy: Which factors a round trains, and the step that is taken with their sum.
+        coordinator: The session and its rounds.
+        members: Platform -> the member that speaks for it now.
+
+    `report` says what the last phase brought.
+    """
+
+    def __init__(self, *, strategy: AdapterStrategy, coordinator: Coordinator, members: Mapping[str, Member]) -> None:
+        self._strategy, self._settings, self._run = strategy, strategy.settings, strategy.run
+        self.coordinator, self.members = coordinator, members
+        self.report = Report()
+        self._round: Round | None = None
+
+    @property
+    def agreement(self) -> Agreement:
+        """The noise of the run."""
+        return decode(Agreement, self.coordinator.roster.facts)
+
+    @property
+    def work(self) -> Round:
+        """The round that is going on."""
+        assert self._round is not None
+        return self._round
+
+    def deal(self) -> list[Message]:
+        """Ask every platform on the roster for shares."""
+        return [
+            self._message(
+                member, number, self._record(Phase.DEAL, 0, encode(self.coordinator.deal_for(number))), MessageType.QUERY
+            )
+            for number, member in self._there(range(len(self.coordinator.roster.entries)))
+        ]
+
+    def dealt(self, replies: Iterable[Message]) -> None:
+        """Take the shares in."""
+        self.report = Report()
+        for number, body in self._bodies(replies, Phase.DEAL, 0):
+            with _Dropping(self, number):
+                self.coordinator.dealt(number, decode(secagg.Dealt, body))
+
+    def mask(self, server_round: int, adapter: Adapter) -> list[Message]:
+        """Begin a round: ask every platform that is present for its masked sum.
+
+        Raises:
+            InputError: the agreed noise cannot be put into whole numbers at this length.
+        """
+        factors = self._strategy.factors(server_round)
+        layout = self._layout(server_round, adapter)
+        length = sum(math.prod(shape) for shape in layout.values())
+        point = self.agreement.point(dimension=length, quorum=self.coordinator.roster.quorum, clip=self._settings.training.clip)
+        self._point, self._adapter, self._server_round = point, adapter, server_round
+        self._round = Round(self.coordinator, Frame(round=server_round, length=length, bits=point.bits))
+        request = Sum(
+            run=self._run,
+            settings=self._settings,
+            round=server_round,
+            factors=factors,
+            adapter=self._strategy.view(adapter, None),
+            body=b"",
+        )
+        shared = to_record(request)
+        plain: ArrayRecord | None = None
+        messages = []
+        for number, member in self._there(self.coordinator.session.present):
+            asked = self._round.mask_for(number)
+            # All parts of the record but this one are the same object for everybody, and so is this one once the shares
+            # have arrived.
+            if asked.parcels or plain is None:
+                body = record_of_bytes(encode(asked))
+                plain = plain if asked.parcels else body
+            else:
+                body = plain
+            record = RecordDict({name: part for name, part in shared.items() if name != _BODY})
+            record[_BODY] = body
+            messages.append(self._message(member, number, record, MessageType.TRAIN))
+        return messages
+
+    def masked(self, replies: Iterable[Message]) -> None:
+        """Add masked sums as they come."""
+        self.report = Report()
+        for number, answer in self._answers(replies, Summed):
+            assert isinstance(answer, Summed)
+            member = self._member(number)
+            with _Dropping(self, number):
+                if answer.round != self._server_round or answer.users != member.users:
+                    raise ProtocolError(f"answers round {answer.round} for {answer.users} users")
+                self.work.masked(number, decode(secagg.Masked, answer.body))
+                self.report.updates.append(
+                    Receipt(
+                        platform=answer.platform,
+                        users=answer.users,
+                        epsilon=answer.epsilon,
+                        ledger=answer.ledger,
+                        seconds=answer.seconds,
+                        bytes=bytes_of(answer),
+                    )
+                )
+            del answer
+
+    def confirm(self) -> list[Message]:
+        """Ask every survivor to sign who they are; only where somebody is missing."""
+        record = self._record(Phase.CONFIRM, self._server_round, encode(self.work.confirm()))
+        return [self._message(member, number, record, MessageType.QUERY) for number, member in self._there(self.work.survivors)]
+
+    def confirmed(self, replies: Iterable[Message]) -> None:
+        """Take the signatures in."""
+        self.report = Report()
+        for number, body in self._bodies(replies, Phase.CONFIRM, self._server_round):
+            with _Dropping(self, number):
+                self.work.confirmed(number, decode(secagg.Confirmed, body))
+
+    def unmask(self) -> list[Message]:
+        """Ask every survivor for its shares.
+
+        Raises:
+            Abandoned: too few signed.
+        """
+        return [
+            self._message(
+                member,
+                number,
+                self._record(Phase.UNMASK, self._server_round, encode(self.work.unmask_for(number))),
+                MessageType.QUERY,
+            )
+            for number, member in self._there(self.work.survivors)
+        ]
+
+    def unmasked(self, replies: Iterable[Message]) -> None:
+        """Take the shares in."""
+        self.report = Report()
+        for number, body in self._bodies(replies, Phase.UNMASK, self._server_round):
+            with _Dropping(self, number):
+                self.work.unmasked(number, decode(secagg.Unmasked, body))
+
+    def step(self) -> Adapter:
+        """The next global adapter, from the sum of the round.
+
+        Raises:
+            Abandoned: shares are missing.
+        """
+        total = self._point.decode(self.work.sum())
+        entries = self.coordinator.roster.entries
+        users = sum(self.members[entries[number].platform].users for number in self.work.survivors)
+        # Public, and never the real size of the batches.
+        mean = total / (self._settings.training.sample_rate * users)
+        change: Change = {}
+        start = 0
+        for name, shape in self._layout(self._server_round, self._adapter).items():
+            end = start + math.prod(shape)
+            change[name] = -mean[start:end].reshape(shape)
+            start = end
+        adapter = self._strategy.step(self._adapter, change)
+        if not all(np.isfinite(array).all() for array in adapter.values()):
+            raise Abandoned(f"round {self._server_round} would drive the adapter out of the range of float32")
+        return adapter
+
+    def parameters(self, adapter: Adapter) -> int:
+        """Most parameters that one round trains."""
+        cycle = self._strategy.scheme.cycle
+        return max(
+            sum(math.prod(shape) for shape in self._layout(server_round, adapter).values())
+            for server_round in range(1, len(cycle) + 1)
+        )
+
+    def drop(self, number: int, reason: str) -> None:
+        """Note that a platform's answer was left out."""
+        member = self._member(number)
+        self.report.drops.append(Drop(node=member.node, platform=member.platform, reason=reason))
+
+    def _layout(self, server_round: int, adapter: Adapter) -> dict[str, tuple[int, ...]]:
+        return {name: adapter[name].shape for name in trained(adapter, self._strategy.factors(server_round))}
+
+    def _there(self, numbers: Iterable[int]) -> Iterator[tuple[int, Member]]:
+        """Those of the platforms for which somebody speaks now."""
+        for number in numbers:
+            member = self.members.get(self.coordinator.roster.entries[number].platform)
+            if member is not None:
+                yield number, member
+
+    def _member(self, number: int) -> Member:
+        return self.members[self.coordinator.roster.entries[number].platform]
+
+    def _record(self, phase: Phase, server_round: int, body: bytes) -> RecordDict:
+        return to_record(Secure(run=self._run, settings=self._settings, round=server_round, phase=phase, body=body))
+
+    def _message(self, member: Member, number: int, record: RecordDict, kind: str) -> Message:
+        # A request outlives the deadline a little: Flower forgets an expired one, and asking after it is an error there.
+        lifetime = self._settings.reply_timeout + 60.0
+        return Message(record, member.node, kind, ttl=lifetime, group_id=f"secure-{number}")
+
+    def _bodies(self, replies: Iterable[Message], phase: Phase, server_round: int) -> Iterator[tuple[int, bytes]]:
+        for number, answer in self._answers(replies, Secured):
+            assert isinstance(answer, Secured)
+            if (answer.phase, answer.round) == (phase, server_round):
+                yield number, answer.body
+            else:
+                self.drop(number, f"answers {answer.phase} of round {answer.round}")
+
+    def _answers(self, replies: Iterable[Message], kind: type[Summed | Secured]) -> Iterator[tuple[int, Answer]]:
+        nodes = {member.node: platform for platform, member in self.members.items()}
+        for message in replies:
+            node = message.metadata.src_node_id
+            platform = nodes.get(node, "")
+            try:
+                if message.has_error():
+                    raise ProtocolError(f"error {message.error.code}")
+                number = self.coordinator.roster.number(platform)
+                answer = answer_from(message.content)
+                if isinstance(answer, Refusal):
+                    self.report.refusals[node] = answer
+                    continue
+                if not isinstance(answer, kind) or answer.run != self._run or answer.platform != platform:
+                    raise ProtocolError(f"answered with '{answer.kind}' of {answer.platform!r} in run {answer.run!r}")
+            except ProtocolError as error:
+                self.report.drops.append(Drop(node=node, platform=platform, reason=error.found))
+                continue
+            finally:
+                del message
+            yield number, answer
+            del answer
+
+
+class _Dropping:
+    """Leaves an answer out, with its reason, if what it holds cannot be used."""
+
+    def __init__(self, phases: Phases, number: int) -> None:
+        self._phases, self._number = phases, number
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, ProtocolError):
+            return False
+        self._phases.drop(self._number, error.found)
+        return True

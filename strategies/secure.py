@@ -1,0 +1,138 @@
+"""Distributed noise: the coordinator sees the sum over platforms and nothing else, and takes an Adam step with it.
+
+The sum of all platforms' clipped gradients with the noise in it, over the expected number of users in all their batches, is the
+step of central DP-SGD on the pooled users (Abadi et al. 2016); it does not matter over how many platforms they are spread.
+Which factors are trained is any linear strategy's own affair (`ffa`, `rolora`, `fedsa`, `fedsb`, or both as here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.agreement import Agreement, terms_of
+from shared.errors import InputError, NoisyPlan, ProtocolError
+from shared.messages import Arrays
+from shared.privacy.plan import signal_to_noise
+from shared.secagg.codec import decode, encode
+from shared.secagg.roster import Advert
+from shared.settings import Settings
+from strategies.base import AdapterStrategy, Card, Member
+from strategies.coordinator import Enrolment
+from strategies.optimizers import ServerOptimizer, State
+
+_COUNT = "count:"
+
+
+class SecureSum(AdapterStrategy):
+    """Both factors, trained by one clipped, noised gradient sum a round over all platforms together."""
+
+    card: ClassVar[Card] = Card(
+        name="secure-sum",
+        when="for many platforms, small ones too: learns as if users were pooled, at the same epsilon; wants 50 rounds up",
+        trusts="that no more than secure.colluders platforms side with the coordinator, which itself is trusted with nothing",
+        sends="one masked gradient sum of A and B a round; only the sum over platforms can be read",
+    )
+
+
+class StepOnSums(ServerOptimizer):
+    """Adam (Kingma & Ba 2015) at the coordinator; its moments are post-processing of the noised sum.
+
+    Args:
+        settings: The rate is `server.learning_rate`, or `training.learning_rate` where that is 0.
+    """
+
+    moments = ("first", "second")
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.server)
+        self._rate = settings.server.learning_rate or settings.training.learning_rate
+        self._counts: dict[str, int] = {}
+
+    def move(self, name: str, change: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One step; `change` is the descent direction. Each tensor counts its own steps, as not every round trains all."""
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        first = 0.9 * self._moment("first", name, change) + 0.1 * change
+        second = 0.999 * self._moment("second", name, change) + 0.001 * np.square(change)
+        self._state[f"first:{name}"], self._state[f"second:{name}"] = first, second
+        return self._rate * first / (1 - 0.9**count) / (np.sqrt(second / (1 - 0.999**count)) + 1e-8)
+
+    def state(self) -> State:
+        """As `ServerOptimizer.state`, with the counts."""
+        return {**super().state(), **{f"{_COUNT}{name}": np.array([float(count)]) for name, count in self._counts.items()}}
+
+    def restore(self, state: Mapping[str, NDArray[np.float64]], adapter: Arrays) -> None:
+        """As `ServerOptimizer.restore`."""
+        counts = {key.removeprefix(_COUNT): value for key, value in state.items() if key.startswith(_COUNT)}
+        if any(name not in adapter or value.shape != (1,) or not value[0] >= 1 for name, value in counts.items()):
+            raise InputError(
+                "the server optimizer's counts do not fit this run", do="resume with the checkpoint of this very run"
+            )
+        super().restore({key: value for key, value in state.items() if not key.startswith(_COUNT)}, adapter)
+        self._counts = {name: int(value[0]) for name, value in counts.items()}
+
+
+def agreement_of(settings: Settings, needs: Mapping[str, float], members: Mapping[str, Member]) -> Agreement:
+    """The noise that suffices for every platform, by their own word.
+
+    Args:
+        needs: Platform -> noise multiplier that its budget needs; 0 without a budget.
+
+    Raises:
+        NoisyPlan: even if all gradients agreed, their sum would be noise.
+    """
+    users = [members[platform].users for platform in needs]
+    noise = max(needs.values())
+    return Agreement(noise_multiplier=noise, batch=settings.training.sample_rate * max(users))
+
+
+def require_signal(settings: Settings, agreement: Agreement, *, users: int, parameters: int) -> float:
+    """The run's signal-to-noise bound over all platforms' users.
+
+    Raises:
+        NoisyPlan: it is below 1.
+    """
+    ratio = signal_to_noise(
+        sample_rate=settings.training.sample_rate,
+        users=users,
+        steps=settings.rounds,
+        noise_multiplier=agreement.noise_multiplier,
+        parameters=parameters,
+    )
+    if ratio < 1:
+        raise NoisyPlan(
+            f"the planned sums would be noise: even if all gradients agreed, they would be {ratio:.3g} of the noise's norm "
+            f"({users} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
+            where=f"distributed noise, multiplier {agreement.noise_multiplier:.3g}",
+            do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers)",
+        )
+    return ratio
+
+
+def enrol(
+    settings: Settings,
+    run: str,
+    keys: Mapping[str, bytes],
+    agreement: Agreement,
+    *,
+    left_out: Callable[[str, str], None],
+) -> Enrolment.Closed:
+    """The roster of a new session.
+
+    Args:
+        keys: Platform -> the signed keys that it joined with.
+        left_out: Told of a platform whose keys cannot be used, and why.
+
+    Raises:
+        InputError: the platforms are too few, or too many for so many rounds.
+    """
+    enrolment = Enrolment(terms_of(settings, run))
+    for platform, data in keys.items():
+        try:
+            enrolment.add(decode(Advert, data), platform=platform)
+        except ProtocolError as error:
+            left_out(platform, error.found)
+    return enrolment.close(encode(agreement))

@@ -1,0 +1,239 @@
+"""A platform's part in the secure sum on its disk: anew for every message, and never two answers to one round."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import secure_sum
+from client.secure_sum import Register, SecureSum, identity_of, known_peers
+from shared.agreement import Agreement, terms_of
+from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
+from shared.secagg import messages as secagg
+from shared.secagg.codec import decode, encode
+from shared.secagg.masks import Frame
+from shared.secagg.roster import Advert
+from shared.settings import Settings
+from strategies.coordinator import Coordinator, Enrolment
+from strategies.masked_sum import Round
+
+Make = Callable[..., Settings]
+DIMENSION = 40
+
+
+class Federation:
+    """Platforms on a disk, opened anew for every question, and a coordinator."""
+
+    def __init__(self, root: Path, settings: Settings, *, count: int = 3, noise: float = 1.0, batch: float = 5.0) -> None:
+        self.root, self.settings = root, settings
+        self.names = [f"p{at}" for at in range(count)]
+        enrolment = Enrolment(terms_of(settings, "run"))
+        for name in self.names:
+            self.register.add(name, identity_of(root / name, make=True))
+            enrolment.add(decode(Advert, self.part(name).advert()), platform=name)
+        agreement = Agreement(noise_multiplier=noise, batch=batch)
+        self.coordinator = Coordinator(enrolment.close(encode(agreement)))
+        self.point = agreement.point(dimension=DIMENSION, quorum=self.coordinator.roster.quorum, clip=settings.training.clip)
+
+    @property
+    def register(self) -> Register:
+        return Register(self.root / ".identities")
+
+    def path(self, name: str) -> Path:
+        return self.root / name / "run.secure"
+
+    def part(self, name: str) -> SecureSum:
+        identity = identity_of(self.root / name, make=False)
+        return SecureSum(
+            run="run",
+            settings=self.settings,
+            platform=name,
+            path=self.path(name),
+            identity=identity,
+            peers=self.register.peers,
+        )
+
+    def deal(self, name: str, **over: Any) -> bytes:
+        body = encode(self.coordinator.deal_for(self.names.index(name)))
+        return self.part(name).deal(body, **{"need": 1.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over})
+
+    def set_up(self) -> None:
+        for at, name in enumerate(self.names):
+            self.coordinator.dealt(at, decode(secagg.Dealt, self.deal(name)))
+        self.coordinator.settle()
+
+    def round(self, number: int) -> Round:
+        return Round(self.coordinator, Frame(round=number, length=DIMENSION, bits=self.point.bits))
+
+    def sum(self, work: Round, name: str, words: np.ndarray, *, question: bytes = b"model") -> bytes:
+        part = self.part(name)
+        asked = part.asked(encode(work.mask_for(self.names.index(name))), round_=work.frame.round, question=question)
+        return asked.known or part.mask(asked, words)
+
+
+@pytest.fixture
+def federation(tmp_path: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    return Federation(tmp_path, tiny_settings(strategy="secure-sum", rounds=3))
+
+
+def vectors(federation: Federation) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 1 << federation.point.bits, DIMENSION, dtype=np.uint32) for _ in federation.names]
+
+
+def test_every_message_may_find_a_new_process(federation: Federation) -> None:
+    federation.set_up()
+    for number in (1, 2, 3):
+        work, words = federation.round(number), vectors(federation)
+        for at, name in enumerate(federation.names):
+            work.masked(at, decode(secagg.Masked, federation.sum(work, name, words[at])))
+        for at, name in enumerate(federation.names):
+            shares = federation.part(name).unmask(encode(work.unmask_for(at)))
+            assert federation.part(name).unmask(encode(work.unmask_for(at))) == shares
+            work.unmasked(at, decode(secagg.Unmasked, shares))
+        wanted = sum(words[1:], words[0]) & np.uint32((1 << federation.point.bits) - 1)
+        np.testing.assert_array_equal(work.sum(), wanted)
+
+
+def test_keys_are_made_once_and_shares_dealt_once(federation: Federation) -> None:
+    adverts = {name: federation.part(name).advert() for name in federation.names}
+    assert len(set(adverts.values())) == 3
+    assert adverts == {name: federation.part(name).advert() for name in federation.names}
+    assert federation.deal("p0") == federation.deal("p0")
+
+
+def test_only_the_owner_can_read_it(federation: Federation) -> None:
+    federation.set_up()
+    for name in federation.names:
+        assert federation.path(name).stat().st_mode & 0o077 == 0
+        assert (federation.root / name / "identity.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_round_has_one_answer(federation: Federation) -> None:
+    federation.set_up()
+    work, (words, other, _) = federation.round(1), vectors(federation)
+    first = federation.sum(work, "p0", words)
+    assert federation.sum(work, "p0", other) == first
+    with pytest.raises(OutOfOrder):
+        federation.sum(work, "p0", words, question=b"another model")
+
+
+def test_what_could_not_be_written_is_not_said(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    federation.set_up()
+    work, (words, other, _) = federation.round(1), vectors(federation)
+    before = federation.path("p0").read_bytes()
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise StorageError("cannot be written: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(secure_sum, "write_whole", full)
+        with pytest.raises(StorageError):
+            federation.sum(work, "p0", words)
+    assert federation.path("p0").read_bytes() == before
+    answer = federation.sum(work, "p0", other)  # nobody has seen the first
+    assert federation.sum(work, "p0", words) == answer
+
+
+def test_a_damaged_state_ends_this_platforms_part(federation: Federation) -> None:
+    federation.set_up()
+    path = federation.path("p0")
+    data = bytearray(path.read_bytes())
+    for at in (0, len(data) // 2, len(data) - 1):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises(StorageError, match="damaged"):
+            federation.part("p0").advert()
+    for cut in (0, 3, 33, len(data) - 1):
+        path.write_bytes(bytes(data[:cut]))
+        with pytest.raises(StorageError, match="damaged"):
+            federation.part("p0").advert()
+
+
+@pytest.mark.parametrize(
+    ("over", "error"),
+    [
+        ({"need": 1.01}, PrivacyError),
+        ({"need": math.nan}, PrivacyError),
+        ({"batch": 5.1}, ProtocolError),
+        ({"dimensions": {"ab": 1 << 29}}, ProtocolError),
+    ],
+    ids=["too little noise", "a need that is none", "too small a batch", "a vector too long"],
+)
+def test_an_agreement_that_does_not_suffice_is_not_dealt_for(
+    federation: Federation, over: dict[str, Any], error: type[Exception]
+) -> None:
+    before = federation.path("p0").read_bytes()
+    with pytest.raises(error):
+        federation.deal("p0", **over)
+    assert federation.path("p0").read_bytes() == before
+    federation.deal("p0")
+
+
+def test_a_point_of_another_length_or_width_is_refused(federation: Federation) -> None:
+    federation.set_up()
+    part = federation.part("p0")
+    asked = part.asked(encode(federation.round(1).mask_for(0)), round_=1, question=b"")
+    assert part.point(asked, dimension=DIMENSION) == federation.point
+    with pytest.raises(ProtocolError, match="words"):
+        part.point(asked, dimension=DIMENSION + 1)
+    with pytest.raises(ProtocolError, match="round"):
+        part.asked(encode(federation.round(1).mask_for(0)), round_=2, question=b"")
+
+
+def test_phases_out_of_order(federation: Federation) -> None:
+    with pytest.raises(OutOfOrder, match="enrolled"):
+        federation.part("p0").confirm(encode(secagg.Confirm(round=1, survivors=(0, 1, 2))))
+    federation.set_up()
+    with pytest.raises(OutOfOrder, match="dealing"):
+        federation.part("p0").unmask(encode(secagg.Unmask(round=1, survivors=(0, 1, 2), consents=(), confirmations=())))
+    federation.sum(federation.round(1), "p0", vectors(federation)[0])
+    with pytest.raises(OutOfOrder, match="active"):
+        federation.deal("p0")
+
+
+def test_only_whom_the_operator_knows(federation: Federation) -> None:
+    (federation.root / ".identities" / "p2").unlink()
+    with pytest.raises(ProtocolError, match="p2"):
+        federation.deal("p0")
+
+
+def test_settings_that_differ_from_the_others(federation: Federation, tiny_settings: Make) -> None:
+    federation.settings = tiny_settings(strategy="secure-sum", rounds=3, secure={"colluders": 0})
+    with pytest.raises(PrivacyError, match="other settings"):
+        federation.deal("p0")
+    federation.path("p0").unlink()
+    federation.part("p0").advert()
+    with pytest.raises(ProtocolError, match="terms"):
+        federation.deal("p0")
+
+
+def test_an_identity_is_made_only_in_a_simulation(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="identity"):
+        identity_of(tmp_path, make=False)
+    made = identity_of(tmp_path, make=True)
+    assert identity_of(tmp_path, make=False).public == made.public
+    (tmp_path / "identity.key").chmod(0o644)
+    with pytest.raises(StorageError, match="others may read"):
+        identity_of(tmp_path, make=False)
+
+
+def test_peers_of_a_platform_file() -> None:
+    assert known_peers({"shop": base64.b64encode(b"k" * 32).decode()}) == {"shop": b"k" * 32}
+
+
+def test_the_register_takes_no_drafts_or_strangers(tmp_path: Path) -> None:
+    identity = identity_of(tmp_path / "a", make=True)
+    register = Register(tmp_path / ".identities")
+    register.add("a", identity)
+    (tmp_path / ".identities" / ".a.draft").write_bytes(b"x" * 32)
+    (tmp_path / ".identities" / "short").write_bytes(b"x")
+    assert register.peers() == {"a": identity.public}

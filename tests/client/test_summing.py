@@ -1,0 +1,431 @@
+"""A round of the secure sum on real platforms: what it sums, what it charges, what leaves, and what stays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client import summing
+from client.adam import Adam
+from client.outgoing import checked
+from client.platform_file import load
+from client.worker import Worker
+from shared.adapter import initial, trained
+from shared.agreement import Agreement
+from shared.errors import PrivacyError
+from shared.ledger import read
+from shared.messages import (
+    Answer,
+    Arrays,
+    Factors,
+    Join,
+    Joined,
+    Phase,
+    Reason,
+    Refusal,
+    Request,
+    Secure,
+    Secured,
+    Sum,
+    Summed,
+    Train,
+    request_from,
+    to_record,
+)
+from shared.secagg import messages as secagg
+from shared.secagg.codec import decode, encode
+from shared.secagg.masks import Frame
+from shared.settings import Settings
+from strategies.coordinator import Coordinator
+from strategies.masked_sum import Round
+from strategies.report import Member
+from strategies.secure import StepOnSums, agreement_of, enrol
+
+Write = Callable[..., Path]
+Make = Callable[..., Settings]
+
+
+class Federation:
+    """Real workers, and a coordinator that asks them in this process."""
+
+    def __init__(self, paths: list[Path], settings: Settings, root: Path) -> None:
+        self.paths, self.settings, self.root = paths, settings, root
+        self.files = [load(path) for path in paths]
+        self.workers = [self.open(at) for at in range(len(paths))]
+
+    def open(self, at: int) -> Worker:
+        name = self.files[at].name
+        return Worker(
+            self.files[at], state=self.root / "state" / name, ledger=self.ledger(at), simulation=True, device=torch.device("cpu")
+        )
+
+    def ledger(self, at: int) -> Path:
+        return self.root / "ledger" / f"{self.files[at].name}.jsonl"
+
+    def restart(self, at: int) -> None:
+        self.workers[at].close()
+        self.workers[at] = self.open(at)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    def ask(self, at: int, request: Request) -> Answer:
+        return self.workers[at].handle(request_from(to_record(request)))
+
+    def expect(self, kind: type[Any], at: int, request: Request) -> Any:
+        answer = self.ask(at, request)
+        assert isinstance(answer, kind), (answer, self.workers[at].failure)
+        return answer
+
+    def secure(self, at: int, phase: Phase, round_: int, body: Any) -> Answer:
+        return self.ask(at, Secure(run="run", settings=self.settings, round=round_, phase=phase, body=encode(body)))
+
+    def set_up(self) -> None:
+        joined = {}
+        for at, file in enumerate(self.files):
+            joined[file.name] = self.expect(Joined, at, Join(run="run", settings=self.settings))
+        members = {file.name: Member(node=at, platform=file.name, users=file.users) for at, file in enumerate(self.files)}
+        needs = {name: answer.noise_multiplier for name, answer in joined.items()}
+        self.agreement = agreement_of(self.settings, needs, members)
+        keys = {name: answer.keys for name, answer in joined.items()}
+        closed = enrol(self.settings, "run", keys, self.agreement, left_out=lambda *why: pytest.fail(str(why)))
+        self.coordinator = Coordinator(closed)
+        for at in range(len(self.files)):
+            answer = self.secure(at, Phase.DEAL, 0, self.coordinator.deal_for(at))
+            assert isinstance(answer, Secured), self.workers[at].failure
+            self.coordinator.dealt(at, decode(secagg.Dealt, answer.body))
+        self.coordinator.settle()
+
+    def point(self, adapter: Arrays, factors: Factors = Factors.BOTH) -> Any:
+        dimension = sum(adapter[name].size for name in trained(adapter, factors))
+        quorum = self.coordinator.roster.quorum
+        return self.agreement.point(dimension=dimension, quorum=quorum, clip=self.settings.training.clip)
+
+    def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> Round:
+        point = self.point(adapter, factors)
+        return Round(self.coordinator, Frame(round=round_, length=point.dimension, bits=point.bits))
+
+    def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
+        return self.ask(
+            at,
+            Sum(
+                run="run",
+                settings=self.settings,
+                round=work.frame.round,
+                factors=factors,
+                adapter=adapter,
+                body=encode(work.mask_for(at)),
+            ),
+        )
+
+    def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> np.ndarray:
+        """A whole round; the decoded sum."""
+        work = self.begin(round_, adapter, factors)
+        for at in range(len(self.files)):
+            answer = self.sum(at, work, adapter, factors)
+            assert isinstance(answer, Summed), self.workers[at].failure
+            work.masked(at, decode(secagg.Masked, answer.body))
+        for at in range(len(self.files)):
+            answer = self.secure(at, Phase.UNMASK, round_, work.unmask_for(at))
+            assert isinstance(answer, Secured), self.workers[at].failure
+            work.unmasked(at, decode(secagg.Unmasked, answer.body))
+        return self.point(adapter, factors).decode(work.sum())
+
+    def charges(self, at: int) -> list[tuple[str, int]]:
+        return [(str(entry.kind), entry.round) for entry in read(self.ledger(at)).entries]
+
+
+@pytest.fixture
+def federation(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Federation]]:
+    made: list[Federation] = []
+
+    def make(count: int = 2, **over: Any) -> Federation:
+        paths = [write_platform(f"p{at}", seed=at, items=10 + at, users=24 + at, declared=30 + 10 * at) for at in range(count)]
+        settings = tiny_settings(**{"strategy": "secure-sum", "rounds": 3, "privacy": {"noise": "distributed"}, **over})
+        made.append(Federation(paths, settings, tmp_path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+class Eyes:
+    """Sees what platforms sum and which noise they add, one entry per platform and round."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sums: list[np.ndarray] = []
+        self.noise: list[np.ndarray] = []
+        gradient, noise = summing.gradient_sums, summing.noise_share
+
+        def one_by_one(trainer: Any, parameters: Any, names: list[str], bank: Any, picked: np.ndarray) -> Any:
+            # The oracle: users one at a time, in float64.
+            total = {name: torch.zeros(parameters[name].shape, dtype=torch.float64) for name in names}
+            for user in range(len(picked)):
+                part = trainer.gradient(parameters, names, bank, picked[user : user + 1])
+                for name in names:
+                    total[name] += part.sums[name].double()
+            self.sums.append(np.concatenate([value.numpy().ravel() for value in total.values()]))
+            return gradient(trainer, parameters, names, bank, picked)
+
+        def seen(point: Any, random: Any) -> np.ndarray:
+            self.noise.append(noise(point, random))
+            return self.noise[-1]
+
+        monkeypatch.setattr(summing, "gradient_sums", one_by_one)
+        monkeypatch.setattr(summing, "noise_share", seen)
+
+
+def test_the_sum_is_central_dp_sgds_step_on_the_pooled_users(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given the same noise, platforms' sum is the sum over all their sampled users, and the next adapter is plain Adam's."""
+    made = federation(3)
+    eyes = Eyes(monkeypatch)
+    made.set_up()
+    adapter = dict(initial(made.settings))
+    names = list(adapter)
+    reference, central = (
+        Adam(learning_rate=made.settings.training.learning_rate),
+        {n: torch.tensor(v) for n, v in adapter.items()},
+    )
+    step = StepOnSums(made.settings)
+    users = made.settings.training.sample_rate * sum(file.users for file in made.files)
+    for round_ in (1, 2):
+        decoded = made.play(round_, adapter)
+        point = made.point(adapter)
+        pooled = sum(eyes.sums[-3:]) + sum(eyes.noise[-3:]) / point.scale
+        # Each platform rounds by less than one step.
+        assert np.abs(decoded - pooled).max() < 3 / point.scale
+        assert np.abs(sum(eyes.sums[-3:])).max() > 100 / point.scale
+        change, start = {}, 0
+        for name in names:
+            change[name] = -decoded[start : start + adapter[name].size].reshape(adapter[name].shape) / users
+            start += adapter[name].size
+        adapter = step.step(adapter, change)
+        gradients = {name: torch.tensor(-change[name], dtype=torch.float32) for name in names}
+        reference.step(central, gradients)
+        for name in names:
+            np.testing.assert_allclose(adapter[name], central[name].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_noise_of_all_shares_is_what_was_agreed(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no gradient at all: the decoded sum is the noise. A share left out, or halved, is seen."""
+    made = federation(2)
+    made.set_up()
+    monkeypatch.setattr(
+        summing,
+        "gradient_sums",
+        lambda trainer, parameters, names, bank, picked: {n: torch.zeros_like(parameters[n]).double() for n in names},
+    )
+    adapter = initial(made.settings)
+    found = made.play(1, adapter)
+    point = made.point(adapter)
+    quorum = made.coordinator.roster.quorum
+    assert quorum.honest < len(made.files)
+    wanted = point.noise * math.sqrt(len(made.files) / quorum.honest)
+    assert found.std() == pytest.approx(wanted, rel=6 / math.sqrt(2 * len(found)))
+    assert point.noise_multiplier >= max(worker._session.plan.noise_multiplier for worker in made.workers)
+
+
+class TestCharges:
+    @pytest.fixture
+    def alone(self, federation: Any) -> Federation:
+        made = federation(1)
+        made.set_up()
+        return made
+
+    def test_every_round_is_charged_once_as_the_integer_mechanism(self, alone: Federation) -> None:
+        adapter = initial(alone.settings)
+        alone.play(1, adapter)
+        alone.play(2, adapter)
+        alone.play(3, adapter)
+        entries = read(alone.ledger(0)).entries
+        assert [(str(entry.kind), entry.round) for entry in entries] == [
+            ("popularity", 0),
+            ("train", 1),
+            ("train", 2),
+            ("train", 3),
+        ]
+        point = alone.point(adapter)
+        for entry in entries[1:]:
+            assert entry.release.integers == point.integers
+            assert entry.release.noise_multiplier == alone.agreement.noise_multiplier
+            assert entry.release.steps == 1
+        assert entries[-1].epsilon <= 50.0
+
+    def test_a_crash_after_the_charge_loses_no_charge_and_makes_no_second(
+        self, alone: Federation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        adapter = initial(alone.settings)
+        work = alone.begin(1, adapter)
+        with monkeypatch.context() as patched:
+            patched.setattr(summing, "gradient_sums", lambda *_: (_ for _ in ()).throw(RuntimeError("u17")))
+            answer = alone.sum(0, work, adapter)
+            assert isinstance(answer, Refusal) and answer.reason is Reason.FAILED
+        assert alone.charges(0) == [("popularity", 0), ("train", 1)]
+        alone.restart(0)
+        assert isinstance(alone.sum(0, work, adapter), Summed)
+        assert alone.charges(0) == [("popularity", 0), ("train", 1)]
+
+    def test_the_same_question_has_the_same_answer_and_no_second_charge(self, alone: Federation) -> None:
+        adapter = initial(alone.settings)
+        work = alone.begin(1, adapter)
+        first = alone.sum(0, work, adapter)
+        alone.restart(0)
+        again = alone.sum(0, work, adapter)
+        assert isinstance(first, Summed) and isinstance(again, Summed)
+        assert first.body == again.body
+        assert len(alone.charges(0)) == 2
+
+    def test_another_question_in_the_round_is_refused_and_not_charged(self, alone: Federation) -> None:
+        adapter = initial(alone.settings)
+        work = alone.begin(1, adapter)
+        alone.sum(0, work, adapter)
+        moved = {name: value + 1 for name, value in adapter.items()}
+        for asked in (moved, adapter):
+            answer = alone.sum(0, work, asked, Factors.BOTH if asked is moved else Factors.B)
+            assert isinstance(answer, Refusal) and answer.reason is Reason.ROUND
+        assert len(alone.charges(0)) == 2
+
+    def test_an_update_in_clear_is_not_to_be_had(self, alone: Federation) -> None:
+        request = Train(run="run", settings=alone.settings, round=1, factors=Factors.BOTH, adapter=initial(alone.settings))
+        answer = alone.ask(0, request)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert alone.charges(0) == [("popularity", 0)]
+
+    @pytest.mark.parametrize("change", [{"length": 7}, {"bits": 31}])
+    def test_a_question_for_other_words_is_not_charged(self, alone: Federation, change: dict[str, int]) -> None:
+        adapter = initial(alone.settings)
+        work = alone.begin(1, adapter)
+        work.frame = replace(work.frame, **change)
+        answer = alone.sum(0, work, adapter)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert alone.charges(0) == [("popularity", 0)]
+
+
+def test_less_noise_than_a_platform_needs_is_refused(federation: Any) -> None:
+    made = federation(1)
+    answer = made.expect(Joined, 0, Join(run="run", settings=made.settings))
+    agreement = Agreement(noise_multiplier=answer.noise_multiplier * 0.99, batch=1000.0)
+    closed = enrol(made.settings, "run", {"p0": answer.keys}, agreement, left_out=lambda *why: pytest.fail(str(why)))
+    refused = made.secure(0, Phase.DEAL, 0, Coordinator(closed).deal_for(0))
+    assert isinstance(refused, Refusal) and refused.reason is Reason.SETTINGS
+
+
+def test_secure_questions_are_not_for_runs_with_local_noise(federation: Any) -> None:
+    made = federation(1, strategy="fedavg", privacy={"noise": "local"})
+    joined = made.expect(Joined, 0, Join(run="run", settings=made.settings))
+    assert joined.keys == b""
+    answer = made.secure(0, Phase.CONFIRM, 1, secagg.Confirm(round=1, survivors=(0,)))
+    assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+
+
+class TestWhatStays:
+    def test_b_of_fedsa_is_trained_and_noised_here(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = federation(1, strategy="fedsa")
+        made.set_up()
+        adapter = initial(made.settings)
+        monkeypatch.setattr(
+            summing,
+            "gradient_sums",
+            lambda trainer, parameters, names, bank, picked: {n: torch.zeros_like(parameters[n]).double() for n in names},
+        )
+        seen: list[torch.Tensor] = []
+        original = Adam.step
+
+        def watching(self: Adam, parameters: Any, gradients: Any) -> None:
+            seen.extend(value.double().flatten() for value in gradients.values())
+            original(self, parameters, gradients)
+
+        monkeypatch.setattr(Adam, "step", watching)
+        decoded = made.play(1, adapter, Factors.A)
+        assert len(decoded) == sum(adapter[name].size for name in trained(adapter, Factors.A))
+        noise = torch.cat(seen) * made.settings.training.sample_rate * made.files[0].users
+        point = made.point(adapter, Factors.A)
+        # All of the noise, not a share of it: nobody else adds to what stays.
+        assert float(noise.std()) == pytest.approx(point.noise, rel=6 / math.sqrt(2 * len(noise)))
+        memory = made.workers[0]._session._memory.tensors["local"]
+        assert all(memory[name].abs().sum() > 0 for name in trained(adapter, Factors.B))
+
+    def test_its_b_is_not_summed(self, federation: Any) -> None:
+        made = federation(1, strategy="fedsa")
+        made.set_up()
+        adapter = initial(made.settings)
+        work = made.begin(1, adapter, Factors.BOTH)
+        answer = made.sum(0, work, adapter, Factors.BOTH)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+
+
+class TestOutgoing:
+    @pytest.fixture
+    def summed(self) -> Summed:
+        body = encode(secagg.Masked(consent=bytes(64), words=bytes(30)))
+        return Summed(run="run", platform="p0", round=1, users=30, epsilon=1.0, ledger="", seconds=0.1, body=body)
+
+    def leave(self, answer: Answer, path: Path) -> Answer:
+        return checked(answer, platform=load(path), layout={"head.lora_A": (2, 10)}, rank=2, items=3, simulation=False)
+
+    def test_a_masked_sum_may_leave(self, write_platform: Write, summed: Summed) -> None:
+        path = write_platform("p0", declared=30)
+        assert self.leave(summed, path) is summed  # 20 words of 12 bits
+
+    @pytest.mark.parametrize(
+        "leak",
+        [
+            {"users": 29},
+            {"platform": "p1"},
+            {"seconds": 0.123},
+            {"body": b"u17 bought zebrafinch"},
+            {"body": encode(secagg.Masked(consent=bytes(64), words=bytes(31)))},
+            {"body": encode(secagg.Unmasked(shares=bytes(36)))},
+        ],
+        ids=["a count", "another's name", "a fine timing", "words", "another length", "another kind"],
+    )
+    def test_anything_else_is_stopped(self, write_platform: Write, summed: Summed, leak: dict[str, Any]) -> None:
+        with pytest.raises(PrivacyError):
+            self.leave(replace(summed, **leak), write_platform("p0", declared=30))
+
+    def test_phases_carry_their_own_kind_alone(self, write_platform: Write) -> None:
+        path = write_platform("p0", declared=30)
+        good = encode(secagg.Confirmed(signature=bytes(64)))
+        answer = Secured(run="run", platform="p0", round=1, phase=Phase.CONFIRM, body=good)
+        assert self.leave(answer, path) is answer
+        for change in ({"phase": Phase.UNMASK}, {"body": good[:-1]}, {"body": b"u17"}):
+            with pytest.raises(PrivacyError):
+                self.leave(replace(answer, **change), path)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 89, 200, 700])
+def test_sums_in_parts_are_as_exact_as_the_fixed_point_assumes(count: int) -> None:
+    """Against float64, with vectors that all point one way; `SLACK`/4 of the clip is what the accountant allows."""
+    from client.gradients import Clipped
+    from shared.fixed_point import SLACK
+
+    random = np.random.default_rng(0)
+    users = torch.tensor(random.normal(0.3, 1, (max(count, 1), 50)), dtype=torch.float32)
+    users /= users.norm(dim=1, keepdim=True)
+    asked: list[int] = []
+
+    class Trainer:
+        def gradient(self, parameters: Any, names: Any, bank: Any, picked: np.ndarray) -> Clipped:
+            asked.append(len(picked))
+            return Clipped(sums={"x": users[picked[:, 0]].sum(0)}, below=torch.zeros(()))
+
+    found = summing.gradient_sums(
+        Trainer(),
+        {"x": torch.zeros(50)},
+        ["x"],
+        torch.zeros(1),
+        np.arange(count, dtype=np.int64)[:, None],  # type: ignore[arg-type]
+    )["x"]
+    exact = users[:count].double().sum(0)
+    assert sum(asked) == count
+    assert all(part * count * 2.0**-24 <= SLACK / 4 for part in asked)
+    assert float((found - exact).norm()) <= SLACK / 4

@@ -1,0 +1,80 @@
+"""A real worker with a simulation's seeded noise, behind its real socket: a deployment that can be computed again exactly.
+
+    python -m tests.deploy.seeded_worker PLATFORM_FILE STATE SOCKET TRACE SECONDS [HOSTILE]
+
+It says in TRACE when it begins and ends a request, and waits SECONDS before each, so that a test can strike in between.
+HOSTILE spoils the updates of round 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.door import Door
+from client.platform_file import load
+from client.unix_socket import listen
+from client.worker import Worker
+from shared.messages import Answer, Request, Train, Update
+
+torch.set_num_threads(1)
+
+
+class Traced:
+    """Tells what the worker is doing, and takes its time."""
+
+    def __init__(self, worker: Worker, trace: Path, seconds: float, hostile: str) -> None:
+        self._worker, self._trace, self._seconds, self._hostile = worker, trace, seconds, hostile
+
+    @property
+    def name(self) -> str:
+        return self._worker.name
+
+    def handle(self, request: Request, warrant: str = "") -> Answer:
+        self._say("begin", request)
+        time.sleep(self._seconds)
+        answer = self._worker.handle(request, warrant)
+        self._say("end", request)
+        return self._spoiled(answer) if isinstance(request, Train) and request.round == 2 else answer
+
+    def _say(self, what: str, request: Request) -> None:
+        line = {"what": what, "kind": request.kind, "round": getattr(request, "round", 0), "time": time.time()}
+        with self._trace.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _spoiled(self, answer: Answer) -> Answer:
+        if not self._hostile or not isinstance(answer, Update):
+            return answer
+        spoil = {
+            "nan": lambda value: np.full_like(value, np.nan),
+            "shape": lambda value: np.zeros((1, 1), np.float32),
+            "large": lambda value: (100 * np.maximum(np.abs(value), np.abs(value).mean())).astype(np.float32),
+        }[self._hostile]
+        return replace(answer, change={name: spoil(value) for name, value in answer.change.items()})
+
+
+def main() -> None:
+    file, state, socket, trace, seconds = sys.argv[1:6]
+    platform = load(file)
+    worker = Worker(
+        platform,
+        state=Path(state),
+        ledger=Path(state) / "ledger" / f"{platform.name}.jsonl",
+        simulation=True,
+        device=torch.device("cpu"),
+    )
+    hostile = sys.argv[6] if len(sys.argv) > 6 else ""
+    Door(Traced(worker, Path(trace), float(seconds), hostile), listen(Path(socket))).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A coordinator and platforms as processes of their own on this machine: started, killed and asked through the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 180.0
+"""Seconds that a state is waited for; these machines are shared."""
+
+
+class Stage:
+    """Everything below one folder; `close` ends all that was started."""
+
+    def __init__(self, root: Path, *, backbone: str, name: str = "spring") -> None:
+        self.root, self.backbone, self.name = root, backbone, name
+        self.coordinator = root / "coordinator"
+        self.port, self.control = free_ports(2)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "160",
+        }
+
+    def fedfuse(self, *words: str | Path, check: bool = True, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fedfuse", *map(str, words)],
+            cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        if check and done.returncode:
+            said = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+            pytest.fail(f"fedfuse {' '.join(map(str, words))}: {done.returncode}\n{said}\n{self.logs()}")
+        return done
+
+    def spawn(self, key: str, *words: str | Path, **over: Any) -> subprocess.Popen[bytes]:
+        """Start a command that stays."""
+        with (self.root / f"{key}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fedfuse", *map(str, words)],
+                cwd=self.root, env={**self.environment, **over}, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.processes[key] = process
+        return process
+
+    def make_coordinator(self) -> None:
+        self.fedfuse(
+            "init", "server", self.coordinator, "--host", "127.0.0.1", "--name", self.name,
+            "--port", str(self.port), "--control-port", str(self.control), "--listen", "127.0.0.1",
+        )  # fmt: skip
+
+    def serve(self) -> None:
+        """Start the coordinator's server, and wait until it is healthy."""
+        self.spawn("server", "server", "start", self.coordinator)
+        until(
+            lambda: self.fedfuse("server", "health", self.coordinator, check=False).returncode == 0,
+            "the server is healthy",
+            self.logs,
+        )
+
+    def invite(self, name: str) -> Path:
+        path = self.root / f"{name}.invitation"
+        path.write_text(self.fedfuse("invite", name, "--server", self.coordinator).stdout)
+        return path
+
+    def make_platform(
+        self, name: str, *sources: str | Path, users: int = 100, epsilon: float = 50.0, delta: float = 1e-3
+    ) -> Path:
+        """Invite, make and approve a platform; its draft is used but for the tiny backbone, which it has to allow."""
+        folder = self.root / name
+        self.fedfuse(
+            "init", "client", folder, "--invitation", self.invite(name), "--users", str(users),
+            "--epsilon", str(epsilon), "--delta", str(delta), *sources,
+        )  # fmt: skip
+        self.edit(folder, '# backbones = ["minilm"]', f"backbones = [{json.dumps(self.backbone)}]")
+        self.fedfuse("approve", name, folder / "application.toml", "--server", self.coordinator)
+        return folder
+
+    def edit(self, folder: Path, old: str, new: str) -> None:
+        text = (folder / "platform.toml").read_text()
+        assert old in text, text
+        (folder / "platform.toml").write_text(text.replace(old, new))
+
+    def join(self, name: str, **over: Any) -> subprocess.Popen[bytes]:
+        """Start a platform's client."""
+        return self.spawn(name, "client", "start", self.root / name, **over)
+
+    def await_online(self, *names: str) -> None:
+        until(lambda: set(names) <= {one["name"] for one in self.status()["platforms"] if one["connection"] == "online"},
+              f"{', '.join(names)} online", self.logs)  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        done = self.fedfuse("status", "--server", self.coordinator, "--json", check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else {"platforms": [], "server": False}
+
+    def run(self, name: str, *words: str, check: bool = True, timeout: float = 900.0) -> subprocess.CompletedProcess[str]:
+        """A federation, from its start to its end."""
+        return self.fedfuse(
+            "run", "--server", self.coordinator, "--name", name, *self.tiny(), *words, check=check, timeout=timeout
+        )
+
+    def tiny(self) -> list[str]:
+        """Options that make a run small."""
+        settings = {
+            "model.backbone": self.backbone, "model.layers": 1, "model.rank": 2, "model.item_tokens": 12, "model.user_tokens": 16,
+            "training.local_steps": 2, "training.sample_rate": 0.5, "training.views": 2, "reply_timeout": 120.0,
+        }  # fmt: skip
+        return [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+    def folder(self, run: str) -> Path:
+        return self.coordinator / "runs" / run
+
+    def events(self, run: str) -> list[dict[str, Any]]:
+        path = self.folder(run) / "events.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def state(self, run: str) -> dict[str, Any]:
+        path = self.folder(run) / "state.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def await_round(self, run: str, round_: int) -> None:
+        until(lambda: any(event["kind"] == "round" and event["round"] >= round_ for event in self.events(run)),
+              f"round {round_} of {run}", self.logs)  # fmt: skip
+
+    def find(self, *words: str) -> list[psutil.Process]:
+        """Processes of this stage whose command line has all these words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if str(self.root) in line and all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def below(self, key: str, *words: str) -> list[psutil.Process]:
+        """Descendants of a process that was started here, with these words."""
+        found = []
+        for process in psutil.Process(self.processes[key].pid).children(recursive=True):
+            try:
+                if all(word in " ".join(process.cmdline()) for word in words):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def logs(self) -> str:
+        parts = []
+        for path in sorted([*self.root.glob("*.log"), *self.root.glob("*/log/*.log")]):
+            lines = [line for line in path.read_text(errors="replace").splitlines() if "DEBUG" not in line]
+            parts.append(f"--- {path.relative_to(self.root)}\n" + "\n".join(lines[-15:]))
+        return "\n".join(parts)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        for process in [*self.find(), *(psutil.Process(p.pid) for p in self.processes.values() if p.poll() is None)]:
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+
+
+def until(
+    holds: Callable[[], object], what: str, logs: Callable[[], str] = str, *, seconds: float = PATIENCE, every: float = 0.2
+) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            pytest.fail(f"after {seconds:g} s not: {what}\n{logs()}")
+        time.sleep(every)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> Path:
+    """A CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path

@@ -1,0 +1,126 @@
+"""What a deployment survives: real processes on this machine, really killed. Minutes each; run by name.
+
+In all of them: the run goes on from its last finished round, no charge is lost, none is made twice for one release, and the
+final model equals that of a run in this process in which the rounds simply had those participants.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.seeded import Seeded, seeded
+from tests.deploy.stage import Stage, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+Make = Callable[[str], Path]
+
+
+def test_a_supernode_is_killed_in_every_phase(stage: Stage, small_shop: Make) -> None:
+    with seeded(stage, small_shop, ["ant", "bee", "cat"]) as made:
+        made.start()
+        settings = made.settings(rounds=6)
+        thread = made.launch("run", settings)
+        made.await_line("ant", "begin", "join", 0)
+        made.kill_node("ant")  # while it joins
+        made.await_line("bee", "begin", "evaluate", 0)
+        made.kill_node("bee")  # while it evaluates
+        made.await_line("cat", "begin", "train", 2)
+        made.kill_node("cat")  # while it trains
+        made.await_line("cat", "end", "train", 4, seconds=600.0) if _comes_back(made, "cat", 4) else None
+        made.kill_node("cat")  # when it has trained, and before its answer is there
+        made.finish(thread)
+        rounds = made.require_same("run", settings)
+        print({round_: sorted(came) for round_, came in rounds.items()})
+        assert any(len(came) < 3 for came in rounds.values())  # the kills were noticed
+        assert all(name in set().union(*list(rounds.values())[-4:]) for name in made.names)  # and everybody came back
+
+
+def _comes_back(made: Seeded, name: str, round_: int) -> bool:
+    """Whether the platform is asked again before that round; Flower decides how long that takes."""
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        asked = [line["round"] for line in made.lines(name) if line["kind"] == "train" and line["what"] == "begin"]
+        if any(number >= round_ for number in asked):
+            return round_ in asked
+        if made.result is not None:
+            return False
+        time.sleep(0.05)
+    return False
+
+
+def test_the_serverapp_is_killed(stage: Stage, small_shop: Make) -> None:
+    with seeded(stage, small_shop, ["ant", "bee"]) as made:
+        made.start()
+        settings = made.settings(rounds=4)
+        thread = made.launch("run", settings)
+        for round_ in (1, 3):
+            made.await_line("ant", "begin", "train", round_)
+            (server,) = [one for one in stage.find("flwr-serverapp") if "--token" in one.cmdline()]
+            server.kill()
+        made.finish(thread)
+        assert sum(event["kind"] == "restart" for event in made.heard) == 2
+        assert [event["text"] for event in stage.events("run") if event["kind"] == "resumed"]
+        assert set(map(frozenset, made.require_same("run", settings).values())) == {frozenset(made.names)}
+
+
+def test_the_superlink_is_killed(stage: Stage, small_shop: Make) -> None:
+    with seeded(stage, small_shop, ["ant", "bee"]) as made:
+        made.start()
+        settings = made.settings(rounds=4)
+        thread = made.launch("run", settings)
+        made.await_line("bee", "begin", "train", 2)
+        os.killpg(stage.processes["server"].pid, signal.SIGKILL)
+        until(lambda: not [one for one in stage.find("flwr-serverapp") if one.is_running()], "the ServerApp has gone", stage.logs)
+        stage.serve()
+        made.finish(thread)
+        assert set(map(frozenset, made.require_same("run", settings).values())) == {frozenset(made.names)}
+
+
+def test_a_worker_is_killed_while_it_trains(stage: Stage, small_shop: Make) -> None:
+    with seeded(stage, small_shop, ["ant", "bee"], seconds=2.0) as made:
+        made.start()
+        settings = made.settings(rounds=3)
+        thread = made.launch("run", settings)
+        for round_ in (1, 3):
+            made.await_line("bee", "begin", "train", round_)
+            stage.processes["bee-worker"].kill()
+            made.start_worker("bee")
+        made.finish(thread)
+        assert set(map(frozenset, made.require_same("run", settings).values())) == {frozenset(made.names)}
+
+
+def test_a_slow_platform_misses_its_deadline_and_goes_on(stage: Stage, small_shop: Make) -> None:
+    with seeded(stage, small_shop, ["ant", "bee"], seconds=0.0) as made:
+        made.slow["bee"] = 25.0
+        made.start()
+        settings = made.settings(rounds=3, reply_timeout=40.0)
+        thread = made.launch("run", settings)
+        made.await_line("bee", "begin", "train", 1)
+        stage.processes["bee-worker"].kill()
+        made.slow["bee"] = 55.0
+        made.start_worker("bee")
+        made.await_line("ant", "begin", "train", 2)
+        stage.processes["bee-worker"].kill()
+        made.slow["bee"] = 0.0
+        made.start_worker("bee")
+        made.finish(thread)
+        rounds = made.require_same("run", settings)
+        assert rounds[1] == {"ant"} and rounds[3] == {"ant", "bee"}
+
+
+@pytest.mark.parametrize("how", ["nan", "shape", "large"])
+def test_an_update_that_cannot_be_right(stage: Stage, small_shop: Make, how: str) -> None:
+    with seeded(stage, small_shop, ["ant", "bee"], seconds=0.0) as made:
+        made.hostile["bee"] = how
+        made.start()
+        settings = made.settings(rounds=3)
+        made.finish(made.launch("run", settings))
+        rounds = made.require_same("run", settings)
+        assert rounds == {1: {"ant", "bee"}, 2: {"ant"}, 3: {"ant", "bee"}}
+        assert any(event["kind"] == "dropped" and event["platform"] == "bee" for event in stage.events("run"))

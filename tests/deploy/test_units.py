@@ -1,0 +1,166 @@
+"""The systemd units and Compose files: that they can be parsed, say what the wall needs, and call commands that exist."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from fedfuse import app
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SYSTEMD, COMPOSE = DEPLOY / "systemd", DEPLOY / "compose"
+SERVICES = sorted(SYSTEMD.glob("*.service"))
+
+
+class _Unit(configparser.ConfigParser):
+    """A unit file: keys keep their case, and may stand more than once."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def unit(path: Path) -> _Unit:
+    made = _Unit(strict=False, interpolation=None)
+    made.read_string(path.read_text())
+    return made
+
+
+def composed(name: str) -> dict[str, Any]:
+    return yaml.safe_load((COMPOSE / name).read_text())
+
+
+def require_command(words: list[str]) -> None:
+    """Parse a command line as `fedfuse` would, without running it."""
+    command = typer.main.get_command(app)
+    context = command.make_context("fedfuse", list(words))
+    while hasattr(command, "resolve_command"):
+        rest = [*context.protected_args, *context.args] if hasattr(context, "protected_args") else list(context.args)
+        name, command, rest = command.resolve_command(context, rest)  # type: ignore[attr-defined]
+        assert command is not None
+        context = command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=[path.stem for path in SERVICES])
+def test_units_call_commands_that_exist(path: Path) -> None:
+    words = shlex.split(unit(path)["Service"]["ExecStart"])
+    assert words[0] == "/opt/fedfuse/bin/fedfuse"
+    require_command(words[1:])
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=[path.stem for path in SERVICES])
+def test_units_give_up_what_they_do_not_need(path: Path) -> None:
+    service = unit(path)["Service"]
+    assert service["NoNewPrivileges"] == "yes" and service["CapabilityBoundingSet"] == ""
+    assert service["ProtectSystem"] == "strict" and service["UMask"] == "0077"
+    assert service["User"] not in ("root", "")
+
+
+def test_worker_and_messenger_are_two_users_with_a_socket_between() -> None:
+    worker, node, door = (
+        unit(SYSTEMD / name) for name in ("fedfuse-worker.service", "fedfuse-node.service", "fedfuse-worker.socket")
+    )
+    assert worker["Service"]["User"] != node["Service"]["User"]
+    assert door["Socket"]["SocketUser"] == node["Service"]["User"]
+    assert door["Socket"]["SocketMode"] == "0600"
+    assert f"--messenger {node['Service']['User']}" in worker["Service"]["ExecStart"]
+    assert f"--socket {door['Socket']['ListenStream']}" in node["Service"]["ExecStart"]
+    # Neither reaches the other's folder, and only the worker has the passwords.
+    text = (SYSTEMD / "fedfuse-node.service").read_text()
+    assert (
+        "InaccessiblePaths=/var/lib/fedfuse/platform/worker" in text
+        and "InaccessiblePaths=/var/lib/fedfuse/platform/platform.toml" in text
+    )
+    assert "EnvironmentFile" not in text
+    assert worker["Service"]["InaccessiblePaths"] == "/var/lib/fedfuse/platform/node"
+    names = re.findall(r"^u (\S+)", (SYSTEMD / "sysusers.conf").read_text(), re.MULTILINE)
+    assert {unit(path)["Service"]["User"] for path in SERVICES} == set(names)
+
+
+def test_a_platform_that_is_refused_for_good_is_left_alone() -> None:
+    from shared.errors import ExitCode
+
+    node = unit(SYSTEMD / "fedfuse-node.service")
+    assert node["Service"]["Restart"] == "always" and int(node["Service"]["RestartSec"]) * 5 > 60
+    assert str(int(ExitCode.REFUSED)) in node["Service"]["RestartPreventExitStatus"].split()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_can_read_them(tmp_path: Path) -> None:
+    for path in [*SERVICES, *SYSTEMD.glob("*.socket")]:
+        # The program and the users are not there; everything else is looked at.
+        text = path.read_text().replace("/opt/fedfuse/bin/fedfuse", "/bin/true")
+        (tmp_path / path.name).write_text(re.sub(r"fedfuse-(server|worker|node)$", "root", text, flags=re.MULTILINE))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())], capture_output=True, text=True, check=False
+    )
+    assert [line for line in done.stderr.splitlines() if str(tmp_path) in line] == []
+
+
+def containers() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path in sorted(COMPOSE.glob("*.yaml")):
+        for name, service in composed(path.name)["services"].items():
+            yield path.name, name, service
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "service"), list(containers()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_containers_give_up_what_they_do_not_need(file: str, name: str, service: dict[str, Any]) -> None:
+    require_command(service["command"])
+    if "healthcheck" in service:
+        kind, program, *words = service["healthcheck"]["test"]
+        assert (kind, program) == ("CMD", "fedfuse")
+        require_command(words)
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service and int(service["user"].split(":")[0]) > 0
+    volumes = composed(file).get("volumes", {})
+    for mount in service["volumes"]:
+        source, target, *_ = mount.split(":")
+        assert source.startswith("./") or source in volumes
+        assert target.startswith("/") and "docker.sock" not in mount
+
+
+def test_only_the_fleet_is_published() -> None:
+    service = composed("coordinator.yaml")["services"]["coordinator"]
+    assert service["ports"] == ["8000:8000"]
+
+
+def test_worker_and_messenger_share_a_socket_and_nothing_else() -> None:
+    services = composed("platform.yaml")["services"]
+    worker, messenger = services["worker"], services["messenger"]
+    users = [one["user"].split(":") for one in (worker, messenger)]
+    assert users[0][0] != users[1][0] and users[0][1] == users[1][1]
+    words = worker["command"]
+    assert words[words.index("--messenger") + 1] == users[1][0]
+    assert words[words.index("--group") + 1] == users[1][1]
+    shared = {mount.split(":")[0] for mount in worker["volumes"]} & {mount.split(":")[0] for mount in messenger["volumes"]}
+    assert shared == {"socket", "./platform/invitation.toml"}
+    assert not any("platform.toml:" in mount or "/worker" in mount or "data" in mount for mount in messenger["volumes"])
+    assert "env_file" not in messenger
+    assert not set(worker["networks"]) & set(messenger["networks"])
+    assert composed("platform.yaml")["networks"]["database"]["internal"] is True
+    options = composed("platform.yaml")["volumes"]["socket"]["driver_opts"]["o"]
+    assert options == f"uid={users[0][0]},gid={users[0][1]},mode=0750"
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="no Docker here")
+@pytest.mark.parametrize("name", ["coordinator.yaml", "platform.yaml"])
+def test_compose_can_read_them(name: str) -> None:
+    there = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if there.returncode:
+        pytest.skip("Docker has no compose here")
+    done = subprocess.run(
+        ["docker", "compose", "-f", str(COMPOSE / name), "config", "-q"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,478 @@
+"""A run under distributed noise against platforms that are lost, refuse, fail and lie in every phase; no model is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import link
+from client.app import app
+from client.secure_sum import Register, SecureSum, identity_of
+from server.federation import run_federation
+from server.outcome import Event, Kind, Outcome
+from server.secure_round import FOLDER
+from shared.adapter import initial, trained
+from shared.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
+from shared.messages import (
+    Answer,
+    Evaluate,
+    Join,
+    Joined,
+    Metrics,
+    Phase,
+    Reason,
+    Refusal,
+    Request,
+    Secure,
+    Secured,
+    Sum,
+    Summed,
+    Train,
+)
+from shared.settings import Settings
+from simulations.grid import InProcessGrid
+from strategies.base import NoUpdate
+from strategies.optimizers import ServerOptimizer
+
+Make = Callable[..., Settings]
+
+
+class Platform:
+    """A platform with a real part in the secure sum, and `gradient` in every coordinate of every round's sum.
+
+    Args:
+        script: (round, phase) -> what it does instead: a `Reason`, an exception, or a change of its answer. The phases are "sum",
+            "confirm", "unmask", and with round 0 "join" and "deal".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        *,
+        users: int = 10,
+        gradient: float = 0.01,
+        need: float = 0.0,
+        script: Mapping[Any, Any] | None = None,
+    ) -> None:
+        self.name, self.root, self.users, self.gradient, self.need = name, root, users, gradient, need
+        self.script = dict(script or {})
+        self.asked: list[tuple[int, str]] = []
+        self.vectors: dict[int, np.ndarray] = {}
+
+    def handle(self, request: Request) -> Answer:
+        phase = request.phase.value if isinstance(request, Secure) else request.kind
+        key = (getattr(request, "round", 0), phase)
+        self.asked.append(key)
+        planned = self.script.get(key)
+        if isinstance(planned, Reason):
+            return Refusal(run=request.run, platform=self.name, round=key[0], reason=planned)
+        if isinstance(planned, BaseException):
+            raise planned
+        try:
+            answer = self.answer(request)
+        except OutOfOrder:
+            return Refusal(run=request.run, platform=self.name, round=key[0], reason=Reason.ROUND)
+        except ProtocolError:
+            return Refusal(run=request.run, platform=self.name, round=key[0], reason=Reason.MESSAGE)
+        return planned(answer) if callable(planned) else answer
+
+    def part(self, request: Request) -> SecureSum:
+        """Anew for every message, as after a restart."""
+        register = Register(self.root / ".identities")
+        identity = identity_of(self.root / self.name, make=True)
+        if isinstance(request, Join):
+            register.add(self.name, identity)
+        path = self.root / self.name / f"{request.run}.secure"
+        return SecureSum(
+            run=request.run, settings=request.settings, platform=self.name, path=path, identity=identity, peers=register.peers
+        )
+
+    def answer(self, request: Request) -> Answer:
+        who = {"run": request.run, "platform": self.name}
+        if isinstance(request, Join):
+            return Joined(
+                **who, users=self.users, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0, noise_multiplier=self.need,
+                signal_to_noise=2.0, keys=self.part(request).advert(),
+            )  # fmt: skip
+        if isinstance(request, Evaluate):
+            return Metrics(
+                **who, round=request.round, label=request.label, users=self.users, ndcg=0.1, hr=0.2, auc=0.5, exact=True,
+                epsilon=1.0, ledger="", seconds=0.1,
+            )  # fmt: skip
+        part = self.part(request)
+        if isinstance(request, Secure):
+            batch = request.settings.training.sample_rate * self.users
+            body = {
+                Phase.DEAL: lambda: part.deal(request.body, need=self.need, batch=batch, dimensions={}),
+                Phase.CONFIRM: lambda: part.confirm(request.body),
+                Phase.UNMASK: lambda: part.unmask(request.body),
+            }[request.phase]()
+            return Secured(**who, round=request.round, phase=request.phase, body=body)
+        assert isinstance(request, Sum)
+        return Summed(
+            **who, round=request.round, users=self.users, epsilon=float(request.round), ledger="", seconds=0.1,
+            body=self.masked(request, part),
+        )  # fmt: skip
+
+    def masked(self, request: Sum, part: SecureSum) -> bytes:
+        question = b"".join(np.ascontiguousarray(request.adapter[name]).tobytes() for name in sorted(request.adapter))
+        asked = part.asked(request.body, round_=request.round, question=question)
+        if asked.known is not None:
+            return asked.known
+        names = trained(request.adapter, request.factors)
+        dimension = sum(math.prod(request.adapter[name].shape) for name in names)
+        point = part.point(asked, dimension=dimension)
+        value = np.full(dimension, self.gradient)
+        rounded = np.rint(value * point.scale).astype(np.int64)
+        self.vectors[request.round] = rounded / point.scale
+        return part.mask(asked, point.wrap(rounded))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Platform]:
+    def platform(name: str, **over: Any) -> Platform:
+        return Platform(name, tmp_path / "platforms", **over)
+
+    return platform
+
+
+@pytest.fixture
+def several(make: Callable[..., Platform]) -> Callable[..., list[Platform]]:
+    def platforms(count: int = 5, **scripts: Any) -> list[Platform]:
+        return [make(f"p{at}", gradient=(at + 1) / 100, users=10 + at, script=scripts.get(f"p{at}")) for at in range(count)]
+
+    return platforms
+
+
+@pytest.fixture
+def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
+    keys: list[str] = []
+    # One plain step: what the sum came to can be read off the adapter.
+    patch = pytest.MonkeyPatch()
+    patch.setattr("os.fsync", lambda descriptor: None)  # nothing here outlives a power cut
+    patch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
+
+    def run(*platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
+        values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
+        settings = tiny_settings(**{**values, **over})
+        nodes = {}
+        for number, platform in enumerate(platforms, start=2):
+            key = f"{len(keys)}-{platform.name}"
+            keys.append(key)
+            link.register(key, link.Direct(platform))
+            nodes[number] = {"link": key}
+        with InProcessGrid(app=app, nodes=nodes) as grid:
+            return run_federation(
+                grid=grid,
+                settings=settings,
+                run="run",
+                out=tmp_path / out,
+                nodes=len(nodes),
+                events=events,
+                resume=resume,
+                wait=0.2,
+                export=lambda adapter, settings, folder: (folder / "model.txt").write_text("x") and None,
+            )
+
+    yield run
+    patch.undo()
+    for key in keys:
+        link.forget(key)
+
+
+def step(platforms: list[Platform], round_: int, *, rate: float = 0.5) -> float:
+    """What a round moves every trained parameter by, if exactly those platforms are in its sum."""
+    total = sum(platform.vectors[round_][0] for platform in platforms)
+    return -float(total) / (rate * sum(platform.users for platform in platforms))
+
+
+def moved(outcome: Outcome, settings: Settings) -> float:
+    start = initial(settings)
+    changes = np.concatenate([(outcome.adapter[name] - start[name]).ravel() for name in start])
+    assert np.ptp(changes) < 1e-5
+    return float(changes.mean())
+
+
+def told(events: list[Event], kind: Kind) -> list[str]:
+    return [event.text for event in events if event.kind is kind]
+
+
+def test_the_step_is_the_mean_over_all_platforms_users(federate: Any, several: Any, tiny_settings: Make) -> None:
+    platforms = several(4)
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    wanted = sum(step(platforms, round_) for round_ in (1, 2, 3))
+    assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+    assert [tally.rounds for tally in outcome.tallies.values()] == [3] * 4
+    assert len(told(events, Kind.SECURED)) == 1
+    # Two phases a round, and one beforehand.
+    assert [key for key in platforms[0].asked if key[1] not in ("join", "evaluate")] == [
+        (0, "deal"), (1, "sum"), (1, "unmask"), (2, "sum"), (2, "unmask"), (3, "sum"), (3, "unmask")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [Reason.FAILED, RuntimeError("u17"), Reason.BUDGET], ids=["refuses", "fails", "has no budget"])
+@pytest.mark.parametrize("phase", ["sum", "confirm", "unmask"])
+def test_platforms_that_are_lost_in_any_phase(federate: Any, several: Any, tiny_settings: Make, phase: str, how: Any) -> None:
+    """p4 is lost before it sends its vector in round 2, so that there is a list to confirm; p0 is lost in the phase."""
+    platforms = several(5, p4={(2, "sum"): Reason.FAILED}, p0={(2, phase): how})
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    second = platforms[1:4] if phase == "sum" else platforms[:4]
+    third = platforms[1:] if how is Reason.BUDGET else platforms
+    wanted = step(platforms, 1) + step(second, 2) + step(third, 3)
+    assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+    assert outcome.tallies["p4"].rounds == 2
+    assert outcome.tallies["p0"].rounds == 3 - (phase == "sum") - (how is Reason.BUDGET)
+    assert not told(events, Kind.ABANDONED)
+
+
+def test_one_that_does_not_deal_takes_no_part(federate: Any, several: Any, tiny_settings: Make) -> None:
+    platforms = several(4, p3={(0, "deal"): Reason.FAILED})
+    outcome = federate(*platforms)
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms[:3], at) for at in (1, 2, 3)), rel=1e-5)
+    assert (1, "sum") not in platforms[3].asked
+    assert outcome.tallies["p3"].refusals == {0: Reason.FAILED}
+
+
+@pytest.mark.parametrize("phase", ["sum", "unmask"])
+def test_below_the_threshold_a_round_is_given_up_and_its_charges_stand(
+    federate: Any, several: Any, tiny_settings: Make, phase: str
+) -> None:
+    lost = {(2, phase): RuntimeError("gone")}
+    platforms = several(5, p0=lost, p1=lost, p2=lost)
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    assert moved(outcome, tiny_settings()) == pytest.approx(step(platforms, 1) + step(platforms, 3), rel=1e-5)
+    assert len(told(events, Kind.ABANDONED)) == 1
+    assert [tally.rounds for tally in outcome.tallies.values()] == [2] * 5
+    assert outcome.rounds == 3
+    assert (2, "unmask") not in platforms[3].asked if phase == "sum" else (2, "unmask") in platforms[3].asked
+
+
+def test_what_an_abandoned_round_spent_is_told(federate: Any, several: Any) -> None:
+    """The last round is given up: the epsilon that survivors reported in it counts, the round does not."""
+    lost = {(3, "unmask"): RuntimeError("gone")}
+    outcome = federate(*several(5, p0=lost, p1=lost, p2=lost))
+    assert [(tally.rounds, tally.epsilon) for tally in outcome.tallies.values()] == [(2, 1.0)] * 5  # evaluation came after
+
+
+def test_three_rounds_given_up_end_the_run(federate: Any, several: Any, tmp_path: Path) -> None:
+    lost = {(round_, "unmask"): RuntimeError("gone") for round_ in (2, 3, 4)}
+    with pytest.raises(NoUpdate, match="in a row"):
+        federate(*several(5, p0=lost, p1=lost, p2=lost), rounds=9)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_without_enough_platforms_nothing_is_asked_or_charged(federate: Any, several: Any) -> None:
+    spent = {(2, "sum"): Reason.BUDGET}
+    platforms = several(5, p0=spent, p1=spent, p2=spent)
+    with pytest.raises(NoUpdate, match="2 platforms of the secure sum are there, 3 are needed"):
+        federate(*platforms)
+    assert (3, "sum") not in platforms[4].asked
+
+
+def garbled(answer: Any) -> Any:
+    return replace(answer, body=answer.body[:-3] + bytes(3))
+
+
+def short(answer: Any) -> Any:
+    return replace(answer, body=answer.body[:20])
+
+
+LIES = {
+    "garbled": garbled,
+    "short": short,
+    "another's name": lambda answer: replace(answer, platform="p1"),
+    "another round": lambda answer: replace(answer, round=1),
+    "another run": lambda answer: replace(answer, run="other"),
+    "more users": lambda answer: replace(answer, users=10**6) if isinstance(answer, Summed) else replace(answer, round=9),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_answer_that_cannot_be_right_is_left_out(federate: Any, several: Any, tiny_settings: Make, lie: str) -> None:
+    platforms = several(4, p3={(2, "sum"): LIES[lie] if lie != "garbled" else short})
+    outcome = federate(*platforms)
+    wanted = step(platforms, 1) + step(platforms[:3], 2) + step(platforms, 3)
+    assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+    assert outcome.tallies["p3"].failures == 1
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("phase", ["confirm", "unmask"])
+def test_a_lie_in_a_later_phase_spoils_nobodys_round(
+    federate: Any, several: Any, tiny_settings: Make, phase: str, lie: str
+) -> None:
+    platforms = several(5, p4={(1, "sum"): Reason.FAILED}, p0={(1, phase): LIES[lie]})
+    outcome = federate(*platforms, rounds=1)
+    assert moved(outcome, tiny_settings()) == pytest.approx(step(platforms[:4], 1), rel=1e-5)
+
+
+def test_keys_that_are_none_leave_their_platform_out(federate: Any, several: Any, tiny_settings: Make) -> None:
+    platforms = several(4, p2={(0, "join"): lambda answer: replace(answer, keys=b"junk")})
+    outcome = federate(*platforms)
+    others = [platforms[0], platforms[1], platforms[3]]
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+def test_the_noise_is_the_largest_that_anybody_needs(federate: Any, make: Any, tmp_path: Path) -> None:
+    told_: list[Event] = []
+    federate(make("a", need=0.3, users=200), make("b", need=0.7, users=200), events=told_.append, rounds=1)
+    assert "noise multiplier 0.7" in told(told_, Kind.SECURED)[0]
+
+
+def test_sums_that_would_be_noise_are_not_begun(federate: Any, make: Any) -> None:
+    platforms = [make("a", need=90.0), make("b")]
+    with pytest.raises(NoisyPlan):
+        federate(*platforms)
+    assert all(phase in ("join",) for _, phase in platforms[0].asked)
+
+
+def test_fewer_than_the_settings_minimum_never_make_a_sum(federate: Any, several: Any) -> None:
+    platforms = several(5, p0={(1, "sum"): Reason.FAILED})
+    events: list[Event] = []
+    with pytest.raises(NoUpdate):
+        federate(
+            *platforms, rounds=1, server={"minimum_platforms": 5}, secure={"threshold": 0.2, "colluders": 0}, events=events.append
+        )
+        raise NoUpdate("given up")
+    assert told(events, Kind.ABANDONED)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "ffa", "rolora", "fedsa", "fedsb", "ffa+fedavgm"])
+def test_linear_strategies_restrict_what_is_summed(federate: Any, several: Any, tiny_settings: Make, strategy: str) -> None:
+    from shared.scheme import scheme_of
+
+    platforms = several(3)
+    over = {"strategy": strategy, "privacy": {"noise": "distributed"}, "rounds": 2}
+    outcome = federate(*platforms, **over)
+    start = initial(tiny_settings(**over))
+    cycle = [scheme_of(strategy).factors(round_) for round_ in (1, 2)]
+    for name in start:
+        change = outcome.adapter[name] - start[name]
+        rounds = [at for at, factors in enumerate(cycle, 1) if name in trained(start, factors)]
+        if "+" in strategy:
+            assert change.any() == bool(rounds)
+            continue
+        np.testing.assert_allclose(change, sum(step(platforms, at) for at in rounds), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["flora", "exact", "svd", "secure-sum+median", "krum"])
+def test_what_needs_single_updates_is_refused_at_the_start(federate: Any, several: Any, strategy: str) -> None:
+    platforms = several(3)
+    with pytest.raises(InputError, match="secure sum"):
+        federate(*platforms, strategy=strategy, privacy={"noise": "distributed"})
+    assert platforms[0].asked == []
+
+
+class TestResuming:
+    def test_it_gives_the_uninterrupted_result(self, federate: Any, make: Any, tmp_path: Path) -> None:
+        def platforms() -> list[Platform]:
+            return [make(f"p{at}", gradient=(at + 1) / 100) for at in range(4)]
+
+        straight = federate(*platforms(), out="straight")
+
+        def stop(event: Event) -> None:
+            if event.kind is Kind.ROUND and event.round == 2:
+                raise KeyboardInterrupt
+
+        for path in (tmp_path / "platforms").rglob("*.secure"):
+            path.unlink()
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms(), events=stop)
+        again = platforms()
+        resumed = federate(*again, resume=True)
+        assert all((resumed.adapter[name] == straight.adapter[name]).all() for name in straight.adapter)
+        assert [key for key in again[0].asked if key[1] not in ("join", "evaluate")] == [(3, "sum"), (3, "unmask")]
+
+    def test_in_the_middle_of_a_round(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        """The coordinator dies after the vectors came: they come again, word for word, and the sum comes about."""
+        platforms = several(4)
+        platforms[2].script[(2, "unmask")] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms)
+        del platforms[2].script[(2, "unmask")]
+        outcome = federate(*platforms, resume=True)
+        assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms, at) for at in (1, 2, 3)), rel=1e-5)
+        assert sum(key == (2, "sum") for key in platforms[0].asked) == 2
+
+    def test_with_other_survivors_the_round_is_given_up(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        platforms = several(4)
+        platforms[2].script[(2, "unmask")] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, secure={"threshold": 0.75, "colluders": 0})
+        platforms[2].script = {(2, "sum"): Reason.FAILED}
+        events: list[Event] = []
+        outcome = federate(*platforms, resume=True, events=events.append, secure={"threshold": 0.75, "colluders": 0})
+        # Platforms 0 and 1 have answered for the whole list already, and sign no other.
+        assert told(events, Kind.ABANDONED)
+        assert moved(outcome, tiny_settings()) == pytest.approx(step(platforms, 1) + step(platforms, 3), rel=1e-5)
+
+    def test_a_platform_that_forgot_its_keys_is_left_out(
+        self, federate: Any, several: Any, tiny_settings: Make, tmp_path: Path
+    ) -> None:
+        def stop(event: Event) -> None:
+            if event.kind is Kind.ROUND and event.round == 1:
+                raise KeyboardInterrupt
+
+        platforms = several(4)
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop)
+        next((tmp_path / "platforms" / "p3").glob("*.secure")).unlink()
+        outcome = federate(*platforms, resume=True)
+        wanted = step(platforms, 1) + sum(step(platforms[:3], at) for at in (2, 3))
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+
+    def test_while_shares_are_dealt(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        platforms = several(4)
+        platforms[2].script[(0, "deal")] = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms)
+        platforms[2].script.clear()
+        with pytest.raises(InputError, match="checkpoint"):
+            federate(*platforms, resume=True)  # nothing was trained yet: there is nothing to resume
+
+    def test_a_damaged_session_is_noticed(self, federate: Any, several: Any, tmp_path: Path) -> None:
+        def stop(event: Event) -> None:
+            if event.kind is Kind.ROUND:
+                raise KeyboardInterrupt
+
+        platforms = several(3)
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop)
+        path = tmp_path / "run" / FOLDER / "session.bin"
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        with pytest.raises(StorageError, match="session"):
+            federate(*platforms, resume=True)
+
+
+def test_the_coordinators_folder_holds_no_secret(federate: Any, several: Any, tmp_path: Path) -> None:
+    from client.participant import Active
+    from shared.secagg.codec import decode
+
+    federate(*several(3), rounds=2)
+    public = b"".join(path.read_bytes() for path in (tmp_path / "run" / FOLDER).iterdir())
+    for path in (tmp_path / "platforms").rglob("*.secure"):
+        state = decode(Active, path.read_bytes()[32:])
+        assert state.secrets[:32] not in public and state.secrets[32:64] not in public
+        assert path.stat().st_mode & 0o077 == 0
+    assert not list((tmp_path / "run" / FOLDER).glob("*.mail"))
+
+
+def test_a_train_request_is_not_for_these_platforms(federate: Any, several: Any) -> None:
+    platforms = several(2)
+    federate(*platforms, rounds=1)
+    assert not any(phase == Train.kind for _, phase in platforms[0].asked)
+
+
+def test_nobody_joins(federate: Any, several: Any) -> None:
+    with pytest.raises(FedfuseError):
+        federate(*several(2, p0={(0, "join"): Reason.SOURCES}, p1={(0, "join"): Reason.SOURCES}))
