@@ -131,6 +131,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
             budget=file.privacy.epsilon * reserved(settings),
             group_size=group_size,
             parameters=part.learning + stays,
+            distributed=settings.distributed,
         )
     except PrivacyError as error:
         return {"possible": False, "why": error.found}

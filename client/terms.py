@@ -51,6 +51,7 @@ class Terms(Frozen):
         noise: Ways of adding noise that are accepted; by default all.
         backbones: That may be loaded: 'minilm', folders, hub names. A run cannot make this platform load another.
         show_budget: Whether the coordinator may see the whole budget, instead of this run's part alone.
+        colluders: Fewest platforms on the coordinator's side that a secure sum must withstand.
         identities: Other platforms' names -> their Ed25519 identity keys (base64); the secure sum runs among these alone.
         peers: A file with further identities, which `fedfuse client trust` keeps.
     """
@@ -64,6 +65,7 @@ class Terms(Frozen):
     noise: Annotated[tuple[str, ...], AsTuple] | None = Field(None, min_length=1)
     backbones: Annotated[tuple[str, ...], AsTuple] = Field(("minilm",), min_length=1)
     show_budget: bool = True
+    colluders: int = Field(0, ge=0)
     identities: dict[Name, Annotated[str, AfterValidator(_identity)]] = Field(default_factory=dict)
     peers: str | None = Field(None, min_length=1)
 
@@ -98,6 +100,11 @@ class Terms(Frozen):
         _keep(self.maximum_rounds is None or settings.rounds <= self.maximum_rounds, "maximum_rounds", settings.rounds)
         _keep(self.strategies is None or settings.strategy in self.strategies, "strategies", settings.strategy)
         _keep(self.noise is None or privacy.noise in self.noise, "noise", privacy.noise)
+        _keep(
+            not settings.distributed or settings.secure.colluders >= self.colluders,
+            "colluders",
+            f"secure.colluders = {settings.secure.colluders}",
+        )
         _keep(settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
         _keep(
             settings.server.minimum_platforms >= self.minimum_participants,

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from server.checkpoint import run_of
 from server.coordinator import ENVIRONMENT, Coordinator, here
 from server.federation import run_federation
 from server.journal import Journal
-from server.outcome import Outcome
+from server.outcome import Outcome, Watcher
 from server.platforms import Platforms
-from server.telemetry import log_events, together
+from server.telemetry import RunMetrics, log_events, together
 from shared.errors import FedfuseError, InputError, StorageError
 from shared.messages import NAME
+from shared.metrics import new_registry, serve_metrics
 from shared.settings import unflatten
 
 log = logging.getLogger("fedfuse.run")
@@ -50,14 +51,20 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
     out = coordinator.run(run)
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder=out, run=run, rounds=settings.rounds)
-    with _alone(out):
+    with ExitStack() as stack:
+        stack.enter_context(_alone(out))
+        watchers: list[Watcher] = [log_events(run), journal]
+        if coordinator.file.metrics_port:
+            registry = new_registry()
+            watchers.append(RunMetrics(registry))
+            stack.enter_context(serve_metrics(registry, port=coordinator.file.metrics_port))
         try:
             outcome = run_federation(
                 grid=grid,
                 settings=settings,
                 run=run,
                 out=out,
-                events=together(log_events(run), journal),
+                events=together(*watchers),
                 resume=run_of(out) is not None,
                 nodes=nodes or None,
                 wait=wait,

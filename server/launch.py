@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from server.control import Control, FlowerRun, Unreachable
 from server.coordinator import Coordinator
 from server.journal import read_events, read_state
 from shared.durable import write_whole
-from shared.errors import ExitCode, FedfuseError, InputError
+from shared.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.keys import load_ed25519
 from shared.messages import NAME
 from shared.settings import Settings, build, digest, flatten
@@ -118,7 +120,10 @@ def federate(launch: Launch, tell: Tell) -> dict[str, Any]:
             tell(event)
 
     while True:
-        failure = _attempt(launch, show)
+        try:
+            failure = _attempt(launch, show)
+        except StorageError as error:  # this side's disk is full; it may not be for long
+            failure = str(error)
         show()
         state = read_state(folder) or {}
         if failure is None:
@@ -157,6 +162,12 @@ def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
             continue
         if state.finished:
             return None if state.result == "completed" else f"the attempt {_said(state)}"
+        if _killed(launch):
+            # Flower would notice in a minute.
+            with suppress(FedfuseError), Control(launch.coordinator) as control:
+                control.stop(flower)
+            (launch.coordinator.run(launch.run) / ATTEMPT).unlink(missing_ok=True)
+            return "the attempt's process was killed"
         time.sleep(_LOOK)
 
 
@@ -192,6 +203,22 @@ def _running(launch: Launch) -> int | None:
         raise
     except (FedfuseError, OSError, ValueError, KeyError):
         return None  # Flower has forgotten it, or it never began
+
+
+def _killed(launch: Launch) -> bool:
+    """Whether the process of this attempt, which is on this machine, is gone without a word."""
+    state = read_state(launch.coordinator.run(launch.run)) or {}
+    try:
+        began = (launch.coordinator.run(launch.run) / ATTEMPT).stat().st_mtime
+        if state.get("state") != "running" or float(state["time"]) < began:
+            return False
+        os.kill(int(state["process"]), 0)
+    except ProcessLookupError:
+        # Read again: it may have ended well between the two looks.
+        return (read_state(launch.coordinator.run(launch.run)) or {}).get("state") == "running"
+    except (OSError, KeyError, TypeError, ValueError):
+        return False  # another user's, or of an older form: Flower will say
+    return False
 
 
 def stop(launch: Launch) -> None:

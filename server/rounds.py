@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -14,14 +15,14 @@ from flwr.serverapp import Grid
 FIRST_LOOK, LAST_LOOK = 0.001, 0.2
 """Seconds between looks for answers: short at first (a node may be in this process), doubled while nothing comes."""
 AT_ONCE = 8
-"""Answers asked for in one pull, so the most that a grid may hand over, and keep in memory, at a time."""
+"""Messages sent in one push, and answers asked for in one pull: the most that are in this process at a time."""
 
 
 class Exchange:
     """Messages that were sent, and their answers.
 
     Args:
-        messages: One per node.
+        messages: One per node; made as they are sent, if they are made by an iterator.
         timeout: Seconds from now that answers are waited for.
 
     Once `replies` is exhausted, `errors` (node -> Flower's error code) and `silent` (nodes that did not answer, or could
@@ -29,14 +30,19 @@ class Exchange:
     """
 
     def __init__(self, grid: Grid, messages: Iterable[Message], *, timeout: float) -> None:
-        sent = list(messages)
         self._grid = grid
         self._end = time.monotonic() + timeout
-        pushed = set(grid.push_messages(sent))
-        # A grid gives no id, or None, for what it could not send. The id that it gave is also written in the message.
-        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
-        self._pending = {id_: node for id_, node in nodes.items() if id_ in pushed}
-        self._unsent = [node for id_, node in nodes.items() if id_ not in pushed]
+        self._pending: dict[str, int] = {}
+        self._unsent: list[int] = []
+        waiting = iter(messages)
+        while sent := list(islice(waiting, AT_ONCE)):
+            pushed = set(grid.push_messages(sent))
+            # A grid gives no id, or None, for what it could not send. The id that it gave is also written in the message.
+            for message in sent:
+                if message.metadata.message_id in pushed:
+                    self._pending[message.metadata.message_id] = message.metadata.dst_node_id
+                else:
+                    self._unsent.append(message.metadata.dst_node_id)
         self.errors: dict[int, int] = {}
         self.late = 0
 

@@ -209,13 +209,16 @@ class SecureRounds:
     def _by_name(self) -> dict[str, Member]:
         return {member.platform: member for member in self._host.members.values()}
 
-    def _send(self, messages: list[Message]) -> Exchange:
+    def _send(self, messages: Iterator[Message]) -> Exchange:
+        return Exchange(self._grid, self._counted(messages), timeout=self._settings.reply_timeout)
+
+    def _counted(self, messages: Iterator[Message]) -> Iterator[Message]:
         assert self._phases is not None
         # As the round began: whoever left since is asked on, for its vector may be in the sum.
         names = {member.node: member.platform for member in self._phases.members.values()}
         for message in messages:
             self._host.sent(names[message.metadata.dst_node_id], _size(message))
-        return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
+            yield message
 
     def _note(self, exchange: Exchange, server_round: int) -> None:
         assert self._phases is not None

@@ -35,6 +35,11 @@ class Change:
     start: int
     stop: int
 
+    @property
+    def copied(self) -> bool:
+        """Whether a factor has a copy for each example."""
+        return any(getattr(factor, "ndim", 2) == 3 for factor in (self.a, self.b))
+
 
 def apply(factor: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """x times the transpose of `factor`, per example where `factor` has copies.
@@ -67,13 +72,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, changes: Sequence[Change] = 
     Returns:
         (n, t, k).
     """
-    if any(getattr(factor, "ndim", 2) == 3 for change in changes for factor in (change.a, change.b)):
-        places = tuple((change.scale, change.start, change.stop) for change in changes)
-        factors = [_copies(factor, len(x), x.dtype) for change in changes for factor in (change.a, change.b)]
-        return _PerExample.apply(x, weight, bias, places, *factors)  # type: ignore[no-any-return, no-untyped-call]
-    y = F.linear(x, weight, bias)
+    copied = [change for change in changes if change.copied]
+    if not copied:
+        y = F.linear(x, weight, bias)
+        for change in changes:
+            y[..., change.start : change.stop] += apply(change.b, apply(change.a, x)) * change.scale
+        return y
+    places = tuple((change.scale, change.start, change.stop) for change in copied)
+    factors = [_copies(factor, len(x), x.dtype) for change in copied for factor in (change.a, change.b)]
+    y = cast(Tensor, _PerExample.apply(x, weight, bias, places, *factors))  # type: ignore[no-untyped-call]
     for change in changes:
-        y[..., change.start : change.stop] += apply(change.b, apply(change.a, x)) * change.scale
+        if not change.copied:
+            # One for all examples (a residual, whose rank may be large), so it is not copied for each.
+            part = apply(change.b, apply(change.a, x)) * change.scale
+            y = y + F.pad(part, (change.start, len(weight) - change.stop))
     return y
 
 

@@ -64,14 +64,11 @@ class Phases:
         assert self._round is not None
         return self._round
 
-    def deal(self) -> list[Message]:
+    def deal(self) -> Iterator[Message]:
         """Ask every platform on the roster for shares."""
-        return [
-            self._message(
-                member, number, self._record(Phase.DEAL, 0, encode(self.coordinator.deal_for(number))), MessageType.QUERY
-            )
-            for number, member in self._there(range(len(self.coordinator.roster.entries)))
-        ]
+        for number, member in self._there(range(len(self.coordinator.roster.entries))):
+            record = self._record(Phase.DEAL, 0, encode(self.coordinator.deal_for(number)))
+            yield self._message(member, number, record, MessageType.QUERY)
 
     def dealt(self, replies: Iterable[Message]) -> None:
         """Take the shares in."""
@@ -80,7 +77,7 @@ class Phases:
             with _Dropping(self, number):
                 self.coordinator.dealt(number, decode(secagg.Dealt, body))
 
-    def mask(self, server_round: int, adapter: Adapter) -> list[Message]:
+    def mask(self, server_round: int, adapter: Adapter) -> Iterator[Message]:
         """Begin a round: ask every platform that is present for its masked sum.
 
         Raises:
@@ -100,13 +97,13 @@ class Phases:
             adapter=self._strategy.view(adapter, None),
             body=b"",
         )
-        shared = to_record(request)
+        return self._asking(to_record(request))
+
+    def _asking(self, shared: RecordDict) -> Iterator[Message]:
+        """The shared record for everybody, each with a body of its own; the same body, too, where no shares are to be sent."""
         plain: ArrayRecord | None = None
-        messages = []
         for number, member in self._there(self.coordinator.session.present):
-            asked = self._round.mask_for(number)
-            # All parts of the record but this one are the same object for everybody, and so is this one once the shares
-            # have arrived.
+            asked = self.work.mask_for(number)
             if asked.parcels or plain is None:
                 body = record_of_bytes(encode(asked))
                 plain = plain if asked.parcels else body
@@ -114,8 +111,7 @@ class Phases:
                 body = plain
             record = RecordDict({name: part for name, part in shared.items() if name != _BODY})
             record[_BODY] = body
-            messages.append(self._message(member, number, record, MessageType.TRAIN))
-        return messages
+            yield self._message(member, number, record, MessageType.TRAIN)
 
     def masked(self, replies: Iterable[Message]) -> None:
         """Add masked sums as they come."""
@@ -139,10 +135,11 @@ class Phases:
                 )
             del answer
 
-    def confirm(self) -> list[Message]:
+    def confirm(self) -> Iterator[Message]:
         """Ask every survivor to sign who they are; only where somebody is missing."""
         record = self._record(Phase.CONFIRM, self._server_round, encode(self.work.confirm()))
-        return [self._message(member, number, record, MessageType.QUERY) for number, member in self._there(self.work.survivors)]
+        for number, member in self._there(self.work.survivors):
+            yield self._message(member, number, record, MessageType.QUERY)
 
     def confirmed(self, replies: Iterable[Message]) -> None:
         """Take the signatures in."""
@@ -151,21 +148,15 @@ class Phases:
             with _Dropping(self, number):
                 self.work.confirmed(number, decode(secagg.Confirmed, body))
 
-    def unmask(self) -> list[Message]:
+    def unmask(self) -> Iterator[Message]:
         """Ask every survivor for its shares.
 
         Raises:
             Abandoned: too few signed.
         """
-        return [
-            self._message(
-                member,
-                number,
-                self._record(Phase.UNMASK, self._server_round, encode(self.work.unmask_for(number))),
-                MessageType.QUERY,
-            )
-            for number, member in self._there(self.work.survivors)
-        ]
+        for number, member in self._there(self.work.survivors):
+            record = self._record(Phase.UNMASK, self._server_round, encode(self.work.unmask_for(number)))
+            yield self._message(member, number, record, MessageType.QUERY)
 
     def unmasked(self, replies: Iterable[Message]) -> None:
         """Take the shares in."""

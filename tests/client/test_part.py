@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.gradients import per_user
 from client.part import Part
 from client.platform_file import load
 from client.state import load_memory, save_memory
@@ -279,3 +280,33 @@ class TestCoreFactors:
         start = initial(tiny_settings(strategy="fedsb"))
         assert {name[-1] for name in start} == {"R"} and not any(value.any() for value in start.values())
         assert drawn({"x.lora_A": (2, 3)}, seed=0, again=1)["x.lora_A"].any()
+
+
+class TestGradients:
+    """Per-user gradients beside a residual, and through a core, against plain autograd one user at a time."""
+
+    @pytest.mark.parametrize("form", ["residual", "core", "residual and core"])
+    @pytest.mark.parametrize("targets", ["query,value", "key,intermediate,output,attention_output"])
+    def test_are_each_users_own(self, make_toy: Any, form: str, targets: str) -> None:
+        toy = make_toy(rows=4, length=7, targets=targets)
+        random = np.random.default_rng(5)
+        trained = [name for name in toy.parameters if ".lora_" in name]
+        for name in [name.removesuffix(".lora_A") for name in trained if name.endswith(".lora_A")]:
+            inner, out = toy.parameters[f"{name}.lora_A"].shape[1], toy.parameters[f"{name}.lora_B"].shape[0]
+            extra: dict[str, tuple[int, int]] = {}
+            if "residual" in form:
+                extra |= {f"{name}.residual_A": (5, inner), f"{name}.residual_B": (out, 5)}
+            if "core" in form:
+                extra |= {f"{name}.lora_R": (2, 2)}
+            toy.parameters |= {
+                key: torch.from_numpy(random.normal(0, 0.2, shape).astype(np.float32)) for key, shape in extra.items()
+            }
+        if "core" in form:
+            trained = [name for name in toy.parameters if name.endswith("lora_R")]
+        fixed = {name: value for name, value in toy.parameters.items() if name not in trained}
+        losses = toy.losses()
+        together = per_user(lambda copies: losses({**fixed, **copies}), {name: toy.parameters[name] for name in trained}, 4)
+        for user, alone in enumerate(toy.one_by_one(trained)):
+            for name in trained:
+                torch.testing.assert_close(together[name][user], alone[name], atol=1e-4, rtol=1e-3)
+                assert alone[name].abs().sum() > 0

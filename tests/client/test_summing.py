@@ -429,3 +429,14 @@ def test_sums_in_parts_are_as_exact_as_the_fixed_point_assumes(count: int) -> No
     assert sum(asked) == count
     assert all(part * count * 2.0**-24 <= SLACK / 4 for part in asked)
     assert float((found - exact).norm()) <= SLACK / 4
+
+
+def test_a_platform_may_ask_for_more_suspicion(tiny_settings: Make) -> None:
+    from client.terms import Terms
+
+    settings = tiny_settings(strategy="secure-sum", secure={"colluders": 2})
+    terms = {"backbones": (settings.model.backbone,)}
+    Terms.model_validate({**terms, "colluders": 2}).require_settings(settings)
+    with pytest.raises(PrivacyError, match=r"secure\.colluders = 2"):
+        Terms.model_validate({**terms, "colluders": 3}).require_settings(settings)
+    Terms.model_validate({**terms, "colluders": 3}).require_settings(tiny_settings())

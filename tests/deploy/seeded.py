@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from client import link
@@ -114,9 +115,24 @@ class Seeded:
             f"{name} {what}s {kind} {round_}", self.stage.logs, seconds=seconds, every=0.02,
         )  # fmt: skip
 
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """That platform answers nothing meanwhile, so that no round ends."""
+        hold = self.trace(name).with_suffix(".hold")
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink()
+
     def kill_node(self, name: str) -> None:
         """SIGKILL to the SuperNode and all that it has started."""
         os.killpg(self.stage.processes[f"{name}-node"].pid, signal.SIGKILL)
+
+    def node_runs(self, name: str) -> bool:
+        """Whether the platform's SuperNode has been let in and has its own processes."""
+        process = self.stage.processes[f"{name}-node"]
+        return process.poll() is None and any("flower-superexec" in line for line in _below(process.pid))
 
     def launch(self, run: str, settings: Settings, **over: Any) -> threading.Thread:
         """`fedfuse run` in a thread; `result` is what came of it."""
@@ -203,6 +219,16 @@ class Seeded:
                     grid=grid, settings=settings, run=run, out=folder / "run", nodes=len(nodes), export=lambda *_: None
                 )
         return dict(outcome.adapter)
+
+
+def _below(pid: int) -> list[str]:
+    """Command lines of a process' descendants."""
+    lines = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                lines.append(" ".join(child.cmdline()))
+    return lines
 
 
 class _Absent:

@@ -2,7 +2,8 @@
 
     python -m tests.deploy.seeded_worker PLATFORM_FILE STATE SOCKET TRACE SECONDS [HOSTILE]
 
-It says in TRACE when it begins and ends a request, and waits SECONDS before each, so that a test can strike in between.
+It says in TRACE when it begins and ends a request, and waits SECONDS before each, so that a test can strike in between; and as
+long as there is a file TRACE with the suffix `.hold`.
 HOSTILE spoils the updates of round 2.
 """
 
@@ -40,6 +41,8 @@ class Traced:
     def handle(self, request: Request, warrant: str = "") -> Answer:
         self._say("begin", request)
         time.sleep(self._seconds)
+        while self._trace.with_suffix(".hold").exists():
+            time.sleep(0.05)
         answer = self._worker.handle(request, warrant)
         self._say("end", request)
         return self._spoiled(answer) if isinstance(request, Train) and request.round == 2 else answer

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
+from client.summing import SummingSession
 from server.outcome import Event, Kind
 from shared.audit import audit
+from shared.ledger import read
 from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
@@ -19,31 +22,110 @@ Make = Callable[..., Settings]
 
 
 @pytest.fixture
-def three(write_platform: Write) -> World:
-    for seed, name in enumerate(("books", "shop", "video")):
-        path = write_platform(name, seed=seed, items=10 + seed)
-    return open_world(path.parent)
-
-
-@pytest.fixture
-def secure(tiny_settings: Make) -> Make:
-    def make(**over: Any) -> Settings:
-        return tiny_settings(**{"strategy": "secure-sum", "rounds": 3, "privacy": {"noise": "distributed"}, **over})
+def world(write_platform: Write) -> Callable[[int], World]:
+    def make(count: int) -> World:
+        for seed in range(count):
+            path = write_platform(f"p{seed}", seed=seed, items=8 + seed, users=12)
+        return open_world(path.parent)
 
     return make
 
 
-def run(world: World, settings: Settings, out: Path, **over: Any) -> dict[str, Any]:
+@pytest.fixture
+def secure(tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+    def make(**over: Any) -> Settings:
+        values = {"strategy": "secure-sum", "rounds": 3, "secure": {"threshold": 0.6, "colluders": 0}}
+        return tiny_settings(**{**values, "privacy": {"noise": "distributed"}, **over})
+
+    return make
+
+
+def run(world: World, settings: Settings, out: Path, *, stop: int = 0, **over: Any) -> tuple[dict[str, Any], list[Event]]:
     told: list[Event] = []
-    metrics = simulate(Simulation(world=world, settings=settings, out=out, alone=False, **over), events=told.append)
-    metrics["events"] = told
-    return metrics
+
+    def watch(event: Event) -> None:
+        told.append(event)
+        if stop and event.kind is Kind.ROUND and event.round == stop:
+            raise KeyboardInterrupt
+
+    plan = Simulation(world=world, settings=settings, out=out, **{"alone": False, **over})
+    return simulate(plan, events=watch), told
 
 
-def test_a_whole_run(three: World, secure: Make, tmp_path: Path) -> None:
-    metrics = run(three, secure(), tmp_path / "run")
-    for event in metrics["events"]:
-        print(event.kind, event.text)
-    print(metrics)
+def model(out: Path) -> dict[str, Any]:
+    return {**load_file(out / "model" / "adapter_model.safetensors"), **load_file(out / "model" / "head.safetensors")}
+
+
+def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make, tmp_path: Path) -> None:
+    made, settings = world(3), secure()
+    metrics, told = run(made, settings, tmp_path / "straight", alone=True)
+    assert [event.kind for event in told].count(Kind.SECURED) == 1
+    assert Kind.ABANDONED not in [event.kind for event in told]
+    for name, platform in metrics["platforms"].items():
+        assert platform["rounds"] == 3
+        assert platform["alone"]
+        entries = read(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
+        assert [(str(entry.kind), entry.round) for entry in entries] == [
+            ("popularity", 0),
+            ("train", 1),
+            ("train", 2),
+            ("train", 3),
+        ]
+        assert all(entry.release.integers is not None for entry in entries[1:])
+        assert entries[-1].epsilon <= platform["budget"] == 50.0
+    assert audit(tmp_path / "straight").ok
+    with pytest.raises(KeyboardInterrupt):
+        run(made, settings, tmp_path / "broken", stop=1)
+    run(made, settings, tmp_path / "broken", resume=True)
+    straight, resumed = model(tmp_path / "straight"), model(tmp_path / "broken")
+    # "alone" is a secure sum of one: the same noise, and nobody to share it with.
+    alone = model(tmp_path / "straight" / "alone" / "p0")
+    assert all((straight[name] != alone[name]).any() for name in straight if "lora_B" in name)
+    assert straight.keys() == resumed.keys()
+    assert all((straight[name] == resumed[name]).all() for name in straight)
+    assert any(value.any() for name, value in straight.items() if "lora_B" in name)
+    assert audit(tmp_path / "broken").ok
+
+
+@pytest.mark.parametrize("phase", ["sum", "secure"])
+def test_what_platforms_paid_for_a_round_that_is_given_up_stays_paid(
+    world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Two of four platforms break in round 2: before their vectors are masked, or when they are asked for shares."""
+    honest = getattr(SummingSession, phase)
+
+    def breaking(self: SummingSession, request: Any) -> Any:
+        if request.round == 2 and self._platform.name in ("p0", "p1"):
+            if phase == "sum":
+                honest(self, request)  # charged and masked, and lost on the way
+            raise RuntimeError("u17")
+        return honest(self, request)
+
+    monkeypatch.setattr(SummingSession, phase, breaking)
+    metrics, told = run(world(4), secure(), tmp_path / "run")
+    assert [event.round for event in told if event.kind is Kind.ABANDONED] == [2]
+    assert [platform["rounds"] for platform in metrics["platforms"].values()] == [2] * 4
+    for name in metrics["platforms"]:
+        entries = read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries
+        assert [entry.round for entry in entries] == [0, 1, 2, 3]
     assert audit(tmp_path / "run").ok
-    assert any(event.kind is Kind.SECURED for event in metrics["events"])
+
+
+def test_one_of_four_is_lost_and_the_round_goes_on(
+    world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = SummingSession.sum
+
+    def breaking(self: SummingSession, request: Any) -> Any:
+        if request.round == 2 and self._platform.name == "p3":
+            raise RuntimeError("u17")
+        return honest(self, request)
+
+    monkeypatch.setattr(SummingSession, "sum", breaking)
+    metrics, told = run(world(4), secure(strategy="ffa"), tmp_path / "run")
+    assert not [event for event in told if event.kind is Kind.ABANDONED]
+    assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3, 3, 3, 2]
+    assert [entry.round for entry in read(tmp_path / "run" / "ledger" / "p3.jsonl").entries] == [0, 1, 3]
+    assert audit(tmp_path / "run").ok

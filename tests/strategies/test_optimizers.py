@@ -116,5 +116,7 @@ def test_a_state_of_something_else_is_refused(kind: type[ServerOptimizer], how: 
 def test_rates_have_their_own_defaults() -> None:
     change = {"x": np.full((1, 1), 0.5)}
     zero = {"x": np.zeros((1, 1), np.float32)}
-    assert FedAvgM(ServerSettings()).step(zero, change)["x"].item() == pytest.approx(0.5)
+    assert FedAvgM(ServerSettings()).step(zero, change)["x"].item() == pytest.approx(0.05)
+    steady = FedAvgM(ServerSettings())
+    assert [steady.move("x", change["x"]).item() for _ in range(200)][-1] == pytest.approx(0.5)
     assert 0 < FedAdam(ServerSettings()).step(zero, change)["x"].item() < 0.02

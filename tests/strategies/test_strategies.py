@@ -101,6 +101,7 @@ class TestSecureSum(StrategyContract):
 
 class TestFedAvgM(ExactContract):
     name = "fedavgm"
+    server: ClassVar[dict[str, Any]] = {"learning_rate": 1.0}
 
 
 class TestFedAdam(StrategyContract):

@@ -1,0 +1,316 @@
+"""A deployed run at the coordinator: whom it believes, what its journal says, and how it goes on after an attempt that failed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import link
+from client.app import app
+from server import launch as launching
+from server.control import FlowerRun, Unreachable
+from server.coordinator import Coordinator
+from server.deployed import deployed
+from server.federation import run_federation
+from server.journal import EVENTS, Journal, read_events, read_state
+from server.launch import ATTEMPT, Launch, federate, record, recorded
+from server.outcome import Event, Kind, Outcome
+from server.provisioning import init_server
+from shared.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.messages import Join, Joined, Request, Train, Update
+from shared.settings import Settings
+from shared.step_bound import largest_change
+from simulations.grid import InProcessGrid
+
+Make = Callable[..., Settings]
+COUNT = iter(range(1000))
+
+
+class Platform:
+    """Adds `step` to every parameter in every round; says that it is `name`."""
+
+    def __init__(self, name: str, *, step: float = 0.01, silent: tuple[int, ...] = ()) -> None:
+        self.name, self.step, self.silent = name, step, silent
+        self.asked: list[object] = []
+
+    def handle(self, request: Request) -> Any:
+        if isinstance(request, Join):
+            return Joined(run=request.run, platform=self.name, users=9, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0,
+                          noise_multiplier=1.0, signal_to_noise=2.0)  # fmt: skip
+        if not isinstance(request, Train) or request.round in self.silent:
+            raise ConnectionError
+        self.asked.append(request.round)
+        change = {name: np.full_like(value, self.step) for name, value in request.adapter.items()}
+        return Update(
+            run=request.run, platform=self.name, round=request.round, users=9, epsilon=1.0, ledger="", seconds=0.1, change=change
+        )
+
+
+@pytest.fixture
+def federate_with(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., tuple[Outcome, list[Event]]]]:
+    keys: list[str] = []
+
+    def run(*platforms: Platform, names: dict[int, str], **over: Any) -> tuple[Outcome, list[Event]]:
+        events: list[Event] = []
+        nodes = {}
+        for number, platform in enumerate(platforms, start=2):
+            keys.append(f"deployed-{len(keys)}-{platform.name}")
+            link.register(keys[-1], link.Direct(platform))
+            nodes[number] = {"link": keys[-1]}
+        with InProcessGrid(app=app, nodes=nodes) as grid:
+            outcome = run_federation(
+                grid=grid, settings=tiny_settings(rounds=2, reply_timeout=10.0, **over), run="run", out=tmp_path / "run",
+                nodes=len(nodes), events=events.append, names=lambda: names, wait=1.0, export=lambda *_: None,
+            )  # fmt: skip
+        return outcome, events
+
+    yield run
+    for key in keys:
+        link.forget(key)
+
+
+class TestWhomItBelieves:
+    def test_a_node_speaks_for_the_platform_that_it_was_approved_as(self, federate_with: Callable[..., Any]) -> None:
+        thief = Platform("shop")
+        outcome, events = federate_with(Platform("shop"), thief, names={2: "shop", 3: "video"})
+        assert set(outcome.tallies) == {"shop"} and thief.asked == []
+        assert any("speaks for 'shop', and is approved as 'video'" in event.text for event in events)
+
+    def test_a_node_that_nobody_approved_stays_out(self, federate_with: Callable[..., Any]) -> None:
+        stranger = Platform("ghost")
+        outcome, _ = federate_with(Platform("shop"), stranger, names={2: "shop"})
+        assert set(outcome.tallies) == {"shop"} and stranger.asked == []
+
+    @pytest.mark.parametrize(("factor", "kept"), [(0.99, 2), (1.01, 0), (100.0, 0)])
+    def test_an_update_is_no_larger_than_training_can_make_it(
+        self, federate_with: Callable[..., Any], tiny_settings: Make, factor: float, kept: int
+    ) -> None:
+        step = factor * largest_change(tiny_settings(rounds=2))
+        outcome, _ = federate_with(Platform("shop"), Platform("video", step=step), names={2: "shop", 3: "video"})
+        assert (outcome.tallies["shop"].rounds, outcome.tallies["video"].rounds) == (2, kept)
+
+    def test_a_round_of_too_few_is_not_used(self, federate_with: Callable[..., Any], tmp_path: Path) -> None:
+        with pytest.raises(FedfuseError, match="1 platforms answered, and the run's settings need 2"):
+            federate_with(
+                Platform("shop"), Platform("video", silent=(2,)), names={2: "shop", 3: "video"}, server={"minimum_platforms": 2}
+            )
+
+    def test_a_run_of_too_few_does_not_begin(self, federate_with: Callable[..., Any]) -> None:
+        with pytest.raises(FedfuseError, match=r"server\.minimum_platforms = 2"):
+            federate_with(Platform("shop"), names={2: "shop"}, server={"minimum_platforms": 2})
+
+
+class TestTheJournal:
+    def test_events_and_state(self, tmp_path: Path) -> None:
+        journal = Journal(folder=tmp_path, run="r", rounds=3)
+        journal(Event(kind=Kind.JOINED, round=0, text="shop joined", platform="shop"))
+        journal(Event(kind=Kind.SILENT, round=1, text="shop: no answer in time", platform="shop"))
+        state = read_state(tmp_path)
+        assert state is not None and state["state"] == "running"
+        assert (state["platforms"]["shop"]["joined"], state["platforms"]["shop"]["trouble"]) == (True, "shop: no answer in time")
+        assert [event["kind"] for _, event in read_events(tmp_path)] == ["joined", "silent"]
+
+    def test_a_torn_line_is_left_for_later(self, tmp_path: Path) -> None:
+        (tmp_path / EVENTS).write_bytes(b'{"kind": "a"}\n{"kind": "b"')
+        ((position, event),) = read_events(tmp_path)
+        assert event == {"kind": "a"}
+        with (tmp_path / EVENTS).open("ab") as file:
+            file.write(b"}\n")
+        assert [event["kind"] for _, event in read_events(tmp_path, after=position)] == ["b"]
+
+    def test_a_folder_that_cannot_be_written_ends_no_run(self) -> None:
+        journal = Journal(folder=Path("/proc/nowhere"), run="r", rounds=3)
+        journal(Event(kind=Kind.ROUND, round=1, text="x"))
+        journal.say("failed")
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+    folder = tmp_path_factory.mktemp("launch") / "c"
+    return init_server(folder, host="127.0.0.1", name="spring", port=1, control_port=2, listen="127.0.0.1")
+
+
+class Flower:
+    """Stands in for the server: each attempt has a script of states, and what its ServerApp writes down."""
+
+    def __init__(self, attempts: list[list[object]]) -> None:
+        self.attempts, self.started, self.stopped = attempts, [], []  # type: ignore[var-annotated]
+        self.configs: list[dict[str, Any]] = []
+
+    def __call__(self, coordinator: Coordinator) -> Flower:
+        return self
+
+    def __enter__(self) -> Flower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def start(self, fab: Any, config: dict[str, Any]) -> int:
+        self.configs.append(config)
+        self.started.append(len(self.started) + 1)
+        return len(self.started)
+
+    def stop(self, run: int) -> None:
+        self.stopped.append(run)
+
+    def run(self, run: int) -> FlowerRun:
+        script = self.attempts[run - 1]
+        step = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(step, Exception):
+            raise step
+        if callable(step):
+            step = step()
+        status, _, result = str(step).partition(":")
+        return FlowerRun(run=run, status=status, result=result, details="")
+
+
+@pytest.fixture
+def make_launch(
+    coordinator: Coordinator, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Launch, Flower]]:
+    def make(*attempts: list[object], **over: Any) -> tuple[Launch, Flower]:
+        flower = Flower(list(attempts))
+        monkeypatch.setattr(launching, "Control", flower)
+        clock = SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic)
+        monkeypatch.setattr(launching, "time", clock)
+        settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
+        launch = Launch(coordinator=coordinator, run=f"run-{next(COUNT)}", settings=settings, nodes=2, **over)
+        record(launch)
+        return launch, flower
+
+    return make
+
+
+def says(launch: Launch, state: str, **over: Any) -> Callable[[], str]:
+    def say() -> str:
+        journal = Journal(folder=launch.coordinator.run(launch.run), run=launch.run, rounds=2)
+        journal.say(state, **over)
+        return "running"
+
+    return say
+
+
+class TestGoingOn:
+    def test_a_run_that_completes(self, make_launch: Callable[..., Any]) -> None:
+        launch, flower = make_launch(["pending", "running", "finished:completed"])
+        federate(launch, lambda _: None)
+        assert flower.started == [1]
+        (config,) = flower.configs
+        assert (config["run"], config["nodes"], config["training.clip"]) == (launch.run, 2, 1.0)
+        from server.provisioning import invite
+        from shared.keys import ed25519_from_line
+        from shared.settings import digest
+        from shared.warrant import parse_warrant
+
+        key = ed25519_from_line(invite(launch.coordinator, "shop").coordinator).public_bytes_raw()
+        parse_warrant(config["warrant"]).require(key, run=launch.run, settings=digest(launch.settings), now=0.0)
+
+    def test_a_failed_attempt_is_followed_by_another(self, make_launch: Callable[..., Any]) -> None:
+        launch, flower = make_launch(["running", "finished:failed"], ["running", "finished:completed"])
+        told: list[dict[str, Any]] = []
+        federate(launch, told.append)
+        assert flower.started == [1, 2]
+        assert [event["kind"] for event in told] == ["restart"]
+
+    def test_but_not_for_ever(self, make_launch: Callable[..., Any]) -> None:
+        launch, flower = make_launch(*[["finished:failed"] for _ in range(3)], restarts=2)
+        with pytest.raises(FedfuseError, match="failed") as caught:
+            federate(launch, lambda _: None)
+        assert flower.started == [1, 2, 3]
+        assert f"--resume {launch.run}" in caught.value.do
+
+    @pytest.mark.parametrize("code", [ExitCode.BAD_INPUT, ExitCode.PRIVACY])
+    def test_a_mistake_is_not_tried_again(self, make_launch: Callable[..., Any], code: ExitCode) -> None:
+        launch, flower = make_launch([])
+        flower.attempts[0] = [says(launch, "failed", why="the settings are wrong", code=int(code)), "finished:failed"]
+        with pytest.raises(FedfuseError, match="the settings are wrong") as caught:
+            federate(launch, lambda _: None)
+        assert flower.started == [1] and caught.value.exit_code is code
+
+    def test_a_server_that_went_away_is_waited_for(self, make_launch: Callable[..., Any]) -> None:
+        gone = Unreachable("gone")
+        launch, flower = make_launch(["running", gone, gone, "finished:failed"], ["finished:completed"])
+        federate(launch, lambda _: None)
+        assert flower.started == [1, 2]
+
+    def test_but_not_longer_than_agreed(self, make_launch: Callable[..., Any]) -> None:
+        launch, _ = make_launch(["running", Unreachable("gone")], patience=0.0)
+        with pytest.raises(FedfuseError, match="did not come back"):
+            federate(launch, lambda _: None)
+
+    def test_a_killed_process_is_noticed_before_flower_does(self, make_launch: Callable[..., Any]) -> None:
+        done = subprocess.Popen([sys.executable, "-c", ""])
+        done.wait()
+        launch, flower = make_launch([], ["finished:completed"])
+
+        def dies() -> str:
+            says(launch, "running")()
+            path = launch.coordinator.run(launch.run) / "state.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "process": done.pid}))
+            return "running"
+
+        flower.attempts[0] = [dies, "running"]
+        federate(launch, lambda _: None)
+        assert (flower.started, flower.stopped) == ([1, 2], [1])
+
+    def test_an_attempt_that_nobody_watches_is_gone_on_with(self, make_launch: Callable[..., Any]) -> None:
+        launch, flower = make_launch(["running", "running", "finished:completed"])
+        (launch.coordinator.run(launch.run) / ATTEMPT).write_text('{"flower": 1}')
+        federate(launch, lambda _: None)
+        assert flower.started == []
+
+    def test_a_full_disk_is_a_failed_attempt(self, make_launch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        launch, flower = make_launch(["finished:completed"], ["finished:completed"])
+        whole, calls = launching.write_whole, []
+
+        def full(path: Path, data: bytes, **over: Any) -> None:
+            calls.append(path)
+            if len(calls) == 1:
+                raise StorageError("cannot be written: no space left on device")
+            whole(path, data, **over)
+
+        monkeypatch.setattr(launching, "write_whole", full)
+        federate(launch, lambda _: None)
+        assert len(flower.started) >= 1
+
+    def test_what_a_run_is_is_written_down_once(self, make_launch: Callable[..., Any]) -> None:
+        launch, _ = make_launch(["finished:completed"])
+        assert recorded(launch.coordinator, launch.run) == launch
+        with pytest.raises(InputError, match="is there already") as caught:
+            record(launch)
+        assert "--resume" in caught.value.do
+        for name in ("nobody", "../../etc", ""):
+            with pytest.raises(InputError, match="there is no run"):
+                recorded(launch.coordinator, name)
+        with pytest.raises(InputError, match="no name of a run"):
+            record(replace(launch, run="No Name"))
+
+
+def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
+    grid: Any = None
+    monkeypatch.delenv("FEDFUSE_SERVER", raising=False)
+    with pytest.raises(InputError, match="no coordinator's folder"):
+        deployed(grid, {"run": "r"})
+    monkeypatch.setenv("FEDFUSE_SERVER", str(coordinator.folder))
+    with pytest.raises(InputError, match="no name of a run"):
+        deployed(grid, {"run": "../x"})
+
+
+def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
+    from server.deployed import _alone
+
+    folder = coordinator.run("once")
+    folder.mkdir(parents=True)
+    with _alone(folder), pytest.raises(StorageError, match="another process"), _alone(folder):
+        pass
