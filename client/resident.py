@@ -60,12 +60,14 @@ def serve_worker(
     with ExitStack() as stack:
         observer = None
         if metrics_port:
-            spent = read(ledger).epsilon if ledger.exists() else 0.0
-            observer = WorkerMetrics(registry, state=file.state, budget=file.privacy.epsilon, spent=spent)
+            observer = WorkerMetrics(registry, state=file.state, budget=file.privacy.epsilon)
             stack.enter_context(serve_metrics(registry, port=metrics_port))
         worker = Worker(file, state=file.state, ledger=ledger, observer=observer)
         stack.callback(worker.close)
         worker.hold()
+        if observer is not None:
+            # Not before the worker holds it: only then is the torn end that a crash may leave cut off.
+            observer.spent(read(ledger).epsilon)
         if file.federation.coordinator is None:
             log.warning("no coordinator is pinned ([federation] coordinator): whoever reaches this worker may ask")
         door = Door(worker, _listener(at or deployment.socket, group), users=allowed)

@@ -21,13 +21,11 @@ class WorkerMetrics:
     Args:
         state: The platform's state folder, whose caches are measured when somebody looks.
         budget: Epsilon that the platform may spend.
-        spent: Epsilon that its ledger says it has, where that is known before the first answer.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, state: Path, budget: float, spent: float = 0.0) -> None:
+    def __init__(self, registry: CollectorRegistry, *, state: Path, budget: float) -> None:
         self._answered: set[tuple[str, int]] = set()
         self._epsilon = Gauge("fedfuse_epsilon_spent", "Epsilon that the ledger says is spent", registry=registry)
-        self._epsilon.set(spent)
         Gauge("fedfuse_epsilon_budget", "Epsilon that may be spent", registry=registry).set(budget)
         self._requests = Counter("fedfuse_requests", "Requests by kind, and what they got", ["kind", "answer"], registry=registry)
         self._refusals = Counter("fedfuse_refusals", "Refusals by reason", ["reason"], registry=registry)
@@ -38,6 +36,10 @@ class WorkerMetrics:
         )
         cache = Gauge("fedfuse_cache_bytes", "Bytes of caches in the state folder", registry=registry)
         cache.set_function(lambda: _size(state))
+
+    def spent(self, epsilon: float) -> None:
+        """Take in what the ledger says before the first answer."""
+        self._epsilon.set(epsilon)
 
     def __call__(self, request: Request, answer: Answer, seconds: float) -> None:
         """Take in an answer that is about to leave."""

@@ -14,7 +14,6 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.link import connect
-from shared.adapter import initial
 from shared.messages import Evaluate, Factors, Join, Label, Train, Update
 from shared.settings import unflatten
 
@@ -51,18 +50,18 @@ def query(message: Message, context: Context) -> Message:
         attempt(f"root {number}", lambda pid=pid: Path(f"/proc/{pid}/root{orders['files'][0]}").read_bytes())
         attempt(f"trace {number}", lambda pid=pid: _trace(pid))
         attempt(f"kill {number}", lambda pid=pid: os.kill(pid, signal.SIGTERM))
-    attempt("asked", lambda: _ask(context, orders))
+    adapter = {name: array.numpy() for name, array in message.content["adapter"].items()}
+    attempt("asked", lambda: _ask(context, orders, adapter))
     return Message(RecordDict({"loot": ConfigRecord({"json": json.dumps(loot)})}), reply_to=message)
 
 
-def _ask(context: Context, orders: dict[str, Any]) -> str:
+def _ask(context: Context, orders: dict[str, Any], adapter: Any) -> str:
     """Rounds forwards and backwards, again and again; how many different updates came."""
     link = connect(context)
     values = {
         key: value for key, value in context.run_config.items() if key not in ("run", "warrant", "nodes", "wait", "world", "out")
     }
     settings, run = unflatten(values, where="hostile"), str(context.run_config["run"])
-    adapter = initial(settings)
     got: set[bytes] = set()
     said: dict[str, int] = {}
     for _ in range(int(orders["times"])):

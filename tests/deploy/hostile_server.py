@@ -7,8 +7,11 @@ import os
 import time
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
+
+from shared.adapter import initial
+from shared.settings import unflatten
 
 app = ServerApp()
 
@@ -18,7 +21,10 @@ def main(grid: Grid, context: Context) -> None:
     home = Path(os.environ["FEDFUSE_SERVER"])
     while not list(grid.get_node_ids()):
         time.sleep(0.2)
-    record = RecordDict({"orders": ConfigRecord({"what": (home / "orders.json").read_text()})})
+    own = ("run", "warrant", "nodes", "wait", "world", "out")
+    settings = unflatten({key: value for key, value in context.run_config.items() if key not in own}, where="hostile")
+    arrays = ArrayRecord({name: Array(value) for name, value in initial(settings).items()})
+    record = RecordDict({"orders": ConfigRecord({"what": (home / "orders.json").read_text()}), "adapter": arrays})
     nodes = list(grid.get_node_ids())
     ids = list(grid.push_messages([Message(record, node, MessageType.QUERY, ttl=600.0, group_id="loot") for node in nodes]))
     replies: list[Message] = []

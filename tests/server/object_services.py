@@ -26,6 +26,9 @@ class GoogleStore(http.server.ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
+    def handle_error(self, *args: Any) -> None:
+        """A client that has read enough, or has gone, is no news."""
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: GoogleStore

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.low_rank import ProductSum
@@ -24,6 +24,7 @@ def summed(out: int, inner: int, ranks: list[int], seed: int) -> tuple[ProductSu
     return total, full
 
 
+@settings(max_examples=50, deadline=None)
 @given(sizes)
 def test_the_factors_give_the_sum(size: tuple[int, int, list[int], int]) -> None:
     out, inner, ranks, seed = size
@@ -34,6 +35,7 @@ def test_the_factors_give_the_sum(size: tuple[int, int, list[int], int]) -> None
     assert total.rank <= 2 * min(out, inner) + max(ranks)
 
 
+@settings(max_examples=50, deadline=None)
 @given(sizes)
 def test_the_spectrum_is_that_of_the_matrix(size: tuple[int, int, list[int], int]) -> None:
     out, inner, ranks, seed = size

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.messages import Update
@@ -14,7 +14,7 @@ from strategies.averaging import WeightedMean
 from strategies.robust import Krum, Median, Robust, Trimmed
 from tests.strategies.contract import SHAPES, Arrays, StrategyContract, drawn, identify, reply, update
 
-KINDS = [Median, Trimmed, Krum]
+few = settings(max_examples=25, deadline=None)
 ATTACKS = {
     "x1000": lambda honest, random: {name: 1000 * value for name, value in honest[0].items()},
     "x-1000": lambda honest, random: {name: -1000 * value for name, value in honest[0].items()},
@@ -50,6 +50,7 @@ def flat(update: Arrays) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("kind", [Median, Trimmed])
+@few
 @given(faulty=st.integers(1, 3), more=st.integers(0, 4), seed=st.integers(0, 99))
 def test_every_coordinate_stays_among_the_honest_ones(kind: type[Robust], attack: str, faulty: int, more: int, seed: int) -> None:
     honest = kind.least(faulty) - faulty + more
@@ -60,6 +61,7 @@ def test_every_coordinate_stays_among_the_honest_ones(kind: type[Robust], attack
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+@few
 @given(faulty=st.integers(1, 3), more=st.integers(0, 4), seed=st.integers(0, 99))
 def test_krum_stays_within_its_distance_of_the_honest_ones(attack: str, faulty: int, more: int, seed: int) -> None:
     count = Krum.least(faulty) + more
