@@ -15,6 +15,7 @@ from shared.errors import ProtocolError
 from shared.logs import configure_from_environment, tell
 from shared.messages import (
     Answer,
+    Count,
     Evaluate,
     Join,
     Personalise,
@@ -45,8 +46,8 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Carry a `Train` or a `Sum`, or after the last round a `Personalise`."""
-    return _carry(message, context, Train, Sum, Personalise)
+    """Carry a `Count`, a `Train` or a `Sum`, or after the last round a `Personalise`."""
+    return _carry(message, context, Count, Train, Sum, Personalise)
 
 
 @app.evaluate()

@@ -86,6 +86,11 @@ def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_si
     )
 
 
+def popularity_release(point: FixedPoint) -> Release:
+    """What the round costs that sums popularities: every user's counts once, whatever his social ties."""
+    return Release(kind=ReleaseKind.POPULARITY, noise_multiplier=point.noise_multiplier, integers=point.integers)
+
+
 def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
     """How a deployed platform's metrics are noised."""
     multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0

@@ -14,6 +14,7 @@ import numpy as np
 
 from client.platform_file import PlatformFile
 from shared.adapter import Layout
+from shared.catalogues import Taken
 from shared.errors import PrivacyError, ProtocolError
 from shared.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Secured, Summed, Update
 from shared.secagg.codec import Message, decode
@@ -22,14 +23,17 @@ from shared.secagg.roster import Advert
 from shared.secagg.words import packed_size
 
 _KINDS = (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)
-_PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked]] = {
+_PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {
     Phase.DEAL: Dealt,
     Phase.CONFIRM: Confirmed,
     Phase.UNMASK: Unmasked,
+    Phase.POPULARITY: Taken,
 }
 
 
-def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int, items: int, simulation: bool) -> Answer:
+def checked(
+    answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int, items: int, simulation: bool, catalogue: str = ""
+) -> Answer:
     """The answer, if it may leave.
 
     Args:
@@ -37,6 +41,7 @@ def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int
         rank: The rank that follows from the platform file and the run's settings.
         items: Size of the public catalogue.
         simulation: Whether exact metrics are allowed.
+        catalogue: Hash of the public item ids, in hex.
 
     Raises:
         PrivacyError: the answer holds something that is not on the list.
@@ -47,6 +52,7 @@ def checked(answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int
         _require(answer.users == platform.users, "a number of users that is not the declared one")
         _require(answer.items == items, "a catalogue size that is not the public one")
         _require(answer.rank == rank, "a rank that is not the declared one")
+        _require(answer.catalogue in ("", catalogue), "a hash that is not the catalogue's")
         _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
     elif isinstance(answer, Update):
         _require(answer.users == platform.users, "a weight that is not the declared number of users")

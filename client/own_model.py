@@ -115,7 +115,7 @@ class Own:
         trainer, left = self.trainer(plan.training), plan.steps
         while left:
             # The bank follows as often as it would in a round.
-            bank = self.platform.towers.encode(self.platform.items, parameters)
+            bank = self.platform.bank(parameters)
             steps = min(left, settings.local_steps)
             parameters = trainer.run(parameters, list(self.part.layout), bank, optimizer, steps=steps, random=random)
             left -= steps

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.bank import Bank
 from client.catalogue import Catalogue, build_catalogue
 from client.examples import Examples, Reader, held_out_examples, rows_by_user, training_examples
 from client.friends import Friends
@@ -40,6 +41,7 @@ class Platform:
     """A platform ready to train and to recommend.
 
     Args:
+        bank: Encodes the items.
         serving: One row per user with a held-out item, its text as the recommender sees it.
         reader: Writes further users' texts.
         by_user: User number -> rows of `examples`.
@@ -54,6 +56,7 @@ class Platform:
     texts: Texts
     towers: Towers
     items: Rows
+    bank: Bank
     examples: Examples
     rows: Rows
     by_user: dict[int, NDArray[np.int64]] = field(repr=False)
@@ -131,6 +134,8 @@ def prepare(
         if progress:
             progress("reading texts", done, total)
 
+    towers, vectors = Towers(encoder, fusion_named(settings.model.fusion)), item_vectors(tables)
+    items = cached_rows(trunk, catalogue.sequences, vectors, advance)
     return Platform(
         file=file,
         tables=tables,
@@ -139,8 +144,9 @@ def prepare(
         friends=friends,
         reader=reader,
         texts=texts,
-        towers=Towers(encoder, fusion_named(settings.model.fusion)),
-        items=cached_rows(trunk, catalogue.sequences, item_vectors(tables), advance),
+        towers=towers,
+        items=items,
+        bank=Bank(towers, items, catalogue.sequences, vectors),
         examples=examples,
         rows=cached_rows(trunk, examples.sequences, user_vectors(tables, examples), advance),
         by_user=dict(rows_by_user(examples, tables.users)),

@@ -1,4 +1,9 @@
-"""The popularity prior: how often each item was liked, released with noise because it enters every user's loss."""
+"""The popularity prior: how often each item was liked, released with noise because it enters every user's loss.
+
+The noise of one release is as large as the counts of most items, and where the users are few, as large as those of all. So the
+counts are not taken at face value: what is known of an item's popularity, given its noised count, is inferred from the noised
+counts of all items together. That comes after the noise, and costs no privacy.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,14 @@ from client.mechanism import CountMechanism
 from client.noise import NoiseSource
 from client.split import Ragged, Split, user_generator
 from client.tables import Tables
+from shared.catalogues import BOUND
 
-BOUND = 20
-"""Items that one user contributes at most."""
+_LEAST = 0.5 / np.sqrt(BOUND)
+"""Popularity of an item that nobody liked: half a like."""
+_GRID = 64
+_STEPS = 200
+_PER_NOISE = 16
+"""Noised counts are looked at on a grid of so many points per standard deviation: that moves none by more than a 32nd of it."""
 
 
 def bounded_counts(split: Split, tables: Tables, *, seed: int) -> NDArray[np.float64]:
@@ -31,12 +41,50 @@ def _chosen(train: Ragged, user: int, user_id: str, seed: int) -> NDArray[np.int
 
 
 def release_prior(counts: NDArray[np.float64], mechanism: CountMechanism, random: NoiseSource) -> NDArray[np.float32]:
-    """Log of the noised share of each item, float32 (items,), natural logarithm.
+    """Log of each item's share of popularity from noised counts, float32 (items,), natural logarithm."""
+    return log_popularity(mechanism.noised(counts, random), mechanism.noise_multiplier)
 
-    The noised counts are floored at the noise's own size (at least one like), so that an item that the
-    noise drowned is neither forbidden nor favoured; flooring comes after the noise and costs nothing.
+
+def log_popularity(noised: NDArray[np.float64], noise: float) -> NDArray[np.float32]:
+    """Log of each item's share of popularity, float32 (items,), natural logarithm; the shares sum to 1.
+
+    The expected logarithm of an item's count given its noised count. The distribution of the counts is the one under which the
+    noised ones are most likely, of all distributions on a geometric grid (Kiefer & Wolfowitz 1956; by expectation-
+    maximisation). What the noise drowned is thereby neither forbidden nor favoured: it gets what such items have on average.
+
+    Args:
+        noised: float64 (items,), finite. Counts with independent Gaussian noise.
+        noise: Standard deviation of that noise; 0: the counts are exact.
+
+    Three popular items among many that nobody knows, whose noise alone spans some 6:
+
+    >>> random = np.random.default_rng(0)
+    >>> counts = np.array([40.0, 20.0, 10.0] + [0.0] * 1000)
+    >>> shares = np.exp(log_popularity(counts + random.normal(size=counts.size), 1.0))
+    >>> (shares[:4] / shares[1]).round(1), (shares[3:].max() < shares[2] / 10)
+    (array([2.1, 1. , 0.6, 0. ], dtype=float32), np.True_)
     """
-    noised = mechanism.noised(counts, random)
-    floored = np.maximum(noised, max(mechanism.noise_multiplier, 0.5 / np.sqrt(BOUND)))
-    prior: NDArray[np.float32] = np.log(floored / floored.sum()).astype(np.float32)
-    return prior
+    if noise == 0:
+        logs = np.log(np.maximum(noised, _LEAST))
+    else:
+        values, which, times = np.unique(np.rint(noised * _PER_NOISE / noise), return_inverse=True, return_counts=True)
+        grid = np.geomspace(_LEAST, max(noised.max(), 2 * _LEAST), _GRID)
+        logs = _posterior_mean_log(values / _PER_NOISE, times, grid, noise)[which]
+    shares: NDArray[np.float32] = (logs - np.logaddexp.reduce(logs)).astype(np.float32)
+    return shares
+
+
+def _posterior_mean_log(
+    values: NDArray[np.float64], times: NDArray[np.int64], grid: NDArray[np.float64], noise: float
+) -> NDArray[np.float64]:
+    """E[log count | noised count] for noised counts in units of the noise, each seen so many times."""
+    exponents = -0.5 * (values[:, None] - grid / noise) ** 2
+    # Each row by its greatest: a common factor of a row cancels, and would underflow.
+    likelihood = np.exp(exponents - exponents.max(1, keepdims=True))
+    weights = np.full(len(grid), 1 / len(grid))
+    for _ in range(_STEPS):
+        parts = likelihood * weights
+        weights = times / parts.sum(1) @ parts / times.sum()
+    posterior = likelihood * weights
+    mean: NDArray[np.float64] = posterior @ np.log(grid) / posterior.sum(1)
+    return mean

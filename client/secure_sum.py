@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from client.enrolment import Dealing, Enrolled, Peers
 from client.participant import Active
-from shared.agreement import Agreement, terms_of
+from shared.agreement import Agreement, number_of, terms_of
+from shared.catalogues import Catalogue
 from shared.durable import write_whole
 from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.fixed_point import FixedPoint
@@ -57,7 +58,7 @@ class SecureSum:
         self, *, run: str, settings: Settings, platform: str, path: Path, identity: Identity, peers: Callable[[], Peers]
     ) -> None:
         self._platform, self._path, self._identity, self._peers = platform, path, identity, peers
-        self._clip = settings.training.clip
+        self._settings, self._clip = settings, settings.training.clip
         self.terms = terms_of(settings, run)
         self._known: State | None = None
 
@@ -97,6 +98,11 @@ class SecureSum:
                 agreement.point(dimension=dimension, quorum=request.roster.quorum, clip=self._clip)
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
+        if agreement.catalogues:
+            try:
+                agreement.popularity_point(quorum=request.roster.quorum, settings=self._settings)
+            except InputError as error:
+                raise ProtocolError(f"popularities: {error.found}") from None
         state = self._require(Enrolled, Dealing)
         if isinstance(state, Dealing):
             return encode(state.deal(request))
@@ -112,8 +118,8 @@ class SecureSum:
             OutOfOrder, ProtocolError: as `Active.answered` and `Dealing.open`.
         """
         request = decode(secagg.Mask, body)
-        if request.round != round_:
-            raise ProtocolError(f"masks of round {request.round} for round {round_}")
+        if request.round != number_of(round_):
+            raise ProtocolError(f"masks number {request.round} for round {round_}")
         state = self._require(Dealing, Active)
         active = state.open(request) if isinstance(state, Dealing) else state
         assert isinstance(active, Active)
@@ -128,6 +134,34 @@ class SecureSum:
         """
         roster = asked.active.session.roster
         point = self._agreed(roster).point(dimension=dimension, quorum=roster.quorum, clip=self._clip)
+        return self._fitting(asked, point)
+
+    def popularity_point(self, asked: Asked) -> FixedPoint:
+        """The fixed point of round 0.
+
+        Raises:
+            ProtocolError: no catalogue is shared, or the question is for another length or width.
+        """
+        roster = asked.active.session.roster
+        agreement = self._agreed(roster)
+        if not agreement.catalogues:
+            raise ProtocolError("asked for popularities, and no two platforms have one catalogue")
+        return self._fitting(asked, agreement.popularity_point(quorum=roster.quorum, settings=self._settings))
+
+    @property
+    def catalogues(self) -> tuple[Catalogue, ...]:
+        """Those whose popularities are summed, as the roster has it.
+
+        Raises:
+            OutOfOrder: this platform has not dealt.
+        """
+        state = self._require(Dealing, Active)
+        assert isinstance(state, Dealing | Active)
+        return self._agreed(state.roster if isinstance(state, Dealing) else state.session.roster).catalogues
+
+    @staticmethod
+    def _fitting(asked: Asked, point: FixedPoint) -> FixedPoint:
+        dimension = point.dimension
         if (asked.request.length, asked.request.bits) != (dimension, point.bits):
             raise ProtocolError(
                 f"asked for {asked.request.length} words of {asked.request.bits} bits, the round has {dimension} of {point.bits}"

@@ -38,6 +38,7 @@ from client.state import Memory, load_memory, save_memory
 from client.towers import cached_rows
 from client.training import Trainer, TrainingData
 from client.vectors import user_vectors, widths_of
+from shared.catalogues import ROUND as POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import Arrays, Evaluate, Joined, Label, Metrics, Personalise, Personalised, Train, Update
 from shared.privacy.releases import Release, ReleaseKind
@@ -47,6 +48,8 @@ from shared.settings import Settings
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _METRICS = 3
 _CHECKED_USERS = 3
+_SINCE = "since"
+"""Beside the parameters that a bank was encoded with: the round."""
 
 
 class Session:
@@ -101,10 +104,15 @@ class Session:
         if known is not None and known.settings != digest:
             raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
         self._memory = known or Memory(settings=digest)
+        self._encoded: Mapping[str, Tensor] = self._memory.tensors.get("bank", {})
+        self._since = 0
+        self._vectors: Tensor | None = None
+        # Kept so that the next one to need the same bank, here or on another platform of this process, finds it.
+        self._latest: Tensor | None = None
 
     def join(self) -> Joined:
         """Prove the gradients, release the prior once, and say what is planned."""
-        self._prior()
+        self._begin()
         self._selfcheck()
         return Joined(
             run=self.run,
@@ -119,6 +127,10 @@ class Session:
             finished=self._memory.finished,
             rank=self._part.rank,
         )
+
+    def _begin(self) -> None:
+        """What is released before the first round."""
+        self._prior()
 
     def train(self, request: Train) -> Update:
         """One round of private steps from the global adapter; a repeated question gets the same answer."""
@@ -135,7 +147,7 @@ class Session:
         self._pay(self._mechanism.release(steps), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
-        bank = self._platform.towers.encode(self._platform.items, parameters)
+        bank = self._bank(parameters, request.round)
         trainer = self._trainer(prior)
         after = trainer.run(
             parameters,
@@ -238,7 +250,7 @@ class Session:
             # What is released must bound every friend's influence, as training does.
             examples = held_out_examples(platform.split, platform.reader, serving=False)
             rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
-        bank = platform.towers.encode(platform.items, parameters)
+        bank = self._latest = platform.bank(parameters)
         users = platform.towers.encode(rows, parameters)
         found: list[Tensor] = []
         among: list[Tensor] = []
@@ -264,18 +276,28 @@ class Session:
 
     def _prior(self) -> Tensor:
         """The noised popularity prior: charged and released at the first need, remembered ever after."""
-        if "prior" not in self._memory.tensors:
-            multiplier = self.settings.privacy.prior_noise_multiplier if self.plan.private else 0.0
-            mechanism = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier)
-            counts = bounded_counts(self._platform.split, self._platform.tables, seed=self.settings.seed)
-            self._pay(mechanism.release(), 0)
-            prior = torch.from_numpy(release_prior(counts, mechanism, self._random("prior", 0)))
-            self._local = self._initial_local() | (
-                initial_bias(prior, self.settings.training.targets) if self.settings.training.objective == "click" else {}
-            )
-            self._memory = Memory(settings=self._memory.settings, tensors={"prior": {"log": prior}, "local": self._local})
-            save_memory(self._path, self._memory)
+        if not self._knows_popularity:
+            self._release_prior()
         return self._memory.tensors["prior"]["log"].to(self._device)
+
+    @property
+    def _knows_popularity(self) -> bool:
+        return "prior" in self._memory.tensors
+
+    def _release_prior(self) -> None:
+        multiplier = self.settings.privacy.prior_noise_multiplier if self.plan.private else 0.0
+        mechanism = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier)
+        counts = bounded_counts(self._platform.split, self._platform.tables, seed=self.settings.seed)
+        self._pay(mechanism.release(), POPULARITY)
+        self._take_prior(torch.from_numpy(release_prior(counts, mechanism, self._random("prior", POPULARITY))))
+
+    def _take_prior(self, prior: Tensor) -> None:
+        """Remember the prior; float32 (items,)."""
+        self._local = self._initial_local() | (
+            initial_bias(prior, self.settings.training.targets) if self.settings.training.objective == "click" else {}
+        )
+        self._memory = Memory(settings=self._memory.settings, tensors={"prior": {"log": prior}, "local": self._local})
+        save_memory(self._path, self._memory)
 
     def _pay(self, release: Release, round_: int) -> None:
         """Charge a release, unless the ledger's last line is the charge of an attempt that never left this platform.
@@ -298,6 +320,24 @@ class Session:
         start = self._part.initial()
         return local | {name: torch.from_numpy(start[name]) for name in self._part.kept}
 
+    def _bank(self, parameters: Mapping[str, Tensor], round_: int) -> Tensor:
+        """The items' vectors for a round's steps: those of an earlier round as long as its `bank_steps` are not used up.
+
+        What they were encoded with is remembered with the round, so that a platform that was started again goes on with them.
+        """
+        each = 1 if self.settings.distributed else self.settings.training.local_steps
+        rounds = self.settings.training.bank_steps // each
+        held = self._memory.tensors.get("bank", {})
+        if rounds <= 1:
+            self._latest = self._platform.bank(parameters)
+            return self._latest
+        if not held or not 0 <= round_ - int(held[_SINCE]) < rounds:
+            held = {_SINCE: torch.tensor([float(round_)]), **parameters}
+        if self._vectors is None or self._since != int(held[_SINCE]):
+            self._vectors = self._platform.bank({name: value.to(self._device) for name, value in held.items() if name != _SINCE})
+        self._encoded, self._since = held, int(held[_SINCE])
+        return self._vectors
+
     def _local_values(self) -> dict[str, Tensor]:
         values = self._memory.tensors.get("local", self._local)
         return {name: value.to(self._device) for name, value in values.items()}
@@ -312,8 +352,9 @@ class Session:
         start = self._tensors(self._part.initial())
         parameters = {**start, **self._local_values()}
         rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
-        trainer = self._trainer(self._prior())
-        bank = self._platform.towers.encode(self._platform.items, parameters)
+        # Whatever the prior will be, a constant to the gradients.
+        trainer = self._trainer(torch.zeros(self._platform.tables.items, device=self._device))
+        bank = self._latest = self._platform.bank(parameters)
         names = list(dict.fromkeys([*self._part.layout, *(name for name in self._local if not name.startswith(LOCAL))]))
         fixed = {name: value for name, value in parameters.items() if name not in names}
         check_gradients(
@@ -365,6 +406,7 @@ class Session:
             "moments": moments,
             "change": change,
             "clip": {"clip": torch.tensor([clip], dtype=torch.float64)},
+            "bank": self._encoded,
         }
         facts = {**kept(self._memory.facts), **facts}
         self._memory = Memory(settings=self._memory.settings, finished=finished, facts=facts, tensors=tensors)

@@ -32,7 +32,7 @@ class Memory:
         settings: Digest of the settings that the run began with.
         finished: Last round that was answered; 0 before the first.
         facts: Scalars of the last answer.
-        tensors: Tensors by group: "prior", "local", "moments", "change".
+        tensors: Tensors by group: "prior", "local", "moments", "change", "clip", "bank".
     """
 
     settings: str

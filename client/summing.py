@@ -22,16 +22,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
-from client.budget import round_release
+from client.budget import popularity_release, round_release
 from client.integer_noise import noise_share
 from client.noise import NoiseSource
 from client.outgoing import coarse
+from client.popularity import bounded_counts, log_popularity
 from client.secure_sum import SecureSum
 from client.session import Session
 from client.training import Trainer
-from shared.errors import ProtocolError
+from shared.catalogues import ROUND as POPULARITY
+from shared.catalogues import Popularity, Taken, digest_of, order_of, places
+from shared.errors import OutOfOrder, ProtocolError
 from shared.fixed_point import SLACK, FixedPoint
-from shared.messages import Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
+from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
+from shared.secagg.codec import decode, encode
 
 _FLOAT = 2.0**-24
 """Unit roundoff of float32."""
@@ -49,8 +53,20 @@ class SummingSession(Session):
         self._secure = secure
 
     def join(self) -> Joined:
-        """As `Session.join`, with the keys of all rounds."""
-        return replace(super().join(), keys=self._secure.advert())
+        """As `Session.join`, with the keys of all rounds; the prior waits until it is known whose catalogue is the same."""
+        return replace(super().join(), keys=self._secure.advert(), catalogue=self._catalogue.hex())
+
+    def _begin(self) -> None:
+        pass
+
+    def _prior(self) -> Tensor:
+        if not self._knows_popularity:
+            raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
+        return super()._prior()
+
+    @property
+    def _catalogue(self) -> bytes:
+        return digest_of(self._platform.tables.item_ids)
 
     def train(self, request: Train) -> Update:
         """Not in this run: its plan pays for sums alone."""
@@ -69,7 +85,7 @@ class SummingSession(Session):
         group = self._platform.friends.group_size
         self._pay(round_release(self.plan, point, settings=self.settings, group_size=group), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
-        bank = self._platform.towers.encode(self._platform.items, parameters)
+        bank = self._bank(parameters, request.round)
         random = self._random("train", request.round)
         trainer = self._trainer(prior)
         sums = gradient_sums(trainer, parameters, [*sent, *self._local], bank, trainer.sample(random))
@@ -87,6 +103,46 @@ class SummingSession(Session):
             self._progress("training", request.round, self.settings.rounds)
         return answer
 
+    def count(self, request: Count) -> Summed:
+        """The masked counts of this platform's items, at their places in the vector of all shared catalogues; as `sum`."""
+        began = time.monotonic()
+        asked = self._secure.asked(request.body, round_=POPULARITY, question=b"popularity")
+        if asked.known is not None:
+            return self._summed(POPULARITY, asked.known, began)
+        point = self._secure.popularity_point(asked)
+        if self.plan.private and point.noise_multiplier != self.settings.privacy.prior_noise_multiplier:
+            raise ProtocolError(f"popularities with a noise multiplier of {point.noise_multiplier:g}")
+        tables = self._platform.tables
+        vector = np.zeros(point.dimension)
+        place = places(self._secure.catalogues).get(self._catalogue)
+        if place is not None:
+            counts = bounded_counts(self._platform.split, tables, seed=self.settings.seed)
+            vector[place] = counts[order_of(tables.item_ids)]
+            self._pay(popularity_release(point), POPULARITY)
+        # Who has none of these catalogues adds its share of the noise, and no row.
+        random = self._random("prior", POPULARITY)
+        words = point.wrap(point.encode(vector, random) + noise_share(point, random))
+        return self._summed(POPULARITY, self._secure.mask(asked, words), began)
+
+    @property
+    def counted(self) -> int:
+        """Coordinates of round 0."""
+        return sum(one.items for one in self._secure.catalogues)
+
+    def _take(self, popularity: Popularity) -> None:
+        """Go on with what round 0 summed. What is remembered stays: a repeated message changes nothing."""
+        tables = self._platform.tables
+        if self._knows_popularity:
+            return
+        if self._catalogue not in places(self._secure.catalogues):
+            raise ProtocolError("the popularity of a catalogue that is not this platform's")
+        if popularity.counts and len(popularity.values) != tables.items:
+            raise ProtocolError(f"popularities of {len(popularity.values)} items, this platform has {tables.items}")
+        prior = np.full(tables.items, -math.log(tables.items), np.float32)
+        if popularity.counts:
+            prior[order_of(tables.item_ids)] = log_popularity(popularity.values.astype(np.float64), popularity.noise)
+        self._take_prior(torch.from_numpy(prior))
+
     def secure(self, request: Secure) -> Secured:
         """A phase that reads no row."""
         if request.phase is Phase.DEAL:
@@ -99,10 +155,15 @@ class SummingSession(Session):
                     for factors in self._part.scheme.cycle
                 },
             )
+            if not self._knows_popularity and self._catalogue not in places(self._secure.catalogues):
+                self._release_prior()
         elif request.phase is Phase.CONFIRM:
             body = self._secure.confirm(request.body)
-        else:
+        elif request.phase is Phase.UNMASK:
             body = self._secure.unmask(request.body)
+        else:
+            self._take(decode(Popularity, request.body))
+            body = encode(Taken())
         return Secured(run=self.run, platform=self._platform.name, round=request.round, phase=request.phase, body=body)
 
     def _stepped(

@@ -15,7 +15,10 @@ from client.vectors import SourceVectors, VectorRows
 from shared.encoder import Batch, Encoder
 from shared.lora import Parameters
 
-_TOKENS_PER_BATCH = 8192
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
+"""Tokens that are encoded at once, by device: on a processor what its caches hold, on a GPU what keeps it busy."""
+_MULTIPLE = {"cuda": 8}
+"""A GPU's matrix units want lengths of a multiple of 8; a processor has no use for padding."""
 
 
 class Rows:
@@ -34,7 +37,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self._at)
 
-    def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 8) -> tuple[Tensor, Tensor, SourceVectors]:
+    def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 1) -> tuple[Tensor, Tensor, SourceVectors]:
         """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
         longest = int(self.lengths[rows].max(initial=1))
         hidden, mask = self._cache.gather(self._at[rows], length=-(-longest // multiple) * multiple)
@@ -69,22 +72,25 @@ class Towers:
     def encode(self, rows: Rows, parameters: Mapping[str, Tensor], progress: Callable[[int], None] | None = None) -> Tensor:
         """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small."""
         order = np.argsort(rows.lengths, kind="stable")
+        device = self.encoder.device
+        most = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
+        multiple = _MULTIPLE.get(device.type, 1)
         parts: list[Tensor] = []
         begin = 0
         while begin < len(order):
             count = 16
             while (
                 begin + count < len(order)
-                and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= _TOKENS_PER_BATCH
+                and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= most
             ):
                 count *= 2
             chosen = order[begin : begin + count]
-            parts.append(self.vectors(*rows.take(chosen, self.encoder.device), parameters))
+            parts.append(self.vectors(*rows.take(chosen, device, multiple=multiple), parameters))
             begin += count
             if progress:
                 progress(len(chosen))
         if not parts:
-            return torch.zeros(0, self.encoder.hidden, device=self.encoder.device)
-        result = torch.empty(len(order), parts[0].shape[1], device=self.encoder.device)
-        result[torch.from_numpy(order).to(self.encoder.device)] = torch.cat(parts)
+            return torch.zeros(0, self.encoder.hidden, device=device)
+        result = torch.empty(len(order), parts[0].shape[1], device=device)
+        result[torch.from_numpy(order).to(device)] = torch.cat(parts)
         return result

@@ -28,6 +28,7 @@ from client.session import Session
 from client.summing import SummingSession
 from client.terms import Unwarranted
 from shared.backbone import shape_of
+from shared.catalogues import digest_of
 from shared.errors import (
     BudgetExceeded,
     FedfuseError,
@@ -39,7 +40,7 @@ from shared.errors import (
     StorageError,
 )
 from shared.logs import about, tell
-from shared.messages import Answer, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 from shared.settings import Settings, flatten
 
 log = logging.getLogger("fedfuse.worker")
@@ -112,8 +113,18 @@ class Worker:
             answer = self._answer(request)
             part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
             layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
-            items = self._platform.tables.items if self._platform else 0
-            return checked(answer, platform=self._file, layout=layout, rank=part.rank, items=items, simulation=self._simulation)
+            if isinstance(request, Count) and isinstance(self._session, SummingSession):
+                layout = {"popularity": (self._session.counted, 1)}
+            item_ids = self._platform.tables.item_ids if self._platform else ()
+            return checked(
+                answer,
+                platform=self._file,
+                layout=layout,
+                rank=part.rank,
+                items=len(item_ids),
+                simulation=self._simulation,
+                catalogue=digest_of(item_ids).hex() if isinstance(request, Join) else "",
+            )
         except Exception as error:
             self.failure = error
             reason = _reason(error)
@@ -164,6 +175,8 @@ class Worker:
         if isinstance(session, SummingSession):
             if isinstance(request, Sum):
                 return session.sum(request)
+            if isinstance(request, Count):
+                return session.count(request)
             if isinstance(request, Secure):
                 return session.secure(request)
         raise ProtocolError(f"unknown request {type(request).__name__}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 from server.mailbox import MailFolder
 from server.outcome import Kind
 from server.rounds import Exchange
+from shared.catalogues import ROUND as POPULARITY
+from shared.catalogues import Catalogue, Popularity, places
 from shared.durable import write_whole
 from shared.errors import FedfuseError, ProtocolError, StorageError
 from shared.messages import Joined
@@ -66,12 +68,14 @@ class Saved:
 
     Args:
         present: Who dealt shares; None while that is still going on.
+        popularities: What round 0 summed, in the order of the agreed catalogues; None before.
     """
 
     tag: ClassVar[int] = 51
 
     closed: Enrolment.Closed
     present: tuple[int, ...] | None
+    popularities: tuple[Popularity, ...] | None = None
 
 
 class SecureRounds:
@@ -90,6 +94,7 @@ class SecureRounds:
         self._path = out / FOLDER / _FILE
         self._mail = MailFolder(out / FOLDER)
         self._joined: dict[str, Joined] = {}
+        self._told: set[str] = set()
         self._saved: Saved | None = None
         self._phases: Phases | None = None
         self._abandoned = 0
@@ -108,8 +113,8 @@ class SecureRounds:
 
         After the roster is closed only a platform that is on it, with the keys that it has there, can.
         """
+        self._joined[joined.platform] = joined
         if self._saved is None:
-            self._joined[joined.platform] = joined
             return True
         known = {advert.keys.platform: advert for advert in self._saved.closed.adverts}
         return joined.platform in known and encode(known[joined.platform]) == joined.keys
@@ -126,7 +131,8 @@ class SecureRounds:
         if self._saved is None:
             keys = {name: joined.keys for name, joined in self._joined.items() if name in members}
             needs = {name: self._joined[name].noise_multiplier for name in keys}
-            agreement = agreement_of(self._settings, needs, members)
+            catalogues = {name: catalogue for name in keys if (catalogue := _catalogue(self._joined[name])) is not None}
+            agreement = agreement_of(self._settings, needs, members, catalogues)
             closed = enrol(self._settings, self._run, keys, agreement, left_out=self._left_out)
             self._keep(Saved(closed=closed, present=None))
         assert self._saved is not None
@@ -147,6 +153,39 @@ class SecureRounds:
             f"{quorum.honest} of them honest; noise multiplier {phases.agreement.noise_multiplier:.3g}, "
             f"signal to noise {ratio:.3g}",
         )
+        if self._saved.popularities is None and phases.agreement.catalogues:
+            self._count(phases)
+        self._tell(phases)
+
+    def _count(self, phases: Phases) -> None:
+        """Round 0: the popularities of catalogues that several platforms have. Given up, the run goes on without."""
+        assert self._saved is not None
+        receipts: list[Receipt] = []
+        catalogues = phases.agreement.catalogues
+        try:
+            self._gather(phases, POPULARITY, phases.count(), receipts)
+            found = phases.popularities()
+            text = f"{len(receipts)} platforms summed the popularity of {sum(one.items for one in catalogues)} items"
+            self._host.say(Kind.SECURED, text, round_=POPULARITY)
+        except Abandoned as error:
+            found = (Popularity(counts=b"", noise=0.0),) * len(catalogues)
+            text = f"popularities are given up: {error.found}; platforms with a shared catalogue train without them"
+            self._host.say(Kind.ABANDONED, text, round_=POPULARITY)
+        self._credit(receipts, counted=False)
+        self._keep(replace(self._saved, popularities=found))
+
+    def _tell(self, phases: Phases) -> None:
+        """Send what round 0 summed to those whose catalogue it is and who have not said yet that they have it."""
+        assert self._saved is not None
+        if not self._saved.popularities:
+            return
+        by_digest = dict(zip(places(phases.agreement.catalogues), self._saved.popularities, strict=True))
+        here = {name: bytes.fromhex(self._joined[name].catalogue) for name in self._by_name() if name not in self._told}
+        wanted = {name: by_digest[digest] for name, digest in here.items() if digest in by_digest}
+        if wanted:
+            exchange = self._send(phases.tell(wanted))
+            self._told |= phases.told(exchange.replies())
+            self._note(exchange, POPULARITY)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
         """The next global adapter, or None where the round was given up: nothing of it is revealed, its charges stand.
@@ -155,20 +194,10 @@ class SecureRounds:
             NoUpdate: too few platforms are there, or the third round in a row was given up.
         """
         phases = self._there(server_round)
+        self._tell(phases)
         receipts: list[Receipt] = []
         try:
-            exchange = self._send(phases.mask(server_round, adapter))
-            phases.masked(self._host.watched(exchange, server_round))
-            receipts, phases.report.updates = phases.report.updates, []
-            self._note(exchange, server_round)
-            phases.work.close()
-            if not phases.work.whole:
-                exchange = self._send(phases.confirm())
-                phases.confirmed(exchange.replies())
-                self._note(exchange, server_round)
-            exchange = self._send(phases.unmask())
-            phases.unmasked(exchange.replies())
-            self._note(exchange, server_round)
+            self._gather(phases, server_round, phases.mask(server_round, adapter), receipts)
             moved = phases.step()
         except Abandoned as error:
             self._credit(receipts, counted=False)
@@ -184,6 +213,26 @@ class SecureRounds:
         self._abandoned = 0
         self._credit(receipts, counted=True)
         return moved
+
+    def _gather(self, phases: Phases, server_round: int, asking: Iterator[Message], receipts: list[Receipt]) -> None:
+        """All phases of one sum; `receipts` gets those of the masked vectors as soon as they are in.
+
+        Raises:
+            Abandoned: too few platforms are left.
+        """
+        exchange = self._send(asking)
+        phases.masked(self._host.watched(exchange, server_round))
+        receipts += phases.report.updates
+        phases.report.updates = []
+        self._note(exchange, server_round)
+        phases.work.close()
+        if not phases.work.whole:
+            exchange = self._send(phases.confirm())
+            phases.confirmed(exchange.replies())
+            self._note(exchange, server_round)
+        exchange = self._send(phases.unmask())
+        phases.unmasked(exchange.replies())
+        self._note(exchange, server_round)
 
     def _there(self, server_round: int) -> Phases:
         """The phases with the members of now, once they are enough for a round."""
@@ -236,6 +285,12 @@ class SecureRounds:
         data = encode(saved)
         write_whole(self._path, hashlib.sha256(data).digest() + data)
         self._saved = saved
+
+
+def _catalogue(joined: Joined) -> Catalogue | None:
+    if not joined.catalogue or not joined.items:
+        return None
+    return Catalogue(digest=bytes.fromhex(joined.catalogue), items=joined.items, users=max(1, joined.users))
 
 
 def _read(path: Path) -> Saved:

@@ -67,6 +67,7 @@ class Phase(StrEnum):
     DEAL = "deal"
     CONFIRM = "confirm"
     UNMASK = "unmask"
+    POPULARITY = "popularity"  # here is what round 0 summed; `shared/catalogues.py`
 
 
 class Factors(StrEnum):
@@ -146,12 +147,25 @@ class Sum(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Count(_Message):
+    """Count how often each item was liked, and answer with it, noised and masked, as `Summed` of round 0.
+
+    Args:
+        body: `shared.secagg.messages.Mask`.
+    """
+
+    kind: ClassVar[str] = "count"
+    settings: Settings
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Secure(_Message):
     """A phase of the secure sum that reads no row.
 
     Args:
         round: 0 for what happens once in a run.
-        body: `Deal`, `Confirm` or `Unmask` of `shared.secagg.messages`.
+        body: `Deal`, `Confirm` or `Unmask` of `shared.secagg.messages`, or `Popularity` of `shared.catalogues`.
     """
 
     kind: ClassVar[str] = "secure"
@@ -174,6 +188,7 @@ class Joined(_Message):
         finished: Last round that this platform has answered in this run; 0 if none.
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
         keys: Its public keys for the secure sum (`shared.secagg.roster.Advert`); empty without one.
+        catalogue: Hash of its public item ids (`shared.catalogues.digest_of`), in hex; empty without a secure sum.
     """
 
     kind: ClassVar[str] = "joined"
@@ -188,6 +203,7 @@ class Joined(_Message):
     finished: int = 0
     rank: int = 0
     keys: bytes = field(default=b"", repr=False)
+    catalogue: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +222,7 @@ class Update(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Summed(_Message):
-    """The platform's sum of clipped gradients with its share of the noise, under masks.
+    """The platform's sum of clipped gradients (in round 0, its counts) with its share of the noise, under masks.
 
     Args:
         body: `shared.secagg.messages.Masked`.
@@ -227,7 +243,7 @@ class Secured(_Message):
     """The answer to `Secure`.
 
     Args:
-        body: `Dealt`, `Confirmed` or `Unmasked` of `shared.secagg.messages`.
+        body: `Dealt`, `Confirmed` or `Unmasked` of `shared.secagg.messages`, or `Taken` of `shared.catalogues`.
     """
 
     kind: ClassVar[str] = "secured"
@@ -284,9 +300,9 @@ class Refusal(_Message):
 
 
 _WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase}
-Request = Join | Train | Evaluate | Personalise | Sum | Secure
+Request = Join | Train | Evaluate | Personalise | Sum | Count | Secure
 Answer = Joined | Update | Metrics | Personalised | Summed | Secured | Refusal
-REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Secure)}
+REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Count, Secure)}
 ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)}
 
 
@@ -405,8 +421,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         _require(len(value) <= MAX_BYTES, f"{kind}.{name} holds {len(value)} bytes")
     elif name == "platform":
         _require(bool(NAME.fullmatch(value)), f"{kind}.platform {value!r} is not a name")
-    elif name == "ledger":
-        _require(bool(HASH.fullmatch(value)), f"{kind}.ledger is not a SHA-256")
+    elif name in ("ledger", "catalogue"):
+        _require(bool(HASH.fullmatch(value)), f"{kind}.{name} is not a SHA-256")
     elif name in ("round", "users", "items", "finished", "rank"):
         _require(0 <= value < 1 << 53, f"{kind}.{name} {value} is out of range")
     elif isinstance(value, float):
@@ -427,6 +443,7 @@ __all__ = [
     "REQUESTS",
     "Answer",
     "Arrays",
+    "Count",
     "Evaluate",
     "Factors",
     "Join",

@@ -56,6 +56,9 @@ class TrainingSettings(_Frozen):
     clip_rate: Positive = Field(0.2, description="how fast the adaptive bound moves")
     views: int = Field(3, ge=1, le=64, description="different (context, targets) cuts prepared per user")
     sequences: int = Field(1, ge=1, le=64, description="views of a user that one step reads; his loss is their mean")
+    bank_steps: int = Field(
+        8, ge=1, description="private steps that the items' vectors serve for; a round of more encodes them once"
+    )
     targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")
     engine: Literal["batched", "opacus"] = Field("batched", description="how per-user gradients are made")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; 'auto': on CUDA only")

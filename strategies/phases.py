@@ -9,10 +9,14 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.adapter import trained
-from shared.agreement import Agreement
+from shared.agreement import Agreement, number_of
+from shared.catalogues import ROUND as POPULARITY
+from shared.catalogues import Popularity, Taken, places
 from shared.errors import ProtocolError
+from shared.fixed_point import FixedPoint
 from shared.messages import (
     Answer,
+    Count,
     Phase,
     Refusal,
     Secure,
@@ -77,6 +81,49 @@ class Phases:
             with _Dropping(self, number):
                 self.coordinator.dealt(number, decode(secagg.Dealt, body))
 
+    def count(self) -> Iterator[Message]:
+        """Begin round 0: ask every platform that is present for its masked counts.
+
+        Raises:
+            InputError: the catalogues are too large for one sum.
+        """
+        point = self.agreement.popularity_point(quorum=self.coordinator.roster.quorum, settings=self._settings)
+        self._begin(POPULARITY, point)
+        return self._asking(to_record(Count(run=self._run, settings=self._settings, body=b"")))
+
+    def popularities(self) -> tuple[Popularity, ...]:
+        """What round 0 summed, in the order of the agreed catalogues.
+
+        Raises:
+            Abandoned: shares are missing.
+        """
+        total = self._point.decode(self.work.sum()).astype("<f4")
+        noise = self._point.noise * math.sqrt(len(self.work.survivors) / self._point.honest)
+        return tuple(
+            Popularity(counts=total[place].tobytes(), noise=noise) for place in places(self.agreement.catalogues).values()
+        )
+
+    def tell(self, popularities: Mapping[str, Popularity]) -> Iterator[Message]:
+        """Send platforms the popularity of their catalogues."""
+        for number, member in self._there(self.coordinator.session.present):
+            if member.platform in popularities:
+                record = self._record(Phase.POPULARITY, POPULARITY, encode(popularities[member.platform]))
+                yield self._message(member, number, record, MessageType.QUERY)
+
+    def told(self, replies: Iterable[Message]) -> set[str]:
+        """Who has it now."""
+        self.report = Report()
+        found: set[str] = set()
+        for number, body in self._bodies(replies, Phase.POPULARITY, POPULARITY):
+            with _Dropping(self, number):
+                decode(Taken, body)
+                found.add(self._member(number).platform)
+        return found
+
+    def _begin(self, server_round: int, point: FixedPoint) -> None:
+        self._point, self._server_round = point, server_round
+        self._round = Round(self.coordinator, Frame(round=number_of(server_round), length=point.dimension, bits=point.bits))
+
     def mask(self, server_round: int, adapter: Adapter) -> Iterator[Message]:
         """Begin a round: ask every platform that is present for its masked sum.
 
@@ -87,8 +134,8 @@ class Phases:
         layout = self._layout(server_round, adapter)
         length = sum(math.prod(shape) for shape in layout.values())
         point = self.agreement.point(dimension=length, quorum=self.coordinator.roster.quorum, clip=self._settings.training.clip)
-        self._point, self._adapter, self._server_round = point, adapter, server_round
-        self._round = Round(self.coordinator, Frame(round=server_round, length=length, bits=point.bits))
+        self._adapter = adapter
+        self._begin(server_round, point)
         request = Sum(
             run=self._run,
             settings=self._settings,

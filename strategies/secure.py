@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.agreement import Agreement, terms_of
+from shared.catalogues import Catalogue, shared_catalogues
 from shared.errors import InputError, NoisyPlan, ProtocolError
 from shared.messages import Arrays
 from shared.privacy.plan import signal_to_noise
@@ -75,18 +76,24 @@ class StepOnSums(ServerOptimizer):
         self._counts = {name: int(value[0]) for name, value in counts.items()}
 
 
-def agreement_of(settings: Settings, needs: Mapping[str, float], members: Mapping[str, Member]) -> Agreement:
-    """The noise that suffices for every platform, by their own word.
+def agreement_of(
+    settings: Settings,
+    needs: Mapping[str, float],
+    members: Mapping[str, Member],
+    catalogues: Mapping[str, Catalogue] | None = None,
+) -> Agreement:
+    """The noise that suffices for every platform, by their own word, and the catalogues that several have.
 
     Args:
         needs: Platform -> noise multiplier that its budget needs; 0 without a budget.
-
-    Raises:
-        NoisyPlan: even if all gradients agreed, their sum would be noise.
+        catalogues: Platform -> its catalogue, with its own users.
     """
     users = [members[platform].users for platform in needs]
-    noise = max(needs.values())
-    return Agreement(noise_multiplier=noise, batch=settings.training.sample_rate * max(users))
+    return Agreement(
+        noise_multiplier=max(needs.values()),
+        batch=settings.training.sample_rate * max(users),
+        catalogues=shared_catalogues((catalogues or {}).values()),
+    )
 
 
 def require_signal(settings: Settings, agreement: Agreement, *, users: int, parameters: int) -> float:

@@ -110,7 +110,7 @@ def example(kind: type[Any]) -> Any:
         elif wanted in words:
             values[part.name] = next(iter(words[wanted]))
         else:
-            values[part.name] = "" if part.name == "ledger" else plain[wanted]
+            values[part.name] = "" if part.name in ("ledger", "catalogue") else plain[wanted]
     return kind(**values)
 
 
@@ -183,6 +183,8 @@ def secure_sum() -> Iterator[Target]:
     """The messages of the secure sum, each once."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from shared.agreement import Agreement
+    from shared.catalogues import Catalogue, Popularity
     from shared.secagg import messages as said
     from shared.secagg.codec import decode, encode
 
@@ -195,6 +197,8 @@ def secure_sum() -> Iterator[Target]:
         said.Confirmed(signature=signature),
         said.Unmask(round=1, survivors=(1, 2), consents=(said.Signed(number=1, signature=signature),), confirmations=()),
         said.Unmasked(shares=b"s" * 72),
+        Agreement(noise_multiplier=1.0, batch=10.0, catalogues=(Catalogue(digest=bytes(32), items=3, users=10),)),
+        Popularity(counts=np.ones(3, "<f4").tobytes(), noise=1.0),
     ]
     for message in valid:
         kind = type(message)

@@ -121,7 +121,8 @@ def make_plan(
         group_size=group_size,
         integers=integers,
     )
-    prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier)
+    # Under distributed noise it may go through the secure sum, too: planned as that, which is a little dearer than alone.
+    prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier, integers=integers)
     if math.isinf(budget):
         return Plan(
             releases=(),

@@ -17,7 +17,7 @@ from client.mechanism import CountMechanism
 from client.noise import SeededNoise
 from client.platform import read_platform
 from client.platform_file import load
-from client.popularity import BOUND, bounded_counts, release_prior
+from client.popularity import BOUND, bounded_counts, log_popularity, release_prior
 from client.split import Split, leave_one_out, ragged
 from client.tables import Interactions, Tables, Ties
 from shared.privacy.releases import ReleaseKind
@@ -130,6 +130,32 @@ class TestPopularity:
             assert np.exp(prior.astype(np.float64)).sum() == pytest.approx(1.0, rel=1e-4)
         assert not np.allclose(*priors)
         assert np.corrcoef(*priors)[0, 1] > 0.9
+
+    @given(st.integers(1, 50), st.floats(0.1, 20.0), st.integers(0, 99))
+    @settings(deadline=None, max_examples=30)
+    def test_what_is_inferred_is_a_log_share_in_the_order_of_the_noised_counts(self, items: int, noise: float, seed: int) -> None:
+        noised = np.random.default_rng(seed).normal(size=items) * noise * 3
+        prior = log_popularity(noised, noise)
+        assert np.isfinite(prior).all() and np.exp(prior.astype(np.float64)).sum() == pytest.approx(1.0, rel=1e-4)
+        assert (np.diff(prior[np.argsort(noised)]) >= -1e-5).all()
+
+    @pytest.mark.parametrize("noise", [0.3, 1.0, 3.0])
+    def test_what_is_inferred_is_nearer_the_truth_than_the_noised_counts(self, noise: float) -> None:
+        counts = 2000 / np.arange(1, 3001) / np.sqrt(BOUND)  # Zipf's law
+        noised = counts + np.random.default_rng(5).normal(size=counts.size) * noise
+        truth = log_popularity(counts, 0.0)
+        # At face value, as far as a logarithm has one.
+        floored = np.log(np.maximum(noised, noise) / np.maximum(noised, noise).sum())
+        share = np.exp(truth.astype(np.float64))
+
+        def divergence(prior: np.ndarray) -> float:
+            return float((share * (truth - prior)).sum())
+
+        assert divergence(log_popularity(noised, noise)) < 0.9 * divergence(floored)
+
+    def test_with_hardly_any_noise_the_counts_are_believed(self) -> None:
+        counts = np.linspace(1, 300, 50)
+        assert np.abs(log_popularity(counts, 1e-3) - log_popularity(counts, 0.0)).max() < 0.1
 
 
 class TestExamples:

@@ -73,7 +73,7 @@ class Federation:
 
     def sum(self, work: Round, name: str, words: np.ndarray, *, question: bytes = b"model") -> bytes:
         part = self.part(name)
-        asked = part.asked(encode(work.mask_for(self.names.index(name))), round_=work.frame.round, question=question)
+        asked = part.asked(encode(work.mask_for(self.names.index(name))), round_=work.frame.round - 1, question=question)
         return asked.known or part.mask(asked, words)
 
 
@@ -181,12 +181,12 @@ def test_an_agreement_that_does_not_suffice_is_not_dealt_for(
 def test_a_point_of_another_length_or_width_is_refused(federation: Federation) -> None:
     federation.set_up()
     part = federation.part("p0")
-    asked = part.asked(encode(federation.round(1).mask_for(0)), round_=1, question=b"")
+    asked = part.asked(encode(federation.round(1).mask_for(0)), round_=0, question=b"")
     assert part.point(asked, dimension=DIMENSION) == federation.point
     with pytest.raises(ProtocolError, match="words"):
         part.point(asked, dimension=DIMENSION + 1)
     with pytest.raises(ProtocolError, match="round"):
-        part.asked(encode(federation.round(1).mask_for(0)), round_=2, question=b"")
+        part.asked(encode(federation.round(1).mask_for(0)), round_=1, question=b"")
 
 
 def test_phases_out_of_order(federation: Federation) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from client import summing
 from client.adam import Adam
 from client.outgoing import checked
 from client.platform_file import load
+from client.popularity import bounded_counts, log_popularity
 from client.worker import Worker
 from shared.adapter import initial, trained
-from shared.agreement import Agreement
+from shared.agreement import Agreement, number_of
+from shared.catalogues import Catalogue, Popularity, places
 from shared.errors import PrivacyError
 from shared.ledger import read
 from shared.messages import (
     Answer,
     Arrays,
+    Count,
     Factors,
     Join,
     Joined,
@@ -94,7 +97,11 @@ class Federation:
             joined[file.name] = self.expect(Joined, at, Join(run="run", settings=self.settings))
         members = {file.name: Member(node=at, platform=file.name, users=file.users) for at, file in enumerate(self.files)}
         needs = {name: answer.noise_multiplier for name, answer in joined.items()}
-        self.agreement = agreement_of(self.settings, needs, members)
+        catalogues = {
+            name: Catalogue(digest=bytes.fromhex(answer.catalogue), items=answer.items, users=answer.users)
+            for name, answer in joined.items()
+        }
+        self.agreement = agreement_of(self.settings, needs, members, catalogues)
         keys = {name: answer.keys for name, answer in joined.items()}
         closed = enrol(self.settings, "run", keys, self.agreement, left_out=lambda *why: pytest.fail(str(why)))
         self.coordinator = Coordinator(closed)
@@ -111,7 +118,7 @@ class Federation:
 
     def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> Round:
         point = self.point(adapter, factors)
-        return Round(self.coordinator, Frame(round=round_, length=point.dimension, bits=point.bits))
+        return Round(self.coordinator, Frame(round=number_of(round_), length=point.dimension, bits=point.bits))
 
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
         return self.ask(
@@ -119,7 +126,7 @@ class Federation:
             Sum(
                 run="run",
                 settings=self.settings,
-                round=work.frame.round,
+                round=work.frame.round - 1,
                 factors=factors,
                 adapter=adapter,
                 body=encode(work.mask_for(at)),
@@ -139,6 +146,33 @@ class Federation:
             work.unmasked(at, decode(secagg.Unmasked, answer.body))
         return self.point(adapter, factors).decode(work.sum())
 
+    def popularity(self) -> Any:
+        """The fixed point of round 0."""
+        return self.agreement.popularity_point(quorum=self.coordinator.roster.quorum, settings=self.settings)
+
+    def count(self, at: int, work: Round) -> Answer:
+        return self.ask(at, Count(run="run", settings=self.settings, body=encode(work.mask_for(at))))
+
+    def play_popularity(self) -> np.ndarray:
+        """The whole of round 0; the decoded sum."""
+        point = self.popularity()
+        work = Round(self.coordinator, Frame(round=number_of(0), length=point.dimension, bits=point.bits))
+        for at in range(len(self.files)):
+            answer = self.count(at, work)
+            assert isinstance(answer, Summed), self.workers[at].failure
+            work.masked(at, decode(secagg.Masked, answer.body))
+        for at in range(len(self.files)):
+            answer = self.secure(at, Phase.UNMASK, 0, work.unmask_for(at))
+            assert isinstance(answer, Secured), self.workers[at].failure
+            work.unmasked(at, decode(secagg.Unmasked, answer.body))
+        return point.decode(work.sum())
+
+    def tell(self, at: int, counts: np.ndarray, noise: float) -> Answer:
+        return self.secure(at, Phase.POPULARITY, 0, Popularity(counts=counts.astype("<f4").tobytes(), noise=noise))
+
+    def prior(self, at: int) -> np.ndarray:
+        return self.workers[at]._session._memory.tensors["prior"]["log"].numpy()
+
     def charges(self, at: int) -> list[tuple[str, int]]:
         return [(str(entry.kind), entry.round) for entry in read(self.ledger(at)).entries]
 
@@ -147,8 +181,11 @@ class Federation:
 def federation(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Federation]]:
     made: list[Federation] = []
 
-    def make(count: int = 2, **over: Any) -> Federation:
-        paths = [write_platform(f"p{at}", seed=at, items=10 + at, users=24 + at, declared=30 + 10 * at) for at in range(count)]
+    def make(count: int = 2, *, catalogues: Sequence[int] | None = None, **over: Any) -> Federation:
+        sizes = catalogues or [10 + at for at in range(count)]
+        paths = [
+            write_platform(f"p{at}", seed=at, items=items, users=24 + at, declared=30 + 10 * at) for at, items in enumerate(sizes)
+        ]
         settings = tiny_settings(**{"strategy": "secure-sum", "rounds": 3, "privacy": {"noise": "distributed"}, **over})
         made.append(Federation(paths, settings, tmp_path))
         return made[-1]
@@ -308,6 +345,129 @@ class TestCharges:
         answer = alone.sum(0, work, adapter)
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
         assert alone.charges(0) == [("popularity", 0)]
+
+
+class TestPopularity:
+    """Round 0: two of three platforms have one catalogue."""
+
+    @pytest.fixture
+    def made(self, federation: Any) -> Federation:
+        made = federation(catalogues=[11, 11, 9])
+        made.set_up()
+        return made
+
+    def counts(self, made: Federation, at: int) -> np.ndarray:
+        """A platform's own counts in the order of its sorted item ids."""
+        platform = made.workers[at]._platform
+        counts = bounded_counts(platform.split, platform.tables, seed=made.settings.seed)
+        return counts[np.argsort(np.array(platform.tables.item_ids))]
+
+    def test_platforms_of_one_catalogue_learn_what_both_know(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(summing, "noise_share", lambda point, random: np.zeros(point.dimension, np.int64))
+        assert [one.items for one in made.agreement.catalogues] == [11]
+        found, point = made.play_popularity(), made.popularity()
+        pooled = self.counts(made, 0) + self.counts(made, 1)
+        assert np.abs(found - pooled).max() < 3 / point.scale < 0.1
+        for at in (0, 1):
+            assert isinstance(made.tell(at, found, 0.7), Secured)
+            ids = made.workers[at]._platform.tables.item_ids
+            wanted = dict(zip(sorted(ids), log_popularity(found.astype(np.float32).astype(np.float64), 0.7), strict=True))
+            np.testing.assert_allclose(made.prior(at), [wanted[name] for name in ids], rtol=1e-5)
+
+    def test_the_noise_is_what_was_agreed(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Over many coordinates, of which no user has any. A share left out, or halved, is seen."""
+        agreed = replace(made.agreement.catalogues[0], items=30_000)
+        point = replace(made.agreement, catalogues=(agreed,)).popularity_point(
+            quorum=made.coordinator.roster.quorum, settings=made.settings
+        )
+        total = sum(
+            point.encode(np.zeros(point.dimension), random) + summing.noise_share(point, random) for random in self.sources(3)
+        )
+        wanted = point.noise * math.sqrt(3 / made.coordinator.roster.quorum.honest)
+        assert (total / point.scale).std() == pytest.approx(wanted, rel=6 / math.sqrt(2 * point.dimension))
+        assert point.noise >= made.settings.privacy.prior_noise_multiplier
+
+    @staticmethod
+    def sources(count: int) -> list[Any]:
+        from client.noise import SeededNoise
+
+        return [SeededNoise(0, f"p{at}", "prior", 0) for at in range(count)]
+
+    def test_what_is_summed_has_every_platforms_share_of_the_noise(
+        self, made: Federation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of platforms whose catalogue is another, too: the honest survivors that are counted on may be those."""
+        seen: list[np.ndarray] = []
+        share = summing.noise_share
+        monkeypatch.setattr(summing, "noise_share", lambda point, random: seen.append(share(point, random)) or seen[-1])
+        found, point = made.play_popularity(), made.popularity()
+        pooled = self.counts(made, 0) + self.counts(made, 1)
+        assert len(seen) == 3 and all(one.any() for one in seen)
+        assert np.abs(found - pooled - sum(seen) / point.scale).max() < 3 / point.scale
+
+    def test_rows_are_charged_once_by_whose_they_are(self, made: Federation) -> None:
+        assert [made.charges(at) for at in range(3)] == [[], [], [("popularity", 0)]]
+        found, point = made.play_popularity(), made.popularity()
+        assert [made.charges(at) for at in range(3)] == [[("popularity", 0)]] * 3
+        for at in (0, 1):
+            entry = read(made.ledger(at)).entries[0]
+            assert entry.release.integers == point.integers
+            assert entry.release.noise_multiplier == made.settings.privacy.prior_noise_multiplier
+            made.tell(at, found, 1.0)
+            before = made.prior(at).copy()
+            made.restart(at)
+            assert isinstance(made.tell(at, found + 1, 1.0), Secured)  # said again, or otherwise: nothing changes
+            assert (made.prior(at) == before).all()
+        adapter = initial(made.settings)
+        for round_ in (1, 2, 3):
+            made.play(round_, adapter)
+        for at in range(3):
+            worker = made.workers[at]
+            assert read(made.ledger(at)).epsilon <= worker._session.plan.epsilon <= 50.0
+
+    def test_the_same_question_has_the_same_answer(self, made: Federation) -> None:
+        point = made.popularity()
+        work = Round(made.coordinator, Frame(round=number_of(0), length=point.dimension, bits=point.bits))
+        first = made.count(0, work)
+        made.restart(0)
+        again = made.count(0, work)
+        assert isinstance(first, Summed) and isinstance(again, Summed) and first.body == again.body
+        assert made.charges(0) == [("popularity", 0)]
+
+    def test_nothing_is_trained_before_it_is_known(self, made: Federation) -> None:
+        adapter = initial(made.settings)
+        answer = made.sum(0, made.begin(1, adapter), adapter)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.ROUND
+        assert made.charges(0) == []
+
+    def test_a_round_given_up_leaves_all_items_alike(self, made: Federation) -> None:
+        assert isinstance(made.tell(0, np.zeros(0), 0.0), Secured)
+        np.testing.assert_allclose(made.prior(0), -math.log(11))
+        assert made.charges(0) == []
+
+    @pytest.mark.parametrize("at, items", [(0, 9), (0, 12), (2, 9), (2, 11)])
+    def test_what_is_not_its_own_is_refused(self, made: Federation, at: int, items: int) -> None:
+        known = made.workers[at]._session._memory.tensors.get("prior")
+        answer = made.tell(at, np.ones(items), 1.0)
+        if known is None:
+            assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert made.workers[at]._session._memory.tensors.get("prior") is known
+
+    @pytest.mark.parametrize("change", [{"length": 12}, {"bits": 31}])
+    def test_a_question_for_other_words_is_not_charged(self, made: Federation, change: dict[str, int]) -> None:
+        point = made.popularity()
+        frame = replace(Frame(round=number_of(0), length=point.dimension, bits=point.bits), **change)
+        answer = made.count(0, Round(made.coordinator, frame))
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert made.charges(0) == []
+
+    def test_without_a_shared_catalogue_there_is_no_such_round(self, federation: Any) -> None:
+        made = federation(2)
+        made.set_up()
+        assert made.agreement.catalogues == () and places(()) == {}
+        answer = made.count(0, Round(made.coordinator, Frame(round=number_of(0), length=10, bits=18)))
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert made.charges(0) == [("popularity", 0)]
 
 
 def test_less_noise_than_a_platform_needs_is_refused(federation: Any) -> None:

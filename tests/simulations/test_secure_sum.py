@@ -23,9 +23,9 @@ Make = Callable[..., Settings]
 
 @pytest.fixture
 def world(write_platform: Write) -> Callable[[int], World]:
-    def make(count: int) -> World:
+    def make(count: int, *, one_catalogue: bool = False) -> World:
         for seed in range(count):
-            path = write_platform(f"p{seed}", seed=seed, items=8 + seed, users=12)
+            path = write_platform(f"p{seed}", seed=seed, items=8 if one_catalogue else 8 + seed, users=12)
         return open_world(path.parent)
 
     return make
@@ -87,6 +87,47 @@ def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make
     assert all((straight[name] == resumed[name]).all() for name in straight)
     assert any(value.any() for name, value in straight.items() if "lora_B" in name)
     assert audit(tmp_path / "broken").ok
+
+
+def test_platforms_of_one_catalogue_pool_its_popularity(world: Any, secure: Make, tmp_path: Path) -> None:
+    made, settings = world(3, one_catalogue=True), secure()
+    metrics, told = run(made, settings, tmp_path / "straight")
+    assert [event.text for event in told if event.kind is Kind.SECURED][1] == "3 platforms summed the popularity of 8 items"
+    for name, platform in metrics["platforms"].items():
+        entries = read(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
+        assert [(str(entry.kind), entry.round) for entry in entries][:2] == [("popularity", 0), ("train", 1)]
+        assert all(entry.release.integers is not None for entry in entries)
+        assert entries[-1].epsilon <= platform["budget"] == 50.0
+    assert audit(tmp_path / "straight").ok
+    with pytest.raises(KeyboardInterrupt):
+        run(made, settings, tmp_path / "broken", stop=1)
+    run(made, settings, tmp_path / "broken", resume=True)
+    straight, resumed = model(tmp_path / "straight"), model(tmp_path / "broken")
+    assert all((straight[name] == resumed[name]).all() for name in straight)
+
+
+def test_without_enough_counts_a_run_goes_on_without_popularity(
+    world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = SummingSession.count
+
+    def breaking(self: SummingSession, request: Any) -> Any:
+        if self._platform.name in ("p0", "p1"):
+            raise RuntimeError("u17")
+        return honest(self, request)
+
+    monkeypatch.setattr(SummingSession, "count", breaking)
+    metrics, told = run(world(4, one_catalogue=True), secure(), tmp_path / "run")
+    (given_up,) = [event.text for event in told if event.kind is Kind.ABANDONED]
+    assert given_up.startswith("popularities are given up: 2 masked vectors, 3 are needed")
+    assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3] * 4
+    rounds = {
+        name: [entry.round for entry in read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
+        for name in metrics["platforms"]
+    }
+    # Whoever masked its counts has paid for them, though nobody will ever see them.
+    assert rounds == {"p0": [1, 2, 3], "p1": [1, 2, 3], "p2": [0, 1, 2, 3], "p3": [0, 1, 2, 3]}
+    assert audit(tmp_path / "run").ok
 
 
 @pytest.mark.parametrize("phase", ["sum", "secure"])

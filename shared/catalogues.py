@@ -1,0 +1,120 @@
+"""Catalogues that several platforms have, and how popular their items are on all of these together.
+
+The noise of a popularity release is as large on a small platform as on a large one, so where users are spread over many
+platforms each alone learns little of what is popular. Platforms whose catalogues are the same sum their counts under the secure
+sum, with the noise in it once: round 0 of a run with distributed noise. A catalogue is known by a hash of its item ids, which
+are public. A platform whose catalogue nobody shares keeps its counts to itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ProtocolError
+
+BOUND = 20
+"""Items that one user contributes to a popularity release at most, each 1 / sqrt(BOUND): an L2 norm of at most 1."""
+ROUND = 0
+"""The round in which popularities are summed, before any is trained."""
+DIGEST = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """A catalogue that several platforms of a run have.
+
+    Args:
+        digest: `digest_of` its item ids, 32 bytes.
+        items: How many.
+        users: Declared users of the largest of these platforms.
+    """
+
+    digest: bytes
+    items: int
+    users: int
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != DIGEST or self.items < 1 or self.users < 1:
+            raise ProtocolError(
+                f"a catalogue of {self.items} items and {self.users} users under {len(self.digest)} bytes of hash"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Popularity:
+    """The noised counts of one catalogue, summed over its platforms.
+
+    Args:
+        counts: float32, little-endian, in the order of the sorted item ids; empty where the round was given up.
+        noise: Standard deviation of the noise in each.
+    """
+
+    tag: ClassVar[int] = 61
+
+    counts: bytes = field(repr=False)
+    noise: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise) and self.noise >= 0) or not np.isfinite(self.values).all():
+            raise ProtocolError("popularities that are not finite")
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The counts."""
+        if len(self.counts) % 4:
+            raise ProtocolError(f"{len(self.counts)} bytes of popularities")
+        return np.frombuffer(self.counts, "<f4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A platform has the popularity of its catalogue."""
+
+    tag: ClassVar[int] = 62
+
+
+def digest_of(item_ids: Iterable[str]) -> bytes:
+    """SHA-256 of a catalogue's item ids, whatever their order.
+
+    >>> digest_of(["b", "a"]) == digest_of(["a", "b"]) != digest_of(["ab"])
+    True
+    """
+    sha = hashlib.sha256(b"fedfuse catalogue")
+    for item in sorted(item_ids):
+        raw = item.encode()
+        sha.update(len(raw).to_bytes(4, "little") + raw)
+    return sha.digest()
+
+
+def order_of(item_ids: Sequence[str]) -> NDArray[np.int64]:
+    """Item numbers in the order in which a pooled vector has them: by id."""
+    return np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
+
+
+def shared_catalogues(catalogues: Iterable[Catalogue]) -> tuple[Catalogue, ...]:
+    """Those that two platforms or more have, each once, by digest.
+
+    Args:
+        catalogues: One of each platform, with its own declared users.
+    """
+    found: dict[tuple[bytes, int], list[int]] = {}
+    for one in catalogues:
+        found.setdefault((one.digest, one.items), []).append(one.users)
+    return tuple(
+        Catalogue(digest=digest, items=items, users=max(users))
+        for (digest, items), users in sorted(found.items())
+        if len(users) > 1
+    )
+
+
+def places(catalogues: Sequence[Catalogue]) -> dict[bytes, slice]:
+    """Where each catalogue stands in the pooled vector."""
+    ends = np.cumsum([one.items for one in catalogues]).tolist()
+    return {one.digest: slice(end - one.items, end) for one, end in zip(catalogues, ends, strict=True)}
