@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from client.fusion.projector import weight_of
@@ -18,6 +19,7 @@ from client.towers import Rows, Towers
 from client.trunk import Ids
 from client.vectors import VectorRows
 
+SINCE = "since"
 _KNOWN: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
 
 
@@ -56,3 +58,40 @@ class Bank:
         if found is None:
             found = _KNOWN[key] = self._towers.encode(self._items, parameters)
         return found
+
+
+class BankOfRounds:
+    """A run's bank on one platform, round after round.
+
+    Args:
+        rounds: How many rounds one encoding serves; below 2 each has its own.
+        remembered: `remembered` of the process before, or empty.
+    """
+
+    def __init__(self, bank: Bank, *, rounds: int, device: torch.device, remembered: Mapping[str, Tensor]) -> None:
+        self._bank, self._rounds, self._device = bank, rounds, device
+        self.remembered = remembered
+        """What the serving vectors were encoded with, and under `SINCE` the round: so a platform that was started again goes on
+        with the same."""
+        self._since = 0
+        self._serving: Tensor | None = None
+        # Kept so that the next one to need the same bank, here or on another platform of this process, finds it.
+        self._latest: Tensor | None = None
+
+    def now(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The vectors under just these parameters."""
+        self._latest = self._bank(parameters)
+        return self._latest
+
+    def of_round(self, round_: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The vectors for a round that begins with these parameters; they may be those of an earlier round."""
+        if self._rounds < 2:
+            return self.now(parameters)
+        held = self.remembered
+        if not held or not 0 <= round_ - int(held[SINCE]) < self._rounds:
+            held = self.remembered = {SINCE: torch.tensor([float(round_)]), **parameters}
+        since = int(held[SINCE])
+        if self._serving is None or self._since != since:
+            self._serving = self._bank({name: value.to(self._device) for name, value in held.items() if name != SINCE})
+            self._since = since
+        return self._serving

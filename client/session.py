@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from client.adam import Adam
+from client.bank import BankOfRounds
 from client.budget import metrics_mechanism
 from client.device_noise import DeviceNoise
 from client.evaluated import kept, recall, remember
-from client.evaluation import Quality, exclusion, per_user, quality, ranks
-from client.examples import held_out_examples
+from client.evaluation import Quality, per_user, quality
 from client.fusion.projector import LOCAL
 from client.ledger import LedgerWriter
 from client.mechanism import CountMechanism, Mechanism, Quantile
@@ -32,12 +32,12 @@ from client.part import Part
 from client.personal import reserved
 from client.platform import Platform, Progress
 from client.popularity import bounded_counts, release_prior
+from client.ranking import held_out_ranks
 from client.run_plan import plan_within
 from client.selfcheck import check_gradients
 from client.state import Memory, load_memory, save_memory
-from client.towers import cached_rows
 from client.training import Trainer, TrainingData
-from client.vectors import user_vectors, widths_of
+from client.vectors import widths_of
 from shared.catalogues import ROUND as POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import Arrays, Evaluate, Joined, Label, Metrics, Personalise, Personalised, Train, Update
@@ -48,8 +48,6 @@ from shared.settings import Settings
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 _METRICS = 3
 _CHECKED_USERS = 3
-_SINCE = "since"
-"""Beside the parameters that a bank was encoded with: the round."""
 
 
 class Session:
@@ -104,11 +102,13 @@ class Session:
         if known is not None and known.settings != digest:
             raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
         self._memory = known or Memory(settings=digest)
-        self._encoded: Mapping[str, Tensor] = self._memory.tensors.get("bank", {})
-        self._since = 0
-        self._vectors: Tensor | None = None
-        # Kept so that the next one to need the same bank, here or on another platform of this process, finds it.
-        self._latest: Tensor | None = None
+        steps = 1 if settings.distributed else settings.training.local_steps
+        self._bank = BankOfRounds(
+            platform.bank,
+            rounds=settings.training.bank_steps // steps,
+            device=self._device,
+            remembered=self._memory.tensors.get("bank", {}),
+        )
 
     def join(self) -> Joined:
         """Prove the gradients, release the prior once, and say what is planned."""
@@ -147,7 +147,7 @@ class Session:
         self._pay(self._mechanism.release(steps), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
-        bank = self._bank(parameters, request.round)
+        bank = self._bank.of_round(request.round, parameters)
         trainer = self._trainer(prior)
         after = trainer.run(
             parameters,
@@ -243,27 +243,9 @@ class Session:
         save_memory(self._path, self._memory)
 
     def ranks(self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Rank of every held-out item, and the number of candidates, each (users evaluated,)."""
-        platform, items = self._platform, self._platform.tables.items
-        examples, rows = platform.held_out, platform.serving
-        if not serving and platform.friends.group_size > 1:
-            # What is released must bound every friend's influence, as training does.
-            examples = held_out_examples(platform.split, platform.reader, serving=False)
-            rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
-        bank = self._latest = platform.bank(parameters)
-        users = platform.towers.encode(rows, parameters)
-        found: list[Tensor] = []
-        among: list[Tensor] = []
-        for begin in range(0, len(examples), 256):
-            part = np.arange(begin, min(begin + 256, len(examples)))
-            scores = users[torch.from_numpy(part)] @ bank.T / self.settings.model.temperature + prior
-            targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(self._device)
-            rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items).to(self._device))
-            found.append(rank.cpu())
-            among.append(count.cpu())
-        if not found:
-            return np.zeros(0), np.zeros(0, np.int64)
-        return torch.cat(found).numpy(), torch.cat(among).numpy()
+        """As `held_out_ranks`, on this platform."""
+        bank = self._bank.now(parameters)
+        return held_out_ranks(self._platform, self.settings, bank, parameters, prior, serving=serving)
 
     def _noised(self, mechanism: CountMechanism, rank: np.ndarray, candidates: np.ndarray, request: Evaluate) -> Quality:
         gain, hit, auc = per_user(rank, candidates)
@@ -320,24 +302,6 @@ class Session:
         start = self._part.initial()
         return local | {name: torch.from_numpy(start[name]) for name in self._part.kept}
 
-    def _bank(self, parameters: Mapping[str, Tensor], round_: int) -> Tensor:
-        """The items' vectors for a round's steps: those of an earlier round as long as its `bank_steps` are not used up.
-
-        What they were encoded with is remembered with the round, so that a platform that was started again goes on with them.
-        """
-        each = 1 if self.settings.distributed else self.settings.training.local_steps
-        rounds = self.settings.training.bank_steps // each
-        held = self._memory.tensors.get("bank", {})
-        if rounds <= 1:
-            self._latest = self._platform.bank(parameters)
-            return self._latest
-        if not held or not 0 <= round_ - int(held[_SINCE]) < rounds:
-            held = {_SINCE: torch.tensor([float(round_)]), **parameters}
-        if self._vectors is None or self._since != int(held[_SINCE]):
-            self._vectors = self._platform.bank({name: value.to(self._device) for name, value in held.items() if name != _SINCE})
-        self._encoded, self._since = held, int(held[_SINCE])
-        return self._vectors
-
     def _local_values(self) -> dict[str, Tensor]:
         values = self._memory.tensors.get("local", self._local)
         return {name: value.to(self._device) for name, value in values.items()}
@@ -354,7 +318,7 @@ class Session:
         rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
         # Whatever the prior will be, a constant to the gradients.
         trainer = self._trainer(torch.zeros(self._platform.tables.items, device=self._device))
-        bank = self._latest = self._platform.bank(parameters)
+        bank = self._bank.now(parameters)
         names = list(dict.fromkeys([*self._part.layout, *(name for name in self._local if not name.startswith(LOCAL))]))
         fixed = {name: value for name, value in parameters.items() if name not in names}
         check_gradients(
@@ -406,7 +370,7 @@ class Session:
             "moments": moments,
             "change": change,
             "clip": {"clip": torch.tensor([clip], dtype=torch.float64)},
-            "bank": self._encoded,
+            "bank": self._bank.remembered,
         }
         facts = {**kept(self._memory.facts), **facts}
         self._memory = Memory(settings=self._memory.settings, finished=finished, facts=facts, tensors=tensors)

@@ -85,7 +85,7 @@ class SummingSession(Session):
         group = self._platform.friends.group_size
         self._pay(round_release(self.plan, point, settings=self.settings, group_size=group), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
-        bank = self._bank(parameters, request.round)
+        bank = self._bank.of_round(request.round, parameters)
         random = self._random("train", request.round)
         trainer = self._trainer(prior)
         sums = gradient_sums(trainer, parameters, [*sent, *self._local], bank, trainer.sample(random))

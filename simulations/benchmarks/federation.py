@@ -50,26 +50,25 @@ METHODS = (SECURE, AVERAGED, ALONE)
 KEPT = 0.97
 """Part of its figure at one part a domain that the secure sum must keep at several."""
 _KEY = ("parts", "epsilon", "seed", "method", "platform", "settings")
-_LOCAL_STEPS = 10
 
 
-def words_of(method: str, *, steps: int, settings: Sequence[str], secure: Sequence[str]) -> list[str]:
+def words_of(method: str, *, steps: int, local_steps: int, settings: Sequence[str], secure: Sequence[str]) -> list[str]:
     """The settings of a method: the same number of private steps, however many rounds they take.
 
-    >>> words_of("fedavg", steps=100, settings=["model.rank=4"], secure=[])
+    >>> words_of("fedavg", steps=100, local_steps=10, settings=["model.rank=4"], secure=[])
     ['strategy=fedavg', 'rounds=10', 'training.local_steps=10', 'model.rank=4']
     """
     if method == SECURE:
         own = ["strategy=secure-sum", "privacy.noise=distributed", f"rounds={steps}", "training.local_steps=1"]
         return [*own, *settings, *secure]
-    return ["strategy=fedavg", f"rounds={steps // _LOCAL_STEPS}", f"training.local_steps={_LOCAL_STEPS}", *settings]
+    return ["strategy=fedavg", f"rounds={steps // local_steps}", f"training.local_steps={local_steps}", *settings]
 
 
 def cells(worlds: Mapping[int, World], options: argparse.Namespace) -> Iterator[Cell]:
-    """What is to be run, by parts and seed, so that texts are read as rarely as possible."""
-    for parts, world in worlds.items():
-        names = [path.stem for path in world.platforms]
-        for seed in options.seeds:
+    """What is to be run, by seed and parts, so that texts are read as rarely as possible."""
+    for seed in options.seeds:
+        for parts, world in worlds.items():
+            names = _names(world, options)
             for epsilon in options.epsilon:
                 for method in options.methods:
                     words = _words(method, options)
@@ -78,8 +77,14 @@ def cells(worlds: Mapping[int, World], options: argparse.Namespace) -> Iterator[
                         yield dict(zip(_KEY, values, strict=True))
 
 
+def _names(world: World, options: argparse.Namespace) -> list[str]:
+    """The parts of the domains that are asked for."""
+    names = [path.stem for path in world.platforms]
+    return [name for name in names if not options.platforms or domain_of(name) in options.platforms]
+
+
 def _words(method: str, options: argparse.Namespace) -> list[str]:
-    return words_of(method, steps=options.steps, settings=options.set, secure=options.secure_set)
+    return words_of(method, steps=options.steps, local_steps=options.local_steps, settings=options.set, secure=options.secure_set)
 
 
 def settings_of(cell: Cell) -> Settings:
@@ -244,14 +249,18 @@ def main() -> int:
     parser.add_argument("--epsilon", nargs="+", default=["8", "2"], help="budgets of every platform")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--steps", type=int, default=100, help="private steps of a run, whatever the method; a multiple of 10")
+    parser.add_argument("--platforms", nargs="*", help="only these domains")
+    parser.add_argument("--local-steps", type=int, default=10, help="of a round without the secure sum")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="private steps of a run, whatever the method; a multiple of --local-steps"
+    )
     parser.add_argument("--set", nargs="*", default=["training.sample_rate=0.1"], help="key=value words of every method")
     parser.add_argument("--secure-set", nargs="*", default=[], help="key=value words of the secure sum alone")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--json", action="store_true", help="print figures and verdicts as JSON")
     options = parser.parse_args()
-    if options.steps < _LOCAL_STEPS or options.steps % _LOCAL_STEPS:
-        raise InputError(f"steps is {options.steps}", where="--steps", do=f"a multiple of {_LOCAL_STEPS}")
+    if options.local_steps < 1 or options.steps < options.local_steps or options.steps % options.local_steps:
+        raise InputError(f"steps is {options.steps}", where="--steps", do=f"a multiple of {options.local_steps}")
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "results.jsonl"
     results = read(lines)
@@ -261,7 +270,9 @@ def main() -> int:
         worlds = {parts: _dealt(options.world, options.out / f"world-{parts}", parts) for parts in options.parts}
         done = {_key(result) for result in results}
         todo = [cell for cell in cells(worlds, options) if _key(cell) not in done]
-        for result in _run(todo, worlds, cache=options.out / "cache"):
+        for result in _run(
+            todo, {parts: (world, _names(world, options)) for parts, world in worlds.items()}, options.out / "cache"
+        ):
             results.append(result)
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
@@ -299,7 +310,7 @@ def _dealt(world: Path, folder: Path, parts: int) -> World:
     return open_world(folder)
 
 
-def _run(todo: Sequence[Cell], worlds: Mapping[int, World], *, cache: Path) -> Iterator[Cell]:
+def _run(todo: Sequence[Cell], worlds: Mapping[int, tuple[World, list[str]]], cache: Path) -> Iterator[Cell]:
     held: tuple[tuple[int, str] | None, dict[str, Platform]] = (None, {})
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("cells", total=len(todo))
@@ -308,10 +319,11 @@ def _run(todo: Sequence[Cell], worlds: Mapping[int, World], *, cache: Path) -> I
             key = (int(cell["parts"]), fingerprint(settings))
             if held[0] != key:
                 held = (None, {})  # the last ones out of memory first
-                files = [load(path) for path in worlds[key[0]].platforms]
+                world, names = worlds[key[0]]
+                files = [load(path) for path in world.platforms if path.stem in names]
                 # One cache for all: parts of a domain have the same items, and here nobody hides them from each other.
                 held = (key, {file.name: prepare(file, settings, cache=cache) for file in files})
-            yield run_cell(cell, held[1], worlds[key[0]])
+            yield run_cell(cell, held[1], worlds[key[0]][0])
             progress.advance(task)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.bank import Bank
+from client.bank import Bank, BankOfRounds
 from client.fusion import fusion_named
 from client.towers import Towers, cached_rows
 from client.trunk import TrunkCache
@@ -111,3 +111,31 @@ def test_a_bank_that_nobody_holds_is_forgotten(maker: Maker) -> None:
     del kept
     bank(parameters)
     assert maker.encoded == 2
+
+
+class TestOverRounds:
+    def bank(self, maker: Maker, *, rounds: int = 3, remembered: Any = None) -> BankOfRounds:
+        return BankOfRounds(maker.bank(), rounds=rounds, device=CPU, remembered=remembered or {})
+
+    def adapters(self, maker: Maker, count: int) -> list[dict[str, torch.Tensor]]:
+        return [{name: value + 0.01 * at for name, value in maker.parameters().items()} for at in range(count)]
+
+    def test_one_encoding_serves_so_many_rounds(self, maker: Maker) -> None:
+        adapters, bank = self.adapters(maker, 8), self.bank(maker)
+        found = [bank.of_round(round_, adapters[round_]) for round_ in (1, 2, 3, 4, 5, 7)]  # round 6 was missed
+        firsts = [maker.bank()(adapters[round_]) for round_ in (1, 4, 7)]
+        assert [next(at for at, first in enumerate(firsts) if torch.equal(first, one)) for one in found] == [0, 0, 0, 1, 1, 2]
+
+    def test_a_platform_that_was_started_again_goes_on_with_the_same(self, maker: Maker) -> None:
+        adapters, bank = self.adapters(maker, 4), self.bank(maker)
+        first = bank.of_round(1, adapters[1]).clone()
+        again = self.bank(maker, remembered={name: value.clone() for name, value in bank.remembered.items()})
+        assert torch.equal(again.of_round(2, adapters[2]), first)
+        assert torch.equal(again.now(adapters[2]), maker.bank()(adapters[2]))  # an evaluation in between
+        assert torch.equal(again.of_round(3, adapters[3]), first)
+
+    def test_otherwise_each_round_has_its_own(self, maker: Maker) -> None:
+        adapters, bank = self.adapters(maker, 3), self.bank(maker, rounds=1)
+        for round_ in (1, 2):
+            assert torch.equal(bank.of_round(round_, adapters[round_]), maker.bank()(adapters[round_]))
+        assert bank.remembered == {}

@@ -57,7 +57,7 @@ def test_the_secure_sum_is_judged_by_its_own_figure_and_by_alone(ndcg: float, al
 
 def test_methods_take_the_same_number_of_steps() -> None:
     for method in (SECURE, AVERAGED, ALONE):
-        words = dict(word.split("=") for word in words_of(method, steps=60, settings=[], secure=[]))
+        words = dict(word.split("=") for word in words_of(method, steps=60, local_steps=10, settings=[], secure=[]))
         assert int(words["rounds"]) * int(words["training.local_steps"]) == 60
 
 

@@ -1,0 +1,55 @@
+"""Where a platform's held-out items stand in the ranking of its whole catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.evaluation import exclusion, ranks
+from client.examples import held_out_examples
+from client.platform import Platform
+from client.towers import cached_rows
+from client.vectors import user_vectors
+from shared.settings import Settings
+
+_USERS_AT_ONCE = 256
+
+
+def held_out_ranks(
+    platform: Platform,
+    settings: Settings,
+    bank: Tensor,
+    parameters: Mapping[str, Tensor],
+    prior: Tensor,
+    *,
+    serving: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rank of every held-out item, and the number of candidates, each (users evaluated,).
+
+    Args:
+        bank: float32 (items, width). Item vectors under the parameters.
+        prior: float32 (items,). Log popularity.
+        serving: Whether users are read as the recommender reads them; else as training does, which bounds every friend's
+            influence, as what is released must.
+    """
+    examples, rows, items = platform.held_out, platform.serving, platform.tables.items
+    if not serving and platform.friends.group_size > 1:
+        examples = held_out_examples(platform.split, platform.reader, serving=False)
+        rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
+    users = platform.towers.encode(rows, parameters)
+    found: list[Tensor] = []
+    among: list[Tensor] = []
+    for begin in range(0, len(examples), _USERS_AT_ONCE):
+        part = np.arange(begin, min(begin + _USERS_AT_ONCE, len(examples)))
+        scores = users[torch.from_numpy(part)] @ bank.T / settings.model.temperature + prior
+        targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(bank.device)
+        rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items).to(bank.device))
+        found.append(rank.cpu())
+        among.append(count.cpu())
+    if not found:
+        return np.zeros(0), np.zeros(0, np.int64)
+    return torch.cat(found).numpy(), torch.cat(among).numpy()
