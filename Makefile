@@ -28,8 +28,8 @@ simulate: $(STAMP) ## run the federation on the generated world, in this process
 
 # Tests use the embedded backbone alone: no model hub is asked for anything.
 test: export HF_HUB_OFFLINE := 1
-test: $(STAMP) ## run the tests, all but the slow ones and the deployment story
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not deploy"
+test: $(STAMP) ## run the tests, all but the slow ones
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 check: $(STAMP) ## lint, formatting, types, and the arrows between the rooms
 	$(BIN)/ruff check .

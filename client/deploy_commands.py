@@ -146,7 +146,7 @@ def node(
     deployment = Deployment(folder.absolute())
     invitation = deployment.invited()
     # Said here, since Flower does not say it: unknown key, wrong authority, expired certificate, revoked, clock, version.
-    greet(invitation.address, authority=deployment.authority, key=load_node_key(deployment.node_key))
+    found = greet(invitation.address, authority=deployment.authority, key=load_node_key(deployment.node_key))
     messenger = Messenger(
         folder=str(deployment.node),
         address=invitation.address,
@@ -155,7 +155,7 @@ def node(
         key=str(deployment.node_key),
         trusted=str(deployment.trusted) if deployment.trusted.exists() else None,
     )
-    run(messenger, caged=not free)
+    run(messenger.paced(found.pace), caged=not free)
 
 
 @client.command("health")

@@ -66,11 +66,13 @@ class Greeting:
         platform: The name under which it knows this platform.
         offset: This machine's clock minus the coordinator's, seconds.
         version: Of the coordinator's Fedfuse.
+        pace: Seconds between two looks for work that the coordinator's server can stand from so many platforms.
     """
 
     platform: str
     offset: float
     version: str
+    pace: float = 0.0
 
 
 def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Greeting:
@@ -104,7 +106,7 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
         values: dict[str, Any] = json.loads(body)
         standing = Standing(values["standing"])
         theirs, version, minimum = float(values["time"]), str(values["version"])[:40], str(values["minimum"])[:40]
-        protocol, platform = int(values["protocol"]), str(values["platform"])[:64]
+        protocol, platform, pace = int(values["protocol"]), str(values["platform"])[:64], float(values.get("pace", 0.0))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ProtocolError("what answers is no coordinator of Fedfuse", where=address, do="check the address") from None
     offset = _now().timestamp() - theirs
@@ -133,7 +135,7 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
         )
     if standing is Standing.UNSIGNED:
         raise Refused(standing.explained(), where=address, do="check keys in node/", final=True)
-    return Greeting(platform=platform, offset=offset, version=version)
+    return Greeting(platform=platform, offset=offset, version=version, pace=pace)
 
 
 def _get(address: str, path: str, key: ec.EllipticCurvePrivateKey, context: ssl.SSLContext, seconds: float) -> tuple[int, bytes]:

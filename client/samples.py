@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import sqlalchemy as sql
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.reading import Reading
@@ -73,9 +74,15 @@ def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
     """
     try:
         how = Reading(url=url, table="any")
-    except ValueError:
-        # Pydantic's own words would repeat the URL, and with it a password.
-        raise InputError("cannot be used", where="--url", do="write it as dialect://user:${PASSWORD}@host/name") from None
+    except ValidationError as error:
+        # Pydantic's own words would repeat the URL, and with it a password; ours name a variable at most.
+        said = [str(one["ctx"]["error"]) for one in error.errors(include_input=False) if "error" in one.get("ctx", {})]
+        unset = [text for text in said if text.startswith("the environment variable")]
+        raise InputError(
+            unset[0] if unset else "cannot be used",
+            where="--url",
+            do="set it for this command and for the worker" if unset else "write it as dialect://user:${PASSWORD}@host/name",
+        ) from None
     assert how.url is not None
     try:
         engine = sql.create_engine(how.url)

@@ -25,7 +25,7 @@ from typing import IO
 from client.deployment import Deployment
 from client.greeting import Away, Refused, greet
 from client.node import Messenger, environment
-from client.unix_socket import connect_to
+from client.unix_socket import connect_to, process_of
 from client.wire import WIRE, Frame, receive, send
 from shared.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
 from shared.keys import load_node_key
@@ -125,7 +125,7 @@ class Supervisor:
         self._invitation = invitation
         self._key = load_node_key(place.node_key)
         self._stop = threading.Event()
-        messenger = Messenger(
+        self._messenger = Messenger(
             folder=str(place.node),
             address=invitation.address,
             socket=str(self.at),
@@ -141,9 +141,8 @@ class Supervisor:
         if self.metrics_port:
             worker += ["--metrics-port", str(self.metrics_port)]
         self.worker = Child("worker", worker, _importable(dict(os.environ)), place.log / "worker.log", user=self.users[0])
-        words = [sys.executable, "-m", "client.node", messenger.text(), "caged" if self.caged else "free"]
         self.node = Child(
-            "messenger", words, _importable(environment(place.node)), place.log / "messenger.log", user=self.users[1]
+            "messenger", self._words(0.0), _importable(environment(place.node)), place.log / "messenger.log", user=self.users[1]
         )
 
     def run(self) -> ExitCode:
@@ -163,11 +162,15 @@ class Supervisor:
             self.node.stop()
             self.worker.stop()
 
+    def _words(self, pace: float) -> list[str]:
+        cage = "caged" if self.caged else "free"
+        return [sys.executable, "-m", "client.node", self._messenger.paced(pace).text(), cage]
+
     def _told(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
 
     def _keep(self) -> ExitCode:
-        failures, next_try, shown = 0, 0.0, ""
+        failures, next_try, shown, ended = 0, 0.0, "", ""
         while not self._stop.is_set():
             if not self.worker.alive:
                 self._worker_died()
@@ -176,7 +179,11 @@ class Supervisor:
                     steady = time.monotonic() - self.node.started > STEADY
                     failures = 0 if steady else failures + 1
                     log.warning("the messenger ended:\n%s", self.node.last_words())
-                    self.node.process = None
+                    code, self.node.process = self.node.process.returncode, None
+                    line = f"the messenger ended ({_how(code)}): {self.node.last_words(1)}"
+                    if line != ended:
+                        self.tell(f"{line}\nit is started again, as long as it takes; log: {self.node.log}")
+                        shown, ended = "", line
                 try:
                     self._greet()
                     self.node.start()
@@ -203,10 +210,12 @@ class Supervisor:
                 do="ask the coordinator",
                 final=True,
             )
+        self.node.words = self._words(found.pace)
 
     def _start_worker(self) -> None:
         self.worker.start()
-        while not greets(self.at):
+        assert self.worker.process is not None
+        while not greets(self.at, process=self.worker.process.pid):
             if not self.worker.alive:
                 raise self._mend()
             if self._stop.wait(0.1):
@@ -234,10 +243,12 @@ class Supervisor:
         return error
 
 
-def greets(path: Path, *, seconds: float = 5.0) -> bool:
-    """Whether a worker answers at that socket."""
+def greets(path: Path, *, seconds: float = 5.0, process: int | None = None) -> bool:
+    """Whether a worker answers at that socket; if `process` is given, that very one, and not another client's."""
     try:
         with connect_to(path, seconds=seconds) as connection:
+            if process is not None and process_of(connection) != process:
+                return False
             hello = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "only": "greet"}
             send(connection, Frame(header=hello), seconds=seconds)
             return receive(connection, body=0, seconds=seconds).type == "welcome"

@@ -86,9 +86,18 @@ def connect_to(path: Path, *, seconds: float | None = None) -> socket.socket:
 
 def user_of(connection: socket.socket) -> int:
     """User id of the process at the other end. The kernel noted it when that process connected; it has no say in it."""
+    return _peer(connection)[1]
+
+
+def process_of(connection: socket.socket) -> int:
+    """Id of the process at the other end: of a listener, the one that listens."""
+    return _peer(connection)[0]
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(raw)
-    return int(user)
+    process, user, _ = _CREDENTIALS.unpack(raw)
+    return int(process), int(user)
 
 
 def _answers(path: Path) -> bool:

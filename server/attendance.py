@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from server.outcome import Kind
 from server.rounds import Exchange
-from shared.errors import FedfuseError, ProtocolError
+from shared.errors import ExitCode, FedfuseError, ProtocolError
 from shared.messages import Answer, Join, Joined, Reason, Refusal, answer_from, bytes_of, to_record
 from shared.settings import Settings
 from strategies.report import Member
@@ -68,6 +68,7 @@ class Attendance:
         """
         end = time.monotonic() + seconds
         before: list[int] = []
+        first = True
         while True:
             found = sorted(self._grid.get_node_ids())
             if (wanted is not None and len(found) >= wanted) or (wanted is None and found and found == before):
@@ -77,9 +78,9 @@ class Attendance:
                     f"{len(found)} of {wanted or 'any number of'} platforms came within {seconds:g} s",
                     do="start the platforms' clients, or wait for fewer",
                 )
-            if found != before or not before:
+            if first or found != before:
                 self._say(Kind.WAITING, f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there")
-            before = found
+            before, first = found, False
             time.sleep(_SETTLE if wanted is None else _LOOK)
 
     def join(self, nodes: Iterable[int]) -> None:
@@ -117,7 +118,11 @@ class Attendance:
             reasons.append(f"node {node}: no answer")
             self._say(Kind.SILENT, f"{reasons[-1]}: left out")
         if not self.members:
-            raise FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
+            nobody = FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
+            if not exchange.errors and not exchange.silent:
+                # All of them said no: asking once more would change nothing.
+                nobody.exit_code = ExitCode.REFUSED
+            raise nobody
         if len(self.members) < self._least:
             raise FedfuseError(
                 f"{len(self.members)} platforms joined, and this run combines no fewer than {self._least}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,10 @@ from shared.metrics import new_registry, serve_metrics
 from shared.settings import unflatten
 
 log = logging.getLogger("fedfuse.run")
+
+LEAVING = 60.0
+"""Seconds that another process of this run is waited for. On a machine so busy that a process starts for longer than Flower waits
+for it, Flower starts a second one and lets go of the first, which ends at its next word with Flower."""
 
 
 def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
@@ -104,9 +109,19 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder; a second process on one run would make a second history of it."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end = time.monotonic() + LEAVING
+        while not _locked(handle):
+            if time.monotonic() >= end:
+                raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it")
+            time.sleep(0.2)
         yield
-    except BlockingIOError:
-        raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it") from None
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -48,6 +48,8 @@ LARGEST = 1 << 25
 """Bytes of one request; Flower cuts arrays into pieces of 5 MiB."""
 UNPROVEN = 1 << 16
 """Bytes of a request that are read before its signature is checked by anybody."""
+QUESTIONS = 30.0
+"""Looks for work a second that the server is asked to stand from all SuperNodes together: Flower takes some 8 ms for one."""
 SILENCE = 35.0
 """Seconds without a request after which a SuperNode is thought dead. It sends one every 24 s at least, also while it trains."""
 AGAIN = 60.0
@@ -125,6 +127,7 @@ class Judge:
             seen.version = version[:40]
         if standing is Standing.WELCOME:
             seen.last, seen.requests = now, seen.requests + 1
+            self.seen.pop(f"key {mark}", None)  # it was a stranger's until it was approved
             return
         seen.refused, seen.reason = now, why or standing.value
         if now - self._said.get((mark, seen.reason), 0.0) >= AGAIN:
@@ -139,6 +142,7 @@ class Judge:
             "time": now,
             "version": VERSION,
             "minimum": self._minimum,
+            "pace": len(self._platforms.approved()) / QUESTIONS,
             "protocol": PROTOCOL,
         }
 

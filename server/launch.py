@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import tomllib
@@ -35,8 +36,9 @@ log = logging.getLogger("fedfuse.run")
 RECORD, ATTEMPT = "run.toml", "attempt.json"
 LIFETIME = 30 * 86400
 """Seconds that a warrant holds; every attempt gets a new one."""
-_LOOK = 0.3
-_FINAL = (ExitCode.BAD_INPUT, ExitCode.PRIVACY)
+_LOOK, _ASK = 0.3, 1.5
+"""Seconds between two looks at the run's own files, and between two questions to the server, which has better to do."""
+_FINAL = (ExitCode.BAD_INPUT, ExitCode.PRIVACY, ExitCode.REFUSED)
 """Failures that a second attempt would meet again."""
 
 
@@ -142,8 +144,13 @@ def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
     """One run of Flower's, watched to its end; what went wrong, or None."""
     flower: int | None = None
     end: float | None = None
+    asked = -math.inf
     while True:
         show()
+        if flower is not None and time.monotonic() < asked + _ASK and not _ended(launch):
+            time.sleep(_LOOK)
+            continue
+        asked = time.monotonic()
         try:
             if flower is None:
                 flower = _running(launch) or _start(launch)
@@ -205,6 +212,12 @@ def _running(launch: Launch) -> int | None:
         return None  # Flower has forgotten it, or it never began
 
 
+def _ended(launch: Launch) -> bool:
+    """Whether the attempt says itself that it has ended, or has died without a word."""
+    state = read_state(launch.coordinator.run(launch.run)) or {}
+    return state.get("state") in ("finished", "failed") or _killed(launch)
+
+
 def _killed(launch: Launch) -> bool:
     """Whether the process of this attempt, which is on this machine, is gone without a word."""
     state = read_state(launch.coordinator.run(launch.run)) or {}
@@ -212,13 +225,23 @@ def _killed(launch: Launch) -> bool:
         began = (launch.coordinator.run(launch.run) / ATTEMPT).stat().st_mtime
         if state.get("state") != "running" or float(state["time"]) < began:
             return False
-        os.kill(int(state["process"]), 0)
-    except ProcessLookupError:
-        # Read again: it may have ended well between the two looks.
-        return (read_state(launch.coordinator.run(launch.run)) or {}).get("state") == "running"
+        if _runs(int(state["process"])):
+            return False
     except (OSError, KeyError, TypeError, ValueError):
         return False  # another user's, or of an older form: Flower will say
-    return False
+    # Read again: it may have ended well between the two looks.
+    return (read_state(launch.coordinator.run(launch.run)) or {}).get("state") == "running"
+
+
+def _runs(process: int) -> bool:
+    """Whether that process runs. One that nobody has waited for, as Flower does with those it starts, does not."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self/stat").exists()  # it has just gone; or this system has no /proc to ask
 
 
 def stop(launch: Launch) -> None:

@@ -127,7 +127,7 @@ def _prepare_environment(coordinator: Coordinator) -> None:
     os.environ["FLWR_HOME"] = str(coordinator.state / "flwr")
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-    os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.1")
+    os.environ.setdefault("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.5")
     # Flower finds its own commands by the path.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     # A folder of its own: where it is started from may hold packages of the bundle's names.

@@ -191,6 +191,11 @@ class TestDatabases:
             list(sample_database(url))
         assert SECRET not in str(caught.value).replace(f"/nowhere/{SECRET}", "")
 
+    def test_a_variable_that_is_not_set_is_named(self) -> None:
+        with pytest.raises(InputError, match="environment variable NO_SUCH_PASSWORD is not set") as caught:
+            list(sample_database(f"postgresql://u:${{NO_SUCH_PASSWORD}}{SECRET}@127.0.0.1:1/x"))
+        assert SECRET not in str(caught.value)
+
     def test_a_table_that_is_not_there(self, database: Path) -> None:
         with pytest.raises(InputError, match="no table 'orders'") as caught:
             list(sample_database(f"sqlite:///{database}", ["orders"]))

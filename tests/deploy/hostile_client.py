@@ -27,7 +27,7 @@ def query(message: Message, context: Context) -> Message:
 
     def attempt(name: str, action: Any) -> None:
         try:
-            loot[name] = str(action())[:500]
+            loot[name] = str(action())[:20_000]
         except BaseException as error:  # noqa: BLE001 - whatever stops it
             loot[name] = type(error).__name__
 

@@ -22,6 +22,7 @@ from client import link
 from client.app import app
 from client.platform_file import load
 from client.worker import Worker
+from server.control import Control
 from server.coordinator import open_coordinator
 from server.federation import run_federation
 from server.launch import Launch, federate, record
@@ -132,7 +133,12 @@ class Seeded:
     def node_runs(self, name: str) -> bool:
         """Whether the platform's SuperNode has been let in and has its own processes."""
         process = self.stage.processes[f"{name}-node"]
-        return process.poll() is None and any("flower-superexec" in line for line in _below(process.pid))
+        return process.poll() is None and any("launcher.py" in line for line in _below(process.pid))
+
+    def seen(self, name: str) -> float:
+        """When the coordinator's gate last let a request of that platform through."""
+        with Control(open_coordinator(self.stage.coordinator)) as control:
+            return float(control.seen().get(name, {}).get("last", 0.0))
 
     def launch(self, run: str, settings: Settings, **over: Any) -> threading.Thread:
         """`fedfuse run` in a thread; `result` is what came of it."""
@@ -156,6 +162,11 @@ class Seeded:
         assert isinstance(self.result, dict), f"{self.result}\n{self.heard[-15:]}\n{self.stage.logs()}"
         return self.result
 
+    def trained(self, name: str) -> set[int]:
+        """Rounds of which the platform's worker had an update to give, as it says itself."""
+        lines = self.lines(name)
+        return {line["round"] for line in lines if (line["what"], line.get("answer")) == ("end", "update")}
+
     def charged(self, name: str, run: str) -> list[tuple[str, int]]:
         entries = read(self.stage.root / name / "worker" / "ledger" / f"{name}.jsonl").entries
         return [(str(entry.kind), entry.round) for entry in entries if entry.run == run]
@@ -170,7 +181,7 @@ class Seeded:
                 training, now = True, now if event["kind"] == "joined" else set()
             elif event["kind"] == "answered" and training:
                 now.add(event["platform"])
-            elif event["kind"] == "dropped" and event.get("platform"):
+            elif event["kind"] in ("dropped", "refused") and event.get("platform"):
                 now.discard(event["platform"])
             elif event["kind"] == "round":
                 found[event["round"]], now = now, set()
@@ -180,15 +191,15 @@ class Seeded:
         """The model equals that of a run in this process in which the rounds simply had those participants.
 
         A platform that trained in a round and whose answer never came has trained in the other run as well: its optimizer
-        has moved on. Its ledger says so.
+        has moved on. One that was charged and could not keep what it trained (its disk was full) has not.
         """
         rounds = self.participants(run)
         assert sorted(rounds) == list(range(1, settings.rounds + 1)), rounds
         for name in self.names:
-            trained = [round_ for kind, round_ in self.charged(name, run) if kind == "train"]
-            assert len(trained) == len(set(trained)), f"{name} was charged twice: {trained}"
-            assert {round_ for round_, came in rounds.items() if name in came} <= set(trained), (
-                f"{name} was not charged: {trained}"
+            paid = [round_ for kind, round_ in self.charged(name, run) if kind == "train"]
+            assert len(paid) == len(set(paid)), f"{name} was charged twice: {paid}"
+            assert {round_ for round_, came in rounds.items() if name in came} <= self.trained(name) <= set(paid), (
+                f"{name} was not charged: {paid}"
             )
         got = _checkpoint(self.stage.folder(run), run, settings)
         want = self._again(run, settings, rounds)
@@ -207,7 +218,7 @@ class Seeded:
                     load(self.stage.root / name / "platform.toml"), state=folder / name, ledger=folder / f"{name}.jsonl",
                     simulation=True, device=torch.device("cpu"),
                 )  # fmt: skip
-                trained = {round_ for kind, round_ in self.charged(name, run) if kind == "train"}
+                trained = self.trained(name)
                 chosen = {round_ for round_, came in rounds.items() if name in came}
                 key = f"{run}-{name}"
                 link.register(key, link.Direct(_Absent(worker, trained, chosen)))

@@ -44,11 +44,11 @@ class Traced:
         while self._trace.with_suffix(".hold").exists():
             time.sleep(0.05)
         answer = self._worker.handle(request, warrant)
-        self._say("end", request)
+        self._say("end", request, answer=answer.kind)
         return self._spoiled(answer) if isinstance(request, Train) and request.round == 2 else answer
 
-    def _say(self, what: str, request: Request) -> None:
-        line = {"what": what, "kind": request.kind, "round": getattr(request, "round", 0), "time": time.time()}
+    def _say(self, what: str, request: Request, **more: str) -> None:
+        line = {"what": what, "kind": request.kind, "round": getattr(request, "round", 0), "time": time.time(), **more}
         with self._trace.open("a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -17,8 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
+from server.control import Control, Unreachable
+from server.coordinator import open_coordinator
+from server.status import status_of
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds that a state is waited for; these machines are shared."""
 
 
@@ -68,11 +72,15 @@ class Stage:
     def serve(self) -> None:
         """Start the coordinator's server, and wait until it is healthy."""
         self.spawn("server", "server", "start", self.coordinator)
-        until(
-            lambda: self.fedfuse("server", "health", self.coordinator, check=False).returncode == 0,
-            "the server is healthy",
-            self.logs,
-        )
+        until(self._answers, "the server answers", self.logs)
+
+    def _answers(self) -> bool:
+        # Asked in this process: a command for each look would take the machine from those who are looked at.
+        try:
+            with Control(open_coordinator(self.coordinator)) as control:
+                return bool(control.seen() is not None)
+        except Unreachable:
+            return False
 
     def invite(self, name: str) -> Path:
         path = self.root / f"{name}.invitation"
@@ -102,8 +110,9 @@ class Stage:
         return self.spawn(name, "client", "start", self.root / name, **over)
 
     def await_online(self, *names: str) -> None:
-        until(lambda: set(names) <= {one["name"] for one in self.status()["platforms"] if one["connection"] == "online"},
-              f"{', '.join(names)} online", self.logs)  # fmt: skip
+        coordinator = open_coordinator(self.coordinator)
+        until(lambda: set(names) <= {one.name for one in status_of(coordinator).platforms if one.connection == "online"},
+              f"{', '.join(names)} online", self.logs, every=0.5)  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         done = self.fedfuse("status", "--server", self.coordinator, "--json", check=False)

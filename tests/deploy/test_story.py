@@ -53,7 +53,7 @@ def news_database(world: Path, postgres: Callable[[str], str]) -> str:
 
 
 @pytest.mark.deploy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_from_invitation_to_recommendation(
     stage: Stage, world: Path, news_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +63,7 @@ def test_from_invitation_to_recommendation(
     toml = stage.coordinator / "server.toml"
     toml.write_text(toml.read_text().replace('registry = ""', f'registry = "{registry}"'))
     stage.serve()
+    assert "healthy" in stage.fedfuse("server", "health", stage.coordinator).stdout
 
     # Three platforms: CSV, Parquet, PostgreSQL.
     stage.make_platform("shop", "--data", world / "shop" / "events.csv", "--data", world / "shop" / "products.csv")
@@ -79,17 +80,17 @@ def test_from_invitation_to_recommendation(
     for name in names:
         others = [stage.root / other / "application.toml" for other in names if other != name]
         stage.fedfuse("client", "trust", stage.root / name, *others, "--yes")
+    for name in ("video", "news"):
+        stage.join(name)
     checked = json.loads(stage.fedfuse("check", stage.root / "shop", "--json").stdout)
     assert checked["platform"] == "shop" and checked["interactions"] > 0
+    stage.join("shop")
 
-    for name in names:
-        stage.join(name)
-    stage.await_online(*names)
-    assert stat.S_IMODE((stage.root / "shop" / "socket" / "worker.sock").stat().st_mode) == 0o600
-
-    # The federation, with a secure sum; one platform's worker is killed in the middle.
+    # The federation, with a secure sum: it waits for all three. One platform's worker is killed in the middle.
     words = ("run", "--server", stage.coordinator, "--name", "first", "--rounds", "4", "--platforms", "3")
     federation = stage.spawn("run", *words, *stage.tiny(), *SECURE)
+    stage.await_online(*names)
+    assert stat.S_IMODE((stage.root / "shop" / "socket" / "worker.sock").stat().st_mode) == 0o600
     stage.await_round("first", 1)
     (worker,) = stage.below("video", "client worker")
     worker.kill()

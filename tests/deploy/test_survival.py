@@ -69,6 +69,7 @@ def test_the_superlink_is_killed(stage: Stage, small_shop: Make) -> None:
         thread = made.launch("run", settings)
         made.await_line("bee", "begin", "train", 2)
         os.killpg(stage.processes["server"].pid, signal.SIGKILL)
+        stage.processes["server"].wait(30)  # as long as nobody has waited for it, it counts as running
         until(lambda: not [one for one in stage.find("flwr-serverapp") if one.is_running()], "the ServerApp has gone", stage.logs)
         stage.serve()
         made.finish(thread)

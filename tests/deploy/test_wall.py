@@ -81,7 +81,7 @@ def test_a_hostile_bundle(stage: Stage, small_shop: Callable[[str], Path], tmp_p
     print(json.dumps(loot, indent=1))
 
     assert CANARY not in json.dumps(loot)
-    asked = json.loads(loot.pop("asked"))
+    said = loot.pop("asked")
     assert loot.pop("workers") == 1
     environment = loot.pop("own environment")
     assert "SHOP_PASSWORD" not in environment
@@ -89,13 +89,16 @@ def test_a_hostile_bundle(stage: Stage, small_shop: Callable[[str], Path], tmp_p
     assert {name: what for name, what in loot.items() if what not in denied} == {}
     assert {path: path.read_bytes() for path in before} == before
 
+    asked = json.loads(said)
     # Two rounds were paid for, so two updates came, however often it asked; the other run's name had no warrant.
     ledger = read(files[2])
     trained = [entry.round for entry in ledger.entries if str(entry.kind) == "train"]
     assert trained == [1, 2] and asked["updates"] == 2
     assert {entry.run for entry in ledger.entries} == {"robbery"} and ledger.epsilon <= 20.0
     assert [str(entry.kind) for entry in ledger.entries].count("evaluate") == 1
-    assert asked["said"]["warrant"] == 30 and asked["said"]["round"] == 59
+    # Of each of its 30 turns: joining is free, round 2 and its metrics are answered word for word as before; what is past (round
+    # 1, twice a turn but for its very first time) or was never planned (round 99) is refused.
+    assert asked["said"] == {"joined": 30, "update": 31, "metrics": 30, "round": 89, "warrant": 30}
     assert stage.fedfuse("client", "health", folder).returncode == 0  # the worker is as it was
 
     # And a bundle that another key signed does not even start: Flower answers for the platform with its error 7.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -184,6 +186,7 @@ def make_launch(
         monkeypatch.setattr(launching, "Control", flower)
         clock = SimpleNamespace(sleep=lambda _: None, time=time.time, monotonic=time.monotonic)
         monkeypatch.setattr(launching, "time", clock)
+        monkeypatch.setattr(launching, "_ASK", 0.0)
         settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
         launch = Launch(coordinator=coordinator, run=f"run-{next(COUNT)}", settings=settings, nodes=2, **over)
         record(launch)
@@ -230,7 +233,7 @@ class TestGoingOn:
         assert flower.started == [1, 2, 3]
         assert f"--resume {launch.run}" in caught.value.do
 
-    @pytest.mark.parametrize("code", [ExitCode.BAD_INPUT, ExitCode.PRIVACY])
+    @pytest.mark.parametrize("code", [ExitCode.BAD_INPUT, ExitCode.PRIVACY, ExitCode.REFUSED])
     def test_a_mistake_is_not_tried_again(self, make_launch: Callable[..., Any], code: ExitCode) -> None:
         launch, flower = make_launch([])
         flower.attempts[0] = [says(launch, "failed", why="the settings are wrong", code=int(code)), "finished:failed"]
@@ -249,9 +252,13 @@ class TestGoingOn:
         with pytest.raises(FedfuseError, match="did not come back"):
             federate(launch, lambda _: None)
 
-    def test_a_killed_process_is_noticed_before_flower_does(self, make_launch: Callable[..., Any]) -> None:
+    @pytest.mark.parametrize("buried", [True, False])
+    def test_a_killed_process_is_noticed_before_flower_does(self, make_launch: Callable[..., Any], buried: bool) -> None:
         done = subprocess.Popen([sys.executable, "-c", ""])
-        done.wait()
+        # Flower waits for none of the processes that it starts: one that has died stays in the table.
+        os.waitid(os.P_PID, done.pid, os.WEXITED | os.WNOWAIT)
+        if buried:
+            done.wait()
         launch, flower = make_launch([], ["finished:completed"])
 
         def dies() -> str:
@@ -263,6 +270,7 @@ class TestGoingOn:
         flower.attempts[0] = [dies, "running"]
         federate(launch, lambda _: None)
         assert (flower.started, flower.stopped) == ([1, 2], [1])
+        done.wait()
 
     def test_an_attempt_that_nobody_watches_is_gone_on_with(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "running", "finished:completed"])
@@ -308,9 +316,25 @@ def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPat
 
 
 def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
-    from server.deployed import _alone
+    from server import deployed as module
 
+    monkeypatch.setattr(module, "LEAVING", 0.0)
     folder = coordinator.run("once")
     folder.mkdir(parents=True)
-    with _alone(folder), pytest.raises(StorageError, match="another process"), _alone(folder):
+    with module._alone(folder), pytest.raises(StorageError, match="another process"), module._alone(folder):
         pass
+
+
+def test_a_process_that_leaves_is_waited_for(coordinator: Coordinator) -> None:
+    from server.deployed import _alone
+
+    folder = coordinator.run("twice")
+    folder.mkdir(parents=True)
+    first = _alone(folder)
+    first.__enter__()
+    leaves = threading.Timer(0.5, first.__exit__, (None, None, None))
+    leaves.start()
+    began = time.monotonic()
+    with _alone(folder):
+        assert time.monotonic() - began > 0.3
+    leaves.join()

@@ -20,7 +20,7 @@ import uvicorn
 from client import greeting
 from client.greeting import Away, Refused, greet
 from server.certificates import Certificates
-from server.gate import BUNDLE_PATH, LARGEST, SILENCE, STATUS_PATH, UNPROVEN, Gate, Judge
+from server.gate import BUNDLE_PATH, LARGEST, QUESTIONS, SILENCE, STATUS_PATH, UNPROVEN, Gate, Judge
 from server.platforms import Platforms
 from shared.errors import ExitCode, ProtocolError
 from shared.invitation import Application
@@ -136,6 +136,10 @@ class TestBothSidesSayWhy:
         found = site.greet(site.platform("shop"))
         assert (found.platform, abs(found.offset) < 5) == ("shop", True)
         assert site.judge.seen["shop"].version
+
+    def test_the_pace_follows_the_number_of_platforms(self, site: Site) -> None:
+        assert site.greet(site.platform("shop")).pace == pytest.approx(1 / QUESTIONS)
+        assert site.greet(site.platform("video")).pace == pytest.approx(2 / QUESTIONS)
 
     def test_an_unknown_key(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         key = site.platform("shop", approve=False)

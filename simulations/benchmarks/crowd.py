@@ -1,0 +1,308 @@
+"""Many platforms on one machine: does the coordinator's memory stay flat, and is every round whole?
+
+    python -m simulations.benchmarks.crowd [--platforms 50] [--rounds 20] [--json]
+
+Each platform has a folder, keys, a ledger, a worker behind its own socket, and a SuperNode that is a process of its own, over TLS
+with authentication. Only the workers share a process: fifty copies of torch would measure the machine. The model is a tiny random
+BERT, the tables are small. After every round the resident memory of the coordinator's processes is read from /proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from client.deployment import Deployment
+from client.node import Messenger
+from client.node import environment as node_environment
+from client.provisioning import init_client
+from server.coordinator import open_coordinator
+from server.gate import QUESTIONS
+from server.platforms import Platforms
+from server.provisioning import init_server, invite
+from shared.errors import FedfuseError
+from shared.logs import configure
+from shared.messages import Answer, Request
+from simulations.local import LocalDeployment
+
+if TYPE_CHECKING:
+    from client.worker import Worker
+
+RUN = "crowd"
+WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
+
+
+def tiny_bert(folder: Path) -> str:
+    """Write a random BERT of one small layer."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:-'"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
+    return str(folder)
+
+
+def write_tables(folder: Path, *, seed: int, users: int = 20, items: int = 12) -> Path:
+    """A small shop's events and items."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    events = [
+        f"u{user},i{item},{1_700_000_000 + 1000 * user + when}"
+        for user in range(users)
+        for when, item in enumerate(random.permutation(items)[:5])
+    ]
+    titles = [f"i{item},{WORDS[item % len(WORDS)]} {WORDS[3 * item % len(WORDS)]} {item}" for item in range(items)]
+    (folder / "events.csv").write_text("\n".join(["user,item,time", *events]) + "\n", encoding="utf-8")
+    (folder / "items.csv").write_text("\n".join(["item,title", *titles]) + "\n", encoding="utf-8")
+    return folder
+
+
+class OneAtATime:
+    """A worker among others in one process: a worker expects to have its process, and torch, to itself."""
+
+    _turn = threading.Lock()
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    @property
+    def name(self) -> str:
+        """The platform's name."""
+        return self._worker.name
+
+    def handle(self, request: Request, warrant: str = "") -> Answer:
+        """The worker's answer, when it is its turn."""
+        with self._turn:
+            return self._worker.handle(request, warrant)
+
+
+def serve_workers(root: Path, names: list[str]) -> None:
+    """Be the process of all workers: a door each, and a thread behind it."""
+    import torch
+
+    from client.door import Door
+    from client.platform_file import load
+    from client.unix_socket import listen
+    from client.worker import Worker
+
+    configure("worker", level="warning")
+    torch.set_num_threads(1)
+    for name in names:
+        place = Deployment(root / name)
+        file = load(place.file)
+        worker = Worker(file, state=file.state, ledger=file.state / "ledger" / f"{name}.jsonl", device=torch.device("cpu"))
+        worker.hold()
+        threading.Thread(target=Door(OneAtATime(worker), listen(place.socket)).serve, daemon=True).start()
+    (root / "ready").touch()
+    while True:
+        time.sleep(60.0)
+
+
+def measure(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
+    """Run it; memory in MiB after every round, and whose updates each round has."""
+    names = [f"p{number:03d}" for number in range(platforms)]
+    with LocalDeployment(root, patience=3600.0) as local:
+        backbone = tiny_bert(root / "bert")
+        init_server(
+            local.coordinator, host="127.0.0.1", name="crowd", port=local.port, control_port=local.control, listen="127.0.0.1"
+        )
+        coordinator = open_coordinator(local.coordinator)
+        for number, name in enumerate(names):
+            made = init_client(
+                root / name,
+                invite(coordinator, name),
+                data=[write_tables(root / "data" / name, seed=number)],
+                users=100,
+                epsilon=100.0,
+                delta=1e-3,
+            )
+            file = made.deployment.file
+            text = file.read_text(encoding="utf-8")
+            file.write_text(text.replace('# backbones = ["minilm"]', f"backbones = [{json.dumps(backbone)}]"), encoding="utf-8")
+            Platforms(coordinator.platforms).approve(made.application)
+        local.start("server", [sys.executable, "-m", "fedfuse", "server", "start", local.coordinator])
+        local.start("workers", [sys.executable, "-m", "simulations.benchmarks.crowd", "--serve", str(root), *names])
+        # A SuperNode that is not yet known ends; a platform's supervisor would start it again.
+        local.wait(lambda: all(one.node for one in Platforms(coordinator.platforms).approved()), "every platform is registered")
+        for number, name in enumerate(names):
+            _start_node(local, Deployment(root / name), local.port, pace=platforms / QUESTIONS)
+            if number % 4 == 3:
+                time.sleep(4.0)  # a start takes seconds of a processor; all at once would be late together
+        local.wait((root / "ready").exists, "the workers are ready")
+        began = time.monotonic()
+        memory = _federate(local, backbone, platforms=platforms, rounds=rounds)
+        seconds = time.monotonic() - began
+        return summary(local.events(RUN), memory, platforms=platforms, rounds=rounds, seconds=seconds)
+
+
+def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
+    messenger = Messenger(
+        folder=str(place.node),
+        address=f"127.0.0.1:{port}",
+        socket=str(place.socket),
+        authority=str(place.authority),
+        key=str(place.node_key),
+        trusted=str(place.trusted),
+    )
+    words = [sys.executable, "-m", "client.node", messenger.paced(pace).text(), "caged"]
+    # As one machine has to stand all of them, they look for new tasks less often than they would on machines of their own.
+    given = {**local.environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.5"}
+    local.start(f"node-{place.folder.name}", words, **node_environment(place.node, given=given))
+
+
+def _federate(local: LocalDeployment, backbone: str, *, platforms: int, rounds: int) -> list[dict[str, float]]:
+    settings = {
+        "model.backbone": backbone,
+        "model.layers": 1,
+        "model.rank": 2,
+        "model.item_tokens": 12,
+        "model.user_tokens": 16,
+        "training.local_steps": 1,
+        "training.sample_rate": 0.5,
+        "training.views": 1,
+        "reply_timeout": 900.0,
+        "server.minimum_platforms": platforms,
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    words += ["--rounds", str(rounds), "--platforms", str(platforms), "--wait", "1800", "--restarts", "0"]
+    local.start(RUN, [sys.executable, "-m", "fedfuse", "run", "--server", local.coordinator, "--name", RUN, *words])
+    found: list[dict[str, float]] = []
+    process = local.processes.pop(RUN)
+    journal = local.coordinator / "runs" / RUN / "events.jsonl"
+    while process.poll() is None:
+        done = sum('"kind": "round"' in line for line in journal.read_text().splitlines()) if journal.exists() else 0
+        if done > len(found):
+            found.append({"round": float(done), **resident(local.processes["server"].pid)})
+        time.sleep(0.5)
+    if process.returncode:
+        raise FedfuseError(
+            f"the run failed: {(local.root / f'{RUN}.log').read_text()[-2000:]}", where=str(local.root), do="see the logs there"
+        )
+    return found
+
+
+def resident(pid: int) -> dict[str, float]:
+    """MiB of resident memory of the coordinator's processes."""
+    found = {"superlink": _rss(pid), "serverapp": 0.0}
+    waiting = _children(pid)
+    while waiting:
+        child = waiting.pop()
+        waiting += _children(child)
+        try:
+            name = Path(f"/proc/{child}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"flwr-serverapp" in name:
+            found["serverapp"] = max(found["serverapp"], _rss(child))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    except OSError:
+        return []
+
+
+def _rss(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+
+
+def summary(
+    events: list[dict[str, Any]], memory: list[dict[str, float]], *, platforms: int, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """What came of it. Growth is the last quarter's mean over the second quarter's: the first still fills caches."""
+    answers = dict.fromkeys(range(1, rounds + 1), 0)
+    ended: list[float] = []
+    for event in events:
+        if event["kind"] == "answered" and event["round"] in answers and len(ended) == event["round"] - 1:
+            answers[event["round"]] += 1
+        elif event["kind"] == "round":
+            ended.append(event["time"])
+    quarter = max(1, len(memory) // 4)
+    growth = {
+        key: round(
+            float(
+                np.mean([one[key] for one in memory[-quarter:]]) / np.mean([one[key] for one in memory[quarter : 2 * quarter]])
+            ),
+            3,
+        )
+        for key in ("superlink", "serverapp")
+    }
+    return {
+        "platforms": platforms,
+        "rounds": len(ended),
+        "whole_rounds": sum(count == platforms for count in answers.values()),
+        "answers": answers,
+        "seconds": round(seconds, 1),
+        "seconds_a_round": round(float(np.median(np.diff(ended))), 2) if len(ended) > 1 else 0.0,
+        "memory": [{key: round(value) for key, value in one.items()} for one in memory],
+        "growth": growth,
+        "cores": os.cpu_count(),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Many SuperNodes on one machine: the server's memory, and lost rounds.")
+    parser.add_argument("--platforms", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve_workers(Path(options.serve[0]), options.serve[1:])
+        return
+    if options.platforms < 1 or options.rounds < 4:
+        parser.error("needs a platform and at least 4 rounds")
+    with tempfile.TemporaryDirectory(prefix="fedfuse-crowd-") as folder:
+        result = measure(Path(folder) / "all", platforms=options.platforms, rounds=options.rounds)
+    if options.json:
+        json.dump(result, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table(title=f"{result['platforms']} platforms, {result['rounds']} rounds, {result['cores']} cores")
+    for column in ("round", "answers", "SuperLink MiB", "ServerApp MiB"):
+        table.add_column(column, justify="right")
+    for one in result["memory"]:
+        answers = result["answers"][int(one["round"])]
+        table.add_row(str(int(one["round"])), str(answers), str(one["superlink"]), str(one["serverapp"]))
+    console = Console()
+    console.print(table)
+    growth = result["growth"]
+    console.print(
+        f"{result['whole_rounds']} of {result['rounds']} rounds whole; {result['seconds_a_round']:.1f} s a round; memory of the "
+        f"last quarter over the second: SuperLink {growth['superlink']:.3f}, ServerApp {growth['serverapp']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
