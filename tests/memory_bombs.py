@@ -114,7 +114,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
         "many axes": npy_of("(" + "1," * 4000 + ")"),
         "deep header": npy_of("(" * 3000),
     }.items():
-        yield f"array: {name}", content, lambda d: parse_message(record_of(dict(record["fedfuse"]), {"adapter": {"a": d}}))
+        yield f"array: {name}", content, lambda d: parse_message(record_of(dict(record["fedfuse"]), {"adapter": {"bytes": d}}))
 
     count = struct.pack("<I", 0xFFFFFFFF)
     tag = {kind: b"FS\x01" + bytes([kind.tag]) for kind in (said.Dealt, said.Confirm, said.Unmask, said.Mask)}
