@@ -497,6 +497,11 @@ def test_stopped_by_hand_it_leaves_nothing(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        take(registry, tmp_path / "out", signer)
+    # Whatever handler a library of an earlier test has left in this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take(registry, tmp_path / "out", signer)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out").exists() and not drafts(tmp_path)
