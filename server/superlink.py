@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from flwr.supercore import sql_mixin
 from flwr.supercore.fab import Fab
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -32,6 +33,9 @@ log = logging.getLogger("fedfuse.server")
 
 SOON = 30
 """Days before the certificate expires from which every start says so."""
+PATIENCE = 60_000
+"""Milliseconds that a request waits for others to have written to Flower's database. Flower waits 5 s, then answers 500, and a
+SuperNode whose answer met a 500 does not send it again: of fifty at once some were lost."""
 
 
 def serve(coordinator: Coordinator) -> None:
@@ -50,6 +54,7 @@ def serve(coordinator: Coordinator) -> None:
     _prepare_environment(coordinator)
     platforms = Platforms(coordinator.platforms)
     platforms.all()  # a damaged list is an error now, not at the first request
+    vars(sql_mixin)["SQLITE_PRAGMAS"] = (*vars(sql_mixin)["SQLITE_PRAGMAS"], ("busy_timeout", str(PATIENCE)))
     public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
     inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
     judge = Judge(platforms, minimum=file.minimum_version)
