@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from client.fusion.projector import weight_of
 from client.towers import Rows, Towers
 from client.trunk import Ids
 from client.vectors import VectorRows
+from shared.tensors import feed
 
 SINCE = "since"
 _KNOWN: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()
@@ -41,18 +41,14 @@ class Bank:
         sha = hashlib.sha256("|".join(map(str, facts)).encode())
         for ids in sequences:
             sha.update(len(ids).to_bytes(4, "little") + ids.tobytes())
-        for name in sorted(vectors.values):
-            for array in (vectors.values[name], vectors.present[name]):
-                sha.update(f"|{name}|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
+        feed(sha, vectors.values)
+        feed(sha, vectors.present)
         self._digest = sha.digest()
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Unit vectors, float32 (items, width); not to be changed, since others may hold the same."""
         sha = hashlib.sha256(self._digest)
-        for name in sorted(parameters):
-            if name not in self._unused:
-                value = parameters[name].detach().cpu().contiguous()
-                sha.update(f"|{name}|{tuple(value.shape)}|".encode() + value.numpy().tobytes())
+        feed(sha, {name: value.detach().cpu().numpy() for name, value in parameters.items() if name not in self._unused})
         key = sha.digest()
         found = _KNOWN.get(key)
         if found is None:

@@ -21,7 +21,6 @@ def plan_of(
     budget: float,
     group_size: int,
     parameters: int,
-    distributed: bool = False,
     exact_metrics: bool = False,
     spent: Sequence[Release] = (),
 ) -> Plan:
@@ -31,7 +30,6 @@ def plan_of(
         budget: Epsilon that may be spent in all.
         group_size: Examples that one user may touch.
         parameters: Most parameters that one step trains, those that stay on the platform included.
-        distributed: Whether the noise is shared among platforms: one step a round, of integers (`shared/fixed_point.py`).
         exact_metrics: In a simulation metrics are exact and no release.
         spent: What the ledger holds of other runs; it counts against the same budget.
 
@@ -48,12 +46,13 @@ def plan_of(
         delta=file.privacy.delta,
         users=file.users,
         sample_rate=settings.training.sample_rate,
-        steps=settings.rounds if distributed else settings.steps,
+        steps=settings.steps,
         prior_noise_multiplier=settings.privacy.prior_noise_multiplier,
         group_size=group_size,
         parameters=parameters,
         evaluations=[*evaluations, *spent],
-        integers=planning() if distributed else None,
+        # A sum with shared noise is of integers (`shared/fixed_point.py`).
+        integers=planning() if settings.distributed else None,
     )
 
 

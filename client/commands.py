@@ -26,11 +26,12 @@ def check(
 
     Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform.
     """
+    from client.deployment import platform_file_in
     from client.platform import read_platform
     from client.platform_file import load
 
     settings = _settings(config)
-    file = load(platform / "platform.toml" if platform.is_dir() else platform)
+    file = load(platform_file_in(platform))
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     forecast = _forecast(file, settings, friends.group_size, tables)
     users = [user for user in range(split.users) if len(split.train[user])][:2]
@@ -76,10 +77,11 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
 ) -> None:
     """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
+    from client.deployment import platform_file_in
     from client.platform_file import load
     from client.recommend import recommend as rank
 
-    file = load(platform / "platform.toml" if platform.is_dir() else platform)
+    file = load(platform_file_in(platform))
     inside = model.resolve().parent / "state" / file.name
     memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
     cache = (inside if inside.is_dir() else file.state) / "trunk"
@@ -131,7 +133,6 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
             budget=file.privacy.epsilon * reserved(settings),
             group_size=group_size,
             parameters=part.learning + stays,
-            distributed=settings.distributed,
         )
     except PrivacyError as error:
         return {"possible": False, "why": error.found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.errors import ExitCode, InputError
+from shared.errors import ExitCode
 
 client = typer.Typer(no_args_is_help=True, help="A platform's processes: start, worker, node, health, accept.")
 Folder = Annotated[Path, typer.Argument(help="The platform's folder.")]
@@ -32,14 +31,9 @@ def init_client(
 ) -> None:
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
     from client.provisioning import init_client as make
-    from shared.invitation import parse_invitation
+    from shared.invitation import read_invitation
 
-    try:
-        invited = parse_invitation(invitation.read_bytes(), where=str(invitation))
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror}", where=str(invitation), do="name the file with the invitation"
-        ) from None
+    invited = read_invitation(invitation)
     made = make(folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta)
     console = Console()
     shown = Table(title=f"platform {invited.platform} of federation {invited.federation}")
@@ -67,9 +61,9 @@ def accept(
     """Take a newer invitation; keys, budget and ledger stay."""
     from client.deployment import open_deployment
     from client.provisioning import accept as take
-    from shared.invitation import parse_invitation
+    from shared.invitation import read_invitation
 
-    take(open_deployment(folder), parse_invitation(invitation.read_bytes(), where=str(invitation)))
+    take(open_deployment(folder), read_invitation(invitation))
     typer.echo("taken; identities of other platforms are yours to write into [federation.identities] of platform.toml")
 
 
@@ -122,10 +116,10 @@ def worker(
     """The worker alone, for systemd and containers: holds rows, model, keys and ledger, and answers at its socket."""
     from client.deployment import open_deployment
     from client.resident import serve_worker
-    from shared.logs import FORMAT, LEVEL, Form, configure
+    from shared.logs import configure_as_told
 
     deployment = open_deployment(folder)
-    configure("worker", form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"))
+    configure_as_told("worker")
     serve_worker(deployment, at=socket, users=messenger or [], group=group, metrics_port=metrics_port)
 
 
@@ -147,14 +141,7 @@ def node(
     invitation = deployment.invited()
     # Said here, since Flower does not say it: unknown key, wrong authority, expired certificate, revoked, clock, version.
     found = greet(invitation.address, authority=deployment.authority, key=load_node_key(deployment.node_key))
-    messenger = Messenger(
-        folder=str(deployment.node),
-        address=invitation.address,
-        socket=str((socket or deployment.socket).absolute()),
-        authority=str(deployment.authority),
-        key=str(deployment.node_key),
-        trusted=str(deployment.trusted) if deployment.trusted.exists() else None,
-    )
+    messenger = Messenger.of(deployment, address=invitation.address, socket=socket)
     run(messenger.paced(found.pace), caged=not free)
 
 
@@ -198,10 +185,9 @@ def identity(folder: Folder) -> None:
     """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
     from client.deployment import open_deployment
     from client.peers import fingerprint_of
-    from shared.invitation import parse_application
+    from shared.invitation import read_application
 
-    made = open_deployment(folder)
-    application = parse_application(made.application.read_bytes(), where=str(made.application))
+    application = read_application(open_deployment(folder).application)
     typer.echo(f"{application.platform} {application.identity}")
     typer.echo(f"fingerprint {fingerprint_of(application.identity)}")
 

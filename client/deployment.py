@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import InputError, StorageError
-from shared.invitation import Invitation, parse_invitation
+from shared.invitation import Invitation, parse_invitation, read_whole
 
 PLATFORM_TOML = "platform.toml"
 
@@ -91,12 +91,12 @@ class Deployment:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        try:
-            return parse_invitation(self.invitation.read_bytes(), where=str(self.invitation))
-        except OSError as error:
-            raise InputError(
-                f"the invitation cannot be read: {error.strerror}", where=str(self.invitation), do="run fedfuse init client"
-            ) from None
+        return parse_invitation(read_whole(self.invitation, do="run fedfuse init client"), where=str(self.invitation))
+
+
+def platform_file_in(place: Path) -> Path:
+    """The platform file, where it or the folder it stands in was named."""
+    return place / PLATFORM_TOML if place.is_dir() else place
 
 
 def open_deployment(folder: Path) -> Deployment:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from client.deployment import Deployment
 from client.launcher import install
 from client.sandbox import available, confine, devices, of_python
 from shared.errors import InputError
@@ -51,6 +52,22 @@ class Messenger:
     key: str
     trusted: str | None = None
     idle: float = IDLE
+
+    @classmethod
+    def of(cls, deployment: Deployment, *, address: str, socket: Path | None = None) -> Messenger:
+        """The messenger of a platform's folder.
+
+        Args:
+            socket: The worker's, if it is not in its own place.
+        """
+        return cls(
+            folder=str(deployment.node),
+            address=address,
+            socket=str((socket or deployment.socket).absolute()),
+            authority=str(deployment.authority),
+            key=str(deployment.node_key),
+            trusted=str(deployment.trusted) if deployment.trusted.exists() else None,
+        )
 
     def paced(self, seconds: float) -> Messenger:
         """The same, looking for work no more often than that; Flower's own pace is the slowest, whatever is asked for."""

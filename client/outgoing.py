@@ -16,7 +16,7 @@ from client.platform_file import PlatformFile
 from shared.adapter import Layout
 from shared.catalogues import Taken
 from shared.errors import PrivacyError, ProtocolError
-from shared.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Secured, Summed, Update
+from shared.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Released, Secured, Summed, Update
 from shared.secagg.codec import Message, decode
 from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked
 from shared.secagg.roster import Advert
@@ -48,33 +48,28 @@ def checked(
     """
     _require(type(answer) in _KINDS, f"an answer of type {type(answer).__name__}")
     _require(answer.platform == platform.name, "another platform's name")
-    if isinstance(answer, Joined):
+    if isinstance(answer, Joined | Released):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
+    if isinstance(answer, Released):
+        _require(math.isclose(answer.seconds, coarse(answer.seconds), abs_tol=1e-6), "a timing finer than a tenth of a second")
+    if isinstance(answer, Joined):
         _require(answer.items == items, "a catalogue size that is not the public one")
         _require(answer.rank == rank, "a rank that is not the declared one")
         _require(answer.catalogue in ("", catalogue), "a hash that is not the catalogue's")
         _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
     elif isinstance(answer, Update):
-        _require(answer.users == platform.users, "a weight that is not the declared number of users")
         _require(set(answer.change) == set(layout), "tensors that are not the federated ones")
         for name, shape in layout.items():
             array = answer.change[name]
             _require(array.shape == shape and array.dtype == np.float32, f"{name} of another shape or type")
             _require(bool(np.isfinite(array).all()), f"{name} with values that are not finite")
     elif isinstance(answer, Metrics):
-        _require(answer.users == platform.users, "a number of users that is not the declared one")
         _require(simulation or not answer.exact, "exact metrics outside a simulation")
-    elif isinstance(answer, Personalised):
-        _require(answer.users == platform.users, "a number of users that is not the declared one")
     elif isinstance(answer, Summed):
-        _require(answer.users == platform.users, "a number of users that is not the declared one")
         size, length = len(_body(Masked, answer.body).words), sum(math.prod(shape) for shape in layout.values())
         _require(any(size == packed_size(length, bits) for bits in range(1, 33)), "a vector of another length than is federated")
     elif isinstance(answer, Secured):
         _body(_PHASES[answer.phase], answer.body)
-    if isinstance(answer, Update | Metrics | Personalised | Summed):
-        rounded = round(answer.seconds, 1)
-        _require(math.isclose(answer.seconds, rounded, abs_tol=1e-6), "a timing finer than a tenth of a second")
     return answer
 
 

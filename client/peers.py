@@ -15,7 +15,7 @@ import tomli_w
 
 from shared.durable import write_whole
 from shared.errors import InputError
-from shared.invitation import LARGEST, parse_application, parse_invitation
+from shared.invitation import LARGEST, grouped, parse_application, parse_invitation, read_whole
 
 _HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"
 
@@ -47,12 +47,7 @@ def identities_in(path: Path) -> dict[str, str]:
     Raises:
         InputError: it is neither.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror}", where=str(path), do="name the other platform's application.toml"
-        ) from None
+    text = read_whole(path, do="name the other platform's application.toml")
     if len(text) <= LARGEST and b"\nmodels" in text:
         return dict(parse_invitation(text, where=str(path)).members)
     application = parse_application(text, where=str(path))
@@ -74,5 +69,4 @@ def fingerprint_of(identity: str) -> str:
     >>> fingerprint_of("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
     '1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5'
     """
-    text = hashlib.sha256(b"fedfuse identity\n" + base64.b64decode(identity)).hexdigest()[:32]
-    return "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+    return grouped(hashlib.sha256(b"fedfuse identity\n" + base64.b64decode(identity)).digest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from client.towers import Rows, Towers, cached_rows
 from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors
 from shared.backbone import load_backbone
+from shared.catalogues import digest_of
 from shared.encoder import Encoder, compute_dtype, default_device
 from shared.errors import InputError
 from shared.settings import Settings
@@ -68,6 +70,11 @@ class Platform:
     def name(self) -> str:
         """The platform's public name."""
         return self.file.name
+
+    @cached_property
+    def catalogue_digest(self) -> bytes:
+        """What stands for its public item ids."""
+        return digest_of(self.tables.item_ids)
 
 
 def fingerprint(settings: Settings) -> str:

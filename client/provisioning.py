@@ -13,6 +13,7 @@ from client.deployment import Deployment
 from client.draft import draft
 from client.guesses import Guess
 from client.platform_file import load
+from client.reading import SUFFIXES
 from client.samples import Sample, sample_database, sample_file
 from shared.durable import write_whole
 from shared.errors import InputError
@@ -21,7 +22,7 @@ from shared.keys import ed25519_from_line, make_ed25519, make_node_key
 from shared.version import VERSION
 from shared.warrant import federation_of
 
-_TABLES = {".csv", ".tsv", ".txt", ".dat", ".jsonl", ".ndjson", ".parquet", ".pq"}
+_TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES.items() if form != "npy")}
 
 
 @dataclass(frozen=True, kw_only=True)

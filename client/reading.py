@@ -24,7 +24,8 @@ from pydantic import (
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
+"""What a file holds by its suffix; any other is delimited text."""
 
 
 def _expanded(value: object) -> str:
@@ -134,7 +135,7 @@ class Reading(Frozen):
 
     def format_of(self, path: Path) -> str:
         """The file's format: as declared, else by its suffix; whatever is unknown is delimited text."""
-        return self.format or _SUFFIXES.get(path.suffix.lower(), "csv")
+        return self.format or SUFFIXES.get(path.suffix.lower(), "csv")
 
     def separator_of(self, path: Path) -> str:
         """The separator of delimited text: as declared, else tab for `.tsv`, else comma."""

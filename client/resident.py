@@ -8,7 +8,7 @@ import os
 import pwd
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -99,12 +99,7 @@ def user_id(name: str | None) -> int | None:
     Raises:
         InputError: there is none of that name.
     """
-    try:
-        return None if name is None else int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise InputError(
-            f"there is no user {name!r}", where="the options", do="name a user of this machine, or its number"
-        ) from None
+    return _number(name, "user", lambda known: pwd.getpwnam(known).pw_uid)
 
 
 def group_id(name: str | None) -> int | None:
@@ -113,9 +108,13 @@ def group_id(name: str | None) -> int | None:
     Raises:
         InputError: there is none of that name.
     """
+    return _number(name, "group", lambda known: grp.getgrnam(known).gr_gid)
+
+
+def _number(name: str | None, what: str, look_up: Callable[[str], int]) -> int | None:
     try:
-        return None if name is None else int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        return None if name is None else int(name) if name.isdigit() else look_up(name)
     except KeyError:
         raise InputError(
-            f"there is no group {name!r}", where="the options", do="name a group of this machine, or its number"
+            f"there is no {what} {name!r}", where="the options", do=f"name a {what} of this machine, or its number"
         ) from None

@@ -12,8 +12,8 @@ import sqlalchemy as sql
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.reading import Reading
-from client.sources.database import open_query, shown
+from client.reading import SUFFIXES, Reading
+from client.sources.database import open_query, reason_of, shown
 from client.sources.delimited import open_delimited
 from client.sources.jsonlines import open_json_lines
 from client.sources.scan import Scan, reading
@@ -22,7 +22,6 @@ from shared.errors import InputError
 ROWS = 5_000
 _BYTES = 1 << 22
 _SEPARATORS = ("::", "\t", ";", "|", ",")
-_JSON, _PARQUET = {".jsonl", ".ndjson"}, {".parquet", ".pq"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +45,17 @@ def sample_file(path: Path) -> Sample:
     Raises:
         InputError: it cannot be read as delimited text, JSON lines or Parquet.
     """
-    suffix, keys = path.suffix.lower(), {"path": str(path)}
+    form, keys = SUFFIXES.get(path.suffix.lower()), {"path": str(path)}
     if not path.is_file():
         raise InputError("is not a file", where=str(path), do="name files of tables, or a folder of them")
-    if suffix in _PARQUET:
+    if form == "parquet":
         with reading(str(path)):
             return Sample(name=_name(path.stem), keys=keys, frame=pl.scan_parquet(path, glob=False).head(ROWS).collect())
     with tempfile.TemporaryDirectory() as folder:
         # Only the beginning is read, however long the file is.
         begin = Path(folder) / path.name
         begin.write_bytes(_beginning(path))
-        if suffix in _JSON:
+        if form == "jsonl":
             return Sample(name=_name(path.stem), keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
         found = {**_encoding(begin), **_separator(begin)}
         how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
@@ -93,10 +92,8 @@ def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
         finally:
             engine.dispose()
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = (str(getattr(error, "orig", None) or error).splitlines() or [""])[0][:200]
-        raise InputError(
-            "the database cannot be opened", where=shown(how.url), do="check the URL and the driver", quote=reason
-        ) from None
+        do = "check the URL and the driver"
+        raise InputError("the database cannot be opened", where=shown(how.url), do=do, quote=reason_of(error)) from None
     missing = [name for name in tables if name not in known]
     if missing:
         raise InputError(f"no table {missing[0]!r}", where=shown(how.url), do=f"tables are: {', '.join(sorted(known)) or 'none'}")

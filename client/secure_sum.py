@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import urandom
@@ -16,13 +15,13 @@ from client.enrolment import Dealing, Enrolled, Peers
 from client.participant import Active
 from shared.agreement import Agreement, number_of, terms_of
 from shared.catalogues import Catalogue
-from shared.durable import write_whole
+from shared.durable import read_checked, write_checked, write_whole
 from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.fixed_point import FixedPoint
 from shared.keys import load_ed25519, make_ed25519
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
-from shared.secagg.identity import DIGEST, PUBLIC, Identity
+from shared.secagg.identity import PUBLIC, Identity
 from shared.secagg.roster import NAME, Roster
 from shared.settings import Settings
 
@@ -58,7 +57,7 @@ class SecureSum:
         self, *, run: str, settings: Settings, platform: str, path: Path, identity: Identity, peers: Callable[[], Peers]
     ) -> None:
         self._platform, self._path, self._identity, self._peers = platform, path, identity, peers
-        self._settings, self._clip = settings, settings.training.clip
+        self._settings = settings
         self.terms = terms_of(settings, run)
         self._known: State | None = None
 
@@ -95,7 +94,7 @@ class SecureSum:
             raise ProtocolError(f"batches of {agreement.batch:g} users were agreed on, and this platform's has {batch:g}")
         for name, dimension in dimensions.items():
             try:
-                agreement.point(dimension=dimension, quorum=request.roster.quorum, clip=self._clip)
+                self._point(request.roster, dimension)
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
         if agreement.catalogues:
@@ -132,9 +131,7 @@ class SecureSum:
         Raises:
             ProtocolError: the question is for another length or width.
         """
-        roster = asked.active.session.roster
-        point = self._agreed(roster).point(dimension=dimension, quorum=roster.quorum, clip=self._clip)
-        return self._fitting(asked, point)
+        return self._fitting(asked, self._point(asked.active.session.roster, dimension))
 
     def popularity_point(self, asked: Asked) -> FixedPoint:
         """The fixed point of round 0.
@@ -201,6 +198,9 @@ class SecureSum:
     def _agreed(self, roster: Roster) -> Agreement:
         return decode(Agreement, roster.facts)
 
+    def _point(self, roster: Roster, dimension: int) -> FixedPoint:
+        return self._agreed(roster).point(dimension=dimension, quorum=roster.quorum, clip=self._settings.training.clip)
+
     @property
     def _state(self) -> State | None:
         if self._known is None and self._path.exists():
@@ -213,19 +213,15 @@ class SecureSum:
         return self._known
 
     def _keep(self, state: State) -> None:
-        data = encode(state)
-        write_whole(self._path, hashlib.sha256(data).digest() + data, mode=0o600)
+        write_checked(self._path, encode(state), mode=0o600)
         # Only what is on disk may be acted on.
         self._known = state
 
     def _read(self) -> State:
         try:
-            raw = self._path.read_bytes()
-            data = raw[DIGEST:]
-            if hashlib.sha256(data).digest() != raw[:DIGEST] or data[3] not in _KINDS:
-                raise ProtocolError("its checksum differs")
+            data = read_checked(self._path)
             return decode(_KINDS[data[3]], data)
-        except (OSError, IndexError, ProtocolError) as error:
+        except (OSError, LookupError, ValueError, ProtocolError) as error:
             raise StorageError(
                 f"the platform's part in the secure sum is damaged ({error})",
                 where=str(self._path),

@@ -38,7 +38,7 @@ from client.selfcheck import check_gradients
 from client.state import Memory, load_memory, save_memory
 from client.training import Trainer, TrainingData
 from client.vectors import widths_of
-from shared.catalogues import ROUND as POPULARITY
+from shared.catalogues import POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import Arrays, Evaluate, Joined, Label, Metrics, Personalise, Personalised, Train, Update
 from shared.privacy.releases import Release, ReleaseKind
@@ -86,7 +86,6 @@ class Session:
             budget=budget * reserved(settings),
             group_size=platform.friends.group_size,
             parameters=self._part.learning + sum(value.numel() for value in self._local.values()),
-            distributed=settings.distributed,
             exact_metrics=exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
         )
@@ -102,10 +101,9 @@ class Session:
         if known is not None and known.settings != digest:
             raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
         self._memory = known or Memory(settings=digest)
-        steps = 1 if settings.distributed else settings.training.local_steps
         self._bank = BankOfRounds(
             platform.bank,
-            rounds=settings.training.bank_steps // steps,
+            rounds=settings.training.bank_steps // settings.round_steps,
             device=self._device,
             remembered=self._memory.tensors.get("bank", {}),
         )
@@ -143,7 +141,7 @@ class Session:
             raise OutOfOrder(f"round {request.round} after round {self._memory.finished} of {self.settings.rounds}")
         began = time.monotonic()
         prior = self._prior()
-        steps = self.settings.training.local_steps
+        steps = self.settings.round_steps
         self._pay(self._mechanism.release(steps), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
@@ -392,7 +390,7 @@ class Session:
     def _step(self, round_: int):  # type: ignore[no-untyped-def]
         if self._progress is None:
             return None
-        done = (round_ - 1) * self.settings.training.local_steps
+        done = (round_ - 1) * self.settings.round_steps
 
         def step() -> None:
             nonlocal done

@@ -30,12 +30,12 @@ from client.popularity import bounded_counts, log_popularity
 from client.secure_sum import SecureSum
 from client.session import Session
 from client.training import Trainer
-from shared.catalogues import ROUND as POPULARITY
-from shared.catalogues import Popularity, Taken, digest_of, order_of, places
+from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
 from shared.errors import OutOfOrder, ProtocolError
 from shared.fixed_point import SLACK, FixedPoint
 from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode
+from shared.tensors import feed
 
 _FLOAT = 2.0**-24
 """Unit roundoff of float32."""
@@ -54,7 +54,7 @@ class SummingSession(Session):
 
     def join(self) -> Joined:
         """As `Session.join`, with the keys of all rounds; the prior waits until it is known whose catalogue is the same."""
-        return replace(super().join(), keys=self._secure.advert(), catalogue=self._catalogue.hex())
+        return replace(super().join(), keys=self._secure.advert(), catalogue=self._platform.catalogue_digest.hex())
 
     def _begin(self) -> None:
         pass
@@ -63,10 +63,6 @@ class SummingSession(Session):
         if not self._knows_popularity:
             raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
         return super()._prior()
-
-    @property
-    def _catalogue(self) -> bytes:
-        return digest_of(self._platform.tables.item_ids)
 
     def train(self, request: Train) -> Update:
         """Not in this run: its plan pays for sums alone."""
@@ -114,7 +110,7 @@ class SummingSession(Session):
             raise ProtocolError(f"popularities with a noise multiplier of {point.noise_multiplier:g}")
         tables = self._platform.tables
         vector = np.zeros(point.dimension)
-        place = places(self._secure.catalogues).get(self._catalogue)
+        place = places(self._secure.catalogues).get(self._platform.catalogue_digest)
         if place is not None:
             counts = bounded_counts(self._platform.split, tables, seed=self.settings.seed)
             vector[place] = counts[order_of(tables.item_ids)]
@@ -134,7 +130,7 @@ class SummingSession(Session):
         tables = self._platform.tables
         if self._knows_popularity:
             return
-        if self._catalogue not in places(self._secure.catalogues):
+        if self._platform.catalogue_digest not in places(self._secure.catalogues):
             raise ProtocolError("the popularity of a catalogue that is not this platform's")
         if popularity.counts and len(popularity.values) != tables.items:
             raise ProtocolError(f"popularities of {len(popularity.values)} items, this platform has {tables.items}")
@@ -155,7 +151,7 @@ class SummingSession(Session):
                     for factors in self._part.scheme.cycle
                 },
             )
-            if not self._knows_popularity and self._catalogue not in places(self._secure.catalogues):
+            if not self._knows_popularity and self._platform.catalogue_digest not in places(self._secure.catalogues):
                 self._release_prior()
         elif request.phase is Phase.CONFIRM:
             body = self._secure.confirm(request.body)
@@ -214,7 +210,5 @@ def gradient_sums(
 def _question(request: Sum) -> bytes:
     """Stands for all that the round's vector depends on, but for what is drawn."""
     sha = hashlib.sha256(f"{request.round}|{request.factors}".encode())
-    for name in sorted(request.adapter):
-        array = request.adapter[name]
-        sha.update(f"|{name}|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
+    feed(sha, request.adapter)
     return sha.digest()

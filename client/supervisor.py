@@ -125,14 +125,7 @@ class Supervisor:
         self._invitation = invitation
         self._key = load_node_key(place.node_key)
         self._stop = threading.Event()
-        self._messenger = Messenger(
-            folder=str(place.node),
-            address=invitation.address,
-            socket=str(self.at),
-            authority=str(place.authority),
-            key=str(place.node_key),
-            trusted=str(place.trusted) if place.trusted.exists() else None,
-        )
+        self._messenger = Messenger.of(place, address=invitation.address, socket=self.at)
         worker = [sys.executable, "-m", "fedfuse", "client", "worker", str(place.folder), "--socket", str(self.at)]
         if self.users[1] is not None:
             worker += ["--messenger", str(self.users[1])]

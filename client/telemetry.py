@@ -10,7 +10,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.messages import Answer, Joined, Metrics, Refusal, Request, Summed, Update
+from shared.catalogues import POPULARITY
+from shared.messages import Answer, Refusal, Released, Request, Summed, Update
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -47,16 +48,14 @@ class WorkerMetrics:
         self._seconds.labels(kind=request.kind).observe(seconds)
         if isinstance(answer, Refusal):
             self._refusals.labels(reason=str(answer.reason)).inc()
-        elif not isinstance(answer, Joined):
-            spent = getattr(answer, "epsilon", None)
-            if isinstance(spent, float):
-                self._epsilon.set(spent)
-        if isinstance(answer, Update | Summed | Metrics):
+        if isinstance(answer, Released):
+            self._epsilon.set(answer.epsilon)
             self._round.set(answer.round)
-        if isinstance(answer, Update | Summed) and (request.run, answer.round) not in self._answered:
-            # A repeated question gets the answer of the first, and costs no step. The secure sum takes one step a round.
+        if isinstance(answer, Update | Summed) and answer.round != POPULARITY:
+            # A repeated question gets the answer of the first, and costs no step.
+            if (request.run, answer.round) not in self._answered:
+                self._steps.inc(request.settings.round_steps)
             self._answered.add((request.run, answer.round))
-            self._steps.inc(request.settings.training.local_steps if isinstance(answer, Update) else 1)
 
 
 def _size(folder: Path) -> float:

@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
-from shared.errors import ProtocolError
+from shared.errors import InputError, ProtocolError
+from shared.tensors import parse_tensors
 
 WIRE = 1
 """Version of the layout. The head and the hello keep it for ever, so that two versions can tell each other so."""
@@ -40,8 +41,6 @@ _HEAD = struct.Struct(">7sBIQ")
 _MAGIC = b"FEDFUSE"
 _SHORT = 256
 """Bytes of a scalar that stay in the header; longer ones go into the body, which may be large."""
-_CONTENTS = 1 << 22
-"""Bytes that a safetensors body may spend on its table of contents."""
 
 
 class Hangup(ProtocolError):
@@ -168,11 +167,10 @@ def unpack(frame: Frame) -> RecordDict:
 def _arrays(body: bytes | bytearray) -> dict[str, np.ndarray]:
     if not body:
         return {}
-    # The parser reads its table of contents whole, as objects many times its size, so that is bounded first.
-    contents = int.from_bytes(body[:8], "little")
-    if len(body) < 8 or contents > _CONTENTS:
-        raise ProtocolError("a body whose table of contents is too long")
-    arrays: dict[str, np.ndarray] = load(bytes(body))
+    try:
+        arrays = parse_tensors(bytes(body), where="a frame's body")
+    except InputError as error:
+        raise ProtocolError(f"a body that {error.found}") from None
     if len(arrays) > MAX_ARRAYS:
         raise ProtocolError(f"{len(arrays)} arrays, at most {MAX_ARRAYS} are accepted")
     return arrays

@@ -28,7 +28,6 @@ from client.session import Session
 from client.summing import SummingSession
 from client.terms import Unwarranted
 from shared.backbone import shape_of
-from shared.catalogues import digest_of
 from shared.errors import (
     BudgetExceeded,
     FedfuseError,
@@ -115,15 +114,14 @@ class Worker:
             layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
             if isinstance(request, Count) and isinstance(self._session, SummingSession):
                 layout = {"popularity": (self._session.counted, 1)}
-            item_ids = self._platform.tables.item_ids if self._platform else ()
             return checked(
                 answer,
                 platform=self._file,
                 layout=layout,
                 rank=part.rank,
-                items=len(item_ids),
+                items=self._platform.tables.items if self._platform else 0,
                 simulation=self._simulation,
-                catalogue=digest_of(item_ids).hex() if isinstance(request, Join) else "",
+                catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
             )
         except Exception as error:
             self.failure = error

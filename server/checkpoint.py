@@ -25,6 +25,7 @@ from shared.errors import InputError, ProtocolError, StorageError
 from shared.messages import Joined, Label, Metrics, Reason
 from shared.residual import require_with_residual
 from shared.settings import Settings, flatten
+from shared.tensors import feed
 
 FORMAT = 2
 NAME = "checkpoint.safetensors"
@@ -132,11 +133,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of all that the file says: safetensors has no checksum, and a flipped bit of a weight is still a number."""
+    """SHA-256 of all that the file says."""
     sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        sha.update(f"|{name}|{value.dtype}|{value.shape}|".encode() + value.tobytes())
+    feed(sha, tensors)
     return sha.hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,10 +44,10 @@ def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.
     """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
     from server.coordinator import open_coordinator
     from server.superlink import serve
-    from shared.logs import FORMAT, LEVEL, Form, configure
+    from shared.logs import configure_as_told
 
     coordinator = open_coordinator(folder)
-    configure("server", form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"), flower=True)
+    configure_as_told("server", flower=True)
     serve(coordinator)
 
 
@@ -100,15 +99,10 @@ def approve(
     from server.coordinator import open_coordinator
     from server.enlist import enlist_if_running
     from server.platforms import Platforms
-    from shared.invitation import parse_application
+    from shared.invitation import read_application
 
     coordinator = open_coordinator(server)
-    try:
-        asked = parse_application(application.read_bytes(), where=str(application))
-    except OSError as error:
-        raise InputError(
-            f"cannot be read: {error.strerror}", where=str(application), do="name the platform's application.toml"
-        ) from None
+    asked = read_application(application)
     if asked.platform != platform:
         raise InputError(
             f"the application is of {asked.platform!r}, not of {platform!r}", where=str(application), do="name the right one"

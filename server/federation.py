@@ -186,11 +186,11 @@ class _Federation:
         messages = self._strategy.configure_train(round_, record_of(self.adapter), ConfigRecord(), self._grid)
         exchange = self._send(messages)
         try:
-            arrays, _ = self._strategy.aggregate_train(round_, self._watched(exchange, round_))
+            arrays, _ = self._strategy.aggregate_train(round_, self.watched(exchange, round_))
         except NoUpdate as error:
             lost = self._lost_with_the_coordinator(round_)
-            self._note(exchange, round_)
-            if not self._members:
+            self.note(exchange, round_)
+            if not self.members:
                 raise NoUpdate(
                     f"round {round_}: no platform is left",
                     where="; ".join(f"{tally.platform}: {dict(tally.refusals)}" for tally in self.tallies.values()),
@@ -200,7 +200,7 @@ class _Federation:
                 raise NoUpdate(error.found, where=error.where or self._gone(exchange), do=error.do) from None
             self._say(Kind.LATE, f"round {round_} was answered before the coordinator stopped; it is not trained twice")
             return
-        self._note(exchange, round_)
+        self.note(exchange, round_)
         came, least = len(self._strategy.report.updates), self._settings.server.minimum_platforms
         if came < least:
             # The platforms agreed to be one of so many; what came is not used, and is answered again when the round is.
@@ -212,21 +212,17 @@ class _Federation:
         self.adapter = adapter_from(arrays)
 
     def _evaluate(self, label: Label) -> None:
-        self._strategy.members = self._members
+        self._strategy.members = self.members
         config = ConfigRecord({"label": label.value})
         exchange = self._send(self._strategy.configure_evaluate(self.round, record_of(self.adapter), config, self._grid))
-        self._strategy.aggregate_evaluate(self.round, self._watched(exchange, self.round))
+        self._strategy.aggregate_evaluate(self.round, self.watched(exchange, self.round))
         for metrics in self._strategy.report.metrics:
             slot: dict[str, Any] = {label.value: metrics}
             self._add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
-        self._note(exchange, self.round)
+        self.note(exchange, self.round)
         self._save()
         text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"
         self._say(Kind.EVALUATED, text, tallies=self.tallies)
-
-    @property
-    def _members(self) -> dict[int, Member]:
-        return self.attendance.members
 
     def _entered(self, member: Member, joined: Joined, down: int) -> None:
         if self._secure is not None and not self._secure.enter(joined):
@@ -247,9 +243,9 @@ class _Federation:
         )
 
     @property
-    def members(self) -> Mapping[int, Member]:
+    def members(self) -> dict[int, Member]:
         """Who is there now, by node."""
-        return self._members
+        return self.attendance.members
 
     def look(self) -> None:
         """Let go of who has left, and take in who has come."""
@@ -263,14 +259,6 @@ class _Federation:
         """Count what was sent to a platform."""
         self._add(platform, down=size)
 
-    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
-        """An exchange's answers, each told."""
-        return self._watched(exchange, round_)
-
-    def note(self, exchange: Exchange, round_: int) -> None:
-        """Count what came of an exchange, by the strategy's report."""
-        self._note(exchange, round_)
-
     def credit(self, receipt: Receipt, *, counted: bool) -> None:
         """Count a platform's masked sum, and the round if its sum came about."""
         rounds = self.tallies[receipt.platform].rounds + counted
@@ -278,13 +266,13 @@ class _Federation:
 
     def _personalise(self) -> None:
         """Let every platform train a model of its own; what comes of it stays there, but for one word."""
-        self._strategy.members = self._members
+        self._strategy.members = self.members
         exchange = self._send(self._strategy.configure_personalise(self.round, record_of(self.adapter), self._grid))
-        self._strategy.aggregate_personalise(self.round, self._watched(exchange, self.round))
+        self._strategy.aggregate_personalise(self.round, self.watched(exchange, self.round))
         answers = self._strategy.report.personalised
         for answer in answers:
             self._add(answer.platform, up=bytes_of(answer), epsilon=answer.epsilon, ledger=answer.ledger, chosen=answer.chosen)
-        self._note(exchange, self.round)
+        self.note(exchange, self.round)
         self._save()
         own = sum(answer.chosen for answer in answers)
         self._say(Kind.PERSONALISED, f"{own} of {len(answers)} platforms go on with a model of their own", tallies=self.tallies)
@@ -295,27 +283,27 @@ class _Federation:
         if messages:
             size = bytes_of(request_from(messages[0].content))  # one record for all
             for message in messages:
-                self._add(self._members[message.metadata.dst_node_id].platform, down=size)
+                self._add(self.members[message.metadata.dst_node_id].platform, down=size)
         return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
 
-    def _watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
+    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
+        """An exchange's answers, each told."""
         for message in exchange.replies():
-            member = self._members.get(message.metadata.src_node_id)
+            member = self.members.get(message.metadata.src_node_id)
             if member is not None:
                 self._say(Kind.ANSWERED, f"{member.platform} answered", platform=member.platform, round_=round_)
             yield message
             del message
 
-    def _note(self, exchange: Exchange, round_: int) -> None:
-        """Put what came of an exchange into the tallies; a platform without budget is not asked again."""
+    def note(self, exchange: Exchange, round_: int) -> None:
+        """Put what came of an exchange into the tallies, by the strategy's report. One without budget is not asked again."""
         report = self._strategy.report
         for receipt in report.updates:
-            rounds = self.tallies[receipt.platform].rounds + 1
-            self._add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
+            self.credit(receipt, counted=True)
         for node, refusal in report.refusals.items():
-            if node not in self._members:
+            if node not in self.members:
                 continue  # it has left already, in an earlier phase of this round
-            name = self._members[node].platform
+            name = self.members[node].platform
             refusals = {**self.tallies[name].refusals, round_: refusal.reason}
             self._add(name, up=bytes_of(refusal), refusals=refusals)
             self._say(Kind.REFUSED, f"{name}: {refusal.reason.value}", platform=name, round_=round_, reason=refusal.reason)
@@ -326,8 +314,8 @@ class _Federation:
         unheard += [(node, Kind.FAILED, f"Flower's error {code}") for node, code in exchange.errors.items()]
         unheard += [(node, Kind.SILENT, "no answer in time") for node in exchange.silent]
         for node, kind, reason in unheard:
-            if node in self._members:
-                name = self._members[node].platform
+            if node in self.members:
+                name = self.members[node].platform
                 self._add(name, failures=self.tallies[name].failures + 1)
                 self._say(kind, f"{name}: {reason}", platform=name, round_=round_)
         if exchange.late:
@@ -342,7 +330,7 @@ class _Federation:
         )
 
     def _gone(self, exchange: Exchange) -> str:
-        names = {node: member.platform for node, member in self._members.items()}
+        names = {node: member.platform for node, member in self.members.items()}
         parts = [f"{names.get(node, node)}: Flower's error {code}" for node, code in exchange.errors.items()]
         parts += [f"{names.get(node, node)}: no answer" for node in exchange.silent]
         parts += [f"{names.get(node, node)}: {refusal.reason.value}" for node, refusal in self._strategy.report.refusals.items()]

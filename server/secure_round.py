@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +14,11 @@ from flwr.serverapp import Grid
 from server.mailbox import MailFolder
 from server.outcome import Kind
 from server.rounds import Exchange
-from shared.catalogues import ROUND as POPULARITY
-from shared.catalogues import Catalogue, Popularity, places
-from shared.durable import write_whole
-from shared.errors import FedfuseError, ProtocolError, StorageError
+from shared.catalogues import POPULARITY, Catalogue, Popularity, places
+from shared.durable import read_checked, write_checked
+from shared.errors import FedfuseError, StorageError
 from shared.messages import Joined
 from shared.secagg.codec import decode, encode
-from shared.secagg.identity import DIGEST
 from shared.settings import Settings
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment
@@ -282,8 +279,7 @@ class SecureRounds:
         self._host.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
 
     def _keep(self, saved: Saved) -> None:
-        data = encode(saved)
-        write_whole(self._path, hashlib.sha256(data).digest() + data)
+        write_checked(self._path, encode(saved))
         self._saved = saved
 
 
@@ -295,11 +291,8 @@ def _catalogue(joined: Joined) -> Catalogue | None:
 
 def _read(path: Path) -> Saved:
     try:
-        raw = path.read_bytes()
-        if hashlib.sha256(raw[DIGEST:]).digest() != raw[:DIGEST]:
-            raise ProtocolError("its checksum differs")
-        return decode(Saved, raw[DIGEST:])
-    except (OSError, FedfuseError) as error:
+        return decode(Saved, read_checked(path))
+    except (OSError, ValueError, FedfuseError) as error:
         raise StorageError(
             f"the secure sum's session cannot be read: {error}",
             where=str(path),

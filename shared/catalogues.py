@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
+from shared.secagg.identity import DIGEST
 
 BOUND = 20
 """Items that one user contributes to a popularity release at most, each 1 / sqrt(BOUND): an L2 norm of at most 1."""
-ROUND = 0
+POPULARITY = 0
 """The round in which popularities are summed, before any is trained."""
-DIGEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)

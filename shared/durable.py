@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import IO
 from shared.errors import StorageError
 
 _BLOCK = 1 << 20
+_SHA256 = 32
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -29,6 +31,25 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         _settle(file)
         draft.replace(path)
         sync_folder(path.parent)
+
+
+def write_checked(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """As `write_whole`, with a checksum before the bytes."""
+    write_whole(path, hashlib.sha256(data).digest() + data, mode=mode)
+
+
+def read_checked(path: Path) -> bytes:
+    """What `write_checked` wrote.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: its checksum differs.
+    """
+    raw = path.read_bytes()
+    data = raw[_SHA256:]
+    if hashlib.sha256(data).digest() != raw[:_SHA256]:
+        raise ValueError("its checksum differs")
+    return data
 
 
 def copy_whole(source: Path, path: Path) -> None:

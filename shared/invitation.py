@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import tomllib
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
@@ -125,7 +126,7 @@ class Invitation(_Document):
         digest = hashlib.sha256(b"fedfuse invitation\n")
         for part in (self.federation, self.address, self.coordinator, self.models, self.authority):
             digest.update(len(part).to_bytes(4, "big") + part.encode())
-        return _grouped(digest.digest())
+        return grouped(digest.digest())
 
 
 class Application(_Document):
@@ -155,7 +156,7 @@ class Application(_Document):
     @property
     def fingerprint(self) -> str:
         """What two people compare: over both keys."""
-        return _grouped(hashlib.sha256(b"fedfuse application\n" + f"{self.node_key}\n{self.identity}".encode()).digest())
+        return grouped(hashlib.sha256(b"fedfuse application\n" + f"{self.node_key}\n{self.identity}".encode()).digest())
 
     @model_validator(mode="after")
     def _proved(self) -> Application:
@@ -186,10 +187,44 @@ def parse_application(text: str | bytes, *, where: str) -> Application:
     return Application._parse(text, where=where, what="a platform's application")
 
 
+def read_invitation(path: Path) -> Invitation:
+    """The invitation in a file.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    return parse_invitation(read_whole(path, do="name the file with the invitation"), where=str(path))
+
+
+def read_application(path: Path) -> Application:
+    """The application in a file.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    return parse_application(read_whole(path, do="name the platform's application.toml"), where=str(path))
+
+
+def read_whole(path: Path, *, do: str) -> bytes:
+    """A small file's bytes.
+
+    Args:
+        do: What the person who named it is told where it cannot be read.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path), do=do) from None
+
+
 def _content(federation: str, platform: str, node_key: str) -> bytes:
     return _DOMAIN + b"\n".join(part.encode() for part in (federation, platform, node_key))
 
 
-def _grouped(digest: bytes) -> str:
+def grouped(digest: bytes) -> str:
+    """The first 128 bits of a digest, as two people compare them."""
     text = digest.hex()[:32]
     return "-".join(text[at : at + 4] for at in range(0, len(text), 4))

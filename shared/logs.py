@@ -95,6 +95,11 @@ def configure(
         theirs.propagate = True
 
 
+def configure_as_told(room: str, *, flower: bool = False) -> None:
+    """As `configure`, in a process that a person or systemd started: what the environment says, else text."""
+    configure(room, form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"), flower=flower)
+
+
 def configure_from_environment(room: str, *, platform: str = "") -> None:
     """As `configure`, in a process that Flower started, if whoever started Flower asked for it (`environment`)."""
     if os.environ.get(FORMAT):

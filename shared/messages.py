@@ -209,21 +209,34 @@ class Joined(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update(_Message):
-    """The platform's noised change of the adapter in one round (platform minus global)."""
+class Released(_Message):
+    """What every answer says that was made from rows, and charged where it is private.
 
-    kind: ClassVar[str] = "update"
+    Args:
+        users: Declared number of users.
+        epsilon: What the platform has spent by now.
+        ledger: SHA-256 of the ledger's last line; empty without a charge.
+        seconds: What it took, in tenths.
+    """
+
     platform: str
     round: int
     users: int
     epsilon: float
     ledger: str
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Released):
+    """The platform's noised change of the adapter in one round (platform minus global)."""
+
+    kind: ClassVar[str] = "update"
     change: Arrays = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summed(_Message):
+class Summed(Released):
     """The platform's sum of clipped gradients (in round 0, its counts) with its share of the noise, under masks.
 
     Args:
@@ -231,12 +244,6 @@ class Summed(_Message):
     """
 
     kind: ClassVar[str] = "summed"
-    platform: str
-    round: int
-    users: int
-    epsilon: float
-    ledger: str
-    seconds: float
     body: bytes = field(repr=False)
 
 
@@ -256,25 +263,19 @@ class Secured(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics(_Message):
+class Metrics(Released):
     """Ranking quality on held-out interactions; exact only in a simulation, else noised and charged."""
 
     kind: ClassVar[str] = "metrics"
-    platform: str
-    round: int
     label: Label
-    users: int
     ndcg: float
     hr: float
     auc: float
     exact: bool
-    epsilon: float
-    ledger: str
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Personalised(_Message):
+class Personalised(Released):
     """The platform has personalised the model, or has kept the global one.
 
     Args:
@@ -282,13 +283,7 @@ class Personalised(_Message):
     """
 
     kind: ClassVar[str] = "personalised"
-    platform: str
-    round: int
-    users: int
     chosen: bool
-    epsilon: float
-    ledger: str
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -458,6 +453,7 @@ __all__ = [
     "Phase",
     "Reason",
     "Refusal",
+    "Released",
     "Request",
     "Secure",
     "Secured",

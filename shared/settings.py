@@ -179,9 +179,14 @@ class Settings(_Frozen):
         return self.privacy.noise == "distributed"
 
     @property
+    def round_steps(self) -> int:
+        """Private steps of one round, per platform."""
+        return 1 if self.distributed else self.training.local_steps
+
+    @property
     def steps(self) -> int:
         """Private steps of the whole run, per platform."""
-        return self.rounds * (1 if self.distributed else self.training.local_steps)
+        return self.rounds * self.round_steps
 
 
 def _is_secure_sum(strategy: str) -> bool:

@@ -5,9 +5,11 @@ The format allows 100 MB of it, which become objects many times that size; a mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -18,6 +20,13 @@ MAX_CONTENTS = 1 << 22
 """Bytes of a table of contents."""
 MAX_BYTES = 1 << 30
 """Bytes of a file of tensors."""
+
+
+class Hash(Protocol):
+    """A running digest, as `hashlib` makes it."""
+
+    def update(self, data: Any, /) -> None:
+        """Take bytes in."""
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -49,6 +58,14 @@ def parse_tensors(data: bytes, *, where: str) -> dict[str, NDArray[Any]]:
         return dict(load(data))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"holds no tensors ({type(error).__name__})", where=where, do="get the file again") from None
+
+
+def feed(sha: Hash, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Put named arrays into a digest: safetensors has no checksum, and a flipped bit of a weight is still a number."""
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        sha.update(f"|{name}|{value.dtype}|{arrays[name].shape}|".encode())
+        sha.update(value.data)
 
 
 def require_contents(head: bytes, *, where: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from shared.assignments import values_of
 from shared.errors import InputError
 from shared.settings import Settings, build
 
@@ -121,36 +121,10 @@ def settings_from(config: Path | None, assignments: list[str]) -> Settings:
     Raises:
         InputError: the file cannot be read, or a key or a value is wrong.
     """
-    import tomllib
-
-    values: dict[str, Any] = {}
-    if config is not None:
-        try:
-            values = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"the settings cannot be read ({error})", where=str(config), do="give a TOML file") from None
-        values = values.get("settings", values)
-    for assignment in assignments:
-        key, equals, raw = assignment.partition("=")
-        if not equals:
-            raise InputError(f"{assignment!r} is not key=value", where="--set", do="write --set training.clip=0.5")
-        *tables, leaf = key.strip().split(".")
-        place = values
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise InputError(f"{key!r} is no setting", where="--set", do="write --set training.clip=0.5")
-        place[leaf] = _value(raw.strip())
+    values = values_of(config, assignments)
     values["simulation"] = True
     privacy = values.setdefault("privacy", {})
     if isinstance(privacy, dict):
         # A simulation repeats itself exactly; a deployed platform refuses seeded noise.
         privacy.setdefault("generator", "seeded")
     return build(values, where=str(config) if config else "the options")
-
-
-def _value(raw: str) -> Any:
-    try:
-        return json.loads(raw)
-    except ValueError:
-        return raw

@@ -54,6 +54,7 @@ __all__ = [
     "Receipt",
     "Report",
     "adapter_from",
+    "receipt_of",
     "record_of",
 ]
 

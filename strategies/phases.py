@@ -10,8 +10,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.adapter import trained
 from shared.agreement import Agreement, number_of
-from shared.catalogues import ROUND as POPULARITY
-from shared.catalogues import Popularity, Taken, places
+from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.messages import (
@@ -24,7 +23,6 @@ from shared.messages import (
     Sum,
     Summed,
     answer_from,
-    bytes_of,
     record_of_bytes,
     to_record,
 )
@@ -32,7 +30,7 @@ from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame
 from strategies.averaging import Change
-from strategies.base import AdapterStrategy, Drop, Member, Receipt, Report
+from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
 from strategies.coordinator import Abandoned, Coordinator
 from strategies.masked_sum import Round
 from strategies.optimizers import Adapter
@@ -170,16 +168,7 @@ class Phases:
                 if answer.round != self._server_round or answer.users != member.users:
                     raise ProtocolError(f"answers round {answer.round} for {answer.users} users")
                 self.work.masked(number, decode(secagg.Masked, answer.body))
-                self.report.updates.append(
-                    Receipt(
-                        platform=answer.platform,
-                        users=answer.users,
-                        epsilon=answer.epsilon,
-                        ledger=answer.ledger,
-                        seconds=answer.seconds,
-                        bytes=bytes_of(answer),
-                    )
-                )
+                self.report.updates.append(receipt_of(answer))
             del answer
 
     def confirm(self) -> Iterator[Message]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import ProtocolError
-from shared.messages import Metrics, Personalised, Refusal, Update, bytes_of
+from shared.messages import Metrics, Personalised, Refusal, Summed, Update, bytes_of
 
 
 class NoUpdate(ProtocolError):
@@ -62,8 +62,8 @@ class Report:
     drops: list[Drop] = field(default_factory=list)
 
 
-def receipt_of(update: Update) -> Receipt:
-    """The receipt of an update."""
+def receipt_of(update: Update | Summed) -> Receipt:
+    """The receipt of an update, or of a masked sum."""
     return Receipt(
         platform=update.platform,
         users=update.users,

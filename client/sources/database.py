@@ -49,6 +49,11 @@ def shown(url: str) -> str:
         return "the source's url"
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of what the database's driver says, which may quote a row: for a person at a terminal alone."""
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextmanager
 def _result(how: Reading, url: str, where: str) -> Iterator[sql.CursorResult[tuple[object, ...]]]:
     engine = _engine(url, where)
@@ -57,10 +62,8 @@ def _result(how: Reading, url: str, where: str) -> Iterator[sql.CursorResult[tup
         with engine.connect().execution_options(stream_results=True) as connection:
             yield connection.execute(_query(how.query) if how.query else _table(how.table or ""))
     except SQLAlchemyError as error:
-        reason = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(
-            "the database refused", where=where, do="check 'url', 'table' and 'query' in the platform file", quote=reason
-        ) from None
+        do = "check 'url', 'table' and 'query' in the platform file"
+        raise InputError("the database refused", where=where, do=do, quote=reason_of(error)) from None
     finally:
         engine.dispose()
 

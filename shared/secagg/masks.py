@@ -96,22 +96,20 @@ class Masks:
                 np.add(part, words, out=part)
 
 
-def add_mask(total: NDArray[np.uint32], key: bytes, *, subtract: bool = False) -> None:
-    """Add one key's stream to the whole of `total` in place, or take it away.
+def add_masks(total: NDArray[np.uint32], keys: Iterable[tuple[bytes, bool]]) -> None:
+    """Add each key's stream to the whole of `total` in place, or take it away.
+
+    Args:
+        keys: Each with whether it is taken away.
 
     >>> total = np.arange(5, dtype=np.uint32)
-    >>> add_mask(total, bytes(32))
+    >>> add_masks(total, [(bytes(32), False)])
     >>> total[:2].tolist()  # the counter mode of zeros under the key of zeros begins dc95c078 a2408989
     [2025887196, 2307473571]
-    >>> add_mask(total, bytes(32), subtract=True)
+    >>> add_masks(total, [(bytes(32), True)])
     >>> total.tolist()
     [0, 1, 2, 3, 4]
     """
-    add_masks(total, [(key, subtract)])
-
-
-def add_masks(total: NDArray[np.uint32], keys: Iterable[tuple[bytes, bool]]) -> None:
-    """The same for several keys; each says whether it is taken away."""
     waiting = iter(keys)
     while some := list(islice(waiting, _TOGETHER)):
         masks = Masks(some)

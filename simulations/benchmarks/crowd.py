@@ -160,14 +160,7 @@ def measure(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
 
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
-    messenger = Messenger(
-        folder=str(place.node),
-        address=f"127.0.0.1:{port}",
-        socket=str(place.socket),
-        authority=str(place.authority),
-        key=str(place.node_key),
-        trusted=str(place.trusted),
-    )
+    messenger = Messenger.of(place, address=f"127.0.0.1:{port}")
     words = [sys.executable, "-m", "client.node", messenger.paced(pace).text(), "caged"]
     # As one machine has to stand all of them, they look for new tasks less often than they would on machines of their own.
     given = {**local.environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.5"}

@@ -38,6 +38,7 @@ from client.platform import Platform, fingerprint, prepare
 from client.platform_file import load
 from shared.errors import InputError, NoisyPlan
 from shared.settings import Settings
+from simulations.benchmarks.spread import spread
 from simulations.benchmarks.sweep import read
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate
@@ -174,9 +175,7 @@ def table_of(found: Mapping[tuple[int, str, str, str], Sequence[float]]) -> Tabl
     for method, epsilon in sorted({(method, epsilon) for _, method, epsilon, _ in found}, key=_order):
         row = []
         for domain, parts in columns:
-            values = found.get((parts, method, epsilon, domain), [])
-            spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-            row.append(f"{statistics.median(values):.3f}{spread}" if values else "")
+            row.append(spread(found.get((parts, method, epsilon, domain), [])))
         table.add_row(method, epsilon, *row)
     return table
 

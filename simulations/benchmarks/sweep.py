@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from client.platform import Platform, fingerprint, prepare
 from client.platform_file import PlatformFile, load
 from shared.errors import PrivacyError
 from shared.settings import Settings
+from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate
 from simulations.worlds.world import open_world
@@ -112,11 +112,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> Table:
         for column in columns:
             own = [r for r in results if (str(r["platform"]), str(r["epsilon"])) == column and tuple(r["settings"]) == settings]
             values = [float(r["ndcg"]) for r in own if r["ndcg"] is not None]
-            if values:
-                spread = f" ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else ""
-                row.append(f"{statistics.median(values):.3f}{spread}")
-            else:
-                row.append("noise" if own else "")
+            row.append(spread(values) or ("noise" if own else ""))
         table.add_row(" ".join(settings) or "base", *row)
     return table
 

@@ -23,11 +23,19 @@ class Toy:
     """A two-tower of tiny parts with every kind of trainable tensor."""
 
     def __init__(
-        self, backbone: str, *, rows: int, length: int, fusion: str = "attention", targets: str = "query,value", seed: int = 0
+        self,
+        backbone: str,
+        *,
+        rows: int,
+        length: int,
+        fusion: str = "attention",
+        targets: str = "query,value",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         random = np.random.default_rng(seed)
         model = ModelSettings(backbone=backbone, rank=2, layers=2, targets=targets, fusion=fusion)  # type: ignore[arg-type]
-        self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=torch.float32)
+        self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=dtype)
         self.towers = Towers(self.encoder, fusion_named(fusion))
         layout = layout_of(self.encoder.backbone.shape, model)
         self.parameters: dict[str, Tensor] = {

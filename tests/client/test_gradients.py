@@ -48,7 +48,9 @@ def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
     seed=st.integers(0, 99),
 )
 def test_against_plain_autograd(make_toy: Make, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
-    toy = make_toy(rows=rows, length=length, fusion=fusion, targets=",".join(TARGETS) if every else "query,value", seed=seed)
+    targets = ",".join(TARGETS) if every else "query,value"
+    # In float32 attention alone is off by up to 1e-3 in such a random model, on either road.
+    toy = make_toy(rows=rows, length=length, fusion=fusion, targets=targets, seed=seed, dtype=torch.float64)
     names = list(toy.parameters)
     found = per_user(toy.losses(), toy.parameters, rows)
     for row, expected in enumerate(toy.one_by_one(names)):

@@ -13,39 +13,22 @@ import torch
 
 from client.gradients import per_user
 from client.part import Part
-from client.platform_file import load
 from client.state import load_memory, save_memory
-from client.worker import Worker
 from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
 from shared.core import core_factors
 from shared.errors import InputError, PrivacyError, ProtocolError
 from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update, to_record
 from shared.settings import Settings
+from tests.client.asking import Asking
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
 CANARY = 1234.5678
 
 
-class Bench:
-    """A worker, and everything that ever left it."""
-
-    def __init__(self, path: Path, settings: Settings, root: Path) -> None:
-        self.path, self.settings, self.root, self.left = path, settings, root, list[Answer]()
-        self.worker = self.open()
-
-    def open(self) -> Worker:
-        ledger = self.root / "ledger.jsonl"
-        return Worker(load(self.path), state=self.root / "state", ledger=ledger, simulation=True, device=torch.device("cpu"))
-
-    def restart(self) -> None:
-        self.worker.close()
-        self.worker = self.open()
-
-    def ask(self, kind: type[Any], **values: Any) -> Any:
-        self.left.append(self.worker.handle(kind(run="run-1", settings=self.settings, **values)))
-        return self.left[-1]
+class Bench(Asking):
+    """A worker that trains and evaluates."""
 
     def train(self, round_: int, factors: Factors, adapter: Any = None) -> Any:
         return self.ask(Train, round=round_, factors=factors, adapter=initial(self.settings) if adapter is None else adapter)
@@ -53,10 +36,6 @@ class Bench:
     def evaluate(self, adapter: Any = None) -> Any:
         adapter = initial(self.settings) if adapter is None else adapter
         return self.ask(Evaluate, round=0, label=Label.FEDERATED, adapter=adapter)
-
-    @property
-    def memory(self) -> Path:
-        return self.root / "state" / "runs" / "run-1.safetensors"
 
 
 @pytest.fixture

@@ -20,13 +20,11 @@ from client.personal import CONFIDENCE, begun, flattened, plan_personal, reserve
 from client.platform_file import load
 from client.recommend import recommend
 from client.state import load_memory, save_memory
-from client.worker import Worker
 from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of
 from shared.encoder import Batch, Encoder
 from shared.ledger import Entry, read
 from shared.messages import (
-    Answer,
     Evaluate,
     Factors,
     Join,
@@ -45,6 +43,7 @@ from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
 from shared.scheme import scheme_of
 from shared.settings import Settings
+from tests.client.asking import Asking
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -227,27 +226,12 @@ def _maps(arrays: Any) -> set[str]:
     return {name.rpartition(".")[0] for name in arrays}
 
 
-class Bench:
-    """A worker that has done its rounds, and everything that ever left it."""
+class Bench(Asking):
+    """A worker that does its rounds, and then personalises."""
 
     def __init__(self, path: Path, settings: Settings, root: Path) -> None:
-        self.path, self.settings, self.root, self.left = path, settings, root, list[Answer]()
-        self.ledger, self.worker = root / "ledger.jsonl", self.open()
+        super().__init__(path, settings, root)
         self.adapter = initial(settings)
-
-    def open(self) -> Worker:
-        state = self.root / "state"
-        return Worker(
-            load(self.path), state=state, ledger=self.root / "ledger.jsonl", simulation=True, device=torch.device("cpu")
-        )
-
-    def restart(self) -> None:
-        self.worker.close()
-        self.worker = self.open()
-
-    def ask(self, kind: type[Any], **values: Any) -> Any:
-        self.left.append(self.worker.handle(kind(run="run-1", settings=self.settings, **values)))
-        return self.left[-1]
 
     def rounds(self) -> None:
         assert isinstance(self.ask(Join), Joined), self.worker.failure
@@ -265,10 +249,6 @@ class Bench:
 
     def entries(self) -> list[tuple[str, int]]:
         return [(str(entry.kind), entry.round) for entry in read(self.ledger).entries]
-
-    @property
-    def memory(self) -> Path:
-        return self.root / "state" / "runs" / "run-1.safetensors"
 
 
 @pytest.fixture

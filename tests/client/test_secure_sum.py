@@ -134,7 +134,7 @@ def test_what_could_not_be_written_is_not_said(federation: Federation, monkeypat
         raise StorageError("cannot be written: No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(secure_sum, "write_whole", full)
+        patched.setattr(secure_sum, "write_checked", full)
         with pytest.raises(StorageError):
             federation.sum(work, "p0", words)
     assert federation.path("p0").read_bytes() == before

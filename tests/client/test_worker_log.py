@@ -26,7 +26,7 @@ from client.worker import Worker
 from shared.adapter import initial
 from shared.errors import InputError, PrivacyError
 from shared.logs import configure
-from shared.messages import Answer, Evaluate, Factors, Join, Label, Refusal, Request, Train, to_record
+from shared.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train, to_record
 from shared.settings import Settings
 
 Write = Callable[..., Path]
@@ -252,3 +252,16 @@ class TestMetrics:
         text = generate_latest(registry).decode()
         assert not [canary for canary in CANARIES if canary in text]
         assert " 30.0" not in text  # the true number of users; 977 is declared
+
+    def test_counts_popularities_as_no_step(self, tiny_settings: Make, tmp_path: Path) -> None:
+        registry = CollectorRegistry()
+        metrics = WorkerMetrics(registry, state=tmp_path, budget=50.0)
+        settings = tiny_settings(strategy="secure-sum", privacy={"noise": "distributed"})
+        told = {"run": "run-1", "platform": "shop", "users": 9, "ledger": "", "seconds": 0.1, "body": b""}
+        metrics(Count(run="run-1", settings=settings, body=b""), Summed(round=0, epsilon=0.5, **told), 0.1)
+        assert registry.get_sample_value("fedfuse_steps_total") == 0
+        assert registry.get_sample_value("fedfuse_epsilon_spent") == 0.5
+        adapter = initial(settings)
+        request = Sum(run="run-1", settings=settings, round=1, factors=Factors.BOTH, adapter=adapter, body=b"")
+        metrics(request, Summed(round=1, epsilon=0.6, **told), 0.1)
+        assert registry.get_sample_value("fedfuse_steps_total") == 1  # whatever local_steps says

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from server.control import Control, Unreachable
 from server.coordinator import open_coordinator
 from server.status import status_of
+from simulations.local import free_ports
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
@@ -200,18 +200,6 @@ def until(
         if time.monotonic() > end:
             pytest.fail(f"after {seconds:g} s not: {what}\n{logs()}")
         time.sleep(every)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> Path:

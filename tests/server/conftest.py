@@ -7,7 +7,7 @@ import http.server
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.outcome import Tally
+from client import link
+from client.app import app
+from server.federation import run_federation
+from server.outcome import Outcome, Tally
 from server.publication import publish_adapter
 from server.signing import Signer, load_signer, make_key_pair
 from shared.adapter import layout_of
 from shared.backbone import shape_of
 from shared.messages import Joined, Label, Metrics
 from shared.settings import Settings
+from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]
 
@@ -178,3 +182,31 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     core.GCSFileSystem.clear_instance_cache()
     server.close()
     assert looked == []  # even if a library has kept quiet about it
+
+
+@pytest.fixture
+def run_linked(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
+    """Runs a federation of platforms in this process, each behind Flower's ClientApp; `out` is a folder of the test's own."""
+    keys: list[str] = []
+
+    def run(platforms: Sequence[Any], settings: Settings, *, out: str = "run", **more: Any) -> Outcome:
+        nodes = {}
+        for number, platform in enumerate(platforms, start=2):
+            key = f"{len(keys)}-{platform.name}"
+            keys.append(key)
+            link.register(key, link.Direct(platform))
+            nodes[number] = {"link": key}
+        with InProcessGrid(app=app, nodes=nodes) as grid:
+            return run_federation(
+                grid=grid,
+                settings=settings,
+                run="run",
+                out=tmp_path / out,
+                nodes=len(nodes),
+                export=lambda adapter, settings, folder: (folder / "model.txt").write_text("x") and None,
+                **more,
+            )
+
+    yield run
+    for key in keys:
+        link.forget(key)

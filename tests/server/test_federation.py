@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client import link
-from client.app import app
 from server.checkpoint import load_checkpoint, run_of
-from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
 from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
 from shared.errors import FedfuseError, InputError, ProtocolError, StorageError
 from shared.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
 from shared.settings import Settings
-from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]
 
@@ -82,32 +78,12 @@ class Scripted:
 
 
 @pytest.fixture
-def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
-    keys: list[str] = []
-
+def federate(tiny_settings: Make, run_linked: Callable[..., Outcome]) -> Callable[..., Outcome]:
     def run(*platforms: Scripted, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
         settings = tiny_settings(**{"rounds": 3, "reply_timeout": 20.0, **over})
-        nodes = {}
-        for number, platform in enumerate(platforms, start=2):
-            key = f"{len(keys)}-{platform.name}"
-            keys.append(key)
-            link.register(key, link.Direct(platform))
-            nodes[number] = {"link": key}
-        with InProcessGrid(app=app, nodes=nodes) as grid:
-            return run_federation(
-                grid=grid,
-                settings=settings,
-                run="run",
-                out=tmp_path / out,
-                nodes=len(nodes),
-                events=events,
-                resume=resume,
-                export=lambda adapter, settings, folder: (folder / "model.txt").write_text("x") and None,
-            )
+        return run_linked(platforms, settings, out=out, events=events, resume=resume)
 
-    yield run
-    for key in keys:
-        link.forget(key)
+    return run
 
 
 def moved(outcome: Outcome, settings: Settings) -> float:

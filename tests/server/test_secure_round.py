@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import link
-from client.app import app
 from client.secure_sum import Register, SecureSum, identity_of
-from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
@@ -36,7 +33,6 @@ from shared.messages import (
     Train,
 )
 from shared.settings import Settings
-from simulations.grid import InProcessGrid
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
 
@@ -152,39 +148,16 @@ def several(make: Callable[..., Platform]) -> Callable[..., list[Platform]]:
 
 
 @pytest.fixture
-def federate(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
-    keys: list[str] = []
+def federate(tiny_settings: Make, run_linked: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     # One plain step: what the sum came to can be read off the adapter.
-    patch = pytest.MonkeyPatch()
-    patch.setattr("os.fsync", lambda descriptor: None)  # nothing here outlives a power cut
-    patch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # nothing here outlives a power cut
+    monkeypatch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
 
     def run(*platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
         values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
-        settings = tiny_settings(**{**values, **over})
-        nodes = {}
-        for number, platform in enumerate(platforms, start=2):
-            key = f"{len(keys)}-{platform.name}"
-            keys.append(key)
-            link.register(key, link.Direct(platform))
-            nodes[number] = {"link": key}
-        with InProcessGrid(app=app, nodes=nodes) as grid:
-            return run_federation(
-                grid=grid,
-                settings=settings,
-                run="run",
-                out=tmp_path / out,
-                nodes=len(nodes),
-                events=events,
-                resume=resume,
-                wait=0.2,
-                export=lambda adapter, settings, folder: (folder / "model.txt").write_text("x") and None,
-            )
+        return run_linked(platforms, tiny_settings(**{**values, **over}), out=out, events=events, resume=resume, wait=0.2)
 
-    yield run
-    patch.undo()
-    for key in keys:
-        link.forget(key)
+    return run
 
 
 def step(platforms: list[Platform], round_: int, *, rate: float = 0.5) -> float:

@@ -17,7 +17,7 @@ from client.enrolment import Dealing
 from client.participant import Active
 from shared.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity
-from shared.secagg.masks import Frame, add_mask, agree, derive
+from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked
 from shared.secagg.roster import Entry, Keys, Roster, Session
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
@@ -143,7 +143,7 @@ class Server:
             # Each mask that stays is named by its key's two ends and its session.
             left[number] = set() if seed else {frozenset((number,))}
             if seed:
-                add_mask(total, derive(seed, salt=session.digest, info=frame.self(number)), subtract=True)
+                add_masks(total, [(derive(seed, salt=session.digest, info=frame.self(number)), True)])
             for other in session.partners(number):
                 own, theirs = keys[number], keys[other]
                 if own is None and theirs is None:
@@ -155,7 +155,7 @@ class Server:
                 common = agree(
                     X25519PrivateKey.from_private_bytes(ends[0]), public, salt=session.digest, info=frame.pair(number, other)
                 )
-                add_mask(total, common, subtract=number < other)
+                add_masks(total, [(common, number < other)])
             vectors[number] = total
         return [part for part in _parts(left) if self._is_sum(part, vectors)]
 
@@ -408,8 +408,8 @@ class TestReplacedKeys:
         frame = Frame(round=1, length=5, bits=20)
         for other in (1, 2):
             mine = made.coordinator.adverts[0].keys.mask(1)
-            add_mask(total, agree(private[other], mine, salt=active.session.digest, info=frame.pair(0, other)), subtract=True)
-        add_mask(total, derive(active.secrets[32:64], salt=active.session.digest, info=frame.self(0)), subtract=True)
+            add_masks(total, [(agree(private[other], mine, salt=active.session.digest, info=frame.pair(0, other)), True)])
+        add_masks(total, [(derive(active.secrets[32:64], salt=active.session.digest, info=frame.self(0)), True)])
         np.testing.assert_array_equal(total & np.uint32((1 << 20) - 1), made.vectors[0])
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ProtocolError
-from shared.secagg.masks import Frame, add_mask, agree, derive
+from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.words import add_packed, pack, packed_size, unpack
 
 
@@ -74,12 +74,12 @@ def test_the_uplink_at_fifty_platforms() -> None:
 def test_a_mask_is_the_counter_mode_of_its_key(length: int) -> None:
     key = os.urandom(32)
     total = np.full(length, 7, np.uint32)
-    add_mask(total, key)
+    add_masks(total, [(key, False)])
     wanted = np.frombuffer(
         Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(4 * length)), "<u4"
     ) + np.uint32(7)
     np.testing.assert_array_equal(total, wanted)
-    add_mask(total, key, subtract=True)
+    add_masks(total, [(key, True)])
     assert (total == 7).all()
 
 
