@@ -132,10 +132,13 @@ def domain_of(platform: str) -> str:
 
 
 def scores(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str, str], list[float]]:
-    """(parts, method, epsilon, domain) -> NDCG@10 of every seed; method "before" and epsilon "" is the untrained model."""
+    """(parts, method, epsilon, domain) -> NDCG@10 of every seed; none where the plan was refused as noise.
+
+    Method "before" and epsilon "" is the untrained model, with the popularities that the secure sum pooled where it was run.
+    """
     parts_of: dict[tuple[int, str, str, int], dict[str, tuple[float, float]]] = {}
     before: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
-    for result in results:
+    for result in sorted(results, key=lambda result: bool(result["method"] == SECURE)):
         at = (int(result["parts"]), str(result["method"]), str(result["epsilon"]), int(result["seed"]))
         held = parts_of.setdefault(at, {})
         for name, score in result["scores"].items():
@@ -147,13 +150,14 @@ def scores(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str, st
     for (parts, method, epsilon, seed), held in sorted(parts_of.items()):
         untrained = before.get((parts, seed), {})
         for domain in sorted({domain_of(name) for name in untrained}):
-            # A part that was refused as noise has what it had before. One that is merely not yet run is no result.
             names = [name for name in untrained if domain_of(name) == domain]
             missing = [name for name in names if name not in held]
-            if missing and not _refused(results, parts, method, epsilon, seed, missing):
+            if missing:
+                # One that was refused is told; one that is merely not yet run is no result.
+                if _refused(results, parts, method, epsilon, seed, missing):
+                    found.setdefault((parts, method, epsilon, domain), [])
                 continue
-            pairs = [held.get(name, untrained[name]) for name in names]
-            mean = sum(ndcg * users for ndcg, users in pairs) / sum(users for _, users in pairs)
+            mean = sum(held[name][0] * held[name][1] for name in names) / sum(held[name][1] for name in names)
             found.setdefault((parts, method, epsilon, domain), []).append(mean)
     return found
 
@@ -175,7 +179,8 @@ def table_of(found: Mapping[tuple[int, str, str, str], Sequence[float]]) -> Tabl
     for method, epsilon in sorted({(method, epsilon) for _, method, epsilon, _ in found}, key=_order):
         row = []
         for domain, parts in columns:
-            row.append(spread(found.get((parts, method, epsilon, domain), [])))
+            values = found.get((parts, method, epsilon, domain))
+            row.append("" if values is None else spread(values) or "noise")
         table.add_row(method, epsilon, *row)
     return table
 
@@ -189,7 +194,7 @@ def verdicts(found: Mapping[tuple[int, str, str, str], Sequence[float]]) -> list
     judged = []
     for (parts, method, epsilon, domain), values in sorted(found.items()):
         whole, alone = found.get((1, SECURE, epsilon, domain)), found.get((parts, ALONE, epsilon, domain))
-        if method != SECURE or parts == 1 or not whole:
+        if method != SECURE or parts == 1 or not whole or not values:
             continue
         own = statistics.median(values)
         kept = own / statistics.median(whole)
@@ -222,7 +227,9 @@ def plot(found: Mapping[tuple[int, str, str, str], Sequence[float]], path: Path)
     for panel, domain in zip(panels[0], domains, strict=True):
         for method, epsilon in lines:
             points = sorted(
-                (parts, values) for (parts, *line, of), values in found.items() if (*line, of) == (method, epsilon, domain)
+                (parts, values)
+                for (parts, *line, of), values in found.items()
+                if values and (*line, of) == (method, epsilon, domain)
             )
             middle = [statistics.median(values) for _, values in points]
             reach = [[m - min(v) for m, (_, v) in zip(middle, points, strict=True)]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from shared.errors import InputError
 from simulations.benchmarks import federation
@@ -35,14 +37,27 @@ def test_a_domain_is_the_mean_of_its_parts_weighted_by_users() -> None:
     assert found[2, "before", "", "shop"] == pytest.approx([0.1, 0.1])
 
 
-def test_a_part_that_was_refused_keeps_what_it_had_and_one_not_yet_run_is_no_result() -> None:
+def test_what_was_refused_as_noise_is_told_and_what_is_not_yet_run_is_no_result() -> None:
     together = line(2, SECURE, {"shop-1": 0.2, "shop-2": 0.5})
     first = line(2, ALONE, {"shop-1": 0.4}, platform="shop-1")
     assert (2, ALONE, "8", "shop") not in scores([together, first])
     refused = line(2, ALONE, {}, platform="shop-2", refused="the planned update would be noise")
-    assert scores([together, first, refused])[2, ALONE, "8", "shop"] == pytest.approx([(0.4 + 2 * 0.1) / 3])
+    assert scores([together, first, refused])[2, ALONE, "8", "shop"] == []
     everybody = line(2, AVERAGED, {}, refused="the planned update would be noise")
-    assert scores([together, everybody])[2, AVERAGED, "8", "shop"] == pytest.approx([0.1])
+    found = scores([together, everybody])
+    assert found[2, AVERAGED, "8", "shop"] == []
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table_of(found))
+    assert console.export_text().count("noise") == 1
+
+
+def test_before_is_with_the_popularities_of_the_secure_sum() -> None:
+    own = line(2, AVERAGED, {"shop-1": 0.2, "shop-2": 0.5})
+    pooled = line(2, SECURE, {"shop-1": 0.2, "shop-2": 0.5})
+    for score in pooled["scores"].values():
+        score["before"] = 0.3
+    for lines in ([own, pooled], [pooled, own]):
+        assert scores(lines)[2, "before", "", "shop"] == pytest.approx([0.3])
 
 
 @pytest.mark.parametrize(("ndcg", "alone", "ok"), [(0.196, 0.15, True), (0.193, 0.15, False), (0.2, 0.21, False)])
