@@ -25,12 +25,13 @@ class Standing(StrEnum):
 
     def explained(self, *, version: str = "", minimum: str = "") -> str:
         """One sentence for a person."""
+        needed = f"at least {minimum}" if minimum else "a newer one"
         return {
             Standing.WELCOME: "it is welcome",
             Standing.UNKNOWN: "the coordinator does not know this platform's key",
             Standing.REVOKED: "the coordinator has revoked this platform",
             Standing.CLOCK: "the platform's clock is too far from the coordinator's",
-            Standing.OUTDATED: f"fedfuse {version or 'of the platform'} is too old: {minimum or 'a newer one'} is needed",
+            Standing.OUTDATED: f"fedfuse {version or 'of the platform'} is too old, {needed} is needed",
             Standing.PRESENT: "a client of this platform is connected already, or was a moment ago",
             Standing.UNSIGNED: "the request is not signed by the key that it names",
         }[self]
