@@ -119,7 +119,17 @@ class Seeded:
     @contextlib.contextmanager
     def held(self, name: str) -> Iterator[None]:
         """That platform answers nothing meanwhile, so that no round ends."""
-        hold = self.trace(name).with_suffix(".hold")
+        with self._while_there(self.trace(name).with_suffix(".hold")):
+            yield
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """That platform's worker stops meanwhile in the middle of its training: charged, and nothing remembered."""
+        with self._while_there(self.trace(name).with_suffix(".pause")):
+            yield
+
+    @contextlib.contextmanager
+    def _while_there(self, hold: Path) -> Iterator[None]:
         hold.touch()
         try:
             yield

@@ -3,7 +3,8 @@
     python -m tests.deploy.seeded_worker PLATFORM_FILE STATE SOCKET TRACE SECONDS [HOSTILE]
 
 It says in TRACE when it begins and ends a request, and waits SECONDS before each, so that a test can strike in between; and as
-long as there is a file TRACE with the suffix `.hold`.
+long as there is a file TRACE with the suffix `.hold`. It also says when a step of training is done, after the charge and before
+anything is remembered, and stays there as long as there is one with the suffix `.pause`.
 HOSTILE spoils the updates of round 2.
 """
 
@@ -31,21 +32,31 @@ torch.set_num_threads(1)
 class Traced:
     """Tells what the worker is doing, and takes its time."""
 
-    def __init__(self, worker: Worker, trace: Path, seconds: float, hostile: str) -> None:
-        self._worker, self._trace, self._seconds, self._hostile = worker, trace, seconds, hostile
+    def __init__(self, trace: Path, seconds: float, hostile: str) -> None:
+        self._trace, self._seconds, self._hostile = trace, seconds, hostile
+        self.worker: Worker
+        self._now: Request
 
     @property
     def name(self) -> str:
-        return self._worker.name
+        return self.worker.name
 
     def handle(self, request: Request, warrant: str = "") -> Answer:
+        self._now = request
         self._say("begin", request)
         time.sleep(self._seconds)
         while self._trace.with_suffix(".hold").exists():
             time.sleep(0.05)
-        answer = self._worker.handle(request, warrant)
+        answer = self.worker.handle(request, warrant)
         self._say("end", request, answer=answer.kind)
         return self._spoiled(answer) if isinstance(request, Train) and request.round == 2 else answer
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """What the worker tells of its work."""
+        if what == "training":
+            self._say("step", self._now)
+            while self._trace.with_suffix(".pause").exists():
+                time.sleep(0.05)
 
     def _say(self, what: str, request: Request, **more: str) -> None:
         line = {"what": what, "kind": request.kind, "round": getattr(request, "round", 0), "time": time.time(), **more}
@@ -68,15 +79,16 @@ class Traced:
 def main() -> None:
     file, state, socket, trace, seconds = sys.argv[1:6]
     platform = load(file)
-    worker = Worker(
+    traced = Traced(Path(trace), float(seconds), sys.argv[6] if len(sys.argv) > 6 else "")
+    traced.worker = Worker(
         platform,
         state=Path(state),
         ledger=Path(state) / "ledger" / f"{platform.name}.jsonl",
         simulation=True,
         device=torch.device("cpu"),
+        progress=traced.progress,
     )
-    hostile = sys.argv[6] if len(sys.argv) > 6 else ""
-    Door(Traced(worker, Path(trace), float(seconds), hostile), listen(Path(socket))).serve()
+    Door(traced, listen(Path(socket))).serve()
 
 
 if __name__ == "__main__":

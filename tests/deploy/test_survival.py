@@ -81,10 +81,15 @@ def test_a_worker_is_killed_while_it_trains(stage: Stage, small_shop: Make) -> N
         made.start()
         settings = made.settings(rounds=3)
         thread = made.launch("run", settings)
-        for round_ in (1, 3):
-            made.await_line("bee", "begin", "train", round_)
+        made.await_line("bee", "begin", "train", 1)
+        stage.processes["bee-worker"].kill()
+        made.start_worker("bee")
+        made.await_line("bee", "end", "train", 1)
+        with made.paused("bee"):
+            made.await_line("bee", "step", "train", 2)
+            assert made.charged("bee", "run").count(("train", 2)) == 1
             stage.processes["bee-worker"].kill()
-            made.start_worker("bee")
+        made.start_worker("bee")
         made.finish(thread)
         assert set(map(frozenset, made.require_same("run", settings).values())) == {frozenset(made.names)}
 
