@@ -132,7 +132,8 @@ class Judge:
         seen.refused, seen.reason = now, why or standing.value
         if now - self._said.get((mark, seen.reason), 0.0) >= AGAIN:
             self._said[mark, seen.reason] = now
-            log.warning("refused %s (%s): %s", name, mark, why or standing.explained(version=version, minimum=self._minimum))
+            who = f"{name} ({mark})" if platform is not None else name
+            log.warning("refused %s: %s", who, why or standing.explained(version=version, minimum=self._minimum))
 
     def greeting(self, standing: Standing, platform: Platform | None, *, now: float) -> dict[str, Any]:
         """What a platform is told about itself."""
