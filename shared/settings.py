@@ -35,7 +35,7 @@ class ModelSettings(_Frozen):
     targets: str = Field("query,value", description="linear maps of a layer that get LoRA, comma-separated")
     item_tokens: int = Field(32, ge=4, le=512, description="longest item text, tokens")
     user_tokens: int = Field(64, ge=8, le=512, description="longest user text, tokens")
-    temperature: Positive = Field(0.05, description="score = cosine / temperature + popularity prior")
+    temperature: Positive = Field(0.12, description="score = cosine / temperature + popularity prior")
     fusion: Literal["attention", "concat", "gated", "average", "vote"] = "attention"
 
 
