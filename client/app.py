@@ -13,21 +13,8 @@ from flwr.clientapp import ClientApp
 from client.link import connect
 from shared.errors import ProtocolError
 from shared.logs import configure_from_environment, tell
-from shared.messages import (
-    Answer,
-    Count,
-    Evaluate,
-    Join,
-    Personalise,
-    Reason,
-    Refusal,
-    Request,
-    Secure,
-    Sum,
-    Train,
-    request_from,
-    to_record,
-)
+from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.records import request_from, to_record
 
 logger = logging.getLogger(__name__)
 app = ClientApp()

@@ -19,7 +19,8 @@ from typing import Protocol, Self
 from client.unix_socket import user_of
 from client.wire import MAX_BODY, WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError
-from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request, request_from, to_record
+from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request
+from shared.records import request_from, to_record
 from shared.version import VERSION
 
 log = logging.getLogger("fedfuse.door")

@@ -16,7 +16,8 @@ from flwr.app import Context
 from client.unix_socket import connect_to
 from client.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError
-from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request, answer_from, to_record
+from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request
+from shared.records import answer_from, to_record
 from shared.version import VERSION
 
 log = logging.getLogger(__name__)

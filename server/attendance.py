@@ -14,7 +14,8 @@ from flwr.serverapp import Grid
 from server.outcome import Kind
 from server.rounds import Exchange
 from shared.errors import ExitCode, FedfuseError, ProtocolError
-from shared.messages import Answer, Join, Joined, Reason, Refusal, answer_from, bytes_of, to_record
+from shared.messages import Answer, Join, Joined, Reason, Refusal
+from shared.records import answer_from, bytes_of, to_record
 from shared.settings import Settings
 from strategies.report import Member
 

@@ -23,7 +23,8 @@ from server.rounds import Exchange
 from server.secure_round import SecureRounds
 from shared.adapter import initial
 from shared.errors import InputError
-from shared.messages import Arrays, Joined, Label, Reason, bytes_of, request_from
+from shared.messages import Arrays, Joined, Label, Reason
+from shared.records import bytes_of, request_from
 from shared.residual import require_with_residual, split
 from shared.scheme import personalises
 from shared.settings import Settings

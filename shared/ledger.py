@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from shared.errors import FedfuseError, InputError, StorageError
 from shared.ledger_fields import TIME, damaged, hold, matching, moment, number, whole
+from shared.messages import NAME
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
@@ -40,8 +41,6 @@ MAX_ENTRIES = 100_000
 MAX_BYTES = 1 << 26
 MAX_ROUND = 1 << 53
 
-# As in shared/messages.py, which is not imported since it brings Flower with it.
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -272,7 +271,7 @@ def _header(values: dict[str, Any], *, where: str) -> Header:
         )
     header = Header(
         version=VERSION,
-        platform=matching(values, "platform", _NAME, where),
+        platform=matching(values, "platform", NAME, where),
         budget=number(values, "budget", where, infinite=True),
         delta=number(values, "delta", where),
         unit=UNIT,
@@ -299,7 +298,7 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
         **integers,
         seq=whole(values, "seq", where, at_most=MAX_ENTRIES),
         time=moment(values, "time", where),
-        run=matching(values, "run", _NAME, where),
+        run=matching(values, "run", NAME, where),
         round=whole(values, "round", where, at_most=MAX_ROUND),
         kind=kind,
         noise_multiplier=number(values, "noise_multiplier", where),

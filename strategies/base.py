@@ -33,9 +33,8 @@ from shared.messages import (
     Refusal,
     Train,
     Update,
-    answer_from,
-    to_record,
 )
+from shared.records import answer_from, to_record
 from shared.scheme import Scheme, scheme_of
 from shared.settings import Settings
 from strategies.averaging import Change, WeightedMean

@@ -13,19 +13,8 @@ from shared.agreement import Agreement, number_of
 from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
-from shared.messages import (
-    Answer,
-    Count,
-    Phase,
-    Refusal,
-    Secure,
-    Secured,
-    Sum,
-    Summed,
-    answer_from,
-    record_of_bytes,
-    to_record,
-)
+from shared.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
+from shared.records import answer_from, record_of_bytes, to_record
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame

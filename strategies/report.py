@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.errors import ProtocolError
-from shared.messages import Metrics, Personalised, Refusal, Summed, Update, bytes_of
+from shared.messages import Metrics, Personalised, Refusal, Summed, Update
+from shared.records import bytes_of
 
 
 class NoUpdate(ProtocolError):

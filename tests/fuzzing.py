@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from shared import messages
 from shared.errors import FedfuseError
-from shared.messages import ANSWERS, REQUESTS, answer_from, request_from, to_record
+from shared.messages import ANSWERS, REQUESTS
+from shared.records import answer_from, request_from, to_record
 from shared.settings import Settings
 
 

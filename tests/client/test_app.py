@@ -34,9 +34,8 @@ from shared.messages import (
     Request,
     Train,
     Update,
-    answer_from,
-    to_record,
 )
+from shared.records import answer_from, to_record
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

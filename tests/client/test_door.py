@@ -26,7 +26,8 @@ from client.link import Remote, connect
 from client.unix_socket import connect_to, listen
 from client.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError, StorageError
-from shared.messages import PROTOCOL, Answer, Factors, Join, Reason, Refusal, Request, Train, Update, answer_from, to_record
+from shared.messages import PROTOCOL, Answer, Factors, Join, Reason, Refusal, Request, Train, Update
+from shared.records import answer_from, to_record
 from shared.settings import Settings
 from shared.version import VERSION
 

@@ -43,9 +43,8 @@ from shared.messages import (
     Request,
     Train,
     Update,
-    answer_from,
-    to_record,
 )
+from shared.records import answer_from, to_record
 from shared.settings import Settings, digest
 from shared.version import VERSION
 from shared.warrant import Warrant, federation_of

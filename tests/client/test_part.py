@@ -18,7 +18,8 @@ from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
 from shared.core import core_factors
 from shared.errors import InputError, PrivacyError, ProtocolError
-from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update, to_record
+from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
+from shared.records import to_record
 from shared.settings import Settings
 from tests.client.asking import Asking
 

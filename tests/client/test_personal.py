@@ -24,23 +24,11 @@ from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of
 from shared.encoder import Batch, Encoder
 from shared.ledger import Entry, read
-from shared.messages import (
-    Evaluate,
-    Factors,
-    Join,
-    Joined,
-    Label,
-    Metrics,
-    Personalise,
-    Personalised,
-    Refusal,
-    Train,
-    Update,
-    to_record,
-)
+from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Personalised, Refusal, Train, Update
 from shared.peft_export import export
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
+from shared.records import to_record
 from shared.scheme import scheme_of
 from shared.settings import Settings
 from tests.client.asking import Asking

@@ -39,9 +39,8 @@ from shared.messages import (
     Sum,
     Summed,
     Train,
-    request_from,
-    to_record,
 )
+from shared.records import request_from, to_record
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame

@@ -21,7 +21,8 @@ from safetensors.numpy import save
 
 from client.wire import MAX_BODY, MAX_HEADER, WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError
-from shared.messages import Factors, Train, request_from, to_record
+from shared.messages import Factors, Train
+from shared.records import request_from, to_record
 from shared.settings import Settings
 
 HEAD = struct.Struct(">7sBIQ")

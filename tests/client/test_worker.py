@@ -21,22 +21,8 @@ from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
 from shared.errors import PrivacyError
 from shared.ledger import read
-from shared.messages import (
-    Answer,
-    Evaluate,
-    Factors,
-    Join,
-    Joined,
-    Label,
-    Metrics,
-    Reason,
-    Refusal,
-    Request,
-    Train,
-    Update,
-    request_from,
-    to_record,
-)
+from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Request, Train, Update
+from shared.records import request_from, to_record
 from shared.settings import Settings
 
 Write = Callable[..., Path]

@@ -26,7 +26,8 @@ from client.worker import Worker
 from shared.adapter import initial
 from shared.errors import InputError, PrivacyError
 from shared.logs import configure
-from shared.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train, to_record
+from shared.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train
+from shared.records import to_record
 from shared.settings import Settings
 
 Write = Callable[..., Path]

@@ -33,12 +33,8 @@ from shared.messages import (
     Refusal,
     Train,
     Update,
-    answer_from,
-    bytes_of,
-    record_of_bytes,
-    request_from,
-    to_record,
 )
+from shared.records import answer_from, bytes_of, record_of_bytes, request_from, to_record
 from shared.settings import Settings
 
 ARRAYS = {"head.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3), "head.lora_B": np.ones((3, 2), np.float32)}

@@ -12,7 +12,8 @@ from flwr.app import ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.messages import Train, request_from
+from shared.messages import Train
+from shared.records import request_from
 from shared.residual import is_residual, merged
 from shared.settings import build
 from strategies import named
