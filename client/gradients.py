@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from client.mechanism import Mechanism
+from shared.lora import all_one
 
 Losses = Callable[[Mapping[str, Tensor]], Tensor]
 """Parameters with a leading user axis -> loss of each user, (n,)."""
@@ -54,11 +57,35 @@ def by_sequence(losses: Losses, owner: Tensor, users: int) -> Losses:
     counts = torch.zeros(users, device=owner.device).index_add_(0, owner, torch.ones(len(owner), device=owner.device))
 
     def of_users(copies: Mapping[str, Tensor]) -> Tensor:
-        each = losses({name: value.index_select(0, owner) for name, value in copies.items()})
+        each = losses({name: _dealt(value, owner) for name, value in copies.items()})
         # A user without a sequence has loss 0 and, with it, gradient 0.
         return torch.zeros(users, device=each.device).index_add(0, owner, each) / counts.clamp(min=1.0)
 
     return of_users
+
+
+def _dealt(copies: Tensor, owner: Tensor) -> Tensor:
+    """`copies.index_select(0, owner)`: each sequence gets its user's copy."""
+    if all_one(copies):
+        # Then so are these, and nothing need be written out.
+        return cast(Tensor, _DealtOnce.apply(copies, owner))  # type: ignore[no-untyped-call]
+    return copies.index_select(0, owner)
+
+
+class _DealtOnce(torch.autograd.Function):
+    """`_dealt` of copies that are one; a user's gradient is the sum over his sequences' copies."""
+
+    @staticmethod
+    def forward(ctx: Any, copies: Tensor, owner: Tensor) -> Tensor:
+        ctx.users = len(copies)
+        ctx.save_for_backward(owner)
+        return copies[0].expand(len(owner), *copies.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (owner,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.users, *gradient.shape[1:]).index_add_(0, owner, gradient), None
 
 
 def clip(gradients: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> Clipped:

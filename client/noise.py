@@ -8,6 +8,7 @@ seed; it is for simulations, and a deployed platform refuses it.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Protocol
 
@@ -42,13 +43,14 @@ class SecureNoise:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal by the sum of four Box-Muller draws over two."""
-        size = int(np.prod(shape))
-        radius, angle = self._uniform(4 * size).reshape(2, 2 * size)
+        size = math.prod(shape)
+        radius, angle = torch.from_numpy(self._uniform(4 * size)).view(2, 2 * size)
         # 1 - u lies in (0, 1], so that the logarithm is finite.
-        draws = np.sqrt(-2.0 * np.log1p(-radius)) * np.cos(2.0 * np.pi * angle)
-        rest = np.sqrt(-2.0 * np.log1p(-radius)) * np.sin(2.0 * np.pi * angle)
-        total = (draws + rest).reshape(2, size).sum(0) / 2.0
-        return torch.from_numpy(total.astype(np.float32)).reshape(shape)
+        radius = radius.neg_().log1p_().mul_(-2.0).sqrt_()
+        angle = angle.mul_(2.0 * math.pi)
+        draws = (angle.cos().mul_(radius) + angle.sin_().mul_(radius)).view(2, size)
+        total: Tensor = draws.sum(0).div_(2.0)
+        return total.float().view(shape)
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """Independent coins from 53-bit uniforms."""

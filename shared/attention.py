@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+ALL = (True, True, True)
+"""Query, key and value: all of them."""
 
 
 def attend(stacked: Tensor, mask: Tensor, heads: int) -> Tensor:
@@ -27,40 +31,88 @@ def attend(stacked: Tensor, mask: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]).transpose(1, 2).reshape(n, t, width // 3)
 
 
-class _Written(torch.autograd.Function):
-    """The plain form, with its derivative written out.
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Attention in the plain form, with what its derivative needs.
 
     On a processor torch's fused kernel took 2 times this one's time forward and 5 times backward (bf16, 64 tokens, heads
     of 32). With P = softmax(s q k^T + mask): dv = P^T do, dS = P * (do v^T - rowsum(P * do v^T)), dq = s dS k, dk = s dS^T q.
+
+    Args:
+        values: (n, t, h). What attention gives.
+        parts: (3, n * heads, t, d). Queries, keys and values by head.
+        shares: (n * heads, t, t). P.
     """
+
+    values: Tensor
+    parts: Tensor
+    shares: Tensor
+
+
+def mix(stacked: Tensor, mask: Tensor, heads: int) -> Mixed:
+    """`attend` with what `derivative` needs; no gradient is recorded."""
+    n, t, width = stacked.shape
+    d = width // (3 * heads)
+    parts = stacked.view(n, t, 3, heads, d).permute(2, 0, 3, 1, 4).contiguous().view(3, n * heads, t, d)
+    q, k, v = parts
+    # The scale goes into the product: scaling queries or keys would be a pass over memory of its own.
+    scores = torch.baddbmm(q.new_empty(n * heads, t, t), q, k.transpose(1, 2), beta=0, alpha=d**-0.5)
+    if not bool(mask.all()):
+        # Added, not filled in: a sum over the small mask is a third of the time.
+        bias = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        scores.view(n, heads, t, t).add_(bias[:, None, None, :])
+    # In place, as below: what memory a step writes for the first time costs more than what is computed into it.
+    shares = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+    values = torch.bmm(shares, v).view(n, heads, t, d).transpose(1, 2).reshape(n, t, heads * d)
+    return Mixed(values=values, parts=parts, shares=shares)
+
+
+def derivative(do: Tensor, parts: Tensor, shares: Tensor, wanted: tuple[bool, bool, bool] = ALL) -> Tensor:
+    """Gradient of the stack from that of the mixed values.
+
+    Args:
+        do: (n, t, h).
+        parts, shares: Of `Mixed`.
+        wanted: Which of query, key and value are asked for; what is not holds nothing that may be read.
+
+    Returns:
+        (n, t, 3 h).
+    """
+    q, k, v = parts
+    n, t, h = do.shape
+    d = q.shape[-1]
+    heads, scale = h // d, d**-0.5
+    do = do.view(n, t, heads, d).transpose(1, 2).reshape(n * heads, t, d)
+    gradient = torch.empty_like(parts)
+    if wanted[2]:
+        torch.bmm(shares.transpose(1, 2), do, out=gradient[2])
+    if wanted[0] or wanted[1]:
+        inner = torch.bmm(do, v.transpose(1, 2))
+        torch.ops.aten._softmax_backward_data.out(inner, shares, -1, shares.dtype, grad_input=inner)
+    if wanted[0]:
+        torch.baddbmm(gradient[0], inner, k, beta=0, alpha=scale, out=gradient[0])
+    if wanted[1]:
+        torch.baddbmm(gradient[1], inner.transpose(1, 2), q, beta=0, alpha=scale, out=gradient[1])
+    by_token = gradient.view(3, n, heads, t, d).permute(1, 3, 0, 2, 4)
+    if all(wanted):
+        return by_token.reshape(n, t, 3 * h)
+    stacked = by_token.new_empty(by_token.shape)
+    for place in range(3):
+        if wanted[place]:
+            stacked[:, :, place] = by_token[:, :, place]
+    return stacked.view(n, t, 3 * h)
+
+
+class _Written(torch.autograd.Function):
+    """`mix` and `derivative` as one function to autograd."""
 
     @staticmethod
     def forward(ctx: Any, stacked: Tensor, mask: Tensor, heads: int) -> Tensor:
-        n, t, width = stacked.shape
-        d = width // (3 * heads)
-        parts = stacked.view(n, t, 3, heads, d).permute(2, 0, 3, 1, 4).contiguous().view(3, n * heads, t, d)
-        q, k, v = parts
-        scores = torch.bmm(q * d**-0.5, k.transpose(1, 2))
-        if not bool(mask.all()):
-            # Added, not filled in: a sum over the small mask is a third of the time.
-            bias = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-            scores.view(n, heads, t, t).add_(bias[:, None, None, :])
-        shares = scores.softmax(-1)
-        ctx.heads = heads
-        ctx.save_for_backward(parts, shares)
-        return torch.bmm(shares, v).view(n, heads, t, d).transpose(1, 2).reshape(n, t, heads * d)
+        mixed = mix(stacked, mask, heads)
+        ctx.save_for_backward(mixed.parts, mixed.shares)
+        return mixed.values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor, None, None]:
-        parts, shares = ctx.saved_tensors
-        q, k, v = parts
-        n, t, h = do.shape
-        d = h // ctx.heads
-        do = do.view(n, t, ctx.heads, d).transpose(1, 2).reshape(n * ctx.heads, t, d)
-        gradient = torch.empty_like(parts)
-        torch.bmm(shares.transpose(1, 2), do, out=gradient[2])
-        inner = torch._softmax_backward_data(torch.bmm(do, v.transpose(1, 2)), shares, -1, shares.dtype)
-        torch.bmm(inner, k * d**-0.5, out=gradient[0])
-        torch.bmm(inner.transpose(1, 2), q * d**-0.5, out=gradient[1])
-        return gradient.view(3, n, ctx.heads, t, d).permute(1, 3, 0, 2, 4).reshape(n, t, 3 * h), None, None
+        return derivative(do, *ctx.saved_tensors), None, None

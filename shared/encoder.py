@@ -7,20 +7,22 @@ a PEFT adapter computes (Devlin et al. 2019; tested against both).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared import layer
 from shared.adapter import HEAD, TARGETS, first_trained
 from shared.attention import attend
 from shared.backbone import Backbone
 from shared.compiled import Compiled
-from shared.lora import Parameters, changed, changes_of, linear
+from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
+from shared.lora import Change, Parameters, changed, changes_of, linear
 from shared.settings import ModelSettings
-
-_STACKED = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +57,10 @@ class Encoder:
         self._upper = Compiled(self._trained_layers) if compiled else self._trained_layers
         self.cut = first_trained(backbone.shape, model)
         self.scale = model.alpha / model.rank
-        self._eps = backbone.layer_norm_eps
-        self._heads = backbone.shape.heads
-        self._weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
-        for layer in range(backbone.shape.layers):
-            # One product instead of three: queries, keys and values have the same input.
-            for kind in ("weight", "bias"):
-                parts = [self._weights.pop(f"{_layer(layer, name)}.{kind}") for name in _STACKED]
-                self._weights[f"encoder.layer.{layer}.stacked.{kind}"] = torch.cat(parts)
+        weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
+        self._embeddings = {name: value for name, value in weights.items() if name.startswith("embeddings.")}
+        self._embedding_norm = _norm(weights, "embeddings.LayerNorm", backbone)
+        self._layers = [_frozen(weights, layer, backbone) for layer in range(backbone.shape.layers)]
 
     @property
     def hidden(self) -> int:
@@ -80,14 +78,14 @@ class Encoder:
         Returns:
             (n, t, hidden) in `dtype`; it depends on the text alone, never on the adapter.
         """
-        w = self._weights
+        w = self._embeddings
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = F.embedding(ids, w["embeddings.word_embeddings.weight"])
         x = x + w["embeddings.token_type_embeddings.weight"][0] + w["embeddings.position_embeddings.weight"][positions]
-        x = self._norm("embeddings.LayerNorm", x)
+        x = self._embedding_norm(x)
         allowed = _attention_mask(mask)
-        for layer in range(self.cut):
-            x = self._layer(layer, x, allowed, {})
+        for place in range(self.cut):
+            x = self._layer(place, x, allowed, {})
         return x
 
     def pooled(self, batch: Batch, adapter: Parameters) -> Tensor:
@@ -109,38 +107,33 @@ class Encoder:
             x = torch.cat([x, batch.tokens.to(self.dtype)], dim=1)
             mask = torch.cat([mask, batch.token_mask], dim=1)
         allowed = _attention_mask(mask)
-        for layer in range(self.cut, self.backbone.shape.layers):
-            x = self._layer(layer, x, allowed, adapter)
-        weight = batch.mask.to(torch.float32).unsqueeze(-1)
+        for place in range(self.cut, self.backbone.shape.layers):
+            x = self._layer(place, x, allowed, adapter)
+        total = (x[:, :text] * batch.mask.unsqueeze(-1)).sum(1, dtype=torch.float32)
         # A padded row has no token; the clamp keeps it at zero instead of 0 / 0.
-        mean = (x[:, :text].float() * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+        mean = total / batch.mask.sum(1, keepdim=True).clamp(min=1)
         return changed(mean, changes_of(adapter, HEAD, scale=self.scale, start=0, stop=self.hidden))
 
-    def _layer(self, layer: int, x: Tensor, allowed: Tensor, adapter: Parameters) -> Tensor:
-        at = f"encoder.layer.{layer}."
-        stacked = self._linear(at + "stacked", [_layer(layer, name) for name in _STACKED], x, adapter)
-        mixed = attend(stacked, allowed, self._heads)
-        x = self._norm(at + "attention.output.LayerNorm", x + self._mapped(layer, "attention_output", mixed, adapter))
-        inner = F.gelu(self._mapped(layer, "intermediate", x, adapter))
-        return self._norm(at + "output.LayerNorm", x + self._mapped(layer, "output", inner, adapter))
+    def _layer(self, place: int, x: Tensor, allowed: Tensor, adapter: Parameters) -> Tensor:
+        frozen = self._layers[place]
+        maps = (frozen.stacked, frozen.mixing, frozen.up, frozen.down)
+        changes = tuple(self._changes(of, adapter) for of in maps)
+        if layer.suits(x, changes):
+            return layer.layer(x, allowed, frozen, changes)
+        stacked, mixing, up, down = (
+            partial(linear, weight=of.weight, bias=of.bias, changes=each) for of, each in zip(maps, changes, strict=True)
+        )
+        mixed = attend(stacked(x), allowed, frozen.heads)
+        x = frozen.attention_norm(x + mixing(mixed))
+        return frozen.output_norm(x + down(F.gelu(up(x))))
 
-    def _mapped(self, layer: int, target: str, x: Tensor, adapter: Parameters) -> Tensor:
-        name = _layer(layer, target)
-        return self._linear(name, [name], x, adapter)
-
-    def _linear(self, name: str, maps: list[str], x: Tensor, adapter: Parameters) -> Tensor:
-        """The frozen map `name`, in which `maps` are stacked, with what the adapter changes of each."""
-        weight, bias = self._weights[name + ".weight"], self._weights[name + ".bias"]
-        size = len(weight) // len(maps)
-        changes = [
-            change
-            for place, part in enumerate(maps)
-            for change in changes_of(adapter, part, scale=self.scale, start=place * size, stop=(place + 1) * size)
-        ]
-        return linear(x, weight, bias, changes)
-
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self._weights[name + ".weight"], self._weights[name + ".bias"], self._eps)
+    def _changes(self, of: FrozenMap, adapter: Parameters) -> list[Change]:
+        """What the adapter changes of the maps that are stacked in one."""
+        found = []
+        for place, part in enumerate(of.parts):
+            start, stop = of.place(place)
+            found += changes_of(adapter, part, scale=self.scale, start=start, stop=stop)
+        return found
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -165,8 +158,25 @@ def devices() -> list[torch.device]:
     return [torch.device("mps" if torch.backends.mps.is_available() else "cpu")]
 
 
-def _layer(layer: int, target: str) -> str:
-    return f"encoder.layer.{layer}.{TARGETS[target]}"
+def _frozen(weights: Mapping[str, Tensor], place: int, backbone: Backbone) -> FrozenLayer:
+    def mapped(*targets: str) -> FrozenMap:
+        parts = tuple(f"encoder.layer.{place}.{TARGETS[target]}" for target in targets)
+        weight, bias = (torch.cat([weights[f"{part}.{kind}"] for part in parts]) for kind in ("weight", "bias"))
+        return FrozenMap(weight=weight, bias=bias, parts=parts)
+
+    return FrozenLayer(
+        stacked=mapped("query", "key", "value"),
+        mixing=mapped("attention_output"),
+        up=mapped("intermediate"),
+        down=mapped("output"),
+        attention_norm=_norm(weights, f"encoder.layer.{place}.attention.output.LayerNorm", backbone),
+        output_norm=_norm(weights, f"encoder.layer.{place}.output.LayerNorm", backbone),
+        heads=backbone.shape.heads,
+    )
+
+
+def _norm(weights: Mapping[str, Tensor], name: str, backbone: Backbone) -> FrozenNorm:
+    return FrozenNorm(weight=weights[f"{name}.weight"], bias=weights[f"{name}.bias"], eps=backbone.layer_norm_eps)
 
 
 def _attention_mask(mask: Tensor) -> Tensor:

@@ -101,6 +101,11 @@ def changes_of(parameters: Parameters, name: str, *, scale: float, start: int, s
     return [Change(a=a, b=b, scale=scale, start=start, stop=stop) for a, b in factors]
 
 
+def all_one(copies: Tensor) -> bool:
+    """Whether copies (n, ...) are one in memory, as `factor.expand(n, ...)` makes them."""
+    return len(copies) == 1 or (copies.stride(0) == 0 and not copies.is_contiguous())
+
+
 def _product(core: Tensor, a: Tensor) -> Tensor:
     """R A, per example where R has copies; a module that stands for R is asked after A."""
     return core @ a if isinstance(core, Tensor) else cast(Tensor, lambda x: apply(core, apply(a, x)))
@@ -116,8 +121,8 @@ def changed(x: Tensor, changes: Sequence[Change]) -> Tensor:
 def _copies(factor: Tensor, examples: int, dtype: torch.dtype) -> Tensor:
     if factor.dim() == 2:
         return factor.to(dtype).expand(examples, *factor.shape)
-    if factor.stride(0) == 0 and not factor.is_contiguous():
-        # All copies are one: cast that one. Autograd still sees a function of every copy.
+    if all_one(factor):
+        # Cast that one. Autograd still sees a function of every copy.
         return _CastOnce.apply(factor, dtype)  # type: ignore[no-any-return, no-untyped-call]
     return factor.to(dtype)
 
