@@ -2,10 +2,10 @@
 
 Forward, with what the adapter changes of each map left out:
 
-    m = attend(x W_s^T + b_s)         z = x + m W_o^T + b_o         y = LN(z)
-    p = y W_u^T + b_u                 w = y + gelu(p) W_d^T + b_d   x' = LN(w)
+    m = attend(x W_s^T + b_s)     z = x + m W_o^T + b_o           y = LN(z)
+    p = y W_u^T + b_u             w = y + gelu(p) W_d^T + b_d     x' = LN(w)
 
-It is one function to autograd, and the way back is the chain rule line by line. The small steps that autograd would take
+Each line is one function to autograd, and the way back is the chain rule step by step. The small steps that autograd would take
 (a sum for every value that is used twice, a copy of every scaled factor, a buffer for every gradient) cost as much as a
 third of the matrix products on a processor; here sums happen inside the products, and a gradient is written over the last.
 
@@ -17,7 +17,6 @@ training asks for (`client/gradients.py`). Copies that differ go the way of `sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -55,60 +54,79 @@ def layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Ten
     Returns:
         (n, t, h), in the dtype of x.
     """
-    factors = [factor for each in changes for change in each for factor in (change.a, change.b)]
-    places = tuple(tuple((change.scale, change.start, change.stop) for change in each) for each in changes)
+    places = [tuple((change.scale, change.start, change.stop) for change in each) for each in changes]
+    stacked, mixing, up, down = ([factor for change in each for factor in (change.a, change.b)] for each in changes)
     if torch.is_grad_enabled():
-        return _Layer.apply(x, mask, frozen, places, *factors)  # type: ignore[no-any-return, no-untyped-call]
+        y = _Attention.apply(x, mask, frozen, places[:2], *stacked, *mixing)  # type: ignore[no-untyped-call]
+        return _Inner.apply(y, frozen, places[2:], *up, *down)  # type: ignore[no-any-return, no-untyped-call]
     n, t, h = x.shape
-    stacked, mixing, up, down = _maps(frozen, places, factors, x.dtype)
     rows = x.reshape(n * t, h)
-    mixed = mix(stacked(rows).view(n, t, 3 * h), mask, frozen.heads).values
-    y = frozen.attention_norm(mixing(mixed.view(n * t, h), plus=rows))
-    inner = F.gelu(up(y)) if changes[2] else affine_gelu(y, frozen.up)
-    return frozen.output_norm(down(inner, plus=y)).view(n, t, h)
+    by_token = _Map(frozen.stacked, places[0], stacked, x.dtype)(rows).view(n, t, 3 * h)
+    mixed = mix(by_token, mask, frozen.heads).values.view(n * t, h)
+    y = frozen.attention_norm(_Map(frozen.mixing, places[1], mixing, x.dtype)(mixed, plus=rows))
+    inner = F.gelu(_Map(frozen.up, places[2], up, x.dtype)(y)) if up else affine_gelu(y, frozen.up)
+    return frozen.output_norm(_Map(frozen.down, places[3], down, x.dtype)(inner, plus=y)).view(n, t, h)
 
 
-class _Layer(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
+    """x to y."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mask: Tensor, frozen: FrozenLayer, places: tuple[tuple[_Place, ...], ...], *factors: Tensor
+        ctx: Any, x: Tensor, mask: Tensor, frozen: FrozenLayer, places: Sequence[Sequence[_Place]], *factors: Tensor
     ) -> Tensor:
         n, t, h = x.shape
-        maps = stacked, mixing, up, down = _maps(frozen, places, factors, x.dtype)
+        stacked, mixing = _pair(frozen.stacked, frozen.mixing, places, factors, x.dtype)
         rows = x.reshape(n * t, h)
         attention = mix(stacked(rows).view(n, t, 3 * h), mask, frozen.heads)
         z = mixing(attention.values.view(n * t, h), plus=rows)
-        y, *attention_moments = _norm(frozen.attention_norm, z)
-        p = up(y)
-        w = down(F.gelu(p), plus=y)
-        out, *output_moments = _norm(frozen.output_norm, w)
-        ctx.frozen, ctx.places, ctx.shape = frozen, places, (n, t, h)
-        kept = [part for each in maps for part in (each.x, each.u)]
-        ctx.save_for_backward(attention.parts, attention.shares, z, *attention_moments, p, w, *output_moments, *kept, *factors)
+        y, *moments = _norm(frozen.attention_norm, z)
+        ctx.norm, ctx.maps = frozen.attention_norm, (stacked, mixing)
+        ctx.save_for_backward(*stacked.leave(), *mixing.leave(), attention.parts, attention.shares, z, *moments)
+        return y.view(n, t, h)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        n, t, h = dy.shape
+        *met, parts, shares, z, mean, scale = ctx.saved_tensors
+        stacked, mixing = _resumed(ctx.maps, met, ctx.needs_input_grad[4:])
+        below = ctx.needs_input_grad[0]
+        dz = _norm_back(ctx.norm, dy.reshape(n * t, h), z, mean, scale)
+        d_mixed = mixing.back(dz, n).view(n, t, h)
+        # With nothing to train below, only those of query, key and value are asked for that the adapter changes.
+        d_stacked = derivative(d_mixed, parts, shares, ALL if below else stacked.touched()).view(n * t, 3 * h)
+        dx = stacked.back(d_stacked, n, into=dz, through=below)
+        return (dx.view(n, t, h) if below else None, None, None, None, *stacked.gradients, *mixing.gradients)
+
+
+class _Inner(torch.autograd.Function):
+    """y to x'."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, frozen: FrozenLayer, places: Sequence[Sequence[_Place]], *factors: Tensor) -> Tensor:
+        n, t, h = y.shape
+        up, down = _pair(frozen.up, frozen.down, places, factors, y.dtype)
+        rows = y.reshape(n * t, h)
+        p = up(rows)
+        w = down(F.gelu(p), plus=rows)
+        out, *moments = _norm(frozen.output_norm, w)
+        ctx.norm, ctx.maps = frozen.output_norm, (up, down)
+        ctx.save_for_backward(*up.leave(), *down.leave(), p, w, *moments)
         return out.view(n, t, h)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        frozen: FrozenLayer = ctx.frozen
-        n, t, h = ctx.shape
-        parts, shares, z, z_mean, z_scale, p, w, w_mean, w_scale, *rest = ctx.saved_tensors
-        maps = stacked, mixing, up, down = _maps(frozen, ctx.places, rest[8:], z.dtype, needs=ctx.needs_input_grad[4:])
-        for place, each in enumerate(maps):
-            each.x, each.u = rest[2 * place : 2 * place + 2]
+        n, t, h = gradient.shape
+        *met, p, w, mean, scale = ctx.saved_tensors
+        up, down = _resumed(ctx.maps, met, ctx.needs_input_grad[3:])
         below = ctx.needs_input_grad[0]
-
-        dw = _norm_back(frozen.output_norm, gradient.reshape(n * t, h), w, w_mean, w_scale)
+        dw = _norm_back(ctx.norm, gradient.reshape(n * t, h), w, mean, scale)
         d_inner = down.back(dw, n)
         torch.ops.aten.gelu_backward.grad_input(d_inner, p, grad_input=d_inner)
-        dy = up.back(d_inner, n, into=dw)
-        dz = _norm_back(frozen.attention_norm, dy, z, z_mean, z_scale)
-        d_mixed = mixing.back(dz, n)
-        # With nothing to train below, only those of query, key and value are asked for that the adapter changes.
-        d_stacked = derivative(d_mixed.view(n, t, h), parts, shares, ALL if below else stacked.touched())
-        dx = stacked.back(d_stacked.view(n * t, 3 * h), n, into=dz, through=below)
-        gradients = [gradient for each in maps for gradient in each.gradients]
-        return (dx.view(n, t, h) if below else None, None, None, None, *gradients)
+        dy = up.back(d_inner, n, into=dw, through=below)
+        return (dy.view(n, t, h) if below else None, None, None, *up.gradients, *down.gradients)
 
 
 class _Map:
@@ -118,31 +136,35 @@ class _Map:
 
     Args:
         factors: A_1, B_1, A_2 ..., each (r, d) or (k, r), or copies of one (n, ...).
-        needs: Whether the gradient of each is asked for.
 
-    `x` (m, d) and `u` (m, R), all u_i side by side, are what a call met; None without a change. `gradients` is what `back` found.
+    `met` is what a call met: x (m, d) and u (m, R), all u_i side by side, or None twice without a change. `needs` says of which
+    factors the gradient is asked for, and `gradients` is what `back` found.
     """
 
-    def __init__(
-        self, frozen: FrozenMap, places: Sequence[_Place], factors: Sequence[Tensor], dtype: torch.dtype, needs: Sequence[bool]
-    ) -> None:
-        self._frozen, self._places, self._needs = frozen, places, needs
+    def __init__(self, frozen: FrozenMap, places: Sequence[_Place], factors: Sequence[Tensor], dtype: torch.dtype) -> None:
+        self._frozen, self._places = frozen, places
         self._dtypes = [factor.dtype for factor in factors]
         # All copies are one.
         once = [factor if factor.dim() == 2 else factor[0] for factor in factors]
         self._a = torch.cat(once[::2]).to(dtype) if once else None
         self._bs = [(b * scale).to(dtype) for b, (scale, *_) in zip(once[1::2], places, strict=True)]
+        self.met: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.needs: Sequence[bool] = ()
         self.gradients: list[Tensor | None] = [None] * len(factors)
-        self.x: Tensor | None = None
-        self.u: Tensor | None = None
 
     def __call__(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
         y = affine(x, self._frozen, plus=plus)
         if self._a is not None:
-            self.x, self.u = x, x @ self._a.T
-            for (_, start, stop), b, u in zip(self._places, self._bs, self._split(self.u), strict=True):
-                y[:, start:stop].addmm_(u, b.T)
+            u = x @ self._a.T
+            self.met = x, u
+            for (_, start, stop), b, part in zip(self._places, self._bs, self._split(u), strict=True):
+                y[:, start:stop].addmm_(part, b.T)
         return y
+
+    def leave(self) -> tuple[Tensor | None, Tensor | None]:
+        """`met`, handed over to autograd, which frees it as soon as it can."""
+        met, self.met = self.met, (None, None)
+        return met
 
     def back(self, dy: Tensor, n: int, *, into: Tensor | None = None, through: bool = True) -> Tensor:
         """dx, added to `into` in place if given.
@@ -169,12 +191,13 @@ class _Map:
         return first, second, third
 
     def _differentiate(self, outs: Sequence[Tensor], du: Tensor, n: int) -> None:
-        assert self.x is not None and self.u is not None
-        if any(self._needs[::2]):
-            for at, d_a in enumerate(self._split(torch.bmm(_by_example(du, n).transpose(1, 2), _by_example(self.x, n)))):
-                self.gradients[2 * at] = d_a.to(self._dtypes[2 * at]) if self._needs[2 * at] else None
-        for at, (out, u, (scale, *_)) in enumerate(zip(outs, self._split(self.u), self._places, strict=True)):
-            if self._needs[2 * at + 1]:
+        x, us = self.leave()
+        assert x is not None and us is not None
+        if any(self.needs[::2]):
+            for at, d_a in enumerate(self._split(torch.bmm(_by_example(du, n).transpose(1, 2), _by_example(x, n)))):
+                self.gradients[2 * at] = d_a.to(self._dtypes[2 * at]) if self.needs[2 * at] else None
+        for at, (out, u, (scale, *_)) in enumerate(zip(outs, self._split(us), self._places, strict=True)):
+            if self.needs[2 * at + 1]:
                 # As (u^T dy)^T: the other order makes the kernel transpose the wide operand.
                 d_b = torch.bmm(_by_example(u, n).transpose(1, 2), _by_example(out, n)).transpose(1, 2)
                 self.gradients[2 * at + 1] = d_b.to(self._dtypes[2 * at + 1]) * scale
@@ -183,21 +206,19 @@ class _Map:
         return torch.split(side_by_side, [b.shape[1] for b in self._bs], 1)
 
 
-def _maps(
-    frozen: FrozenLayer,
-    places: tuple[tuple[_Place, ...], ...],
-    factors: Sequence[Tensor],
-    dtype: torch.dtype,
-    needs: Sequence[bool] | None = None,
-) -> tuple[_Map, _Map, _Map, _Map]:
-    ends = list(accumulate((2 * len(each) for each in places), initial=0))
-    wanted = needs or [False] * len(factors)
+def _pair(
+    first: FrozenMap, second: FrozenMap, places: Sequence[Sequence[_Place]], factors: Sequence[Tensor], dtype: torch.dtype
+) -> tuple[_Map, _Map]:
+    end = 2 * len(places[0])
+    return _Map(first, places[0], factors[:end], dtype), _Map(second, places[1], factors[end:], dtype)
 
-    def at(place: int, of: FrozenMap) -> _Map:
-        span = slice(ends[place], ends[place + 1])
-        return _Map(of, places[place], factors[span], dtype, wanted[span])
 
-    return at(0, frozen.stacked), at(1, frozen.mixing), at(2, frozen.up), at(3, frozen.down)
+def _resumed(maps: tuple[_Map, _Map], met: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[_Map, _Map]:
+    first, second = maps
+    end = len(first.gradients)
+    first.met, second.met = (met[0], met[1]), (met[2], met[3])
+    first.needs, second.needs = needs[:end], needs[end:]
+    return maps
 
 
 def _norm(frozen: FrozenNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
