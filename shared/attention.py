@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +61,7 @@ def mix(stacked: Tensor, mask: Tensor, heads: int) -> Mixed:
         # Added, not filled in: a sum over the small mask is a third of the time.
         bias = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
         scores.view(n, heads, t, t).add_(bias[:, None, None, :])
-    # In place, as below: what memory a step writes for the first time costs more than what is computed into it.
-    shares = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+    shares = _softmax(scores)
     values = torch.bmm(shares, v).view(n, heads, t, d).transpose(1, 2).reshape(n, t, heads * d)
     return Mixed(values=values, parts=parts, shares=shares)
 
@@ -87,8 +86,7 @@ def derivative(do: Tensor, parts: Tensor, shares: Tensor, wanted: tuple[bool, bo
     if wanted[2]:
         torch.bmm(shares.transpose(1, 2), do, out=gradient[2])
     if wanted[0] or wanted[1]:
-        inner = torch.bmm(do, v.transpose(1, 2))
-        torch.ops.aten._softmax_backward_data.out(inner, shares, -1, shares.dtype, grad_input=inner)
+        inner = _softmax_back(torch.bmm(do, v.transpose(1, 2)), shares)
     if wanted[0]:
         torch.baddbmm(gradient[0], inner, k, beta=0, alpha=scale, out=gradient[0])
     if wanted[1]:
@@ -101,6 +99,24 @@ def derivative(do: Tensor, parts: Tensor, shares: Tensor, wanted: tuple[bool, bo
         if wanted[place]:
             stacked[:, :, place] = by_token[:, :, place]
     return stacked.view(n, t, 3 * h)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """In place: memory that a step writes for the first time costs more than what is computed into it.
+
+    The compiler plans memory by itself, and does not understand an output that is its own input.
+    """
+    if torch.compiler.is_compiling():
+        return scores.softmax(-1)
+    return cast(Tensor, torch.ops.aten._softmax.out(scores, -1, False, out=scores))
+
+
+def _softmax_back(gradient: Tensor, shares: Tensor) -> Tensor:
+    """In place, as `_softmax`."""
+    if torch.compiler.is_compiling():
+        return torch._softmax_backward_data(gradient, shares, -1, shares.dtype)
+    back = torch.ops.aten._softmax_backward_data.out
+    return cast(Tensor, back(gradient, shares, -1, shares.dtype, grad_input=gradient))
 
 
 class _Written(torch.autograd.Function):
