@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,9 +142,10 @@ def test_products_with_what_follows_them(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)
     frozen = FrozenMap(weight=torch.randn(24, 16, dtype=dtype), bias=torch.randn(24, dtype=dtype), parts=("one",))
     x, plus = torch.randn(rows, 16, dtype=dtype), torch.randn(rows, 24, dtype=dtype)
+    before = plus.clone()
     exact = x.double() @ frozen.weight.double().T + frozen.bias.double()
     near = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.02}
     torch.testing.assert_close(affine(x, frozen).double(), exact, **near)
     torch.testing.assert_close(affine(x, frozen, plus=plus).double(), exact + plus.double(), **near)
     torch.testing.assert_close(affine_gelu(x, frozen).double(), torch.nn.functional.gelu(exact), **near)
-    assert torch.equal(affine(x, replace(frozen), plus=plus), affine(x, frozen, plus=plus))
+    assert torch.equal(plus, before)
