@@ -12,7 +12,7 @@ import os
 import torch
 from torch import Tensor
 
-from client.noise import SecureNoise
+from client.noise import SecureNoise, gaussian
 
 _CONSTANTS = b"expand 32-byte k"
 _BLOCK_WORDS = 16
@@ -49,10 +49,7 @@ class DeviceNoise(SecureNoise):
         low, high = stream.to(torch.int64).bitwise_and_(0xFFFFFFFF).reshape(2, 4 * size)
         # 53 bits, as the processor's generator uses: 32 low ones and 21 high ones.
         uniform = (low + ((high >> 11) << 32)).to(torch.float64) * 2.0**-53
-        radius, angle = uniform.reshape(2, 2 * size)
-        length = torch.sqrt(-2.0 * torch.log1p(-radius))
-        draws = length * torch.cos(2.0 * math.pi * angle) + length * torch.sin(2.0 * math.pi * angle)
-        return (draws.reshape(2, size).sum(0) / 2.0).float().reshape(shape)
+        return gaussian(uniform).view(shape)
 
 
 def keystream(state: Tensor, blocks: int) -> Tensor:

@@ -35,6 +35,24 @@ class NoiseSource(Protocol):
         """Independent uniform words of 64 bits, uint64 (count,)."""
 
 
+def gaussian(uniform: Tensor) -> Tensor:
+    """Standard normals, each the sum of four Box-Muller draws over two.
+
+    Args:
+        uniform: float64 (4 n,), in [0, 1); overwritten.
+
+    Returns:
+        float32 (n,).
+    """
+    radius, angle = uniform.view(2, len(uniform) // 2)
+    # 1 - u lies in (0, 1], so that the logarithm is finite.
+    radius = radius.neg_().log1p_().mul_(-2.0).sqrt_()
+    angle = angle.mul_(2.0 * math.pi)
+    draws = angle.cos().mul_(radius) + angle.sin_().mul_(radius)
+    total: Tensor = draws.view(2, len(uniform) // 4).sum(0).div_(2.0)
+    return total.float()
+
+
 class SecureNoise:
     """A cryptographic generator; two instances never repeat one another."""
 
@@ -43,14 +61,7 @@ class SecureNoise:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal by the sum of four Box-Muller draws over two."""
-        size = math.prod(shape)
-        radius, angle = torch.from_numpy(self._uniform(4 * size)).view(2, 2 * size)
-        # 1 - u lies in (0, 1], so that the logarithm is finite.
-        radius = radius.neg_().log1p_().mul_(-2.0).sqrt_()
-        angle = angle.mul_(2.0 * math.pi)
-        draws = (angle.cos().mul_(radius) + angle.sin_().mul_(radius)).view(2, size)
-        total: Tensor = draws.sum(0).div_(2.0)
-        return total.float().view(shape)
+        return gaussian(torch.from_numpy(self._uniform(4 * math.prod(shape)))).view(shape)
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """Independent coins from 53-bit uniforms."""

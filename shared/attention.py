@@ -91,14 +91,7 @@ def derivative(do: Tensor, parts: Tensor, shares: Tensor, wanted: tuple[bool, bo
         torch.baddbmm(gradient[0], inner, k, beta=0, alpha=scale, out=gradient[0])
     if wanted[1]:
         torch.baddbmm(gradient[1], inner.transpose(1, 2), q, beta=0, alpha=scale, out=gradient[1])
-    by_token = gradient.view(3, n, heads, t, d).permute(1, 3, 0, 2, 4)
-    if all(wanted):
-        return by_token.reshape(n, t, 3 * h)
-    stacked = by_token.new_empty(by_token.shape)
-    for place in range(3):
-        if wanted[place]:
-            stacked[:, :, place] = by_token[:, :, place]
-    return stacked.view(n, t, 3 * h)
+    return gradient.view(3, n, heads, t, d).permute(1, 3, 0, 2, 4).reshape(n, t, 3 * h)
 
 
 def _softmax(scores: Tensor) -> Tensor:

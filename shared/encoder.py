@@ -60,7 +60,7 @@ class Encoder:
         weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
         self._embeddings = {name: value for name, value in weights.items() if name.startswith("embeddings.")}
         self._embedding_norm = _norm(weights, "embeddings.LayerNorm", backbone)
-        self._layers = [_frozen(weights, layer, backbone) for layer in range(backbone.shape.layers)]
+        self._layers = [_frozen(weights, place, backbone) for place in range(backbone.shape.layers)]
 
     @property
     def hidden(self) -> int:

@@ -56,16 +56,8 @@ def layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Ten
     """
     places = [tuple((change.scale, change.start, change.stop) for change in each) for each in changes]
     stacked, mixing, up, down = ([factor for change in each for factor in (change.a, change.b)] for each in changes)
-    if torch.is_grad_enabled():
-        y = _Attention.apply(x, mask, frozen, places[:2], *stacked, *mixing)  # type: ignore[no-untyped-call]
-        return _Inner.apply(y, frozen, places[2:], *up, *down)  # type: ignore[no-any-return, no-untyped-call]
-    n, t, h = x.shape
-    rows = x.reshape(n * t, h)
-    by_token = _Map(frozen.stacked, places[0], stacked, x.dtype)(rows).view(n, t, 3 * h)
-    mixed = mix(by_token, mask, frozen.heads).values.view(n * t, h)
-    y = frozen.attention_norm(_Map(frozen.mixing, places[1], mixing, x.dtype)(mixed, plus=rows))
-    inner = F.gelu(_Map(frozen.up, places[2], up, x.dtype)(y)) if up else affine_gelu(y, frozen.up)
-    return frozen.output_norm(_Map(frozen.down, places[3], down, x.dtype)(inner, plus=y)).view(n, t, h)
+    y = _Attention.apply(x, mask, frozen, places[:2], *stacked, *mixing)  # type: ignore[no-untyped-call]
+    return _Inner.apply(y, frozen, places[2:], *up, *down)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Attention(torch.autograd.Function):
@@ -108,8 +100,9 @@ class _Inner(torch.autograd.Function):
         n, t, h = y.shape
         up, down = _pair(frozen.up, frozen.down, places, factors, y.dtype)
         rows = y.reshape(n * t, h)
-        p = up(rows)
-        w = down(F.gelu(p), plus=rows)
+        # Without a gradient nothing will ask for p.
+        p = up(rows) if any(ctx.needs_input_grad) or places[0] else None
+        w = down(affine_gelu(rows, frozen.up) if p is None else F.gelu(p), plus=rows)
         out, *moments = _norm(frozen.output_norm, w)
         ctx.norm, ctx.maps = frozen.output_norm, (up, down)
         ctx.save_for_backward(*up.leave(), *down.leave(), p, w, *moments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -44,6 +46,14 @@ def gradients(encoder: Encoder, batch: Batch, copies: dict[str, Tensor], directi
     return pooled.detach(), list(torch.autograd.grad((pooled * direction).sum(), leaves, materialize_grads=True))
 
 
+@contextmanager
+def small_steps() -> Iterator[None]:
+    """The encoder goes the way that autograd differentiates."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+        yield
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(1, 4),
@@ -66,8 +76,7 @@ def test_values_and_gradients_are_those_of_small_steps(
     }
     direction = torch.randn(rows, HIDDEN)
     found, found_gradients = gradients(encoder, batch, copies, direction)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+    with small_steps():
         expected, expected_gradients = gradients(encoder, batch, copies, direction)
     torch.testing.assert_close(found, expected)
     for one, other in zip(found_gradients, expected_gradients, strict=True):
@@ -83,8 +92,7 @@ def test_a_residual_for_all_goes_with_copies(tiny_bert: str) -> None:
     batch = Batch(hidden=torch.randn(3, 5, HIDDEN, dtype=torch.float64), mask=torch.ones(3, 5, dtype=torch.bool))
     direction = torch.randn(3, HIDDEN)
     found, found_gradients = gradients(encoder, batch, copies | residuals, direction)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+    with small_steps():
         expected, expected_gradients = gradients(encoder, batch, copies | residuals, direction)
     without = encoder.pooled(batch, copies)
     assert not torch.allclose(found, without)
@@ -105,8 +113,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_small_steps(tiny_bert: str) -
         return torch.cat([gradient.flatten() for gradient in found]).double()
 
     truth, written = of(exact), of(half)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+    with small_steps():
         steps = of(half)
     assert not torch.equal(written, steps)
     assert (written - truth).norm() <= 1.2 * (steps - truth).norm()
