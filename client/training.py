@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from client.evaluation import exclusion
 from client.examples import Examples
 from client.gradients import Clipped, Losses, by_sequence, clip
 from client.mechanism import Mechanism
+from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
 from client.towers import Rows, Towers
+from shared.heap import keep
 from shared.settings import Settings
 
 log = logging.getLogger("fedfuse.training")
-MICRO_BATCH = {"cpu": 32, "cuda": 256}
-"""Sequences of one backward pass, at most, by device."""
 ROW_STEP = 8
 """Users are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
 LENGTH_STEP = 16
@@ -68,8 +69,9 @@ class Trainer:
         self._towers, self._data, self._settings, self.mechanism = towers, data, settings, mechanism
         self._objective = OBJECTIVES[settings.training.objective]
         self._engine = ENGINES[settings.training.engine]
-        default = MICRO_BATCH.get(towers.encoder.device.type, MICRO_BATCH["cpu"])
-        self._micro_batch = micro_batch or settings.training.micro_batch or default
+        encoder = towers.encoder
+        asked = micro_batch or settings.training.micro_batch
+        self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled)
 
     def run(
         self,
@@ -90,6 +92,8 @@ class Trainer:
             bank: float32 (items, width). Item vectors under the round's global adapter; no gradient.
         """
         current = {name: value.detach().clone() for name, value in parameters.items()}
+        if bank.device.type == "cpu":
+            keep()
         for _ in range(steps):
             picked = self.sample(random)
             clipped = self.gradient(current, trained, bank, picked)
@@ -123,20 +127,22 @@ class Trainer:
             sums={name: torch.zeros_like(value) for name, value in active.items()}, below=torch.zeros((), device=bank.device)
         )
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
-        waiting = picked[np.argsort(self._data.rows.lengths[picked].max(1, initial=0), kind="stable")]
+        lengths = self._data.rows.lengths[picked].max(1, initial=0)
+        order = np.argsort(lengths, kind="stable")
+        waiting, lengths = picked[order], _multiple(lengths[order], self._length_step)
         while len(waiting):
-            count = max(1, self._micro_batch // picked.shape[1])
+            count = self._micro_batch.users(lengths, picked.shape[1])
             try:
                 part = self._part(waiting[:count], count, active, fixed, bank)
             except RuntimeError as error:
                 if not _out_of_memory(error) or count == 1:
                     raise
-                self._micro_batch = max(1, self._micro_batch // 2)
-                log.warning("out of memory: %d sequences at a time from now on", self._micro_batch)
+                self._micro_batch.halve()
+                log.warning("out of memory: %d sequences at a time from now on", self._micro_batch.sequences)
                 torch.cuda.empty_cache()
                 continue
             total = total.plus(part)
-            waiting = waiting[count:]
+            waiting, lengths = waiting[count:], lengths[count:]
         return total
 
     def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
@@ -147,8 +153,7 @@ class Trainer:
         """
         device = self._towers.encoder.device
         rows = picked.reshape(-1)
-        step = COMPILED_LENGTH_STEP if self._towers.encoder.compiled else LENGTH_STEP
-        hidden, mask, sources = self._data.rows.take(rows, device, multiple=step)
+        hidden, mask, sources = self._data.rows.take(rows, device, multiple=self._length_step)
         answers = self._answers(rows, len(bank), device)
 
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
@@ -165,12 +170,16 @@ class Trainer:
     def _part(
         self, picked: NDArray[np.int64], count: int, active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
     ) -> Clipped:
-        size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
+        size = count if self._towers.encoder.compiled else int(_multiple(len(picked), ROW_STEP))
         real = torch.arange(size) < len(picked)
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
         filled = np.resize(picked, (size, picked.shape[1]))
         gradients = self._engine(self.losses(filled, bank, fixed), active, size)
         return clip(gradients, real.to(bank.device), self.mechanism)
+
+    @property
+    def _length_step(self) -> int:
+        return COMPILED_LENGTH_STEP if self._towers.encoder.compiled else LENGTH_STEP
 
     def _answers(self, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
         examples = self._data.examples
@@ -181,6 +190,10 @@ class Trainer:
         return Answers(
             targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
         )
+
+
+def _multiple(numbers: Any, of: int) -> Any:
+    return -(-numbers // of) * of
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

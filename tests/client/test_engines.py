@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from client.engines import opacus_per_user
 from client.fusion import FUSIONS
@@ -138,6 +139,7 @@ class TestCompiled:
     @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_compiled_and_eager_agree_on_every_tensor(self, tiny_bert: str, dtype: torch.dtype) -> None:
+        counters["graph_break"].clear()
         for length in (4, 9, 16):
             losses, parameters = parts(tiny_bert, dtype=dtype)(length)
             eager = per_user(losses, parameters, 8)
@@ -145,6 +147,7 @@ class TestCompiled:
             found = per_user(losses, parameters, 8)
             for name in eager:
                 assert gap({name: found[name]}, {name: eager[name]}) < (1e-4 if dtype == torch.float32 else 0.1), name
+        assert not counters["graph_break"]
 
     def test_no_stream_of_shapes_compiles_for_ever(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -1,0 +1,36 @@
+"""The C library's heap, told to keep what a training step frees: the next step asks for the same again.
+
+By itself glibc gives much of it back to the system, and every page that comes again costs a fault and a page of zeros.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+
+KEPT = 512 << 20
+"""Bytes that a process keeps free at most."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+@cache
+def keep() -> bool:
+    """Keep up to `KEPT` bytes from now on, in this process.
+
+    Returns:
+        Whether the C library is one that can be told; another one goes on as it does.
+    """
+    return set_thresholds(mmap=KEPT, trim=KEPT)
+
+
+def set_thresholds(*, mmap: int, trim: int) -> bool:
+    """Set from how many bytes on a block comes from the system alone, and beyond how many free ones are given back.
+
+    Returns:
+        Whether the C library took both.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(_MMAP_THRESHOLD, mmap) == 1, mallopt(_TRIM_THRESHOLD, trim) == 1])
