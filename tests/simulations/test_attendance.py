@@ -118,6 +118,15 @@ def test_one_joins_at_round_five_one_leaves_and_one_is_too_slow(
         ledger = made.out / "ledger" / f"{name}.jsonl"
         workers.append(Worker(file, state=state, ledger=ledger, simulation=True, device=torch.device("cpu")))
     begun, over = threading.Event(), threading.Event()
+    knocked, ready = threading.Event(), threading.Event()
+
+    class Late:
+        def handle(self, request: Request) -> Answer:
+            knocked.set()
+            try:
+                return workers[3].handle(request)
+            finally:
+                ready.set()
 
     class Slow:
         def handle(self, request: Request) -> Answer:
@@ -143,9 +152,11 @@ def test_one_joins_at_round_five_one_leaves_and_one_is_too_slow(
             doors.shut.add(3)
         if event.kind is Kind.ROUND and event.round == 4:
             doors.shut.discard(5)
+        if event.kind is Kind.ROUND and knocked.is_set():
+            ready.wait(600)  # to prepare may take longer than all rounds of so small platforms
 
     try:
-        outcome = made.run(workers[0], workers[1], Slow(), workers[3], late=1, on=on, workers=2)
+        outcome = made.run(workers[0], workers[1], Slow(), Late(), late=1, on=on, workers=2)
     finally:
         for key in made.keys:
             link.forget(key)
