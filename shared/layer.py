@@ -192,8 +192,10 @@ class _Map:
         for at, (out, u, (scale, *_)) in enumerate(zip(outs, self._split(us), self._places, strict=True)):
             if self.needs[2 * at + 1]:
                 # As (u^T dy)^T: the other order makes the kernel transpose the wide operand.
-                d_b = torch.bmm(_by_example(u, n).transpose(1, 2), _by_example(out, n)).transpose(1, 2)
-                self.gradients[2 * at + 1] = d_b.to(self._dtypes[2 * at + 1]) * scale
+                turned, dy = _by_example(u, n).transpose(1, 2), _by_example(out, n)
+                d_b = torch.baddbmm(dy.new_empty(()), turned, dy, beta=0, alpha=scale).transpose(1, 2)
+                # Turned and cast in one: what sums it over users reads it as one row each.
+                self.gradients[2 * at + 1] = d_b.to(self._dtypes[2 * at + 1], memory_format=torch.contiguous_format)
 
     def _split(self, side_by_side: Tensor) -> Sequence[Tensor]:
         return torch.split(side_by_side, [b.shape[1] for b in self._bs], 1)
