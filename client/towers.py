@@ -37,10 +37,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self._at)
 
+    def padded(self, rows: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
+        """Tokens of each of some rows, up to a multiple of so many; int64, of the shape of `rows`."""
+        return -(-self.lengths[rows] // multiple) * multiple
+
     def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 1) -> tuple[Tensor, Tensor, SourceVectors]:
         """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
-        longest = int(self.lengths[rows].max(initial=1))
-        hidden, mask = self._cache.gather(self._at[rows], length=-(-longest // multiple) * multiple)
+        longest = int(self.padded(rows, multiple).max(initial=multiple))
+        hidden, mask = self._cache.gather(self._at[rows], length=longest)
         return hidden, mask, self._vectors.take(rows, device)
 
 

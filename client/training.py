@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -127,9 +126,9 @@ class Trainer:
             sums={name: torch.zeros_like(value) for name, value in active.items()}, below=torch.zeros((), device=bank.device)
         )
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
-        lengths = self._data.rows.lengths[picked].max(1, initial=0)
-        order = np.argsort(lengths, kind="stable")
-        waiting, lengths = picked[order], _multiple(lengths[order], self._length_step)
+        rows = self._data.rows
+        waiting = picked[np.argsort(rows.lengths[picked].max(1, initial=0), kind="stable")]
+        lengths = rows.padded(waiting, self._length_step).max(1, initial=0)
         while len(waiting):
             count = self._micro_batch.users(lengths, picked.shape[1])
             try:
@@ -170,7 +169,7 @@ class Trainer:
     def _part(
         self, picked: NDArray[np.int64], count: int, active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
     ) -> Clipped:
-        size = count if self._towers.encoder.compiled else int(_multiple(len(picked), ROW_STEP))
+        size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
         real = torch.arange(size) < len(picked)
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
         filled = np.resize(picked, (size, picked.shape[1]))
@@ -190,10 +189,6 @@ class Trainer:
         return Answers(
             targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
         )
-
-
-def _multiple(numbers: Any, of: int) -> Any:
-    return -(-numbers // of) * of
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

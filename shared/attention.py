@@ -56,7 +56,7 @@ def mix(stacked: Tensor, mask: Tensor, heads: int) -> Mixed:
     parts = stacked.view(n, t, 3, heads, d).permute(2, 0, 3, 1, 4).contiguous().view(3, n * heads, t, d)
     q, k, v = parts
     # The scale goes into the product: scaling queries or keys would be a pass over memory of its own.
-    scores = torch.baddbmm(q.new_empty(n * heads, t, t), q, k.transpose(1, 2), beta=0, alpha=d**-0.5)
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=d**-0.5)
     if torch.compiler.is_compiling() or not bool(mask.all()):
         # Added, not filled in: a sum over the small mask is a third of the time.
         bias = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)

@@ -12,25 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from client.gradients import Clipped, clipped_sum
-from client.mechanism import Mechanism
-from shared.adapter import layout_of
+from client.gradients import Clipped
 from shared.backbone import load_backbone
-from shared.encoder import Batch, Encoder, compute_dtype
+from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
-from shared.settings import ModelSettings
-from simulations.benchmarks.training import Problem, problem
+from simulations.benchmarks.training import Private, Step, measure, problem
 
 SIZES = (32, 64, 128)
 
@@ -51,44 +44,32 @@ class Side:
         return f"at most {self.sequences} a pass, memory {'kept' if self.kept else 'given back'}"
 
 
-class Work:
-    """One batch of users, one sequence each.
+def even(users: int, most: int) -> int:
+    """Users of a pass where no pass takes more than `most`, and all about as many, as training has them."""
+    return -(-users // -(-users // most))
+
+
+def gradient(private: Private, *, users: int, each: int) -> Clipped:
+    """Of the first `users`, so many a pass."""
+    first, *rest = (private.gradient(slice(begin, begin + each)) for begin in range(0, users, each))
+    for part in rest:
+        first = first.plus(part)
+    return first
+
+
+def step(private: Private, side: Side, *, users: int, block: int) -> Step:
+    """The gradient in this side's way.
 
     Args:
-        users: In the batch.
-        length: Tokens of a sequence.
-        layers: That are trained, from the top; the features below them are made once, as a cache would give them.
+        block: Bytes of a sequence's wide inner layer.
     """
+    each = even(users, side.sequences)
 
-    def __init__(self, *, users: int, length: int, layers: int) -> None:
-        device, model = torch.device("cpu"), ModelSettings(layers=layers)
-        backbone = load_backbone("minilm")
-        self._at = problem(backbone.shape, batch=users, length=length, device=device)
-        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device))
-        self._hidden = self._encoder.trunk(self._at.ids, self._at.mask)
-        self._row = length * backbone.shape.intermediate * self._hidden.element_size()
-        random = torch.Generator().manual_seed(1)
-        layout = layout_of(backbone.shape, model)
-        self._parameters = {name: 0.02 * torch.randn(shape, generator=random) for name, shape in layout.items()}
-        self._mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
+    def run() -> None:
+        set_thresholds(mmap=KEPT if side.kept else each * block, trim=KEPT if side.kept else 2 * each * block)
+        gradient(private, users=users, each=each)
 
-    def run(self, side: Side) -> Clipped:
-        """Its gradient."""
-        users = len(self._at.ids)
-        # Even passes, as training has them.
-        passes = np.array_split(np.arange(users), -(-users // side.sequences))
-        block = len(passes[0]) * self._row
-        set_thresholds(mmap=KEPT if side.kept else block, trim=KEPT if side.kept else 2 * block)
-        first, *rest = map(self._part, passes)
-        for part in rest:
-            first = first.plus(part)
-        return first
-
-    def _part(self, rows: np.ndarray) -> Clipped:
-        at = Problem(ids=self._at.ids[rows], bank=self._at.bank, targets=self._at.targets[rows])
-        batch = Batch(hidden=self._hidden[rows], mask=at.mask)
-        real = torch.ones(len(rows), dtype=torch.bool)
-        return clipped_sum(lambda copies: at.losses(self._encoder.pooled(batch, copies)), self._parameters, real, self._mechanism)
+    return run
 
 
 def main() -> None:
@@ -102,29 +83,27 @@ def main() -> None:
     options = parser.parse_args()
     if not keep():
         parser.error("this needs glibc")
-    work = Work(users=options.users, length=options.length, layers=options.layers)
+    device, backbone = torch.device("cpu"), load_backbone("minilm")
+    at = problem(backbone.shape, batch=options.users, length=options.length, device=device)
+    private = Private(backbone, at, layers=options.layers)
+    block = options.length * backbone.shape.intermediate * compute_dtype(device).itemsize
     sides = [Side(sequences=size, kept=kept) for kept in (False, True) for size in SIZES]
-    seconds: dict[Side, list[float]] = {side: [] for side in sides}
-    random = np.random.default_rng(0)
-    for _ in track(range(options.turns + 1), console=Console(stderr=True), description="turns"):
-        for at in random.permutation(len(sides)):
-            began = time.perf_counter()
-            work.run(sides[at])
-            seconds[sides[at]].append(time.perf_counter() - began)
-    # The first turn makes the kernels.
-    medians = {side: statistics.median(times[1:]) for side, times in seconds.items()}
-    base = medians[sides[0]]
+    steps = {str(side): step(private, side, users=options.users, block=block) for side in sides}
+    with Console(stderr=True).status("measuring") as status:
+        results = measure(steps, turns=options.turns, device=device, say=status.update)
+    base = results[str(sides[0])]["seconds"]
+    for result in results.values():
+        result["ratio"] = round(base / result["seconds"], 3)
     if options.json:
-        found = [{"side": str(side), "seconds": round(at, 4), "ratio": round(base / at, 3)} for side, at in medians.items()]
         batch = {"users": options.users, "length": options.length, "layers": options.layers}
-        json.dump({**batch, "sides": found}, sys.stdout, indent=2)
+        json.dump({**batch, "sides": results}, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
     table = Table("side", title=f"gradient of {options.users} x {options.length} tokens, {torch.get_num_threads()} threads")
-    table.add_column("ms", justify="right")
-    table.add_column("ratio", justify="right")
-    for side, median in medians.items():
-        table.add_row(str(side), f"{1000 * median:.1f}", f"{base / median:.2f}x")
+    for column in ("ms", "peak MiB", "ratio"):
+        table.add_column(column, justify="right")
+    for name, result in results.items():
+        table.add_row(name, f"{1000 * result['seconds']:.1f}", f"{result['peak_mib']:.0f}", f"{result['ratio']:.2f}x")
     Console().print(table)
 
 

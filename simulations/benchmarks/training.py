@@ -36,7 +36,7 @@ from rich.table import Table
 from torch import Tensor
 
 from client.adam import Adam
-from client.gradients import clipped_sum
+from client.gradients import Clipped, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
 from shared.adapter import layout_of
@@ -84,24 +84,38 @@ def problem(shape: BackboneShape, *, batch: int, length: int, device: torch.devi
     )
 
 
+class Private:
+    """Our model on a problem, one user a sequence, with factors drawn at random.
+
+    Args:
+        layers: That are trained, from the top. The features below come from a cache, so they are made once, here.
+    """
+
+    def __init__(self, backbone: Backbone, at: Problem, *, layers: int, compiled: bool = False) -> None:
+        device, model, users = at.ids.device, ModelSettings(layers=layers), len(at.ids)
+        self._at = at
+        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled)
+        self._hidden = self._encoder.trunk(at.ids, at.mask)
+        random = torch.Generator().manual_seed(1)
+        layout = layout_of(backbone.shape, model)
+        self.parameters = {name: (0.02 * torch.randn(shape, generator=random)).to(device) for name, shape in layout.items()}
+        self.mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
+        self._real = torch.ones(users, dtype=torch.bool, device=device)
+
+    def gradient(self, rows: slice = slice(None)) -> Clipped:
+        """Sum of the clipped gradients of some users, in one pass."""
+        at = Problem(ids=self._at.ids[rows], bank=self._at.bank, targets=self._at.targets[rows])
+        batch = Batch(hidden=self._hidden[rows], mask=at.mask)
+        return clipped_sum(
+            lambda copies: at.losses(self._encoder.pooled(batch, copies)), self.parameters, self._real[rows], self.mechanism
+        )
+
+
 def ours(backbone: Backbone, at: Problem, *, layers: int, compiled: bool) -> Step:
-    """Our private step on the top `layers`; the trunk's features come from a cache, so they are made once, outside."""
-    device = at.ids.device
-    model = ModelSettings(layers=layers)
-    encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled)
-    random = torch.Generator().manual_seed(1)
-    layout = layout_of(backbone.shape, model)
-    parameters = {name: (0.02 * torch.randn(shape, generator=random)).to(device) for name, shape in layout.items()}
-    batch = Batch(hidden=encoder.trunk(at.ids, at.mask), mask=at.mask)
-    users = len(at.ids)
-    mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
-    optimizer, noise, real = Adam(learning_rate=1e-3), SecureNoise(), torch.ones(users, dtype=torch.bool, device=device)
-
-    def step() -> None:
-        clipped = clipped_sum(lambda copies: at.losses(encoder.pooled(batch, copies)), parameters, real, mechanism)
-        optimizer.step(parameters, mechanism.privatise(clipped.sums, noise))
-
-    return step
+    """Our private step on the top `layers`."""
+    private = Private(backbone, at, layers=layers, compiled=compiled)
+    optimizer, noise = Adam(learning_rate=1e-3), SecureNoise()
+    return lambda: optimizer.step(private.parameters, private.mechanism.privatise(private.gradient().sums, noise))
 
 
 def stock(source: Any, at: Problem, *, half: bool, attention: str, compiled: bool, private: bool) -> Step:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from shared.backbone import load_backbone
-from simulations.benchmarks import sweep, training
+from simulations.benchmarks import passes, sweep, training
 
 CPU = torch.device("cpu")
 
@@ -47,6 +47,23 @@ class TestTraining:
         # "About 7 ms" on an H200 at 800 TFLOP/s: 2 x 12 x 7.1 million multiply-adds a token, less the first way back.
         backbone, _ = training._base(load_backbone("minilm"))
         assert training.arithmetic(backbone.shape, batch=256, length=64) == pytest.approx(5.51e12, rel=0.01)
+
+
+class TestPasses:
+    @pytest.mark.parametrize(("users", "most", "each"), [(96, 32, 32), (75, 64, 38), (3, 64, 3), (5, 2, 2)])
+    def test_passes_are_even(self, users: int, most: int, each: int) -> None:
+        assert passes.even(users, most) == each
+
+    def test_every_cut_gives_the_same_gradient(self, tiny_bert: str) -> None:
+        backbone = load_backbone(tiny_bert)
+        private = training.Private(backbone, training.problem(backbone.shape, batch=5, length=6, device=CPU), layers=1)
+        whole = private.gradient()
+        for each in (1, 2, 5):
+            found = passes.gradient(private, users=5, each=each)
+            assert found.below == whole.below
+            gap = torch.cat([(found.sums[name] - value).flatten() for name, value in whole.sums.items()]).norm()
+            # In bfloat16 a product of other rows may round otherwise.
+            assert gap <= 0.01 * torch.cat([value.flatten() for value in whole.sums.values()]).norm()
 
 
 class TestSweep:
