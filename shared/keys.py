@@ -162,5 +162,5 @@ def _public(text: str) -> object:
         if len(text) > _LARGEST:
             raise ValueError
         return load_ssh_public_key(text.strip().encode("ascii"))
-    except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError):
+    except (ValueError, UnsupportedAlgorithm, UnicodeEncodeError, NotImplementedError):  # the last: a compressed point
         raise ValueError("expected a public key in OpenSSH form") from None

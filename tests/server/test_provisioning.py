@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import io
 import json
@@ -32,7 +33,7 @@ from server.platforms import Platforms
 from server.provisioning import init_server, invite
 from shared.errors import InputError, StorageError
 from shared.invitation import Application, parse_application, parse_invitation
-from shared.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key
+from shared.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 
 ROOT = Path(__file__).parents[2]
 NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
@@ -165,6 +166,14 @@ class TestInvitations:
     def test_a_large_one_is_not_read(self) -> None:
         with pytest.raises(InputError, match="larger"):
             parse_invitation(b"#" * (2 << 20), where="x")
+
+    def test_a_node_key_with_a_compressed_point_is_refused(self) -> None:
+        key = ec.derive_private_key(7, ec.SECP384R1()).public_key()
+        whole = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        kind, blob = NODE.split()
+        compressed = base64.b64decode(blob).replace(whole, b"\x02" + whole[1:])
+        with pytest.raises(ValueError, match="OpenSSH form"):
+            node_key_from_line(f"{kind} {base64.b64encode(compressed).decode()}")
 
     @given(at=st.integers(0, 10_000), bits=st.integers(1, 255))
     def test_a_changed_application_is_noticed(self, at: int, bits: int) -> None:
