@@ -1,11 +1,12 @@
-"""Which settings train best under privacy: each platform of a world by itself, one setting varied at a time.
+"""Which settings train best under privacy: each platform of a world by itself, one setting varied at a time or all at once.
 
     python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl [--vary KEY=V,V ...] [--epsilon 8 2 inf] [--seeds 0 1 2]
-    python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl --table
+    python -m simulations.benchmarks.sweep WORLD --out crossed.jsonl --cross KEY=V,V,V KEY=V,V,V ... [--seeds 0 1 2]
+    python -m simulations.benchmarks.sweep WORLD --out FILE [--cross ...] --table
 
 Every cell (platform, epsilon, seed, settings) is one private training from the start, as `fedfuse simulate` would run it for
 that platform alone, and one line of the file; what is in the file is not run again. The table shows NDCG@10 as median and
-range over seeds.
+range over seeds; of crossed settings (`simulations/benchmarks/design.py`) the mean by value, and which pairs act together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from client.platform import Platform, fingerprint, prepare
 from client.platform_file import PlatformFile, load
 from shared.errors import PrivacyError
 from shared.settings import Settings
+from simulations.benchmarks.design import cross, effects
 from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate
@@ -68,6 +70,16 @@ def cells(
             for epsilon in epsilons:
                 for settings in vary:
                     yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
+
+
+def crossed(
+    files: Sequence[PlatformFile], factors: Mapping[str, Sequence[str]], epsilons: Sequence[str], seeds: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """A balanced fraction of the grid, the same on every platform and at every epsilon."""
+    for file in files:
+        for settings, seed in cross(factors, seeds):
+            for epsilon in epsilons:
+                yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
 
 
 def run_cell(cell: Mapping[str, Any], platform: Platform, settings: Settings, world: Path) -> dict[str, Any]:
@@ -117,6 +129,25 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def effects_of(results: Sequence[Mapping[str, Any]], factors: Collection[str], title: str) -> Table:
+    """What each of the crossed settings does; pairs only where they do more than their two (p < 0.05).
+
+    Raises:
+        ValueError: cells are missing.
+    """
+    words = [dict(word.split("=", 1) for word in r["settings"]) for r in results]
+    kept = [{key: own[key] for key in factors} | {"seed": str(r["seed"])} for own, r in zip(words, results, strict=True)]
+    found, unexplained = effects(kept, [float(r["ndcg"]) for r in results])
+    table = Table(title=f"{title}: mean NDCG@10 of {len(results)} cells; {unexplained:.4f} is unexplained in a single one")
+    for name in ("setting", "mean by value", "p"):
+        table.add_column(name)
+    for effect in found:
+        if len(effect.keys) == 1 or effect.p < 0.05:
+            means = "  ".join(f"{', '.join(values)}: {mean:.4f}" for values, mean in sorted(effect.means.items()))
+            table.add_row(" x ".join(effect.keys), means, f"{effect.p:.3f}")
+    return table
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description="Which settings train best under privacy.")
@@ -124,6 +155,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is there is not run again")
     parser.add_argument("--base", nargs="*", default=[], help="key=value words under every cell")
     parser.add_argument("--vary", nargs="*", default=[], help="key=v,v,... one at a time; key=v+key=v together")
+    parser.add_argument(
+        "--cross", nargs="*", default=[], help="key=v,v,v ... of equally many values: a balanced fraction of all combinations"
+    )
     parser.add_argument("--epsilon", nargs="+", default=["8"], help="budgets; inf turns privacy off")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--platforms", nargs="*", help="only these")
@@ -133,21 +167,47 @@ def main() -> None:
     files = [load(path) for path in world.platforms]
     files = [file for file in files if not options.platforms or file.name in options.platforms]
     results = read(options.out)
+    factors = {key: values.split(",") for key, _, values in (entry.partition("=") for entry in options.cross)}
+    if factors and options.vary:
+        parser.error("--vary and --cross: one of them at a time")
+    try:
+        todo = list(
+            crossed(files, factors, options.epsilon, options.seeds)
+            if factors
+            else cells(files, variations(options.vary), options.epsilon, options.seeds)
+        )
+    except ValueError as error:
+        parser.error(f"--cross: {error}")
+    for cell in todo:
+        cell["settings"] = [*options.base, *cell["settings"]]
     if not options.table:
-        done = {json.dumps({key: r[key] for key in ("platform", "epsilon", "seed", "settings")}) for r in results}
-        todo = list(cells(files, variations(options.vary), options.epsilon, options.seeds))
-        for cell in todo:
-            cell["settings"] = [*options.base, *cell["settings"]]
-        todo = [cell for cell in todo if json.dumps(cell) not in done]
-        results += _run(todo, {file.name: file for file in files}, options.world, options.out)
-    Console(width=200).print(table_of(results))
+        done = {_key(r) for r in results}
+        results += _run([cell for cell in todo if _key(cell) not in done], {f.name: f for f in files}, options.world, options.out)
+    console = Console(width=200)
+    if not factors:
+        console.print(table_of(results))
+        return
+    wanted = {_key(cell) for cell in todo}
+    for platform, epsilon in dict.fromkeys((cell["platform"], cell["epsilon"]) for cell in todo):
+        own = [r for r in results if _key(r) in wanted and (r["platform"], r["epsilon"]) == (platform, epsilon)]
+        try:
+            console.print(effects_of([r for r in own if r["ndcg"] is not None], factors, f"{platform}, epsilon {epsilon}"))
+        except ValueError as error:
+            console.print(f"{platform}, epsilon {epsilon}: {error}")
+
+
+def _key(cell: Mapping[str, Any]) -> str:
+    return json.dumps({key: cell[key] for key in ("platform", "epsilon", "seed", "settings")})
 
 
 def _run(todo: list[dict[str, Any]], files: Mapping[str, PlatformFile], world: Path, out: Path) -> list[dict[str, Any]]:
     prepared: dict[str, tuple[str, Platform]] = {}
     results = []
+    cut_off = out.exists() and not out.read_bytes().endswith(b"\n")
     with Progress(console=Console(stderr=True)) as progress, out.open("a", encoding="utf-8") as lines:
         task = progress.add_task("cells", total=len(todo))
+        if cut_off:
+            lines.write("\n")
         for cell in todo:
             words = [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"]
             settings = settings_from(None, words)

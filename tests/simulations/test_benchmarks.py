@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from client.platform_file import load
 from shared.backbone import load_backbone
 from simulations.benchmarks import passes, sweep, training
+from simulations.benchmarks.design import cross
 
 CPU = torch.device("cpu")
 
@@ -99,3 +102,45 @@ class TestSweep:
         out.write_text(first + '{"platform": "sh')  # a crash
         sweep.main()
         assert out.read_text().startswith(first) and len(sweep.read(out)) == 2
+        monkeypatch.setattr("sys.argv", [*words, "--seeds", "1"])
+        sweep.main()
+        assert len(sweep.read(out)) == 4, "what came after the crash stands on a line of its own"
+
+    def test_crossed_settings_give_a_table_of_their_means(
+        self,
+        write_platform: Callable[..., Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        platform, out = write_platform(), tmp_path / "crossed.jsonl"
+        factors = {f"training.{key}": ["1", "2", "3"] for key in "abcde"}
+        rows = [
+            {
+                "platform": load(platform).name,
+                "epsilon": "8",
+                "seed": seed,
+                "settings": ["model.rank=2", *settings],
+                "ndcg": 0.1 * int(settings[0][-1]) + 0.001 * (at % 7),
+            }
+            for at, (settings, seed) in enumerate(cross(factors, [0, 1, 2]))
+        ]
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words = ["sweep", str(platform.parent), "--out", str(out), "--table", "--base", "model.rank=2", "--seeds", "0", "1", "2"]
+        monkeypatch.setattr("sys.argv", [*words, "--cross", *(f"{key}={','.join(values)}" for key, values in factors.items())])
+        sweep.main()
+        said = capsys.readouterr().out
+        assert "81 cells" in said and re.search(r"training\.a .* 1: 0\.10\d\d  2: 0\.20\d\d  3: 0\.30\d\d .* 0\.000", said), said
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+        sweep.main()
+        assert "not balanced" in capsys.readouterr().out
+
+    def test_one_setting_cannot_be_crossed(
+        self, write_platform: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(
+            "sys.argv", ["sweep", str(write_platform().parent), "--out", "never.jsonl", "--cross", "model.rank=1,2"]
+        )
+        with pytest.raises(SystemExit) as refused:
+            sweep.main()
+        assert refused.value.code == 2 and "two settings or more" in capsys.readouterr().err

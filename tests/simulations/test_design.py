@@ -1,0 +1,83 @@
+"""The fraction of a grid is balanced, and its analysis finds what was put in and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from simulations.benchmarks.design import cross, effects
+
+FACTORS = {key: ["low", "middle", "high"] for key in "abcde"}
+AMOUNT = {"low": -1.0, "middle": 0.0, "high": 1.0}
+
+
+def _cells() -> list[dict[str, str]]:
+    return [dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in cross(FACTORS, [0, 1, 2])]
+
+
+def _outcomes(cells: list[dict[str, str]], *, noise: float = 0.01) -> list[float]:
+    random = np.random.default_rng(3)
+    return [
+        1
+        + 0.1 * AMOUNT[cell["a"]]
+        + 0.1 * AMOUNT[cell["b"]] * AMOUNT[cell["c"]]
+        + 0.05 * int(cell["seed"])
+        + random.normal(0, noise)
+        for cell in cells
+    ]
+
+
+class TestCross:
+    def test_any_four_of_five_settings_meet_in_every_combination_once(self) -> None:
+        cells = _cells()
+        assert len(cells) == 81
+        for four in combinations(FACTORS, 4):
+            assert len({tuple(cell[key] for key in four) for cell in cells}) == 81
+
+    @pytest.mark.parametrize("settings", [2, 3, 4, 5, 6])
+    def test_every_value_meets_every_seed_equally_often(self, settings: int) -> None:
+        cells = cross({str(at): ["0", "1", "2"] for at in range(settings)}, [7, 8, 9])
+        for at in range(settings):
+            assert len(set(Counter((words[at], seed) for words, seed in cells).values())) == 1, at
+
+    @pytest.mark.parametrize("factors", [{"a": ["0", "1"]}, {"a": ["0", "1"], "b": ["0"]}, {}])
+    def test_settings_that_do_not_cross_are_refused(self, factors: dict[str, list[str]]) -> None:
+        with pytest.raises(ValueError, match="equally many"):
+            cross(factors, [0])
+
+    def test_seeds_that_cannot_be_dealt_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="needs one seed, or one for each of the 3"):
+            cross(FACTORS, [0, 1])
+
+
+class TestEffects:
+    def test_finds_what_was_put_in_and_nothing_else(self) -> None:
+        cells = _cells()
+        found, unexplained = effects(cells, _outcomes(cells))
+        strong = {effect.keys for effect in found if effect.p < 1e-6}
+        assert strong == {("a",), ("seed",), ("b", "c")}
+        by_keys = {effect.keys: effect for effect in found}
+        means = by_keys["a",].means
+        assert means["high",] - means["low",] == pytest.approx(0.2, abs=0.01)
+        assert means["middle",] - means["low",] == pytest.approx(0.1, abs=0.01)
+        # Of b and c alone nothing is to be seen: they act as a pair.
+        assert by_keys["b",].p > 0.001 and by_keys["c",].p > 0.001
+        assert unexplained == pytest.approx(0.01, rel=0.4)
+
+    def test_one_seed_is_no_setting(self) -> None:
+        cells = [cell | {"seed": "0"} for cell in _cells()]
+        found, _ = effects(cells, _outcomes(cells))
+        assert ("seed",) not in {effect.keys for effect in found}
+
+    def test_a_missing_cell_is_said(self) -> None:
+        cells = _cells()[1:]
+        with pytest.raises(ValueError, match="not balanced over a"):
+            effects(cells, [0.0] * len(cells))
+
+    def test_too_few_cells_are_said(self) -> None:
+        cells = [dict(word.split("=") for word in words) for words, _ in cross({"a": "012", "b": "012", "c": "012"}, [0])]
+        with pytest.raises(ValueError, match="too few"):
+            effects(cells, [0.0] * len(cells))
