@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.passes import fit
+
 SEQUENCES = {"cpu": 64, "cuda": 256}
 """Sequences of one pass, at most, by device: a larger pass shares what every pass costs, and takes more memory."""
 COMPILED = {"cpu": 32, "cuda": 256}
@@ -37,9 +39,7 @@ class MicroBatch:
         most = max(1, self.sequences // each)
         if self._as_asked:
             return most
-        tokens = np.arange(1, len(lengths) + 1) * each * np.maximum(lengths, LENGTH)
-        # A pass pads to its last user's length, which is its longest.
-        most = max(1, min(most, int((tokens <= self.sequences * LENGTH).sum())))
+        most = min(most, fit(each * np.maximum(lengths, LENGTH), self.sequences * LENGTH))
         passes = -(-len(lengths) // most)
         # As many passes of about the same size: a small one costs nearly as much as a large one.
         return -(-len(lengths) // passes)

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.fusion import Fusion
+from client.passes import Passes
 from client.trunk import Ids, TrunkCache
 from client.vectors import SourceVectors, VectorRows
 from shared.encoder import Batch, Encoder
 from shared.lora import Parameters
 
-_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
-"""Tokens that are encoded at once, by device: on a processor what its caches hold, on a GPU what keeps it busy."""
 _MULTIPLE = {"cuda": 8}
 """A GPU's matrix units want lengths of a multiple of 8; a processor has no use for padding."""
 
@@ -65,6 +64,7 @@ class Towers:
 
     def __init__(self, encoder: Encoder, fusion: Fusion) -> None:
         self.encoder, self.fusion = encoder, fusion
+        self._passes = Passes(encoder.device.type)
 
     def vectors(self, hidden: Tensor, mask: Tensor, sources: SourceVectors, parameters: Parameters) -> Tensor:
         """Unit vectors (n, width), float32, of rows under parameters (one copy, or one per row)."""
@@ -77,22 +77,16 @@ class Towers:
         """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small."""
         order = np.argsort(rows.lengths, kind="stable")
         device = self.encoder.device
-        most = _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["cpu"])
         multiple = _MULTIPLE.get(device.type, 1)
+
+        def encoded(part: slice) -> Tensor:
+            return self.vectors(*rows.take(order[part], device, multiple=multiple), parameters)
+
         parts: list[Tensor] = []
-        begin = 0
-        while begin < len(order):
-            count = 16
-            while (
-                begin + count < len(order)
-                and int(rows.lengths[order[min(begin + 2 * count, len(order)) - 1]]) * 2 * count <= most
-            ):
-                count *= 2
-            chosen = order[begin : begin + count]
-            parts.append(self.vectors(*rows.take(chosen, device, multiple=multiple), parameters))
-            begin += count
+        for vectors in self._passes.run(rows.padded(order, multiple), encoded):
+            parts.append(vectors)
             if progress:
-                progress(len(chosen))
+                progress(len(vectors))
         if not parts:
             return torch.zeros(0, self.encoder.hidden, device=device)
         result = torch.empty(len(order), parts[0].shape[1], device=device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
+from client.passes import within_memory
 from client.towers import Rows, Towers
 from shared.heap import keep
 from shared.settings import Settings
@@ -131,14 +133,11 @@ class Trainer:
         lengths = rows.padded(waiting, self._length_step).max(1, initial=0)
         while len(waiting):
             count = self._micro_batch.users(lengths, picked.shape[1])
-            try:
-                part = self._part(waiting[:count], count, active, fixed, bank)
-            except RuntimeError as error:
-                if not _out_of_memory(error) or count == 1:
-                    raise
+            attempt = partial(self._part, waiting[:count], count, active, fixed, bank)
+            part = within_memory(attempt, last=count == 1)
+            if part is None:
                 self._micro_batch.halve()
                 log.warning("out of memory: %d sequences at a time from now on", self._micro_batch.sequences)
-                torch.cuda.empty_cache()
                 continue
             total = total.plus(part)
             waiting, lengths = waiting[count:], lengths[count:]
@@ -189,8 +188,3 @@ class Trainer:
         return Answers(
             targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
         )
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # A GPU says it by type, the processor's allocator in words.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.passes import Passes
 from client.trunk_bound import MOST_BYTES, InUse, drop_oldest, drop_others
 from shared.encoder import Encoder
 from shared.errors import StorageError
@@ -34,7 +35,6 @@ Ids = NDArray[np.int32]
 """Token ids of one sequence, without padding, int32 (t,)."""
 
 _ROW = np.dtype([("key", "V32"), ("length", "<i4"), ("crc", "<u4")])
-_TOKENS_PER_BATCH = 4096
 
 
 class TrunkCache:
@@ -51,6 +51,7 @@ class TrunkCache:
 
     def __init__(self, folder: Path, encoder: Encoder, *, most: int = MOST_BYTES) -> None:
         self._encoder = encoder
+        self._passes = Passes(encoder.device.type)
         # An encoder in float32 keeps float16: 11 bits of a feature where bfloat16 has 8.
         self._stored = torch.bfloat16 if encoder.dtype == torch.bfloat16 else torch.float16
         self._itemsize = self._stored.itemsize
@@ -193,24 +194,23 @@ class TrunkCache:
 
     def _compute(self, missing: dict[bytes, Ids], progress: Callable[[int], None] | None) -> None:
         order = sorted(missing, key=lambda k: len(missing[k]))
-        at = 0
+        lengths = np.asarray([len(missing[key]) for key in order], np.int64)
+
+        def computed(part: slice) -> list[tuple[bytes, bytes]]:
+            keys = order[part]
+            return list(zip(keys, self._features([missing[key] for key in keys]), strict=True))
+
         try:
             with _private(self._data_path) as data, _private(self._index_path) as index:
-                while at < len(order):
-                    # Sorted by length, so the last sequence of a batch is its longest, to which the others are padded.
-                    end = at + 1
-                    while end < len(order) and (end + 1 - at) * len(missing[order[end]]) <= _TOKENS_PER_BATCH:
-                        end += 1
-                    keys = order[at:end]
-                    rows = np.empty(len(keys), _ROW)
-                    for slot, (key, features) in enumerate(zip(keys, self._features([missing[k] for k in keys]), strict=True)):
+                for found in self._passes.run(lengths, computed):
+                    rows = np.empty(len(found), _ROW)
+                    for slot, (key, features) in enumerate(found):
                         data.write(features)
                         rows[slot] = (key, len(missing[key]), zlib.crc32(features))
                     data.flush()
                     index.write(rows.tobytes())
-                    at = end
                     if progress:
-                        progress(len(keys))
+                        progress(len(found))
                 os.fsync(data.fileno())
                 index.flush()
                 os.fsync(index.fileno())

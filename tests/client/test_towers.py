@@ -36,7 +36,7 @@ def parts(backbone: str, folder: Path, *, rows: int, fusion: str = "attention") 
 def test_a_bank_is_its_rows_one_by_one(
     tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, budget: int
 ) -> None:
-    monkeypatch.setattr("client.towers._TOKENS_PER_BATCH", {"cpu": budget})
+    monkeypatch.setattr("client.passes.TOKENS", {"cpu": budget})
     towers, rows, local = parts(tiny_bert, tmp_path, rows=70, fusion=fusion)
     seen: list[int] = []
     bank = towers.encode(rows, local, seen.append)

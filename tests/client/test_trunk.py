@@ -176,7 +176,7 @@ class TestFailure:
         self, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
     ) -> None:
         # A resident worker outlives a GPU without memory; half a batch on disk would shift all that comes after it.
-        monkeypatch.setattr("client.trunk._TOKENS_PER_BATCH", 20)
+        monkeypatch.setattr("client.passes.TOKENS", {"cpu": 20})
         encoder = encoder_of(tiny_bert)
         failing = Counting(encoder)
         cache = TrunkCache(tmp_path, failing)  # type: ignore[arg-type]
@@ -255,12 +255,29 @@ def test_backbones_that_differ_in_settings_alone_do_not_mix(tiny_bert: str, tmp_
 
 
 def test_a_batch_is_bounded_by_its_longest(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.trunk._TOKENS_PER_BATCH", 128)
+    monkeypatch.setattr("client.passes.TOKENS", {"cpu": 128})
     counting = Counting(encoder_of(tiny_bert))
     short = [np.full(1, 9 + at, np.int32) for at in range(70)]
     long = [np.full(50, 9 + at, np.int32) for at in range(20)]
     assert_right(TrunkCache(tmp_path, counting), encoder_of(tiny_bert), short + long)  # type: ignore[arg-type]
     assert max(counting.tokens) <= 128
+
+
+def test_out_of_memory_computes_fewer_at_a_time(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counting = Counting(encoder_of(tiny_bert))
+    trunk = counting.trunk
+
+    def small(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if ids.numel() > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return trunk(ids, mask)
+
+    monkeypatch.setattr(counting, "trunk", small, raising=False)
+    seen: list[int] = []
+    cache = TrunkCache(tmp_path, counting)  # type: ignore[arg-type]
+    cache.rows(sequences(30), seen.append)
+    assert sum(seen) == 30 and len(seen) > 1
+    assert_right(cache, encoder_of(tiny_bert), sequences(30))
 
 
 def test_progress_counts_every_sequence_once(tiny_bert: str, tmp_path: Path) -> None:
