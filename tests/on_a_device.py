@@ -1,0 +1,144 @@
+"""Everything on another device than the processor, as far as that can be seen without one (`tests/pretended_device.py`).
+
+Run by `tests/simulations/test_any_device.py` in a process of its own, or by hand: python -m pytest tests/on_a_device.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from client.device_noise import DeviceNoise
+from client.platform_file import load
+from client.recommend import recommend
+from client.towers import Towers
+from server.pull import pull
+from shared.settings import Settings
+from simulations.run import Simulation, simulate
+from simulations.worlds.world import World, open_world
+from tests.pretended_device import device
+
+Write = Callable[..., Path]
+Make = Callable[..., Settings]
+DEVICE = device()
+
+
+@pytest.fixture
+def world(write_platform: Write) -> World:
+    """Two platforms, one with pictures."""
+    write_platform("shop")
+    pictures = "item,x0,x1\n" + "".join(f"i{item},{item / 7:.3f},{(item % 3) / 3:.3f}\n" for item in range(12))
+    source = '[sources.pictures]\nkind = "vectors"\npath = "video-pictures.csv"\n'
+    source += 'columns = { item = "item", vector = ["x0", "x1"] }\n'
+    path = write_platform("video", seed=1, items=14, files={"video-pictures.csv": pictures}, extra=source)
+    return open_world(path.parent)
+
+
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same arithmetic everywhere."""
+    for module in ("client.platform", "client.recommend"):
+        monkeypatch.setattr(f"{module}.compute_dtype", lambda device: torch.float32)
+
+
+def use(found: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("shared.encoder", "simulations.run"):
+        monkeypatch.setattr(f"{module}.devices", lambda: [found])
+
+
+class TestPretendedDevice:
+    """The instrument itself."""
+
+    def test_tensors_of_two_devices_do_not_mix(self) -> None:
+        for there, here in (((3,), (3,)), ((), (3,))):
+            with pytest.raises(RuntimeError, match="same device"):
+                torch.ones(there, device=DEVICE) + torch.ones(here)
+        assert (torch.ones(3, device=DEVICE) + torch.ones(())).device == DEVICE
+
+    def test_it_computes_and_differentiates(self) -> None:
+        x, w = torch.randn(5, 4), torch.randn(3, 4)
+        there = w.to(DEVICE).requires_grad_()
+        loss = (x.to(DEVICE) @ there.T).square().sum()
+        assert loss.device == DEVICE
+        torch.autograd.backward(loss)
+        here = w.requires_grad_()
+        torch.autograd.backward((x @ here.T).square().sum())
+        assert there.grad is not None and here.grad is not None
+        torch.testing.assert_close(there.grad.cpu(), here.grad)
+
+    def test_it_is_no_array(self) -> None:
+        with pytest.raises(RuntimeError, match="numpy"):
+            torch.ones(3, device=DEVICE).numpy()
+
+
+@pytest.mark.usefixtures("float32")
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"training": {"clipping": "adaptive"}},
+        {"training": {"engine": "opacus"}},
+        {"training": {"objective": "click", "sequences": 2}},
+        {"model": {"fusion": "attention"}},
+        {"strategy": "personalise"},
+    ],
+    ids=str,
+)
+def test_a_simulation_on_a_device_ends_as_on_the_processor(
+    world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
+) -> None:
+    settings, places = tiny_settings(**over), set[torch.device]()
+    expected = simulate(Simulation(world=world, settings=settings, out=tmp_path / "here", alone=False))
+    use(DEVICE, monkeypatch)
+    vectors = Towers.vectors
+
+    def watched(self: Towers, hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+        found = vectors(self, hidden, *rest)
+        places.add(found.device)
+        return found
+
+    monkeypatch.setattr(Towers, "vectors", watched)
+    found = simulate(Simulation(world=world, settings=settings, out=tmp_path / "there", alone=False))
+    assert places == {DEVICE}
+    for name, platform in expected["platforms"].items():
+        other = found["platforms"][name]
+        assert other["epsilon"] == platform["epsilon"]
+        for stage in ("before", "federated"):
+            assert other[stage] == pytest.approx(platform[stage], abs=2e-3), (name, stage)
+
+
+@pytest.mark.usefixtures("float32")
+def test_a_run_goes_on_from_one_device_to_another_and_recommends(
+    world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = simulate(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "whole"))
+    out = tmp_path / "run"
+
+    def stop(event: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(Simulation(world=world, settings=tiny_settings(), out=out), events=stop)
+    use(DEVICE, monkeypatch)
+    resumed = simulate(Simulation(world=world, settings=tiny_settings(), out=out, resume=True))
+    for name, platform in whole["platforms"].items():
+        assert resumed["platforms"][name]["federated"] == pytest.approx(platform["federated"], abs=2e-3)
+    model = pull(str(out), tmp_path / "pulled", unsigned=True).folder
+    shop = load(world.platforms[0])
+    there = recommend(shop, model=model, user="u3", top=4, cache=tmp_path / "there")
+    use(torch.device("cpu"), monkeypatch)
+    here = recommend(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
+    assert [one.item for one in there] == [one.item for one in here]
+    assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
+
+
+def test_the_devices_noise_is_made_on_it() -> None:
+    here, there = DeviceNoise(torch.device("cpu")), DeviceNoise(DEVICE)
+    there._key = here._key
+    drawn = there.normal((3, 700))
+    assert drawn.device == DEVICE
+    assert torch.equal(drawn.cpu(), here.normal((3, 700)))
