@@ -37,13 +37,13 @@ def ranks(scores: Tensor, targets: Tensor, excluded: Tensor) -> tuple[Tensor, Te
         excluded: bool (n, items).
 
     Returns:
-        float64 (n,) ranks from 1, ties counted half; int64 (n,).
+        float64 (n,) ranks from 1, ties counted half; int64 (n,). On the processor: not every device has float64.
     """
     own = scores.gather(1, targets[:, None])
     candidate = ~excluded
-    better = ((scores > own) & candidate).sum(1)
-    equal = ((scores == own) & candidate).sum(1) - 1
-    return 1.0 + better.double() + equal.double() / 2, candidate.sum(1)
+    better = ((scores > own) & candidate).sum(1).cpu()
+    equal = ((scores == own) & candidate).sum(1).cpu() - 1
+    return 1.0 + better.double() + equal.double() / 2, candidate.sum(1).cpu()
 
 
 def quality(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> Quality:

@@ -48,8 +48,8 @@ def held_out_ranks(
         scores = users[torch.from_numpy(part)] @ bank.T / settings.model.temperature + prior
         targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(bank.device)
         rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items).to(bank.device))
-        found.append(rank.cpu())
-        among.append(count.cpu())
+        found.append(rank)
+        among.append(count)
     if not found:
         return np.zeros(0), np.zeros(0, np.int64)
     return torch.cat(found).numpy(), torch.cat(among).numpy()

@@ -168,12 +168,11 @@ class SummingSession(Session):
         """What stays here, one noised step on, and the optimizer's moments."""
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
         values = {name: parameters[name].clone() for name in sums}
-        gradients = {
-            name: ((total + point.noise * random.normal(tuple(total.shape)).double().cpu()) / self._mechanism.expected_batch).to(
-                self._device, torch.float32
-            )
-            for name, total in sums.items()
-        }
+        gradients: dict[str, Tensor] = {}
+        for name, total in sums.items():
+            noised = total + point.noise * random.normal(tuple(total.shape)).cpu().double()
+            # To float32 first: not every device has float64.
+            gradients[name] = (noised / self._mechanism.expected_batch).float().to(self._device)
         optimizer.step(values, gradients)
         return values, optimizer.moments()
 
@@ -203,7 +202,7 @@ def gradient_sums(
     for start in range(0, len(picked), at_once):
         part = trainer.gradient(parameters, names, bank, picked[start : start + at_once])
         for name in names:
-            total[name] += part.sums[name].double().cpu()
+            total[name] += part.sums[name].cpu().double()
     return total
 
 

@@ -5,7 +5,7 @@ Run by `tests/simulations/test_any_device.py` in a process of its own, or by han
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from server.pull import pull
 from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
-from tests.pretended_device import device
+from tests.pretended_device import FORBIDDEN, device
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -43,6 +43,14 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same arithmetic everywhere."""
     for module in ("client.platform", "client.recommend"):
         monkeypatch.setattr(f"{module}.compute_dtype", lambda device: torch.float32)
+
+
+@pytest.fixture
+def no_float64() -> Iterator[None]:
+    """As on Apple's GPUs."""
+    FORBIDDEN.add(torch.float64)
+    yield
+    FORBIDDEN.clear()
 
 
 def use(found: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +78,21 @@ class TestPretendedDevice:
         assert there.grad is not None and here.grad is not None
         torch.testing.assert_close(there.grad.cpu(), here.grad)
 
+    @pytest.mark.usefixtures("no_float64")
+    def test_it_may_lack_a_dtype(self) -> None:
+        for ask in (
+            lambda: torch.ones(3, device=DEVICE).to(torch.float64),
+            lambda: torch.ones(3, dtype=torch.float64).to(DEVICE),
+        ):
+            with pytest.raises(TypeError, match="dtype"):
+                ask()
+
     def test_it_is_no_array(self) -> None:
         with pytest.raises(RuntimeError, match="numpy"):
             torch.ones(3, device=DEVICE).numpy()
 
 
-@pytest.mark.usefixtures("float32")
+@pytest.mark.usefixtures("float32", "no_float64")
 @pytest.mark.parametrize(
     "over",
     [
@@ -85,6 +102,7 @@ class TestPretendedDevice:
         {"training": {"objective": "click", "sequences": 2}},
         {"model": {"fusion": "attention"}},
         {"strategy": "personalise"},
+        {"strategy": "secure-sum"},
     ],
     ids=str,
 )
@@ -111,7 +129,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
             assert other[stage] == pytest.approx(platform[stage], abs=2e-3), (name, stage)
 
 
-@pytest.mark.usefixtures("float32")
+@pytest.mark.usefixtures("float32", "no_float64")
 def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,8 @@ def device() -> torch.device:
     return torch.device(NAME, 0)
 
 
+FORBIDDEN: set[torch.dtype] = set()
+"""Dtypes that the device does not have from now on."""
 _kept: list[object] = []
 """A library's kernels go with it."""
 
@@ -93,6 +95,8 @@ def _run(operation: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     held_args, held_kwargs = tree_map_only(PretendedTensor, lambda tensor: tensor.held, (args, kwargs))
     found = operation(*held_args, **held_kwargs)
+    if stays and FORBIDDEN & {leaf.dtype for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)}:
+        raise TypeError(f"the device does not have that dtype: {operation}")
     if stays:
         found = tree_map_only(torch.Tensor, PretendedTensor, found)
     if not any(there):
