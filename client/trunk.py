@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.features import Features
 from client.passes import Passes
 from client.trunk_bound import MOST_BYTES, InUse, drop_oldest, drop_others
 from shared.encoder import Encoder
@@ -63,7 +64,7 @@ class TrunkCache:
         self._data_path, self._index_path = folder / f"{name}.bin", folder / f"{name}.idx"
         self._rows: dict[bytes, int] = {}
         self._offsets: list[int] = [0]
-        self._flat: Tensor | None = None
+        self._features = self._mapped()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             drop_others(folder, name, most=most)
@@ -110,24 +111,11 @@ class TrunkCache:
         Returns:
             (n, t, hidden) on the encoder's device, bool (n, t).
         """
-        device = self._encoder.device
-        if self._flat is None or len(rows) == 0:
-            t = length or 1
-            return torch.zeros(0, t, self._width, dtype=self._encoder.dtype, device=device), torch.zeros(
-                0, t, dtype=torch.bool, device=device
-            )
-        offsets = np.asarray(self._offsets)
-        start, lengths = torch.from_numpy(offsets[rows]), torch.from_numpy(offsets[rows + 1] - offsets[rows])
-        span = torch.arange(length or int(lengths.max()))
-        mask = span < lengths[:, None]
-        where = (start[:, None] + span).clamp(max=self._flat.shape[0] - 1)
-        hidden = self._flat[where] * mask.unsqueeze(-1)
-        return hidden.to(device).to(self._encoder.dtype), mask.to(device)
+        return self._features.gather(rows, length or max(1, int(self.lengths(rows).max(initial=0))))
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of each row, int64 (n,)."""
-        offsets = np.asarray(self._offsets, np.int64)
-        return offsets[rows + 1] - offsets[rows]
+        """Tokens of each row, int64, of the shape of `rows`."""
+        return self._features.lengths(rows)
 
     def _read(self) -> None:
         raw = self._index_path.read_bytes() if self._index_path.exists() else b""
@@ -142,18 +130,18 @@ class TrunkCache:
             self._offsets.append(self._offsets[-1] + int(row["length"]))
         del data
         self._trim()
-        self._map()
+        self._features = self._mapped()
 
     def _catch_up(self) -> None:
         """Read what another process added since; rows that were handed out keep their numbers."""
         found = tuple(path.stat().st_size if path.exists() else 0 for path in (self._data_path, self._index_path))
         if self._sizes() == found:
             return
-        before = self._rows, self._offsets, self._flat
-        self._rows, self._offsets, self._flat = {}, [0], None
+        before = self._rows, self._offsets, self._features
+        self._rows, self._offsets = {}, [0]
         self._read()
         if any(self._rows.get(key) != row for key, row in before[0].items()):
-            self._rows, self._offsets, self._flat = before
+            self._rows, self._offsets, self._features = before
             raise OSError(errno.ESTALE, "another process removed or replaced it")
 
     @contextmanager
@@ -186,11 +174,13 @@ class TrunkCache:
             do="free disk space and check rights; the cache may be deleted, it is computed again",
         )
 
-    def _map(self) -> None:
-        if self._offsets[-1]:
-            # Copy-on-write mode: torch wants a writable array, and nothing ever writes through it.
-            flat = np.memmap(self._data_path, np.int16, "c", shape=(self._offsets[-1], self._width))
-            self._flat = torch.from_numpy(flat).view(self._stored)
+    def _mapped(self) -> Features:
+        tokens = self._offsets[-1]
+        # Copy-on-write mode: torch wants a writable array, and nothing ever writes through it.
+        shape = (tokens, self._width)
+        flat = np.memmap(self._data_path, np.int16, "c", shape=shape) if tokens else np.empty(shape, np.int16)
+        ends = np.asarray(self._offsets, np.int64)
+        return Features(torch.from_numpy(flat).view(self._stored), ends, self._encoder.device, self._encoder.dtype)
 
     def _compute(self, missing: dict[bytes, Ids], progress: Callable[[int], None] | None) -> None:
         order = sorted(missing, key=lambda k: len(missing[k]))
@@ -198,7 +188,7 @@ class TrunkCache:
 
         def computed(part: slice) -> list[tuple[bytes, bytes]]:
             keys = order[part]
-            return list(zip(keys, self._features([missing[key] for key in keys]), strict=True))
+            return list(zip(keys, self._encoded([missing[key] for key in keys]), strict=True))
 
         try:
             with _private(self._data_path) as data, _private(self._index_path) as index:
@@ -222,9 +212,9 @@ class TrunkCache:
         for key in order:
             self._rows[key] = len(self._offsets) - 1
             self._offsets.append(self._offsets[-1] + len(missing[key]))
-        self._map()
+        self._features = self._mapped()
 
-    def _features(self, sequences: Sequence[Ids]) -> list[bytes]:
+    def _encoded(self, sequences: Sequence[Ids]) -> list[bytes]:
         longest = max(len(ids) for ids in sequences)
         ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
         mask = torch.zeros(len(sequences), longest, dtype=torch.bool)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from client.device_noise import DeviceNoise
+from client.features import Features
 from client.platform_file import load
 from client.recommend import recommend
 from client.towers import Towers
@@ -80,12 +82,10 @@ class TestPretendedDevice:
 
     @pytest.mark.usefixtures("no_float64")
     def test_it_may_lack_a_dtype(self) -> None:
-        for ask in (
-            lambda: torch.ones(3, device=DEVICE).to(torch.float64),
-            lambda: torch.ones(3, dtype=torch.float64).to(DEVICE),
-        ):
-            with pytest.raises(TypeError, match="dtype"):
-                ask()
+        with pytest.raises(TypeError, match="dtype"):
+            torch.ones(3, device=DEVICE).to(torch.float64)
+        with pytest.raises(TypeError, match="dtype"):
+            torch.ones(3, dtype=torch.float64).to(DEVICE)
 
     def test_it_is_no_array(self) -> None:
         with pytest.raises(RuntimeError, match="numpy"):
@@ -152,6 +152,34 @@ def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     here = recommend(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
     assert [one.item for one in there] == [one.item for one in here]
     assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
+
+
+@pytest.mark.parametrize(("bytes_", "there"), [(1 << 20, True), (30 * 4 * 2 - 1, False)])
+def test_features_lie_on_the_device_where_it_has_room(monkeypatch: pytest.MonkeyPatch, bytes_: int, there: bool) -> None:
+    monkeypatch.setattr("client.features.room", lambda place: bytes_)
+    moved = list[torch.device]()
+    flat, ends, rows = torch.randn(30, 4).to(torch.bfloat16), np.asarray([0, 4, 9, 30]), np.asarray([2, 0])
+    made = Features(flat, ends, DEVICE, torch.float32)
+    index = torch.Tensor.__getitem__
+
+    def watched(self: torch.Tensor, key: Any) -> torch.Tensor:
+        moved.append(self.device)
+        return index(self, key)
+
+    monkeypatch.setattr(torch.Tensor, "__getitem__", watched)
+    for _ in range(2):
+        hidden, mask = made.gather(rows, 21)
+        assert hidden.device == mask.device == DEVICE and hidden.dtype == torch.float32
+        assert torch.equal(hidden.cpu()[0], flat[9:].float()) and torch.equal(hidden.cpu()[1, :4], flat[:4].float())
+    assert (DEVICE in moved) == there
+
+
+def test_features_that_do_not_fit_after_all_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.features.room", lambda place: 1 << 20)
+    monkeypatch.setattr("client.features.within_memory", lambda work, *, last: None)
+    flat = torch.randn(30, 4).to(torch.bfloat16)
+    hidden, _ = Features(flat, np.asarray([0, 4, 30]), DEVICE, torch.float32).gather(np.asarray([0]), 5)
+    assert torch.equal(hidden.cpu()[0, :4], flat[:4].float())
 
 
 def test_the_devices_noise_is_made_on_it() -> None:
