@@ -68,9 +68,9 @@ def per_user(
     return gain, hit.astype(np.float64), np.clip(auc, 0.0, 1.0)
 
 
-def exclusion(excluded: Ragged, rows: NDArray[np.int64], items: int) -> Tensor:
+def exclusion(excluded: Ragged, rows: NDArray[np.int64], items: int, device: torch.device | None = None) -> Tensor:
     """Lists of excluded items as a mask, bool (rows, items)."""
-    mask = torch.zeros(len(rows), items, dtype=torch.bool)
-    for at, row in enumerate(rows):
-        mask[at, torch.from_numpy(excluded[int(row)].astype(np.int64))] = True
+    row, _, item = excluded.entries(rows)
+    mask = torch.zeros(len(rows), items, dtype=torch.bool, device=device)
+    mask[torch.from_numpy(row).to(mask.device), torch.from_numpy(item).to(mask.device)] = True
     return mask

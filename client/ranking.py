@@ -47,7 +47,7 @@ def held_out_ranks(
         part = np.arange(begin, min(begin + _USERS_AT_ONCE, len(examples)))
         scores = users[torch.from_numpy(part)] @ bank.T / settings.model.temperature + prior
         targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(bank.device)
-        rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items).to(bank.device))
+        rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items, bank.device))
         found.append(rank)
         among.append(count)
     if not found:

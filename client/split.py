@@ -31,6 +31,14 @@ class Ragged:
         """int64 (rows,)."""
         return np.diff(self.offsets)
 
+    def entries(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """All values of some rows: in which of `rows` each stands, at which place of its row, and itself; int64 (m,) each."""
+        begin, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        ends = np.cumsum(lengths)
+        row = np.repeat(np.arange(len(rows)), lengths)
+        place = np.arange(len(row)) - np.repeat(ends - lengths, lengths)
+        return row, place, self.values[np.repeat(begin, lengths) + place].astype(np.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:

@@ -182,9 +182,6 @@ class Trainer:
     def _answers(self, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
         examples = self._data.examples
         targets = np.full((len(rows), self._settings.training.targets), -1, np.int64)
-        for at, row in enumerate(rows):
-            own = examples.targets[int(row)]
-            targets[at, : len(own)] = own
-        return Answers(
-            targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items).to(device)
-        )
+        row, place, target = examples.targets.entries(rows)
+        targets[row, place] = target
+        return Answers(targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items, device))
