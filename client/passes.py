@@ -23,10 +23,11 @@ class Passes:
 
     Args:
         device: Its type.
+        tokens: Of a pass; 0: as the device takes well.
     """
 
-    def __init__(self, device: str) -> None:
-        self._tokens = TOKENS.get(device, TOKENS["cpu"])
+    def __init__(self, device: str, *, tokens: int = 0) -> None:
+        self._tokens = tokens or TOKENS.get(device, TOKENS["cpu"])
 
     def run(self, lengths: NDArray[np.int64], work: Callable[[slice], T]) -> Iterator[T]:
         """What `work` gives for each pass, in order.

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from client.platform_file import load
 from shared.backbone import load_backbone
-from simulations.benchmarks import passes, sweep, training
+from simulations.benchmarks import encoding, passes, sweep, training
 from simulations.benchmarks.design import cross
 
 CPU = torch.device("cpu")
@@ -67,6 +67,16 @@ class TestPasses:
             gap = torch.cat([(found.sums[name] - value).flatten() for name, value in whole.sums.items()]).norm()
             # In bfloat16 a product of other rows may round otherwise.
             assert gap <= 0.01 * torch.cat([value.flatten() for value in whole.sums.values()]).norm()
+
+
+class TestEncoding:
+    def test_every_side_gives_the_same_vectors(self, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(encoding, "compute_dtype", lambda device: torch.float32)
+        texts = encoding.Texts(load_backbone(tiny_bert), CPU, rows=40, layers=1)
+        whole = texts.vectors(65536)
+        assert whole.shape == (40, 32)
+        for tokens in (1, 100, 1024):
+            torch.testing.assert_close(texts.vectors(tokens), whole, atol=1e-5, rtol=1e-4)
 
 
 class TestSweep:

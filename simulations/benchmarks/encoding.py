@@ -1,0 +1,103 @@
+"""The vectors of many texts, as for an item bank or an evaluation: how many tokens go through the encoder at once.
+
+    python -m simulations.benchmarks.encoding [--device cpu|cuda] [--rows 1500] [--layers 2] [--turns 9] [--json]
+
+With the default backbone above a cached trunk, texts of 6 to 64 tokens, 28 in the mean, sorted and padded as
+`client/towers.py` does it. Every side computes the same vectors; their order changes in every turn, all in one process; a
+figure is the median over turns, a ratio is the time at 2048 tokens over this one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from client.features import Features
+from client.passes import Passes
+from shared.adapter import layout_of
+from shared.backbone import Backbone, load_backbone
+from shared.encoder import Batch, Encoder, compute_dtype
+from shared.heap import keep
+from shared.settings import ModelSettings
+from simulations.benchmarks.training import Step, measure
+
+SIDES = (1024, 2048, 4096, 8192, 65536)
+BASE = 2048
+_LONGEST = 64
+
+
+class Texts:
+    """Random features of random lengths, and an adapter at random.
+
+    Args:
+        rows: How many texts.
+        layers: That are trained, from the top; the features are those below.
+    """
+
+    def __init__(self, backbone: Backbone, device: torch.device, *, rows: int, layers: int) -> None:
+        model, random = ModelSettings(layers=layers), np.random.default_rng(0)
+        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device))
+        self._lengths = np.sort(np.clip(random.gamma(4, 6, rows) + 4, 6, _LONGEST).astype(np.int64))
+        ends = np.concatenate([[0], np.cumsum(self._lengths)])
+        flat = torch.from_numpy(random.normal(0, 1, (int(ends[-1]), backbone.shape.hidden)).astype(np.float32))
+        self._features = Features(flat.to(torch.bfloat16), ends, device, self._encoder.dtype)
+        layout = layout_of(backbone.shape, model)
+        self._adapter = {
+            name: torch.from_numpy(random.normal(0, 0.02, shape).astype(np.float32)).to(device) for name, shape in layout.items()
+        }
+
+    @torch.no_grad()
+    def vectors(self, tokens: int) -> Tensor:
+        """float32 (rows, hidden), so many tokens at a time."""
+
+        def encoded(part: slice) -> Tensor:
+            rows = np.arange(len(self._lengths))[part]
+            hidden, mask = self._features.gather(rows, int(self._lengths[rows[-1]]))
+            return self._encoder.pooled(Batch(hidden=hidden, mask=mask), self._adapter)
+
+        return torch.cat(list(Passes(self._encoder.device.type, tokens=tokens).run(self._lengths, encoded)))
+
+    def step(self, tokens: int) -> Step:
+        """`vectors` as a side of the benchmark."""
+        return lambda: self.vectors(tokens)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="How many tokens go through the encoder at once.")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA here; measure with --device cpu")
+    keep()
+    texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers)
+    with Console(stderr=True).status("measuring") as status:
+        results = measure({str(side): texts.step(side) for side in SIDES}, turns=options.turns, device=device, say=status.update)
+    for result in results.values():
+        result["ratio"] = round(results[str(BASE)]["seconds"] / result["seconds"], 3)
+    if options.json:
+        json.dump({"rows": options.rows, "layers": options.layers, "sides": results}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    table = Table("tokens at once", title=f"vectors of {options.rows} texts, {torch.get_num_threads()} threads")
+    for column in ("ms", "peak MiB", "ratio"):
+        table.add_column(column, justify="right")
+    for name, result in results.items():
+        table.add_row(name, f"{1000 * result['seconds']:.0f}", f"{result['peak_mib']:.0f}", f"{result['ratio']:.2f}x")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
