@@ -6,6 +6,7 @@ Everything here is computed from the platform's rows and the public settings; no
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,10 +31,12 @@ from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors
 from shared.backbone import load_backbone
 from shared.catalogues import digest_of
+from shared.compiled import obstacle
 from shared.encoder import Encoder, compute_dtype, default_device
 from shared.errors import InputError
 from shared.settings import Settings
 
+log = logging.getLogger("fedfuse.compile")
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, of how many."""
 
@@ -125,9 +128,8 @@ def prepare(
     """
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     device = device or default_device()
-    # On a processor compiled code was as fast as ours, after half a minute of compiling.
-    compiled = settings.training.compile == "on" or (settings.training.compile == "auto" and device.type == "cuda")
     backbone = load_backbone(settings.model.backbone)
+    compiled = compiles(settings, device)
     encoder = Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled)
     examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
     held_out = held_out_examples(split, reader)
@@ -161,3 +163,25 @@ def prepare(
         serving=cached_rows(trunk, held_out.sequences, user_vectors(tables, held_out), advance),
         cache=trunk,
     )
+
+
+def compiles(settings: Settings, device: torch.device) -> bool:
+    """Whether training goes through torch.compile.
+
+    Raises:
+        InputError: the settings ask for it, and it does not work here.
+    """
+    wish = settings.training.compile
+    # On a processor compiled code was as fast as ours, after half a minute of compiling.
+    if wish == "off" or (wish == "auto" and device.type != "cuda"):
+        return False
+    found = obstacle(device)
+    if found and wish == "on":
+        raise InputError(
+            f"torch.compile does not work here: {found}",
+            where="training.compile",
+            do="install a C++ compiler and give it a folder to write to (TORCHINDUCTOR_CACHE_DIR), or choose 'auto'",
+        )
+    if found:
+        log.warning("training goes without torch.compile and takes longer, for it does not work here: %s", found)
+    return not found

@@ -350,7 +350,9 @@ class Session:
                     "seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name
                 )
             return SeededNoise(self.settings.seed, self._platform.name, purpose, round_)
-        return DeviceNoise(self._device, compiled=True) if purpose == "train" and self._device.type == "cuda" else SecureNoise()
+        if purpose != "train" or self._device.type != "cuda":
+            return SecureNoise()
+        return DeviceNoise(self._device, compiled=self._platform.towers.encoder.compiled)
 
     def _remember(
         self,

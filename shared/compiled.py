@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -53,6 +54,28 @@ class Compiled(Generic[P, R]):
         self.seconds += taken
         log.info("compiled graph %d of at most %d in %.1f s", len(self._shapes), MOST_GRAPHS, taken)
         return result
+
+
+@cache
+def obstacle(device: torch.device) -> str:
+    """What keeps torch.compile from working here, which needs a C compiler, and a folder to write to and to run from.
+
+    Found out once a process, by compiling something small.
+
+    Returns:
+        Empty if nothing does.
+    """
+    try:
+        torch.compile(_trial, dynamic=False)(torch.ones(8, device=device))
+    except Exception as error:  # whatever a compiler, a linker or a loader comes to
+        said = " ".join(str(error).split()).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+        log.debug("torch.compile does not work", exc_info=True)
+        return said[:300] or type(error).__name__
+    return ""
+
+
+def _trial(x: Tensor) -> Tensor:
+    return (x * 2).sin()
 
 
 def _shapes_of(value: Any) -> object:

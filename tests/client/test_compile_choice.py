@@ -1,0 +1,87 @@
+"""Whether training is compiled: where it pays, where it works, and with words where it does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from client.platform import compiles
+from shared.compiled import obstacle
+from shared.errors import InputError
+from shared.settings import Settings
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
+Make = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    obstacle.cache_clear()
+    yield
+    obstacle.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "works", "expected"),
+    [
+        ("auto", GPU, True, True),
+        ("auto", GPU, False, False),
+        ("auto", CPU, True, False),
+        ("off", GPU, True, False),
+        ("on", CPU, True, True),
+    ],
+)
+def test_auto_compiles_on_a_gpu_where_that_works(
+    tiny_settings: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    choice: str,
+    device: torch.device,
+    works: bool,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr("client.platform.obstacle", lambda device: "" if works else "no compiler")
+    with caplog.at_level(logging.WARNING, "fedfuse.compile"):
+        assert compiles(tiny_settings(training={"compile": choice}), device) == expected
+    assert ("no compiler" in caplog.text) == (choice == "auto" and device == GPU and not works)
+
+
+def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.platform.obstacle", lambda device: "no compiler")
+    with pytest.raises(InputError, match="does not work here: no compiler"):
+        compiles(tiny_settings(training={"compile": "on"}), CPU)
+
+
+def test_a_missing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import config
+
+    # Of what was compiled before, a compiler is not asked for again.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(config.cpp, "cxx", (None, "/nonexistent/c++"))
+    torch._dynamo.reset()
+    assert "compiler" in obstacle(CPU)
+
+
+def test_what_compiles_has_none_and_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def compiled(function: Any, **keywords: Any) -> Any:
+        made.append(keywords)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert obstacle(CPU) == obstacle(CPU) == ""
+    assert len(made) == 1
+
+
+def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(x: Any) -> Any:
+        raise OSError
+
+    monkeypatch.setattr(torch, "compile", lambda function, **keywords: broken)
+    assert obstacle(CPU) == "OSError"
