@@ -53,7 +53,7 @@ class Effect:
 
     Args:
         keys: One setting or two.
-        means: Mean outcome by value, or by pair of values.
+        means: Outcome by value, or by pair of values, in the mean over all values of the others.
         p: Chance of differences at least as large where there are none (F test).
     """
 
@@ -63,7 +63,10 @@ class Effect:
 
 
 def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tuple[list[Effect], float]:
-    """Analysis of variance of a balanced fraction: single settings, and pairs of all but "seed".
+    """Analysis of variance of single settings, and of pairs of all but "seed", by least squares; single cells may be missing.
+
+    A setting's values are coded so that their effects sum to zero; what a pair does is what it does beyond its two
+    (Montgomery, ch. 5 and 15).
 
     Args:
         cells: Value of every setting, and of "seed", one mapping per cell.
@@ -72,41 +75,49 @@ def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tu
         The effects, single ones first, and the standard deviation of what they leave unexplained.
 
     Raises:
-        ValueError: the cells are not balanced (some are missing or there twice), or too few to tell noise from effect.
+        ValueError: there are too few cells to tell noise from effect, or effects from one another.
     """
     y = np.asarray(outcomes, dtype=np.float64)
-    y_of: dict[tuple[str, ...], tuple[dict[tuple[str, ...], float], float, int]] = {}
-    keys = [key for key in cells[0] if len({cell[key] for cell in cells}) > 1]
-    pairs: list[tuple[str, ...]] = [*((key,) for key in keys), *combinations([key for key in keys if key != "seed"], 2)]
-    for pair in pairs:
-        means, squares = _between(cells, pair, y)
-        freedom = len(means) - 1
-        if len(pair) == 2:
-            # Of a pair, what is more than the sum of its two.
-            squares -= sum(y_of[(key,)][1] for key in pair)
-            freedom -= sum(y_of[(key,)][2] for key in pair)
-        y_of[pair] = means, squares, freedom
-    left = len(y) - 1 - sum(freedom for _, _, freedom in y_of.values())
-    if left < 1:
+    values = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in cells[0]}
+    keys = [key for key in values if len(values[key]) > 1]
+    terms: list[tuple[str, ...]] = [*((key,) for key in keys), *combinations([key for key in keys if key != "seed"], 2)]
+    codes = {key: np.stack([_code(values[key], cell[key]) for cell in cells]) for key in keys}
+    blocks = {term: _product([codes[key] for key in term]) for term in terms}
+    whole = np.concatenate([np.ones((len(y), 1)), *blocks.values()], 1)
+    left = len(y) - whole.shape[1]
+    if left < 1 or np.linalg.matrix_rank(whole) < whole.shape[1]:
         raise ValueError(f"{len(y)} cells are too few for {len(keys)} settings and their pairs")
-    variance = max(float(((y - y.mean()) ** 2).sum()) - sum(squares for _, squares, _ in y_of.values()), 0.0) / left
+    weights = np.linalg.lstsq(whole, y, rcond=None)[0]
+    unexplained = _squares(whole, y) / left
+    ends = np.cumsum([1, *(block.shape[1] for block in blocks.values())])
+    part = {term: weights[begin:end] for term, begin, end in zip(terms, ends, ends[1:], strict=False)}
     found = []
-    for pair, (means, squares, freedom) in y_of.items():
-        ratio = squares / freedom / variance if variance else np.inf
-        found.append(Effect(keys=pair, means=means, p=float(f_distribution.sf(ratio, freedom, left))))
-    return found, float(np.sqrt(variance))
+    for term, block in blocks.items():
+        others = np.concatenate([np.ones((len(y), 1)), *(b for other, b in blocks.items() if other != term)], 1)
+        ratio = (_squares(others, y) - unexplained * left) / block.shape[1] / unexplained if unexplained else np.inf
+        within = [inner for inner in part if set(inner) <= set(term)]
+        means = {}
+        for chosen in product(*(values[key] for key in term)):
+            at = {key: _code(values[key], value)[None] for key, value in zip(term, chosen, strict=True)}
+            means[chosen] = float(weights[0] + sum((_product([at[k] for k in inner]) @ part[inner]).item() for inner in within))
+        found.append(Effect(keys=term, means=means, p=float(f_distribution.sf(ratio, block.shape[1], left))))
+    return found, float(np.sqrt(unexplained))
 
 
-def _between(
-    cells: Sequence[Mapping[str, str]], keys: tuple[str, ...], y: NDArray[np.float64]
-) -> tuple[dict[tuple[str, ...], float], float]:
-    """Means by value, and the sum of squares between them."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for at, cell in enumerate(cells):
-        groups.setdefault(tuple(cell[key] for key in keys), []).append(at)
-    sizes = {len(group) for group in groups.values()}
-    expected = np.prod([len({cell[key] for cell in cells}) for key in keys])
-    if len(sizes) != 1 or len(groups) != expected:
-        raise ValueError(f"the cells are not balanced over {' and '.join(keys)}: some are missing, or there twice")
-    means = {values: float(y[group].mean()) for values, group in groups.items()}
-    return means, float(sum(len(groups[values]) * (mean - y.mean()) ** 2 for values, mean in means.items()))
+def _code(values: Sequence[str], value: str) -> NDArray[np.float64]:
+    """One column for each value but the last, which is minus all of them."""
+    at = values.index(value)
+    return np.eye(len(values) - 1)[at] if at < len(values) - 1 else -np.ones(len(values) - 1)
+
+
+def _product(codes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Every column of one times every column of the other, row by row."""
+    found = codes[0]
+    for code in codes[1:]:
+        found = (found[:, :, None] * code[:, None, :]).reshape(len(found), -1)
+    return found
+
+
+def _squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """What least squares leave of y."""
+    return float(((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum())

@@ -133,17 +133,17 @@ def effects_of(results: Sequence[Mapping[str, Any]], factors: Collection[str], t
     """What each of the crossed settings does; pairs only where they do more than their two (p < 0.05).
 
     Raises:
-        ValueError: cells are missing.
+        ValueError: too many cells are missing.
     """
     words = [dict(word.split("=", 1) for word in r["settings"]) for r in results]
     kept = [{key: own[key] for key in factors} | {"seed": str(r["seed"])} for own, r in zip(words, results, strict=True)]
     found, unexplained = effects(kept, [float(r["ndcg"]) for r in results])
-    table = Table(title=f"{title}: mean NDCG@10 of {len(results)} cells; {unexplained:.4f} is unexplained in a single one")
-    for name in ("setting", "mean by value", "p"):
+    table = Table(title=f"{title}; {unexplained:.4f} is unexplained in a single one")
+    for name in ("setting", "mean NDCG@10 by value", "p"):
         table.add_column(name)
     for effect in found:
         if len(effect.keys) == 1 or effect.p < 0.05:
-            means = "  ".join(f"{', '.join(values)}: {mean:.4f}" for values, mean in sorted(effect.means.items()))
+            means = "  ".join(f"{', '.join(values)}: {mean:.4f}" for values, mean in effect.means.items())
             table.add_row(" x ".join(effect.keys), means, f"{effect.p:.3f}")
     return table
 
@@ -190,10 +190,15 @@ def main() -> None:
     wanted = {_key(cell) for cell in todo}
     for platform, epsilon in dict.fromkeys((cell["platform"], cell["epsilon"]) for cell in todo):
         own = [r for r in results if _key(r) in wanted and (r["platform"], r["epsilon"]) == (platform, epsilon)]
+        there = [r for r in own if r["ndcg"] is not None]
+        title = f"{platform}, epsilon {epsilon}: {len(there)} cells"
+        title += f", {len(own) - len(there)} refused as noise" if len(own) > len(there) else ""
+        missing = sum((cell["platform"], cell["epsilon"]) == (platform, epsilon) for cell in todo) - len(own)
+        title += f", {missing} not run" if missing else ""
         try:
-            console.print(effects_of([r for r in own if r["ndcg"] is not None], factors, f"{platform}, epsilon {epsilon}"))
+            console.print(effects_of(there, factors, title))
         except ValueError as error:
-            console.print(f"{platform}, epsilon {epsilon}: {error}")
+            console.print(f"{title}: {error}")
 
 
 def _key(cell: Mapping[str, Any]) -> str:

@@ -141,9 +141,14 @@ class TestSweep:
         sweep.main()
         said = capsys.readouterr().out
         assert "81 cells" in said and re.search(r"training\.a .* 1: 0\.10\d\d  2: 0\.20\d\d  3: 0\.30\d\d .* 0\.000", said), said
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+        rows[0]["ndcg"] = None
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows[:80]))
         sweep.main()
-        assert "not balanced" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "79 cells" in said and "1 refused as noise" in said and "1 not run" in said
+        out.write_text("".join(json.dumps(row) + "\n" for row in rows[:20]))
+        sweep.main()
+        assert "too few" in capsys.readouterr().out
 
     def test_one_setting_cannot_be_crossed(
         self, write_platform: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

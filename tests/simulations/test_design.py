@@ -72,12 +72,29 @@ class TestEffects:
         found, _ = effects(cells, _outcomes(cells))
         assert ("seed",) not in {effect.keys for effect in found}
 
-    def test_a_missing_cell_is_said(self) -> None:
-        cells = _cells()[1:]
-        with pytest.raises(ValueError, match="not balanced over a"):
-            effects(cells, [0.0] * len(cells))
+    def test_means_are_the_plain_ones_where_nothing_is_missing(self) -> None:
+        cells = _cells()
+        outcomes = np.asarray(_outcomes(cells))
+        for effect in effects(cells, outcomes.tolist())[0]:
+            for values, mean in effect.means.items():
+                there = [all(cell[key] == value for key, value in zip(effect.keys, values, strict=True)) for cell in cells]
+                assert mean == pytest.approx(outcomes[there].mean(), abs=1e-9), effect.keys
+
+    def test_with_some_cells_missing_the_means_are_of_the_same_others(self) -> None:
+        # Without them a value's plain mean would be that of a luckier choice of the other settings.
+        kept = [cell for cell in _cells() if not (cell["a"] == "low" and cell["b"] == "low" and cell["d"] == "high")]
+        assert len(kept) == 78
+        by_keys = {effect.keys: effect for effect in effects(kept, _outcomes(kept))[0]}
+        assert by_keys["a",].p < 1e-6 and by_keys["b", "c"].p < 1e-6
+        for value in FACTORS["b"]:
+            assert by_keys["b",].means[(value,)] == pytest.approx(1.05, abs=0.01)
 
     def test_too_few_cells_are_said(self) -> None:
         cells = [dict(word.split("=") for word in words) for words, _ in cross({"a": "012", "b": "012", "c": "012"}, [0])]
         with pytest.raises(ValueError, match="too few"):
             effects(cells, [0.0] * len(cells))
+
+    def test_effects_that_cannot_be_told_apart_are_said(self) -> None:
+        cells = [cell for cell in _cells() if not (cell["a"] == "low" and cell["b"] == "low")]
+        with pytest.raises(ValueError, match="too few"):
+            effects(cells, _outcomes(cells))
