@@ -33,7 +33,7 @@ class Passes:
         """What `work` gives for each pass, in order.
 
         Args:
-            lengths: int64 (n,), ascending. Tokens of each row; a pass pads to its last one's.
+            lengths: int64 (n,), ascending, each 1 at least. Tokens of each row; a pass pads to its last one's.
             work: Gets the rows of a pass and gives what is not None; where memory did not suffice, it is asked again for the
                 first of them.
         """
@@ -53,13 +53,13 @@ def fit(lengths: NDArray[np.int64], tokens: int) -> int:
     """How many of the first rows hold no more than so many tokens, all padded to the last of them; 1 at least.
 
     Args:
-        lengths: int64 (n,), ascending, n at least 1.
+        lengths: int64 (n,), ascending, n at least 1, each 1 at least.
 
     >>> fit(np.array([2, 3, 4, 4]), 12), fit(np.array([2, 3, 4, 4]), 11), fit(np.array([20, 30]), 12)
     (3, 2, 1)
     """
     # More than would fit if all were as short as the first need not be looked at.
-    near = lengths[: tokens // max(1, int(lengths[0])) + 1]
+    near = lengths[: tokens // int(lengths[0]) + 1]
     return max(1, int((np.arange(1, len(near) + 1) * near <= tokens).sum()))
 
 

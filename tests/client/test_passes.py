@@ -27,7 +27,7 @@ def sizes(tokens: list[int], device: str) -> list[list[int]]:
 
 
 class TestFit:
-    @given(lengths=st.lists(st.integers(0, 600), min_size=1, max_size=300), tokens=st.integers(1, 5000))
+    @given(lengths=st.lists(st.integers(1, 600), min_size=1, max_size=300), tokens=st.integers(1, 5000))
     def test_takes_as_many_as_fit(self, lengths: list[int], tokens: int) -> None:
         lengths.sort()
         count = fit(np.asarray(lengths, np.int64), tokens)
