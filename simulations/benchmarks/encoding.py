@@ -10,13 +10,10 @@ figure is the median over turns, a ratio is the time at 2048 tokens over this on
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from client.features import Features
@@ -26,6 +23,7 @@ from shared.backbone import Backbone, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep
 from shared.settings import ModelSettings
+from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Step, measure
 
 SIDES = (1024, 2048, 4096, 8192, 65536)
@@ -85,18 +83,14 @@ def main() -> None:
     texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers)
     with Console(stderr=True).status("measuring") as status:
         results = measure({str(side): texts.step(side) for side in SIDES}, turns=options.turns, device=device, say=status.update)
-    for result in results.values():
-        result["ratio"] = round(results[str(BASE)]["seconds"] / result["seconds"], 3)
-    if options.json:
-        json.dump({"rows": options.rows, "layers": options.layers, "sides": results}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    table = Table("tokens at once", title=f"vectors of {options.rows} texts, {torch.get_num_threads()} threads")
-    for column in ("ms", "peak MiB", "ratio"):
-        table.add_column(column, justify="right")
-    for name, result in results.items():
-        table.add_row(name, f"{1000 * result['seconds']:.0f}", f"{result['peak_mib']:.0f}", f"{result['ratio']:.2f}x")
-    Console().print(table)
+    report(
+        results,
+        base=str(BASE),
+        sides="tokens at once",
+        title=f"vectors of {options.rows} texts, {torch.get_num_threads()} threads",
+        facts={"rows": options.rows, "layers": options.layers},
+        as_json=options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -11,18 +11,16 @@ turns, a ratio is the first side's time over this one's.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import dataclass
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from client.gradients import Clipped
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
+from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Private, Step, measure, problem
 
 SIZES = (32, 64, 128)
@@ -91,20 +89,14 @@ def main() -> None:
     steps = {str(side): step(private, side, users=options.users, block=block) for side in sides}
     with Console(stderr=True).status("measuring") as status:
         results = measure(steps, turns=options.turns, device=device, say=status.update)
-    base = results[str(sides[0])]["seconds"]
-    for result in results.values():
-        result["ratio"] = round(base / result["seconds"], 3)
-    if options.json:
-        batch = {"users": options.users, "length": options.length, "layers": options.layers}
-        json.dump({**batch, "sides": results}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    table = Table("side", title=f"gradient of {options.users} x {options.length} tokens, {torch.get_num_threads()} threads")
-    for column in ("ms", "peak MiB", "ratio"):
-        table.add_column(column, justify="right")
-    for name, result in results.items():
-        table.add_row(name, f"{1000 * result['seconds']:.1f}", f"{result['peak_mib']:.0f}", f"{result['ratio']:.2f}x")
-    Console().print(table)
+    report(
+        results,
+        base=str(sides[0]),
+        sides="side",
+        title=f"gradient of {options.users} x {options.length} tokens, {torch.get_num_threads()} threads",
+        facts={"users": options.users, "length": options.length, "layers": options.layers},
+        as_json=options.json,
+    )
 
 
 if __name__ == "__main__":

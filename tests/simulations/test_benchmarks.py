@@ -16,6 +16,7 @@ from client.platform_file import load
 from shared.backbone import load_backbone
 from simulations.benchmarks import encoding, passes, sweep, training
 from simulations.benchmarks.design import cross
+from simulations.benchmarks.report import report
 
 CPU = torch.device("cpu")
 
@@ -67,6 +68,22 @@ class TestPasses:
             gap = torch.cat([(found.sums[name] - value).flatten() for name, value in whole.sums.items()]).norm()
             # In bfloat16 a product of other rows may round otherwise.
             assert gap <= 0.01 * torch.cat([value.flatten() for value in whole.sums.values()]).norm()
+
+
+class TestReport:
+    def report(self, *, as_json: bool) -> None:
+        results = {"a": {"seconds": 0.2, "peak_mib": 10.0}, "b": {"seconds": 0.1, "peak_mib": 20.0}}
+        report(results, base="a", sides="side", title="of both", facts={"users": 3}, as_json=as_json)
+
+    def test_for_a_machine(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.report(as_json=True)
+        found = json.loads(capsys.readouterr().out)
+        assert found["users"] == 3 and found["sides"]["b"] == {"seconds": 0.1, "peak_mib": 20.0, "ratio": 2.0}
+
+    def test_for_a_person(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.report(as_json=False)
+        said = capsys.readouterr().out
+        assert "of both" in said and re.search(r"b\W+100\.0\W+20\W+2\.00x", said), said
 
 
 class TestEncoding:
