@@ -140,17 +140,18 @@ class Mechanism:
             for (name, total), part in zip(sums.items(), parts, strict=True)
         }
 
-    def follow(self, uncut: float, sampled: int, random: NoiseSource) -> Mechanism:
+    def follow(self, uncut: float | Tensor, sampled: int, random: NoiseSource) -> Mechanism:
         """The mechanism of the next step, its bound moved towards the quantile.
 
         Args:
-            uncut: How many of the sampled users had a gradient no longer than `clip`.
+            uncut: How many of the sampled users had a gradient no longer than `clip`. Read only for a quantile: on a GPU
+                that means to wait for it.
             sampled: Size of the sample. Both are private: only their noised difference is used.
         """
         if self.quantile is None or not self.private:
             return self
         # Each sampled user adds +1/2 or -1/2, each other nothing: half the sensitivity of a count.
-        centred = uncut - sampled / 2 + self.quantile.noise * float(random.normal((1,))[0])
+        centred = float(uncut) - sampled / 2 + self.quantile.noise * float(random.normal((1,))[0])
         share = min(1.0, max(0.0, centred / self.expected_batch + 0.5))
         return replace(self, clip=self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target)))
 

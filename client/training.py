@@ -99,7 +99,7 @@ class Trainer:
             picked = self.sample(random)
             clipped = self.gradient(current, trained, bank, picked)
             optimizer.step(current, self.mechanism.privatise(clipped.sums, random))
-            self.mechanism = self.mechanism.follow(float(clipped.below), len(picked), random)
+            self.mechanism = self.mechanism.follow(clipped.below, len(picked), random)
             if progress:
                 progress()
         return current

@@ -18,10 +18,12 @@ from client.features import Features
 from client.platform_file import load
 from client.recommend import recommend
 from client.towers import Towers
+from client.training import Trainer
 from server.pull import pull
 from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
+from tests import pretended_device
 from tests.pretended_device import FORBIDDEN, device
 
 Write = Callable[..., Path]
@@ -127,6 +129,33 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
         assert other["epsilon"] == platform["epsilon"]
         for stage in ("before", "federated"):
             assert other[stage] == pytest.approx(platform[stage], abs=2e-3), (name, stage)
+
+
+@pytest.mark.parametrize(("clipping", "waits"), [("fixed", 0), ("adaptive", 1)])
+def test_a_step_waits_for_the_device_only_to_move_the_clip(
+    world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clipping: str, waits: int
+) -> None:
+    use(DEVICE, monkeypatch)
+    run, train, reading, read, steps = pretended_device._run, Trainer.run, False, 0, 0
+
+    def watched(operation: Any, args: Any, kwargs: Any) -> Any:
+        nonlocal read
+        back = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
+        read += reading and (back or operation is torch.ops.aten._local_scalar_dense.default)
+        return run(operation, args, kwargs)
+
+    def training(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        nonlocal reading, steps
+        reading, steps = True, steps + kwargs["steps"]
+        try:
+            return train(self, *args, **kwargs)
+        finally:
+            reading = False
+
+    monkeypatch.setattr(pretended_device, "_run", watched)
+    monkeypatch.setattr(Trainer, "run", training)
+    simulate(Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run", alone=False))
+    assert steps > 0 and read == waits * steps
 
 
 @pytest.mark.usefixtures("float32", "no_float64")
