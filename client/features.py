@@ -41,11 +41,6 @@ class Features:
         Returns:
             (n, length, width), zero where padded; bool (n, length).
         """
-        if not len(rows):
-            return (
-                torch.zeros(0, length, self._flat.shape[1], dtype=self._dtype, device=self._device),
-                torch.zeros(0, length, dtype=torch.bool, device=self._device),
-            )
         flat = self._near()
         start, lengths = (torch.from_numpy(of).to(flat.device) for of in (self._ends[rows], self.lengths(rows)))
         span = torch.arange(length, device=flat.device)

@@ -78,7 +78,7 @@ def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tu
         ValueError: there are too few cells to tell noise from effect, or effects from one another.
     """
     y = np.asarray(outcomes, dtype=np.float64)
-    values = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in cells[0]}
+    values = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in next(iter(cells), {})}
     keys = [key for key in values if len(values[key]) > 1]
     terms: list[tuple[str, ...]] = [*((key,) for key in keys), *combinations([key for key in keys if key != "seed"], 2)]
     codes = {key: np.stack([_code(values[key], cell[key]) for cell in cells]) for key in keys}
@@ -88,7 +88,7 @@ def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tu
     if left < 1 or np.linalg.matrix_rank(whole) < whole.shape[1]:
         raise ValueError(f"{len(y)} cells are too few for {len(keys)} settings and their pairs")
     weights = np.linalg.lstsq(whole, y, rcond=None)[0]
-    unexplained = _squares(whole, y) / left
+    unexplained = float(((y - whole @ weights) ** 2).sum()) / left
     ends = np.cumsum([1, *(block.shape[1] for block in blocks.values())])
     part = {term: weights[begin:end] for term, begin, end in zip(terms, ends, ends[1:], strict=False)}
     found = []

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from client.features import Features
 from client.passes import Passes
-from shared.adapter import layout_of
 from shared.backbone import Backbone, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep
 from shared.settings import ModelSettings
 from simulations.benchmarks.report import report
-from simulations.benchmarks.training import Step, measure
+from simulations.benchmarks.training import Step, device_of, measure, random_adapter
 
 SIDES = (1024, 2048, 4096, 8192, 65536)
 BASE = 2048
@@ -46,10 +45,7 @@ class Texts:
         ends = np.concatenate([[0], np.cumsum(self._lengths)])
         flat = torch.from_numpy(random.normal(0, 1, (int(ends[-1]), backbone.shape.hidden)).astype(np.float32))
         self._features = Features(flat.to(torch.bfloat16), ends, device, self._encoder.dtype)
-        layout = layout_of(backbone.shape, model)
-        self._adapter = {
-            name: torch.from_numpy(random.normal(0, 0.02, shape).astype(np.float32)).to(device) for name, shape in layout.items()
-        }
+        self._adapter = random_adapter(backbone.shape, model, device)
 
     @torch.no_grad()
     def vectors(self, tokens: int) -> Tensor:
@@ -76,9 +72,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA here; measure with --device cpu")
+    device = device_of(parser, options.device)
     keep()
     texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers)
     with Console(stderr=True).status("measuring") as status:

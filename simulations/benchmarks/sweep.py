@@ -62,22 +62,15 @@ def variations(vary: Sequence[str]) -> list[Variation]:
 
 
 def cells(
-    files: Sequence[PlatformFile], vary: Sequence[Variation], epsilons: Sequence[str], seeds: Sequence[int]
+    files: Sequence[PlatformFile], runs: Sequence[tuple[Variation, int]], epsilons: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """What is to be run, by platform and seed so that a platform's texts are read as rarely as possible."""
-    for seed in seeds:
-        for file in files:
-            for epsilon in epsilons:
-                for settings in vary:
-                    yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
+    """What is to be run, by platform and then by settings, so that a platform is prepared as rarely as possible.
 
-
-def crossed(
-    files: Sequence[PlatformFile], factors: Mapping[str, Sequence[str]], epsilons: Sequence[str], seeds: Sequence[int]
-) -> Iterator[dict[str, Any]]:
-    """A balanced fraction of the grid, the same on every platform and at every epsilon."""
+    Args:
+        runs: Settings and a seed.
+    """
     for file in files:
-        for settings, seed in cross(factors, seeds):
+        for settings, seed in runs:
             for epsilon in epsilons:
                 yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
 
@@ -171,29 +164,35 @@ def main() -> None:
     if factors and options.vary:
         parser.error("--vary and --cross: one of them at a time")
     try:
-        todo = list(
-            crossed(files, factors, options.epsilon, options.seeds)
+        runs = (
+            cross(factors, options.seeds)
             if factors
-            else cells(files, variations(options.vary), options.epsilon, options.seeds)
+            else [(settings, seed) for seed in options.seeds for settings in variations(options.vary)]
         )
     except ValueError as error:
         parser.error(f"--cross: {error}")
-    for cell in todo:
-        cell["settings"] = [*options.base, *cell["settings"]]
+    todo = list(cells(files, [((*options.base, *settings), seed) for settings, seed in runs], options.epsilon))
     if not options.table:
         done = {_key(r) for r in results}
         results += _run([cell for cell in todo if _key(cell) not in done], {f.name: f for f in files}, options.world, options.out)
     console = Console(width=200)
-    if not factors:
+    if factors:
+        _print_effects(console, todo, results, factors)
+    else:
         console.print(table_of(results))
-        return
-    wanted = {_key(cell) for cell in todo}
+
+
+def _print_effects(
+    console: Console, todo: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], factors: Collection[str]
+) -> None:
+    found = {_key(r): r for r in results}
     for platform, epsilon in dict.fromkeys((cell["platform"], cell["epsilon"]) for cell in todo):
-        own = [r for r in results if _key(r) in wanted and (r["platform"], r["epsilon"]) == (platform, epsilon)]
-        there = [r for r in own if r["ndcg"] is not None]
+        own = [found.get(_key(cell)) for cell in todo if (cell["platform"], cell["epsilon"]) == (platform, epsilon)]
+        there = [r for r in own if r is not None and r["ndcg"] is not None]
+        missing = own.count(None)
+        refused = len(own) - missing - len(there)
         title = f"{platform}, epsilon {epsilon}: {len(there)} cells"
-        title += f", {len(own) - len(there)} refused as noise" if len(own) > len(there) else ""
-        missing = sum((cell["platform"], cell["epsilon"]) == (platform, epsilon) for cell in todo) - len(own)
+        title += f", {refused} refused as noise" if refused else ""
         title += f", {missing} not run" if missing else ""
         try:
             console.print(effects_of(there, factors, title))

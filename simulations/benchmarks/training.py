@@ -84,6 +84,12 @@ def problem(shape: BackboneShape, *, batch: int, length: int, device: torch.devi
     )
 
 
+def random_adapter(shape: BackboneShape, model: ModelSettings, device: torch.device) -> dict[str, Tensor]:
+    """Factors drawn at random, the same every time."""
+    random = torch.Generator().manual_seed(1)
+    return {name: (0.02 * torch.randn(size, generator=random)).to(device) for name, size in layout_of(shape, model).items()}
+
+
 class Private:
     """Our model on a problem, one user a sequence, with factors drawn at random.
 
@@ -96,9 +102,7 @@ class Private:
         self._at = at
         self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled)
         self._hidden = self._encoder.trunk(at.ids, at.mask)
-        random = torch.Generator().manual_seed(1)
-        layout = layout_of(backbone.shape, model)
-        self.parameters = {name: (0.02 * torch.randn(shape, generator=random)).to(device) for name, shape in layout.items()}
+        self.parameters = random_adapter(backbone.shape, model, device)
         self.mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
         self._real = torch.ones(users, dtype=torch.bool, device=device)
 
@@ -266,6 +270,13 @@ def arithmetic(shape: BackboneShape, *, batch: int, length: int) -> float:
     return 2.0 * batch * length * (2 * shape.layers * per_layer - 3 * shape.hidden**2)
 
 
+def device_of(parser: argparse.ArgumentParser, name: str) -> torch.device:
+    """The device of that name; the parser ends the process where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here")
+    return torch.device(name)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="A private training step against ordinary PEFT and against Opacus.")
@@ -276,10 +287,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out (compiling takes minutes)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device = device_of(parser, options.device)
     gpu = device.type == "cuda"
-    if gpu and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here")
     batch, turns = options.batch or (256 if gpu else 32), options.turns or (30 if gpu else 7)
     errors = Console(stderr=True)
     warnings.filterwarnings("ignore")

@@ -13,10 +13,10 @@ from client.features import Features, room
 CPU = torch.device("cpu")
 
 
-def features(lengths: list[int], *, dtype: torch.dtype = torch.float32) -> tuple[Features, list[torch.Tensor]]:
+def features(lengths: list[int]) -> tuple[Features, list[torch.Tensor]]:
     rows = [torch.randn(length, 5).to(torch.bfloat16) for length in lengths]
     flat = torch.cat(rows) if rows else torch.empty(0, 5, dtype=torch.bfloat16)
-    return Features(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), CPU, dtype), rows
+    return Features(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), CPU, torch.float32), rows
 
 
 @given(

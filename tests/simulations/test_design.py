@@ -94,6 +94,10 @@ class TestEffects:
         with pytest.raises(ValueError, match="too few"):
             effects(cells, [0.0] * len(cells))
 
+    def test_no_cells_at_all_are_too_few(self) -> None:
+        with pytest.raises(ValueError, match="0 cells are too few"):
+            effects([], [])
+
     def test_effects_that_cannot_be_told_apart_are_said(self) -> None:
         cells = [cell for cell in _cells() if not (cell["a"] == "low" and cell["b"] == "low")]
         with pytest.raises(ValueError, match="too few"):
