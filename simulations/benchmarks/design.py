@@ -4,6 +4,9 @@ Of k settings with L values each, L^(k-1) cells: the last setting's value is the
 of any k - 1 settings then occurs in just one cell (an orthogonal array of strength k - 1; Montgomery, Design and Analysis
 of Experiments, ch. 9), so that a value's mean over its cells is not coloured by the other settings, and with five settings
 neither is that of a pair of values. Seeds are dealt to the cells in the same way: each value meets every seed equally often.
+
+Of five settings or more, L odd, a part of 1/L of those cells is balanced still: any two settings, and any setting and the seed,
+meet in every combination. That is enough for what single settings do.
 """
 
 from __future__ import annotations
@@ -17,19 +20,21 @@ from numpy.typing import NDArray
 from scipy.stats import f as f_distribution  # type: ignore[import-untyped]
 
 
-def cross(factors: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[tuple[tuple[str, ...], int]]:
+def cross(factors: Mapping[str, Sequence[str]], seeds: Sequence[int], *, part: bool = False) -> list[tuple[tuple[str, ...], int]]:
     """The cells of the fraction: `key=value` words and a seed.
 
     Args:
         factors: Values of each setting, equally many each.
         seeds: As many as values, or one.
+        part: Only the 1/L of the cells that tell what single settings do.
 
     >>> for words, seed in cross({"a": "01", "b": "01"}, [5, 6]): print(*words, seed)
     a=0 b=0 5
     a=1 b=1 6
 
     Raises:
-        ValueError: fewer than two settings, or numbers of values or seeds that do not fit.
+        ValueError: fewer than two settings (for a part five, of an odd number of values each), or numbers of values or of seeds
+            that do not fit.
     """
     counts = {key: len(values) for key, values in factors.items()}
     if len(counts) < 2 or len(set(counts.values())) != 1:
@@ -37,8 +42,13 @@ def cross(factors: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[tu
     levels = next(iter(counts.values()))
     if len(seeds) not in (1, levels):
         raise ValueError(f"needs one seed, or one for each of the {levels} values, not {len(seeds)}")
+    if part and (len(counts) < 5 or levels % 2 == 0):
+        raise ValueError(f"a part of them needs five settings or more with an odd number of values each, not {counts}")
     found = []
     for free in product(range(levels), repeat=len(counts) - 1):
+        # One more equation, in three settings: it has no two in common with that of the last setting or of the seed.
+        if part and (free[0] - free[1] + free[3]) % levels:
+            continue
         picks = (*free, sum(free) % levels)
         # Other weights than the last setting's, so that seed and setting do not move together.
         seed = sum(pick * (1 + at % 2) for at, pick in enumerate(free)) % len(seeds)
@@ -62,7 +72,7 @@ class Effect:
     p: float
 
 
-def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tuple[list[Effect], float]:
+def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float], *, pairs: bool = True) -> tuple[list[Effect], float]:
     """Analysis of variance of single settings, and of pairs of all but "seed", by least squares; single cells may be missing.
 
     A setting's values are coded so that their effects sum to zero; what a pair does is what it does beyond its two
@@ -70,6 +80,7 @@ def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tu
 
     Args:
         cells: Value of every setting, and of "seed", one mapping per cell.
+        pairs: False takes what pairs do for noise, since too few cells are there to tell.
 
     Returns:
         The effects, single ones first, and the standard deviation of what they leave unexplained.
@@ -80,13 +91,15 @@ def effects(cells: Sequence[Mapping[str, str]], outcomes: Sequence[float]) -> tu
     y = np.asarray(outcomes, dtype=np.float64)
     values = {key: list(dict.fromkeys(cell[key] for cell in cells)) for key in next(iter(cells), {})}
     keys = [key for key in values if len(values[key]) > 1]
-    terms: list[tuple[str, ...]] = [*((key,) for key in keys), *combinations([key for key in keys if key != "seed"], 2)]
+    terms: list[tuple[str, ...]] = [(key,) for key in keys]
+    if pairs:
+        terms += combinations([key for key in keys if key != "seed"], 2)
     codes = {key: np.stack([_code(values[key], cell[key]) for cell in cells]) for key in keys}
     blocks = {term: _product([codes[key] for key in term]) for term in terms}
     whole = np.concatenate([np.ones((len(y), 1)), *blocks.values()], 1)
     left = len(y) - whole.shape[1]
     if left < 1 or np.linalg.matrix_rank(whole) < whole.shape[1]:
-        raise ValueError(f"{len(y)} cells are too few for {len(keys)} settings and their pairs")
+        raise ValueError(f"{len(y)} cells are too few for {len(keys)} settings" + " and their pairs" * pairs)
     weights = np.linalg.lstsq(whole, y, rcond=None)[0]
     unexplained = float(((y - whole @ weights) ** 2).sum()) / left
     ends = np.cumsum([1, *(block.shape[1] for block in blocks.values())])

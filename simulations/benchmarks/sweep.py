@@ -122,7 +122,7 @@ def table_of(results: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def effects_of(results: Sequence[Mapping[str, Any]], factors: Collection[str], title: str) -> Table:
+def effects_of(results: Sequence[Mapping[str, Any]], factors: Collection[str], title: str, *, pairs: bool = True) -> Table:
     """What each of the crossed settings does; pairs only where they do more than their two (p < 0.05).
 
     Raises:
@@ -130,7 +130,7 @@ def effects_of(results: Sequence[Mapping[str, Any]], factors: Collection[str], t
     """
     words = [dict(word.split("=", 1) for word in r["settings"]) for r in results]
     kept = [{key: own[key] for key in factors} | {"seed": str(r["seed"])} for own, r in zip(words, results, strict=True)]
-    found, unexplained = effects(kept, [float(r["ndcg"]) for r in results])
+    found, unexplained = effects(kept, [float(r["ndcg"]) for r in results], pairs=pairs)
     table = Table(title=f"{title}; {unexplained:.4f} is unexplained in a single one")
     for name in ("setting", "mean NDCG@10 by value", "p"):
         table.add_column(name)
@@ -151,6 +151,11 @@ def main() -> None:
     parser.add_argument(
         "--cross", nargs="*", default=[], help="key=v,v,v ... of equally many values: a balanced fraction of all combinations"
     )
+    parser.add_argument(
+        "--part",
+        action="store_true",
+        help="only as many of the crossed cells as tell what single settings do",
+    )
     parser.add_argument("--epsilon", nargs="+", default=["8"], help="budgets; inf turns privacy off")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--platforms", nargs="*", help="only these")
@@ -163,9 +168,11 @@ def main() -> None:
     factors = {key: values.split(",") for key, _, values in (entry.partition("=") for entry in options.cross)}
     if factors and options.vary:
         parser.error("--vary and --cross: one of them at a time")
+    if options.part and not factors:
+        parser.error("--part: part of what? Give --cross")
     try:
         runs = (
-            cross(factors, options.seeds)
+            cross(factors, options.seeds, part=options.part)
             if factors
             else [(settings, seed) for seed in options.seeds for settings in variations(options.vary)]
         )
@@ -177,13 +184,18 @@ def main() -> None:
         results += _run([cell for cell in todo if _key(cell) not in done], {f.name: f for f in files}, options.world, options.out)
     console = Console(width=200)
     if factors:
-        _print_effects(console, todo, results, factors)
+        _print_effects(console, todo, results, factors, pairs=not options.part)
     else:
         console.print(table_of(results))
 
 
 def _print_effects(
-    console: Console, todo: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], factors: Collection[str]
+    console: Console,
+    todo: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    factors: Collection[str],
+    *,
+    pairs: bool,
 ) -> None:
     found = {_key(r): r for r in results}
     for platform, epsilon in dict.fromkeys((cell["platform"], cell["epsilon"]) for cell in todo):
@@ -195,7 +207,7 @@ def _print_effects(
         title += f", {refused} refused as noise" if refused else ""
         title += f", {missing} not run" if missing else ""
         try:
-            console.print(effects_of(there, factors, title))
+            console.print(effects_of(there, factors, title, pairs=pairs))
         except ValueError as error:
             console.print(f"{title}: {error}")
 

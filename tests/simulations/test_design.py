@@ -43,6 +43,22 @@ class TestCross:
         for at in range(settings):
             assert len(set(Counter((words[at], seed) for words, seed in cells).values())) == 1, at
 
+    @pytest.mark.parametrize("levels", [3, 5])
+    @pytest.mark.parametrize("settings", [5, 6])
+    def test_in_a_part_any_two_settings_and_the_seed_still_meet_equally_often(self, levels: int, settings: int) -> None:
+        factors = {str(at): [str(value) for value in range(levels)] for at in range(settings)}
+        whole, part = (cross(factors, range(levels), part=part) for part in (False, True))
+        assert set(part) < set(whole) and len(part) * levels == len(whole)
+        columns = [*zip(*(words for words, _ in part), strict=True), tuple(seed for _, seed in part)]
+        for one, other in combinations(columns, 2):
+            together = Counter(zip(one, other, strict=True))
+            assert len(together) == levels**2 and len(set(together.values())) == 1
+
+    @pytest.mark.parametrize("factors", [dict.fromkeys("abcd", "012"), dict.fromkeys("abcde", "0123")])
+    def test_too_small_a_cross_has_no_part(self, factors: dict[str, str]) -> None:
+        with pytest.raises(ValueError, match="a part of them needs five"):
+            cross(factors, [0], part=True)
+
     @pytest.mark.parametrize("factors", [{"a": ["0", "1"]}, {"a": ["0", "1"], "b": ["0"]}, {}])
     def test_settings_that_do_not_cross_are_refused(self, factors: dict[str, list[str]]) -> None:
         with pytest.raises(ValueError, match="equally many"):
@@ -88,6 +104,18 @@ class TestEffects:
         assert by_keys["a",].p < 1e-6 and by_keys["b", "c"].p < 1e-6
         for value in FACTORS["b"]:
             assert by_keys["b",].means[(value,)] == pytest.approx(1.05, abs=0.01)
+
+    def test_a_part_tells_what_single_settings_do(self) -> None:
+        cells = [
+            dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in cross(FACTORS, [0, 1, 2], part=True)
+        ]
+        outcomes = [1 + 0.1 * AMOUNT[cell["a"]] + 0.05 * int(cell["seed"]) for cell in cells]
+        noisy = np.random.default_rng(3).normal(outcomes, 0.01).tolist()
+        found, unexplained = effects(cells, noisy, pairs=False)
+        assert {effect.keys for effect in found if effect.p < 1e-4} == {("a",), ("seed",)}
+        assert len(found) == 6 and unexplained == pytest.approx(0.01, rel=0.4)
+        with pytest.raises(ValueError, match="and their pairs"):
+            effects(cells, noisy)
 
     def test_too_few_cells_are_said(self) -> None:
         cells = [dict(word.split("=") for word in words) for words, _ in cross({"a": "012", "b": "012", "c": "012"}, [0])]
