@@ -120,9 +120,7 @@ class Encoder:
         changes = tuple(self._changes(of, adapter) for of in maps)
         if layer.suits(x, changes):
             return layer.layer(x, allowed, frozen, changes)
-        stacked, mixing, up, down = (
-            partial(linear, weight=of.weight, bias=of.bias, changes=each) for of, each in zip(maps, changes, strict=True)
-        )
+        stacked, mixing, up, down = (partial(linear, frozen=of, changes=each) for of, each in zip(maps, changes, strict=True))
         mixed = attend(stacked(x), allowed, frozen.heads)
         x = frozen.attention_norm(x + mixing(mixed))
         return frozen.output_norm(x + down(F.gelu(up(x))))

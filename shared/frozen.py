@@ -97,8 +97,9 @@ def affine_gelu(x: Tensor, frozen: FrozenMap) -> Tensor:
 
 
 def _fused(x: Tensor) -> bool:
-    """Whether oneDNN's fused products, which torch.compile emits, serve for x: there, and faster than the plain ones."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.numel() > 0 and _KERNELS
+    """Whether oneDNN's fused products, which the compiler emits by itself, serve for x: there, and faster than the plain ones."""
+    half = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.numel() > 0
+    return half and _KERNELS and not torch.compiler.is_compiling()
 
 
 _KERNELS = bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # type: ignore[no-untyped-call]

@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared.frozen import FrozenMap
+from shared.merged import Merged, Place
+
 Parameters = Mapping[str, Tensor]
 """Name -> factor, (r, d) shared by all examples or (n, r, d) with a copy for each."""
 
@@ -36,9 +39,12 @@ class Change:
     stop: int
 
     @property
-    def copied(self) -> bool:
-        """Whether a factor has a copy for each example."""
-        return any(getattr(factor, "ndim", 2) == 3 for factor in (self.a, self.b))
+    def for_all(self) -> bool:
+        """Whether it is one for all examples, and gradients are asked for of copies at most, so that `Merged` can have it."""
+        return all(
+            isinstance(factor, Tensor) and (all_one(factor) if factor.dim() == 3 else not _differentiated(factor))
+            for factor in (self.a, self.b)
+        )
 
 
 def apply(factor: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -61,31 +67,24 @@ def apply(factor: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.bmm(x, factor.transpose(1, 2))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, changes: Sequence[Change] = ()) -> Tensor:
+def linear(x: Tensor, frozen: FrozenMap, changes: Sequence[Change] = ()) -> Tensor:
     """The frozen map `x W^T + b` with low-rank changes of some of its outputs.
 
     Args:
         x: (n, t, d).
-        weight: (k, d); several maps of one input may be stacked in it.
         changes: None of a stack's outputs need have one, or each may have several.
 
     Returns:
         (n, t, k).
     """
-    copied = [change for change in changes if change.copied]
-    if not copied:
-        y = F.linear(x, weight, bias)
-        for change in changes:
-            y[..., change.start : change.stop] += apply(change.b, apply(change.a, x)) * change.scale
-        return y
-    places = tuple((change.scale, change.start, change.stop) for change in copied)
-    factors = [_copies(factor, len(x), x.dtype) for change in copied for factor in (change.a, change.b)]
-    y = cast(Tensor, _PerExample.apply(x, weight, bias, places, *factors))  # type: ignore[no-untyped-call]
+    if changes and all(change.for_all for change in changes):
+        places = tuple((change.scale, change.start, change.stop) for change in changes)
+        factors = [factor for change in changes for factor in (change.a, change.b)]
+        return cast(Tensor, _Merged.apply(x, frozen, places, *factors))  # type: ignore[no-untyped-call]
+    y = F.linear(x, frozen.weight, frozen.bias)
     for change in changes:
-        if not change.copied:
-            # One for all examples (a residual, whose rank may be large), so it is not copied for each.
-            part = apply(change.b, apply(change.a, x)) * change.scale
-            y = y + F.pad(part, (change.start, len(weight) - change.stop))
+        part = apply(change.b, apply(change.a, x)) * change.scale
+        y = y + F.pad(part, (change.start, len(frozen.weight) - change.stop))
     return y
 
 
@@ -106,9 +105,27 @@ def all_one(copies: Tensor) -> bool:
     return len(copies) == 1 or (copies.stride(0) == 0 and not copies.is_contiguous())
 
 
-def _product(core: Tensor, a: Tensor) -> Tensor:
+def _product(core: Tensor | Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
     """R A, per example where R has copies; a module that stands for R is asked after A."""
-    return core @ a if isinstance(core, Tensor) else cast(Tensor, lambda x: apply(core, apply(a, x)))
+    if isinstance(core, Tensor):
+        once = core.dim() == 3 and all_one(core) and a.dim() == 2 and not _differentiated(a)
+        return cast(Tensor, _ProductOnce.apply(core, a)) if once else core @ a  # type: ignore[no-untyped-call]
+    return cast(Tensor, lambda x: apply(core, apply(a, x)))
+
+
+class _ProductOnce(torch.autograd.Function):
+    """`core @ a` of copies (n, r, r) that are one, without making the products' copies; A (r, d) has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, core: Tensor, a: Tensor) -> Tensor:
+        ctx.save_for_backward(a)
+        return (core[0] @ a).expand(len(core), -1, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (a,) = ctx.saved_tensors
+        return gradient @ a.T, None
 
 
 def changed(x: Tensor, changes: Sequence[Change]) -> Tensor:
@@ -118,74 +135,26 @@ def changed(x: Tensor, changes: Sequence[Change]) -> Tensor:
     return sum(parts, start=x)
 
 
-def _copies(factor: Tensor, examples: int, dtype: torch.dtype) -> Tensor:
-    if factor.dim() == 2:
-        return factor.to(dtype).expand(examples, *factor.shape)
-    if all_one(factor):
-        # Cast that one. Autograd still sees a function of every copy.
-        return _CastOnce.apply(factor, dtype)  # type: ignore[no-any-return, no-untyped-call]
-    return factor.to(dtype)
+def _differentiated(factor: Tensor) -> bool:
+    return torch.is_grad_enabled() and factor.requires_grad
 
 
-class _CastOnce(torch.autograd.Function):
-    """`expanded.to(dtype)` without making the copies; the gradient of the copies passes as it is."""
+class _Merged(torch.autograd.Function):
+    """`Merged` as a function to autograd, and to the compiler, which lets only tensors pass from there to the way back."""
 
     @staticmethod
-    def forward(ctx: Any, factor: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = factor.dtype
-        return factor[0].to(dtype).expand(factor.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.to(ctx.dtype), None
-
-
-class _PerExample(torch.autograd.Function):
-    """`linear` with a copy of each factor per example, and its derivative written out.
-
-    With u = x A^T for all A stacked, y = x W^T + b + s u B^T. Then, per example, dB = s dy^T u, du = s dy B, dA = du^T x
-    and dx = dy W + du A. Written out because autograd's own road makes a full-size product, a scaled copy and a sum of
-    every change and every gradient: on a processor they took as long as a third of the matrix products.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, places: tuple[tuple[float, int, int], ...], *factors: Tensor
-    ) -> Tensor:
-        y = F.linear(x, weight, bias)
-        stacked = torch.cat(factors[::2], 1) if len(places) > 1 else factors[0]
-        inner = torch.bmm(x, stacked.transpose(1, 2))
-        parts = [part.contiguous() for part in torch.split(inner, [factor.shape[1] for factor in factors[::2]], 2)]
-        for (scale, start, stop), part, b in zip(places, parts, factors[1::2], strict=True):
-            y[..., start:stop].baddbmm_(part, b.transpose(1, 2), alpha=scale)
-        ctx.places = places
-        ctx.save_for_backward(x, weight, stacked, *parts, *factors[1::2])
-        return y
+    def forward(ctx: Any, x: Tensor, frozen: FrozenMap, places: tuple[Place, ...], *factors: Tensor) -> Tensor:
+        ctx.frozen, ctx.places = frozen, places
+        asked = any(ctx.needs_input_grad[3:])
+        ctx.save_for_backward(x if asked else None, *factors)
+        return Merged(frozen, places, factors, x.dtype)(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, stacked, *rest = ctx.saved_tensors
-        count = len(ctx.places)
-        parts, bs = rest[:count], rest[count:]
-        needs = ctx.needs_input_grad[4:]
-        back = ctx.needs_input_grad[0] or any(needs[::2])
-        d_bs: list[Tensor | None] = []
-        d_parts: list[Tensor] = []
-        for place, (scale, start, stop) in enumerate(ctx.places):
-            out = dy[..., start:stop]
-            # As (u^T dy)^T: the other order makes the kernel transpose the wide operand.
-            d_bs.append((torch.bmm(parts[place].transpose(1, 2), out) * scale).transpose(1, 2) if needs[2 * place + 1] else None)
-            if back:
-                d_parts.append(torch.bmm(out, bs[place]) * scale)
-        d_as: list[Tensor | None] = [None] * count
-        dx = None
-        if back:
-            d_inner = torch.cat(d_parts, 2) if count > 1 else d_parts[0]
-            if any(needs[::2]):
-                d_as = list(torch.split(torch.bmm(d_inner.transpose(1, 2), x), [part.shape[2] for part in parts], 1))
-            if ctx.needs_input_grad[0]:
-                dx = (dy @ weight).baddbmm_(d_inner, stacked)
-        gradients = [gradient for pair in zip(d_as, d_bs, strict=True) for gradient in pair]
-        return (dx, None, None, None, *gradients)
+        x, *factors = ctx.saved_tensors
+        merged = Merged(ctx.frozen, ctx.places, factors, dy.dtype)
+        rows = dy.reshape(-1, dy.shape[-1])
+        of_factors = merged.gradients(rows, None if x is None else x.reshape(-1, x.shape[-1]), len(dy), ctx.needs_input_grad[3:])
+        dx = merged.back(rows).view(*dy.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        return (dx, None, None, *of_factors)

@@ -47,10 +47,12 @@ def gradients(encoder: Encoder, batch: Batch, copies: dict[str, Tensor], directi
 
 
 @contextmanager
-def small_steps() -> Iterator[None]:
-    """The encoder goes the way that autograd differentiates."""
+def small_steps(*, merged: bool = False) -> Iterator[None]:
+    """The encoder goes the way that autograd differentiates, with every change beside its map, or merged into it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+        if not merged:
+            patch.setattr(Change, "for_all", property(lambda _: False))
         yield
 
 
@@ -76,11 +78,14 @@ def test_values_and_gradients_are_those_of_small_steps(
     }
     direction = torch.randn(rows, HIDDEN)
     found, found_gradients = gradients(encoder, batch, copies, direction)
+    with small_steps(merged=True):
+        _, merged_gradients = gradients(encoder, batch, copies, direction)
     with small_steps():
         expected, expected_gradients = gradients(encoder, batch, copies, direction)
     torch.testing.assert_close(found, expected)
-    for one, other in zip(found_gradients, expected_gradients, strict=True):
+    for one, two, other in zip(found_gradients, merged_gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(two, other, atol=1e-6, rtol=1e-6)
 
 
 def test_a_residual_for_all_goes_with_copies(tiny_bert: str) -> None:
@@ -113,10 +118,13 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_small_steps(tiny_bert: str) -
         return torch.cat([gradient.flatten() for gradient in found]).double()
 
     truth, written = of(exact), of(half)
+    with small_steps(merged=True):
+        merged = of(half)
     with small_steps():
         steps = of(half)
     assert not torch.equal(written, steps)
     assert (written - truth).norm() <= 1.2 * (steps - truth).norm()
+    assert (merged - truth).norm() <= 1.2 * (steps - truth).norm()
 
 
 class TestWhatSuits:
