@@ -62,9 +62,10 @@ def test_a_missing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_
 
     # Of what was compiled before, a compiler is not asked for again.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(config.cpp, "cxx", (None, "/nonexistent/c++"))
     torch._dynamo.reset()
-    assert "compiler" in obstacle(CPU)
+    # monkeypatch would not put it back: the setting is no attribute of the class that `config.cpp` is.
+    with config.patch({"cpp.cxx": (None, "/nonexistent/c++")}):
+        assert "compiler" in obstacle(CPU)
 
 
 def test_what_compiles_has_none_and_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
