@@ -129,16 +129,14 @@ class Mechanism:
 
     def privatise(self, sums: Mapping[str, Tensor], random: NoiseSource) -> dict[str, Tensor]:
         """The noised mean gradient from the sum of clipped gradients: (sum + z C N(0, I)) / expected batch."""
-        if not self.private:
-            return {name: total / self.expected_batch for name, total in sums.items()}
-        # Drawn in one piece: on a GPU every call has a price.
-        drawn = random.normal((sum(total.numel() for total in sums.values()),))
-        parts = torch.split(drawn, [total.numel() for total in sums.values()])
-        scale = self.gradient_noise * self.clip
-        return {
-            name: (total + part.to(total.device).view_as(total) * scale) / self.expected_batch
-            for (name, total), part in zip(sums.items(), parts, strict=True)
-        }
+        if not sums:
+            return {}
+        # All in one piece: on a GPU every call has a price.
+        whole = torch.cat([total.reshape(-1) for total in sums.values()])
+        if self.private:
+            whole = whole.add_(random.normal(whole.shape).to(whole.device), alpha=self.gradient_noise * self.clip)
+        parts = torch.split(whole.div_(self.expected_batch), [total.numel() for total in sums.values()])
+        return {name: part.view(total.shape) for (name, total), part in zip(sums.items(), parts, strict=True)}
 
     def follow(self, uncut: float | Tensor, sampled: int, random: NoiseSource) -> Mechanism:
         """The mechanism of the next step, its bound moved towards the quantile.

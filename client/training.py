@@ -16,7 +16,7 @@ from client.adam import Adam
 from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples import Examples
-from client.gradients import Clipped, Losses, by_sequence, clip
+from client.gradients import Clip, Clipped, Losses, by_sequence
 from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
@@ -71,6 +71,7 @@ class Trainer:
         self._objective = OBJECTIVES[settings.training.objective]
         self._engine = ENGINES[settings.training.engine]
         encoder = towers.encoder
+        self._clip = Clip(compiled=encoder.compiled)
         asked = micro_batch or settings.training.micro_batch
         self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled)
 
@@ -124,9 +125,7 @@ class Trainer:
         """
         active = {name: parameters[name] for name in trained}
         fixed = {name: value for name, value in parameters.items() if name not in active}
-        total = Clipped(
-            sums={name: torch.zeros_like(value) for name, value in active.items()}, below=torch.zeros((), device=bank.device)
-        )
+        total: Clipped | None = None
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
         rows = self._data.rows
         waiting = picked[np.argsort(rows.lengths[picked].max(1, initial=0), kind="stable")]
@@ -139,9 +138,10 @@ class Trainer:
                 self._micro_batch.halve()
                 log.warning("out of memory: %d sequences at a time from now on", self._micro_batch.sequences)
                 continue
-            total = total.plus(part)
+            total = total.plus(part) if total else part
             waiting, lengths = waiting[count:], lengths[count:]
-        return total
+        # Nobody may be in a sample.
+        return total or Clipped.nothing(active)
 
     def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
         """The loss of each of some users as a function of the parameters that train.
@@ -173,7 +173,7 @@ class Trainer:
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
         filled = np.resize(picked, (size, picked.shape[1]))
         gradients = self._engine(self.losses(filled, bank, fixed), active, size)
-        return clip(gradients, real.to(bank.device), self.mechanism)
+        return self._clip(gradients, real.to(bank.device), self.mechanism)
 
     @property
     def _length_step(self) -> int:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared import plain
+
 ALL = (True, True, True)
 """Query, key and value: all of them."""
 
@@ -24,7 +26,7 @@ def attend(stacked: Tensor, mask: Tensor, heads: int) -> Tensor:
     Returns:
         (n, t, h).
     """
-    if stacked.device.type == "cpu":
+    if stacked.device.type == "cpu" and not plain.asked():
         return _Written.apply(stacked, mask, heads)  # type: ignore[no-any-return, no-untyped-call]
     n, t, width = stacked.shape
     q, k, v = stacked.view(n, t, 3, heads, -1).permute(2, 0, 3, 1, 4)

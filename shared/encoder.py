@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import layer
+from shared import layer, plain
 from shared.adapter import HEAD, TARGETS, first_trained
 from shared.attention import attend
 from shared.backbone import Backbone
@@ -97,7 +97,7 @@ class Encoder:
         Returns:
             float32 (n, hidden), not normalised.
         """
-        upper = self._upper if torch.is_grad_enabled() else self._trained_layers
+        upper = self._upper if torch.is_grad_enabled() and not plain.asked() else self._trained_layers
         return upper(batch, adapter)
 
     def _trained_layers(self, batch: Batch, adapter: Parameters) -> Tensor:

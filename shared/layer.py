@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared import plain
 from shared.attention import ALL, derivative, mix
 from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm, affine_gelu
 from shared.lora import Change
@@ -39,7 +40,7 @@ def suits(x: Tensor, changes: Changes) -> bool:
 
     The compiler is left to see the small steps, which it joins by itself.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or plain.asked():
         return False
     return all(change.for_all for each in changes for change in each)
 

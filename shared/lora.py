@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared import plain
 from shared.frozen import FrozenMap
 from shared.merged import Merged, Place
 
@@ -41,7 +42,7 @@ class Change:
     @property
     def for_all(self) -> bool:
         """Whether it is one for all examples, and gradients are asked for of copies at most, so that `Merged` can have it."""
-        return all(
+        return not plain.asked() and all(
             isinstance(factor, Tensor) and (all_one(factor) if factor.dim() == 3 else not _differentiated(factor))
             for factor in (self.a, self.b)
         )

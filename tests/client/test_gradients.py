@@ -14,7 +14,7 @@ from torch import Tensor
 
 from client import gradients
 from client.fusion import FUSIONS
-from client.gradients import Losses, per_user
+from client.gradients import Clip, Losses, per_user
 from client.mechanism import Mechanism
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
@@ -176,6 +176,29 @@ class TestClippedSum:
         assert not all(torch.isfinite(value[1]).all() for value in per_user(toy.losses(), toy.parameters, 4).values())
         found = clipped_sum(toy.losses(), toy.parameters, torch.ones(4, dtype=torch.bool), mechanism(noise=noise))
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+class TestCompiledClip:
+    def test_asks_no_gpu_and_leaves_out_what_is_not_finite(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # What is compiled, not compiled.
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+        self.compare()
+
+    @pytest.mark.slow
+    def test_compiled_it_is_the_same(self) -> None:
+        self.compare()
+
+    def compare(self) -> None:
+        each = {"a": torch.randn(6, 3, 40), "b": torch.randn(6, 5)}
+        each["a"][1, 0, 0] = torch.nan
+        each["b"][2, 4] = torch.inf
+        real = torch.tensor([True, True, True, True, True, False])
+        expected = Clip()(each, real, mechanism(clip=2.0))
+        found = Clip(compiled=True)(each, real, mechanism(clip=2.0))
+        assert all(torch.isfinite(total).all() for total in expected.sums.values())
+        assert float(found.below) == float(expected.below)
+        for name, total in expected.sums.items():
+            torch.testing.assert_close(found.sums[name], total)
 
 
 ClippedSum = Callable[..., dict[str, Tensor]]

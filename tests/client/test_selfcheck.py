@@ -12,8 +12,11 @@ from torch import Tensor
 import client.selfcheck
 from client.gradients import per_user
 from client.selfcheck import check_gradients
+from shared import layer
 from shared.adapter import TARGETS
+from shared.attention import derivative
 from shared.errors import PrivacyError
+from shared.merged import Merged
 
 Make = Callable[..., Any]
 
@@ -58,6 +61,24 @@ def test_leaves_the_parameters_alone(toy: Any) -> None:
     before = {name: value.clone() for name, value in toy.parameters.items()}
     run(toy)
     assert all(torch.equal(before[name], value) for name, value in toy.parameters.items())
+
+
+def test_notices_a_derivative_of_ours_that_is_wrong(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One user at a time goes autograd's own road: else both sides would be wrong alike.
+    right = Merged.gradients
+
+    def wrong(self: Merged, *given: Any) -> list[Tensor | None]:
+        return [None if found is None else 1.5 * found for found in right(self, *given)]
+
+    monkeypatch.setattr(Merged, "gradients", wrong)
+    with pytest.raises(PrivacyError, match="differs"):
+        run(toy)
+
+
+def test_notices_a_derivative_of_attention_that_is_wrong(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "derivative", lambda do, parts, shares, wanted: 1.5 * derivative(do, parts, shares, wanted))
+    with pytest.raises(PrivacyError, match="differs"):
+        run(toy)
 
 
 Broken = Callable[[dict[str, Tensor]], dict[str, Tensor]]

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import BertModel
 
+from shared import attention, layer, lora
 from shared.adapter import TARGETS, initial, layout_of
 from shared.backbone import folder_of, load_backbone, shape_of
 from shared.encoder import Batch, Encoder, compute_dtype, default_device
 from shared.lora import apply
+from shared.plain import plainly
 from shared.settings import ModelSettings, Settings
 
 CPU = torch.device("cpu")
@@ -227,3 +229,22 @@ def test_a_dtype_that_the_processor_has() -> None:
     assert compute_dtype(CPU) in (torch.bfloat16, torch.float32)
     assert compute_dtype(torch.device("mps")) == torch.float32
     assert default_device().type in ("cpu", "cuda", "mps")
+
+
+def test_plainly_it_takes_none_of_our_derivatives_and_compiles_nothing(tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("not plain")
+
+    model = ModelSettings.model_validate({"backbone": tiny_bert, "rank": 3, "layers": 2})
+    monkeypatch.setattr(torch, "compile", lambda function, **_: never)
+    encoder = Encoder(load_backbone(tiny_bert), model, device=CPU, dtype=torch.float32, compiled=True)
+    ids, mask = batch_of(3, 10)
+    batch = Batch(hidden=encoder.trunk(ids, mask), mask=mask)
+    copies = {name: value.expand(3, *value.shape).requires_grad_() for name, value in stirred(model).items()}
+    expected = encoder_of(tiny_bert).pooled(batch, copies)
+    for function in (layer._Attention, layer._Inner, lora._Merged, attention._Written):
+        monkeypatch.setattr(function, "apply", never)
+    with plainly():
+        torch.testing.assert_close(encoder.pooled(batch, copies), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(AssertionError, match="not plain"):
+        encoder.pooled(batch, copies)
