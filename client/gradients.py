@@ -138,7 +138,11 @@ def _sums(flat: Flat, weights: Tensor) -> dict[str, Tensor]:
 
 def _sums_without_idle(flat: Flat, weights: Tensor) -> dict[str, Tensor]:
     """0 * NaN is NaN: a row that weighs nothing is not in the product."""
-    return _sums({name: torch.where((weights > 0)[:, None], part, 0.0) for name, part in flat.items()}, weights)
+    idle = (weights == 0)[:, None]
+    if torch.compiler.is_compiling():
+        # One pass over each gradient; a product the compiler would leave to a library, and write out first what goes into it.
+        return {name: torch.where(idle, 0.0, weights[:, None] * part).sum(0) for name, part in flat.items()}
+    return _sums({name: part.masked_fill(idle, 0.0) for name, part in flat.items()}, weights)
 
 
 clip = Clip()

@@ -311,11 +311,14 @@ class Session:
         return {key: value for key, value in moments.items() if key.partition(":")[2] not in turned}
 
     def _selfcheck(self) -> None:
-        start = self._tensors(self._part.initial())
-        parameters = {**start, **self._local_values()}
+        # Fresh values: the program is what is checked, and under remembered ones a model may be anything.
+        local = {name: value.to(self._device) for name, value in self._local.items()}
+        parameters = {**self._tensors(self._part.initial()), **local}
         rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
-        # Whatever the prior will be, a constant to the gradients.
-        trainer = self._trainer(torch.zeros(self._platform.tables.items, device=self._device))
+        # Whatever the prior will be, a constant to the gradients. And soft: at a low temperature a softmax is all or nothing, and
+        # its gradient little else than the rounding of the scores.
+        soft = self.settings.model_copy(update={"model": self.settings.model.model_copy(update={"temperature": 1.0})})
+        trainer = self._trainer(torch.zeros(self._platform.tables.items, device=self._device), settings=soft)
         bank = self._bank.now(parameters)
         names = list(dict.fromkeys([*self._part.layout, *(name for name in self._local if not name.startswith(LOCAL))]))
         fixed = {name: value for name, value in parameters.items() if name not in names}
@@ -328,7 +331,7 @@ class Session:
             tolerance=_TOLERANCE[self._platform.towers.encoder.dtype],
         )
 
-    def _trainer(self, prior: Tensor, mechanism: Mechanism | None = None) -> Trainer:
+    def _trainer(self, prior: Tensor, mechanism: Mechanism | None = None, *, settings: Settings | None = None) -> Trainer:
         platform = self._platform
         data = TrainingData(
             examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
@@ -336,7 +339,7 @@ class Session:
         mechanism = mechanism or self._mechanism
         if mechanism.quantile is not None and "clip" in self._memory.tensors:
             mechanism = replace(mechanism, clip=float(self._memory.tensors["clip"]["clip"]))
-        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism)
+        return Trainer(towers=platform.towers, data=data, settings=settings or self.settings, mechanism=mechanism)
 
     def _tensors(self, adapter: Arrays) -> dict[str, Tensor]:
         # Copied: the arrays belong to the message and are read-only.

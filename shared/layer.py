@@ -133,7 +133,7 @@ def _pair(
     first: FrozenMap, second: FrozenMap, places: Sequence[Sequence[Place]], factors: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Merged, Merged]:
     own, others = _halves(factors, places)
-    return Merged(first, places[0], own, dtype), Merged(second, places[1], others, dtype)
+    return Merged.of(first, places[0], own, dtype), Merged.of(second, places[1], others, dtype)
 
 
 def _halves(factors: Sequence[_T], places: Sequence[Sequence[Place]]) -> tuple[Sequence[_T], Sequence[_T]]:

@@ -8,7 +8,7 @@ hooks (`client/gradients.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -145,16 +145,16 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: FrozenMap, places: tuple[Place, ...], *factors: Tensor) -> Tensor:
-        ctx.frozen, ctx.places = frozen, places
-        asked = any(ctx.needs_input_grad[3:])
-        ctx.save_for_backward(x if asked else None, *factors)
-        return Merged(frozen, places, factors, x.dtype)(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        merged = Merged.of(frozen, places, factors, x.dtype)
+        ctx.frozen, ctx.places, ctx.dtypes = frozen, places, merged.dtypes
+        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, merged.map.weight, merged.a, *merged.bs)
+        return merged(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, *factors = ctx.saved_tensors
-        merged = Merged(ctx.frozen, ctx.places, factors, dy.dtype)
+        x, weight, a, *bs = ctx.saved_tensors
+        merged = Merged(map=replace(ctx.frozen, weight=weight), places=ctx.places, a=a, bs=bs, dtypes=ctx.dtypes)
         rows = dy.reshape(-1, dy.shape[-1])
         of_factors = merged.gradients(rows, None if x is None else x.reshape(-1, x.shape[-1]), len(dy), ctx.needs_input_grad[3:])
         dx = merged.back(rows).view(*dy.shape[:-1], -1) if ctx.needs_input_grad[0] else None

@@ -12,9 +12,10 @@ In bfloat16 W' is rounded as W was, an error of the size of the one that y has b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from shared.frozen import FrozenMap, affine
@@ -23,24 +24,41 @@ Place = tuple[float, int, int]
 """Scale of a change, and the outputs at which it begins and ends."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The map for one call forward and one back.
+    """The map with its changes, for one call forward and one back.
 
     Args:
-        factors: A_1, B_1, A_2 ..., each (r, d) or (k, r), or copies (n, ...) that are one in memory.
-        dtype: Of the products.
-
-    `map` is the merged map.
+        map: The merged map.
+        places: Of the changes.
+        a: (R, d). All A_i, one below the other.
+        bs: The s_i B_i, each (k_i, r_i).
+        dtypes: Of the factors A_1, B_1, A_2 ..., and of their gradients.
     """
 
-    def __init__(self, frozen: FrozenMap, places: Sequence[Place], factors: Sequence[Tensor], dtype: torch.dtype) -> None:
-        self._places = places
-        self._dtypes = [factor.dtype for factor in factors]
+    map: FrozenMap
+    places: Sequence[Place]
+    a: Tensor
+    bs: Sequence[Tensor]
+    dtypes: Sequence[torch.dtype]
+
+    @classmethod
+    def of(cls, frozen: FrozenMap, places: Sequence[Place], factors: Sequence[Tensor], dtype: torch.dtype) -> Merged:
+        """The map with changes by factors A_1, B_1, A_2 ..., each (r, d) or (k, r), or copies (n, ...) that are one in memory.
+
+        Args:
+            dtype: Of the products.
+        """
         # All copies are one.
         once = [factor if factor.dim() == 2 else factor[0] for factor in factors]
-        self._as = [a.to(dtype) for a in once[::2]]
-        self._bs = [(b * scale).to(dtype) for b, (scale, *_) in zip(once[1::2], places, strict=True)]
-        self.map = self._with_changes(frozen) if once else frozen
+        bs = [(b * scale).to(dtype) for b, (scale, *_) in zip(once[1::2], places, strict=True)]
+        dtypes = [factor.dtype for factor in factors]
+        if not once:
+            return cls(map=frozen, places=places, a=frozen.weight[:0], bs=bs, dtypes=dtypes)
+        a = torch.cat(once[::2]).to(dtype)
+        k = len(frozen.weight)
+        wide = torch.cat([F.pad(b, (0, 0, start, k - stop)) for b, (_, start, stop) in zip(bs, places, strict=True)], 1)
+        return cls(map=replace(frozen, weight=torch.addmm(frozen.weight, wide, a)), places=places, a=a, bs=bs, dtypes=dtypes)
 
     def __call__(self, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
         """x (m, d) to (m, k), and `plus`."""
@@ -53,7 +71,7 @@ class Merged:
     def touched(self) -> tuple[bool, bool, bool]:
         """Which of three stacked parts the changes lie in."""
         spans = map(self.map.place, range(3))
-        first, second, third = (any(start < end and begin < stop for _, start, stop in self._places) for begin, end in spans)
+        first, second, third = (any(start < end and begin < stop for _, start, stop in self.places) for begin, end in spans)
         return first, second, third
 
     def gradients(self, dy: Tensor, x: Tensor | None, n: int, needs: Sequence[bool]) -> list[Tensor | None]:
@@ -68,28 +86,22 @@ class Merged:
         found: list[Tensor | None] = [None] * len(needs)
         if x is None:
             return found
-        outs = [dy[:, start:stop] for _, start, stop in self._places]
-        sizes = [len(a) for a in self._as]
+        outs = [dy[:, start:stop] for _, start, stop in self.places]
+        sizes = [b.shape[1] for b in self.bs]
         if any(needs[::2]):
-            du = torch.cat([out @ b for out, b in zip(outs, self._bs, strict=True)], 1)
+            du = torch.cat([out @ b for out, b in zip(outs, self.bs, strict=True)], 1)
             for at, d_a in enumerate(torch.split(torch.bmm(_by_example(du, n).transpose(1, 2), _by_example(x, n)), sizes, 1)):
-                found[2 * at] = d_a.to(self._dtypes[2 * at]) if needs[2 * at] else None
+                found[2 * at] = d_a.to(self.dtypes[2 * at]) if needs[2 * at] else None
         if any(needs[1::2]):
-            us = torch.split(x @ torch.cat(self._as).T, sizes, 1)
-            for at, (out, u, (scale, *_)) in enumerate(zip(outs, us, self._places, strict=True)):
+            us = torch.split(x @ self.a.T, sizes, 1)
+            for at, (out, u, (scale, *_)) in enumerate(zip(outs, us, self.places, strict=True)):
                 if needs[2 * at + 1]:
                     # As (u^T dy)^T: the other order makes the kernel transpose the wide operand.
                     turned, wide = _by_example(u, n).transpose(1, 2), _by_example(out, n)
                     d_b = torch.baddbmm(dy.new_empty(()), turned, wide, beta=0, alpha=scale).transpose(1, 2)
                     # Turned and cast in one: what sums it over users reads it as one row each.
-                    found[2 * at + 1] = d_b.to(self._dtypes[2 * at + 1], memory_format=torch.contiguous_format)
+                    found[2 * at + 1] = d_b.to(self.dtypes[2 * at + 1], memory_format=torch.contiguous_format)
         return found
-
-    def _with_changes(self, frozen: FrozenMap) -> FrozenMap:
-        weight = frozen.weight.clone()
-        for (_, start, stop), a, b in zip(self._places, self._as, self._bs, strict=True):
-            weight[start:stop].addmm_(b, a)
-        return replace(frozen, weight=weight)
 
 
 def _by_example(rows: Tensor, n: int) -> Tensor:
