@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from client.noise import SecureNoise, gaussian
+from client.sending import sent
 
 _CONSTANTS = b"expand 32-byte k"
 _BLOCK_WORDS = 16
@@ -87,4 +88,4 @@ def _turned(x: Tensor, left: int) -> Tensor:
 
 def _state(key: bytes, nonce: int, device: torch.device) -> Tensor:
     raw = _CONSTANTS + key + bytes(4) + nonce.to_bytes(12, "little")
-    return torch.frombuffer(bytearray(raw), dtype=torch.int32).to(device)
+    return sent(torch.frombuffer(bytearray(raw), dtype=torch.int32), device)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.sending import sent
 from client.split import Ragged
 
 TOP = 10
@@ -72,5 +73,5 @@ def exclusion(excluded: Ragged, rows: NDArray[np.int64], items: int, device: tor
     """Lists of excluded items as a mask, bool (rows, items)."""
     row, _, item = excluded.entries(rows)
     mask = torch.zeros(len(rows), items, dtype=torch.bool, device=device)
-    mask[torch.from_numpy(row).to(mask.device), torch.from_numpy(item).to(mask.device)] = True
+    mask[sent(row, mask.device), sent(item, mask.device)] = True
     return mask

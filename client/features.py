@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.passes import within_memory
+from client.sending import sent
 
 _SHARE = 4
 """A copy takes a quarter of a GPU's free memory at most: what trains needs the rest."""
@@ -42,12 +43,12 @@ class Features:
             (n, length, width), zero where padded; bool (n, length).
         """
         flat = self._near()
-        start, lengths = (torch.from_numpy(of).to(flat.device) for of in (self._ends[rows], self.lengths(rows)))
+        start, lengths = (sent(of, flat.device) for of in (self._ends[rows], self.lengths(rows)))
         span = torch.arange(length, device=flat.device)
         mask = span < lengths[:, None]
         where = (start[:, None] + span).clamp(max=len(flat) - 1)
         hidden = flat[where] * mask.unsqueeze(-1)
-        return hidden.to(self._device).to(self._dtype), mask.to(self._device)
+        return sent(hidden, self._device).to(self._dtype), sent(mask, self._device)
 
     def _near(self) -> Tensor:
         if not self._asked:

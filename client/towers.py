@@ -11,6 +11,7 @@ from torch import Tensor
 
 from client.fusion import Fusion
 from client.passes import Passes
+from client.sending import sent
 from client.trunk import Ids, TrunkCache
 from client.vectors import SourceVectors, VectorRows
 from shared.encoder import Batch, Encoder
@@ -90,5 +91,5 @@ class Towers:
         if not parts:
             return torch.zeros(0, self.encoder.hidden, device=device)
         result = torch.empty(len(order), parts[0].shape[1], device=device)
-        result[torch.from_numpy(order).to(device)] = torch.cat(parts)
+        result[sent(order, device)] = torch.cat(parts)
         return result

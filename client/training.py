@@ -22,6 +22,7 @@ from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
 from client.passes import within_memory
+from client.sending import sent
 from client.towers import Rows, Towers
 from shared.heap import keep
 from shared.settings import Settings
@@ -173,7 +174,7 @@ class Trainer:
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
         filled = np.resize(picked, (size, picked.shape[1]))
         gradients = self._engine(self.losses(filled, bank, fixed), active, size)
-        return self._clip(gradients, real.to(bank.device), self.mechanism)
+        return self._clip(gradients, sent(real, bank.device), self.mechanism)
 
     @property
     def _length_step(self) -> int:
@@ -184,4 +185,4 @@ class Trainer:
         targets = np.full((len(rows), self._settings.training.targets), -1, np.int64)
         row, place, target = examples.targets.entries(rows)
         targets[row, place] = target
-        return Answers(targets=torch.from_numpy(targets).to(device), excluded=exclusion(examples.excluded, rows, items, device))
+        return Answers(targets=sent(targets, device), excluded=exclusion(examples.excluded, rows, items, device))

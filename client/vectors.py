@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.examples import Examples
+from client.sending import sent
 from client.tables import Tables
 
 SourceVectors = Mapping[str, tuple[Tensor, Tensor]]
@@ -30,10 +31,7 @@ class VectorRows:
 
     def take(self, rows: NDArray[np.int64] | slice, device: torch.device) -> SourceVectors:
         """The vectors of some rows."""
-        return {
-            name: (torch.from_numpy(self.values[name][rows]).to(device), torch.from_numpy(self.present[name][rows]).to(device))
-            for name in self.values
-        }
+        return {name: (sent(self.values[name][rows], device), sent(self.present[name][rows], device)) for name in self.values}
 
 
 def widths_of(tables: Tables) -> dict[str, int]:

@@ -29,6 +29,7 @@ from tests.pretended_device import FORBIDDEN, device
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
 DEVICE = device()
+INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten._index_put_impl_.default}
 
 
 @pytest.fixture
@@ -136,12 +137,18 @@ def test_a_step_waits_for_the_device_only_to_move_the_clip(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clipping: str, waits: int
 ) -> None:
     use(DEVICE, monkeypatch)
-    run, train, reading, read, steps = pretended_device._run, Trainer.run, False, 0, 0
+    run, train, reading, read, sent, steps = pretended_device._run, Trainer.run, False, 0, 0, 0
 
     def watched(operation: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal read
-        back = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
-        read += reading and (back or operation is torch.ops.aten._local_scalar_dense.default)
+        nonlocal read, sent
+        to = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else ""
+        read += reading and (to == "cpu" or operation is torch.ops.aten._local_scalar_dense.default)
+        # `to` makes an empty tensor and copies into it; the third argument is non_blocking.
+        copies = operation is torch.ops.aten.copy_.default and args[1].device.type == "cpu" and args[1].dim() > 0
+        plain = copies and not (*args, False)[2]
+        # An index that is left on the processor is copied, and waited for.
+        indices = [at for at in args[1] if at is not None] if operation in INDEXING else []
+        sent += reading and (plain or any(at.device.type == "cpu" for at in indices))
         return run(operation, args, kwargs)
 
     def training(self: Trainer, *args: Any, **kwargs: Any) -> Any:
@@ -156,6 +163,7 @@ def test_a_step_waits_for_the_device_only_to_move_the_clip(
     monkeypatch.setattr(Trainer, "run", training)
     simulate(Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run", alone=False))
     assert steps > 0 and read == waits * steps
+    assert not sent
 
 
 @pytest.mark.usefixtures("float32", "no_float64")
