@@ -98,7 +98,8 @@ class Merged:
                 if needs[2 * at + 1]:
                     # As (u^T dy)^T: the other order makes the kernel transpose the wide operand.
                     turned, wide = _by_example(u, n).transpose(1, 2), _by_example(out, n)
-                    d_b = torch.baddbmm(dy.new_empty(()), turned, wide, beta=0, alpha=scale).transpose(1, 2)
+                    # Zeros: not every device's kernel leaves unread what it multiplies by zero.
+                    d_b = torch.baddbmm(dy.new_zeros(()), turned, wide, beta=0, alpha=scale).transpose(1, 2)
                     # Turned and cast in one: what sums it over users reads it as one row each.
                     found[2 * at + 1] = d_b.to(self.dtypes[2 * at + 1], memory_format=torch.contiguous_format)
         return found
