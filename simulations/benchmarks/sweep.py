@@ -1,7 +1,7 @@
 """Which settings train best under privacy: each platform of a world by itself, one setting varied at a time or all at once.
 
     python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl [--vary KEY=V,V ...] [--epsilon 8 2 inf] [--seeds 0 1 2]
-    python -m simulations.benchmarks.sweep WORLD --out crossed.jsonl --cross KEY=V,V,V KEY=V,V,V ... [--seeds 0 1 2]
+    python -m simulations.benchmarks.sweep WORLD --out crossed.jsonl --cross KEY=V,V,V KEY=V,V,V ... [--part] [--seeds 0 1 2]
     python -m simulations.benchmarks.sweep WORLD --out FILE [--cross ...] --table
 
 Every cell (platform, epsilon, seed, settings) is one private training from the start, as `fedfuse simulate` would run it for
