@@ -101,7 +101,7 @@ class Clip:
     """Clips the gradients of users by their joint norm, and sums them.
 
     Args:
-        compiled: Whether it runs through torch.compile, which reads every gradient twice instead of four times.
+        compiled: Whether it runs through torch.compile, which reads every gradient twice, and writes none.
     """
 
     def __init__(self, *, compiled: bool = False) -> None:
