@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -106,8 +107,7 @@ class Clip:
 
     def __init__(self, *, compiled: bool = False) -> None:
         self._norms: Callable[[Flat], Tensor] = Compiled(_squared_norms) if compiled else _squared_norms
-        self._sums: Callable[[Flat, Tensor], dict[str, Tensor]] = Compiled(_sums_without_idle) if compiled else _sums_without_idle
-        self._asks = not compiled
+        self._sums: Callable[[Flat, Tensor, Tensor], dict[str, Tensor]] = Compiled(_sums_in_one_pass) if compiled else _sums
 
     def __call__(self, gradients: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> Clipped:
         """The float32 sum over users.
@@ -118,10 +118,7 @@ class Clip:
         """
         flat = {name: gradient.flatten(1) for name, gradient in gradients.items()}
         squared = self._norms(flat)
-        weights = torch.where(real, mechanism.weights(squared), 0.0)
-        # A GPU is not asked whether every row can be in the product: it would have to stop for the answer.
-        every = self._asks and squared.device.type == "cpu" and bool(torch.isfinite(squared).all())
-        sums = _sums(flat, weights) if every else self._sums(flat, weights)
+        sums = self._sums(flat, torch.where(real, mechanism.weights(squared), 0.0), squared)
         return Clipped(
             sums={name: total.view(gradients[name].shape[1:]) for name, total in sums.items()},
             below=(real & (squared <= mechanism.clip**2)).sum().float(),
@@ -132,20 +129,28 @@ def _squared_norms(flat: Flat) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in flat.values()]).square().sum(0)
 
 
-def _sums(flat: Flat, weights: Tensor) -> dict[str, Tensor]:
+def _sums(flat: Flat, weights: Tensor, squared: Tensor) -> dict[str, Tensor]:
+    """Weighted sums over users; 0 * NaN is NaN, so a row that is not finite must not be in the product."""
+    out = ~torch.isfinite(squared)
+    # A GPU is not asked whether there is one: it would have to stop for the answer.
+    if out.device.type != "cpu" or bool(out.any()):
+        flat = {name: part.masked_fill(out[:, None], 0.0) for name, part in flat.items()}
     return {name: weights @ part for name, part in flat.items()}
 
 
-def _sums_without_idle(flat: Flat, weights: Tensor) -> dict[str, Tensor]:
-    """0 * NaN is NaN: a row that weighs nothing is not in the product."""
-    idle = (weights == 0)[:, None]
-    if torch.compiler.is_compiling():
-        # One pass over each gradient; a product the compiler would leave to a library, and write out first what goes into it.
-        return {name: torch.where(idle, 0.0, weights[:, None] * part).sum(0) for name, part in flat.items()}
-    return _sums({name: part.masked_fill(idle, 0.0) for name, part in flat.items()}, weights)
+def _sums_in_one_pass(flat: Flat, weights: Tensor, squared: Tensor) -> dict[str, Tensor]:
+    """`_sums` for the compiler, which would leave a product to a library, and write out first what goes into it."""
+    out = ~torch.isfinite(squared)[:, None]
+    return {name: torch.where(out, 0.0, weights[:, None] * part).sum(0) for name, part in flat.items()}
 
 
-clip = Clip()
+@cache
+def clip_of(*, compiled: bool) -> Clip:
+    """The one of this process: what was compiled for one round, or platform, serves the next."""
+    return Clip(compiled=compiled)
+
+
+clip = clip_of(compiled=False)
 
 
 def clipped_sum(

@@ -135,7 +135,7 @@ class Mechanism:
         # All in one piece: on a GPU every call has a price.
         whole = torch.cat([total.reshape(-1) for total in sums.values()])
         if self.private:
-            whole = whole.add_(sent(random.normal(whole.shape), whole.device), alpha=self.gradient_noise * self.clip)
+            whole.add_(sent(random.normal(whole.shape), whole.device), alpha=self.gradient_noise * self.clip)
         parts = torch.split(whole.div_(self.expected_batch), [total.numel() for total in sums.values()])
         return {name: part.view(total.shape) for (name, total), part in zip(sums.items(), parts, strict=True)}
 

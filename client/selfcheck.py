@@ -30,7 +30,7 @@ def check_gradients(
     Args:
         batch: Losses of the whole batch.
         alone: User's place in the batch -> losses of a batch of that one user.
-        parameters: Current values; B is zero at the start and would hide A's gradient, so both are stirred here.
+        parameters: Values to check at; B is zero at the start and would hide A's gradient, so both are stirred here.
         tolerance: Greatest difference over the greatest gradient of these users, by the dtype of the model. One user's own may be
             next to nothing, and all of it rounding.
 
@@ -44,12 +44,12 @@ def check_gradients(
     }
     together = per_user(batch, stirred, users)
     expected = [_plain(alone(user), stirred) for user in range(users)]
-    greatest = max(_norm(each) for each in expected)
+    greatest = max((_norm(each) for each in expected), default=torch.zeros(()))
     for user, each in enumerate(expected):
         gap = _norm({name: together[name][user] - part for name, part in each.items()})
         if not gap <= tolerance * greatest + 1e-9:
             raise PrivacyError(
-                f"the per-user gradient of the start-up check differs by {gap / greatest:.2%} from plain autograd",
+                f"the per-user gradient of the start-up check differs by {float(gap / greatest):.2%} from plain autograd",
                 do="the installed torch computes something else than it should; no training without exact gradients",
             )
     silent = [name for name in trained if not together[name].abs().sum() > 0]
@@ -69,5 +69,5 @@ def _plain(losses: Losses, parameters: Mapping[str, Tensor]) -> dict[str, Tensor
     return dict(zip(single, found, strict=True))
 
 
-def _norm(gradient: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([part.float().square().sum() for part in gradient.values()]).sum().sqrt())
+def _norm(gradient: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([part.float().square().sum() for part in gradient.values()]).sum().sqrt()

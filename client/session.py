@@ -301,7 +301,9 @@ class Session:
         return local | {name: torch.from_numpy(start[name]) for name in self._part.kept}
 
     def _local_values(self) -> dict[str, Tensor]:
-        values = self._memory.tensors.get("local", self._local)
+        return self._there(self._memory.tensors.get("local", self._local))
+
+    def _there(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._device) for name, value in values.items()}
 
     def _moments(self) -> dict[str, Tensor]:
@@ -312,8 +314,7 @@ class Session:
 
     def _selfcheck(self) -> None:
         # Fresh values: the program is what is checked, and under remembered ones a model may be anything.
-        local = {name: value.to(self._device) for name, value in self._local.items()}
-        parameters = {**self._tensors(self._part.initial()), **local}
+        parameters = {**self._tensors(self._part.initial()), **self._there(self._local)}
         rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
         # Whatever the prior will be, a constant to the gradients. And soft: at a low temperature a softmax is all or nothing, and
         # its gradient little else than the rounding of the scores.

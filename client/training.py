@@ -16,7 +16,7 @@ from client.adam import Adam
 from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples import Examples
-from client.gradients import Clip, Clipped, Losses, by_sequence
+from client.gradients import Clipped, Losses, by_sequence, clip_of
 from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
@@ -72,7 +72,7 @@ class Trainer:
         self._objective = OBJECTIVES[settings.training.objective]
         self._engine = ENGINES[settings.training.engine]
         encoder = towers.encoder
-        self._clip = Clip(compiled=encoder.compiled)
+        self._clip = clip_of(compiled=encoder.compiled)
         asked = micro_batch or settings.training.micro_batch
         self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled)
 

@@ -42,7 +42,7 @@ class Change:
     @property
     def for_all(self) -> bool:
         """Whether it is one for all examples, and gradients are asked for of copies at most, so that `Merged` can have it."""
-        return not plain.asked() and all(
+        return all(
             isinstance(factor, Tensor) and (all_one(factor) if factor.dim() == 3 else not _differentiated(factor))
             for factor in (self.a, self.b)
         )
@@ -78,7 +78,7 @@ def linear(x: Tensor, frozen: FrozenMap, changes: Sequence[Change] = ()) -> Tens
     Returns:
         (n, t, k).
     """
-    if changes and all(change.for_all for change in changes):
+    if changes and not plain.asked() and all(change.for_all for change in changes):
         places = tuple((change.scale, change.start, change.stop) for change in changes)
         factors = [factor for change in changes for factor in (change.a, change.b)]
         return cast(Tensor, _Merged.apply(x, frozen, places, *factors))  # type: ignore[no-untyped-call]
@@ -145,17 +145,17 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, frozen: FrozenMap, places: tuple[Place, ...], *factors: Tensor) -> Tensor:
-        merged = Merged.of(frozen, places, factors, x.dtype)
+        merged, rows = Merged.of(frozen, places, factors, x.dtype), x.reshape(-1, x.shape[-1])
         ctx.frozen, ctx.places, ctx.dtypes = frozen, places, merged.dtypes
-        ctx.save_for_backward(x if any(ctx.needs_input_grad[3:]) else None, merged.map.weight, merged.a, *merged.bs)
-        return merged(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        ctx.save_for_backward(rows if any(ctx.needs_input_grad[3:]) else None, merged.map.weight, merged.a, *merged.bs)
+        return merged(rows).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, *bs = ctx.saved_tensors
+        rows, weight, a, *bs = ctx.saved_tensors
         merged = Merged(map=replace(ctx.frozen, weight=weight), places=ctx.places, a=a, bs=bs, dtypes=ctx.dtypes)
-        rows = dy.reshape(-1, dy.shape[-1])
-        of_factors = merged.gradients(rows, None if x is None else x.reshape(-1, x.shape[-1]), len(dy), ctx.needs_input_grad[3:])
-        dx = merged.back(rows).view(*dy.shape[:-1], -1) if ctx.needs_input_grad[0] else None
+        d_rows = dy.reshape(-1, dy.shape[-1])
+        of_factors = merged.gradients(d_rows, rows, len(dy), ctx.needs_input_grad[3:])
+        dx = merged.back(d_rows).view(*dy.shape[:-1], -1) if ctx.needs_input_grad[0] else None
         return (dx, None, None, *of_factors)

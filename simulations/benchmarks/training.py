@@ -36,7 +36,7 @@ from rich.table import Table
 from torch import Tensor
 
 from client.adam import Adam
-from client.gradients import Clip, Clipped, clipped_sum
+from client.gradients import Clipped, clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
 from shared.adapter import layout_of
@@ -105,7 +105,7 @@ class Private:
         self.parameters = random_adapter(backbone.shape, model, device)
         self.mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
         self._real = torch.ones(users, dtype=torch.bool, device=device)
-        self._clip = Clip(compiled=compiled)
+        self._clip = clip_of(compiled=compiled)
 
     def gradient(self, rows: slice = slice(None)) -> Clipped:
         """Sum of the clipped gradients of some users, in one pass."""

@@ -167,3 +167,26 @@ def test_a_tensor_whose_gradient_is_cut_off_is_noticed(toy: Any) -> None:
             tolerance=1e-3,
         )
     assert name in caught.value.found
+
+
+def test_gradients_where_there_are_none_are_said(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing to compare with is no division by zero.
+    monkeypatch.setattr(
+        client.selfcheck, "_plain", lambda losses, parameters: {n: torch.zeros_like(v) for n, v in parameters.items()}
+    )
+    with pytest.raises(PrivacyError, match="differs by inf%"):
+        run(toy)
+
+
+def test_nobody_to_check_is_said(make_toy: Make) -> None:
+    toy = make_toy(rows=1, length=6)
+    toy.hidden = toy.hidden[:0]
+    with pytest.raises(PrivacyError, match="no gradient"):
+        check_gradients(
+            lambda copies: toy.losses(slice(0, 0))({**toy.parameters, **copies}),
+            lambda row: toy.losses(),
+            toy.parameters,
+            list(toy.parameters),
+            users=0,
+            tolerance=0.1,
+        )

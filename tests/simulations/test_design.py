@@ -14,8 +14,9 @@ FACTORS = {key: ["low", "middle", "high"] for key in "abcde"}
 AMOUNT = {"low": -1.0, "middle": 0.0, "high": 1.0}
 
 
-def _cells() -> list[dict[str, str]]:
-    return [dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in cross(FACTORS, [0, 1, 2])]
+def _cells(*, part: bool = False) -> list[dict[str, str]]:
+    runs = cross(FACTORS, [0, 1, 2], part=part)
+    return [dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in runs]
 
 
 def _outcomes(cells: list[dict[str, str]], *, noise: float = 0.01) -> list[float]:
@@ -106,9 +107,7 @@ class TestEffects:
             assert by_keys["b",].means[(value,)] == pytest.approx(1.05, abs=0.01)
 
     def test_a_part_tells_what_single_settings_do(self) -> None:
-        cells = [
-            dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in cross(FACTORS, [0, 1, 2], part=True)
-        ]
+        cells = _cells(part=True)
         outcomes = [1 + 0.1 * AMOUNT[cell["a"]] + 0.05 * int(cell["seed"]) for cell in cells]
         noisy = np.random.default_rng(3).normal(outcomes, 0.01).tolist()
         found, unexplained = effects(cells, noisy, pairs=False)
