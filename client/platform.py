@@ -29,7 +29,8 @@ from client.texts import Texts
 from client.towers import Rows, Towers, cached_rows
 from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors
-from shared.backbone import load_backbone
+from shared import native
+from shared.backbone import BackboneShape, load_backbone
 from shared.catalogues import digest_of
 from shared.compiled import obstacle
 from shared.encoder import Encoder, compute_dtype, default_device
@@ -130,7 +131,8 @@ def prepare(
     device = device or default_device()
     backbone = load_backbone(settings.model.backbone)
     compiled = compiles(settings, device)
-    encoder = Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled)
+    kernels = not compiled and uses_kernels(settings, device, backbone.shape)
+    encoder = Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
     examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
     held_out = held_out_examples(split, reader)
     trunk = TrunkCache(cache, encoder)
@@ -172,7 +174,7 @@ def compiles(settings: Settings, device: torch.device) -> bool:
         InputError: the settings ask for it, and it does not work here.
     """
     wish = settings.training.compile
-    # On a processor compiled code was as fast as ours, after half a minute of compiling.
+    # On a processor kernels of our own are faster, and torch's code is as fast without half a minute of compiling.
     if wish == "off" or (wish == "auto" and device.type != "cuda"):
         return False
     found = obstacle(device)
@@ -184,4 +186,16 @@ def compiles(settings: Settings, device: torch.device) -> bool:
         )
     if found:
         log.warning("training goes without torch.compile and takes longer, for it does not work here: %s", found)
+    return not found
+
+
+def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape) -> bool:
+    """Whether a processor's layers go through kernels of our own, which are built if they are not there yet."""
+    if settings.training.compile == "off" or device.type != "cpu" or compute_dtype(device) != torch.bfloat16:
+        return False
+    if not native.serves(shape):
+        return False
+    found = native.obstacle()
+    if found:
+        log.warning("training goes without kernels of our own and takes longer, for they do not work here: %s", found)
     return not found

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import layer, plain
+from shared import blocked, layer, native, plain
 from shared.adapter import HEAD, TARGETS, first_trained
 from shared.attention import attend
 from shared.backbone import Backbone
@@ -48,11 +48,20 @@ class Encoder:
     Args:
         dtype: Of the frozen weights and the activations; bfloat16 where the processor has it, else float32.
         compiled: Whether the trained layers run through torch.compile where a gradient is asked for.
+        kernels: Whether layers run through the kernels of `shared/native.py`, which must be there, where they serve.
     """
 
     def __init__(
-        self, backbone: Backbone, model: ModelSettings, *, device: torch.device, dtype: torch.dtype, compiled: bool = False
+        self,
+        backbone: Backbone,
+        model: ModelSettings,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        kernels: bool = False,
     ) -> None:
+        self._kernels = kernels and native.serves(backbone.shape)
         self.backbone, self.model, self.device, self.dtype, self.compiled = backbone, model, device, dtype, compiled
         self._upper = Compiled(self._trained_layers) if compiled else self._trained_layers
         self.cut = first_trained(backbone.shape, model)
@@ -109,15 +118,22 @@ class Encoder:
         allowed = _attention_mask(mask)
         for place in range(self.cut, self.backbone.shape.layers):
             x = self._layer(place, x, allowed, adapter)
+        if self._kernels and blocked.suits(x, []):
+            counted = F.pad(batch.mask, (0, x.shape[1] - text))
+            return self._head(blocked.mean(x, counted), adapter)
         total = (x[:, :text] * batch.mask.unsqueeze(-1)).sum(1, dtype=torch.float32)
         # A padded row has no token; the clamp keeps it at zero instead of 0 / 0.
-        mean = total / batch.mask.sum(1, keepdim=True).clamp(min=1)
+        return self._head(total / batch.mask.sum(1, keepdim=True).clamp(min=1), adapter)
+
+    def _head(self, mean: Tensor, adapter: Parameters) -> Tensor:
         return changed(mean, changes_of(adapter, HEAD, scale=self.scale, start=0, stop=self.hidden))
 
     def _layer(self, place: int, x: Tensor, allowed: Tensor, adapter: Parameters) -> Tensor:
         frozen = self._layers[place]
         maps = (frozen.stacked, frozen.mixing, frozen.up, frozen.down)
         changes = tuple(self._changes(of, adapter) for of in maps)
+        if self._kernels and blocked.suits(x, changes):
+            return blocked.layer(x, allowed, frozen, changes)
         if layer.suits(x, changes):
             return layer.layer(x, allowed, frozen, changes)
         stacked, mixing, up, down = (partial(linear, frozen=of, changes=each) for of, each in zip(maps, changes, strict=True))

@@ -70,9 +70,7 @@ class Merged:
 
     def touched(self) -> tuple[bool, bool, bool]:
         """Which of three stacked parts the changes lie in."""
-        spans = map(self.map.place, range(3))
-        first, second, third = (any(start < end and begin < stop for _, start, stop in self.places) for begin, end in spans)
-        return first, second, third
+        return touched(self.map, self.places)
 
     def gradients(self, dy: Tensor, x: Tensor | None, n: int, needs: Sequence[bool]) -> list[Tensor | None]:
         """Of every example's own copy of each factor, (n, r, d) or (n, k, r), or None where it is not asked for.
@@ -103,6 +101,13 @@ class Merged:
                     # Turned and cast in one: what sums it over users reads it as one row each.
                     found[2 * at + 1] = d_b.to(self.dtypes[2 * at + 1], memory_format=torch.contiguous_format)
         return found
+
+
+def touched(stacked: FrozenMap, places: Sequence[Place]) -> tuple[bool, bool, bool]:
+    """Which of three stacked parts changes at these places lie in."""
+    spans = map(stacked.place, range(3))
+    first, second, third = (any(start < end and begin < stop for _, start, stop in places) for begin, end in spans)
+    return first, second, third
 
 
 def _by_example(rows: Tensor, n: int) -> Tensor:

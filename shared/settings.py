@@ -61,7 +61,11 @@ class TrainingSettings(_Frozen):
     )
     targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")
     engine: Literal["batched", "opacus"] = Field("batched", description="how per-user gradients are made")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; 'auto': on CUDA, where it works")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="'auto': torch.compile on CUDA, and on a processor with bfloat16 kernels of our own, where they work; "
+        "'on': torch.compile; 'off': neither",
+    )
     micro_batch: int = Field(0, ge=0, le=65536, description="sequences of one backward pass; 0: by device")
 
     @model_validator(mode="after")

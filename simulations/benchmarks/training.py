@@ -39,6 +39,7 @@ from client.adam import Adam
 from client.gradients import Clipped, clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
+from shared import native
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
@@ -97,10 +98,10 @@ class Private:
         layers: That are trained, from the top. The features below come from a cache, so they are made once, here.
     """
 
-    def __init__(self, backbone: Backbone, at: Problem, *, layers: int, compiled: bool = False) -> None:
+    def __init__(self, backbone: Backbone, at: Problem, *, layers: int, compiled: bool = False, kernels: bool = False) -> None:
         device, model, users = at.ids.device, ModelSettings(layers=layers), len(at.ids)
         self._at = at
-        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled)
+        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
         self._hidden = self._encoder.trunk(at.ids, at.mask)
         self.parameters = random_adapter(backbone.shape, model, device)
         self.mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
@@ -120,9 +121,9 @@ class Private:
         )
 
 
-def ours(backbone: Backbone, at: Problem, *, layers: int, compiled: bool) -> Step:
+def ours(backbone: Backbone, at: Problem, *, layers: int, compiled: bool, kernels: bool = False) -> Step:
     """Our private step on the top `layers`."""
-    private = Private(backbone, at, layers=layers, compiled=compiled)
+    private = Private(backbone, at, layers=layers, compiled=compiled, kernels=kernels)
     optimizer, noise = Adam(learning_rate=1e-3), SecureNoise()
     return lambda: optimizer.step(private.parameters, private.mechanism.privatise(private.gradient().sums, noise))
 
@@ -171,6 +172,13 @@ def sides(backbone: Backbone, source: Any, at: Problem, *, compile_: bool) -> di
     gpu = at.ids.device.type == "cuda"
     third = max(1, round(backbone.shape.layers / 3))
     found: dict[str, Step] = {}
+    if compute_dtype(at.ids.device) == torch.bfloat16 and not gpu:
+        why = native.obstacle()
+        if why:
+            warnings.warn(f"without kernels of our own: {why}", stacklevel=2)
+        else:
+            for side, layers in (("all_layers", backbone.shape.layers), ("cached_trunk", third)):
+                found[f"{side}:kernels"] = ours(backbone, at, layers=layers, compiled=False, kernels=True)
     for compiled in (False, True) if compile_ else (False,):
         tag = "compiled" if compiled else "eager"
         found[f"all_layers:{tag}"] = ours(backbone, at, layers=backbone.shape.layers, compiled=compiled)

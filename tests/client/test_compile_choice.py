@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from client.platform import compiles
+from client.platform import compiles, uses_kernels
+from shared.backbone import BackboneShape
 from shared.compiled import obstacle
 from shared.errors import InputError
 from shared.settings import Settings
@@ -86,3 +88,38 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch, "compile", lambda function, **keywords: broken)
     assert obstacle(CPU) == "OSError"
+
+
+MINILM = BackboneShape(hidden=384, layers=6, heads=12, intermediate=1536, vocabulary=9, positions=9)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "shape", "dtype", "found", "expected"),
+    [
+        ("auto", CPU, MINILM, torch.bfloat16, "", True),
+        ("auto", CPU, MINILM, torch.bfloat16, "no compiler", False),
+        ("auto", CPU, MINILM, torch.float32, "", False),
+        ("auto", GPU, MINILM, torch.bfloat16, "", False),
+        ("auto", CPU, replace(MINILM, heads=48), torch.bfloat16, "", False),
+        ("off", CPU, MINILM, torch.bfloat16, "", False),
+    ],
+)
+def test_a_processors_kernels_where_they_serve_and_work(
+    tiny_settings: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    choice: str,
+    device: torch.device,
+    shape: BackboneShape,
+    dtype: torch.dtype,
+    found: str,
+    expected: bool,
+) -> None:
+    asked = []
+    monkeypatch.setattr("client.platform.native.obstacle", lambda: asked.append(1) or found)
+    monkeypatch.setattr("client.platform.compute_dtype", lambda _: dtype)
+    with caplog.at_level(logging.WARNING, "fedfuse.compile"):
+        assert uses_kernels(tiny_settings(training={"compile": choice}), device, shape) == expected
+    # They are built only where they will be used.
+    assert bool(asked) == (expected or bool(found))
+    assert ("no compiler" in caplog.text) == bool(found)
