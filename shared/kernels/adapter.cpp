@@ -5,10 +5,11 @@
 // and the map itself, merged and laid out for the products of `blocks.h`.
 
 #include "blocks.h"
-#include "memory.h"
 
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
+
+#include <vector>
 
 namespace fedfuse {
 namespace {

@@ -1,7 +1,6 @@
 // Attention with what stands around it, LN(x + attend(x S^T + b) O^T + c), and its way back, by blocks of whole sequences.
 
-#include "head.h"
-#include "memory.h"
+#include "heads.h"
 #include "norm.h"
 
 #include <torch/library.h>
@@ -28,8 +27,9 @@ void affine(int64_t rows, const half* a, int64_t k, const Packed& weight, const 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention(
     const Tensor& x, const Tensor& mask, const Tensor& stacked, const Tensor& stacked_bias, const Tensor& mixing,
     const Tensor& mixing_bias, const Tensor& norm_weight, const Tensor& norm_bias, double eps, int64_t heads, bool keep, bool inner) {
-  const int64_t n = x.size(0), t = x.size(1), h = x.size(2), tp = padded(t), d = h / heads;
+  const int64_t n = x.size(0), t = x.size(1), h = x.size(2), tp = padded(t);
   const Packed s(stacked), o(mixing);
+  const Heads each(t, heads, h / heads);
   const Norm norm{norm_weight.const_data_ptr<half>(), norm_bias.const_data_ptr<half>(), h, static_cast<float>(eps)};
   const int64_t kept = keep ? n : 0;
   const auto single = x.options().dtype(at::kFloat);
@@ -53,12 +53,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> attention(
     affine(rows, xp + at * h, h, s, sb, nullptr, p);
     for (int64_t q = first; q < last; ++q) {
       for (int64_t i = 0; i < tp; ++i) bias[i] = i < t && allowed[q * t + i] ? 0.f : -std::numeric_limits<float>::infinity();
-      for (int64_t j = 0; j < heads; ++j) {
-        half* share = share_rows.of(t * tp);
-        const half* of = p + (q - first) * t * 3 * h + j * d;
-        Head{t, d}.forward(of, of + h, of + 2 * h, 3 * h, bias, share, m + (q - first) * t * h + j * d, h);
-        if (keep) stream(sp + (q * heads + j) * t * tp, share, t * tp);
-      }
+      half* share = share_rows.of(heads * t * tp);
+      each.forward(p + (q - first) * t * 3 * h, bias, share, m + (q - first) * t * h);
+      if (keep) stream(sp + q * heads * t * tp, share, heads * t * tp);
     }
     affine(rows, m, h, o, ob, xp + at * h, z);
     for (int64_t r = 0; r < rows; ++r) norm.row(z + r * h, yp + (at + r) * h, means + at + r, scales + at + r);
@@ -78,8 +75,10 @@ std::tuple<Tensor, Tensor, Tensor> attention_back(
     const Tensor& dy, const Tensor& parts, const Tensor& shares, const Tensor& sums, const Tensor& mean, const Tensor& scale,
     const Tensor& norm_weight, const Tensor& stacked, const Tensor& mixing, bool query, bool key, bool value, bool below,
     bool inner) {
-  const int64_t n = dy.size(0), t = dy.size(1), h = dy.size(2), heads = shares.size(1), d = h / heads, tp = padded(t);
+  const int64_t n = dy.size(0), t = dy.size(1), h = dy.size(2), heads = shares.size(1), tp = padded(t);
   const Packed s(stacked), o(mixing);
+  const Heads each(t, heads, h / heads);
+  const bool wanted[3] = {query, key, value};
   const Norm norm{norm_weight.const_data_ptr<half>(), nullptr, h, 0.f};
   Tensor dx = unset({below ? n : 0, t, h}, dy.options()), d_parts = unset({n, t, 3 * h}, dy.options());
   Tensor d_sums = unset({inner ? n : 0, t, h}, dy.options());
@@ -99,15 +98,7 @@ std::tuple<Tensor, Tensor, Tensor> attention_back(
       // What was kept is read in pieces of a head, too small for the processor to see what will come.
       fetch(pp + q * t * 3 * h, t * 3 * h);
       fetch(sp + q * heads * t * tp, heads * t * tp);
-      for (int64_t j = 0; j < heads; ++j) {
-        const half* of = pp + q * t * 3 * h + j * d;
-        half* to = dp + q * t * 3 * h + j * d;
-        Head{t, d}.back(m + (q - first) * t * h + j * d, h, of, of + h, of + 2 * h, 3 * h, sp + (q * heads + j) * t * tp,
-                        query ? to : nullptr, key ? to + h : nullptr, value ? to + 2 * h : nullptr);
-        const bool wanted[3] = {query, key, value};
-        for (int64_t part = 0; part < 3; ++part)
-          for (int64_t r = 0; !wanted[part] && r < t; ++r) std::memset(to + (r * 3 + part) * h, 0, d * sizeof(half));
-      }
+      each.back(m + (q - first) * t * h, pp + q * t * 3 * h, sp + q * heads * t * tp, wanted, dp + q * t * 3 * h);
     }
     if (below) affine(rows, dp + at * 3 * h, 3 * h, s, nullptr, z, xp + at * h);
   });

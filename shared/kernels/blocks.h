@@ -1,31 +1,17 @@
 // Products of a block of rows, few enough to stay in a core's cache, and what is done with them while they are there.
 #pragma once
 
+#include "memory.h"
 #include "packed.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 
-#include <vector>
-
 namespace fedfuse {
 
-constexpr int64_t ROWS = 128;  // of a block, at most, unless one sequence is longer
+constexpr int64_t ROWS = 256;  // of a block, at most, unless one sequence is longer
 
 using at::native::cpublas::brgemm;
-
-// A thread's memory for what lives no longer than a block. It is kept: fresh memory costs a fault a page.
-template <typename T>
-class Scratch {
- public:
-  T* of(int64_t size) {
-    if (static_cast<int64_t>(held_.size()) < size) held_.resize(size);
-    return held_.data();
-  }
-
- private:
-  std::vector<T> held_;
-};
 
 // a (m, k), rows of lda numbers, times a weight, a block of columns after the other; each(row, column, low, high) for every thirty-two
 // numbers of the product.

@@ -5,7 +5,6 @@
 
 #include "blocks.h"
 #include "gelu.h"
-#include "memory.h"
 #include "norm.h"
 
 #include <torch/library.h>

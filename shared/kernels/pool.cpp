@@ -1,7 +1,6 @@
 // The mean of a text's real tokens, and its way back.
 
 #include "blocks.h"
-#include "memory.h"
 
 #include <torch/library.h>
 
