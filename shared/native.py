@@ -46,10 +46,26 @@ def obstacle() -> str:
     """
     try:
         torch.ops.load_library(str(built()))  # type: ignore[no-untyped-call]
-    except (KernelError, OSError) as error:
+        _try()
+    except (KernelError, OSError, RuntimeError) as error:
         log.debug("the kernels do not work", exc_info=True)
         return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
     return ""
+
+
+def _try() -> None:
+    """Have them merge a small weight, for which they need torch's products of blocks.
+
+    Raises:
+        KernelError: they do not give what they should.
+        RuntimeError: torch has no such products for this processor, or was told not to use them.
+    """
+    random = torch.Generator().manual_seed(0)
+    weight, a, b = (torch.randn(size, generator=random) for size in ((64, 32), (8, 32), (64, 8)))
+    _, packed, _, _ = torch.ops.fedfuse.merged(weight.bfloat16(), [a], [b], [0], [1.0])
+    found = packed.permute(1, 3, 0, 2).reshape(64, 32).float()
+    if not torch.allclose(found, weight + b @ a, atol=0.2, rtol=0.02):
+        raise KernelError("they do not compute what they should")
 
 
 def serves(shape: BackboneShape) -> bool:

@@ -150,3 +150,16 @@ def test_a_library_that_was_damaged_on_disk_is_built_anew(monkeypatch: pytest.Mo
         library.write_text("ma" if damage == "cut short" else "mads\n")
     assert built(tmp_path / "cache").read_text() == "made\n"
     assert calls(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("torch.backends.mkldnn.enabled = False", "Brgemm"),
+        ("native.torch.allclose = lambda *_, **__: False", "they do not compute what they should"),
+    ],
+)
+def test_kernels_that_do_not_work_are_an_obstacle(setting: str, expected: str) -> None:
+    code = f"import torch\nfrom shared import native\n{setting}\nprint(native.obstacle())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert expected in done.stdout
