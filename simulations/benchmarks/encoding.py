@@ -1,6 +1,7 @@
 """The vectors of many texts, as for an item bank or an evaluation: how many tokens go through the encoder at once.
 
-    python -m simulations.benchmarks.encoding [--device cpu|cuda] [--rows 1500] [--layers 2] [--turns 9] [--json]
+    python -m simulations.benchmarks.encoding [--device cpu|cuda] [--rows 1500] [--layers 2] [--turns 9] [--eager]
+        [--json]
 
 With the default backbone above a cached trunk, texts of 6 to 64 tokens, 28 in the mean, sorted and padded as
 `client/towers.py` does it. Every side computes the same vectors; their order changes in every turn, all in one process; a
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from client.features import Features
 from client.passes import Passes
+from shared import native
 from shared.backbone import Backbone, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep
@@ -36,11 +38,12 @@ class Texts:
     Args:
         rows: How many texts.
         layers: That are trained, from the top; the features are those below.
+        kernels: Whether a processor's layers go through kernels of our own, which must be there.
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, *, rows: int, layers: int) -> None:
+    def __init__(self, backbone: Backbone, device: torch.device, *, rows: int, layers: int, kernels: bool = False) -> None:
         model, random = ModelSettings(layers=layers), np.random.default_rng(0)
-        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device))
+        self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), kernels=kernels)
         self._lengths = np.sort(np.clip(random.gamma(4, 6, rows) + 4, 6, _LONGEST).astype(np.int64))
         ends = np.concatenate([[0], np.cumsum(self._lengths)])
         flat = torch.from_numpy(random.normal(0, 1, (int(ends[-1]), backbone.shape.hidden)).astype(np.float32))
@@ -70,11 +73,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--eager", action="store_true", help="without kernels of our own")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     device = device_of(parser, options.device)
     keep()
-    texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers)
+    kernels = device.type == "cpu" and not options.eager and not native.obstacle()
+    texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers, kernels=kernels)
     with Console(stderr=True).status("measuring") as status:
         results = measure({str(side): texts.step(side) for side in SIDES}, turns=options.turns, device=device, say=status.update)
     report(

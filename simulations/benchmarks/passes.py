@@ -1,6 +1,6 @@
 """The gradient of a batch as it comes in training: in how many passes, and with freed memory kept or given back.
 
-    python -m simulations.benchmarks.passes [--users 96] [--length 64] [--layers 2] [--turns 15] [--json]
+    python -m simulations.benchmarks.passes [--users 96] [--length 64] [--layers 2] [--turns 15] [--eager] [--json]
 
 On a processor, with the default backbone; every side computes the same sum of clipped gradients. `given back` is what glibc comes
 to by itself (it keeps free twice the largest block that it ever got from the system alone, here the wide inner layer), `kept`
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from client.gradients import Clipped
+from shared import native
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
@@ -77,13 +78,14 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64, help="tokens of a sequence")
     parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--eager", action="store_true", help="without kernels of our own")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     if not keep():
         parser.error("this needs glibc")
     device, backbone = torch.device("cpu"), load_backbone("minilm")
     at = problem(backbone.shape, batch=options.users, length=options.length, device=device)
-    private = Private(backbone, at, layers=options.layers)
+    private = Private(backbone, at, layers=options.layers, kernels=not options.eager and not native.obstacle())
     block = options.length * backbone.shape.intermediate * compute_dtype(device).itemsize
     sides = [Side(sequences=size, kept=kept) for kept in (False, True) for size in SIZES]
     steps = {str(side): step(private, side, users=options.users, block=block) for side in sides}
