@@ -38,7 +38,16 @@ def plain_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random BERT (3 layers, hidden 32, non-square feed-forward) with a tokenizer for ASCII text."""
-    folder = tmp_path_factory.mktemp("tiny-bert")
+    return _bert(tmp_path_factory.mktemp("tiny-bert"), heads=4, intermediate=48)
+
+
+@pytest.fixture(scope="session")
+def kernel_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same in widths that the kernels of a processor serve, with weights so small that bfloat16 tells its gradients."""
+    return _bert(tmp_path_factory.mktemp("kernel-bert"), heads=2, intermediate=64, spread=0.05)
+
+
+def _bert(folder: Path, *, heads: int, intermediate: int, spread: float = 0.2) -> str:
     characters = string.ascii_lowercase + string.digits + string.punctuation
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *characters, *(f"##{c}" for c in characters)]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)), encoding="utf-8")
@@ -48,10 +57,10 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=48,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
         max_position_embeddings=64,
-        initializer_range=0.2,
+        initializer_range=spread,
     )
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

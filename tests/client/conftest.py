@@ -32,10 +32,11 @@ class Toy:
         targets: str = "query,value",
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        kernels: bool = False,
     ) -> None:
         random = np.random.default_rng(seed)
         model = ModelSettings(backbone=backbone, rank=2, layers=2, targets=targets, fusion=fusion)  # type: ignore[arg-type]
-        self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=dtype)
+        self.encoder = Encoder(load_backbone(backbone), model, device=CPU, dtype=dtype, kernels=kernels)
         self.towers = Towers(self.encoder, fusion_named(fusion))
         layout = layout_of(self.encoder.backbone.shape, model)
         self.parameters: dict[str, Tensor] = {
@@ -79,7 +80,7 @@ class Toy:
 def make_toy(tiny_bert: str):  # type: ignore[no-untyped-def]
     """Makes a `Toy` of so many rows and tokens."""
 
-    def make(**over: object) -> Toy:
-        return Toy(tiny_bert, **over)  # type: ignore[arg-type]
+    def make(backbone: str = tiny_bert, **over: object) -> Toy:
+        return Toy(backbone, **over)  # type: ignore[arg-type]
 
     return make

@@ -19,6 +19,7 @@ from client.fusion import FUSIONS
 from client.gradients import by_sequence, clip, clipped_sum, per_user
 from client.mechanism import Mechanism
 from client.objectives import CLICK_BIAS, Answers, click
+from shared import blocked, native
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
 from shared.compiled import MOST_GRAPHS, Compiled
@@ -89,6 +90,62 @@ class TestOpacus:
         toy = make_toy(rows=2, length=4)
         first = opacus_per_user(toy.losses(), toy.parameters, 2)
         assert gap(opacus_per_user(toy.losses(), toy.parameters, 2), first) == 0
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="the kernels are for processors with AVX-512 and bfloat16")
+class TestKernels:
+    """The road of a processor with bfloat16, source tokens and all, against Opacus in float32."""
+
+    @pytest.fixture(autouse=True)
+    def there(self) -> None:
+        assert native.obstacle() == ""
+
+    @pytest.mark.parametrize("fusion", sorted(FUSIONS))
+    @pytest.mark.parametrize("targets", ["query,value", ",".join(TARGETS)])
+    def test_the_same_clipped_sum_on_every_tensor(
+        self, make_toy: Make, kernel_bert: str, monkeypatch: pytest.MonkeyPatch, fusion: str, targets: str
+    ) -> None:
+        how = {"backbone": kernel_bert, "rows": 9, "length": 21, "fusion": fusion, "targets": targets}
+        exact, half = make_toy(**how), make_toy(**how, dtype=torch.bfloat16)
+        toy = make_toy(**how, dtype=torch.bfloat16, kernels=True)
+        toy.bank = half.bank = exact.bank
+        for each in (toy, half, exact):
+            # As small as training has them: larger ones make a tiny model's gradients chaotic, and bfloat16 loses them.
+            each.parameters = {name: 0.25 * value for name, value in each.parameters.items()}
+        ran = []
+        layer = blocked.layer
+        monkeypatch.setattr(blocked, "layer", lambda *args: ran.append(1) or layer(*args))
+        ours, torchs = (per_user(of.losses(), of.parameters, 9) for of in (toy, half))
+        theirs = opacus_per_user(exact.losses(), exact.parameters, 9)
+        assert len(ran) == 2, "every trained layer went through the kernels, and torch's did not"
+        for name, value in theirs.items():
+            assert gap({name: ours[name]}, {name: value}) < 2 * gap({name: torchs[name]}, {name: value}) + 0.03, name
+        assert gap(ours, theirs) < 1.3 * gap(torchs, theirs) + 0.005 < 0.05
+        real = torch.arange(9) != 4
+        sums, halves, truth = (clip(each, real, mechanism(0.1)).sums for each in (ours, torchs, theirs))
+        assert gap(sums, truth) < 1.3 * gap(halves, truth) + 0.005 < 0.05
+        moved = clip({name: value[real] for name, value in ours.items()}, real[real], mechanism(0.1)).sums
+        assert gap(sums, moved) < 1e-5, "what fills a fixed shape weighs nothing"
+
+    def test_micro_batches_give_the_same_sum(self, make_toy: Make, kernel_bert: str) -> None:
+        toy = make_toy(kernel_bert, rows=7, length=12, dtype=torch.bfloat16, kernels=True)
+        whole = clipped_sum(toy.losses(), toy.parameters, torch.ones(7, dtype=torch.bool), mechanism())
+        parts = [slice(0, 3), slice(3, 4), slice(4, 7)]
+        first, *rest = (
+            clipped_sum(toy.losses(part), toy.parameters, torch.ones(part.stop - part.start, dtype=torch.bool), mechanism())
+            for part in parts
+        )
+        for part in rest:
+            first = first.plus(part)
+        assert gap(first.sums, whole.sums) < 0.01 and first.below == whole.below
+
+    def test_several_sequences_of_a_user(self, make_toy: Make, kernel_bert: str) -> None:
+        toy = make_toy(kernel_bert, rows=6, length=9, dtype=torch.bfloat16, kernels=True)
+        owner = torch.tensor([0, 1, 1, 0, 2, 1])
+        found = per_user(by_sequence(toy.losses(), owner, 3), toy.parameters, 3)
+        each = per_user(toy.losses(), toy.parameters, 6)
+        expected = {name: torch.stack([value[owner == user].mean(0) for user in range(3)]) for name, value in each.items()}
+        assert gap(found, expected) < 0.01
 
 
 class TestSeveralSequences:
