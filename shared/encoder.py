@@ -7,9 +7,10 @@ a PEFT adapter computes (Devlin et al. 2019; tested against both).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -66,10 +67,7 @@ class Encoder:
         self._upper = Compiled(self._trained_layers) if compiled else self._trained_layers
         self.cut = first_trained(backbone.shape, model)
         self.scale = model.alpha / model.rank
-        weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
-        self._embeddings = {name: value for name, value in weights.items() if name.startswith("embeddings.")}
-        self._embedding_norm = _norm(weights, "embeddings.LayerNorm", backbone)
-        self._layers = [_frozen(weights, place, backbone) for place in range(backbone.shape.layers)]
+        self._frozen = frozen_weights(backbone, device, dtype)
 
     @property
     def hidden(self) -> int:
@@ -87,11 +85,11 @@ class Encoder:
         Returns:
             (n, t, hidden) in `dtype`; it depends on the text alone, never on the adapter.
         """
-        w = self._embeddings
+        w = self._frozen.embeddings
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = F.embedding(ids, w["embeddings.word_embeddings.weight"])
         x = x + w["embeddings.token_type_embeddings.weight"][0] + w["embeddings.position_embeddings.weight"][positions]
-        x = self._embedding_norm(x)
+        x = self._frozen.embedding_norm(x)
         allowed = _attention_mask(mask)
         for place in range(self.cut):
             x = self._layer(place, x, allowed, {})
@@ -129,7 +127,7 @@ class Encoder:
         return changed(mean, changes_of(adapter, HEAD, scale=self.scale, start=0, stop=self.hidden))
 
     def _layer(self, place: int, x: Tensor, allowed: Tensor, adapter: Parameters) -> Tensor:
-        frozen = self._layers[place]
+        frozen = self._frozen.layers[place]
         maps = (frozen.stacked, frozen.mixing, frozen.up, frozen.down)
         changes = tuple(self._changes(of, adapter) for of in maps)
         if self._kernels and blocked.suits(x, changes):
@@ -148,6 +146,40 @@ class Encoder:
             start, stop = of.place(place)
             found += changes_of(adapter, part, scale=self.scale, start=start, stop=stop)
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenWeights:
+    """A backbone's weights on a device, in a dtype.
+
+    Args:
+        of: The backbone's own, which they were made of.
+    """
+
+    of: Mapping[str, Tensor]
+    embeddings: Mapping[str, Tensor]
+    embedding_norm: FrozenNorm
+    layers: Sequence[FrozenLayer]
+
+
+def frozen_weights(backbone: Backbone, device: torch.device, dtype: torch.dtype) -> FrozenWeights:
+    """Those of every encoder that asks for the same: the platforms of a simulation share them."""
+    # What is found holds the backbone's own weights, so that no others can have come to lie where they are.
+    key = (id(backbone.weights), backbone.shape, backbone.layer_norm_eps, device, dtype)
+    found = _SHARED.get(key)
+    if found is None:
+        weights = {name: value.to(device=device, dtype=dtype) for name, value in backbone.weights.items()}
+        found = FrozenWeights(
+            of=backbone.weights,
+            embeddings={name: value for name, value in weights.items() if name.startswith("embeddings.")},
+            embedding_norm=_norm(weights, "embeddings.LayerNorm", backbone),
+            layers=[_frozen(weights, place, backbone) for place in range(backbone.shape.layers)],
+        )
+        _SHARED[key] = found
+    return found
+
+
+_SHARED: WeakValueDictionary[object, FrozenWeights] = WeakValueDictionary()
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

@@ -17,6 +17,7 @@
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace fedfuse {
 
@@ -36,13 +37,21 @@ inline char* pages(size_t count) {
   return first;
 }
 
-// Memory that is never given back, a piece after the other.
+// Memory that is given back at its end, a piece after the other.
 class Slab {
  public:
+  Slab() = default;
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+  ~Slab() {
+    for (const auto& [first, bytes] : held_) munmap(first, bytes);
+  }
+
   char* take(size_t bytes) {
     if (left_ < bytes) {
       const size_t count = (bytes + PAGE - 1) / PAGE;
       next_ = pages(count), left_ = count * PAGE;
+      held_.emplace_back(next_, left_);
     }
     left_ -= bytes;
     return std::exchange(next_, next_ + bytes);
@@ -51,6 +60,7 @@ class Slab {
  private:
   char* next_ = nullptr;
   size_t left_ = 0;
+  std::vector<std::pair<char*, size_t>> held_;
 };
 
 // A thread's memory for what lives no longer than a block of rows.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,6 +221,26 @@ def test_steps_share_memory_one_after_the_other_and_not_at_once() -> None:
         found = torch.autograd.grad((out * case.direction.to(HALF)).sum(), copies)
         assert torch.equal(out, value)
         assert all(torch.equal(one, other) for one, other in zip(found, gradients, strict=True))
+
+
+def test_threads_that_end_give_their_memory_back() -> None:
+    torch.manual_seed(0)
+    case = Case(128, 2, 512, n=8, t=64, targets=[0, 2])
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            thread = threading.Thread(target=case.of, args=(blocked, HALF))
+            thread.start()
+            thread.join()
+
+    run(5)
+    before = resident()
+    run(30)
+    # A thread's scratch is two huge pages and more.
+    assert resident() - before < 30 << 20
 
 
 def test_without_a_gradient_it_is_the_same_and_nothing_is_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from transformers import BertModel
 
 from shared import attention, layer, lora
+from shared import encoder as encoder_module
 from shared.adapter import TARGETS, initial, layout_of
 from shared.backbone import folder_of, load_backbone, shape_of
 from shared.encoder import Batch, Encoder, compute_dtype, default_device
@@ -248,3 +250,32 @@ def test_plainly_it_takes_none_of_our_derivatives_and_compiles_nothing(tiny_bert
         torch.testing.assert_close(encoder.pooled(batch, copies), expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(AssertionError, match="not plain"):
         encoder.pooled(batch, copies)
+
+
+class TestFrozenWeights:
+    def test_encoders_of_one_backbone_share_them_and_they_go_with_the_last(self, tiny_bert: str) -> None:
+        model = ModelSettings(backbone=tiny_bert, layers=2)
+        backbone = load_backbone(tiny_bert)
+        gc.collect()
+        held = len(encoder_module._SHARED)
+        first = Encoder(backbone, model, device=CPU, dtype=torch.float64)
+        other = Encoder(backbone, model, device=CPU, dtype=torch.float64)
+        half = Encoder(backbone, model, device=CPU, dtype=torch.bfloat16)
+        assert first._frozen is other._frozen
+        assert half._frozen is not first._frozen
+        assert len(encoder_module._SHARED) == held + 2
+        del first, half
+        gc.collect()
+        assert len(encoder_module._SHARED) == held + 1
+        del other
+        gc.collect()
+        assert len(encoder_module._SHARED) == held
+
+    def test_other_weights_under_the_same_name_are_others(self, tiny_bert: str) -> None:
+        model = ModelSettings(backbone=tiny_bert, layers=2)
+        backbone = load_backbone(tiny_bert)
+        changed = replace(backbone, weights={name: 2 * value for name, value in backbone.weights.items()})
+        one, two = (Encoder(each, model, device=CPU, dtype=torch.float64) for each in (backbone, changed))
+        mask = torch.ones(1, 3, dtype=torch.bool)
+        ids = torch.tensor([[5, 6, 7]])
+        assert not torch.allclose(one.trunk(ids, mask), two.trunk(ids, mask))
