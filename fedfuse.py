@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -56,6 +57,9 @@ def _options(
     configure("fedfuse", form=log_format, level="info" if verbose or log_format is Form.JSON else "error")
     if verbose or log_format is Form.JSON:
         os.environ.update(environment(log_format))  # for the processes that a command starts
+    else:
+        # Why everything takes longer than it might is said without being asked.
+        logging.getLogger("fedfuse.compile").setLevel(logging.WARNING)
 
 
 def main() -> None:
