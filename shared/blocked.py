@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from shared import layer as written
 from shared.frozen import FrozenLayer, FrozenMap
-from shared.layer import Changes
+from shared.layer import Changes, halves
 from shared.merged import Place, touched
 
 MOST_RANKS = 64
@@ -107,7 +107,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, mask: Tensor, frozen: FrozenLayer, maps: Sequence[_Map], *factors: Tensor) -> Tensor:
         stacked, mixing = maps
         norm, keep = frozen.attention_norm, any(ctx.needs_input_grad)
-        ctx.norm, ctx.maps, ctx.needs = norm, maps, _needs(ctx.needs_input_grad[4:], maps)
+        ctx.norm, ctx.maps, ctx.needs = norm, maps, halves(ctx.needs_input_grad[4:], [each.places for each in maps])
         of_stacked, of_mixing = map(any, ctx.needs)
         y, parts, shares, mixed, sums, mean, scale = torch.ops.fedfuse.attention(
             x, mask, stacked.ahead, stacked.map.bias, mixing.ahead, mixing.map.bias, norm.weight, norm.bias, norm.eps,
@@ -142,7 +142,7 @@ class _Inner(torch.autograd.Function):
         n, t, h = y.shape
         up, down = maps
         norm, keep = frozen.output_norm, any(ctx.needs_input_grad)
-        ctx.norm, ctx.maps, ctx.needs = norm, maps, _needs(ctx.needs_input_grad[3:], maps)
+        ctx.norm, ctx.maps, ctx.needs = norm, maps, halves(ctx.needs_input_grad[3:], [each.places for each in maps])
         of_up, of_down = map(any, ctx.needs)
         out, slopes, values, sums, mean, scale = torch.ops.fedfuse.inner(
             y.view(n * t, h), up.ahead, up.map.bias, down.ahead, down.map.bias, norm.weight, norm.bias, norm.eps, keep, of_down
@@ -179,9 +179,3 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         return torch.ops.fedfuse.mean_back(gradient.contiguous(), mask), None
-
-
-def _needs(needs: Sequence[bool], maps: Sequence[_Map]) -> tuple[Sequence[bool], Sequence[bool]]:
-    """Which factors' gradients are asked for: of the first map, and of the second."""
-    end = 2 * len(maps[0].ranks)
-    return needs[:end], needs[end:]

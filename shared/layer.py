@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
         mixed = attention.values.view(n * t, h)
         z = mixing(mixed, plus=rows)
         y, *moments = _norm(frozen.attention_norm, z)
-        ctx.norm, ctx.maps, ctx.needs = frozen.attention_norm, (stacked, mixing), _halves(ctx.needs_input_grad[4:], places)
+        ctx.norm, ctx.maps, ctx.needs = frozen.attention_norm, (stacked, mixing), halves(ctx.needs_input_grad[4:], places)
         ctx.save_for_backward(*_asked((rows, mixed), ctx.needs), attention.parts, attention.shares, z, *moments)
         return y.view(n, t, h)
 
@@ -109,7 +109,7 @@ class _Inner(torch.autograd.Function):
         inner = affine_gelu(rows, up.map) if p is None else F.gelu(p)
         w = down(inner, plus=rows)
         out, *moments = _norm(frozen.output_norm, w)
-        ctx.norm, ctx.maps, ctx.needs = frozen.output_norm, (up, down), _halves(ctx.needs_input_grad[3:], places)
+        ctx.norm, ctx.maps, ctx.needs = frozen.output_norm, (up, down), halves(ctx.needs_input_grad[3:], places)
         ctx.save_for_backward(*_asked((rows, inner), ctx.needs), p, w, *moments)
         return out.view(n, t, h)
 
@@ -132,11 +132,11 @@ class _Inner(torch.autograd.Function):
 def _pair(
     first: FrozenMap, second: FrozenMap, places: Sequence[Sequence[Place]], factors: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Merged, Merged]:
-    own, others = _halves(factors, places)
+    own, others = halves(factors, places)
     return Merged.of(first, places[0], own, dtype), Merged.of(second, places[1], others, dtype)
 
 
-def _halves(factors: Sequence[_T], places: Sequence[Sequence[Place]]) -> tuple[Sequence[_T], Sequence[_T]]:
+def halves(factors: Sequence[_T], places: Sequence[Sequence[Place]]) -> tuple[Sequence[_T], Sequence[_T]]:
     """What belongs to the factors of the first map, and of the second."""
     end = 2 * len(places[0])
     return factors[:end], factors[end:]

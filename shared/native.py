@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 
 from shared.backbone import BackboneShape
+from shared.durable import write_whole
+from shared.errors import StorageError
 
 log = logging.getLogger("fedfuse.compile")
 SOURCES = Path(__file__).with_name("kernels")
@@ -47,7 +49,7 @@ def obstacle() -> str:
     try:
         torch.ops.load_library(str(built()))  # type: ignore[no-untyped-call]
         _try()
-    except (KernelError, OSError, RuntimeError) as error:
+    except (KernelError, StorageError, OSError, RuntimeError) as error:
         log.debug("the kernels do not work", exc_info=True)
         return " ".join(str(error.__cause__ or error).split())[:300] or type(error).__name__
     return ""
@@ -83,7 +85,7 @@ def built(folder: Path | None = None) -> Path:
     Raises:
         KernelError: this processor does not have what they need, there is no compiler, or it fails, or others could have
             written what is in the cache.
-        OSError: the cache cannot be used.
+        OSError, StorageError: the cache cannot be used.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         raise KernelError("they are for processors with AVX-512 and bfloat16")
@@ -122,9 +124,9 @@ def _build(sources: list[Path], library: Path) -> None:
             log.debug("%s: %s", " ".join(command), done.stderr)
             wrong = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             raise KernelError(f"{compiler} failed: {(wrong or [f'exit code {done.returncode}'])[0]}")
-        made.chmod(0o600)
-        _sum_of(library).write_text(hashlib.sha256(made.read_bytes()).hexdigest(), encoding="ascii")
-        made.replace(library)
+        content = made.read_bytes()
+        write_whole(_sum_of(library), hashlib.sha256(content).hexdigest().encode(), mode=0o600)
+        write_whole(library, content, mode=0o600)
     log.info("built kernels in %.0f s", time.perf_counter() - began)
 
 

@@ -47,23 +47,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> merged(const Tensor& weight, at::Tens
     beside.narrow(0, starts[i], b[i].size(0)).narrow(1, at, rank).copy_(b[i].mul(scales[i]));
   }
   const half *w = weight.const_data_ptr<half>(), *bp = beside.const_data_ptr<half>();
-  std::vector<half> paired(r * d);
-  if (r) pack_rows(below.const_data_ptr<half>(), d, r, r, d, wd, paired.data());
+  Tensor paired = at::empty({d / wd, r / 2, wd, 2}, weight.options());
+  pack_rows(below.const_data_ptr<half>(), d, r, r, d, wd, paired.data_ptr<half>());
+  const Packed change(paired);
   half *to_ahead = ahead.data_ptr<half>(), *to_back = back.data_ptr<half>();
   in_parts(k / wk, k / wk, [&](int64_t block, int64_t) {
     thread_local Scratch<half> rows;
-    thread_local Scratch<float> products;
     half* sum = rows.of(wk * d);
-    float* c = products.of(wk * wd);
     const half* of = w + block * wk * d;
-    for (int64_t column = 0; r && column < d; column += wd) {
-      brgemm(wk, wd, r, r, wd, wd, false, bp + block * wk * r, paired.data() + column * r, c);
-      for (int64_t row = 0; row < wk; ++row)
-        for (int64_t i = 0; i < wd; i += LANES) {
-          const int64_t at = row * d + column + i;
-          store(sum + at, _mm512_add_ps(load(of + at), _mm512_loadu_ps(c + row * wd + i)));
-        }
-    }
+    if (r)
+      product(wk, bp + block * wk * r, r, change, [=](int64_t row, int64_t at, __m512 low, __m512 high) {
+        const int64_t place = row * d + at;
+        store(sum + place, _mm512_add_ps(load(of + place), low), _mm512_add_ps(load(of + place + LANES), high));
+      });
     if (r) of = sum;
     pack_turned(of, d, wk, d, wk, to_ahead + block * wk * d);
     for (int64_t column = 0; column < d; column += wd)
@@ -95,13 +91,7 @@ std::vector<Tensor> factors(const Tensor& dy, const Tensor& x, const Tensor& a, 
   // to (r, tp): what the weight (ld, r) makes of an example's tokens, a token a column.
   const auto low = [&](const half* rows, int64_t ld, const half* weight, float* c, half* to) {
     brgemm(t, r, ld, ld, r, r, false, rows, weight, c);
-    for (int64_t q = 0; q < tp; q += LANES)
-      for (int64_t i = 0; i < r; i += LANES) {
-        __m512i of[16];
-        for (int64_t e = 0; e < LANES; ++e) of[e] = q + e < t ? _mm512_loadu_si512(c + (q + e) * r + i) : _mm512_setzero_si512();
-        transpose(of);
-        for (int64_t e = 0; e < LANES; ++e) store(to + (i + e) * tp + q, _mm512_castsi512_ps(of[e]));
-      }
+    turn(t, r, tp, to, [&](int64_t row, int64_t i) { return _mm512_loadu_ps(c + row * r + i); });
   };
   in_parts(n, n, [&](int64_t q, int64_t) {
     thread_local Scratch<half> few, rows;

@@ -50,11 +50,11 @@ class Heads {
       for (int64_t j = 0; j < few; ++j) {
         if (wanted[0]) by_rows(slopes + j * size, of + h + j * d_, 3 * h, into + j * d_, 3 * h);
         if (wanted[1]) {
-          turn(turned, [&](int64_t r, int64_t i) { return _mm512_loadu_ps(s + j * size + r * tp_ + i); });
+          turn(t_, t_, tp_, turned, [&](int64_t r, int64_t i) { return _mm512_loadu_ps(s + j * size + r * tp_ + i); });
           by_rows(turned, of + j * d_, 3 * h, into + h + j * d_, 3 * h);
         }
         if (wanted[2]) {
-          turn(turned, [&](int64_t r, int64_t i) { return load(share + j * size + r * tp_ + i); });
+          turn(t_, t_, tp_, turned, [&](int64_t r, int64_t i) { return load(share + j * size + r * tp_ + i); });
           by_rows(turned, from + j * d_, h, into + 2 * h + j * d_, 3 * h);
         }
       }
@@ -121,18 +121,6 @@ class Heads {
         store(slopes + i, x);
       }
     }
-  }
-
-  // to (t, tp): row and column exchanged; of(r, i) gives sixteen of row r from column i on.
-  template <typename Of>
-  void turn(half* to, const Of& of) const {
-    for (int64_t r = 0; r < tp_; r += LANES)
-      for (int64_t c = 0; c < tp_; c += LANES) {
-        __m512i rows[16];
-        for (int64_t i = 0; i < LANES; ++i) rows[i] = r + i < t_ ? _mm512_castps_si512(of(r + i, c)) : _mm512_setzero_si512();
-        transpose(rows);
-        for (int64_t i = 0; i < std::min(LANES, t_ - c); ++i) store(to + (c + i) * tp_ + r, _mm512_castsi512_ps(rows[i]));
-      }
   }
 
   float* scores() const {

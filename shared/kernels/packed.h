@@ -48,4 +48,16 @@ inline void pack_turned(const half* from, int64_t ld, int64_t there, int64_t k, 
     }
 }
 
+// to (n, tp): the transposed of (t, n) numbers, tokens from t on zero; of(r, i) gives sixteen of row r from column i on.
+template <typename Of>
+void turn(int64_t t, int64_t n, int64_t tp, half* to, const Of& of) {
+  for (int64_t r = 0; r < tp; r += LANES)
+    for (int64_t c = 0; c < n; c += LANES) {
+      __m512i rows[16];
+      for (int64_t i = 0; i < LANES; ++i) rows[i] = r + i < t ? _mm512_castps_si512(of(r + i, c)) : _mm512_setzero_si512();
+      transpose(rows);
+      for (int64_t i = 0; i < std::min(LANES, n - c); ++i) store(to + (c + i) * tp + r, _mm512_castsi512_ps(rows[i]));
+    }
+}
+
 }  // namespace fedfuse

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from client.features import Features
 from client.passes import Passes
-from shared import native
+from client.platform import uses_kernels
 from shared.backbone import Backbone, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, Settings
 from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Step, device_of, measure, random_adapter
 
@@ -78,8 +78,9 @@ def main() -> None:
     options = parser.parse_args()
     device = device_of(parser, options.device)
     keep()
-    kernels = device.type == "cpu" and not options.eager and not native.obstacle()
-    texts = Texts(load_backbone("minilm"), device, rows=options.rows, layers=options.layers, kernels=kernels)
+    backbone = load_backbone("minilm")
+    kernels = not options.eager and uses_kernels(Settings(), device, backbone.shape)
+    texts = Texts(backbone, device, rows=options.rows, layers=options.layers, kernels=kernels)
     with Console(stderr=True).status("measuring") as status:
         results = measure({str(side): texts.step(side) for side in SIDES}, turns=options.turns, device=device, say=status.update)
     report(

@@ -17,10 +17,11 @@ import torch
 from rich.console import Console
 
 from client.gradients import Clipped
-from shared import native
+from client.platform import uses_kernels
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
+from shared.settings import Settings
 from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Private, Step, measure, problem
 
@@ -85,7 +86,8 @@ def main() -> None:
         parser.error("this needs glibc")
     device, backbone = torch.device("cpu"), load_backbone("minilm")
     at = problem(backbone.shape, batch=options.users, length=options.length, device=device)
-    private = Private(backbone, at, layers=options.layers, kernels=not options.eager and not native.obstacle())
+    kernels = not options.eager and uses_kernels(Settings(), device, backbone.shape)
+    private = Private(backbone, at, layers=options.layers, kernels=kernels)
     block = options.length * backbone.shape.intermediate * compute_dtype(device).itemsize
     sides = [Side(sequences=size, kept=kept) for kept in (False, True) for size in SIZES]
     steps = {str(side): step(private, side, users=options.users, block=block) for side in sides}

@@ -39,11 +39,11 @@ from client.adam import Adam
 from client.gradients import Clipped, clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
-from shared import native
+from client.platform import uses_kernels
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
-from shared.settings import ModelSettings
+from shared.settings import ModelSettings, Settings
 
 ITEMS = 1000
 TEMPERATURE = 0.05
@@ -172,13 +172,9 @@ def sides(backbone: Backbone, source: Any, at: Problem, *, compile_: bool) -> di
     gpu = at.ids.device.type == "cuda"
     third = max(1, round(backbone.shape.layers / 3))
     found: dict[str, Step] = {}
-    if compute_dtype(at.ids.device) == torch.bfloat16 and not gpu:
-        why = native.obstacle()
-        if why:
-            warnings.warn(f"without kernels of our own: {why}", stacklevel=2)
-        else:
-            for side, layers in (("all_layers", backbone.shape.layers), ("cached_trunk", third)):
-                found[f"{side}:kernels"] = ours(backbone, at, layers=layers, compiled=False, kernels=True)
+    if uses_kernels(Settings(), at.ids.device, backbone.shape):
+        for side, layers in (("all_layers", backbone.shape.layers), ("cached_trunk", third)):
+            found[f"{side}:kernels"] = ours(backbone, at, layers=layers, compiled=False, kernels=True)
     for compiled in (False, True) if compile_ else (False,):
         tag = "compiled" if compiled else "eager"
         found[f"all_layers:{tag}"] = ours(backbone, at, layers=backbone.shape.layers, compiled=compiled)

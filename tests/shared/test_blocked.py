@@ -69,28 +69,7 @@ class Case:
 
     def of(self, module: object, dtype: torch.dtype, x: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """The output, and the gradients of x (if asked for) and of every example's copies; weights as bfloat16 has them."""
-        frozen = FrozenLayer(
-            **{
-                name: FrozenMap(weight=weight.to(HALF).to(dtype), bias=bias.to(HALF).to(dtype), parts=parts)
-                for name, (weight, bias), parts in zip(
-                    ("stacked", "mixing", "up", "down"), self.maps, (("q", "k", "v"), ("m",), ("u",), ("d",)), strict=True
-                )
-            },
-            **{
-                name: FrozenNorm(weight=weight.to(HALF).to(dtype), bias=bias.to(HALF).to(dtype), eps=1e-12)
-                for name, (weight, bias) in zip(("attention_norm", "output_norm"), self.norms, strict=True)
-            },
-            heads=self.heads,
-        )
-        single = torch.float32 if dtype == HALF else dtype
-        copies = [
-            factor.to(single).expand(self.n, *factor.shape).requires_grad_(self.frozen != "ab"[place % 2])
-            for place, factor in enumerate(self.factors)
-        ]
-        changes: list[list[Change]] = [[], [], [], []]
-        for place, target in enumerate(self.targets):
-            of, start, stop = self.places[target]
-            changes[of].append(Change(a=copies[2 * place], b=copies[2 * place + 1], scale=2.0, start=start, stop=stop))
+        frozen, changes, copies = _parts(self, dtype)
         given = (self.x if x is None else x).to(HALF).to(dtype).requires_grad_(self.below)
         assert module.suits(given, changes)  # type: ignore[attr-defined]
         out: Tensor = module.layer(given, self.mask, frozen, changes)  # type: ignore[attr-defined]
@@ -386,7 +365,11 @@ def _parts(case: Case, dtype: torch.dtype = HALF) -> tuple[FrozenLayer, list[lis
     frozen = FrozenLayer(
         stacked=maps[0], mixing=maps[1], up=maps[2], down=maps[3], attention_norm=norms[0], output_norm=norms[1], heads=case.heads
     )
-    copies = [factor.expand(case.n, *factor.shape).requires_grad_() for factor in case.factors]
+    single = torch.float32 if dtype == HALF else dtype
+    copies = [
+        factor.to(single).expand(case.n, *factor.shape).requires_grad_(case.frozen != "ab"[place % 2])
+        for place, factor in enumerate(case.factors)
+    ]
     changes: list[list[Change]] = [[], [], [], []]
     for place, target in enumerate(case.targets):
         of, start, stop = case.places[target]
