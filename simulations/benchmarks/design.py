@@ -7,6 +7,8 @@ neither is that of a pair of values. Seeds are dealt to the cells in the same wa
 
 Of five settings or more, L odd, a part of 1/L of those cells is balanced still: any two settings, and any setting and the seed,
 meet in every combination. That is enough for what single settings do.
+
+The whole grid has the fraction's cells, with the same seeds, and the others': a fraction that has run is a beginning of it.
 """
 
 from __future__ import annotations
@@ -14,19 +16,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import f as f_distribution  # type: ignore[import-untyped]
 
+Share = Literal["whole", "fraction", "part"]
+"""How much of a grid: all of its cells, 1/L, or 1/L of those."""
 
-def cross(factors: Mapping[str, Sequence[str]], seeds: Sequence[int], *, part: bool = False) -> list[tuple[tuple[str, ...], int]]:
-    """The cells of the fraction: `key=value` words and a seed.
+
+def cross(
+    factors: Mapping[str, Sequence[str]], seeds: Sequence[int], *, share: Share = "fraction"
+) -> list[tuple[tuple[str, ...], int]]:
+    """The cells of that share of the grid: `key=value` words and a seed.
 
     Args:
         factors: Values of each setting, equally many each.
         seeds: As many as values, or one.
-        part: Only the 1/L of the cells that tell what single settings do.
+        share: "part" tells what single settings do, "fraction" also what pairs do.
 
     >>> for words, seed in cross({"a": "01", "b": "01"}, [5, 6]): print(*words, seed)
     a=0 b=0 5
@@ -42,18 +50,19 @@ def cross(factors: Mapping[str, Sequence[str]], seeds: Sequence[int], *, part: b
     levels = next(iter(counts.values()))
     if len(seeds) not in (1, levels):
         raise ValueError(f"needs one seed, or one for each of the {levels} values, not {len(seeds)}")
-    if part and (len(counts) < 5 or levels % 2 == 0):
+    if share == "part" and (len(counts) < 5 or levels % 2 == 0):
         raise ValueError(f"a part of them needs five settings or more with an odd number of values each, not {counts}")
     found = []
     for free in product(range(levels), repeat=len(counts) - 1):
         # One more equation, in three settings: it has no two in common with that of the last setting or of the seed.
-        if part and (free[0] - free[1] + free[3]) % levels:
+        if share == "part" and (free[0] - free[1] + free[3]) % levels:
             continue
-        picks = (*free, sum(free) % levels)
         # Other weights than the last setting's, so that seed and setting do not move together.
         seed = sum(pick * (1 + at % 2) for at, pick in enumerate(free)) % len(seeds)
-        words = tuple(f"{key}={values[pick]}" for (key, values), pick in zip(factors.items(), picks, strict=True))
-        found.append((words, seeds[seed]))
+        for last in range(levels) if share == "whole" else [sum(free) % levels]:
+            picks = (*free, last)
+            words = tuple(f"{key}={values[pick]}" for (key, values), pick in zip(factors.items(), picks, strict=True))
+            found.append((words, seeds[seed]))
     return found
 
 

@@ -1,7 +1,7 @@
 """Which settings train best under privacy: each platform of a world by itself, one setting varied at a time or all at once.
 
     python -m simulations.benchmarks.sweep WORLD --out sweep.jsonl [--vary KEY=V,V ...] [--epsilon 8 2 inf] [--seeds 0 1 2]
-    python -m simulations.benchmarks.sweep WORLD --out crossed.jsonl --cross KEY=V,V,V KEY=V,V,V ... [--part] [--seeds 0 1 2]
+    python -m simulations.benchmarks.sweep WORLD --out crossed.jsonl --cross KEY=V,V,V ... [--share part] [--seeds 0 1 2]
     python -m simulations.benchmarks.sweep WORLD --out FILE [--cross ...] --table
 
 Every cell (platform, epsilon, seed, settings) is one private training from the start, as `fedfuse simulate` would run it for
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -33,7 +33,7 @@ from client.platform import Platform, fingerprint, prepare
 from client.platform_file import PlatformFile, load
 from shared.errors import PrivacyError
 from shared.settings import Settings
-from simulations.benchmarks.design import cross, effects
+from simulations.benchmarks.design import Share, cross, effects
 from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate
@@ -148,13 +148,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is there is not run again")
     parser.add_argument("--base", nargs="*", default=[], help="key=value words under every cell")
     parser.add_argument("--vary", nargs="*", default=[], help="key=v,v,... one at a time; key=v+key=v together")
+    parser.add_argument("--cross", nargs="*", default=[], help="key=v,v,v ... of equally many values: all at once")
     parser.add_argument(
-        "--cross", nargs="*", default=[], help="key=v,v,v ... of equally many values: a balanced fraction of all combinations"
-    )
-    parser.add_argument(
-        "--part",
-        action="store_true",
-        help="only as many of the crossed cells as tell what single settings do",
+        "--share",
+        choices=get_args(Share),
+        default="fraction",
+        help="of the crossed cells: a part for what single settings do, a fraction for what pairs do besides, or all",
     )
     parser.add_argument("--epsilon", nargs="+", default=["8"], help="budgets; inf turns privacy off")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -168,11 +167,11 @@ def main() -> None:
     factors = {key: values.split(",") for key, _, values in (entry.partition("=") for entry in options.cross)}
     if factors and options.vary:
         parser.error("--vary and --cross: one of them at a time")
-    if options.part and not factors:
-        parser.error("--part: part of what? Give --cross")
+    if options.share != "fraction" and not factors:
+        parser.error(f"--share {options.share}: of what? Give --cross")
     try:
         runs = (
-            cross(factors, options.seeds, part=options.part)
+            cross(factors, options.seeds, share=options.share)
             if factors
             else [(settings, seed) for seed in options.seeds for settings in variations(options.vary)]
         )
@@ -184,7 +183,7 @@ def main() -> None:
         results += _run([cell for cell in todo if _key(cell) not in done], {f.name: f for f in files}, options.world, options.out)
     console = Console(width=200)
     if factors:
-        _print_effects(console, todo, results, factors, pairs=not options.part)
+        _print_effects(console, todo, results, factors, pairs=options.share != "part")
     else:
         console.print(table_of(results))
 

@@ -1,4 +1,4 @@
-"""The fraction of a grid is balanced, and its analysis finds what was put in and nothing else."""
+"""What is run of a grid is balanced, and its analysis finds what was put in and nothing else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from simulations.benchmarks.design import cross, effects
+from simulations.benchmarks.design import Share, cross, effects
 
 FACTORS = {key: ["low", "middle", "high"] for key in "abcde"}
 AMOUNT = {"low": -1.0, "middle": 0.0, "high": 1.0}
 
 
-def _cells(*, part: bool = False) -> list[dict[str, str]]:
-    runs = cross(FACTORS, [0, 1, 2], part=part)
+def _cells(share: Share = "fraction") -> list[dict[str, str]]:
+    runs = cross(FACTORS, [0, 1, 2], share=share)
     return [dict(word.split("=") for word in words) | {"seed": str(seed)} for words, seed in runs]
 
 
@@ -48,17 +48,28 @@ class TestCross:
     @pytest.mark.parametrize("settings", [5, 6])
     def test_in_a_part_any_two_settings_and_the_seed_still_meet_equally_often(self, levels: int, settings: int) -> None:
         factors = {str(at): [str(value) for value in range(levels)] for at in range(settings)}
-        whole, part = (cross(factors, range(levels), part=part) for part in (False, True))
-        assert set(part) < set(whole) and len(part) * levels == len(whole)
+        fraction, part = (cross(factors, range(levels), share=share) for share in ("fraction", "part"))
+        assert set(part) < set(fraction) and len(part) * levels == len(fraction)
         columns = [*zip(*(words for words, _ in part), strict=True), tuple(seed for _, seed in part)]
         for one, other in combinations(columns, 2):
             together = Counter(zip(one, other, strict=True))
             assert len(together) == levels**2 and len(set(together.values())) == 1
 
+    @pytest.mark.parametrize("settings", [3, 5])
+    def test_the_whole_has_every_combination_once_and_begins_with_the_fraction(self, settings: int) -> None:
+        factors = {str(at): ["0", "1", "2"] for at in range(settings)}
+        whole = cross(factors, [7, 8, 9], share="whole")
+        assert len({words for words, _ in whole}) == len(whole) == 3**settings
+        assert set(cross(factors, [7, 8, 9])) < set(whole)
+        columns = [*zip(*(words for words, _ in whole), strict=True), tuple(seed for _, seed in whole)]
+        for one, other in combinations(columns, 2):
+            together = Counter(zip(one, other, strict=True))
+            assert len(together) == 9 and len(set(together.values())) == 1
+
     @pytest.mark.parametrize("factors", [dict.fromkeys("abcd", "012"), dict.fromkeys("abcde", "0123")])
     def test_too_small_a_cross_has_no_part(self, factors: dict[str, str]) -> None:
         with pytest.raises(ValueError, match="a part of them needs five"):
-            cross(factors, [0], part=True)
+            cross(factors, [0], share="part")
 
     @pytest.mark.parametrize("factors", [{"a": ["0", "1"]}, {"a": ["0", "1"], "b": ["0"]}, {}])
     def test_settings_that_do_not_cross_are_refused(self, factors: dict[str, list[str]]) -> None:
@@ -107,7 +118,7 @@ class TestEffects:
             assert by_keys["b",].means[(value,)] == pytest.approx(1.05, abs=0.01)
 
     def test_a_part_tells_what_single_settings_do(self) -> None:
-        cells = _cells(part=True)
+        cells = _cells("part")
         outcomes = [1 + 0.1 * AMOUNT[cell["a"]] + 0.05 * int(cell["seed"]) for cell in cells]
         noisy = np.random.default_rng(3).normal(outcomes, 0.01).tolist()
         found, unexplained = effects(cells, noisy, pairs=False)
