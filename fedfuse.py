@@ -58,8 +58,8 @@ def _options(
     if verbose or log_format is Form.JSON:
         os.environ.update(environment(log_format))  # for the processes that a command starts
     else:
-        # Why everything takes longer than it might is said without being asked.
-        logging.getLogger("fedfuse.compile").setLevel(logging.WARNING)
+        # What takes half a minute before anything moves, and why everything takes longer than it might, is said unasked.
+        logging.getLogger("fedfuse.compile").setLevel(logging.INFO)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Everything here is computed from the platform's rows and the public settings; no
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from client.bank import Bank
 from client.catalogue import Catalogue, build_catalogue
 from client.examples import Examples, Reader, held_out_examples, rows_by_user, training_examples
+from client.execution import require_compiler, training_encoder
 from client.friends import Friends
 from client.fusion import fusion_named
 from client.platform_file import PlatformFile
@@ -29,15 +29,12 @@ from client.texts import Texts
 from client.towers import Rows, Towers, cached_rows
 from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors
-from shared import native
-from shared.backbone import BackboneShape, load_backbone
+from shared.backbone import load_backbone
 from shared.catalogues import digest_of
-from shared.compiled import obstacle
-from shared.encoder import Encoder, compute_dtype, default_device
+from shared.encoder import default_device
 from shared.errors import InputError
 from shared.settings import Settings
 
-log = logging.getLogger("fedfuse.compile")
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, of how many."""
 
@@ -127,12 +124,10 @@ def prepare(
         InputError: the sources or the backbone cannot be used.
         StorageError: the cache cannot be written.
     """
-    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     device = device or default_device()
-    backbone = load_backbone(settings.model.backbone)
-    compiled = compiles(settings, device)
-    kernels = not compiled and uses_kernels(settings, device, backbone.shape)
-    encoder = Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
+    require_compiler(settings, device)
+    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
+    encoder = training_encoder(load_backbone(settings.model.backbone), settings, device)
     examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
     held_out = held_out_examples(split, reader)
     trunk = TrunkCache(cache, encoder)
@@ -165,37 +160,3 @@ def prepare(
         serving=cached_rows(trunk, held_out.sequences, user_vectors(tables, held_out), advance),
         cache=trunk,
     )
-
-
-def compiles(settings: Settings, device: torch.device) -> bool:
-    """Whether training goes through torch.compile.
-
-    Raises:
-        InputError: the settings ask for it, and it does not work here.
-    """
-    wish = settings.training.compile
-    # On a processor kernels of our own are faster, and torch's code is as fast without half a minute of compiling.
-    if wish == "off" or (wish == "auto" and device.type != "cuda"):
-        return False
-    found = obstacle(device)
-    if found and wish == "on":
-        raise InputError(
-            f"torch.compile does not work here: {found}",
-            where="training.compile",
-            do="install a C++ compiler and give it a folder to write to (TORCHINDUCTOR_CACHE_DIR), or choose 'auto'",
-        )
-    if found:
-        log.warning("training goes without torch.compile and takes longer, for it does not work here: %s", found)
-    return not found
-
-
-def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape) -> bool:
-    """Whether a processor's layers go through kernels of our own, which are built if they are not there yet."""
-    if settings.training.compile == "off" or device.type != "cpu" or compute_dtype(device) != torch.bfloat16:
-        return False
-    if not native.serves(shape):
-        return False
-    found = native.obstacle()
-    if found:
-        log.warning("training goes without kernels of our own and takes longer, for they do not work here: %s", found)
-    return not found

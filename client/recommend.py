@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from client.examples import Examples
+from client.execution import ready_encoder
 from client.fusion import fusion_named
 from client.mechanism import CountMechanism
 from client.noise import SecureNoise
@@ -28,7 +29,7 @@ from client.towers import Towers, cached_rows
 from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors, widths_of
 from shared.backbone import load_backbone
-from shared.encoder import Encoder, compute_dtype, default_device
+from shared.encoder import default_device
 from shared.errors import InputError
 from shared.peft_export import load_published
 from shared.privacy.releases import ReleaseKind
@@ -92,7 +93,7 @@ def recommend(
         excluded=ragged([np.unique(met)]),
     )
     device = default_device()
-    encoder = Encoder(backbone, published.model, device=device, dtype=compute_dtype(device))
+    encoder = ready_encoder(backbone, published.model, device)
     towers = Towers(encoder, fusion_named(published.model.fusion))
     known = load_memory(memory) if memory else None
     random = np.random.default_rng([settings.seed, *file.name.encode()])

@@ -55,6 +55,18 @@ def obstacle() -> str:
     return ""
 
 
+def ready() -> bool:
+    """Whether they were built here before, and work: what is not worth building them for can use them."""
+    try:
+        library = _library(_cache())
+        if not _whole(library):
+            return False
+    except OSError:
+        log.debug("the kernels cannot be looked for", exc_info=True)
+        return False
+    return not obstacle()
+
+
 def _try() -> None:
     """Have them merge a small weight, for which they need torch's products of blocks.
 
@@ -92,20 +104,23 @@ def built(folder: Path | None = None) -> Path:
     folder = folder or _cache()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_own(folder)
-    sources = sorted(SOURCES.glob("*.cpp"))
-    library = folder / f"kernels-{_digest([*sources, *sorted(SOURCES.glob('*.h'))])}.so"
+    library = _library(folder)
     with (folder / "lock").open("w") as lock:
         # The kernel lets go of it when a process dies.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _whole(library):
             for left in folder.glob("building-*"):
                 shutil.rmtree(left, ignore_errors=True)
-            _build(sources, library)
+            _build(library)
     _require_own(library)
     return library
 
 
-def _build(sources: list[Path], library: Path) -> None:
+def _library(folder: Path) -> Path:
+    return folder / f"kernels-{_digest([*SOURCES.glob('*.cpp'), *SOURCES.glob('*.h')])}.so"
+
+
+def _build(library: Path) -> None:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         raise KernelError("there is no C++ compiler")
@@ -114,7 +129,7 @@ def _build(sources: list[Path], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as scratch:
         made = Path(scratch) / "kernels.so"
         command = [*compiler.split(), *_FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-        command += ["-isystem", str(root / "include"), *map(str, sources), "-o", str(made)]
+        command += ["-isystem", str(root / "include"), *map(str, sorted(SOURCES.glob("*.cpp"))), "-o", str(made)]
         command += [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603 - the user's own compiler
@@ -144,7 +159,7 @@ def _whole(library: Path) -> bool:
 def _digest(files: list[Path]) -> str:
     """Of everything that the library depends on."""
     sha = hashlib.sha256("\n".join([torch.__version__, *_FLAGS, os.environ.get("CXX", "")]).encode())
-    for file in files:
+    for file in sorted(files):
         sha.update(f"\n{file.name}\n".encode() + file.read_bytes())
     return sha.hexdigest()[:16]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from client.execution import uses_kernels
 from client.gradients import Clipped
-from client.platform import uses_kernels
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds

@@ -36,10 +36,10 @@ from rich.table import Table
 from torch import Tensor
 
 from client.adam import Adam
+from client.execution import uses_kernels
 from client.gradients import Clipped, clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
-from client.platform import uses_kernels
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype

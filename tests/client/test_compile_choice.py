@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from client.platform import compiles, uses_kernels
-from shared.backbone import BackboneShape
+from client.execution import compiles, ready_encoder, uses_kernels
+from client.platform import prepare
+from shared.backbone import BackboneShape, load_backbone
 from shared.compiled import obstacle
 from shared.errors import InputError
 from shared.settings import Settings
@@ -47,16 +48,25 @@ def test_auto_compiles_on_a_gpu_where_that_works(
     works: bool,
     expected: bool,
 ) -> None:
-    monkeypatch.setattr("client.platform.obstacle", lambda device: "" if works else "no compiler")
+    monkeypatch.setattr("client.execution.obstacle", lambda device: "" if works else "no compiler")
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert compiles(tiny_settings(training={"compile": choice}), device) == expected
     assert ("no compiler" in caplog.text) == (choice == "auto" and device == GPU and not works)
 
 
 def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.platform.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.execution.obstacle", lambda device: "no compiler")
     with pytest.raises(InputError, match="does not work here: no compiler"):
         compiles(tiny_settings(training={"compile": "on"}), CPU)
+
+
+def test_a_compiler_that_was_asked_for_is_missed_before_anything_is_read(
+    tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("client.execution.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.platform.read_platform", lambda *_: pytest.fail("sources were read"))
+    with pytest.raises(InputError, match="no compiler"):
+        prepare(cast(Any, None), tiny_settings(training={"compile": "on"}), cache=tmp_path, device=CPU)
 
 
 def test_a_missing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -116,10 +126,23 @@ def test_a_processors_kernels_where_they_serve_and_work(
     expected: bool,
 ) -> None:
     asked = []
-    monkeypatch.setattr("client.platform.native.obstacle", lambda: asked.append(1) or found)
-    monkeypatch.setattr("client.platform.compute_dtype", lambda _: dtype)
+    monkeypatch.setattr("client.execution.native.obstacle", lambda: asked.append(1) or found)
+    monkeypatch.setattr("client.execution.compute_dtype", lambda _: dtype)
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert uses_kernels(tiny_settings(training={"compile": choice}), device, shape) == expected
     # They are built only where they will be used.
     assert bool(asked) == (expected or bool(found))
     assert ("no compiler" in caplog.text) == bool(found)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_moments_work_goes_through_kernels_that_are_there(
+    kernel_bert: str, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr("client.execution.native.ready", lambda: there)
+    monkeypatch.setattr("client.execution.compute_dtype", lambda _: torch.bfloat16)
+    encoder = ready_encoder(load_backbone(kernel_bert), Settings().model, CPU)
+    gone = []
+    monkeypatch.setattr("shared.encoder.blocked.suits", lambda *_: bool(gone.append(1)))
+    encoder.trunk(torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
+    assert bool(gone) == there

@@ -1,0 +1,79 @@
+"""What a platform's layers run through: torch.compile, kernels of our own, or torch's operations one by one."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from shared import native
+from shared.backbone import Backbone, BackboneShape
+from shared.compiled import obstacle
+from shared.encoder import Encoder, compute_dtype
+from shared.errors import InputError
+from shared.settings import ModelSettings, Settings
+
+log = logging.getLogger("fedfuse.compile")
+
+
+def training_encoder(backbone: Backbone, settings: Settings, device: torch.device) -> Encoder:
+    """An encoder for a run's length: what makes it faster is built or compiled first, which takes up to half a minute.
+
+    Raises:
+        InputError: the settings ask for torch.compile, and it does not work here.
+    """
+    compiled = compiles(settings, device)
+    kernels = not compiled and uses_kernels(settings, device, backbone.shape)
+    return Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
+
+
+def ready_encoder(backbone: Backbone, model: ModelSettings, device: torch.device) -> Encoder:
+    """An encoder for a moment's work: kernels where training has built them here, since building takes longer than that."""
+    kernels = _serve(device, backbone.shape) and native.ready()
+    return Encoder(backbone, model, device=device, dtype=compute_dtype(device), kernels=kernels)
+
+
+def require_compiler(settings: Settings, device: torch.device) -> None:
+    """Find out before the slow work whether torch.compile, where the settings ask for it, works here.
+
+    Raises:
+        InputError: it does not.
+    """
+    if settings.training.compile == "on":
+        compiles(settings, device)
+
+
+def compiles(settings: Settings, device: torch.device) -> bool:
+    """Whether training goes through torch.compile.
+
+    Raises:
+        InputError: the settings ask for it, and it does not work here.
+    """
+    wish = settings.training.compile
+    # On a processor kernels of our own are faster, and torch's code is as fast without half a minute of compiling.
+    if wish == "off" or (wish == "auto" and device.type != "cuda"):
+        return False
+    found = obstacle(device)
+    if found and wish == "on":
+        raise InputError(
+            f"torch.compile does not work here: {found}",
+            where="training.compile",
+            do="install a C++ compiler and give it a folder to write to (TORCHINDUCTOR_CACHE_DIR), or choose 'auto'",
+        )
+    if found:
+        log.warning("training goes without torch.compile and takes longer, for it does not work here: %s", found)
+    return not found
+
+
+def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape) -> bool:
+    """Whether a processor's layers go through kernels of our own, which are built if they are not there yet."""
+    if settings.training.compile == "off" or not _serve(device, shape):
+        return False
+    found = native.obstacle()
+    if found:
+        log.warning("training goes without kernels of our own and takes longer, for they do not work here: %s", found)
+    return not found
+
+
+def _serve(device: torch.device, shape: BackboneShape) -> bool:
+    return device.type == "cpu" and compute_dtype(device) == torch.bfloat16 and native.serves(shape)
