@@ -21,6 +21,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,9 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="+", metavar="NAME:EVERY:TORN:RANDOM")
     parser.add_argument("--backbone", default="")
     chosen = parser.parse_args()
+    # Who dies cleans nothing up: what it had in hand goes with the folder.
+    tempfile.tempdir = str(chosen.folder / "temporary")
+    Path(tempfile.tempdir).mkdir(parents=True)
     from tests.kill_scenarios import scenario_named
 
     for words in chosen.scenarios:
