@@ -1,4 +1,4 @@
-"""A run's plan under both of a platform's limits: what all runs together may spend, and what one run may."""
+"""A run's plan under a platform's limits, what all runs together and what one run may spend; and the step that it pays for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from client.budget import plan_of
+from client.mechanism import Mechanism, Quantile
 from client.platform_file import PlatformFile
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
-from shared.settings import Settings
+from shared.settings import Settings, TrainingSettings
 
 
 def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent: Sequence[Release] = (), **public: Any) -> Plan:
@@ -39,3 +40,25 @@ def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent:
             plan = replace(alone, releases=releases, budget=budget, epsilon=together.epsilon, accountant=together.accountant)
     file.federation.require_noise(plan.noise_multiplier)
     return plan
+
+
+def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, group_size: int) -> Mechanism:
+    """The training step that the plan pays for.
+
+    Args:
+        group_size: Users whose texts one user's rows reach.
+    """
+    adaptive = plan.private and training.clipping == "adaptive"
+    return Mechanism(
+        users=users,
+        sample_rate=training.sample_rate,
+        clip=training.clip if plan.private else math.inf,
+        noise_multiplier=plan.noise_multiplier,
+        group_size=group_size,
+        quantile=_quantile(training, users) if adaptive else None,
+    )
+
+
+def _quantile(training: TrainingSettings, users: int) -> Quantile:
+    # A twentieth of the expected batch, as the paper proposes: it costs about a hundredth of the noise multiplier.
+    return Quantile(target=training.clip_quantile, rate=training.clip_rate, noise=training.sample_rate * users / 20)

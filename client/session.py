@@ -18,13 +18,14 @@ from torch import Tensor
 from client.adam import Adam
 from client.bank import BankOfRounds
 from client.budget import metrics_mechanism
-from client.device_noise import DeviceNoise
 from client.evaluated import kept, recall, remember
-from client.evaluation import Quality, per_user, quality
+from client.evaluation import per_user, quality
 from client.fusion.projector import LOCAL
+from client.generators import generator
 from client.ledger import LedgerWriter
-from client.mechanism import CountMechanism, Mechanism, Quantile
-from client.noise import NoiseSource, SecureNoise, SeededNoise
+from client.mechanism import CountMechanism, Mechanism
+from client.noise import NoiseSource
+from client.noised_quality import noised_quality
 from client.objectives import CLICK_BIAS, initial_bias
 from client.outgoing import coarse
 from client.own_model import CHOSEN, Own, own_of, without_forms
@@ -33,7 +34,7 @@ from client.personal import reserved
 from client.platform import Platform, Progress
 from client.popularity import bounded_counts, release_prior
 from client.ranking import held_out_ranks
-from client.run_plan import plan_within
+from client.run_plan import mechanism_of, plan_within
 from client.selfcheck import check_gradients
 from client.state import Memory, load_memory, save_memory
 from client.training import Trainer, TrainingData
@@ -46,7 +47,6 @@ from shared.scheme import personalises
 from shared.settings import Settings
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-_METRICS = 3
 _CHECKED_USERS = 3
 
 
@@ -89,13 +89,8 @@ class Session:
             exact_metrics=exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
         )
-        self._mechanism = Mechanism(
-            users=platform.file.users,
-            sample_rate=settings.training.sample_rate,
-            clip=settings.training.clip if self.plan.private else math.inf,
-            noise_multiplier=self.plan.noise_multiplier,
-            group_size=platform.friends.group_size,
-            quantile=_quantile(settings, platform.file.users) if self.plan.private else None,
+        self._mechanism = mechanism_of(
+            self.plan, settings.training, users=platform.file.users, group_size=platform.friends.group_size
         )
         known = load_memory(memory)
         if known is not None and known.settings != digest:
@@ -194,7 +189,8 @@ class Session:
         else:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
             self._pay(mechanism.release(), request.round)
-            result = self._noised(mechanism, rank, candidates, request)
+            random = self._random(f"evaluate-{request.label}", request.round)
+            result = noised_quality(rank, candidates, mechanism, random)
         metrics = Metrics(
             run=self.run,
             platform=self._platform.name,
@@ -244,15 +240,6 @@ class Session:
         """As `held_out_ranks`, on this platform."""
         bank = self._bank.now(parameters)
         return held_out_ranks(self._platform, self.settings, bank, parameters, prior, serving=serving)
-
-    def _noised(self, mechanism: CountMechanism, rank: np.ndarray, candidates: np.ndarray, request: Evaluate) -> Quality:
-        gain, hit, auc = per_user(rank, candidates)
-        # One user gives (1, ndcg, hr, auc) / 2, of norm at most 1; the divisor is noised with the sums.
-        contributions = np.stack([np.ones_like(gain), gain, hit, auc], 1) / math.sqrt(1 + _METRICS)
-        noised = mechanism.privatise(contributions, self._random(f"evaluate-{request.label}", request.round))
-        count = max(float(noised[0]), 1.0)
-        ndcg, hr, auc_mean = (float(np.clip(value / count, 0.0, 1.0)) for value in noised[1:])
-        return Quality(ndcg=ndcg, hr=hr, auc=auc_mean, users=self._platform.file.users)
 
     def _prior(self) -> Tensor:
         """The noised popularity prior: charged and released at the first need, remembered ever after."""
@@ -348,15 +335,7 @@ class Session:
         return {name: torch.tensor(value, device=self._device) for name, value in whole.items()}
 
     def _random(self, purpose: str, round_: int) -> NoiseSource:
-        if self.settings.privacy.generator == "seeded":
-            if not self._simulation:
-                raise PrivacyError(
-                    "seeded noise is for simulations only: who knows the seed can take it away", where=self._platform.name
-                )
-            return SeededNoise(self.settings.seed, self._platform.name, purpose, round_)
-        if purpose != "train" or self._device.type != "cuda":
-            return SecureNoise()
-        return DeviceNoise(self._device, compiled=self._platform.towers.encoder.compiled)
+        return generator(self.settings, self._platform, purpose, round_, simulation=self._simulation)
 
     def _remember(
         self,
@@ -405,12 +384,3 @@ class Session:
             self._progress("training", done, self.settings.steps)
 
         return step
-
-
-def _quantile(settings: Settings, users: int) -> Quantile | None:
-    training = settings.training
-    if training.clipping == "fixed":
-        return None
-    # A twentieth of the expected batch, as the paper proposes: it costs about a hundredth of the noise multiplier.
-    noise = training.sample_rate * users / 20
-    return Quantile(target=training.clip_quantile, rate=training.clip_rate, noise=noise)
