@@ -46,8 +46,7 @@ def world(write_platform: Write) -> World:
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same arithmetic everywhere."""
-    for module in ("client.platform", "client.recommend"):
-        monkeypatch.setattr(f"{module}.compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("client.execution.compute_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture
