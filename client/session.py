@@ -190,7 +190,7 @@ class Session:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
             self._pay(mechanism.release(), request.round)
             random = self._random(f"evaluate-{request.label}", request.round)
-            result = noised_quality(rank, candidates, mechanism, random)
+            result = noised_quality(rank, candidates, mechanism, random, users=self._platform.file.users)
         metrics = Metrics(
             run=self.run,
             platform=self._platform.name,
