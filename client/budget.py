@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from client.mechanism import CountMechanism
+from client.evaluated import planned
+from client.noised_quality import metrics_mechanism
 from client.platform_file import PlatformFile
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, planning
@@ -37,10 +39,9 @@ def plan_of(
         PrivacyError: the budget cannot carry the plan.
     """
     evaluations: list[Release] = []
-    if not exact_metrics and math.isfinite(budget):
-        every = settings.evaluate_every
-        count = 2 + ((settings.rounds - 1) // every if every else 0)
-        evaluations = [metrics_mechanism(settings, group_size=group_size, private=True).release()] * count
+    if not exact_metrics and file.federation.metrics and math.isfinite(budget):
+        one = metrics_mechanism(settings, group_size=group_size, private=True).release()
+        evaluations = [replace(one, integers=planning())] * planned(settings)
     return make_plan(
         budget=budget,
         delta=file.privacy.delta,
@@ -51,24 +52,26 @@ def plan_of(
         group_size=group_size,
         parameters=parameters,
         evaluations=[*evaluations, *spent],
-        # A sum with shared noise is of integers (`shared/fixed_point.py`).
-        integers=planning() if settings.distributed else None,
+        integers=planning(),
+        shared=settings.distributed,
     )
 
 
-def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_size: int) -> Release:
+def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_size: int, local: int) -> Release:
     """What one round of the secure sum costs this platform's users, under the fixed point that all agreed on.
 
     Args:
         point: Its `honest` is for the caller to have checked against the platform's own count of colluders.
         group_size: Examples that one user may touch.
+        local: Parameters of the step that stay on the platform.
 
     Raises:
         PrivacyError: the agreed noise is less than this platform's plan needs, or the clip is another.
     """
-    if not point.noise_multiplier >= plan.noise_multiplier:
+    multiplier = point.multiplier_with(local)
+    if not multiplier >= plan.noise_multiplier:
         raise PrivacyError(
-            f"the agreed noise multiplier {point.noise_multiplier:.6g} is below the {plan.noise_multiplier:.6g} of this plan",
+            f"the agreed noise multiplier {multiplier:.6g} is below the {plan.noise_multiplier:.6g} of this plan",
             where="the secure sum",
             do="the coordinator takes the largest that any platform needs; do not answer one that does not",
         )
@@ -78,19 +81,13 @@ def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_si
         )
     return Release(
         kind=ReleaseKind.TRAIN,
-        noise_multiplier=point.noise_multiplier,
+        noise_multiplier=multiplier,
         sample_rate=settings.training.sample_rate,
         group_size=group_size,
-        integers=point.integers,
+        integers=point.integers_with(local),
     )
 
 
 def popularity_release(point: FixedPoint) -> Release:
     """What the round costs that sums popularities: every user's counts once, whatever his social ties."""
     return Release(kind=ReleaseKind.POPULARITY, noise_multiplier=point.noise_multiplier, integers=point.integers)
-
-
-def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
-    """How a deployed platform's metrics are noised."""
-    multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
-    return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, group_size=group_size)

@@ -38,8 +38,10 @@ def ranks(scores: Tensor, targets: Tensor, excluded: Tensor) -> tuple[Tensor, Te
         excluded: bool (n, items).
 
     Returns:
-        float64 (n,) ranks from 1, ties counted half; int64 (n,). On the processor: not every device has float64.
+        float64 (n,) ranks from 1 to the number of candidates, ties counted half; int64 (n,). On the processor: not every
+        device has float64. A score that is not a number is the lowest there is, whatever made it.
     """
+    scores = torch.where(torch.isnan(scores), -torch.inf, scores)
     own = scores.gather(1, targets[:, None])
     candidate = ~excluded
     better = ((scores > own) & candidate).sum(1).cpu()

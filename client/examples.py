@@ -163,6 +163,12 @@ def _examples(
     )
 
 
+def no_examples() -> Examples:
+    """Of nobody."""
+    empty = ragged([])
+    return Examples(user=np.zeros(0, np.int64), sequences=[], targets=empty, context=empty, excluded=empty)
+
+
 def rows_by_user(examples: Examples, users: int) -> Mapping[int, NDArray[np.int64]]:
     """User -> its rows."""
     order = np.arange(len(examples))

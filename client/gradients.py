@@ -8,7 +8,6 @@ sequences is an index into the copies (`by_sequence`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from client.bounded_sum import BoundedSum
 from client.mechanism import Mechanism
 from shared.compiled import Compiled
 from shared.lora import all_one
@@ -24,29 +24,8 @@ Losses = Callable[[Mapping[str, Tensor]], Tensor]
 """Parameters with a leading user axis -> loss of each user, (n,)."""
 Flat = Mapping[str, Tensor]
 """Name -> float32 (users, elements)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clipped:
-    """What a batch of users comes to.
-
-    Args:
-        sums: Name -> float32 sum of clipped gradients.
-        below: float32 scalar. How many users' gradients were no longer than the bound.
-    """
-
-    sums: dict[str, Tensor]
-    below: Tensor
-
-    @classmethod
-    def nothing(cls, parameters: Mapping[str, Tensor]) -> Clipped:
-        """Of no user."""
-        zeros = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        return cls(sums=zeros, below=torch.zeros((), device=next(iter(zeros.values())).device))
-
-    def plus(self, other: Clipped) -> Clipped:
-        """Both together."""
-        return Clipped(sums={name: value + other.sums[name] for name, value in self.sums.items()}, below=self.below + other.below)
+_WIDE = ("cpu", "cuda")
+"""Devices with float64; on others the sums are made on the processor."""
 
 
 def per_user(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> dict[str, Tensor]:
@@ -101,6 +80,8 @@ class _DealtOnce(torch.autograd.Function):
 class Clip:
     """Clips the gradients of users by their joint norm, and sums them.
 
+    Norms and sums are in float64, whose rounding `shared/fixed_point.py` accounts for to a million users a batch.
+
     Args:
         compiled: Whether it runs through torch.compile, which reads every gradient twice, and writes none.
     """
@@ -109,24 +90,28 @@ class Clip:
         self._norms: Callable[[Flat], Tensor] = Compiled(_squared_norms) if compiled else _squared_norms
         self._sums: Callable[[Flat, Tensor, Tensor], dict[str, Tensor]] = Compiled(_sums_in_one_pass) if compiled else _sums
 
-    def __call__(self, gradients: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> Clipped:
-        """The float32 sum over users.
+    def __call__(self, gradients: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> BoundedSum:
+        """The sum over users, each clipped to the mechanism's bound.
 
         Args:
-            gradients: Name -> (users, *shape).
+            gradients: Name -> float32 (users, *shape).
             real: bool (users,). False on rows that only fill a fixed shape; they weigh exactly nothing.
         """
         flat = {name: gradient.flatten(1) for name, gradient in gradients.items()}
+        if real.device.type not in _WIDE:
+            flat, real = {name: part.cpu() for name, part in flat.items()}, real.cpu()
         squared = self._norms(flat)
         sums = self._sums(flat, torch.where(real, mechanism.weights(squared), 0.0), squared)
-        return Clipped(
-            sums={name: total.view(gradients[name].shape[1:]) for name, total in sums.items()},
-            below=(real & (squared <= mechanism.clip**2)).sum().float(),
-        )
+        votes = None
+        if mechanism.quantile is not None:
+            votes = torch.where(real, torch.where(squared <= mechanism.clip**2, 0.5, -0.5), 0.0).double().sum()
+        parts = {name: total.view(gradients[name].shape[1:]) for name, total in sums.items()}
+        return BoundedSum(parts=parts, bound=mechanism.clip, votes=votes)
 
 
 def _squared_norms(flat: Flat) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in flat.values()]).square().sum(0)
+    norms = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in flat.values()]
+    return torch.stack(norms).square().sum(0)
 
 
 def _sums(flat: Flat, weights: Tensor, squared: Tensor) -> dict[str, Tensor]:
@@ -135,13 +120,13 @@ def _sums(flat: Flat, weights: Tensor, squared: Tensor) -> dict[str, Tensor]:
     # A GPU is not asked whether there is one: it would have to stop for the answer.
     if out.device.type != "cpu" or bool(out.any()):
         flat = {name: part.masked_fill(out[:, None], 0.0) for name, part in flat.items()}
-    return {name: weights @ part for name, part in flat.items()}
+    return {name: weights @ part.double() for name, part in flat.items()}
 
 
 def _sums_in_one_pass(flat: Flat, weights: Tensor, squared: Tensor) -> dict[str, Tensor]:
     """`_sums` for the compiler, which would leave a product to a library, and write out first what goes into it."""
     out = ~torch.isfinite(squared)[:, None]
-    return {name: torch.where(out, 0.0, weights[:, None] * part).sum(0) for name, part in flat.items()}
+    return {name: torch.where(out, 0.0, weights[:, None] * part.double()).sum(0) for name, part in flat.items()}
 
 
 @cache
@@ -155,6 +140,6 @@ clip = clip_of(compiled=False)
 
 def clipped_sum(
     losses: Losses, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism, *, clip: Clip = clip
-) -> Clipped:
+) -> BoundedSum:
     """`clip` of `per_user`."""
     return clip(per_user(losses, parameters, len(real)), real, mechanism)

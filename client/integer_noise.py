@@ -1,4 +1,4 @@
-"""Integer noise: shares of discrete Gaussian noise for the secure sum.
+"""Integer noise: discrete Gaussian noise for every release, in shares under the secure sum.
 
 The discrete Gaussian N_Z(0, v) has mass proportional to e^(-k^2 / 2v) at every whole k (Canonne, Kamath and Steinke 2020, "The
 discrete Gaussian for differential privacy"). Independent ones sum to one, variances adding, up to a factor so close to
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from shared.errors import InputError
 from shared.fixed_point import FixedPoint, Words
+from shared.privacy.integers import FINE
 
 LARGEST_TABLE = 2.0**26
 """Variance of the largest table; above it a share is a sum of several draws."""
@@ -42,7 +43,7 @@ _FIXED = 704
 _DIGITS = 240
 _GUIDE = 16
 _STEPS = 4
-_MOST_DRAWS = 64
+_MOST_DRAWS = 1 << 10
 _SMALLEST_VARIANCE = 0.01
 
 
@@ -93,25 +94,35 @@ def noise_share(point: FixedPoint, random: Words) -> NDArray[np.int64]:
 
     Returns:
         int64 (dimension,).
+    """
+    return discrete_gaussian(point.share_variance, point.dimension, random)
+
+
+def local_noise(point: FixedPoint, local: int, random: Words) -> NDArray[np.int64]:
+    """The whole noise of so many coordinates that stay on the platform, in steps of their finer grid; int64 (local,)."""
+    return discrete_gaussian(point.variance * FINE**2, local, random)
+
+
+def discrete_gaussian(variance: float, count: int, random: Words) -> NDArray[np.int64]:
+    """Independent draws of N_Z(0, variance), or of sums of equal ones of that total variance; int64 (count,).
 
     Raises:
-        InputError: the share's variance is above 2^32.
+        InputError: the variance is above 2^36.
     """
-    variance = point.share_variance
-    if variance == 0:
-        return np.zeros(point.dimension, np.int64)
+    if variance == 0 or not count:
+        return np.zeros(count, np.int64)
     draws = math.ceil(variance / LARGEST_TABLE)
     if draws > _MOST_DRAWS:
         raise InputError(
-            f"a noise share of variance {variance:.3g}",
+            f"integer noise of variance {variance:.3g}",
             where="integer noise",
             do="let more platforms share the noise (a higher threshold, fewer colluders), or take a larger budget",
         )
     table = noise_table(variance / draws)
-    share = table.draw(point.dimension, random)
+    total = table.draw(count, random)
     for _ in range(draws - 1):
-        share += table.draw(point.dimension, random)
-    return share
+        total += table.draw(count, random)
+    return total
 
 
 @lru_cache(maxsize=4)

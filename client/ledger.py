@@ -107,8 +107,11 @@ class LedgerWriter:
             return Spent(epsilon=math.inf, accountant=Method.NONE)
         return self._accountant.epsilon([*self._ledger.releases, release], self._ledger.header.delta)
 
-    def charge(self, release: Release, *, run: str, round: int) -> Entry:
+    def charge(self, release: Release, *, run: str, round: int, question: str) -> Entry:
         """Charge for `release`, on disk before this returns. Call it BEFORE the mechanism runs.
+
+        Args:
+            question: SHA-256 of what was asked, hex (`client/questions.py`).
 
         Raises:
             BudgetExceeded: the budget does not allow it; nothing was written.
@@ -138,6 +141,7 @@ class LedgerWriter:
                 delta=header.delta,
                 accountant=spent.accountant,
                 previous=self.head,
+                question=question,
             )
             digest, line = seal(entry)
             entry = replace(entry, hash=digest)

@@ -2,23 +2,44 @@
 
 Because they are one object they cannot disagree: the sensitivity is the clip, the noise is its multiple, the batch is
 the Poisson sample that the accountant assumes, and the divisor is declared. See DESIGN, "Guarantees are built".
+
+Every mechanism releases integers: a `BoundedSum` is scaled, rounded by chance to whole steps and noised with a discrete Gaussian
+(`shared/fixed_point.py`, `client/integer_noise.py`). Floats come after the noise, as multiples of the grid. Noise in
+floating point tells neighbouring data sets apart by its low bits (Mironov 2012), and is rounded away where values are small.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.bounded_sum import BoundedSum
+from client.integer_noise import local_noise, noise_share
 from client.noise import NoiseSource
 from client.sending import sent
 from shared.errors import PrivacyError
+from shared.fixed_point import FixedPoint, rounded
+from shared.privacy.integers import FINE
 from shared.privacy.releases import Release, ReleaseKind
+from shared.settings import CLIPS
+
+
+def noised_steps(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.int64]:
+    """A sum over users in whole steps of the grid, with this platform's share of the noise; int64 (dimension,)."""
+    return point.encode(vector, random) + noise_share(point, random)
+
+
+def noised_local(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.float64]:
+    """What of a sum stays on the platform while the rest is masked: on a finer grid, with all of the noise; float64 (n,)."""
+    steps = FINE * point.scale
+    noised: NDArray[np.float64] = (rounded(vector * steps, random) + local_noise(point, len(vector), random)) / steps
+    return noised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,25 +71,28 @@ class Mechanism:
         sample_rate: Probability that a user is in a step's batch.
         clip: L2 bound of one user's joint gradient; the sensitivity of the sum. Infinite only without privacy.
         noise_multiplier: Noise standard deviation over the sensitivity of one step's whole release; 0 turns privacy off.
+        dimension: Coordinates of the gradient.
         group_size: Examples that one user may touch (`client/friends.py`).
         quantile: Adapts `clip` from step to step; None keeps it.
 
     Guarantees:
-        Each `privatise` of a `sample` (with `follow` of the same sample, if there is a quantile) is one step of the
-        `release` that this object describes, for any gradients.
+        Each `privatise` of the bounded sum over a `sample` is one step of the `release` that this object describes, for any
+        gradients.
     """
 
     users: int
     sample_rate: float
     clip: float
     noise_multiplier: float
+    dimension: int
     group_size: int = 1
     quantile: Quantile | None = None
 
     def __post_init__(self) -> None:
-        if self.users < 1 or not 0 < self.sample_rate <= 1 or self.group_size < 1:
+        if self.users < 1 or not 0 < self.sample_rate <= 1 or self.group_size < 1 or self.dimension < 1:
             raise PrivacyError(
-                f"a mechanism with users={self.users}, sample_rate={self.sample_rate}, group_size={self.group_size}"
+                f"a mechanism with users={self.users}, sample_rate={self.sample_rate}, group_size={self.group_size}, "
+                f"dimension={self.dimension}"
             )
         if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or not self.clip > 0:
             raise PrivacyError(f"a mechanism with noise_multiplier={self.noise_multiplier}, clip={self.clip}")
@@ -88,16 +112,29 @@ class Mechanism:
         return self.noise_multiplier > 0
 
     @property
-    def gradient_noise(self) -> float:
-        """Noise standard deviation of the sum of gradients over `clip`.
+    def vote(self) -> float:
+        """The length in which a user's vote on the clip, plus or minus a half, stands beside the gradient; 0 without a quantile.
 
-        With a quantile, a step releases the sum and the count of uncut users, both of the same sample. A user moves the
-        sum by at most C and the centred count (plus or minus a half) by a half, so the two together are one Gaussian
-        mechanism of multiplier z with z^-2 = gradient_noise^-2 + (2 quantile.noise)^-2 (Andrew et al. 2021, Theorem 1).
+        A user's vector is the gradient, of norm at most C, and the vote times v: together at most sqrt(C^2 + v^2 / 4) long, and
+        every coordinate gets the same noise N = z sqrt(C^2 + v^2 / 4). The vote's own noise is N / v = quantile.noise, which
+        gives v^2 = z^2 C^2 / (quantile.noise^2 - z^2 / 4) (Andrew et al. 2021, Theorem 1, with one noise for both).
         """
         if self.quantile is None or not self.private:
-            return self.noise_multiplier
-        return float((self.noise_multiplier**-2 - (2 * self.quantile.noise) ** -2) ** -0.5)
+            return 0.0
+        return self.noise_multiplier * self.clip / math.sqrt(self.quantile.noise**2 - self.noise_multiplier**2 / 4)
+
+    @cached_property
+    def point(self) -> FixedPoint:
+        """The grid, and the noise on it."""
+        return FixedPoint(
+            dimension=self.dimension + bool(self.vote),
+            participants=1,
+            honest=1,
+            clip=math.hypot(self.clip, self.vote / 2),
+            noise_multiplier=self.noise_multiplier,
+            batch=self.expected_batch,
+            alone=True,
+        )
 
     @property
     def expected_batch(self) -> float:
@@ -112,6 +149,7 @@ class Mechanism:
             sample_rate=self.sample_rate,
             steps=steps,
             group_size=self.group_size,
+            integers=self.point.integers if self.private else None,
         )
 
     def sample(self, present: int, random: NoiseSource) -> NDArray[np.int64]:
@@ -128,68 +166,101 @@ class Mechanism:
             weights = (self.clip / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
         return torch.where(torch.isfinite(squared_norms), weights, torch.zeros_like(weights))
 
-    def privatise(self, sums: Mapping[str, Tensor], random: NoiseSource) -> dict[str, Tensor]:
-        """The noised mean gradient from the sum of clipped gradients: (sum + z C N(0, I)) / expected batch."""
-        if not sums:
-            return {}
-        # All in one piece: on a GPU every call has a price.
-        whole = torch.cat([total.reshape(-1) for total in sums.values()])
-        if self.private:
-            whole.add_(sent(random.normal(whole.shape), whole.device), alpha=self.gradient_noise * self.clip)
-        parts = torch.split(whole.div_(self.expected_batch), [total.numel() for total in sums.values()])
-        return {name: part.view(total.shape) for (name, total), part in zip(sums.items(), parts, strict=True)}
-
-    def follow(self, uncut: float | Tensor, sampled: int, random: NoiseSource) -> Mechanism:
-        """The mechanism of the next step, its bound moved towards the quantile.
+    def privatise(self, total: BoundedSum, random: NoiseSource) -> tuple[dict[str, Tensor], Mechanism]:
+        """The noised mean gradient, name -> float32, and the mechanism of the next step.
 
         Args:
-            uncut: How many of the sampled users had a gradient no longer than `clip`. Read only for a quantile: on a GPU
-                that means to wait for it.
-            sampled: Size of the sample. Both are private: only their noised difference is used.
+            total: Of a `sample`. Only its noised sum is used, never the size of the sample.
+
+        Raises:
+            PrivacyError: the sum is of another bound or dimension: a fault of the program.
         """
-        if self.quantile is None or not self.private:
-            return self
-        # Each sampled user adds +1/2 or -1/2, each other nothing: half the sensitivity of a count.
-        centred = float(uncut) - sampled / 2 + self.quantile.noise * float(random.normal((1,))[0])
-        share = min(1.0, max(0.0, centred / self.expected_batch + 0.5))
-        return replace(self, clip=self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target)))
+        if total.bound != self.clip or total.dimension != self.dimension:
+            raise PrivacyError(
+                f"a sum of bound {total.bound:g} over {total.dimension} coordinates for a mechanism of "
+                f"clip {self.clip:g} and {self.dimension}"
+            )
+        if not self.private:
+            return {name: (part / self.expected_batch).float() for name, part in total.parts.items()}, self
+        vector = total.vector()
+        if self.vote:
+            assert total.votes is not None
+            vector = np.append(vector, self.vote * float(total.votes))
+        released = noised_steps(vector, self.point, random) / self.point.scale
+        device = next(iter(total.parts.values())).device
+        # All in one piece: on a GPU every copy has a price.
+        whole = sent(torch.from_numpy((released[: self.dimension] / self.expected_batch).astype(np.float32)), device)
+        parts = torch.split(whole, [part.numel() for part in total.parts.values()])
+        gradient = {name: part.view(old.shape) for (name, old), part in zip(total.parts.items(), parts, strict=True)}
+        return gradient, self._following(float(released[-1]) / self.vote) if self.vote else self
+
+    def _following(self, votes: float) -> Mechanism:
+        """The mechanism of the next step, its bound moved towards the quantile; `votes` are noised."""
+        assert self.quantile is not None
+        share = min(1.0, max(0.0, votes / self.expected_batch + 0.5))
+        # Within what settings may ask for, wherever the noise leads.
+        clip = min(CLIPS[1], max(CLIPS[0], self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target))))
+        return replace(self, clip=clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountMechanism:
-    """One noised vector of counts to which each user contributes a vector of L2 norm at most 1.
+    """One noised sum to which each user contributes a vector of L2 norm at most 1.
 
     Args:
         kind: What is released.
         noise_multiplier: Noise standard deviation; 0 turns privacy off.
+        dimension: Coordinates of the vector.
         group_size: Contributions that one user may touch.
     """
 
     kind: ReleaseKind
     noise_multiplier: float
+    dimension: int
     group_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or self.group_size < 1:
-            raise PrivacyError(f"a mechanism with noise_multiplier={self.noise_multiplier}, group_size={self.group_size}")
+        if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or self.group_size < 1 or self.dimension < 1:
+            raise PrivacyError(
+                f"a mechanism with noise_multiplier={self.noise_multiplier}, group_size={self.group_size}, "
+                f"dimension={self.dimension}"
+            )
+
+    @property
+    def private(self) -> bool:
+        """False when privacy was turned off."""
+        return self.noise_multiplier > 0
+
+    @cached_property
+    def point(self) -> FixedPoint:
+        """The grid, and the noise on it."""
+        return FixedPoint(
+            dimension=self.dimension,
+            participants=1,
+            honest=1,
+            clip=1.0,
+            noise_multiplier=self.noise_multiplier,
+            alone=True,
+        )
 
     def release(self) -> Release:
         """The accounting event."""
-        return Release(kind=self.kind, noise_multiplier=self.noise_multiplier, group_size=self.group_size)
+        return Release(
+            kind=self.kind,
+            noise_multiplier=self.noise_multiplier,
+            group_size=self.group_size,
+            integers=self.point.integers if self.private else None,
+        )
 
-    def privatise(self, contributions: NDArray[np.float64], random: NoiseSource) -> NDArray[np.float64]:
-        """The sum over users plus noise.
+    def privatise(self, total: BoundedSum, random: NoiseSource) -> NDArray[np.float64]:
+        """The noised sum, float64 (dimension,).
 
-        Args:
-            contributions: float64 (users, width), checked: no row may exceed norm 1.
+        Raises:
+            PrivacyError: the sum is of another bound or dimension: a fault of the program.
         """
-        norms = np.linalg.norm(contributions, axis=1)
-        if not (norms <= 1 + 1e-9).all():  # said so that NaN is refused, too
-            raise PrivacyError(f"a user's contribution has norm {norms.max():.3f}, above its bound 1")
-        return self.noised(contributions.sum(0), random)
-
-    def noised(self, total: NDArray[np.float64], random: NoiseSource) -> NDArray[np.float64]:
-        """Add the noise to a sum whose contributions were bounded by the caller."""
-        if self.noise_multiplier == 0:
-            return total
-        return total + self.noise_multiplier * random.normal(total.shape).double().numpy()
+        if not total.bound <= 1 or total.dimension != self.dimension:
+            raise PrivacyError(f"a sum of bound {total.bound:g} over {total.dimension} coordinates, expected {self.dimension}")
+        if not self.private:
+            return total.vector()
+        noised: NDArray[np.float64] = noised_steps(total.vector(), self.point, random) / self.point.scale
+        return noised

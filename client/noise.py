@@ -1,29 +1,21 @@
-"""Randomness of the private mechanisms.
+"""Randomness of the private mechanisms: coins for samples, and uniform words from which rounding and integer noise are made.
 
-`SecureNoise` draws from AES-256-CTR keyed by the operating system's entropy: nobody can predict it. Its Gaussians
-are sums of four Box-Muller draws over two, so that no output pins down the bits behind it (Holohan & Braghin 2021,
-"Secure random sampling in differential privacy", section 4). `SeededNoise` can be predicted by whoever knows the
-seed; it is for simulations, and a deployed platform refuses it.
+`SecureNoise` draws from AES-256-CTR keyed by the operating system's entropy: nobody can predict it. `SeededNoise` can be
+predicted by whoever knows the seed; it is for simulations, and a deployed platform refuses it.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Protocol
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 class NoiseSource(Protocol):
     """Where samples and noise come from."""
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal, float32, on the processor."""
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """Independent coins, bool (count,)."""
@@ -35,33 +27,11 @@ class NoiseSource(Protocol):
         """Independent uniform words of 64 bits, uint64 (count,)."""
 
 
-def gaussian(uniform: Tensor) -> Tensor:
-    """Standard normals, each the sum of four Box-Muller draws over two.
-
-    Args:
-        uniform: float64 (4 n,), in [0, 1); overwritten.
-
-    Returns:
-        float32 (n,).
-    """
-    radius, angle = uniform.view(2, len(uniform) // 2)
-    # 1 - u lies in (0, 1], so that the logarithm is finite.
-    radius = radius.neg_().log1p_().mul_(-2.0).sqrt_()
-    angle = angle.mul_(2.0 * math.pi)
-    draws = angle.cos().mul_(radius) + angle.sin_().mul_(radius)
-    total: Tensor = draws.view(2, len(uniform) // 4).sum(0).div_(2.0)
-    return total.float()
-
-
 class SecureNoise:
     """A cryptographic generator; two instances never repeat one another."""
 
     def __init__(self) -> None:
         self._stream = Cipher(algorithms.AES256(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal by the sum of four Box-Muller draws over two."""
-        return gaussian(torch.from_numpy(self._uniform(4 * math.prod(shape)))).view(shape)
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """Independent coins from 53-bit uniforms."""
@@ -89,10 +59,6 @@ class SeededNoise:
     def __init__(self, *seed: int | str) -> None:
         words = [part if isinstance(part, int) else int.from_bytes(part.encode()[:64], "big") for part in seed]
         self._random = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal."""
-        return torch.from_numpy(np.asarray(self._random.standard_normal(shape, dtype=np.float32)))
 
     def bernoulli(self, count: int, probability: float) -> NDArray[np.bool_]:
         """Independent coins."""

@@ -7,27 +7,43 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from client.bounded_sum import BoundedSum, of_contributions
 from client.evaluation import Quality, per_user
 from client.mechanism import CountMechanism
 from client.noise import NoiseSource
+from shared.privacy.releases import ReleaseKind
+from shared.settings import Settings
 
-_METRICS = 3
+WIDTH = 4
+"""Numbers that one user contributes: one, and three metrics."""
 
 
-def noised_quality(
-    rank: NDArray[np.float64], candidates: NDArray[np.int64], mechanism: CountMechanism, random: NoiseSource, *, users: int
-) -> Quality:
-    """As `quality`, of sums that `mechanism` noises, the number of users among them.
+def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
+    """How a deployed platform's metrics are noised."""
+    multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
+    return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
+
+
+def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> BoundedSum:
+    """Sums over users of (1, NDCG@10, HR@10, AUC) / 2, each user's of norm at most 1.
 
     Args:
         rank: float64 (n,). Of each user's held-out item.
         candidates: int64 (n,). Items that it was ranked among.
-        users: The platform's public number; how many of them were evaluated is a fact about rows, and stays here.
     """
     gain, hit, auc = per_user(rank, candidates)
-    # One user gives (1, ndcg, hr, auc) / 2, of norm at most 1; the divisor is noised with the sums.
-    contributions = np.stack([np.ones_like(gain), gain, hit, auc], 1) / math.sqrt(1 + _METRICS)
-    noised = mechanism.privatise(contributions, random)
-    count = max(float(noised[0]), 1.0)
-    ndcg, hr, auc_mean = (float(np.clip(value / count, 0.0, 1.0)) for value in noised[1:])
-    return Quality(ndcg=ndcg, hr=hr, auc=auc_mean, users=users)
+    return of_contributions(np.stack([np.ones_like(gain), gain, hit, auc], 1) / math.sqrt(WIDTH))
+
+
+def noised_quality(sums: BoundedSum, mechanism: CountMechanism, random: NoiseSource, *, users: int) -> Quality:
+    """Means of the metrics, from sums that `mechanism` noises, the number of users among them.
+
+    Args:
+        sums: `metric_sums`.
+        users: The platform's public number; how many of them were evaluated is a fact about rows, and stays here.
+    """
+    noised = mechanism.privatise(sums, random)
+    # The divisor is noised with the sums; below one user nothing can be said.
+    count = max(float(noised[0]), 1.0 / math.sqrt(WIDTH))
+    ndcg, hr, auc = (float(np.clip(value / count, 0.0, 1.0)) for value in noised[1:])
+    return Quality(ndcg=ndcg, hr=hr, auc=auc, users=users)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from client.pace import Pace
 from client.platform_file import PlatformFile
 from shared.adapter import Layout
 from shared.catalogues import Taken
@@ -32,7 +33,15 @@ _PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {
 
 
 def checked(
-    answer: Answer, *, platform: PlatformFile, layout: Layout, rank: int, items: int, simulation: bool, catalogue: str = ""
+    answer: Answer,
+    *,
+    platform: PlatformFile,
+    layout: Layout,
+    rank: int,
+    items: int,
+    simulation: bool,
+    pace: Pace,
+    catalogue: str = "",
 ) -> Answer:
     """The answer, if it may leave.
 
@@ -41,6 +50,7 @@ def checked(
         rank: The rank that follows from the platform file and the run's settings.
         items: Size of the public catalogue.
         simulation: Whether exact metrics are allowed.
+        pace: The durations that may leave.
         catalogue: Hash of the public item ids, in hex.
 
     Raises:
@@ -51,7 +61,7 @@ def checked(
     if isinstance(answer, Joined | Released):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
     if isinstance(answer, Released):
-        _require(math.isclose(answer.seconds, coarse(answer.seconds), abs_tol=1e-6), "a timing finer than a tenth of a second")
+        _require(math.isclose(answer.seconds, pace.of(answer.seconds), abs_tol=1e-6), "a timing between two public steps")
     if isinstance(answer, Joined):
         _require(answer.items == items, "a catalogue size that is not the public one")
         _require(answer.rank == rank, "a rank that is not the declared one")
@@ -78,11 +88,6 @@ def _body(kind: type[Message], data: bytes) -> Message:
         return decode(kind, data)
     except ProtocolError:
         raise _leak(f"bytes that are no {kind.__name__}") from None
-
-
-def coarse(seconds: float) -> float:
-    """A duration as it may leave."""
-    return round(seconds, 1)
 
 
 def _require(holds: bool, what: str) -> None:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
+from client.bounded_sum import nothing
+from client.guard import Guard
 from client.ledger import LedgerWriter
 from client.mechanism import Mechanism
 from client.noise import NoiseSource
-from client.outgoing import coarse
+from client.pace import Pace
 from client.part import Part
-from client.personal import PersonalPlan, begun, flattened, plan_personal, wins
+from client.personal import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.platform import Platform
 from client.state import Memory
 from client.training import Trainer
@@ -39,6 +41,8 @@ class Own:
         budget: Epsilon of all runs together.
         trainer: Makes a trainer with that mechanism.
         gains: NDCG@10 of every held-out user under parameters, float64 (users,).
+        guard: What becomes of a comparison that fails on the rows.
+        pace: When answers may leave.
         pay: Charges a release under a round, once.
         recall: What the run remembers.
         keep: Adds facts and a group of tensors to it, on disk.
@@ -52,6 +56,8 @@ class Own:
     trainer: Callable[[Mechanism], Trainer]
     gains: Callable[[Mapping[str, Tensor]], NDArray[np.float64]]
     random: Callable[[str, int], NoiseSource]
+    guard: Guard
+    pace: Pace
     pay: Callable[[Release, int], None]
     recall: Callable[[], Memory]
     keep: Callable[[Mapping[str, float | int | str], Mapping[str, Mapping[str, Tensor]]], None]
@@ -70,7 +76,7 @@ class Own:
                 CHOSEN: int(chosen),
                 f"{CHOSEN} epsilon": self.ledger.epsilon,
                 f"{CHOSEN} ledger": self.ledger.head,
-                f"{CHOSEN} seconds": coarse(time.monotonic() - began),
+                f"{CHOSEN} seconds": self.pace.of(time.monotonic() - began),
             }
             self.keep(facts, {})
         known = self.recall().facts
@@ -106,7 +112,12 @@ class Own:
             self.keep({}, {PERSONAL: {name: value.detach().cpu() for name, value in trained.items()}})
         self.pay(plan.comparison.release(), plan.round)
         own = {**shared, **own_of(self.recall(), like=shared)}
-        return wins(self.gains(shared), self.gains(without_forms(own)), plan.comparison, self.random("compare", plan.round))
+        gained = self.guard(
+            lambda: gains(self.gains(shared), self.gains(without_forms(own))),
+            lambda: nothing({"sum": (1,)}, bound=1.0),
+            what="the comparison of the platform's own model",
+        )
+        return wins(gained, plan.comparison, self.random("compare", plan.round))
 
     def _trained(self, plan: PersonalPlan, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         settings = self.part.settings.training

@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.bounded_sum import BoundedSum, of_contributions
 from client.mechanism import CountMechanism, Mechanism
 from client.noise import NoiseSource
 from client.part import Part
 from client.platform_file import PlatformFile
 from shared.adapter import drawn
 from shared.errors import PrivacyError
+from shared.fixed_point import planning
 from shared.ledger import Entry
 from shared.lora import Parameters
 from shared.privacy.accountants import PREFERRED
@@ -91,7 +93,10 @@ def plan_personal(
     personal, last, delta = settings.personal, settings.rounds + 1, file.privacy.delta
     private = math.isfinite(budget)
     comparison = CountMechanism(
-        kind=ReleaseKind.EVALUATE, noise_multiplier=personal.comparison_noise if private else 0.0, group_size=group_size
+        kind=ReleaseKind.EVALUATE,
+        noise_multiplier=personal.comparison_noise if private else 0.0,
+        dimension=1,
+        group_size=group_size,
     )
     noise = 0.0
     if private:
@@ -101,6 +106,7 @@ def plan_personal(
             sample_rate=settings.training.sample_rate,
             steps=personal.steps,
             group_size=group_size,
+            integers=planning(),
         )
         others = [entry for entry in entries if (entry.run, entry.round) != (run, last)]
         limits = [(budget, [entry.release for entry in others])]
@@ -128,6 +134,7 @@ def plan_personal(
         sample_rate=settings.training.sample_rate,
         clip=clip if private else math.inf,
         noise_multiplier=noise,
+        dimension=parameters,
         group_size=group_size,
     )
     plan = PersonalPlan(training=training, comparison=comparison, steps=personal.steps, round=last)
@@ -165,15 +172,21 @@ def begun(shared: Parameters, part: Part) -> dict[str, Tensor]:
     return {**shared, **frozen, **{name: torch.from_numpy(value).to(device) for name, value in fresh.items()}}
 
 
-def wins(shared: NDArray[np.float64], own: NDArray[np.float64], mechanism: CountMechanism, random: NoiseSource) -> bool:
-    """Whether the platform's own model is better, by a noised comparison; the caller has charged for it.
+def gains(shared: NDArray[np.float64], own: NDArray[np.float64]) -> BoundedSum:
+    """How much better the platform's own model is, summed over users.
 
     Args:
         shared, own: float64 (users,). NDCG@10 of each held-out user under the global model and under the own one, in [0, 1].
+    """
+    return of_contributions((own - shared)[:, None])
+
+
+def wins(gained: BoundedSum, mechanism: CountMechanism, random: NoiseSource) -> bool:
+    """Whether the platform's own model is better, by a noised comparison; the caller has charged for it.
 
     Guarantees:
         One user moves the sum of differences by at most 1. A model that is no better on these users wins with probability
         at most 2.3 %, whatever their number: the noise would have to exceed `CONFIDENCE` standard deviations.
     """
-    gained = float(mechanism.privatise((own - shared)[:, None], random)[0])
-    return gained > CONFIDENCE * mechanism.noise_multiplier
+    noise = mechanism.point.noise if mechanism.private else 0.0
+    return float(mechanism.privatise(gained, random)[0]) > CONFIDENCE * noise

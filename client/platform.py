@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from client.bank import Bank
 from client.catalogue import Catalogue, build_catalogue
-from client.examples import Examples, Reader, held_out_examples, rows_by_user, training_examples
+from client.examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
 from client.execution import require_compiler, training_encoder
 from client.friends import Friends
 from client.fusion import fusion_named
+from client.guard import Guard, raising
 from client.platform_file import PlatformFile
 from client.sources import read_tables
 from client.split import Split, leave_one_out
@@ -85,24 +86,40 @@ def fingerprint(settings: Settings) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split, Catalogue, Friends, Reader, Texts]:
+def require_usable(tables: Tables, *, where: str) -> None:
+    """Check what would make a platform useless; for its own people, before it joins anything.
+
+    Args:
+        where: The platform file.
+
+    Raises:
+        InputError: there is nothing to recommend, or nobody to learn from.
+    """
+    if tables.items < 2:
+        raise InputError(f"the catalogue has {tables.items} item", where=where, do="a recommender needs at least two items")
+    if not tables.interactions.positive.any():
+        raise InputError(
+            "no user has a positive interaction",
+            where=where,
+            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
+        )
+
+
+def read_platform(
+    file: PlatformFile, settings: Settings, *, tables: Tables | None = None
+) -> tuple[Tables, Split, Catalogue, Friends, Reader, Texts]:
     """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
+
+    Args:
+        tables: The sources, where they were read already.
 
     Raises:
         InputError: the sources cannot be used.
     """
-    tables = read_tables(file)
-    if tables.items < 2:
-        raise InputError(
-            f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs at least two items"
-        )
+    if tables is None:
+        tables = read_tables(file)
+        require_usable(tables, where=str(file.path))
     split = leave_one_out(tables, seed=settings.seed)
-    if not len(split.train.values):
-        raise InputError(
-            "no user has a positive interaction",
-            where=str(file.path),
-            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
-        )
     backbone = load_backbone(settings.model.backbone)
     texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)
     declared = {name: source.tokens for name, source in file.sources.items() if source.tokens is not None}
@@ -112,12 +129,21 @@ def read_platform(file: PlatformFile, settings: Settings) -> tuple[Tables, Split
 
 
 def prepare(
-    file: PlatformFile, settings: Settings, *, cache: Path, device: torch.device | None = None, progress: Progress | None = None
+    file: PlatformFile,
+    settings: Settings,
+    *,
+    cache: Path,
+    tables: Tables | None = None,
+    guard: Guard = raising,
+    device: torch.device | None = None,
+    progress: Progress | None = None,
 ) -> Platform:
     """Make a platform ready: the slow part of joining, most of it the trunk features of texts not yet cached.
 
     Args:
         cache: Folder of the trunk cache, inside the platform's own state.
+        tables: The sources, where they were read already.
+        guard: What becomes of users whose texts cannot be made ready.
         device: Where to compute; by default the first GPU, else the processor.
 
     Raises:
@@ -126,13 +152,18 @@ def prepare(
     """
     device = device or default_device()
     require_compiler(settings, device)
-    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
+    tables, split, catalogue, friends, reader, texts = read_platform(file, settings, tables=tables)
+    examples, held_out = guard(
+        lambda: (
+            training_examples(tables, split, reader, settings.training, seed=settings.seed),
+            held_out_examples(split, reader),
+        ),
+        lambda: (no_examples(), no_examples()),
+        what="writing users' texts",
+    )
     encoder = training_encoder(load_backbone(settings.model.backbone), settings, device)
-    examples = training_examples(tables, split, reader, settings.training, seed=settings.seed)
-    held_out = held_out_examples(split, reader)
     trunk = TrunkCache(cache, encoder)
-    total = tables.items + len(examples) + len(held_out)
-    done = 0
+    done, total = 0, tables.items + len(examples) + len(held_out)
 
     def advance(count: int) -> None:
         nonlocal done
@@ -140,8 +171,13 @@ def prepare(
         if progress:
             progress("reading texts", done, total)
 
+    def cached(some: Examples) -> tuple[Examples, Rows]:
+        return some, cached_rows(trunk, some.sequences, user_vectors(tables, some), advance)
+
     towers, vectors = Towers(encoder, fusion_named(settings.model.fusion)), item_vectors(tables)
     items = cached_rows(trunk, catalogue.sequences, vectors, advance)
+    examples, rows = guard(lambda: cached(examples), lambda: cached(no_examples()), what="encoding users' texts")
+    held_out, serving = guard(lambda: cached(held_out), lambda: cached(no_examples()), what="encoding users' texts")
     return Platform(
         file=file,
         tables=tables,
@@ -154,9 +190,9 @@ def prepare(
         items=items,
         bank=Bank(towers, items, catalogue.sequences, vectors),
         examples=examples,
-        rows=cached_rows(trunk, examples.sequences, user_vectors(tables, examples), advance),
+        rows=rows,
         by_user=dict(rows_by_user(examples, tables.users)),
         held_out=held_out,
-        serving=cached_rows(trunk, held_out.sequences, user_vectors(tables, held_out), advance),
+        serving=serving,
         cache=trunk,
     )

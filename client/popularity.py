@@ -10,11 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.bounded_sum import BoundedSum, of_choices
 from client.mechanism import CountMechanism
 from client.noise import NoiseSource
 from client.split import Ragged, Split, user_generator
 from client.tables import Tables
 from shared.catalogues import BOUND
+from shared.privacy.releases import ReleaseKind
+from shared.settings import Settings
 
 _LEAST = 0.5 / np.sqrt(BOUND)
 """Popularity of an item that nobody liked: half a like."""
@@ -24,15 +27,13 @@ _PER_NOISE = 16
 """Noised counts are looked at on a grid of so many points per standard deviation: that moves none by more than a 32nd of it."""
 
 
-def bounded_counts(split: Split, tables: Tables, *, seed: int) -> NDArray[np.float64]:
+def bounded_counts(split: Split, tables: Tables, *, seed: int) -> BoundedSum:
     """Counts of training items in which every user has L2 norm at most 1, float64 (items,).
 
-    A user gives 1 / sqrt(BOUND) to each of at most BOUND distinct items, his own choice among more.
+    A user gives 1 / sqrt(BOUND) to each of at most BOUND distinct items, chosen among more by that user's own generator.
     """
-    chosen = [_chosen(split.train, user, tables.user_ids[user], seed) for user in range(split.users)]
-    items = np.concatenate(chosen) if chosen else np.zeros(0, np.int32)
-    counts: NDArray[np.float64] = np.bincount(items, minlength=tables.items) / np.sqrt(BOUND)
-    return counts
+    chosen = (_chosen(split.train, user, tables.user_ids[user], seed) for user in range(split.users))
+    return of_choices(chosen, width=tables.items, most=BOUND)
 
 
 def _chosen(train: Ragged, user: int, user_id: str, seed: int) -> NDArray[np.int32]:
@@ -40,9 +41,16 @@ def _chosen(train: Ragged, user: int, user_id: str, seed: int) -> NDArray[np.int
     return items if len(items) <= BOUND else user_generator(user_id, seed, "popularity").choice(items, BOUND, replace=False)
 
 
-def release_prior(counts: NDArray[np.float64], mechanism: CountMechanism, random: NoiseSource) -> NDArray[np.float32]:
+def count_mechanism(settings: Settings, *, items: int, private: bool) -> CountMechanism:
+    """How a platform's popularities are noised."""
+    multiplier = settings.privacy.prior_noise_multiplier if private else 0.0
+    return CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier, dimension=items)
+
+
+def release_prior(counts: BoundedSum, mechanism: CountMechanism, random: NoiseSource) -> NDArray[np.float32]:
     """Log of each item's share of popularity from noised counts, float32 (items,), natural logarithm."""
-    return log_popularity(mechanism.noised(counts, random), mechanism.noise_multiplier)
+    noise = mechanism.point.noise if mechanism.private else 0.0
+    return log_popularity(mechanism.privatise(counts, random), noise)
 
 
 def log_popularity(noised: NDArray[np.float64], noise: float) -> NDArray[np.float32]:

@@ -33,11 +33,11 @@ def held_out_ranks(
     Args:
         bank: float32 (items, width). Item vectors under the parameters.
         prior: float32 (items,). Log popularity.
-        serving: Whether users are read as the recommender reads them; else as training does, which bounds every friend's
-            influence, as what is released must.
+        serving: Whether users are read as the recommender reads them, which stays on the platform; else as training does, which
+            bounds every friend's influence (with `influence = 0`: to none), as what is released must.
     """
     examples, rows, items = platform.held_out, platform.serving, platform.tables.items
-    if not serving and platform.friends.group_size > 1:
+    if not serving and platform.tables.ties:
         examples = held_out_examples(platform.split, platform.reader, serving=False)
         rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
     users = platform.towers.encode(rows, parameters)

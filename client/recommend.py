@@ -17,12 +17,10 @@ from torch import Tensor
 from client.examples import Examples
 from client.execution import ready_encoder
 from client.fusion import fusion_named
-from client.mechanism import CountMechanism
-from client.noise import SecureNoise
 from client.own_model import CHOSEN, own_of
 from client.platform import read_platform
 from client.platform_file import PlatformFile
-from client.popularity import bounded_counts, release_prior
+from client.popularity import bounded_counts, log_popularity
 from client.split import ragged
 from client.state import load_memory
 from client.towers import Towers, cached_rows
@@ -32,7 +30,6 @@ from shared.backbone import load_backbone
 from shared.encoder import default_device
 from shared.errors import InputError
 from shared.peft_export import load_published
-from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 
 
@@ -100,8 +97,8 @@ def recommend(
     local: Mapping[str, Tensor] = towers.fusion.initial(widths_of(tables), encoder.hidden, random)
     if known is not None:
         local = {**local, **known.tensors.get("local", {})}
-    exact = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=0.0)
-    prior = torch.from_numpy(release_prior(bounded_counts(split, tables, seed=settings.seed), exact, SecureNoise())).to(device)
+    counts = bounded_counts(split, tables, seed=settings.seed).vector()
+    prior = torch.from_numpy(log_popularity(counts, 0.0)).to(device)
     parameters = {name: torch.tensor(value, device=device) for name, value in published.adapter.items()}
     parameters |= {name: value.to(device) for name, value in local.items()}
     if known is not None and known.facts.get(CHOSEN):

@@ -28,7 +28,7 @@ def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent:
         `maximum_epsilon`: of the two calibrated noises the larger is taken, and more noise never spends more.
 
     Raises:
-        PrivacyError: one of the limits cannot carry the plan, or its noise is below the platform's minimum.
+        PrivacyError: one of the limits cannot carry the plan.
     """
     plan = plan_of(file, settings, budget=budget, spent=spent, **public)
     most = file.federation.maximum_epsilon
@@ -38,14 +38,14 @@ def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent:
             releases = (*alone.releases, *spent)
             together = PREFERRED.epsilon(releases, alone.delta)
             plan = replace(alone, releases=releases, budget=budget, epsilon=together.epsilon, accountant=together.accountant)
-    file.federation.require_noise(plan.noise_multiplier)
     return plan
 
 
-def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, group_size: int) -> Mechanism:
+def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, dimension: int, group_size: int) -> Mechanism:
     """The training step that the plan pays for.
 
     Args:
+        dimension: Parameters that the step trains, those that stay on the platform included.
         group_size: Users whose texts one user's rows reach.
     """
     adaptive = plan.private and training.clipping == "adaptive"
@@ -54,6 +54,7 @@ def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, group_si
         sample_rate=training.sample_rate,
         clip=training.clip if plan.private else math.inf,
         noise_multiplier=plan.noise_multiplier,
+        dimension=dimension,
         group_size=group_size,
         quantile=_quantile(training, users) if adaptive else None,
     )

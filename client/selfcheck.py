@@ -1,19 +1,38 @@
-"""The start-up check: per-user gradients of one small batch against plain autograd, one user at a time.
+"""The start-up check: per-user gradients of one small made-up batch against plain autograd, one user at a time.
 
 DP-LoRA has been silently wrong after library upgrades (opacus#820, opacus#841), so every run proves its own gradients
-before the first charge, and that every trainable tensor gets one.
+before the first charge, and that every trainable tensor gets one. It runs on the public catalogue: were it on users' rows, its
+outcome would be an answer about them that no noise covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from client.examples import Examples
 from client.gradients import Losses, per_user
+from client.split import ragged
 from shared.errors import PrivacyError
 from shared.plain import plainly
+
+_MADE_UP = 3
+
+
+def made_up_examples(items: int, *, targets: int) -> Examples:
+    """Users who read as one item each and want the next ones: the catalogue's first items, as many as there are up to three.
+
+    Args:
+        items: Of the catalogue, at least 2.
+        targets: Items to predict, at most.
+    """
+    rows = np.arange(min(_MADE_UP, items))
+    wanted = [((row + 1 + np.arange(min(targets, items - 1))) % items).astype(np.int32) for row in rows]
+    empty = ragged([np.zeros(0, np.int32) for _ in rows])
+    return Examples(user=rows, sequences=[], targets=ragged(wanted), context=empty, excluded=empty)
 
 
 def check_gradients(

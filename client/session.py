@@ -17,37 +17,49 @@ from torch import Tensor
 
 from client.adam import Adam
 from client.bank import BankOfRounds
-from client.budget import metrics_mechanism
+from client.bounded_sum import nothing
 from client.evaluated import kept, recall, remember
 from client.evaluation import per_user, quality
 from client.fusion.projector import LOCAL
 from client.generators import generator
+from client.guard import Guard, raising
 from client.ledger import LedgerWriter
-from client.mechanism import CountMechanism, Mechanism
+from client.mechanism import Mechanism
 from client.noise import NoiseSource
-from client.noised_quality import noised_quality
+from client.noised_quality import WIDTH, metric_sums, metrics_mechanism, noised_quality
 from client.objectives import CLICK_BIAS, initial_bias
-from client.outgoing import coarse
 from client.own_model import CHOSEN, Own, own_of, without_forms
+from client.pace import Pace
 from client.part import Part
 from client.personal import reserved
 from client.platform import Platform, Progress
-from client.popularity import bounded_counts, release_prior
+from client.popularity import bounded_counts, count_mechanism, release_prior
+from client.questions import question_of
 from client.ranking import held_out_ranks
 from client.run_plan import mechanism_of, plan_within
-from client.selfcheck import check_gradients
+from client.selfcheck import check_gradients, made_up_examples
 from client.state import Memory, load_memory, save_memory
 from client.training import Trainer, TrainingData
 from client.vectors import widths_of
 from shared.catalogues import POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
-from shared.messages import Arrays, Evaluate, Joined, Label, Metrics, Personalise, Personalised, Train, Update
-from shared.privacy.releases import Release, ReleaseKind
+from shared.messages import (
+    Arrays,
+    Evaluate,
+    Join,
+    Joined,
+    Label,
+    Metrics,
+    Personalise,
+    Personalised,
+    Train,
+    Update,
+)
+from shared.privacy.releases import Release
 from shared.scheme import personalises
 from shared.settings import Settings
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-_CHECKED_USERS = 3
 
 
 class Session:
@@ -57,6 +69,12 @@ class Session:
         digest: Of the settings; a run cannot change them half-way.
         memory: File of the state that must outlive the process.
         simulation: Whether exact metrics and seeded noise may be used.
+        guard: What becomes of a computation on rows that fails.
+        pace: When answers may leave.
+
+    Raises:
+        PrivacyError: the run began with other settings, or the platform's terms or budget do not allow it.
+        OutOfOrder: the ledger knows the run, and its state is lost: what was answered cannot be told from what was not.
     """
 
     def __init__(
@@ -71,8 +89,11 @@ class Session:
         memory: Path,
         simulation: bool,
         progress: Progress | None = None,
+        guard: Guard = raising,
+        pace: Pace | None = None,
     ) -> None:
         self.run, self.settings = run, settings
+        self._guard, self._pace = guard, pace or Pace(step=0.0)
         self._platform, self._ledger, self._path = platform, ledger, memory
         self._simulation, self._progress = simulation, progress
         self._device = platform.towers.encoder.device
@@ -85,16 +106,24 @@ class Session:
             settings,
             budget=budget * reserved(settings),
             group_size=platform.friends.group_size,
-            parameters=self._part.learning + sum(value.numel() for value in self._local.values()),
+            parameters=self._part.learning + self._staying,
             exact_metrics=exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != run] if math.isfinite(budget) else (),
         )
+        if not simulation:
+            platform.file.federation.require_noise(self.plan.noise_multiplier)
         self._mechanism = mechanism_of(
-            self.plan, settings.training, users=platform.file.users, group_size=platform.friends.group_size
+            self.plan,
+            settings.training,
+            users=platform.file.users,
+            dimension=self._part.learning + self._staying,
+            group_size=platform.friends.group_size,
         )
         known = load_memory(memory)
         if known is not None and known.settings != digest:
             raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
+        if known is None and any(entry.run == run for entry in ledger.ledger.entries):
+            raise OutOfOrder(f"the ledger has charges of run {run}, and the run's state ({memory}) is gone: start a new run")
         self._memory = known or Memory(settings=digest)
         self._bank = BankOfRounds(
             platform.bank,
@@ -105,8 +134,8 @@ class Session:
 
     def join(self) -> Joined:
         """Prove the gradients, release the prior once, and say what is planned."""
-        self._begin()
         self._selfcheck()
+        self._begin()
         return Joined(
             run=self.run,
             platform=self._platform.name,
@@ -125,6 +154,11 @@ class Session:
         """What is released before the first round."""
         self._prior()
 
+    @property
+    def _staying(self) -> int:
+        """Parameters that are trained here and never leave."""
+        return sum(value.numel() for value in self._local.values())
+
     def train(self, request: Train) -> Update:
         """One round of private steps from the global adapter; a repeated question gets the same answer."""
         self._part.require(request.adapter, where=f"request of round {request.round}")
@@ -137,11 +171,12 @@ class Session:
         began = time.monotonic()
         prior = self._prior()
         steps = self.settings.round_steps
-        self._pay(self._mechanism.release(steps), request.round)
+        mechanism = replace(self._mechanism, dimension=sum(math.prod(shape) for shape in sent.values()) + self._staying)
+        self._pay(mechanism.release(steps), request.round, question_of(request, "training"))
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
         bank = self._bank.of_round(request.round, parameters)
-        trainer = self._trainer(prior)
+        trainer = self._trainer(prior, mechanism)
         after = trainer.run(
             parameters,
             [*sent, *self._local],
@@ -155,7 +190,7 @@ class Session:
         facts: dict[str, float | int | str] = {
             "epsilon": self._ledger.epsilon,
             "ledger": self._ledger.head,
-            "seconds": coarse(time.monotonic() - began),
+            "seconds": self._pace.of(time.monotonic() - began),
         }
         local = {name: after[name] for name in self._local}
         self._remember(
@@ -171,6 +206,10 @@ class Session:
     def evaluate(self, request: Evaluate) -> Metrics:
         """Ranking quality of the global adapter; exact in a simulation, else noised, charged and remembered."""
         self._part.require(request.adapter, where=f"evaluation after round {request.round}", whole=True)
+        if request.label is Label.PERSONAL and not self._simulation:
+            raise OutOfOrder("an evaluation of a model that stays on the platform, which is for simulations only")
+        if not self._simulation and not self._platform.file.federation.metrics:
+            raise PrivacyError("asked for metrics, which this platform's terms do not allow", where="[federation] metrics")
         began = time.monotonic()
         prior = self._prior()
         exact = self._simulation and self.settings.simulation
@@ -183,14 +222,18 @@ class Session:
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         if request.label is Label.PERSONAL and self._memory.facts.get(CHOSEN):
             parameters = without_forms({**parameters, **own_of(self._memory, like=parameters)})
-        rank, candidates = self.ranks(parameters, prior, serving=exact)
         if exact:
-            result = quality(rank, candidates)
+            result = quality(*self.ranks(parameters, prior, serving=True))
         else:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
-            self._pay(mechanism.release(), request.round)
+            self._pay(mechanism.release(), request.round, question_of(request, "metrics"))
+            sums = self._guard(
+                lambda: metric_sums(*self.ranks(parameters, prior, serving=False)),
+                lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
+                what="an evaluation",
+            )
             random = self._random(f"evaluate-{request.label}", request.round)
-            result = noised_quality(rank, candidates, mechanism, random, users=self._platform.file.users)
+            result = noised_quality(sums, mechanism, random, users=self._platform.file.users)
         metrics = Metrics(
             run=self.run,
             platform=self._platform.name,
@@ -203,7 +246,7 @@ class Session:
             exact=exact,
             epsilon=self._ledger.epsilon,
             ledger=self._ledger.head,
-            seconds=coarse(time.monotonic() - began),
+            seconds=self._pace.of(time.monotonic() - began),
         )
         if not exact:
             self._memory = replace(self._memory, facts=remember(self._memory.facts, request, metrics))
@@ -225,7 +268,9 @@ class Session:
             trainer=lambda mechanism: self._trainer(prior, mechanism),
             gains=lambda parameters: per_user(*self.ranks(parameters, prior, serving=False))[0],
             random=self._random,
-            pay=self._pay,
+            guard=self._guard,
+            pace=self._pace,
+            pay=lambda release, round_: self._pay(release, round_, question_of(request, str(release.kind))),
             recall=lambda: self._memory,
             keep=self._keep,
         )
@@ -252,10 +297,15 @@ class Session:
         return "prior" in self._memory.tensors
 
     def _release_prior(self) -> None:
-        multiplier = self.settings.privacy.prior_noise_multiplier if self.plan.private else 0.0
-        mechanism = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=multiplier)
-        counts = bounded_counts(self._platform.split, self._platform.tables, seed=self.settings.seed)
-        self._pay(mechanism.release(), POPULARITY)
+        tables = self._platform.tables
+        mechanism = count_mechanism(self.settings, items=tables.items, private=self.plan.private)
+        asked = Join(run=self.run, settings=self.settings)
+        self._pay(mechanism.release(), POPULARITY, question_of(asked, "popularity"))
+        counts = self._guard(
+            lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
+            lambda: nothing({"sum": (tables.items,)}, bound=1.0),
+            what="counting popularities",
+        )
         self._take_prior(torch.from_numpy(release_prior(counts, mechanism, self._random("prior", POPULARITY))))
 
     def _take_prior(self, prior: Tensor) -> None:
@@ -266,16 +316,20 @@ class Session:
         self._memory = Memory(settings=self._memory.settings, tensors={"prior": {"log": prior}, "local": self._local})
         save_memory(self._path, self._memory)
 
-    def _pay(self, release: Release, round_: int) -> None:
+    def _pay(self, release: Release, round_: int, question: str) -> None:
         """Charge a release, unless the ledger's last line is the charge of an attempt that never left this platform.
 
         An answer leaves only after it is remembered on disk, and what is remembered is answered again word for word. So
-        a charge at the ledger's end whose round is not remembered paid for an attempt that a crash cut off, whose
-        noise nobody has seen; it pays for the next attempt. One release, one charge, whatever dies.
+        a charge at the ledger's end for this very question, whose answer is not remembered, paid for an attempt that a crash cut
+        off, whose noise nobody has seen; it pays for the next attempt. One release, one charge, whatever dies. A state that was
+        lost altogether is no such case: then the run is over (`__init__`). So that it can be told, there is a state from before
+        the first charge on.
         """
+        if not self._path.exists():
+            save_memory(self._path, self._memory)
         last = self._ledger.ledger.entries[-1] if self._ledger.ledger.entries else None
-        if last is None or (last.run, last.round, last.release) != (self.run, round_, release):
-            self._ledger.charge(release, run=self.run, round=round_)
+        if last is None or (last.run, last.round, last.release, last.question) != (self.run, round_, release, question):
+            self._ledger.charge(release, run=self.run, round=round_, question=question)
 
     def _initial_local(self) -> dict[str, Tensor]:
         settings = self.settings
@@ -300,13 +354,27 @@ class Session:
         return {key: value for key, value in moments.items() if key.partition(":")[2] not in turned}
 
     def _selfcheck(self) -> None:
+        """Hold the per-user gradients against plain autograd, on made-up users.
+
+        No row enters: what the check finds, and so whether this platform joins, follows from the program, the settings and the
+        public catalogue.
+        """
         # Fresh values: the program is what is checked, and under remembered ones a model may be anything.
         parameters = {**self._tensors(self._part.initial()), **self._there(self._local)}
-        rows = np.asarray([picked[0] for picked in list(self._platform.by_user.values())[:_CHECKED_USERS]], np.int64)
-        # Whatever the prior will be, a constant to the gradients. And soft: at a low temperature a softmax is all or nothing, and
-        # its gradient little else than the rounding of the scores.
+        platform = self._platform
+        examples = made_up_examples(platform.tables.items, targets=self.settings.training.targets)
+        rows = np.arange(len(examples))
+        data = TrainingData(
+            examples=examples,
+            rows=platform.items,
+            by_user={int(row): rows[row : row + 1] for row in rows},
+            # Whatever the prior will be, a constant to the gradients.
+            prior=torch.zeros(platform.tables.items, device=self._device),
+            users=len(examples),
+        )
+        # Soft: at a low temperature a softmax is all or nothing, and its gradient little else than the rounding of the scores.
         soft = self.settings.model_copy(update={"model": self.settings.model.model_copy(update={"temperature": 1.0})})
-        trainer = self._trainer(torch.zeros(self._platform.tables.items, device=self._device), settings=soft)
+        trainer = Trainer(towers=platform.towers, data=data, settings=soft, mechanism=self._mechanism)
         bank = self._bank.now(parameters)
         names = list(dict.fromkeys([*self._part.layout, *(name for name in self._local if not name.startswith(LOCAL))]))
         fixed = {name: value for name, value in parameters.items() if name not in names}
@@ -316,18 +384,17 @@ class Session:
             parameters,
             names,
             users=len(rows),
-            tolerance=_TOLERANCE[self._platform.towers.encoder.dtype],
+            tolerance=_TOLERANCE[platform.towers.encoder.dtype],
         )
 
-    def _trainer(self, prior: Tensor, mechanism: Mechanism | None = None, *, settings: Settings | None = None) -> Trainer:
+    def _trainer(self, prior: Tensor, mechanism: Mechanism) -> Trainer:
         platform = self._platform
         data = TrainingData(
             examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
         )
-        mechanism = mechanism or self._mechanism
         if mechanism.quantile is not None and "clip" in self._memory.tensors:
             mechanism = replace(mechanism, clip=float(self._memory.tensors["clip"]["clip"]))
-        return Trainer(towers=platform.towers, data=data, settings=settings or self.settings, mechanism=mechanism)
+        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism, guard=self._guard)
 
     def _tensors(self, adapter: Arrays) -> dict[str, Tensor]:
         # Copied: the arrays belong to the message and are read-only.
@@ -335,7 +402,7 @@ class Session:
         return {name: torch.tensor(value, device=self._device) for name, value in whole.items()}
 
     def _random(self, purpose: str, round_: int) -> NoiseSource:
-        return generator(self.settings, self._platform, purpose, round_, simulation=self._simulation)
+        return generator(self.settings, self._platform.name, purpose, round_, simulation=self._simulation)
 
     def _remember(
         self,

@@ -1,10 +1,8 @@
 """A run under distributed noise on one platform: each round one sum of clipped gradients, with a share of the noise, masked.
 
-What of a step stays here (projectors, a B that never leaves) is noised here, in full, with standard deviation z norm / s
-(`FixedPoint.noise`). Then the part that leaves and the part that stays are together one release of the mechanism that is
-accounted. Say a user's gradient has the parts v1 and v2, |v1|^2 + |v2|^2 <= C^2. He moves the integers by at most the root of
-f(|v1|) steps, f(x) = s^2 x^2 + d/4 + l (s x + sqrt(d)/2) and norm^2 = f(C), and what stays by |v2|. In units of their noises
-the moves are, squared and added, (f(|v1|) + s^2 |v2|^2) / (z norm)^2 <= f(C) / (z norm)^2 = 1 / z^2.
+What of a step stays here (projectors, a B that never leaves) is part of the same integer vector, on a finer grid, and noised
+here, in full (`Integers.local`). So the part that leaves and the part that stays are together one release of the mechanism that
+is accounted.
 """
 
 from __future__ import annotations
@@ -18,27 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
+from client.bounded_sum import BoundedSum, nothing
 from client.budget import popularity_release, round_release
-from client.integer_noise import noise_share
+from client.mechanism import noised_local, noised_steps
 from client.noise import NoiseSource
-from client.outgoing import coarse
 from client.popularity import bounded_counts, log_popularity
+from client.questions import question_of
 from client.secure_sum import SecureSum
 from client.session import Session
-from client.training import Trainer
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
 from shared.errors import OutOfOrder, ProtocolError
-from shared.fixed_point import SLACK, FixedPoint
+from shared.fixed_point import FixedPoint, stretch
 from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode
 from shared.tensors import feed
-
-_FLOAT = 2.0**-24
-"""Unit roundoff of float32."""
 
 
 class SummingSession(Session):
@@ -54,7 +48,12 @@ class SummingSession(Session):
 
     def join(self) -> Joined:
         """As `Session.join`, with the keys of all rounds; the prior waits until it is known whose catalogue is the same."""
-        return replace(super().join(), keys=self._secure.advert(), catalogue=self._platform.catalogue_digest.hex())
+        return replace(
+            super().join(),
+            noise_multiplier=self._need,
+            keys=self._secure.advert(),
+            catalogue=self._platform.catalogue_digest.hex(),
+        )
 
     def _begin(self) -> None:
         pass
@@ -63,6 +62,19 @@ class SummingSession(Session):
         if not self._knows_popularity:
             raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
         return super()._prior()
+
+    @property
+    def _dimensions(self) -> dict[str, int]:
+        """Parameters that rounds train and send, by the factors that they train."""
+        return {
+            factors.value: sum(math.prod(shape) for shape in self._part.sent(factors).values())
+            for factors in self._part.scheme.cycle
+        }
+
+    @property
+    def _need(self) -> float:
+        """The noise multiplier that the sums must have so that this platform's whole vector has the plan's."""
+        return self.plan.noise_multiplier * max(stretch(size, self._staying) for size in self._dimensions.values())
 
     def train(self, request: Train) -> Update:
         """Not in this run: its plan pays for sums alone."""
@@ -78,16 +90,21 @@ class SummingSession(Session):
             return self._summed(request.round, asked.known, began)
         point = self._secure.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
         prior = self._prior()
-        group = self._platform.friends.group_size
-        self._pay(round_release(self.plan, point, settings=self.settings, group_size=group), request.round)
+        release = round_release(
+            self.plan,
+            point,
+            settings=self.settings,
+            group_size=self._platform.friends.group_size,
+            local=self._staying,
+        )
+        self._pay(release, request.round, question_of(request, "sum"))
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         bank = self._bank.of_round(request.round, parameters)
         random = self._random("train", request.round)
-        trainer = self._trainer(prior)
-        sums = gradient_sums(trainer, parameters, [*sent, *self._local], bank, trainer.sample(random))
-        vector = np.concatenate([sums[name].numpy().reshape(-1) for name in sent])
-        words = point.wrap(point.encode(vector, random) + noise_share(point, random))
-        local, moments = self._stepped({name: sums[name] for name in self._local}, parameters, point, random)
+        trainer = self._trainer(prior, self._mechanism)
+        sums = trainer.contribution(parameters, [*sent, *self._local], bank, random)
+        words = point.wrap(noised_steps(sums.vector(sent), point, random))
+        local, moments = self._stepped(sums, parameters, point, random)
         # The round's one answer is on disk before anything else of it is; a crash in between loses a local step, no charge.
         body = self._secure.mask(asked, words)
         answer = self._summed(request.round, body, began)
@@ -112,12 +129,16 @@ class SummingSession(Session):
         vector = np.zeros(point.dimension)
         place = places(self._secure.catalogues).get(self._platform.catalogue_digest)
         if place is not None:
-            counts = bounded_counts(self._platform.split, tables, seed=self.settings.seed)
-            vector[place] = counts[order_of(tables.item_ids)]
-            self._pay(popularity_release(point), POPULARITY)
+            self._pay(popularity_release(point), POPULARITY, question_of(request, "popularity"))
+            counts = self._guard(
+                lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
+                lambda: nothing({"sum": (tables.items,)}, bound=1.0),
+                what="counting popularities",
+            )
+            vector[place] = counts.vector()[order_of(tables.item_ids)]
         # Who has none of these catalogues adds its share of the noise, and no row.
         random = self._random("prior", POPULARITY)
-        words = point.wrap(point.encode(vector, random) + noise_share(point, random))
+        words = point.wrap(noised_steps(vector, point, random))
         return self._summed(POPULARITY, self._secure.mask(asked, words), began)
 
     @property
@@ -144,12 +165,9 @@ class SummingSession(Session):
         if request.phase is Phase.DEAL:
             body = self._secure.deal(
                 request.body,
-                need=self.plan.noise_multiplier,
+                need=self._need,
                 batch=self._mechanism.expected_batch,
-                dimensions={
-                    factors.value: sum(math.prod(shape) for shape in self._part.sent(factors).values())
-                    for factors in self._part.scheme.cycle
-                },
+                dimensions=self._dimensions,
             )
             if not self._knows_popularity and self._platform.catalogue_digest not in places(self._secure.catalogues):
                 self._release_prior()
@@ -163,17 +181,20 @@ class SummingSession(Session):
         return Secured(run=self.run, platform=self._platform.name, round=request.round, phase=request.phase, body=body)
 
     def _stepped(
-        self, sums: Mapping[str, Tensor], parameters: Mapping[str, Tensor], point: FixedPoint, random: NoiseSource
+        self, sums: BoundedSum, parameters: Mapping[str, Tensor], point: FixedPoint, random: NoiseSource
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What stays here, one noised step on, and the optimizer's moments."""
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
-        values = {name: parameters[name].clone() for name in sums}
-        gradients: dict[str, Tensor] = {}
-        for name, total in sums.items():
-            noised = total + point.noise * random.normal(tuple(total.shape)).cpu().double()
-            # To float32 first: not every device has float64.
-            gradients[name] = (noised / self._mechanism.expected_batch).float().to(self._device)
-        optimizer.step(values, gradients)
+        values = {name: parameters[name].clone() for name in self._local}
+        if not values:
+            return values, optimizer.moments()
+        noised = noised_local(sums.vector(self._local), point, random) / self._mechanism.expected_batch
+        whole = torch.from_numpy(noised.astype(np.float32))
+        parts = torch.split(whole, [value.numel() for value in values.values()])
+        optimizer.step(
+            values,
+            {name: part.view(value.shape).to(self._device) for (name, value), part in zip(values.items(), parts, strict=True)},
+        )
         return values, optimizer.moments()
 
     def _summed(self, round_: int, body: bytes, began: float) -> Summed:
@@ -184,26 +205,9 @@ class SummingSession(Session):
             users=self._platform.file.users,
             epsilon=self._ledger.epsilon,
             ledger=self._ledger.head,
-            seconds=coarse(time.monotonic() - began),
+            seconds=self._pace.of(time.monotonic() - began),
             body=body,
         )
-
-
-def gradient_sums(
-    trainer: Trainer, parameters: Mapping[str, Tensor], names: list[str], bank: Tensor, picked: NDArray[np.int64]
-) -> dict[str, Tensor]:
-    """The sum of users' clipped gradients, name -> float64 on the processor.
-
-    `Trainer.gradient` sums in float32, and a float32 sum of m vectors of norm C is off by up to m^2 2^-24 C. So n users are
-    summed m at a time and the parts in float64: off by up to n m 2^-24 C, which `FixedPoint` accounts for up to SLACK/4 C.
-    """
-    total = {name: torch.zeros(parameters[name].shape, dtype=torch.float64) for name in names}
-    at_once = max(1, int(SLACK / 4 / _FLOAT / max(1, len(picked))))
-    for start in range(0, len(picked), at_once):
-        part = trainer.gradient(parameters, names, bank, picked[start : start + at_once])
-        for name in names:
-            total[name] += part.sums[name].cpu().double()
-    return total
 
 
 def _question(request: Sum) -> bytes:

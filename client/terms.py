@@ -11,10 +11,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from client.evaluated import planned
 from client.reading import AsTuple, Frozen
 from shared.errors import PrivacyError, ProtocolError
 from shared.keys import ed25519_from_line, ed25519_line
-from shared.settings import Settings, digest
+from shared.settings import CLIPS, Settings, digest
 from shared.warrant import parse_warrant
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -44,6 +45,10 @@ class Terms(Frozen):
     Args:
         coordinator: The federation's Ed25519 public key (OpenSSH); with it every request needs that coordinator's warrant.
         minimum_noise_multiplier: Least noise of a training step, of the prior and of metrics, per unit of their bounds.
+        maximum_sample_rate: Largest part of the users that a step may draw.
+        minimum_clip, maximum_clip: Between which a user's gradient may be clipped.
+        metrics: Whether noised metrics are answered; without them a run is evaluated on other platforms alone.
+        maximum_evaluations: Noised evaluations of one run, at most.
         maximum_epsilon: What one run may spend, at most, in nats; the budget is for all runs together. A run gets so much noise.
         minimum_participants: Fewest platforms among which this one's part is combined.
         maximum_rounds: Of one run.
@@ -52,20 +57,30 @@ class Terms(Frozen):
         backbones: That may be loaded: 'minilm', folders, hub names. A run cannot make this platform load another.
         show_budget: Whether the coordinator may see the whole budget, instead of this run's part alone.
         colluders: Fewest platforms on the coordinator's side that a secure sum must withstand.
+        minimum_threshold: Smallest part of the platforms of which a secure sum may be.
+        answer_step: Seconds between the moments at which answers made from rows may leave; how long rows took says something of
+            them. 0 sends an answer when it is there.
         identities: Other platforms' names -> their Ed25519 identity keys (base64); the secure sum runs among these alone.
         peers: A file with further identities, which `fedfuse client trust` keeps.
     """
 
     coordinator: Annotated[str, AfterValidator(_ssh_key)] | None = None
-    minimum_noise_multiplier: float = Field(0.0, ge=0, allow_inf_nan=False)
+    minimum_noise_multiplier: float = Field(0.3, ge=0, allow_inf_nan=False)
     maximum_epsilon: float | None = Field(None, gt=0)
+    maximum_sample_rate: float = Field(0.5, gt=0, le=1)
+    minimum_clip: float = Field(CLIPS[0], ge=CLIPS[0], le=CLIPS[1])
+    maximum_clip: float = Field(CLIPS[1], ge=CLIPS[0], le=CLIPS[1])
+    metrics: bool = True
+    maximum_evaluations: int = Field(20, ge=0)
     minimum_participants: int = Field(1, ge=1)
     maximum_rounds: int | None = Field(None, ge=1)
     strategies: Annotated[tuple[str, ...], AsTuple] | None = Field(None, min_length=1)
     noise: Annotated[tuple[str, ...], AsTuple] | None = Field(None, min_length=1)
     backbones: Annotated[tuple[str, ...], AsTuple] = Field(("minilm",), min_length=1)
     show_budget: bool = True
-    colluders: int = Field(0, ge=0)
+    colluders: int = Field(1, ge=0)
+    minimum_threshold: float = Field(0.5, ge=0, le=1)
+    answer_step: float = Field(1.0, ge=0, le=3600, allow_inf_nan=False)
     identities: dict[Name, Annotated[str, AfterValidator(_identity)]] = Field(default_factory=dict)
     peers: str | None = Field(None, min_length=1)
 
@@ -100,11 +115,20 @@ class Terms(Frozen):
         _keep(self.maximum_rounds is None or settings.rounds <= self.maximum_rounds, "maximum_rounds", settings.rounds)
         _keep(self.strategies is None or settings.strategy in self.strategies, "strategies", settings.strategy)
         _keep(self.noise is None or privacy.noise in self.noise, "noise", privacy.noise)
+        secure, training = settings.secure, settings.training
+        if settings.distributed:
+            _keep(secure.colluders >= self.colluders, "colluders", f"secure.colluders = {secure.colluders}")
+            _keep(secure.threshold >= self.minimum_threshold, "minimum_threshold", f"secure.threshold = {secure.threshold:g}")
         _keep(
-            not settings.distributed or settings.secure.colluders >= self.colluders,
-            "colluders",
-            f"secure.colluders = {settings.secure.colluders}",
+            training.sample_rate <= self.maximum_sample_rate,
+            "maximum_sample_rate",
+            f"training.sample_rate = {training.sample_rate:g}",
         )
+        clip = f"training.clip = {training.clip:g}"
+        _keep(training.clip >= self.minimum_clip, "minimum_clip", clip)
+        _keep(training.clip <= self.maximum_clip, "maximum_clip", clip)
+        count = planned(settings)
+        _keep(not self.metrics or count <= self.maximum_evaluations, "maximum_evaluations", f"{count} evaluations")
         _keep(settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
         _keep(
             settings.server.minimum_platforms >= self.minimum_participants,

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
+from client.bounded_sum import BoundedSum, nothing
 from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples import Examples
-from client.gradients import Clipped, Losses, by_sequence, clip_of
+from client.gradients import Losses, by_sequence, clip_of
+from client.guard import Guard, raising
 from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
@@ -63,10 +65,18 @@ class Trainer:
         settings: Objective, temperature, learning rate.
         mechanism: Sampler, clip and noise of the first step; `mechanism` is that of the next one.
         micro_batch: Sequences of one backward pass; None: as the settings say. Halved where memory does not suffice.
+        guard: What becomes of a step that fails on the rows.
     """
 
     def __init__(
-        self, *, towers: Towers, data: TrainingData, settings: Settings, mechanism: Mechanism, micro_batch: int | None = None
+        self,
+        *,
+        towers: Towers,
+        data: TrainingData,
+        settings: Settings,
+        mechanism: Mechanism,
+        micro_batch: int | None = None,
+        guard: Guard = raising,
     ) -> None:
         self._towers, self._data, self._settings, self.mechanism = towers, data, settings, mechanism
         self._objective = OBJECTIVES[settings.training.objective]
@@ -74,6 +84,7 @@ class Trainer:
         encoder = towers.encoder
         self._clip = clip_of(compiled=encoder.compiled)
         asked = micro_batch or settings.training.micro_batch
+        self._guard = guard
         self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled)
 
     def run(
@@ -98,13 +109,19 @@ class Trainer:
         if bank.device.type == "cpu":
             keep()
         for _ in range(steps):
-            picked = self.sample(random)
-            clipped = self.gradient(current, trained, bank, picked)
-            optimizer.step(current, self.mechanism.privatise(clipped.sums, random))
-            self.mechanism = self.mechanism.follow(clipped.below, len(picked), random)
+            total = self.contribution(current, trained, bank, random)
+            gradient, self.mechanism = self.mechanism.privatise(total, random)
+            optimizer.step(current, {name: value.to(current[name].device) for name, value in gradient.items()})
             if progress:
                 progress()
         return current
+
+    def contribution(
+        self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, random: NoiseSource
+    ) -> BoundedSum:
+        """The bounded sum over one Poisson sample; of nobody where the rows make it fail."""
+        empty = partial(nothing, {name: tuple(parameters[name].shape) for name in trained}, bound=self.mechanism.clip)
+        return self._guard(lambda: self.gradient(parameters, trained, bank, self.sample(random)), empty, what="a training step")
 
     def sample(self, random: NoiseSource) -> NDArray[np.int64]:
         """A Poisson sample of users, by their rows: int64 (users that have rows, sequences a user), rows by chance."""
@@ -118,7 +135,7 @@ class Trainer:
 
     def gradient(
         self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, picked: NDArray[np.int64]
-    ) -> Clipped:
+    ) -> BoundedSum:
         """Sum of the clipped gradients of users, in micro-batches with the same result.
 
         Args:
@@ -126,7 +143,7 @@ class Trainer:
         """
         active = {name: parameters[name] for name in trained}
         fixed = {name: value for name, value in parameters.items() if name not in active}
-        total: Clipped | None = None
+        total: BoundedSum | None = None
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
         rows = self._data.rows
         waiting = picked[np.argsort(rows.lengths[picked].max(1, initial=0), kind="stable")]
@@ -142,7 +159,7 @@ class Trainer:
             total = total.plus(part) if total else part
             waiting, lengths = waiting[count:], lengths[count:]
         # Nobody may be in a sample.
-        return total or Clipped.nothing(active)
+        return total or nothing({name: tuple(value.shape) for name, value in active.items()}, bound=self.mechanism.clip)
 
     def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
         """The loss of each of some users as a function of the parameters that train.
@@ -168,7 +185,7 @@ class Trainer:
 
     def _part(
         self, picked: NDArray[np.int64], count: int, active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
-    ) -> Clipped:
+    ) -> BoundedSum:
         size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
         real = torch.arange(size) < len(picked)
         # A short micro-batch is filled with repeats, which weigh exactly nothing.

@@ -18,14 +18,18 @@ from typing import Any
 import torch
 
 from client.enrolment import Peers
+from client.guard import Guard, Silent, raising
 from client.ledger import LedgerWriter
 from client.outgoing import checked
+from client.pace import Pace
 from client.part import Part
-from client.platform import Platform, Progress, fingerprint, prepare
+from client.platform import Platform, Progress, fingerprint, prepare, require_usable
 from client.platform_file import PlatformFile, load
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
+from client.sources import read_tables
 from client.summing import SummingSession
+from client.tables import Tables
 from client.terms import Unwarranted
 from shared.backbone import shape_of
 from shared.errors import (
@@ -78,6 +82,9 @@ class Worker:
         self._file, self._state, self._ledger, self._simulation = file, state, ledger, simulation
         self._device, self._progress, self._resident, self._observer = device, progress, resident, observer
         self._platform = prepared
+        self._tables: Tables | None = None
+        self._guard: Guard = raising if simulation else Silent()
+        self._pace = Pace(step=0.0 if simulation else file.federation.answer_step)
         self._fingerprint: str | None = None
         self._session: Session | None = None
         self._writer: LedgerWriter | None = None
@@ -98,6 +105,9 @@ class Worker:
         began = time.monotonic()
         with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
             answer = self._handled(request, warrant)
+            if not isinstance(request, Secure):
+                # A phase of the secure sum reads no row.
+                self._pace.wait(began)
             seconds = time.monotonic() - began
             if not isinstance(answer, Refusal):
                 tell(log, "answered", "answered '%s' in %.1f s", request.kind, seconds)
@@ -121,6 +131,7 @@ class Worker:
                 rank=part.rank,
                 items=self._platform.tables.items if self._platform else 0,
                 simulation=self._simulation,
+                pace=self._pace,
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
             )
         except Exception as error:
@@ -143,15 +154,22 @@ class Worker:
                 self.close()
 
     def hold(self) -> None:
-        """Take the ledger now, so that no second worker of this platform can.
+        """Take the ledger and read the sources now, before anybody asks.
+
+        No second worker of this platform can take the ledger afterwards. And what may be wrong with the rows is said here, to the
+        platform's own operator: once there is a coordinator to hear it, a refusal would be an answer about them.
 
         Raises:
-            StorageError: another process has it.
+            StorageError: another process has the ledger.
             PrivacyError: it was altered, or is of another platform, budget or delta.
+            InputError: the sources cannot be used.
         """
         if self._writer is None:
             privacy = self._file.privacy
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=privacy.epsilon, delta=privacy.delta)
+        if self._tables is None:
+            self._tables = read_tables(self._file)
+            require_usable(self._tables, where=str(self._file.path))
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -211,6 +229,8 @@ class Worker:
             "memory": self._state / "runs" / f"{request.run}.safetensors",
             "simulation": self._simulation,
             "progress": self._progress,
+            "guard": self._guard,
+            "pace": self._pace,
         }
         if settings.distributed:
             self._session = SummingSession(secure=self._secure_sum(request.run, settings), **facts)
@@ -233,7 +253,15 @@ class Worker:
         wanted = fingerprint(settings)
         if self._platform is None or self._fingerprint not in (None, wanted):
             cache = self._state / "trunk"
-            self._platform = prepare(self._file, settings, cache=cache, device=self._device, progress=self._progress)
+            self._platform = prepare(
+                self._file,
+                settings,
+                cache=cache,
+                tables=self._tables,
+                guard=self._guard,
+                device=self._device,
+                progress=self._progress,
+            )
         self._fingerprint = wanted
         return self._platform
 

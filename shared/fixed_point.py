@@ -1,6 +1,8 @@
-"""Fixed point for the secure sum: from a platform's real vector to integers modulo 2^b, and back from their sum.
+"""Fixed point for every release: from a platform's real vector to integers, modulo 2^b under the secure sum, and back.
 
 All parties derive the same scale, box and width from the same public facts, so nothing about them travels but the facts.
+A release that a platform noises by itself (an update, popularities, metrics) is the case of one participant, whose integers are
+neither masked nor packed (`alone`).
 
 **A platform's vector.** x, the sum of its users' clipped gradients, becomes
 
@@ -8,7 +10,7 @@ All parties derive the same scale, box and width from the same public facts, so 
     box:    every coordinate into [-box, box]    a projection on a convex set: never moves two vectors apart in L2
     round:  floor(s x + u), u uniform            see `shared/privacy/rounding.py`
     noise:  + a share of integer noise           see `client/integer_noise.py`
-    wrap:   modulo 2^b
+    wrap:   modulo 2^b                           under the secure sum
 
 **No overflow.** Rounding keeps a vector in the box, since the box is whole: floor(box + u) = box for u < 1. So the data
 of n platforms sum to at most n box in every coordinate. A share is a discrete Gaussian of parameter sigma^2 / h, and
@@ -30,7 +32,7 @@ to n^2 2^-24 C, only to 90. So sum in float64.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -47,7 +49,11 @@ FAILURE = 2.0**-64
 WRAP = 2.0**-60
 """Bound on the probability that noise and data together wrap anywhere in one round's sum."""
 MAX_BITS = 32
+MOST_STEPS = (1 << 31) - 1
+"""Bound of a coordinate, in steps."""
 MAX_PARTICIPANTS = 1 << 16
+MOST_SHARE = 2.0**32
+"""Variance of one share that can be drawn, in squared steps (`client/integer_noise.py`)."""
 
 _GRAIN = 32
 """Bits after the point while a coordinate is rounded by chance."""
@@ -78,6 +84,7 @@ class FixedPoint:
             rounding included (`norm`). 0 adds no noise.
         batch: Expected number of users in the largest platform's batch; public. A coordinate of the sum of so many
             vectors should fit: see `room`. One that does not fit is cut to the box, which costs accuracy alone.
+        alone: The platform noises the release by itself: nothing is packed, so words may be as wide as there are.
 
     Guarantees:
         |coordinate| <= `box` after `encode`; `participants` x `box` + `tail` < 2^(`bits` - 1). `inflation` is at most 1.05;
@@ -99,6 +106,7 @@ class FixedPoint:
     clip: float
     noise_multiplier: float
     batch: float = 1.0
+    alone: bool = False
 
     def __post_init__(self) -> None:
         for name, most in (("dimension", MAX_DIMENSION), ("participants", MAX_PARTICIPANTS), ("honest", self.participants)):
@@ -114,13 +122,19 @@ class FixedPoint:
         if 0 < self.share_variance < LEAST_SHARE:
             raise InputError(
                 f"a noise share of variance {self.share_variance:.3g} squared steps",
-                where="the fixed point of the secure sum",
+                where="the fixed point of a release",
                 do=f"at least {LEAST_SHARE:g} is accounted for: a larger noise multiplier, or fewer honest survivors to count on",
+            )
+        if self.share_variance > MOST_SHARE:
+            raise InputError(
+                f"a noise share of variance {self.share_variance:.3g} squared steps",
+                where="the fixed point of a release",
+                do="let more platforms share the noise (a higher threshold, fewer colluders), or take a larger budget",
             )
         if self.bits > MAX_BITS:
             raise InputError(
                 f"the sum of {self.participants} platforms at noise multiplier {self.noise_multiplier:g} needs {self.bits} bits",
-                where="the fixed point of the secure sum",
+                where="the fixed point of a release",
                 do="fewer platforms, a larger share of honest survivors, or less noise (a larger budget)",
             )
 
@@ -156,6 +170,14 @@ class FixedPoint:
     def integers(self) -> Integers:
         """What an accountant must know of it."""
         return self._integers(self.clip_steps)
+
+    def integers_with(self, local: int) -> Integers:
+        """`integers` where so many coordinates beside these stay on the platform, noised in full on a finer grid."""
+        return replace(self.integers, local=local)
+
+    def multiplier_with(self, local: int) -> float:
+        """The noise multiplier of the whole vector, local coordinates and all: the same noise over a slightly longer vector."""
+        return self.noise_multiplier * self.norm / self.integers_with(local).norm
 
     @property
     def norm(self) -> float:
@@ -207,20 +229,7 @@ class FixedPoint:
         """
         if total.shape != (self.dimension,) or total.dtype != np.float64:
             raise _wrong("the sum", (total.shape, str(total.dtype)), f"float64 of shape ({self.dimension},)")
-        rounded = np.empty(self.dimension, np.int64)
-        for start in range(0, self.dimension, _BLOCK):
-            scaled = total[start : start + _BLOCK] * self.scale
-            if not np.isfinite(scaled.sum()):  # as one infinity or NaN makes it
-                raise PrivacyError("a sum of clipped gradients is not finite", where="the fixed point of the secure sum")
-            np.clip(scaled, -self.box, self.box, out=scaled)
-            # In whole 2^-32ths of a step, toward zero: then floor(x + u), u on the same grid, is a sum and a shift, and exact.
-            # A whole x stays what it is, whatever u < 1. The box is below 2^31, so 64 bits hold it all.
-            scaled *= 2.0**_GRAIN
-            fine = rounded[start : start + _BLOCK]
-            fine[:] = scaled
-            fine += random.words(-(-len(fine) // 2)).view(np.uint32)[: len(fine)]
-            fine >>= _GRAIN
-        return rounded
+        return rounded(total * self.scale, random, box=self.box)
 
     def beyond(self, total: NDArray[np.float64]) -> int:
         """Coordinates of a platform's sum that the box cuts. Private: for the platform's own log only."""
@@ -250,11 +259,15 @@ class FixedPoint:
         """Steps per clip, and bits: the finest scale at which the wanted room fits narrow words, with the fewest bits.
 
         Where none does, the coarsest scale, which leaves the most room, in words as wide as is allowed; and if not even
-        the least room fits them, wider words.
+        the least room fits them, wider words. A scale whose noise could not be drawn is passed over.
         """
         widest = _PLAIN_BITS + math.ceil(math.log2(max(1.0, self.participants / _PLAIN_PARTICIPANTS)))
         scales = [least_steps(self.dimension, inflation) for inflation in _INFLATIONS]
         for steps in scales:
+            if (self.noise_multiplier * self._integers(steps).norm) ** 2 / self.honest > MOST_SHARE:
+                continue
+            if self.alone:
+                return steps, MAX_BITS  # nothing is packed, and nothing cut
             if (bits := self._bits(steps, self.room)) <= widest:
                 return steps, bits
         return scales[-1], max(widest, self._bits(scales[-1], self.least_room))
@@ -276,6 +289,35 @@ class FixedPoint:
         return Integers(reach=steps * (1 + SLACK), dimension=self.dimension, failure=FAILURE, honest=self.honest)
 
 
+def rounded(scaled: NDArray[np.float64], random: Words, *, box: int = MOST_STEPS) -> NDArray[np.int64]:
+    """A vector in steps of a grid, boxed and rounded by chance to whole ones: floor(x + u), u uniform in [0, 1).
+
+    Args:
+        scaled: float64 (n,).
+        box: Bound of every coordinate, below 2^31.
+
+    Returns:
+        int64 (n,), between -box and box.
+
+    Raises:
+        PrivacyError: a value is not finite, so that no bound holds.
+    """
+    whole = np.empty(len(scaled), np.int64)
+    for start in range(0, len(scaled), _BLOCK):
+        part = scaled[start : start + _BLOCK].copy()
+        if not np.isfinite(part.sum()):  # as one infinity or NaN makes it
+            raise PrivacyError("a sum over users is not finite", where="the fixed point of a release")
+        np.clip(part, -box, box, out=part)
+        # In whole 2^-32ths of a step, toward zero: then floor(x + u), u on the same grid, is a sum and a shift, and exact.
+        # A whole x stays what it is, whatever u < 1. The box is below 2^31, so 64 bits hold it all.
+        part *= 2.0**_GRAIN
+        fine = whole[start : start + _BLOCK]
+        fine[:] = part
+        fine += random.words(-(-len(fine) // 2)).view(np.uint32)[: len(fine)]
+        fine >>= _GRAIN
+    return whole
+
+
 def planning() -> Integers:
     """The integer part for which a platform plans before it knows any round's fixed point.
 
@@ -288,6 +330,18 @@ def planning() -> Integers:
     98
     """
     return Integers(reach=least_steps(1, _INFLATIONS[-1]) * (1 + SLACK), dimension=1, failure=FAILURE, honest=1)
+
+
+def stretch(dimension: int, local: int) -> float:
+    """The most by which a platform's local coordinates can lengthen one user's vector: at the coarsest scale.
+
+    A platform whose plan needs a noise multiplier z needs z times this one of a sum in which it keeps coordinates to itself.
+
+    >>> round(stretch(36_864, 200_000), 4), stretch(36_864, 0)
+    (1.0107, 1.0)
+    """
+    part = Integers(reach=least_steps(dimension, _INFLATIONS[-1]) * (1 + SLACK), dimension=dimension, failure=FAILURE, honest=1)
+    return replace(part, local=local).norm / part.norm
 
 
 def least_steps(dimension: int, inflation: float) -> int:
@@ -307,4 +361,4 @@ def least_steps(dimension: int, inflation: float) -> int:
 
 
 def _wrong(name: str, found: object, expected: str) -> InputError:
-    return InputError(f"{name} is {found!r}", where="the fixed point of the secure sum", do=f"expected {expected}")
+    return InputError(f"{name} is {found!r}", where="the fixed point of a release", do=f"expected {expected}")

@@ -31,7 +31,9 @@ from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 had floating-point noise, and charges that did not name their question."""
 UNIT = "one user of one platform, add or remove"
 GENESIS = "0" * 64
 """What the header names as the hash of the line before it."""
@@ -73,6 +75,8 @@ class Entry:
         delta: At which epsilon holds; the header's.
         accountant: The method that computed epsilon.
         previous: Hash of the line before.
+        question: SHA-256 of what was asked (`client/questions.py`), hex: another question is another charge. Empty in a line
+            that version 1 wrote.
         hash: SHA-256 of this line's canonical JSON without `hash`, hex.
     """
 
@@ -89,6 +93,7 @@ class Entry:
     delta: float
     accountant: Method
     previous: str
+    question: str = ""
     hash: str = ""
 
     @property
@@ -232,7 +237,10 @@ def _plain(line: Header | Entry) -> dict[str, Any]:
         if name in values and math.isinf(values[name]):
             values[name] = "inf"
     if isinstance(line, IntegerEntry):
-        values["integers"] = asdict(line.integers)
+        # What is 0 for almost all is written only where it is not.
+        values["integers"] = {name: value for name, value in asdict(line.integers).items() if name != "local" or value}
+    if values.get("question") == "":
+        del values["question"]
     return values
 
 
@@ -248,7 +256,7 @@ def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict
         damaged("not a JSON object", where)
     if kind is Entry and "integers" in values:
         kind = IntegerEntry
-    expected = {part.name for part in fields(kind)}
+    expected = {part.name for part in fields(kind)} - ({"question"} - set(values))
     if set(values) != expected:
         damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
     digest = values.pop("hash")
@@ -265,12 +273,14 @@ def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict
 
 
 def _header(values: dict[str, Any], *, where: str) -> Header:
-    if values["version"] != VERSION or isinstance(values["version"], bool):
+    if values["version"] not in READABLE or isinstance(values["version"], bool):
         raise StorageError(
-            f"ledger version {values['version']!r:.40}", where=where, do=f"this program reads version {VERSION}: update it"
+            f"ledger version {values['version']!r:.40}",
+            where=where,
+            do=f"this program reads versions {READABLE[0]} to {READABLE[-1]}: update it",
         )
     header = Header(
-        version=VERSION,
+        version=values["version"],
         platform=matching(values, "platform", NAME, where),
         budget=number(values, "budget", where, infinite=True),
         delta=number(values, "delta", where),
@@ -292,10 +302,14 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
         kind, method = ReleaseKind(values["kind"]), Method(values["accountant"])
     except (ValueError, TypeError):
         damaged(f"kind {values['kind']!r:.60} or accountant {values['accountant']!r:.60} is unknown to this version", where)
-    integers = {"integers": _integers(values["integers"], where)} if "integers" in values else {}
-    make = IntegerEntry if integers else Entry
+    optional: dict[str, Any] = {}
+    if "integers" in values:
+        optional["integers"] = _integers(values["integers"], where)
+    if "question" in values:
+        optional["question"] = matching(values, "question", _HASH, where)
+    make = IntegerEntry if "integers" in values else Entry
     entry = make(
-        **integers,
+        **optional,
         seq=whole(values, "seq", where, at_most=MAX_ENTRIES),
         time=moment(values, "time", where),
         run=matching(values, "run", NAME, where),
@@ -319,7 +333,7 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
 
 
 def _integers(values: Any, where: str) -> Integers:
-    if not isinstance(values, dict) or set(values) != {part.name for part in fields(Integers)}:
+    if not isinstance(values, dict) or set(values) | {"local"} != {part.name for part in fields(Integers)}:
         damaged(f"integers is {values!r:.100}", where)
     try:
         return Integers(
@@ -327,6 +341,7 @@ def _integers(values: Any, where: str) -> Integers:
             dimension=whole(values, "dimension", where),
             failure=number(values, "failure", where),
             honest=whole(values, "honest", where),
+            **({"local": whole(values, "local", where)} if "local" in values else {}),
         )
     except InputError as error:
         damaged(error.found, where)

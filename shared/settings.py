@@ -19,6 +19,21 @@ _SECURE = "secure-sum"
 Scalar = bool | int | float | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+CLIPS = (1e-3, 1e3)
+"""Least and greatest clipping bound: far from where float32 loses digits, with a gradient's norm of about 1 between them."""
+NOISES = (0.05, 200.0)
+"""Least and greatest noise multiplier that a run may ask for."""
+EPSILONS = (1e-3, 1e6)
+"""Least and greatest finite budget."""
+RATES = (1e-7, 10.0)
+"""Least and greatest learning rate."""
+
+
+def _between(least: float, most: float) -> Any:
+    return Field(ge=least, le=most, allow_inf_nan=False)
+
+
+Noise = Annotated[float, _between(*NOISES)]
 
 
 class _Frozen(BaseModel):
@@ -29,13 +44,17 @@ class ModelSettings(_Frozen):
     """The shared two-tower encoder."""
 
     backbone: str = Field("minilm", description="'minilm' (embedded), a folder, or a hub name of a BERT model")
-    layers: int = Field(0, ge=0, description="trainable layers, counted from the top; 0 means the top third")
+    layers: int = Field(0, ge=0, le=1000, description="trainable layers, counted from the top; 0 means the top third")
     rank: int = Field(8, ge=1, le=256, description="LoRA rank")
-    alpha: Positive = Field(16.0, description="LoRA scale numerator: the update is alpha / rank * B A")
+    alpha: Annotated[float, _between(1e-2, 1e4)] = Field(
+        16.0, description="LoRA scale numerator: the update is alpha / rank * B A"
+    )
     targets: str = Field("query,value", description="linear maps of a layer that get LoRA, comma-separated")
     item_tokens: int = Field(32, ge=4, le=512, description="longest item text, tokens")
     user_tokens: int = Field(64, ge=8, le=512, description="longest user text, tokens")
-    temperature: Positive = Field(0.12, description="score = cosine / temperature + popularity prior")
+    temperature: Annotated[float, _between(1e-3, 1e2)] = Field(
+        0.12, description="score = cosine / temperature + popularity prior"
+    )
     fusion: Literal["attention", "concat", "gated", "average", "vote"] = "attention"
 
 
@@ -43,21 +62,25 @@ class TrainingSettings(_Frozen):
     """One platform's local training in a round."""
 
     objective: Literal["softmax", "click"] = "softmax"
-    local_steps: int = Field(8, ge=1, description="private steps per round")
-    sample_rate: Annotated[float, Field(gt=0, le=1)] = Field(0.08, description="Poisson sampling probability of a user, per step")
-    learning_rate: Positive = 5e-3
-    clip: Positive = Field(1.0, description="joint L2 bound of one user's gradient; where adaptive clipping begins")
+    local_steps: int = Field(8, ge=1, le=100_000, description="private steps per round")
+    sample_rate: Annotated[float, _between(1e-7, 1.0)] = Field(
+        0.08, description="Poisson sampling probability of a user, per step"
+    )
+    learning_rate: Annotated[float, _between(*RATES)] = Field(5e-3, description="of Adam, on the platform")
+    clip: Annotated[float, _between(*CLIPS)] = Field(
+        1.0, description="joint L2 bound of one user's gradient; where adaptive clipping begins"
+    )
     clipping: Literal["fixed", "adaptive"] = Field(
         "fixed", description="'adaptive' lets the bound follow a noised quantile of the gradients' norms"
     )
-    clip_quantile: Annotated[float, Field(gt=0, lt=1)] = Field(
+    clip_quantile: Annotated[float, _between(0.01, 0.99)] = Field(
         0.5, description="share of users that adaptive clipping leaves uncut"
     )
-    clip_rate: Positive = Field(0.2, description="how fast the adaptive bound moves")
+    clip_rate: Annotated[float, _between(1e-3, 10.0)] = Field(0.2, description="how fast the adaptive bound moves")
     views: int = Field(3, ge=1, le=64, description="different (context, targets) cuts prepared per user")
-    sequences: int = Field(1, ge=1, le=64, description="views of a user that one step reads; his loss is their mean")
+    sequences: int = Field(1, ge=1, le=64, description="views of a user that one step reads; the loss is their mean")
     bank_steps: int = Field(
-        8, ge=1, description="private steps that the items' vectors serve for; a round of more encodes them once"
+        8, ge=1, le=1_000_000, description="private steps that the items' vectors serve for; a round of more encodes them once"
     )
     targets: int = Field(4, ge=1, le=64, description="items after the context that one view predicts, at most")
     engine: Literal["batched", "opacus"] = Field("batched", description="how per-user gradients are made")
@@ -83,22 +106,22 @@ class PrivacySettings(_Frozen):
         "local", description="'local': every platform adds all of it; 'distributed': the platforms share it, under a secure sum"
     )
     generator: Literal["secure", "seeded"] = Field("secure", description="'seeded' only in simulations")
-    prior_noise_multiplier: Positive = Field(3.0, description="noise of the popularity prior, per unit L2 bound of a user")
-    metrics_noise_multiplier: Positive = Field(
+    prior_noise_multiplier: Noise = Field(3.0, description="noise of the popularity prior, per unit L2 bound of a user")
+    metrics_noise_multiplier: Noise = Field(
         10.0, description="noise of a deployed platform's metrics, per unit L2 bound of a user"
     )
 
     @model_validator(mode="after")
     def _epsilon(self) -> PrivacySettings:
-        if self.epsilon is not None and not self.epsilon > 0:
-            raise ValueError(f"epsilon must be above 0 (or 'inf' for no privacy), found {self.epsilon}")
+        if self.epsilon is not None and not (self.epsilon == math.inf or EPSILONS[0] <= self.epsilon <= EPSILONS[1]):
+            raise ValueError(f"epsilon must be between {EPSILONS[0]:g} and {EPSILONS[1]:g} (or 'inf' for no privacy)")
         return self
 
 
 class SecureSettings(_Frozen):
     """The secure sum; see `shared/secagg`."""
 
-    threshold: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="part of the platforms that a round needs")
+    threshold: Annotated[float, _between(0.01, 1.0)] = Field(0.8, description="part of the platforms that a round needs")
     colluders: int = Field(1, ge=0, le=1000, description="platforms that may tell the coordinator all they know")
 
 
@@ -106,35 +129,35 @@ class ServerSettings(_Frozen):
     """How the coordinator asks and combines; a strategy reads what it needs."""
 
     minimum_platforms: int = Field(1, ge=1, le=100_000, description="fewest platforms that make a run or a round")
-    participation: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="part of the platforms asked in a round")
+    participation: Annotated[float, _between(1e-4, 1.0)] = Field(1.0, description="part of the platforms asked in a round")
     faulty: int = Field(1, ge=0, le=1000, description="platforms that may send anything at all (median, trimmed, krum)")
-    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.0, description="of the server optimizer; 0: its own default"
-    )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of the server optimizer (beta or beta 1)")
-    second_moment: Annotated[float, Field(ge=0, lt=1)] = Field(0.99, description="of fedadam and fedyogi (beta 2)")
-    adaptivity: Positive = Field(1e-3, description="of fedadam and fedyogi (tau)")
+    learning_rate: Annotated[float, _between(0.0, 100.0)] = Field(0.0, description="of the server optimizer; 0: its own default")
+    momentum: Annotated[float, _between(0.0, 0.9999)] = Field(0.9, description="of the server optimizer (beta or beta 1)")
+    second_moment: Annotated[float, _between(0.0, 0.999999)] = Field(0.99, description="of fedadam and fedyogi (beta 2)")
+    adaptivity: Annotated[float, _between(1e-9, 10.0)] = Field(1e-3, description="of fedadam and fedyogi (tau)")
 
 
 class PersonalSettings(_Frozen):
     """What a strategy with `personalise` does after the last round, on each platform by itself."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.25, description="part of a platform's epsilon that is left for it")
-    steps: int = Field(40, ge=1, description="private steps of the residual adapter")
-    comparison_noise: Positive = Field(10.0, description="noise of the comparison with the global model")
+    share: Annotated[float, _between(0.01, 0.99)] = Field(0.25, description="part of a platform's epsilon that is left for it")
+    steps: int = Field(40, ge=1, le=100_000, description="private steps of the residual adapter")
+    comparison_noise: Noise = Field(10.0, description="noise of the comparison with the global model")
 
 
 class Settings(_Frozen):
     """Every setting of one run, as `run.toml` records it and as Flower's run_config carries it."""
 
-    rounds: int = Field(10, ge=1, description="rounds of the federation")
+    rounds: int = Field(10, ge=1, le=10_000, description="rounds of the federation")
     strategy: str = Field("fedavg", description="see `fedfuse strategies`")
     seed: int = Field(0, ge=0, lt=2**31)
     simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
     evaluate_every: int = Field(
-        0, ge=0, description="evaluate after every so many rounds; 0: only before the first and after the last"
+        0, ge=0, le=10_000, description="evaluate after every so many rounds; 0: only before the first and after the last"
     )
-    reply_timeout: Positive = Field(3600.0, description="seconds that a round waits for its platforms")
+    reply_timeout: Annotated[float, _between(0.1, 1e6)] = Field(
+        3600.0, description="seconds that a round waits for its platforms"
+    )
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings = PrivacySettings()

@@ -265,10 +265,10 @@ def ledgers(folder: Path) -> Iterator[Target]:
     (folder / "ledger").mkdir(parents=True)
     path = folder / "ledger" / "shop.jsonl"
     with LedgerWriter.open(path, platform="shop", budget=80.0, delta=1e-5, accountant=DP_ACCOUNTING) as writer:
-        writer.charge(Release(kind=ReleaseKind.POPULARITY, noise_multiplier=8.0), run="spring", round=0)
+        writer.charge(Release(kind=ReleaseKind.POPULARITY, noise_multiplier=8.0), run="spring", round=0, question="5" * 64)
         for round_ in (1, 2):
             release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0, sample_rate=0.1, steps=3)
-            writer.charge(release, run="spring", round=round_)
+            writer.charge(release, run="spring", round=round_, question="5" * 64)
         head = writer.head
     content = path.read_bytes()
     receipts = json.dumps({"platforms": {"shop": {"ledger": head, "epsilon": 1.0}}}).encode()

@@ -43,7 +43,7 @@ class Ledger:
         with self.open(folder) as writer:
             for number in range(1, self.CHARGES + 1):
                 release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, sample_rate=0.1, steps=number)
-                writer.charge(release, run="spring", round=number)
+                writer.charge(release, run="spring", round=number, question="5" * 64)
                 said(number)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
@@ -54,7 +54,9 @@ class Ledger:
             assert rounds == list(range(1, len(rounds) + 1)), rounds
             assert steps <= len(rounds) <= steps + 1, f"{steps} releases left, {len(rounds)} are charged"
             assert math.isclose(writer.epsilon, len(rounds) / 10)
-            writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=len(rounds) + 1)
+            writer.charge(
+                Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=len(rounds) + 1, question="5" * 64
+            )
             heads = writer.head
         verified = read(folder / "shop.jsonl")
         assert verified.head == heads and len(verified.entries) == len(rounds) + 1

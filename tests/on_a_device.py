@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from client.device_noise import DeviceNoise
 from client.features import Features
 from client.platform_file import load
 from client.recommend import recommend
@@ -216,11 +215,3 @@ def test_features_that_do_not_fit_after_all_stay_where_they_are(monkeypatch: pyt
     flat = torch.randn(30, 4).to(torch.bfloat16)
     hidden, _ = Features(flat, np.asarray([0, 4, 30]), DEVICE, torch.float32).gather(np.asarray([0]), 5)
     assert torch.equal(hidden.cpu()[0, :4], flat[:4].float())
-
-
-def test_the_devices_noise_is_made_on_it() -> None:
-    here, there = DeviceNoise(torch.device("cpu")), DeviceNoise(DEVICE)
-    there._key = here._key
-    drawn = there.normal((3, 700))
-    assert drawn.device == DEVICE
-    assert torch.equal(drawn.cpu(), here.normal((3, 700)))

@@ -38,6 +38,12 @@ bound of an integer law, and no idealisation either.
 - The sampler is within tau = 2^-`SAMPLER_BITS` of its law, per coordinate and share. Both laws move by T d h tau, which costs
   (1 + e^epsilon) T d h tau of delta. Up to epsilon = `LARGEST` that is below 2^-100 for any release that can be written down,
   so that a plan and its releases cannot differ by it; a larger epsilon is infinite here.
+
+**What stays on a platform** (`Integers.local`) is part of the same vector: on a grid `FINE` times as fine, with noise of variance
+FINE^2 sigma^2 of the platform's own. In units of its noise a shift of the finer integers by D is |D| / FINE steps of the
+coarser grid, which is what `Integers.norm` counts.
+
+**A release that one platform noises by itself** is the case h = 1: one share, nobody to subtract another.
 """
 
 from __future__ import annotations
@@ -57,7 +63,8 @@ LARGEST = 200.0
 
 CLOSENESS_BITS = 100
 """h shares of one coordinate are a post-processed Gaussian up to e^(+-h 2^-CLOSENESS_BITS): 2^-110 with room for shares
-that are themselves sums of up to 64 draws, and for the one share that is counted too few."""
+that are themselves sums of up to 64 draws (a local coordinate's, which is one share: of up to 1024), and for the one share
+that is counted too few."""
 
 
 def gaussian(removals: Sequence[Removal]) -> tuple[Removal, ...] | None:
@@ -95,7 +102,7 @@ def epsilon(removals: Sequence[Removal], delta: float, convert: Callable[[float]
     if not integer:
         return convert(delta)
     failure = sum(r.steps * min(1.0, r.examples * r.sample_rate) * (2.0**r.examples - 1) * part.failure for r, part in integer)
-    shares = sum(r.steps * part.dimension * part.honest for r, part in integer)
+    shares = sum(r.steps * (part.dimension + part.local) * part.honest for r, part in integer)
     closeness, sampler = math.ldexp(float(shares), -CLOSENESS_BITS), math.ldexp(float(shares), -SAMPLER_BITS)
     rest = (delta - failure) * math.exp(-closeness)
     if rest <= 0:

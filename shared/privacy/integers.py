@@ -14,6 +14,8 @@ MAX_HONEST = 1 << 16
 MAX_REACH = 2.0**40
 SMOOTHING = 4.0
 """Variance, in squared steps, that the accounted Gaussian gives away to be an integer: s^2 in `discrete`."""
+FINE = 4
+"""Steps of the grid of what stays on a platform, per step of what it sends."""
 LEAST_SHARE = 8.0
 """Least variance of one share, in squared steps; below it the shares' sum is not accounted for."""
 
@@ -29,6 +31,7 @@ class Integers:
         dimension: Coordinates.
         failure: Probability, in [0, 1), that rounding lengthens it beyond `norm` in a step in which the user is sampled.
         honest: Shares that make up the noise: honest platforms that are in every released sum, at least.
+        local: Coordinates beside these that stay on the platform, on a grid `FINE` times as fine, with all of the noise.
 
     Raises:
         InputError: a value is of another type or out of its range.
@@ -38,12 +41,13 @@ class Integers:
     dimension: int
     failure: float
     honest: int
+    local: int = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("dimension", MAX_DIMENSION), ("honest", MAX_HONEST)):
+        for name, least, most in (("dimension", 1, MAX_DIMENSION), ("honest", 1, MAX_HONEST), ("local", 0, MAX_DIMENSION)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise _wrong(name, value, f"a whole number between 1 and {most}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise _wrong(name, value, f"a whole number between {least} and {most}")
         for name in ("reach", "failure"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -56,8 +60,14 @@ class Integers:
 
     @cached_property
     def norm(self) -> float:
-        """L2 bound, in steps, of what one user changes in the integers."""
-        return rounded_norm(self.reach, dimension=self.dimension, failure=self.failure)
+        """L2 bound, in steps, of what one user changes in the integers.
+
+        Those of the local coordinates count in the same steps: divided by `FINE`. Each of the four steps in `rounding` holds
+        with d replaced by dimension + local / FINE^2, since a local coordinate's rounding moves it by a `FINE`-th as much:
+        its variance is at most 1 / (4 FINE^2), the two values of its square are at most (2 |v| + 1 / FINE) / FINE apart, which
+        is less than 2 |v| + 1 / FINE, and it is off by at most 1 / FINE.
+        """
+        return rounded_norm(self.reach, dimension=self.dimension + self.local / FINE**2, failure=self.failure)
 
 
 def _wrong(name: str, found: object, expected: str) -> InputError:

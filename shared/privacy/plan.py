@@ -80,6 +80,7 @@ def make_plan(
     parameters: int,
     evaluations: Sequence[Release] = (),
     integers: Integers | None = None,
+    shared: bool = False,
     accountant: Accountant = PREFERRED,
 ) -> Plan:
     """The plan of one run: the popularity prior, `steps` training steps in all, and `evaluations`.
@@ -95,12 +96,13 @@ def make_plan(
         group_size: Greatest number of training examples that one user touches; see `groups`.
         parameters: Trainable parameters that leave the platform.
         evaluations: Noised evaluations, if any.
-        integers: Under distributed noise: the integer part of training, `fixed_point.planning`. The noise multiplier
-            is then what the honest platforms' noise must be over one user's integer vector, and suffices at every finer scale.
+        integers: The integer part of the releases, `fixed_point.planning`. The noise multiplier is then what the noise must be
+            over one user's integer vector, and suffices at every finer scale; None plans real-valued Gaussians.
+        shared: Whether platforms share the noise of a step, under a secure sum.
         accountant: Who counts.
 
     Raises:
-        NoisyPlan: the update would be noise. Under distributed noise that is the coordinator's to judge, by
+        NoisyPlan: the update would be noise. Under shared noise that is the coordinator's to judge, by
             `signal_to_noise` of all platforms' users: the plan states it for this one's alone.
         PrivacyError: the budget cannot be kept.
         InputError: a value is out of its range.
@@ -121,7 +123,6 @@ def make_plan(
         group_size=group_size,
         integers=integers,
     )
-    # Under distributed noise it may go through the secure sum, too: planned as that, which is a little dearer than alone.
     prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier, integers=integers)
     if math.isinf(budget):
         return Plan(
@@ -139,7 +140,7 @@ def make_plan(
     ratio = signal_to_noise(
         sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
     )
-    if ratio < 1 and integers is None:
+    if ratio < 1 and not shared:
         raise NoisyPlan(
             f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's norm "
             f"(noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, {parameters} parameters)",

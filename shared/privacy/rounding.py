@@ -30,12 +30,12 @@ import math
 from shared.errors import InputError
 
 
-def rounded_norm(norm: float, *, dimension: int, failure: float) -> float:
+def rounded_norm(norm: float, *, dimension: float, failure: float) -> float:
     """L2 bound of the integer shift that a real shift of L2 norm at most `norm` becomes by randomised rounding.
 
     Args:
         norm: r, in steps of the integer grid, >= 0.
-        dimension: d, coordinates.
+        dimension: d, coordinates; those of a finer grid count for less (`Integers.norm`).
         failure: beta, in [0, 1): probability, over the rounding, that the bound does not hold. 0 asks for the bound
             that always holds.
 

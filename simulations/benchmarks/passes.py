@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
+from client.bounded_sum import BoundedSum
 from client.execution import uses_kernels
-from client.gradients import Clipped
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
@@ -49,7 +49,7 @@ def even(users: int, most: int) -> int:
     return -(-users // -(-users // most))
 
 
-def gradient(private: Private, *, users: int, each: int) -> Clipped:
+def gradient(private: Private, *, users: int, each: int) -> BoundedSum:
     """Of the first `users`, so many a pass."""
     first, *rest = (private.gradient(slice(begin, begin + each)) for begin in range(0, users, each))
     for part in rest:

@@ -36,8 +36,9 @@ from rich.table import Table
 from torch import Tensor
 
 from client.adam import Adam
+from client.bounded_sum import BoundedSum
 from client.execution import uses_kernels
-from client.gradients import Clipped, clip_of, clipped_sum
+from client.gradients import clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise
 from shared.adapter import layout_of
@@ -104,11 +105,17 @@ class Private:
         self._encoder = Encoder(backbone, model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
         self._hidden = self._encoder.trunk(at.ids, at.mask)
         self.parameters = random_adapter(backbone.shape, model, device)
-        self.mechanism = Mechanism(users=10 * users, sample_rate=0.1, clip=1.0, noise_multiplier=1.0)
+        self.mechanism = Mechanism(
+            users=10 * users,
+            sample_rate=0.1,
+            clip=1.0,
+            noise_multiplier=1.0,
+            dimension=sum(value.numel() for value in self.parameters.values()),
+        )
         self._real = torch.ones(users, dtype=torch.bool, device=device)
         self._clip = clip_of(compiled=compiled)
 
-    def gradient(self, rows: slice = slice(None)) -> Clipped:
+    def gradient(self, rows: slice = slice(None)) -> BoundedSum:
         """Sum of the clipped gradients of some users, in one pass."""
         at = Problem(ids=self._at.ids[rows], bank=self._at.bank, targets=self._at.targets[rows])
         batch = Batch(hidden=self._hidden[rows], mask=at.mask)
@@ -125,7 +132,7 @@ def ours(backbone: Backbone, at: Problem, *, layers: int, compiled: bool, kernel
     """Our private step on the top `layers`."""
     private = Private(backbone, at, layers=layers, compiled=compiled, kernels=kernels)
     optimizer, noise = Adam(learning_rate=1e-3), SecureNoise()
-    return lambda: optimizer.step(private.parameters, private.mechanism.privatise(private.gradient().sums, noise))
+    return lambda: optimizer.step(private.parameters, private.mechanism.privatise(private.gradient(), noise)[0])
 
 
 def stock(source: Any, at: Problem, *, half: bool, attention: str, compiled: bool, private: bool) -> Step:

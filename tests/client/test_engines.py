@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def mechanism(bound: float = 0.7) -> Mechanism:
-    return Mechanism(users=100, sample_rate=0.1, clip=bound, noise_multiplier=1.0)
+    return Mechanism(users=100, sample_rate=0.1, clip=bound, noise_multiplier=1.0, dimension=1)
 
 
 def gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
@@ -61,7 +61,7 @@ class TestOpacus:
         assert theirs.keys() == ours.keys()
         for name in ours:
             assert gap({name: ours[name]}, {name: theirs[name]}) < 1e-3 or float(theirs[name].norm()) < 1e-4, name
-        assert gap(clip(ours, real, mechanism(bound)).sums, clip(theirs, real, mechanism(bound)).sums) < 1e-4
+        assert gap(clip(ours, real, mechanism(bound)).parts, clip(theirs, real, mechanism(bound)).parts) < 1e-4
 
     def test_frozen_factors(self, make_toy: Make) -> None:
         toy = make_toy(rows=4, length=6)
@@ -122,9 +122,9 @@ class TestKernels:
             assert gap({name: ours[name]}, {name: value}) < 2 * gap({name: torchs[name]}, {name: value}) + 0.03, name
         assert gap(ours, theirs) < 1.3 * gap(torchs, theirs) + 0.005 < 0.05
         real = torch.arange(9) != 4
-        sums, halves, truth = (clip(each, real, mechanism(0.1)).sums for each in (ours, torchs, theirs))
+        sums, halves, truth = (clip(each, real, mechanism(0.1)).parts for each in (ours, torchs, theirs))
         assert gap(sums, truth) < 1.3 * gap(halves, truth) + 0.005 < 0.05
-        moved = clip({name: value[real] for name, value in ours.items()}, real[real], mechanism(0.1)).sums
+        moved = clip({name: value[real] for name, value in ours.items()}, real[real], mechanism(0.1)).parts
         assert gap(sums, moved) < 1e-5, "what fills a fixed shape weighs nothing"
 
     def test_micro_batches_give_the_same_sum(self, make_toy: Make, kernel_bert: str) -> None:
@@ -137,7 +137,7 @@ class TestKernels:
         )
         for part in rest:
             first = first.plus(part)
-        assert gap(first.sums, whole.sums) < 0.01 and first.below == whole.below
+        assert gap(first.parts, whole.parts) < 0.01 and first.bound == whole.bound
 
     def test_several_sequences_of_a_user(self, make_toy: Make, kernel_bert: str) -> None:
         toy = make_toy(kernel_bert, rows=6, length=9, dtype=torch.bfloat16, kernels=True)
@@ -167,8 +167,8 @@ class TestSeveralSequences:
         toy.bank = toy.bank * 30  # gradients well above the bound
         real = torch.ones(2, dtype=torch.bool)
         owner = torch.tensor([0, 1, 1, 1, 1, 1, 1])
-        both = clipped_sum(by_sequence(toy.losses(), owner, 2), toy.parameters, real, mechanism(0.1)).sums
-        alone = clipped_sum(by_sequence(toy.losses(slice(0, 1)), owner[:1], 2), toy.parameters, real, mechanism(0.1)).sums
+        both = clipped_sum(by_sequence(toy.losses(), owner, 2), toy.parameters, real, mechanism(0.1)).parts
+        alone = clipped_sum(by_sequence(toy.losses(slice(0, 1)), owner[:1], 2), toy.parameters, real, mechanism(0.1)).parts
         moved = torch.cat([(both[name] - alone[name]).flatten() for name in both]).norm()
         assert 0.0999 < float(moved) < 0.1001
 

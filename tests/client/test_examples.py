@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.bounded_sum import BoundedSum
 from client.examples import Examples
 from client.friends import Friends
 from client.mechanism import CountMechanism
@@ -99,7 +101,7 @@ class TestPopularity:
         split = Split(
             train=ragged([np.array(items, np.int32) for items in likes]), held=np.full(len(likes), -1, np.int32), known=ragged([])
         )
-        with_all = bounded_counts(split, tables, seed=0)
+        with_all = bounded_counts(split, tables, seed=0).vector()
         for gone in range(len(likes)):
             left = [n for n in range(len(likes)) if n != gone]
             fewer = tables_of({f"u{n}": rows[f"u{n}"] for n in left}, items=60) if left else None
@@ -110,20 +112,20 @@ class TestPopularity:
                     held=np.full(len(left), -1, np.int32),
                     known=ragged([]),
                 )
-                counts = bounded_counts(kept, fewer, seed=0)
+                counts = bounded_counts(kept, fewer, seed=0).vector()
             assert np.linalg.norm(with_all - counts) <= 1 + 1e-9
 
     def test_the_bound_is_reached(self) -> None:
         tables = tables_of({"u": [(item, True) for item in range(50)]}, items=50)
         split = Split(train=ragged([np.arange(50, dtype=np.int32)]), held=np.full(1, -1, np.int32), known=ragged([]))
-        counts = bounded_counts(split, tables, seed=0)
+        counts = bounded_counts(split, tables, seed=0).vector()
         assert np.count_nonzero(counts) == BOUND
         assert np.linalg.norm(counts) == pytest.approx(1.0)
 
     def test_the_prior_is_noised_and_a_log_share(self) -> None:
-        counts = np.linspace(0, 300, 400)
+        counts = BoundedSum(parts={"sum": torch.linspace(0, 300, 400, dtype=torch.float64)}, bound=1.0)
         priors = [
-            release_prior(counts, CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=z), SeededNoise(1))
+            release_prior(counts, CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=z, dimension=400), SeededNoise(1))
             for z in (0.0, 3.0)
         ]
         for prior in priors:

@@ -27,11 +27,13 @@ Make = Callable[..., Any]
 
 
 def mechanism(*, clip: float = 1.0, noise: float = 1.0) -> Mechanism:
-    return Mechanism(users=100, sample_rate=0.1, clip=clip, noise_multiplier=noise)
+    return Mechanism(users=100, sample_rate=0.1, clip=clip, noise_multiplier=noise, dimension=1)
 
 
 def clipped_sum(losses: Losses, parameters: Mapping[str, Tensor], real: Tensor, bound: Mechanism) -> dict[str, Tensor]:
-    return gradients.clipped_sum(losses, parameters, real, bound).sums
+    parts = gradients.clipped_sum(losses, parameters, real, bound).parts
+    assert all(part.dtype == torch.float64 for part in parts.values())
+    return {name: part.float() for name, part in parts.items()}
 
 
 def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
@@ -195,10 +197,10 @@ class TestCompiledClip:
         real = torch.tensor([True, True, True, True, True, False])
         expected = Clip()(each, real, mechanism(clip=2.0))
         found = Clip(compiled=True)(each, real, mechanism(clip=2.0))
-        assert all(torch.isfinite(total).all() for total in expected.sums.values())
-        assert float(found.below) == float(expected.below)
-        for name, total in expected.sums.items():
-            torch.testing.assert_close(found.sums[name], total)
+        assert all(torch.isfinite(total).all() for total in expected.parts.values())
+        assert found.bound == expected.bound == 2.0
+        for name, total in expected.parts.items():
+            torch.testing.assert_close(found.parts[name], total)
 
 
 ClippedSum = Callable[..., dict[str, Tensor]]

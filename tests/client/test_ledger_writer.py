@@ -46,9 +46,9 @@ def path(tmp_path: Path) -> Path:
 def charged(path: Path) -> Path:
     """A ledger of three charges."""
     with opened(path) as writer:
-        writer.charge(PRIOR, run="spring", round=0)
-        writer.charge(TRAIN, run="spring", round=1)
-        writer.charge(TRAIN, run="spring", round=2)
+        writer.charge(PRIOR, run="spring", round=0, question="5" * 64)
+        writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
+        writer.charge(TRAIN, run="spring", round=2, question="5" * 64)
     return path
 
 
@@ -56,7 +56,7 @@ def test_a_charge_is_on_disk_with_all_that_was_spent_so_far(path: Path) -> None:
     with opened(path) as writer:
         assert writer.epsilon == 0
         for number, release in enumerate([PRIOR, TRAIN, TRAIN], start=1):
-            entry = writer.charge(release, run="spring", round=number)
+            entry = writer.charge(release, run="spring", round=number, question="5" * 64)
             on_disk = read(path)
             assert on_disk.entries[-1] == entry and on_disk.head == writer.head == entry.hash
             everything = [PRIOR, TRAIN, TRAIN][:number]
@@ -69,7 +69,7 @@ def test_integers_of_a_secure_sum_are_charged_and_read_back(charged: Path) -> No
     part = Integers(reach=2000.0, dimension=36_864, failure=2.0**-64, honest=12)
     integer = replace(TRAIN, steps=1, integers=part)
     with opened(charged) as writer:
-        entry = writer.charge(integer, run="autumn", round=1)
+        entry = writer.charge(integer, run="autumn", round=1, question="5" * 64)
         assert entry.release == integer
     with opened(charged) as writer:  # a ledger of both kinds of line is verified and continued
         assert writer.ledger.releases[-1] == integer
@@ -82,7 +82,7 @@ def test_a_ledger_goes_on_after_reopening(charged: Path) -> None:
     before = read(charged)
     with opened(charged) as writer:
         assert writer.epsilon == before.epsilon and writer.head == before.head
-        entry = writer.charge(TRAIN, run="autumn", round=1)
+        entry = writer.charge(TRAIN, run="autumn", round=1, question="5" * 64)
     # An accountant that began anew at each start would say less than half of this.
     assert entry.epsilon == DP_ACCOUNTING.epsilon([PRIOR, TRAIN, TRAIN, TRAIN], 1e-5).epsilon > before.epsilon
     assert read(charged).entries[:3] == before.entries
@@ -105,13 +105,13 @@ def test_the_budget_is_kept_and_a_refused_charge_leaves_no_trace(charged: Path) 
     with opened(charged) as writer:
         big = Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.5, sample_rate=0.5, steps=20)
         with pytest.raises(BudgetExceeded, match=r"above the budget of 8 ") as caught:
-            writer.charge(big, run="spring", round=3)
+            writer.charge(big, run="spring", round=3, question="5" * 64)
         assert "round 3" in caught.value.where
         assert charged.read_bytes() == content
         with pytest.raises(BudgetExceeded):
-            writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="spring", round=3)
+            writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="spring", round=3, question="5" * 64)
         assert charged.read_bytes() == content
-        writer.charge(TRAIN, run="spring", round=3)  # a smaller one still fits
+        writer.charge(TRAIN, run="spring", round=3, question="5" * 64)  # a smaller one still fits
 
 
 def test_charging_stops_at_the_budget_and_never_beyond(path: Path) -> None:
@@ -119,7 +119,7 @@ def test_charging_stops_at_the_budget_and_never_beyond(path: Path) -> None:
     with opened(path, budget=5.0) as writer:
         with pytest.raises(BudgetExceeded):
             for number in range(100):
-                writer.charge(step, run="spring", round=number)
+                writer.charge(step, run="spring", round=number, question="5" * 64)
         count = len(writer.ledger.entries)
     assert DP_ACCOUNTING.epsilon([step] * count, 1e-5).epsilon <= 5.0 < DP_ACCOUNTING.epsilon([step] * (count + 1), 1e-5).epsilon
 
@@ -132,14 +132,14 @@ def test_an_accountant_that_answers_nan_does_not_open_the_door(path: Path) -> No
             return Spent(epsilon=math.nan, accountant=Method.NONE)
 
     with opened(path, accountant=Broken()) as writer, pytest.raises(BudgetExceeded):
-        writer.charge(TRAIN, run="spring", round=1)
+        writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
 
 
 def test_privacy_off_is_charged_as_infinite(path: Path) -> None:
     with opened(path, budget=math.inf) as writer:
-        entry = writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="spring", round=1)
+        entry = writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="spring", round=1, question="5" * 64)
         assert entry.epsilon == math.inf and entry.accountant == Method.NONE
-        assert writer.charge(TRAIN, run="spring", round=2).epsilon == math.inf
+        assert writer.charge(TRAIN, run="spring", round=2, question="5" * 64).epsilon == math.inf
     assert read(path).epsilon == math.inf
 
 
@@ -166,7 +166,7 @@ def read_head(content: bytes, like: Path) -> str:
 def test_after_a_tear_charges_go_on(charged: Path) -> None:
     charged.write_bytes(charged.read_bytes()[:-7])
     with opened(charged) as writer:
-        writer.charge(TRAIN, run="spring", round=2)
+        writer.charge(TRAIN, run="spring", round=2, question="5" * 64)
     assert [entry.round for entry in read(charged).entries] == [0, 1, 2]
 
 
@@ -184,7 +184,7 @@ def test_a_torn_header_begins_anew(path: Path, kept: int) -> None:
         content = path.read_bytes()
     path.write_bytes(content[:kept])
     with opened(path) as writer:
-        writer.charge(TRAIN, run="spring", round=1)
+        writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
     assert len(read(path).entries) == 1
 
 
@@ -223,13 +223,13 @@ def test_a_full_disk_charges_nothing_and_damages_nothing(charged: Path, monkeypa
     with opened(charged) as writer:
         monkeypatch.setattr(module.os, "write", full)
         with pytest.raises(StorageError, match="No space left"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
         monkeypatch.undo()
         assert charged.read_bytes() == content
         with pytest.raises(StorageError, match="closed"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     with opened(charged) as writer:
-        writer.charge(TRAIN, run="spring", round=3)
+        writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     assert len(read(charged).entries) == 4
 
 
@@ -237,7 +237,7 @@ def test_a_short_write_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) 
     real = os.write
     monkeypatch.setattr(module.os, "write", lambda descriptor, data: real(descriptor, data[:17]))
     with opened(path) as writer:
-        writer.charge(TRAIN, run="spring", round=1)
+        writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
     assert len(read(path).entries) == 1
 
 
@@ -253,7 +253,7 @@ def test_a_charge_that_is_not_synced_is_no_charge(charged: Path, monkeypatch: py
     with opened(charged) as writer:
         monkeypatch.setattr(module.os, "fsync", fails)
         with pytest.raises(StorageError, match="Input/output error"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     assert charged.read_bytes() == content and len(calls) >= 1
 
 
@@ -267,7 +267,7 @@ def test_an_interrupt_in_the_middle_is_rolled_back(charged: Path, monkeypatch: p
     with opened(charged) as writer:
         monkeypatch.setattr(module.os, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     assert charged.read_bytes() == content
 
 
@@ -283,7 +283,7 @@ def test_the_file_and_its_folder_are_synced_before_anything_is_returned(path: Pa
         header = path.stat().st_size
         assert kinds[:2] == [header, "folder"] and set(kinds[2:]) == {"folder"}  # its own, and those on the way
         kinds.clear()
-        writer.charge(TRAIN, run="spring", round=1)
+        writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
         assert kinds == [path.stat().st_size] and path.stat().st_size > header
 
 
@@ -317,16 +317,16 @@ def test_a_ledger_replaced_or_changed_meanwhile_is_noticed(charged: Path) -> Non
         copy = charged.read_bytes()
         charged.unlink()
         with pytest.raises(StorageError, match="gone"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
         charged.write_bytes(copy)
         with pytest.raises(StorageError, match="replaced"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     charged.chmod(0o600)
     with opened(charged) as writer:
         with charged.open("ab") as other:
             other.write(b"x")
         with pytest.raises(StorageError, match="changed"):
-            writer.charge(TRAIN, run="spring", round=3)
+            writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
 
 
 def test_a_link_is_not_followed(charged: Path) -> None:
@@ -350,15 +350,18 @@ def test_what_could_not_be_read_back_is_not_written(charged: Path, run: str, rou
     content = charged.read_bytes()
     with opened(charged) as writer:
         with pytest.raises(InputError):
-            writer.charge(TRAIN, run=run, round=round)
+            writer.charge(TRAIN, run=run, round=round, question="5" * 64)
         assert charged.read_bytes() == content
-        writer.charge(TRAIN, run="spring", round=3)
+        writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
 
 
 def test_threads_take_turns(path: Path) -> None:
     small = Release(kind=ReleaseKind.TRAIN, noise_multiplier=100.0)
     with opened(path) as writer:
-        threads = [threading.Thread(target=writer.charge, args=(small,), kwargs={"run": "spring", "round": n}) for n in range(12)]
+        threads = [
+            threading.Thread(target=writer.charge, args=(small,), kwargs={"run": "spring", "round": n, "question": "5" * 64})
+            for n in range(12)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -16,7 +16,7 @@ from client.mechanism import CountMechanism, Mechanism
 from client.noise import SeededNoise
 from client.own_model import PERSONAL, Own, without_forms
 from client.part import Part
-from client.personal import CONFIDENCE, begun, flattened, plan_personal, reserved, wins
+from client.personal import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
 from client.platform_file import load
 from client.recommend import recommend
 from client.state import load_memory, save_memory
@@ -35,46 +35,46 @@ from tests.client.asking import Asking
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
-COMPARISON = CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=10.0)
+COMPARISON = CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=10.0, dimension=1)
 
 
 class TestComparison:
+    def won(self, shared: Any, own: Any, seed: int, mechanism: CountMechanism = COMPARISON) -> bool:
+        return wins(gains(shared, own), mechanism, SeededNoise(seed, "compare"))
+
     def test_a_model_that_is_no_better_rarely_wins(self) -> None:
-        gains = np.full(500, 0.3)
-        won = [wins(gains, gains, COMPARISON, SeededNoise(seed, "compare")) for seed in range(3000)]
+        same = np.full(500, 0.3)
+        won = [self.won(same, same, seed) for seed in range(3000)]
         assert 0.014 < np.mean(won) < 0.033  # P(N(0, 1) > 2) is 2.3 %; without the noise nothing would win here
-        worse = [wins(gains, gains - 0.02, COMPARISON, SeededNoise(seed, "compare")) for seed in range(3000)]
+        worse = [self.won(same, same - 0.02, seed) for seed in range(3000)]
         assert np.mean(worse) < 0.004
 
     def test_a_model_that_is_clearly_better_wins(self) -> None:
-        gains = np.full(500, 0.3)
-        assert all(wins(gains, gains + 0.12, COMPARISON, SeededNoise(seed, "compare")) for seed in range(50))
+        shared = np.full(500, 0.3)
+        assert all(self.won(shared, shared + 0.12, seed) for seed in range(50))
 
     def test_the_sum_is_noised_by_as_much_as_is_charged(self) -> None:
         """What one user can move is 1, and the noise is the multiplier that the charge names: else the promise is void."""
         drawn = []
 
         class Spy(CountMechanism):
-            def privatise(self, contributions: Any, random: Any) -> Any:
-                assert np.abs(contributions).max() <= 1 and contributions.shape == (9, 1)
-                drawn.append(super().privatise(contributions, random))
+            def privatise(self, total: Any, random: Any) -> Any:
+                drawn.append(super().privatise(total, random))
                 return drawn[-1]
 
-        spy = Spy(kind=ReleaseKind.EVALUATE, noise_multiplier=10.0)
+        spy = Spy(kind=ReleaseKind.EVALUATE, noise_multiplier=10.0, dimension=1)
         for seed in range(2000):
-            wins(np.zeros(9), np.ones(9), spy, SeededNoise(seed, "compare"))
+            self.won(np.zeros(9), np.ones(9), seed, spy)
         assert np.mean(drawn) == pytest.approx(9.0, abs=1.0) and np.std(drawn) == pytest.approx(10.0, rel=0.07)
 
-    def test_a_gain_beyond_its_bound_is_refused(self) -> None:
-        from shared.errors import PrivacyError
-
-        with pytest.raises(PrivacyError):
-            wins(np.zeros(3), np.full(3, 1.5), COMPARISON, SeededNoise(0, "compare"))
+    def test_a_gain_beyond_its_bound_counts_as_the_bound_and_one_that_is_no_number_as_none(self) -> None:
+        assert gains(np.zeros(3), np.array([1.5, np.nan, -7.0])).vector().tolist() == [0.0]
+        assert gains(np.zeros(2), np.array([1.5, 0.25])).vector().tolist() == [1.25]
 
     def test_without_privacy_the_better_one_wins_exactly(self) -> None:
         exact = replace(COMPARISON, noise_multiplier=0.0)
-        gains = np.linspace(0, 1, 9)
-        assert wins(gains, gains + 1e-9, exact, SeededNoise(0, "c")) and not wins(gains, gains, exact, SeededNoise(0, "c"))
+        shared = np.linspace(0, 0.9, 9)
+        assert self.won(shared, shared + 1e-9, 0, exact) and not self.won(shared, shared, 0, exact)
 
 
 class TestPlan:

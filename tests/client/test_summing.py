@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from client import summing
+from client import mechanism
 from client.adam import Adam
+from client.bounded_sum import BoundedSum, nothing
 from client.outgoing import checked
+from client.pace import Pace
 from client.platform_file import load
 from client.popularity import bounded_counts, log_popularity
+from client.training import Trainer
 from client.worker import Worker
 from shared.adapter import initial, trained
 from shared.agreement import Agreement, number_of
@@ -200,24 +203,25 @@ class Eyes:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sums: list[np.ndarray] = []
         self.noise: list[np.ndarray] = []
-        gradient, noise = summing.gradient_sums, summing.noise_share
+        gradient, noise = Trainer.gradient, mechanism.noise_share
 
-        def one_by_one(trainer: Any, parameters: Any, names: list[str], bank: Any, picked: np.ndarray) -> Any:
-            # The oracle: users one at a time, in float64.
-            total = {name: torch.zeros(parameters[name].shape, dtype=torch.float64) for name in names}
-            for user in range(len(picked)):
-                part = trainer.gradient(parameters, names, bank, picked[user : user + 1])
-                for name in names:
-                    total[name] += part.sums[name].double()
-            self.sums.append(np.concatenate([value.numpy().ravel() for value in total.values()]))
+        def one_by_one(trainer: Trainer, parameters: Any, names: Any, bank: Any, picked: np.ndarray) -> BoundedSum:
+            # The oracle: users one at a time.
+            each = [gradient(trainer, parameters, names, bank, picked[user : user + 1]) for user in range(len(picked))]
+            self.sums.append(sum(part.vector() for part in each))
             return gradient(trainer, parameters, names, bank, picked)
 
         def seen(point: Any, random: Any) -> np.ndarray:
             self.noise.append(noise(point, random))
             return self.noise[-1]
 
-        monkeypatch.setattr(summing, "gradient_sums", one_by_one)
-        monkeypatch.setattr(summing, "noise_share", seen)
+        monkeypatch.setattr(Trainer, "gradient", one_by_one)
+        monkeypatch.setattr(mechanism, "noise_share", seen)
+
+
+def nobody(trainer: Trainer, parameters: Any, names: Any, bank: Any, picked: Any) -> BoundedSum:
+    """A sum over no user, in place of `Trainer.gradient`."""
+    return nothing({name: tuple(parameters[name].shape) for name in names}, bound=trainer.mechanism.clip)
 
 
 def test_the_sum_is_central_dp_sgds_step_on_the_pooled_users(federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +240,9 @@ def test_the_sum_is_central_dp_sgds_step_on_the_pooled_users(federation: Any, mo
     for round_ in (1, 2):
         decoded = made.play(round_, adapter)
         point = made.point(adapter)
-        pooled = sum(eyes.sums[-3:]) + sum(eyes.noise[-3:]) / point.scale
+        # A coordinate beyond the box is cut to it.
+        boxed = [np.clip(one, -point.box / point.scale, point.box / point.scale) for one in eyes.sums[-3:]]
+        pooled = sum(boxed) + sum(eyes.noise[-3:]) / point.scale
         # Each platform rounds by less than one step.
         assert np.abs(decoded - pooled).max() < 3 / point.scale
         assert np.abs(sum(eyes.sums[-3:])).max() > 100 / point.scale
@@ -255,11 +261,7 @@ def test_the_noise_of_all_shares_is_what_was_agreed(federation: Any, monkeypatch
     """With no gradient at all: the decoded sum is the noise. A share left out, or halved, is seen."""
     made = federation(2)
     made.set_up()
-    monkeypatch.setattr(
-        summing,
-        "gradient_sums",
-        lambda trainer, parameters, names, bank, picked: {n: torch.zeros_like(parameters[n]).double() for n in names},
-    )
+    monkeypatch.setattr(Trainer, "gradient", nobody)
     adapter = initial(made.settings)
     found = made.play(1, adapter)
     point = made.point(adapter)
@@ -302,7 +304,7 @@ class TestCharges:
         adapter = initial(alone.settings)
         work = alone.begin(1, adapter)
         with monkeypatch.context() as patched:
-            patched.setattr(summing, "gradient_sums", lambda *_: (_ for _ in ()).throw(RuntimeError("u17")))
+            patched.setattr(Trainer, "gradient", lambda *_: (_ for _ in ()).throw(RuntimeError("u17")))
             answer = alone.sum(0, work, adapter)
             assert isinstance(answer, Refusal) and answer.reason is Reason.FAILED
         assert alone.charges(0) == [("popularity", 0), ("train", 1)]
@@ -358,11 +360,11 @@ class TestPopularity:
     def counts(self, made: Federation, at: int) -> np.ndarray:
         """A platform's own counts in the order of its sorted item ids."""
         platform = made.workers[at]._platform
-        counts = bounded_counts(platform.split, platform.tables, seed=made.settings.seed)
+        counts = bounded_counts(platform.split, platform.tables, seed=made.settings.seed).vector()
         return counts[np.argsort(np.array(platform.tables.item_ids))]
 
     def test_platforms_of_one_catalogue_learn_what_both_know(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(summing, "noise_share", lambda point, random: np.zeros(point.dimension, np.int64))
+        monkeypatch.setattr(mechanism, "noise_share", lambda point, random: np.zeros(point.dimension, np.int64))
         assert [one.items for one in made.agreement.catalogues] == [11]
         found, point = made.play_popularity(), made.popularity()
         pooled = self.counts(made, 0) + self.counts(made, 1)
@@ -379,9 +381,7 @@ class TestPopularity:
         point = replace(made.agreement, catalogues=(agreed,)).popularity_point(
             quorum=made.coordinator.roster.quorum, settings=made.settings
         )
-        total = sum(
-            point.encode(np.zeros(point.dimension), random) + summing.noise_share(point, random) for random in self.sources(3)
-        )
+        total = sum(mechanism.noised_steps(np.zeros(point.dimension), point, random) for random in self.sources(3))
         wanted = point.noise * math.sqrt(3 / made.coordinator.roster.quorum.honest)
         assert (total / point.scale).std() == pytest.approx(wanted, rel=6 / math.sqrt(2 * point.dimension))
         assert point.noise >= made.settings.privacy.prior_noise_multiplier
@@ -397,8 +397,8 @@ class TestPopularity:
     ) -> None:
         """Of platforms whose catalogue is another, too: the honest survivors that are counted on may be those."""
         seen: list[np.ndarray] = []
-        share = summing.noise_share
-        monkeypatch.setattr(summing, "noise_share", lambda point, random: seen.append(share(point, random)) or seen[-1])
+        share = mechanism.noise_share
+        monkeypatch.setattr(mechanism, "noise_share", lambda point, random: seen.append(share(point, random)) or seen[-1])
         found, point = made.play_popularity(), made.popularity()
         pooled = self.counts(made, 0) + self.counts(made, 1)
         assert len(seen) == 3 and all(one.any() for one in seen)
@@ -491,11 +491,7 @@ class TestWhatStays:
         made = federation(1, strategy="fedsa")
         made.set_up()
         adapter = initial(made.settings)
-        monkeypatch.setattr(
-            summing,
-            "gradient_sums",
-            lambda trainer, parameters, names, bank, picked: {n: torch.zeros_like(parameters[n]).double() for n in names},
-        )
+        monkeypatch.setattr(Trainer, "gradient", nobody)
         seen: list[torch.Tensor] = []
         original = Adam.step
 
@@ -529,7 +525,9 @@ class TestOutgoing:
         return Summed(run="run", platform="p0", round=1, users=30, epsilon=1.0, ledger="", seconds=0.1, body=body)
 
     def leave(self, answer: Answer, path: Path) -> Answer:
-        return checked(answer, platform=load(path), layout={"head.lora_A": (2, 10)}, rank=2, items=3, simulation=False)
+        return checked(
+            answer, platform=load(path), layout={"head.lora_A": (2, 10)}, rank=2, items=3, simulation=False, pace=Pace(step=0.0)
+        )
 
     def test_a_masked_sum_may_leave(self, write_platform: Write, summed: Summed) -> None:
         path = write_platform("p0", declared=30)
@@ -561,33 +559,19 @@ class TestOutgoing:
                 self.leave(replace(answer, **change), path)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 89, 200, 700])
-def test_sums_in_parts_are_as_exact_as_the_fixed_point_assumes(count: int) -> None:
-    """Against float64, with vectors that all point one way; `SLACK`/4 of the clip is what the accountant allows."""
-    from client.gradients import Clipped
+def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
+    """Users of norm 1 each: the clip's float64 sum is far nearer to the exact one than the accountant allows for."""
+    from client.gradients import clip
+    from client.mechanism import Mechanism
     from shared.fixed_point import SLACK
 
     random = np.random.default_rng(0)
-    users = torch.tensor(random.normal(0.3, 1, (max(count, 1), 50)), dtype=torch.float32)
+    users = torch.tensor(random.normal(0.3, 1, (5000, 50)), dtype=torch.float32)
     users /= users.norm(dim=1, keepdim=True)
-    asked: list[int] = []
-
-    class Trainer:
-        def gradient(self, parameters: Any, names: Any, bank: Any, picked: np.ndarray) -> Clipped:
-            asked.append(len(picked))
-            return Clipped(sums={"x": users[picked[:, 0]].sum(0)}, below=torch.zeros(()))
-
-    found = summing.gradient_sums(
-        Trainer(),
-        {"x": torch.zeros(50)},
-        ["x"],
-        torch.zeros(1),
-        np.arange(count, dtype=np.int64)[:, None],  # type: ignore[arg-type]
-    )["x"]
-    exact = users[:count].double().sum(0)
-    assert sum(asked) == count
-    assert all(part * count * 2.0**-24 <= SLACK / 4 for part in asked)
-    assert float((found - exact).norm()) <= SLACK / 4
+    bound = Mechanism(users=5000, sample_rate=0.5, clip=1.0, noise_multiplier=1.0, dimension=50)
+    found = clip({"x": users}, torch.ones(5000, dtype=torch.bool), bound).vector()
+    weights = 1 / np.maximum(np.linalg.norm(users.double().numpy(), axis=1), 1.0)
+    assert np.linalg.norm(found - (weights[:, None] * users.double().numpy()).sum(0)) < SLACK / 1e6
 
 
 def test_a_platform_may_ask_for_more_suspicion(tiny_settings: Make) -> None:

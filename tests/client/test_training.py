@@ -84,7 +84,8 @@ class Problem:
         self.bank = towers.encode(cached_rows(cache, titles, items), self.parameters)
 
     def mechanism(self, **over: float) -> Mechanism:
-        values = {"users": USERS, "sample_rate": 0.5, "clip": math.inf, "noise_multiplier": 0.0} | over
+        size = sum(value.numel() for value in self.parameters.values())
+        values = {"users": USERS, "sample_rate": 0.5, "clip": math.inf, "noise_multiplier": 0.0, "dimension": size} | over
         return Mechanism(**values)  # type: ignore[arg-type]
 
     def trainer(self, *, mechanism: Mechanism | None = None, data: TrainingData | None = None, **more: Any) -> Trainer:
@@ -151,7 +152,7 @@ class TestLearning:
 
     def test_it_learns_nothing_from_noise_alone(self, problem: Problem) -> None:
         # What it learned above, it learned from the users.
-        after = problem.run(steps=60, mechanism=problem.mechanism(clip=1.0, noise_multiplier=1e4))
+        after = problem.run(steps=60, mechanism=problem.mechanism(clip=1.0, noise_multiplier=100.0))
         assert problem.loss(after) > 0.95 * math.log(ITEMS)
 
 
@@ -212,7 +213,7 @@ class TestGradient:
         sums = [
             problem.trainer(mechanism=mechanism, micro_batch=size)
             .gradient(parameters, problem.trained, problem.bank, rows[:, None])
-            .sums
+            .parts
             for size in (1, 2, 3, 5, 23, 24, 32, 64)
         ]
         norm = torch.cat([value.flatten() for value in sums[0].values()]).norm()
@@ -225,7 +226,7 @@ class TestGradient:
         rows, parameters = np.arange(0, 40, 2), problem.stirred()
         trainer = problem.trainer(mechanism=problem.mechanism(clip=0.05, noise_multiplier=1.0), micro_batch=4)
         first, turned = (
-            trainer.gradient(parameters, problem.trained, problem.bank, order[:, None]).sums
+            trainer.gradient(parameters, problem.trained, problem.bank, order[:, None]).parts
             for order in (rows, rows[::-1].copy())
         )
         for name in first:
@@ -235,17 +236,17 @@ class TestGradient:
     def test_one_user_moves_the_sum_by_at_most_the_clip(self, problem: Problem, micro_batch: int) -> None:
         mechanism, rows, parameters = problem.mechanism(clip=0.05, noise_multiplier=1.0), np.arange(0, 20, 2), problem.stirred()
         trainer = problem.trainer(mechanism=mechanism, micro_batch=micro_batch)
-        whole = trainer.gradient(parameters, problem.trained, problem.bank, rows[:, None]).sums
+        whole = trainer.gradient(parameters, problem.trained, problem.bank, rows[:, None]).parts
         moved = []
         for left_out in range(len(rows)):
             left = np.delete(rows, left_out)[:, None]
-            without = trainer.gradient(parameters, problem.trained, problem.bank, left).sums
+            without = trainer.gradient(parameters, problem.trained, problem.bank, left).parts
             moved.append(float(torch.cat([(whole[name] - without[name]).flatten() for name in whole]).norm()))
         assert max(moved) <= 0.05 * (1 + 1e-4)
         assert max(moved) > 0.049
 
     def test_nobody_gives_zero(self, problem: Problem) -> None:
-        found = problem.trainer().gradient(problem.parameters, problem.trained, problem.bank, np.zeros((0, 1), np.int64)).sums
+        found = problem.trainer().gradient(problem.parameters, problem.trained, problem.bank, np.zeros((0, 1), np.int64)).parts
         assert found.keys() == problem.parameters.keys()
         assert not any(value.any() for value in found.values())
 
@@ -254,9 +255,9 @@ class TestGradient:
         leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
         losses = problem.trainer().losses(rows, problem.bank, {})(leaves)
         expected = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        found = problem.trainer().gradient(parameters, problem.trained, problem.bank, rows[:, None]).sums
+        found = problem.trainer().gradient(parameters, problem.trained, problem.bank, rows[:, None]).parts
         for (name, value), gradient in zip(found.items(), expected, strict=True):
-            torch.testing.assert_close(value, gradient, atol=1e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(value.float(), gradient, atol=1e-5, rtol=1e-4, msg=name)
 
     def test_the_bank_and_the_prior_enter_the_scores(self, problem: Problem) -> None:
         rows = np.asarray([0, 1])
@@ -278,12 +279,15 @@ class TestStep:
         # Else the release would tell that nobody was sampled.
         mechanism = problem.mechanism(sample_rate=1e-12, clip=1.0, noise_multiplier=1.0)
         after = problem.run(steps=1, mechanism=mechanism)
-        assert all((after[name] != value).all() for name, value in problem.parameters.items())
+        # In whole steps of a grid noise is 0 now and then, where floating-point noise never is.
+        moved = torch.cat([(after[name] != value).flatten() for name, value in problem.parameters.items()])
+        assert moved.float().mean() > 0.99
 
     def test_only_what_trains_moves_and_the_given_values_stay(self, problem: Problem) -> None:
         before = {name: value.clone() for name, value in problem.parameters.items()}
         only_b = [name for name in problem.layout if name.endswith("lora_B")]
-        mechanism = problem.mechanism(clip=1.0, noise_multiplier=1.0)
+        size = sum(problem.parameters[name].numel() for name in only_b)
+        mechanism = problem.mechanism(clip=1.0, noise_multiplier=1.0, dimension=size)
         after = problem.trainer(mechanism=mechanism).run(
             problem.parameters, only_b, problem.bank, Adam(learning_rate=0.01), steps=2, random=SecureNoise()
         )
@@ -293,7 +297,8 @@ class TestStep:
     def test_each_sampled_user_gives_one_row_of_his_own(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[np.ndarray] = []
         sampled: list[np.ndarray] = []
-        trainer, mechanism = problem.trainer(), problem.mechanism()
+        mechanism = problem.mechanism(dimension=problem.parameters[problem.trained[0]].numel())
+        trainer = problem.trainer(mechanism=mechanism)
         gradient, sample = Trainer.gradient, Mechanism.sample
         monkeypatch.setattr(Trainer, "gradient", lambda self, *rest: (asked.append(rest[-1]), gradient(self, *rest))[1])
         monkeypatch.setattr(Mechanism, "sample", lambda self, *rest: (sampled.append(sample(self, *rest)), sampled[-1])[1])
@@ -319,7 +324,8 @@ class TestStep:
 
     def test_progress_is_told_once_a_step(self, problem: Problem) -> None:
         seen: list[int] = []
-        problem.trainer().run(
+        mechanism = problem.mechanism(dimension=problem.parameters[problem.trained[0]].numel())
+        problem.trainer(mechanism=mechanism).run(
             problem.parameters,
             problem.trained[:1],
             problem.bank,
@@ -399,9 +405,9 @@ class TestMemory:
         monkeypatch.setattr(Trainer, "losses", small)
         found = trainer.gradient(parameters, problem.trained, problem.bank, rows)
         assert sizes == [24, 16, 8, 8, 8]
-        assert float(found.below) == float(expected.below) == len(rows)
-        for name, value in expected.sums.items():
-            torch.testing.assert_close(found.sums[name], value, atol=1e-5, rtol=1e-4)
+        assert found.bound == expected.bound
+        for name, value in expected.parts.items():
+            torch.testing.assert_close(found.parts[name], value, atol=1e-5, rtol=1e-4)
         trainer.gradient(parameters, problem.trained, problem.bank, rows[:9])
         assert sizes[5:] == [8, 8]  # it has learnt
 
@@ -420,8 +426,8 @@ class TestSequences:
         picked = two.trainer(mechanism=two.mechanism(sample_rate=1.0)).sample(SeededNoise(0))
         assert picked.shape == (USERS, 2) and all(set(rows) == {rows.min(), rows.min() + 1} for rows in picked)
         parameters = two.stirred()
-        found = two.trainer().gradient(parameters, two.trained, two.bank, picked).sums
-        halves = [one.trainer().gradient(parameters, one.trained, one.bank, picked[:, view : view + 1]).sums for view in (0, 1)]
+        found = two.trainer().gradient(parameters, two.trained, two.bank, picked).parts
+        halves = [one.trainer().gradient(parameters, one.trained, one.bank, picked[:, view : view + 1]).parts for view in (0, 1)]
         for name, value in found.items():
             torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, atol=1e-5, rtol=1e-4, msg=name)
 

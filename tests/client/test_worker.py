@@ -15,6 +15,7 @@ from client import session as sessions
 from client.mechanism import Mechanism
 from client.noise import SeededNoise
 from client.outgoing import checked
+from client.pace import Pace
 from client.platform_file import load
 from client.worker import Worker
 from shared.adapter import initial, layout_of
@@ -33,7 +34,7 @@ PRIVATE = "epsilon = 20.0\ndelta = 1e-3"
 
 def allowing(backbone: str) -> str:
     """The terms of a deployed platform that lets a run load that backbone."""
-    return f"[federation]\nbackbones = [{json.dumps(backbone)}]\n"
+    return f"[federation]\nbackbones = [{json.dumps(backbone)}]\nanswer_step = 0.1\nminimum_noise_multiplier = 0.05\n"
 
 
 class Bench:
@@ -115,7 +116,8 @@ class TestARun:
         joined = expect(Joined, bench.join(), bench)
         bench.train(1)
         last = expect(Update, bench.train(2), bench)
-        assert last.epsilon == pytest.approx(joined.planned_epsilon, rel=1e-9)
+        # Planned for the coarsest grid that there may be; a finer one costs a little less.
+        assert 0.99 * joined.planned_epsilon < last.epsilon <= joined.planned_epsilon
 
     def test_a_repeated_question_gets_the_same_answer_and_no_second_charge(self, bench: Bench) -> None:
         first = expect(Update, bench.train(1), bench)
@@ -196,7 +198,7 @@ class TestCharges:
         bench.join()
         assert bench.worker._writer is not None
         for _ in range(2):  # somebody else's releases eat the budget of both rounds
-            bench.worker._writer.charge(bench.worker._session._mechanism.release(2), run="other", round=1)  # type: ignore[union-attr]
+            bench.worker._writer.charge(bench.worker._session._mechanism.release(2), run="other", round=1, question="5" * 64)  # type: ignore[union-attr]
         charged = bench.entries()
         answer = expect(Refusal, bench.train(1), bench)
         assert answer.reason is Reason.BUDGET
@@ -258,14 +260,14 @@ class TestDeployed:
         for round_ in (1, 2):
             expect(Update, deployed.train(round_), deployed)
         last = expect(Metrics, deployed.evaluate(Label.FEDERATED, 2), deployed)
-        assert last.epsilon == pytest.approx(joined.planned_epsilon, rel=1e-9)
+        assert 0.99 * joined.planned_epsilon < last.epsilon <= joined.planned_epsilon
 
     def test_the_coordinators_epsilon_is_not_the_platforms(self, deployed: Bench, tiny_settings: Make) -> None:
         loose = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": 1e6})
         assert expect(Joined, deployed.join(settings=loose), deployed).budget == 20.0
 
     def test_noise_is_not_seeded(self, deployed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(SeededNoise, "normal", lambda *_: pytest.fail("seeded noise in a deployment"))
+        monkeypatch.setattr(SeededNoise, "words", lambda *_: pytest.fail("seeded noise in a deployment"))
         expect(Update, deployed.train(1), deployed)
 
 
@@ -363,7 +365,15 @@ class TestNothingElseLeaves:
 
         layout = layout_of(shape_of(deployed.settings.model.backbone), deployed.settings.model)
         with pytest.raises(PrivacyError, match="exact metrics"):
-            checked(replace(metrics, exact=True), platform=load(deployed.path), layout=layout, rank=2, items=12, simulation=False)
+            checked(
+                replace(metrics, exact=True),
+                platform=load(deployed.path),
+                layout=layout,
+                rank=2,
+                items=12,
+                simulation=False,
+                pace=Pace(step=0.1),
+            )
 
 
 def test_privacy_off_is_said_everywhere(write_platform: Write, tiny_settings: Make, tmp_path: Path) -> None:

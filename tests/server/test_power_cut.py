@@ -96,7 +96,7 @@ def test_a_charge(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "state" / "shop.jsonl"
     with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-5, accountant=Tenths()) as writer:
         for number in range(1, 4):
-            writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=number)
+            writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=number, question="5" * 64)
             left = disk.content(path, tmp_path)
             assert left is not None and parse(left, where="the disk").head == writer.head
 

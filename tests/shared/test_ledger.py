@@ -30,9 +30,9 @@ def opened(path: Path, *, budget: float = 8.0, delta: float = 1e-4, platform: st
 
 def written(path: Path, rounds: int = 3) -> bytes:
     with opened(path) as ledger:
-        ledger.charge(PRIOR, run="run", round=0)
+        ledger.charge(PRIOR, run="run", round=0, question="5" * 64)
         for round_ in range(1, rounds + 1):
-            ledger.charge(STEPS, run="run", round=round_)
+            ledger.charge(STEPS, run="run", round=round_, question="5" * 64)
     return path.read_bytes()
 
 
@@ -55,7 +55,7 @@ class TestWriter:
     def test_goes_on_where_it_stopped(self, tmp_path: Path) -> None:
         before = written(tmp_path / "l")
         with opened(tmp_path / "l") as ledger:
-            ledger.charge(STEPS, run="run", round=4)
+            ledger.charge(STEPS, run="run", round=4, question="5" * 64)
         assert (tmp_path / "l").read_bytes().startswith(before)
         assert len(read(tmp_path / "l").entries) == 5
 
@@ -64,8 +64,8 @@ class TestWriter:
         before = (tmp_path / "l").read_bytes()
         with opened(tmp_path / "l") as ledger:
             with pytest.raises(BudgetExceeded, match="above the budget"):
-                ledger.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.3), run="run", round=4)
-            ledger.charge(STEPS, run="run", round=4)  # a smaller one still fits
+                ledger.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.3), run="run", round=4, question="5" * 64)
+            ledger.charge(STEPS, run="run", round=4, question="5" * 64)  # a smaller one still fits
         assert (tmp_path / "l").read_bytes().startswith(before)
 
     def test_two_writers_are_one_too_many(self, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ class TestWriter:
 
     def test_privacy_off_is_recorded_as_infinite(self, tmp_path: Path) -> None:
         with opened(tmp_path / "l", budget=math.inf) as ledger:
-            ledger.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="run", round=1)
+            ledger.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="run", round=1, question="5" * 64)
         assert read(tmp_path / "l").epsilon == math.inf
         assert '"inf"' in (tmp_path / "l").read_text()
 
@@ -101,7 +101,7 @@ class TestCrash:
             path.write_bytes(b"".join(lines[:-1]) + last[:cut])
             with opened(path) as ledger:
                 assert len(ledger.ledger.entries) == len(lines) - 2
-                ledger.charge(STEPS, run="run", round=9)
+                ledger.charge(STEPS, run="run", round=9, question="5" * 64)
             assert [entry.round for entry in read(path).entries] == [0, 1, 2, 9]
 
     @pytest.mark.parametrize("call", ["write", "fsync"])
@@ -120,10 +120,10 @@ class TestCrash:
         with monkeypatch.context() as patched:
             patched.setattr(writing.os, call, full)
             with pytest.raises(StorageError):
-                ledger.charge(STEPS, run="run", round=4)
+                ledger.charge(STEPS, run="run", round=4, question="5" * 64)
         ledger.close()
         with opened(tmp_path / "l") as again:
-            again.charge(STEPS, run="run", round=4)
+            again.charge(STEPS, run="run", round=4, question="5" * 64)
         assert (tmp_path / "l").read_bytes().startswith(before)
         assert len(read(tmp_path / "l").entries) == 5
 
@@ -167,7 +167,7 @@ class TestTampering:
 
         path = tmp_path / "ledger" / "shop.jsonl"
         with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-4, accountant=Flattering()) as ledger:  # type: ignore[arg-type]
-            ledger.charge(STEPS, run="run", round=1)
+            ledger.charge(STEPS, run="run", round=1, question="5" * 64)
         report = audit(tmp_path)
         assert not report.ok
         assert report.problems
@@ -185,8 +185,8 @@ class TestAudit:
     def test_agrees_with_both_libraries_and_composes(self, tmp_path: Path) -> None:
         for name in ("shop", "news"):
             with opened(tmp_path / "ledger" / f"{name}.jsonl", platform=name) as ledger:
-                ledger.charge(PRIOR, run="run", round=0)
-                ledger.charge(STEPS, run="run", round=1)
+                ledger.charge(PRIOR, run="run", round=0, question="5" * 64)
+                ledger.charge(STEPS, run="run", round=1, question="5" * 64)
         report = audit(tmp_path)
         assert report.ok
         one = report.platforms[0]

@@ -41,6 +41,7 @@ def entry(seq: int, previous: str, **changes: Any) -> Entry:
         "delta": 1e-5,
         "accountant": Method.OPACUS_PRV,
         "previous": previous,
+        "question": "5" * 64,
     }
     return Entry(**{**values, **changes})
 
@@ -97,7 +98,8 @@ def test_a_line_of_the_secure_sum_says_what_the_integers_are() -> None:
     assert replace(integer.release, integers=None) == plain.release
     for line in (plain, integer):
         rest = {
-            name: getattr(line, name) for name in ("seq", "time", "run", "round", "epsilon", "delta", "accountant", "previous")
+            name: getattr(line, name)
+            for name in ("seq", "time", "run", "round", "epsilon", "delta", "accountant", "previous", "question")
         }
         assert entry_of(line.release, **rest, hash=line.hash) == line
 
@@ -237,7 +239,7 @@ def test_values_of_another_type_or_range_are_refused(change: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 3},
         {"version": True},
         {"platform": "Movies!"},
         {"budget": 0.0},

@@ -340,11 +340,11 @@ def test_a_platform_of_few_users_may_plan_when_the_noise_is_shared() -> None:
         "group_size": 1,
         "parameters": 20_000,
     }
-    made = make_plan(**values, integers=PART)
+    made = make_plan(**values, integers=PART, shared=True)
     assert made.releases[1].integers == PART and made.epsilon <= 1.5
     # Rounding lengthens a user's vector, so more noise is added than its multiplier says: the ratio knows.
     expected = 0.15 * 30 * math.sqrt(50) / (made.noise_multiplier * PART.norm / PART.reach * math.sqrt(20_000))
     assert made.signal_to_noise == pytest.approx(expected)
     assert made.signal_to_noise < 1
     with pytest.raises(InputError, match="group_size"):
-        make_plan(**{**values, "group_size": 17}, integers=PART)
+        make_plan(**{**values, "group_size": 17}, integers=PART, shared=True)

@@ -11,11 +11,11 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from shared.errors import InputError
-from shared.settings import Settings, build, flatten, unflatten
+from shared.settings import NOISES, Settings, build, flatten, unflatten
 
-positive = st.floats(1e-6, 1e6, allow_nan=False)
 valid = st.fixed_dictionaries(
     {},
     optional={
@@ -23,12 +23,12 @@ valid = st.fixed_dictionaries(
         "strategy": st.text(max_size=8),
         "seed": st.integers(0, 2**31 - 1),
         "evaluate_every": st.integers(0, 9),
-        "reply_timeout": positive,
+        "reply_timeout": st.floats(0.1, 1e6),
         "privacy": st.fixed_dictionaries(
             {},
             optional={
                 "epsilon": st.one_of(st.none(), st.just(math.inf), st.floats(0.01, 100)),
-                "prior_noise_multiplier": positive,
+                "prior_noise_multiplier": st.floats(*NOISES),
             },
         ),
         "training": st.fixed_dictionaries(
@@ -36,7 +36,7 @@ valid = st.fixed_dictionaries(
             optional={
                 "clip": st.floats(0.01, 9),
                 "objective": st.sampled_from(["softmax", "click"]),
-                "sample_rate": st.floats(0, 1, exclude_min=True),
+                "sample_rate": st.floats(1e-7, 1),
             },
         ),
         "model": st.fixed_dictionaries(
@@ -101,6 +101,34 @@ def test_bad_values_name_their_key(values: dict[str, Any]) -> None:
     assert caught.value.do
 
 
+def bounds() -> list[tuple[str, float, float]]:
+    """Every number that a coordinator may choose, with the least and the greatest that its type declares."""
+    found = []
+    for table, model in [("", Settings), *((name, type(value)) for name, value in Settings() if isinstance(value, BaseModel))]:
+        for name, field in model.model_fields.items():
+            if field.annotation not in (int, float):
+                continue
+            limits = {kind: getattr(rule, kind) for rule in field.metadata for kind in ("ge", "le", "lt") if hasattr(rule, kind)}
+            key = f"{table}.{name}" if table else name
+            assert "ge" in limits and ("le" in limits or "lt" in limits), f"{key} has no bounds"
+            most = limits["le"] if "le" in limits else limits["lt"] - 1
+            found.append((key, limits["ge"], most))
+    return found
+
+
+@pytest.mark.parametrize(("key", "least", "most"), bounds(), ids=lambda part: part if isinstance(part, str) else "")
+def test_every_number_has_bounds_and_both_ends_hold(key: str, least: float, most: float) -> None:
+    """A coordinator that may choose any number can scale gradients, or noise, to nothing."""
+    for end in (least, most):
+        assert flatten(unflatten({key: end}, where="test"))[key] == end
+    below, above = math.nextafter(least, -math.inf), math.nextafter(most, math.inf)
+    beyond = (least - 1, most + 1) if isinstance(most, int) else (below, above)
+    for value in (*beyond, math.nan, math.inf):
+        with pytest.raises(InputError) as caught:
+            unflatten({key: value}, where="test")
+        assert key in caught.value.found
+
+
 def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
         build({"rounds": 0, "model": {"rank": 0}, "training": {"views": 99}}, where="run.toml")
@@ -133,7 +161,7 @@ def test_flat_keys_that_are_none(key: str) -> None:
 
 def test_privacy_is_off_only_when_it_is_said() -> None:
     assert Settings().private
-    assert build({"privacy": {"epsilon": 1e300}}, where="test").private
+    assert build({"privacy": {"epsilon": 1e6}}, where="test").private
     assert not build({"privacy": {"epsilon": "inf"}}, where="test").private
 
 

@@ -116,7 +116,9 @@ def test_a_platform_that_runs_out_leaves_and_the_others_go_on(two: World, tiny_s
         told.append(event)
         if event.kind is Kind.ROUND and event.round == 1:
             # Somebody else releases from the same ledger: what is left does not pay for round 2.
-            workers[0]._writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.35), run="other", round=1)
+            workers[0]._writer.charge(
+                Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.35), run="other", round=1, question="5" * 64
+            )
 
     from simulations import run as module
 
