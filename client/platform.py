@@ -93,10 +93,8 @@ def require_usable(tables: Tables, *, where: str) -> None:
         where: The platform file.
 
     Raises:
-        InputError: there is nothing to recommend, or nobody to learn from.
+        InputError: there is nobody to learn from.
     """
-    if tables.items < 2:
-        raise InputError(f"the catalogue has {tables.items} item", where=where, do="a recommender needs at least two items")
     if not tables.interactions.positive.any():
         raise InputError(
             "no user has a positive interaction",
@@ -119,6 +117,8 @@ def read_platform(
     if tables is None:
         tables = read_tables(file)
         require_usable(tables, where=str(file.path))
+    if tables.items < 2:
+        raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs two at least")
     split = leave_one_out(tables, seed=settings.seed)
     backbone = load_backbone(settings.model.backbone)
     texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)

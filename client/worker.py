@@ -23,7 +23,7 @@ from client.ledger import LedgerWriter
 from client.outgoing import checked
 from client.pace import Pace
 from client.part import Part
-from client.platform import Platform, Progress, fingerprint, prepare, require_usable
+from client.platform import Platform, Progress, fingerprint, prepare
 from client.platform_file import PlatformFile, load
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
@@ -167,9 +167,15 @@ class Worker:
         if self._writer is None:
             privacy = self._file.privacy
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=privacy.epsilon, delta=privacy.delta)
+        self._read()
+
+    def _read(self) -> Tables:
         if self._tables is None:
             self._tables = read_tables(self._file)
-            require_usable(self._tables, where=str(self._file.path))
+            if not self._tables.interactions.positive.any():
+                # No reason to stay away: who says that nobody is there yet would say so of one user's rows, too.
+                log.warning("no user has a positive interaction: this platform contributes nothing but noise")
+        return self._tables
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -257,7 +263,7 @@ class Worker:
                 self._file,
                 settings,
                 cache=cache,
-                tables=self._tables,
+                tables=None if self._simulation else self._read(),
                 guard=self._guard,
                 device=self._device,
                 progress=self._progress,

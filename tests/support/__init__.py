@@ -1,0 +1,1 @@
+"""What tests of several folders use: no test stands here."""
