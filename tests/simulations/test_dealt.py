@@ -92,6 +92,7 @@ columns = { user = "who", vector = ["a", "b"] }
 [sources.lists]
 kind = "vectors"
 path = "lists.parquet"
+width = 2
 
 [sources.covers]
 kind = "vectors"
