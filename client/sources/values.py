@@ -74,8 +74,10 @@ def as_times(column: pl.Series, time_format: str | None) -> pl.Series:
 def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
     """Texts as a person reads them: entities decoded, links and control characters out, spaces single; null if empty.
 
-    >>> as_texts(pl.Series(["Angels &amp; Demons\\t ", "see http://x.y/z ", None])).to_list()
-    ['Angels & Demons', 'see', None]
+    A whole number loses its '.0', as in `as_ids`: a gap in another row may have made a float of it.
+
+    >>> as_texts(pl.Series(["Angels &amp; Demons\\t ", "see http://x.y/z ", None, "5.0"])).to_list()
+    ['Angels & Demons', 'see', None, '5']
     """
     texts = canonical(column, "text").str.head(8 * longest)
     entities = texts.str.contains("&", literal=True).fill_null(False)
@@ -83,7 +85,7 @@ def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
         decoded = pl.Series([html.unescape(text) for text in texts.filter(entities)], dtype=pl.String)
         texts = texts.scatter(entities.arg_true(), decoded)
     texts = texts.str.replace_all(_INVISIBLE, "").str.replace_all(_LINK, " ").str.replace_all(r"[\p{Cc}\s]+", " ")
-    texts = texts.str.strip_chars().str.head(longest).str.strip_chars_end()
+    texts = texts.str.strip_chars().str.head(longest).str.strip_chars_end().str.replace(r"^(-?\d+)\.0$", "$1")
     return texts.set(texts == "", None)
 
 
