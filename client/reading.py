@@ -68,7 +68,7 @@ def _column(value: object) -> str | int:
         or not value
         or (isinstance(value, int) and not 1 <= value <= MOST_COLUMNS)
     ):
-        raise ValueError("a column is a name, or a position counted from 1")
+        raise ValueError(f"a column is a name, or a position counted from 1, at most {MOST_COLUMNS}")
     return value
 
 

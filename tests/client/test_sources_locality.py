@@ -54,14 +54,14 @@ USUAL: dict[str, list[Any]] = {
     "text": ["fine", "late; but fine", "two\nlines", 5, 5.0, 2.5],
     "stars": [5, 4.5, "3", 1.0],
     "friend": [*(cell for cells in SPELLED.values() for cell in cells), *ALWAYS, "nobody"],
-    "vector": ["0.5 1", "[1, 0.2]", "0.1;0.3"],
+    "vector": ["0.5 1", "[1, 0.2]", "[1,2,3]", "3 2 1"],
 }
 UNUSUAL: dict[str, list[Any]] = {
     **dict.fromkeys(USUAL, ODD),
     "item": [*ODD, 'i"1', "i\udcff", "a\nb"],
     "age": [*ODD, 200],
     "friend": [None, MISSING],
-    "vector": ["[1,2,3]", "[3,2,1]", "1", "x y", "nan 1", "", None, MISSING],
+    "vector": ["1", "x y", "nan 1", "", None, MISSING],
 }
 SOURCES: dict[str, dict[str, Any]] = {
     "log": {"kind": "interactions", "threshold": 2.0, "events": {"buy": 1.0, "view": 0.2, "1": 0.5}},
@@ -116,6 +116,7 @@ def platforms(draw: st.DrawFn, form: str) -> tuple[str, dict[str, list[Row]], di
         for place, user in enumerate(ALWAYS):
             regular = {role: REGULAR[role] for role in roles if role != "user"}
             rows[source].insert(place * 4, (user, {**regular, "user": user}, ""))
+    rows["friends"] += [("u-2", {"user": "u-2", "friend": user}, "") for user in USERS]
     declared = {f"{source}.{role}": draw(st.booleans()) for source, roles in OPTIONAL.items() for role in roles}
     return removed, rows, declared
 
