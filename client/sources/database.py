@@ -106,6 +106,8 @@ def _lenient(connection: Any, _: object) -> None:
         # Such as 'infinity', and years after 9999.
         for name in ("date", "timestamp", "timestamptz", "time", "timetz", "interval"):
             connection.adapters.register_loader(name, Text)
+        connection.execute("set datestyle to iso")
+        connection.commit()
 
 
 def _query(text: str) -> sql.TextClause:

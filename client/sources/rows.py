@@ -96,9 +96,14 @@ def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted]
     for scan in (_open(how, path) for path in how.path or (None,)):
         keys = _keys(scan, wanted, source, public=public)
         found.append(keys)
+        passed = [want for want in wanted if scan.keyed and want.name not in keys and isinstance(want.column, str)]
         with reading(scan.where):
-            for portion in scan.take(list(dict.fromkeys(keys.values()))):
+            for portion in scan.take(list(dict.fromkeys([*keys.values(), *(want.column for want in passed)]))):
                 frames.append(_cells(portion, keys, kinds, decoded=scan.decoded))
+                if cleaning is not None:
+                    for want in passed:
+                        rows = sum(cell is not None for cell in portion.columns[want.column])
+                        cleaning.lose(f"{want.name}: not read, since 'columns' does not name the key (row kept)", rows)
         if scan.named or scan.keyed:
             labels |= {name: key if isinstance(key, str) else (scan.names or ())[key] for name, key in keys.items()}
         if cleaning is not None and scan.keyed:

@@ -107,6 +107,7 @@ def test_one_users_key_is_no_column(tmp_path: Path) -> None:
     )
     tables = read(tmp_path, path="log.jsonl")
     assert tables.users == 31 and tables.interactions.time is None
+    assert dropped(tables) == {"time: not read, since 'columns' does not name the key (row kept)": 1}
     # Declared, it is a column, also where no row has it; who has no time is dropped for it, each by themselves.
     assert list(read(tmp_path, path="log.jsonl", columns={"time": "time"}).user_ids) == ["eve"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]) + '{"user": "a", "item": "i1", "time": "soon"}\n')
