@@ -36,7 +36,7 @@ SPELLED: dict[str, list[Any]] = {
 }
 """Every user's id, and how cells spell it."""
 USERS = list(SPELLED)
-ALWAYS = ["u-1", "u-2"]
+ALWAYS = ["901", "902"]
 """Users who are never removed and have one regular row in each source."""
 ITEMS = [f"i{number}" for number in range(6)] + ["12", "13"]
 ODD: list[Any] = [
@@ -53,7 +53,7 @@ USUAL: dict[str, list[Any]] = {
     "gender": ["F", "M", 1],
     "text": ["fine", "two\nlines", 5, 5.0, 2.5],
     "stars": [5, 4.5, "3", 1.0],
-    "friend": [*(cell for cells in SPELLED.values() for cell in cells), *ALWAYS, "nobody"],
+    "friend": [*(cell for cells in SPELLED.values() for cell in cells), 901, "902.0", "nobody"],
     "vector": ["0.5 1", "[1, 0.2]", "[1,2,3]", "3 2 1"],
 }
 UNUSUAL: dict[str, list[Any]] = {
@@ -84,8 +84,8 @@ ROLES = {
 }
 OPTIONAL = {"log": ["time"], "said": ["stars", "time"]}
 REGULAR: dict[str, Any] = {
-    "item": "i0", "value": 5, "event": "buy", "time": 500, "town": "Ulm", "age": 50, "gender": "F", "text": "good", "stars": 4,
-    "friend": "u-1", "vector": "0.5 0.5",
+    "item": "i0", "value": 5, "event": "buy", "time": 500, "town": 7, "age": 50, "gender": 1, "text": 4, "stars": 4,
+    "friend": 901, "vector": "0.5 0.5",
 }  # fmt: skip
 FLAWS = ["long", "short", "bytes", "open", "text", "list"]
 
@@ -109,16 +109,30 @@ def platforms(draw: st.DrawFn, form: str) -> tuple[str, dict[str, list[Row]], di
         one = st.fixed_dictionaries({role: cells[role] for role in roles if role != "user"})
         flaw = st.sampled_from([""] * 2 * len(FLAWS) + FLAWS)
         drawn = draw(st.lists(st.tuples(owner, st.integers(0, 4), one, extra, flaw), min_size=4, max_size=10))
+        if draw(st.booleans()):
+            # The others have numbers and gaps alone: then a text, or a gap, of the one would change the type of a column.
+            drawn = [
+                (user, at, row if user == removed else {role: in_numbers(role, cell) for role, cell in row.items()}, more, flaw)
+                for user, at, row, more, flaw in drawn
+                if user in (removed, "1", "2.5")
+            ]
         rows[source] = [
             (user, {**more, **row, "user": SPELLED[user][spelling % len(SPELLED[user])]}, flaw)
             for user, spelling, row, more, flaw in drawn
         ]
         for place, user in enumerate(ALWAYS):
             regular = {role: REGULAR[role] for role in roles if role != "user"}
-            rows[source].insert(place * 4, (user, {**regular, "user": user}, ""))
-    rows["friends"] += [("u-2", {"user": "u-2", "friend": user}, "") for user in USERS]
+            rows[source].insert(place * 4, (user, {**regular, "user": int(user)}, ""))
+    rows["friends"] += [("902", {"user": 902, "friend": SPELLED[user][0]}, "") for user in USERS]
     declared = {f"{source}.{role}": draw(st.booleans()) for source, roles in OPTIONAL.items() for role in roles}
     return removed, rows, declared
+
+
+def in_numbers(role: str, cell: Any) -> Any:
+    numbers = [one for one in USUAL[role] if isinstance(one, int | float) and not isinstance(one, bool)]
+    return (
+        cell if isinstance(cell, int | float) or not numbers else None if cell is None else numbers[len(str(cell)) % len(numbers)]
+    )
 
 
 def as_text(cell: Any) -> str:
