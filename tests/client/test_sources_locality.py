@@ -48,7 +48,7 @@ USUAL: dict[str, list[Any]] = {
     "value": [1, 4, 4.5, "3"],
     "event": ["buy", "view", 1],
     "time": [1000, 2000.5, 3000, "1970-01-02", "1970-01-02T03:04:05Z"],
-    "town": ["Rome", "Porto", 3, 3.0, 2.5, True],
+    "town": ["Rome", "Porto", 3, 3.0, 4.0, 2.5, True],
     "age": [20, 30.0, "40", 60],
     "gender": ["F", "M", 1],
     "text": ["fine", "two\nlines", 5, 5.0, 2.5],
@@ -114,7 +114,7 @@ def platforms(draw: st.DrawFn, form: str) -> tuple[str, dict[str, list[Row]], di
             drawn = [
                 (user, at, row if user == removed else {role: in_numbers(role, cell) for role, cell in row.items()}, more, flaw)
                 for user, at, row, more, flaw in drawn
-                if user in (removed, "1", "2.5")
+                if user in (removed, "1", "2.5") or draw(st.booleans())
             ]
         rows[source] = [
             (user, {**more, **row, "user": SPELLED[user][spelling % len(SPELLED[user])]}, flaw)
@@ -123,6 +123,11 @@ def platforms(draw: st.DrawFn, form: str) -> tuple[str, dict[str, list[Row]], di
         for place, user in enumerate(ALWAYS):
             regular = {role: REGULAR[role] for role in roles if role != "user"}
             rows[source].insert(place * 4, (user, {**regular, "user": int(user)}, ""))
+        # The one says first what others say too: nobody else's row may be the duplicate of theirs.
+        rows[source].insert(0, (removed, {**rows[source][0][1], "user": SPELLED[removed][0]}, ""))
+    # Everybody has one regular row of the log, so that whatever else is said of them is read.
+    log = {role: REGULAR[role] for role in ROLES["log"] if role != "user"}
+    rows["log"] += [(user, {**log, "item": "i2", "user": cells[0]}, "") for user, cells in SPELLED.items()]
     rows["friends"] += [("902", {"user": 902, "friend": SPELLED[user][0]}, "") for user in USERS]
     declared = {f"{source}.{role}": draw(st.booleans()) for source, roles in OPTIONAL.items() for role in roles}
     return removed, rows, declared
@@ -329,7 +334,7 @@ def public(tables: Tables) -> list[Any]:
 @pytest.mark.parametrize("form", WRITERS)
 @given(data=st.data())
 @settings(
-    max_examples=40,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     # A smaller counterexample costs minutes of reading files.
