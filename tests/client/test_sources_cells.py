@@ -175,3 +175,20 @@ def test_an_open_mark_costs_its_own_row_among_well_formed_ones(rows: list[list[s
     assert [row for row, flaw in zip(found.others, found.flaws, strict=True) if flaw is None] == list(whole.others)
     assert list(found.plain) == list(whole.plain)
     assert list(found.flaws).count(BROKEN) == 1
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_parts_of_different_types_are_of_the_same_users(form: str, tmp_path: Path) -> None:
+    """A gap or a text of one user gives a part another type: integers in January, floats in February, texts in March."""
+    parts = [
+        pl.DataFrame({"user": [1, 2, 7], "item": ["i0"] * 3}),
+        pl.DataFrame({"user": [1.0, None, 7.0], "item": ["i1"] * 3}),
+        pl.DataFrame({"user": ["1", "2.0", "guest"], "item": ["i2"] * 3}),
+    ]
+    for number, part in enumerate(parts):
+        path = tmp_path / f"{number}.{form}"
+        {"csv": part.write_csv, "parquet": part.write_parquet, "jsonl": part.write_ndjson}[form](path)
+    tables = read(tmp_path, path=[f"{number}.{form}" for number in range(3)])
+    offsets, items = tables.interactions.offsets, tables.interactions.item
+    met = {user: items[offsets[at] : offsets[at + 1]].tolist() for at, user in enumerate(tables.user_ids)}
+    assert met == {"1": [0, 1, 2], "2": [0, 2], "7": [0, 1], "guest": [2]}

@@ -221,6 +221,21 @@ def test_parts_are_even_enough() -> None:
     assert set(counts) == set(range(8)) and all(900 < count < 1100 for count in counts.values())
 
 
+def test_a_declared_catalogue_stays_whole_and_where_it_is(tmp_path: Path) -> None:
+    at = tmp_path / "world"
+    at.mkdir()
+    (at / "log.csv").write_text("user,item\n" + "".join(f"{user},i{k % 3}\n" for k, user in enumerate(USERS)), encoding="utf-8")
+    (at / "items.csv").write_text("id\ni0\ni1\ni9\n", encoding="utf-8")
+    (at / "shop.toml").write_text(
+        'name = "shop"\nusers = 40\ncatalogue = { path = "items.csv", column = "id" }\n[privacy]\nepsilon = 3.0\n'
+        '[sources.log]\nkind = "interactions"\npath = "log.csv"\n',
+        encoding="utf-8",
+    )
+    for path in deal(open_world(at), tmp_path / "dealt", parts=2).platforms:
+        tables = read_tables(load(path))
+        assert tables.catalogue_public and list(tables.item_ids) == ["i0", "i1", "i9"]
+
+
 def test_a_source_that_says_nothing_of_a_part_is_left_out_there(tmp_path: Path, write_platform: Any) -> None:
     write_platform(
         "shop", extra='[sources.p]\nkind = "profiles"\npath = "p.csv"\ntext = ["town"]', files={"p.csv": "user,town\nu3,Rome\n"}
