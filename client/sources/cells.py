@@ -44,7 +44,11 @@ def canonical(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
     [[1.0, nan], [0.5, 2.0], None, None]
     """
     if not isinstance(column, pl.Series):
-        return _strings([_OF[kind](cell) for cell in column]) if kind != "vector" else _vectors(column)
+        if kind == "vector":
+            return _vectors(column)
+        text_of = _OF[kind]
+        # Most cells are texts already.
+        return _strings([cell if type(cell) is str or cell is None else text_of(cell) for cell in column])
     if kind == "vector":
         return _vector_column(column)
     try:
