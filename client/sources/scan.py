@@ -42,6 +42,7 @@ class Scan:
         names: Column names in the order of the header or schema; None where there is none.
         take: Keys -> the rows, in one or more portions.
         seen: The keys or positions that rows hold, for messages and for public tables alone.
+        keyed: Whether rows are objects with keys of their own (JSON lines).
         decoded: Whether the rows come from bytes of text, so that U+FFFD means bytes that could not be decoded.
     """
 
