@@ -43,8 +43,8 @@ class Source(Reading):
 
     Args:
         columns: Role -> column. A role that is not named is looked up by its own name in the header or schema; in JSON lines of
-            users' rows, which have neither, a role that is not required is read only if it is named. Columns that `text`, `values`
-            and `numbers` speak of may be given a name here too, and are then shown under it.
+            users' rows, which have neither, a role that is not required is read only if it is named. Columns that `text`,
+            `values` and `numbers` speak of may be given a name here too, and are then shown under it.
         lookup: Role -> table that replaces its codes by words.
         tokens: Most tokens that the source's text takes of a sequence; by default a share of it (`client/texts.py`).
     """
