@@ -62,6 +62,7 @@ def check(
         "examples": shown,
         "item_example": texts.words(catalogue.sequences[0]),
         "forecast": forecast,
+        "warnings": list(file.warnings),
     }
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
@@ -181,4 +182,6 @@ def _show(report: dict[str, Any]) -> None:
             "noise multiplier {noise_multiplier:.2f}, group size {group_size}, signal to noise at most {signal_to_noise:.1f} "
             "({accountant})".format(**forecast)
         )
+    for warning in report["warnings"]:
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}")
     console.print("[dim]nothing was trained, charged or sent[/]")

@@ -23,7 +23,7 @@ _HEAD = """\
 name = "{name}"
 users = {users}                 # declared and public; noise is planned for it. It need not be exact, and should not be.
 state = "worker"             # ledger, caches and this platform's identity
-
+{catalogue}
 [privacy]
 epsilon = {epsilon}                # what every user may lose, over all runs together
 delta = {delta}
@@ -38,6 +38,16 @@ peers = "peers.toml"         # identities of the other platforms, for the secure
 # strategies = ["secure-sum", "fedavg"]
 # backbones = ["minilm"]     # models that a run may make this machine load
 # show_budget = false        # show the coordinator this run's part of the budget alone
+"""
+
+_UNDECLARED = """
+# Which items there are is public, so it must not come from users' rows. No table lists the items: name a public list of their
+# ids, one a row, in place of the line below (or add a source of kind "items").
+#     catalogue = { path = "items.csv", column = "item" }
+catalogue = "from-interactions"   # for simulations alone: a deployed platform refuses to run with it
+"""
+_DECLARED = """
+# Which items there are is public: the ids of {tables}. An item in users' rows that is not listed there is left out.
 """
 
 
@@ -58,7 +68,9 @@ def draft(
             where=seen,
             do="name the table with --data or --url, or write platform.toml by hand",
         )
+    catalogues = [sample.name for sample, made in found if made is not None and made.kind == "items"]
     text = _HEAD.format(
+        catalogue=_DECLARED.format(tables=" and ".join(f"'{name}'" for name in catalogues)) if catalogues else _UNDECLARED,
         name=invitation.platform,
         folder=folder,
         users=users,
@@ -97,6 +109,8 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
         lines.append(f"threshold = {made.threshold}")
     if made.kind == "vectors":
         lines.append("bound = 1.0")
+        if made.width is not None:
+            lines.append(f"width = {made.width}   # numbers of a vector; others are left out")
     if made.kind == "social":
         lines += ["influence = 0", "friends = 3"]
     if made.texts:

@@ -44,6 +44,7 @@ class Guess:
         events: Event -> weight, where there are events.
         threshold: Value from which an item is liked, where there are values.
         texts, numbers: Further columns.
+        width: How many numbers most vectors have.
         remarks: What the person should look at.
     """
 
@@ -53,6 +54,7 @@ class Guess:
     threshold: float | None = None
     texts: Sequence[str] = ()
     numbers: Sequence[str] = ()
+    width: int | None = None
     remarks: Sequence[str] = ()
 
 
@@ -68,6 +70,9 @@ def guess(sample: Sample) -> Guess | None:
         return Guess(
             kind="vectors",
             columns={owner: roles[owner], "vector": vector},
+            width=next(
+                iter(frame[vector].list.len().mode().to_list() if isinstance(frame.schema[vector], pl.List) else []), None
+            ),
             remarks=["bound: longer vectors are clipped to it; declare it, do not take it from the data"],
         )
     if "user" in roles and "friend" in roles:

@@ -8,18 +8,34 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from client.peers import read_peers
 from client.reading import FilePath, Frozen
-from client.source_file import AnySource, InteractionsSource, source_of
+from client.source_file import (
+    AnySource,
+    CatalogueFile,
+    InteractionsSource,
+    ItemsSource,
+    ReviewsSource,
+    catalogue_of,
+    source_of,
+)
 from client.terms import Terms
 from shared.errors import InputError
 from shared.settings import explain
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+UNDECLARED_CATALOGUE = (
+    "the catalogue is made of users' rows: which items there are, and how many, tells of single users, and a deployed platform "
+    "refuses to run with it. Add a source of kind 'items', or name a public list of item ids: "
+    '[catalogue] path = "items.csv", column = "id"'
+)
+"""Why a platform without a declared catalogue is for simulations alone, and what to do."""
 
 
 class Budget(Frozen):
@@ -42,6 +58,8 @@ class PlatformFile(Frozen):
         rank: Largest LoRA rank that the platform trains; public. Without it, whatever a run's is.
         privacy: The budget.
         federation: On what terms the platform takes part; without the table, on any, but for the backbone.
+        catalogue: The items that there are: a public list of their ids, or "from-interactions"; without the key, and without a
+            source of kind `items`, which is a catalogue itself, the same as "from-interactions".
         sources: The source's name -> source, in the order of the file; at least one has interactions.
         state: Folder of the ledger, the caches and the keys; `.fedfuse/<name>` beside the file by default.
         path: Where the file stands.
@@ -52,6 +70,7 @@ class PlatformFile(Frozen):
     rank: int | None = Field(None, ge=1, le=256)
     privacy: Budget
     federation: Terms = Terms()
+    catalogue: Annotated[CatalogueFile | Literal["from-interactions"] | None, PlainValidator(catalogue_of)] = None
     sources: dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[AnySource, PlainValidator(source_of)]]
     state: FilePath
     path: Path = Field(exclude=True)
@@ -60,7 +79,30 @@ class PlatformFile(Frozen):
     def _interactions(self) -> PlatformFile:
         if not any(isinstance(source, InteractionsSource) for source in self.sources.values()):
             raise ValueError("sources: expected at least one source of kind 'interactions'")
+        if self.catalogue is not None and self._items:
+            raise ValueError("catalogue: a source of kind 'items' is the catalogue; name one of the two")
         return self
+
+    @property
+    def _items(self) -> bool:
+        return any(isinstance(source, ItemsSource) for source in self.sources.values())
+
+    @property
+    def catalogue_declared(self) -> bool:
+        """Whether the items that there are come from a public table, and from no user's rows."""
+        return self._items or isinstance(self.catalogue, CatalogueFile)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of this file before a run; no error."""
+        found = [] if self.catalogue_declared else [UNDECLARED_CATALOGUE]
+        found += [
+            f"source '{name}' is declared public: its texts enter the texts of items as they stand, and the promise of privacy "
+            "does not cover them"
+            for name, source in self.sources.items()
+            if isinstance(source, ReviewsSource) and source.public
+        ]
+        return tuple(found)
 
 
 def load(path: str | Path) -> PlatformFile:

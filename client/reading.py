@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+MOST_COLUMNS = 1 << 16
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
@@ -61,8 +62,13 @@ def _url(value: object, info: ValidationInfo) -> str:
 
 
 def _column(value: object) -> str | int:
-    if isinstance(value, bool) or not isinstance(value, str | int) or not value or (isinstance(value, int) and value < 1):
-        raise ValueError("a column is a name, or a position counted from 1")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int)
+        or not value
+        or (isinstance(value, int) and not 1 <= value <= MOST_COLUMNS)
+    ):
+        raise ValueError(f"a column is a name, or a position counted from 1, at most {MOST_COLUMNS}")
     return value
 
 
@@ -107,7 +113,10 @@ class Reading(Frozen):
         path: Files of one schema, read one after the other.
         url: SQLAlchemy URL, with either `table` or `query`; may hold a password, so it is not shown.
         quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.
-        ragged: Rows with more columns than the first row are cut instead of dropped.
+        ragged: Rows with more columns than the header are cut instead of dropped.
+        fields: Of delimited text without a header, how many columns a row has at most; without it, rows of any length are read.
+        line_breaks: Whether quoted text may hold line ends. False says that a row is a line: then a quotation mark that is never
+            closed cannot reach another row.
     """
 
     path: Annotated[tuple[Path, ...] | None, BeforeValidator(_paths)] = Field(None, validate_default=False)
@@ -120,6 +129,8 @@ class Reading(Frozen):
     header: bool = True
     quote: str = Field('"', pattern=r"^[!-~]?$")
     ragged: bool = False
+    fields: int | None = Field(None, ge=1, le=MOST_COLUMNS)
+    line_breaks: bool = True
 
     @model_validator(mode="after")
     def _one_place(self) -> Reading:
@@ -129,6 +140,8 @@ class Reading(Frozen):
             raise ValueError("'url' needs either 'table' or 'query'")
         if self.url is None and (self.table or self.query):
             raise ValueError("'table' and 'query' need a 'url'")
+        if self.fields is not None and self.header:
+            raise ValueError("'fields' is for files without a header (header = false): a header says how many columns there are")
         if self.quote and self.quote == self.separator:
             raise ValueError("'quote' and 'separator' are the same character")
         return self

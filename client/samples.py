@@ -6,17 +6,20 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import sqlalchemy as sql
+from polars.exceptions import PanicException, PolarsError
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.reading import SUFFIXES, Reading
+from client.sources.cells import canonical
 from client.sources.database import open_query, reason_of, shown
 from client.sources.delimited import open_delimited
 from client.sources.jsonlines import open_json_lines
-from client.sources.scan import Scan, reading
+from client.sources.scan import Key, Scan, reading
 from shared.errors import InputError
 
 ROWS = 5_000
@@ -103,11 +106,24 @@ def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
 
 
 def _rows(scan: Scan) -> pl.DataFrame:
+    """The first rows, with types that are guessed from them: a draft is read and corrected by a person."""
     with reading(scan.where):
-        taken = scan.take(range(len(scan.names)))
-    names = [name or f"column {at}" for at, name in enumerate(scan.names, 1)]
-    columns = {name: taken[str(at)] for at, name in enumerate(names)}
+        names = scan.names if scan.names is not None else scan.seen()
+        keys: list[Key] = list(names) if scan.keyed else list(range(len(names)))
+        portions = [portion.columns for portion in scan.take(keys)]
+        columns: dict[str, pl.Series] = {}
+        for at, (key, name) in enumerate(zip(keys, names, strict=True), 1):
+            parts = [portion[key] for portion in portions]
+            series = [part if isinstance(part, pl.Series) else _guessed(part) for part in parts]
+            columns[name or f"column {at}"] = pl.concat(series) if series else pl.Series([], dtype=pl.Null)
     return pl.DataFrame(columns).head(ROWS)
+
+
+def _guessed(values: Sequence[Any]) -> pl.Series:
+    try:
+        return pl.Series(values[:ROWS], strict=True)
+    except (TypeError, OverflowError, PolarsError, PanicException, ValueError):
+        return canonical(values[:ROWS], "text")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -42,8 +42,9 @@ class Source(Reading):
     """What every source has: a reading, the columns of its roles, and words for codes.
 
     Args:
-        columns: Role -> column. A role that is not named is looked up by its own name. Columns that `text`, `values`
-            and `numbers` speak of may be given a name here too, and are then shown under it.
+        columns: Role -> column. A role that is not named is looked up by its own name in the header or schema; in JSON lines of
+            users' rows, which have neither, a role that is not required is read only if it is named. Columns that `text`,
+            `values` and `numbers` speak of may be given a name here too, and are then shown under it.
         lookup: Role -> table that replaces its codes by words.
         tokens: Most tokens that the source's text takes of a sequence; by default a share of it (`client/texts.py`).
     """
@@ -103,12 +104,37 @@ class _Described(Source):
 
 
 class ItemsSource(_Described):
-    """The public item table; its ids are the catalogue."""
+    """The public item table; its ids are the catalogue, and whatever it says is public."""
 
     roles = ("item", "title", "description", "category", "price")
 
     kind: Literal["items"]
     flags: Flags | None = None
+
+
+class CatalogueFile(Reading):
+    """A public list of the items that there are, for a platform without a source of kind `items`.
+
+    Args:
+        column: The column that holds the items' ids.
+    """
+
+    column: Column = "item"
+
+
+FROM_INTERACTIONS = "from-interactions"
+"""The catalogue is whatever users met: for simulations alone."""
+
+
+def catalogue_of(value: object, info: ValidationInfo) -> CatalogueFile | Literal["from-interactions"] | None:
+    """What the platform file's `catalogue` says."""
+    if value is None or isinstance(value, CatalogueFile):
+        return value
+    if value == FROM_INTERACTIONS:
+        return "from-interactions"
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table with 'path' and 'column', or '{FROM_INTERACTIONS}'")
+    return CatalogueFile.model_validate(value, context=info.context)
 
 
 class ProfilesSource(_Described):
@@ -131,7 +157,12 @@ class ProfilesSource(_Described):
 
 
 class ReviewsSource(Source):
-    """Users' texts about items: reviews, tags."""
+    """Users' texts about items: reviews, tags.
+
+    Args:
+        public: Whether everybody may read them, as on a page of reviews. Then they enter items' texts as they stand, so the
+            promise of privacy does not cover them: one user's review is there for all to see, and the model is trained on it.
+    """
 
     roles = ("user", "item", "text", "stars", "time")
 
@@ -180,6 +211,7 @@ class VectorsSource(Source):
     Args:
         ids: For a `.npy` matrix, the text file with one id per line; `columns` says whose, as in `{ item = 1 }`.
         bound: Declared public L2 bound; longer vectors are clipped to it, and all are divided by it.
+        width: Numbers of a vector in one column of lists; others are dropped. Users' vectors need it: no row may decide it.
     """
 
     roles = ("user", "item", "vector")
@@ -187,6 +219,7 @@ class VectorsSource(Source):
     kind: Literal["vectors"]
     ids: FilePath | None = Field(None, validate_default=False)
     bound: Positive = 1.0
+    width: int | None = Field(None, ge=1, le=1 << 16)
 
     @model_validator(mode="after")
     def _owner(self) -> VectorsSource:
@@ -195,6 +228,8 @@ class VectorsSource(Source):
         matrix = self.path is not None and any(self.format_of(path) == "npy" for path in self.path)
         if matrix != (self.ids is not None):
             raise ValueError("'ids' and a .npy matrix need each other")
+        if self.width is not None and (matrix or isinstance(self.columns.get("vector"), tuple)):
+            raise ValueError("'width' is for one column of lists; a matrix and a list of columns have their own")
         if matrix and (len(self.path or ()) != 1 or not {"user", "item"} & set(self.columns)):
             raise ValueError("a .npy matrix is one file, and 'columns' says whose its ids are: { item = 1 } or { user = 1 }")
         return self

@@ -122,6 +122,8 @@ class Tables:
         user_vectors: Source name -> vectors per user. Private.
         ties: Source name -> social ties. Private.
         reports: What reading gave, in the order of the platform file.
+        catalogue_public: Whether items, their order, titles, texts and vectors come from public tables alone. Else they are made
+            of users' rows, and must not leave the platform.
     """
 
     platform: str
@@ -136,6 +138,7 @@ class Tables:
     user_vectors: Mapping[str, Vectors] = field(default_factory=dict)
     ties: Mapping[str, Ties] = field(default_factory=dict)
     reports: Sequence[SourceReport] = ()
+    catalogue_public: bool = False
 
     @property
     def users(self) -> int:

@@ -216,6 +216,15 @@ class TestBadInput:
         refused(call("check", path), *words)
         refused(call("simulate", path.parent, "--out", tmp_path / "run"), *words)
 
+    def test_a_catalogue_of_users_rows_is_warned_of(self, call: Callable[..., Result], write_platform: Write) -> None:
+        path = write_platform()
+        assert json.loads(call("check", path, "--json").out)["warnings"] == []
+        path.write_text(path.read_text().split("[sources.items]")[0])
+        (warning,) = json.loads(call("check", path, "--json").out)["warnings"]
+        assert "users' rows" in warning and "[catalogue] path" in warning
+        shown = " ".join(call("check", path).out.split())
+        assert "warning:" in shown and "[catalogue] path" in shown
+
     @pytest.mark.parametrize(
         ("content", "words"),
         [("", ["shop-events.csv"]), ("user,item,time\n", ["events"]), ("user,item,time\n,i1,1\n,i2,2\n", ["events"])],

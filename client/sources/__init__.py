@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from client.platform_file import PlatformFile
 from client.source_file import (
+    CatalogueFile,
     InteractionsSource,
     ItemsSource,
     KnowledgeSource,
@@ -14,12 +13,12 @@ from client.source_file import (
     SocialSource,
     VectorsSource,
 )
+from client.sources.catalogue import described_items, read_catalogue
 from client.sources.cleaning import Cleaning
 from client.sources.description import coordinates
 from client.sources.interactions import merge, read_interactions
 from client.sources.items import read_items
 from client.sources.knowledge import read_knowledge
-from client.sources.numbering import Numbering
 from client.sources.profiles import read_profiles
 from client.sources.reviews import read_reviews
 from client.sources.rows import place
@@ -33,7 +32,14 @@ __all__ = ["read_tables"]
 def read_tables(platform: PlatformFile) -> Tables:
     """Read every source of a platform.
 
-    The catalogue is what the item sources list, else what was interacted with. Users are those with an interaction.
+    The catalogue is what the item sources list, or the declared list of ids. Where neither is declared it is what was
+    interacted with (`Tables.catalogue_public` is False then, and the tables are for simulations alone). Users are those with an
+    interaction.
+
+    Guarantees:
+        What the tables hold of a user depends on the platform file, the public tables and that user's own rows; and, of
+        friends, on whether whom they name has interactions. What they hold of items depends on public tables alone, if the
+        catalogue is declared.
 
     Raises:
         InputError: a source cannot be read, lacks a column, is empty, or keeps no row after cleaning.
@@ -48,9 +54,9 @@ def read_tables(platform: PlatformFile) -> Tables:
         name: read_items(source, cleanings[name]) for name, source in platform.sources.items() if isinstance(source, ItemsSource)
     }
     reports |= {name: table.report for name, table in described.items()}
-    catalogue = (
-        Numbering(pl.concat([table.ids for table in described.values()]).unique(maintain_order=True)) if described else None
-    )
+    catalogue, listed = described_items(list(described.values())) if described else None, None
+    if isinstance(platform.catalogue, CatalogueFile):
+        catalogue, listed = read_catalogue(platform.catalogue, where=str(platform.path))
 
     met = {
         name: read_interactions(source, cleanings[name])
@@ -108,5 +114,6 @@ def read_tables(platform: PlatformFile) -> Tables:
         notes=notes,
         user_vectors=user_vectors,
         ties=ties,
-        reports=[reports[name] for name in platform.sources],
+        reports=[*([listed] if listed else []), *(reports[name] for name in platform.sources)],
+        catalogue_public=catalogue is not None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import polars as pl
 
@@ -24,6 +25,8 @@ class Cleaning:
     def __init__(self, *, source: str, kind: str, where: str) -> None:
         self.source, self.kind, self.where = source, kind, where
         self.read = 0
+        self.asked: Callable[[], str] = str
+        """What a message adds of the keys of JSON lines: which are read and which there are."""
         self._lost: Counter[str] = Counter()
 
     def keep(self, frame: pl.DataFrame, condition: pl.Expr, *, otherwise: str) -> pl.DataFrame:
@@ -54,10 +57,7 @@ class Cleaning:
                 if self.read
                 else f"source '{self.source}' is empty"
             )
-            raise InputError(
-                found,
-                where=self.where,
-                do="check separator, header, columns and encoding in the platform file, or leave the source out",
-            )
+            do = "check separator, header, columns and encoding in the platform file, or leave the source out"
+            raise InputError(found, where=self.where, do=do + self.asked())
         dropped = tuple(Dropped(source=self.source, reason=reason, rows=rows) for reason, rows in self._lost.items())
         return SourceReport(source=self.source, kind=self.kind, read=self.read, kept=kept, dropped=dropped)

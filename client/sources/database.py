@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import polars as pl
@@ -13,7 +14,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.reading import Reading
-from client.sources.scan import FLAW, Scan, series, stack
+from client.sources.scan import Key, Portion, Scan
 from shared.errors import InputError
 
 _ROWS_AT_ONCE = 50_000
@@ -30,15 +31,15 @@ def open_query(how: Reading) -> Scan:
     with _result(how, url, where) as result:
         names = list(result.keys())
 
-    def take(positions: Sequence[int]) -> pl.DataFrame:
-        frames = [pl.DataFrame({str(position): pl.Series([], dtype=pl.Null) for position in positions})]
+    def take(keys: Sequence[Key]) -> Iterator[Portion]:
         with _result(how, url, where) as result:
             for rows in result.partitions(_ROWS_AT_ONCE):
                 columns = list(zip(*rows, strict=True))
-                frames.append(pl.DataFrame([series(str(position), columns[position]) for position in positions]))
-        return stack(frames).with_columns(pl.lit(None, pl.String).alias(FLAW))
+                flaws = pl.Series([None], dtype=pl.String).new_from_index(0, len(rows))
+                yield Portion(columns={key: columns[int(key)] for key in keys}, flaws=flaws)
 
-    return Scan(where=where, names=names, named=True, take=take)
+    # SQLite keeps a text as the bytes that it was given.
+    return Scan(where=where, names=names, take=take, decoded=sql.make_url(url).get_backend_name() == "sqlite")
 
 
 def shown(url: str) -> str:
@@ -77,7 +78,9 @@ def _engine(url: str, where: str) -> sql.Engine:
             if not Path(file).is_file():
                 raise InputError("the SQLite file does not exist", where=where, do="check 'url' in the platform file")
             address = address.set(database=f"file:{quote(Path(file).as_posix())}", query={"mode": "ro", "uri": "true"})
-        return sql.create_engine(address)
+        engine = sql.create_engine(address)
+        sql.event.listen(engine, "connect", _lenient)
+        return engine
     except ImportError as error:
         raise InputError(
             f"the database's driver is not installed ({error.name})", where=where, do="install it beside fedfuse with pip"
@@ -86,6 +89,25 @@ def _engine(url: str, where: str) -> sql.Engine:
         raise InputError(
             "not a database URL", where=where, do="expected one such as postgresql://user@host/name or sqlite:///file.db"
         ) from None
+
+
+def _lenient(connection: Any, _: object) -> None:
+    """Make texts of values that Python cannot hold, where the driver would refuse the whole answer for one of them."""
+    driver = type(connection).__module__.split(".")[0]
+    if driver == "sqlite3":
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    elif driver == "psycopg":
+        from psycopg.adapt import Loader
+
+        class Text(Loader):
+            def load(self, data: Any) -> str:
+                return bytes(data).decode("utf-8", "replace")
+
+        # Such as 'infinity', and years after 9999.
+        for name in ("date", "timestamp", "timestamptz", "time", "timetz", "interval"):
+            connection.adapters.register_loader(name, Text)
+        connection.execute("set datestyle to iso")
+        connection.commit()
 
 
 def _query(text: str) -> sql.TextClause:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from client.source_file import InteractionsSource
+from client.sources.cells import A_LIST, INEXACT, UNUSABLE
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.numbering import Numbering, offsets
 from client.sources.rows import Wanted, read_source
@@ -40,13 +41,18 @@ def read_interactions(source: InteractionsSource, cleaning: Cleaning) -> Met:
         InputError: the source cannot be read.
     """
     valued = source.threshold is not None or source.weight == "log"
-    wanted = [Wanted(name=role, column=source.column(role), key=True) for role in ("user", "item")]
+    wanted = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("user", "item")]
     if source.events is not None:
-        wanted.append(Wanted(name="event", column=source.column("event")))
+        wanted.append(Wanted(name="event", column=source.column("event"), kind="id"))
     if valued:
         wanted.append(Wanted(name="value", column=source.column("value")))
     wanted.append(
-        Wanted(name="time", column=source.column("time"), required="time" in source.columns or source.time_format is not None)
+        Wanted(
+            name="time",
+            column=source.column("time"),
+            required="time" in source.columns or source.time_format is not None,
+            kind="time",
+        )
     )
     frame = keyed(read_source(source, cleaning, wanted).frame, cleaning, ("user", "item"))
     frame = timed(frame, source.time_format, cleaning)
@@ -113,6 +119,10 @@ def merge(parts: Sequence[Met], catalogue: Numbering | None) -> tuple[Numbering,
 def keyed(frame: pl.DataFrame, cleaning: Cleaning, roles: Sequence[str]) -> pl.DataFrame:
     """The frame with these columns as ids, without the rows that lack one."""
     for role in roles:
+        none = frame[role].str.starts_with(UNUSABLE).fill_null(False)
+        for why in (A_LIST, INEXACT):
+            cleaning.lose(f"{role}: {why}", int((none & (frame[role] == UNUSABLE + why).fill_null(False)).sum()))
+        frame = frame.filter(~none)
         frame = frame.with_columns(as_ids(frame[role]).alias(role))
         frame = cleaning.keep(frame, pl.col(role).is_not_null(), otherwise=f"missing {role}")
     return frame

@@ -46,11 +46,11 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name="item", column=source.column("item"), key=True), *_flags(source.flags)]
+    asked = [Wanted(name="item", column=source.column("item"), key=True, kind="id"), *_flags(source.flags)]
     asked += [Wanted(name=role, column=source.column(role), required=role in source.columns) for role in _ROLES]
     # A further column is required, also where it has one of the roles above.
     asked = list({want.name: want for want in [*asked, *wanted(source)]}.values())
-    table = read_source(source, cleaning, asked)
+    table = read_source(source, cleaning, asked, public=True)
     frame = keyed(table.frame, cleaning, ("item",))
     kept = frame.unique("item", keep="first", maintain_order=True)
     cleaning.lose(DUPLICATE, frame.height - kept.height)

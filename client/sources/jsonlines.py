@@ -1,68 +1,55 @@
-"""JSON lines: one object per line. polars scans what is regular; else every line is read by itself and counted."""
+"""JSON lines: one object per line, each line read by itself.
+
+The keys of one line say nothing of another. So a key is a column because the platform file names it, a line without it has no
+value there, and what is no JSON object is counted.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PanicException, PolarsError
 
 from client.reading import Reading
-from client.sources.scan import FLAW, Scan, reading, series
+from client.sources.encoding import lines_of
+from client.sources.scan import Key, Portion, Scan, reading
 from shared.errors import InputError
 
 BROKEN = "line that is no JSON object"
+_ROWS_AT_ONCE = 100_000
 
 
 def open_json_lines(path: Path, how: Reading) -> Scan:
-    """The file as a table; its columns are the keys, in the order in which they first appear.
+    """The file as a table of whatever keys are asked for.
 
     Raises:
-        InputError: it cannot be opened, or holds no object.
+        InputError: it cannot be opened, or is empty.
     """
     with reading(str(path)):
-        try:
-            names = _scan(path, how).collect_schema().names()
-        except (PolarsError, PanicException):
-            objects = _objects(path, how)
-            names = list(dict.fromkeys(name for row in objects if row is not None for name in row))
-            if not names:
-                raise InputError(
-                    f"holds no JSON object in {len(objects)} lines", where=str(path), do="expected one object per line, {...}"
-                ) from None
+        if not path.stat().st_size:
+            raise InputError("the file is empty", where=str(path), do="check 'path' in the platform file")
 
-    def take(positions: Sequence[int]) -> pl.DataFrame:
-        try:
-            columns = [pl.col(names[position]).alias(str(position)) for position in positions]
-            return _scan(path, how).select(*columns, pl.lit(None, pl.String).alias(FLAW)).collect(engine="streaming")
-        except (PolarsError, PanicException):
-            rows = _objects(path, how)
-            cells = [
-                series(str(position), [None if row is None else row.get(names[position]) for row in rows])
-                for position in positions
-            ]
-            return pl.DataFrame([*cells, pl.Series(FLAW, [BROKEN if row is None else None for row in rows], dtype=pl.String)])
+    def take(keys: Sequence[Key]) -> Iterator[Portion]:
+        objects = _objects(path, how)
+        for start in range(0, len(objects), _ROWS_AT_ONCE):
+            rows = [_object(line) for line in objects[start : start + _ROWS_AT_ONCE]]
+            columns = {key: [None if row is None else row.get(str(key)) for row in rows] for key in keys}
+            flaws = pl.Series([BROKEN if row is None else None for row in rows], dtype=pl.String)
+            yield Portion(columns=columns, flaws=flaws)
 
-    return Scan(where=str(path), names=names, named=True, take=take, decoded=True)
+    def seen() -> Sequence[str]:
+        with reading(str(path)):
+            return list(dict.fromkeys(name for line in _objects(path, how) for name in _object(line) or ()))
+
+    return Scan(where=str(path), names=None, take=take, seen=seen, keyed=True, decoded=True)
 
 
-def _scan(path: Path, how: Reading) -> pl.LazyFrame:
-    # polars takes these characters of a path for a pattern, and reads UTF-8 only.
-    direct = how.encoding.lower() in ("utf-8", "utf8") and not set("*?[") & set(str(path))
-    return pl.scan_ndjson(path if direct else _text(path, how).encode("utf-8", "replace"), infer_schema_length=None)
-
-
-def _text(path: Path, how: Reading) -> str:
-    return path.read_bytes().decode(how.encoding, "replace").removeprefix("\ufeff")
-
-
-def _objects(path: Path, how: Reading) -> list[dict[str, Any] | None]:
-    """One object per line that is not blank; None where the line is something else."""
+def _objects(path: Path, how: Reading) -> list[str]:
     # Not splitlines(): JSON texts may hold other characters that end a line.
-    return [_object(line) for line in _text(path, how).split("\n") if line.strip()]
+    return [line for line in lines_of(path.read_bytes(), how.encoding) if line.strip()]
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -43,8 +43,8 @@ def read_knowledge(
     Raises:
         InputError: the source, its links or its names cannot be read, or no head is an item.
     """
-    asked = [Wanted(name=role, column=source.column(role), key=True) for role in ("head", "relation", "tail")]
-    frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("head", "relation", "tail"))
+    asked = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("head", "relation", "tail")]
+    frame = keyed(read_source(source, cleaning, asked, public=True).frame, cleaning, ("head", "relation", "tail"))
     frame = cleaning.keep(frame, pl.col("head") != pl.col("tail"), otherwise=LOOP)
     unique = frame.unique(maintain_order=True)
     cleaning.lose(DUPLICATE, frame.height - unique.height)
@@ -109,5 +109,5 @@ def _alike(rows: pl.DataFrame, titled: pl.DataFrame) -> pl.DataFrame:
 
 
 def _linked(table: Linked, roles: tuple[str, str], cleaning: Cleaning, key: str) -> pl.DataFrame:
-    asked = [Wanted(name=role, column=table.columns.get(role, role)) for role in roles]
-    return read_table(table, None, asked, source=f"{cleaning.source}.{key}").frame
+    asked = [Wanted(name=role, column=table.columns.get(role, role), kind="text" if role == "name" else "id") for role in roles]
+    return read_table(table, None, asked, source=f"{cleaning.source}.{key}", public=True).frame

@@ -23,7 +23,7 @@ def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) 
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name="user", column=source.column("user"), key=True)]
+    asked = [Wanted(name="user", column=source.column("user"), key=True, kind="id")]
     table = read_source(source, cleaning, [*asked, *(want for want in wanted(source) if want.name != "user")])
     frame = keyed(table.frame, cleaning, ("user",))
     frame = frame.with_columns(users.numbers(frame["user"]).alias(_NUMBER))

@@ -39,8 +39,11 @@ def read_reviews(source: ReviewsSource, cleaning: Cleaning, users: Numbering, it
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name=role, column=source.column(role), key=True) for role in ("user", "item", "text")]
-    asked += [Wanted(name=role, column=source.column(role), required=role in source.columns) for role in ("stars", "time")]
+    asked = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("user", "item")]
+    asked.append(Wanted(name="text", column=source.column("text"), key=True))
+    asked.append(Wanted(name="stars", column=source.column("stars"), required="stars" in source.columns))
+    timed_by = "time" in source.columns or source.time_format is not None
+    asked.append(Wanted(name="time", column=source.column("time"), required=timed_by, kind="time"))
     frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("user", "item"))
     frame = timed(frame, source.time_format, cleaning)
     frame = frame.with_columns(_texts(frame, cleaning))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from client.reading import Column, Lookup, Reading
 from client.source_file import Source
+from client.sources.cells import Kind, canonical, empty
 from client.sources.cleaning import Cleaning
 from client.sources.database import open_query, shown
 from client.sources.delimited import open_delimited
 from client.sources.jsonlines import open_json_lines
-from client.sources.scan import FLAW, Scan, reading, stack
+from client.sources.scan import Key, Portion, Scan, reading
 from client.sources.values import as_ids
 from shared.errors import InputError
 
 UNDECODED = "text that cannot be decoded"
+FLAW = "\0flaw"
+"""Name of the column that says why a row is unusable as a whole; null where it is not."""
 _REPLACEMENT = "\ufffd"
 
 
@@ -32,6 +36,7 @@ class Wanted:
         required: Whether the column's absence is an error.
         key: Whether a row is unusable without it.
         offset: Columns to go on from there.
+        kind: How its cells are read.
     """
 
     name: str
@@ -39,11 +44,12 @@ class Wanted:
     required: bool = True
     key: bool = False
     offset: int = 0
+    kind: Kind = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows as their file holds them.
+    """Rows, cell by cell as text or as lists of numbers (`client/sources/cells.py`).
 
     Args:
         frame: Columns named as they were wanted; those that are not required may be absent.
@@ -54,13 +60,16 @@ class Table:
     labels: dict[str, str]
 
 
-def read_source(source: Source, cleaning: Cleaning, wanted: Sequence[Wanted]) -> Table:
+def read_source(source: Source, cleaning: Cleaning, wanted: Sequence[Wanted], *, public: bool = False) -> Table:
     """The source's rows without those that are unusable as a whole, codes replaced by words.
+
+    Args:
+        public: Whether the rows are public, as `read_table` has it.
 
     Raises:
         InputError: the source cannot be read, or lacks a required column.
     """
-    table = read_table(source, cleaning, wanted, source=cleaning.source)
+    table = read_table(source, cleaning, wanted, source=cleaning.source, public=public)
     frame = table.frame
     for want in wanted:
         if want.name in source.lookup and want.name in frame.columns:
@@ -68,31 +77,41 @@ def read_source(source: Source, cleaning: Cleaning, wanted: Sequence[Wanted]) ->
     return Table(frame=frame, labels=table.labels)
 
 
-def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted], *, source: str) -> Table:
-    """The wanted columns of a file, of several files of one schema, or of a query.
+def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted], *, source: str, public: bool = False) -> Table:
+    """The wanted columns of a file, of several files, or of a query.
 
     Args:
         cleaning: Where rows and their flaws are counted; None for a second table (words, links), whose unusable
             rows say nothing and are passed over.
+        public: Whether the rows are public: then the keys that JSON lines hold say which columns there are. Else one row
+            would decide what is read of others, and the columns are those that the platform file names.
 
     Raises:
         InputError: it cannot be read, or lacks a required column.
     """
     frames: list[pl.DataFrame] = []
     labels: dict[str, str] = {}
+    found: list[dict[str, Key]] = []
+    kinds = {want.name: want.kind for want in wanted}
     for scan in (_open(how, path) for path in how.path or (None,)):
-        positions = _positions(scan, wanted, source)
+        keys = _keys(scan, wanted, source, public=public)
+        found.append(keys)
+        passed = [want for want in wanted if scan.keyed and want.name not in keys and isinstance(want.column, str)]
         with reading(scan.where):
-            taken = scan.take(sorted(set(positions.values())))
-            if scan.decoded:
-                taken = _decoded(taken)
-            columns = (pl.col(str(position)).alias(name) for name, position in positions.items())
-            # Two roles may share one column, so the frame is named only here.
-            frames.append(taken.select(*columns, FLAW))
-        if scan.named:
-            labels |= {name: scan.names[position] for name, position in positions.items()}
-    common = [name for name in frames[0].columns if all(name in frame.columns for frame in frames)]
-    frame = stack([frame.select(common) for frame in frames])
+            for portion in scan.take(list(dict.fromkeys([*keys.values(), *(want.column for want in passed)]))):
+                frames.append(_cells(portion, keys, kinds, decoded=scan.decoded))
+                if cleaning is not None:
+                    for want in passed:
+                        rows = sum(cell is not None for cell in portion.columns[want.column])
+                        cleaning.lose(f"{want.name}: not read, since 'columns' does not name the key (row kept)", rows)
+        if scan.named or scan.keyed:
+            labels |= {name: key if isinstance(key, str) else (scan.names or ())[key] for name, key in keys.items()}
+        if cleaning is not None and scan.keyed:
+            cleaning.asked = partial(_asked, scan, list(keys.values()))
+    # What is not required is read if every file has it.
+    common = [name for name in found[0] if all(name in keys for keys in found)]
+    nothing = pl.DataFrame({**{name: empty(kinds[name]) for name in common}, FLAW: empty("text")})
+    frame = pl.concat([nothing, *(part.select(*common, FLAW) for part in frames)])
     if cleaning is not None:
         cleaning.read += frame.height
         for reason, rows in frame[FLAW].drop_nulls().value_counts().sort(FLAW).iter_rows():
@@ -127,25 +146,37 @@ def _open_parquet(path: Path) -> Scan:
         lazy = pl.scan_parquet(path, glob=False)
         names = lazy.collect_schema().names()
 
-    def take(positions: Sequence[int]) -> pl.DataFrame:
-        columns = (pl.col(names[position]).alias(str(position)) for position in positions)
-        return lazy.select(*columns).with_columns(pl.lit(None, pl.String).alias(FLAW)).collect(engine="streaming")
+    def take(keys: Sequence[Key]) -> Iterator[Portion]:
+        columns = (pl.col(names[int(key)]).alias(str(key)) for key in keys)
+        frame = lazy.select(*columns, pl.lit(None, pl.String).alias(FLAW)).collect(engine="streaming")
+        yield Portion(columns={key: frame[str(key)] for key in keys}, flaws=frame[FLAW])
 
-    return Scan(where=str(path), names=names, named=True, take=take)
+    return Scan(where=str(path), names=names, take=take)
 
 
-def _positions(scan: Scan, wanted: Sequence[Wanted], source: str) -> dict[str, int]:
-    positions = {}
+def _keys(scan: Scan, wanted: Sequence[Wanted], source: str, *, public: bool) -> dict[str, Key]:
+    keys = {}
     for want in wanted:
-        position = scan.position(want.column)
-        if position is not None and position + want.offset < len(scan.names):
-            positions[want.name] = position + want.offset
+        # Of JSON lines with private rows only what is declared is read; else any row with such a key would decide.
+        key = scan.find(want.column, offset=want.offset, public=public) if want.required or not scan.keyed or public else None
+        if key is not None:
+            keys[want.name] = key
         elif want.required:
             column = repr(want.column) + (f" + {want.offset}" if want.offset else "")
             raise InputError(
                 f"source '{source}': column {column} (for '{want.name}') does not exist", where=scan.where, do=scan.columns()
             )
-    return positions
+    return keys
+
+
+def _asked(scan: Scan, keys: Sequence[Key]) -> str:
+    return f"; keys that are read: {', '.join(map(repr, keys))}; {scan.columns()}"
+
+
+def _cells(portion: Portion, keys: Mapping[str, Key], kinds: Mapping[str, Kind], *, decoded: bool) -> pl.DataFrame:
+    columns = [canonical(portion.columns[key], kinds[name]).alias(name) for name, key in keys.items()]
+    frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
+    return _decoded(frame) if decoded else frame
 
 
 def _decoded(frame: pl.DataFrame) -> pl.DataFrame:
@@ -157,8 +188,8 @@ def _decoded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _replaced(frame: pl.DataFrame, want: Wanted, lookup: Lookup, cleaning: Cleaning) -> pl.DataFrame:
-    wanted = [Wanted(name="key", column=lookup.key), Wanted(name="value", column=lookup.value)]
-    words = read_table(lookup, None, wanted, source=f"{cleaning.source}.lookup.{want.name}").frame
+    wanted = [Wanted(name="key", column=lookup.key, kind="id"), Wanted(name="value", column=lookup.value)]
+    words = read_table(lookup, None, wanted, source=f"{cleaning.source}.lookup.{want.name}", public=True).frame
     words = words.with_columns(as_ids(words["key"]).alias("key")).drop_nulls().unique("key", keep="first", maintain_order=True)
     codes = pl.DataFrame({"key": as_ids(frame[want.name])})
     found = codes.join(words, on="key", how="left", maintain_order="left")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,40 +13,71 @@ from polars.exceptions import PanicException, PolarsError
 
 from shared.errors import InputError
 
-FLAW = "\0flaw"
-"""Name of the column that says why a row is unusable as a whole; null where it is not."""
+Key = int | str
+"""How a scan knows a column: its position (from 0), or the key of JSON lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """Some rows of a scan.
+
+    Args:
+        columns: Key -> cells, as a column of the file's own type or as the values that a parser made.
+        flaws: String (rows,): why a row is unusable as a whole; null where it is not.
+    """
+
+    columns: Mapping[Key, pl.Series | Sequence[Any]]
+    flaws: pl.Series
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """A table that was opened but not read.
 
+    Which columns there are is a matter of a header or a schema, never of the rows. Where a format has neither, it follows from
+    what the platform file declares: JSON lines have every key that it names, delimited text without a header every position.
+
     Args:
         where: File or URL, for messages.
-        names: Column names in the order of the file; positions as text where there is no header.
-        named: Whether the names are the file's own.
-        take: Positions (from 0) -> rows, their columns named by position, with `FLAW`.
+        names: Column names in the order of the header or schema; None where there is none.
+        take: Keys -> the rows, in one or more portions.
+        seen: The keys or positions that rows hold, for messages and for public tables alone.
+        keyed: Whether rows are objects with keys of their own (JSON lines).
         decoded: Whether the rows come from bytes of text, so that U+FFFD means bytes that could not be decoded.
     """
 
     where: str
-    names: Sequence[str]
-    named: bool
-    take: Callable[[Sequence[int]], pl.DataFrame]
+    names: Sequence[str] | None
+    take: Callable[[Sequence[Key]], Iterable[Portion]]
+    seen: Callable[[], Sequence[str]] = lambda: ()
+    keyed: bool = False
     decoded: bool = False
 
-    def position(self, column: str | int) -> int | None:
-        """Position (from 0) of a column that is given by name or by position from 1; None if there is none."""
-        if isinstance(column, int):
-            return column - 1 if column <= len(self.names) else None
-        return self.names.index(column) if self.named and column in self.names else None
+    def find(self, column: str | int, *, offset: int = 0, public: bool = False) -> Key | None:
+        """The key of a column that is given by name or by position from 1; None if there is none.
+
+        Args:
+            public: Whether the rows are public, so that the keys of JSON lines that they hold are the columns.
+        """
+        if self.names is None:
+            if self.keyed:
+                known = isinstance(column, str) and not offset and (not public or column in self.seen())
+                return column if known else None
+            return column - 1 + offset if isinstance(column, int) else None
+        position = column - 1 if isinstance(column, int) else self.names.index(column) if column in self.names else None
+        return position + offset if position is not None and position + offset < len(self.names) else None
 
     def columns(self) -> str:
         """The columns, as a message names them."""
-        if not self.named:
-            return f"the file has no header and {len(self.names)} columns; expected a position from 1 to {len(self.names)}"
-        shown = ", ".join(self.names[:50]) + (", ..." if len(self.names) > 50 else "")
-        return f"expected one of: {shown}"
+        names = self.seen() if self.names is None else self.names
+        if not self.keyed and not self.named:
+            return f"the file has no header and {len(names)} columns; expected a position from 1 to {len(names)}"
+        return f"expected one of: {', '.join(names[:50])}" + (", ..." if len(names) > 50 else "")
+
+    @property
+    def named(self) -> bool:
+        """Whether the names are the file's own."""
+        return bool(self.names) and any(self.names or ())
 
 
 @contextmanager
@@ -63,32 +93,3 @@ def reading(where: str) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         do = "check format, encoding, separator and quote in the platform file"
         raise InputError("cannot be read", where=where, do=do, quote=reason) from None
-
-
-def series(name: str, values: Sequence[Any]) -> pl.Series:
-    """A column of Python values; values of mixed types become texts, so that nothing is lost to a guess."""
-    try:
-        return pl.Series(name, values, strict=True)
-    except (TypeError, OverflowError, PolarsError, PanicException, ValueError):
-        return pl.Series(name, [_text(value) for value in values], dtype=pl.String)
-
-
-def stack(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Frames with the same column names, one under the other; types that do not meet become texts."""
-    if len(frames) == 1:
-        return frames[0]
-    try:
-        return pl.concat(frames, how="vertical_relaxed")
-    except PolarsError:
-        columns = [series(name, [cell for frame in frames for cell in frame[name].to_list()]) for name in frames[0].columns]
-        return pl.DataFrame(columns)
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).decode("utf-8", "replace")
-    if isinstance(value, dict | list | bool):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)

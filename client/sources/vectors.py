@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from client.source_file import VectorsSource
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
+from client.sources.encoding import id_lines
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.rows import Wanted, read_source
@@ -63,11 +64,15 @@ def read_vectors(
 
 def _columns(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFrame, NDArray[np.float64]]:
     named = [role for role in ("user", "item") if role in source.columns]
-    asked = [Wanted(name=role, column=source.column(role), required=bool(named), key=True) for role in named or ("user", "item")]
+    asked = [
+        Wanted(name=role, column=source.column(role), required=bool(named), key=True, kind="id")
+        for role in named or ("user", "item")
+    ]
     vector = source.columns.get("vector", "vector")
-    several = vector if isinstance(vector, tuple) else (vector,)
-    asked += [Wanted(name=_VECTOR.format(number), column=column) for number, column in enumerate(several)]
-    frame = read_source(source, cleaning, asked).frame
+    several = isinstance(vector, tuple)
+    for number, column in enumerate(vector if isinstance(vector, tuple) else (vector,)):
+        asked.append(Wanted(name=_VECTOR.format(number), column=column, kind="text" if several else "vector"))
+    frame = read_source(source, cleaning, asked, public="item" in source.columns).frame
     owners = [role for role in ("user", "item") if role in frame.columns]
     if len(owners) != 1:
         found = "both columns 'user' and 'item'" if owners else "neither a column 'user' nor 'item'"
@@ -80,22 +85,33 @@ def _columns(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFra
     if isinstance(vector, tuple):
         columns = [as_numbers(frame[_VECTOR.format(number)]).fill_null(float("nan")).to_numpy() for number in range(len(vector))]
         return owners[0], frame, np.stack(columns, axis=1)
-    return owners[0], *_lists(frame, cleaning)
+    return owners[0], *_lists(frame, _width(source, frame, owners[0], cleaning), cleaning)
 
 
-def _lists(frame: pl.DataFrame, cleaning: Cleaning) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+def _width(source: VectorsSource, frame: pl.DataFrame, owner: str, cleaning: Cleaning) -> int | None:
+    """How long the vectors are: as declared; of items, which are public, else as most are. None if there is no vector.
+
+    Raises:
+        InputError: the vectors are users' and their width is not declared: one user must not decide whose vectors are read.
+    """
+    if source.width is not None:
+        return source.width
+    if owner == "user":
+        raise InputError(
+            f"the width of the users' vectors of source '{cleaning.source}' is not declared",
+            where=cleaning.where,
+            do="say how many numbers a vector has: width = 128",
+        )
+    lengths = frame[_VECTOR.format(0)].list.len()
+    counted = lengths.filter(lengths > 0).value_counts().sort(["count", lengths.name], descending=[True, False])
+    return int(counted[lengths.name][0]) if counted.height else None
+
+
+def _lists(frame: pl.DataFrame, width: int | None, cleaning: Cleaning) -> tuple[pl.DataFrame, NDArray[np.float64]]:
     name = _VECTOR.format(0)
-    with reading(cleaning.where):
-        column = frame[name]
-        if not isinstance(column.dtype, pl.List | pl.Array):
-            # Delimited text and databases have no lists: "[0.5, 1]" and "0.5 1" are read alike.
-            column = column.cast(pl.String).str.extract_all(r"[^\s,;\[\]{}()]+")
-        frame = frame.with_columns(column.cast(pl.List(pl.Float64), strict=False).alias(name))
     frame = cleaning.keep(frame, pl.col(name).list.len() > 0, otherwise="missing vector")
-    if not frame.height:
-        return frame, np.zeros((0, 0))
-    lengths = frame[name].list.len()
-    width = int(lengths.value_counts().sort(["count", name], descending=[True, False])[name][0])
+    if not frame.height or width is None:
+        return frame, np.zeros((0, width or 0))
     frame = cleaning.keep(frame, pl.col(name).list.len() == width, otherwise=f"vector whose length is not {width}")
     return frame, frame[name].explode().fill_null(float("nan")).to_numpy().reshape(-1, width)
 
@@ -104,7 +120,7 @@ def _matrix(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFram
     assert source.ids is not None and source.path is not None
     owner = "user" if "user" in source.columns else "item"
     with reading(str(source.ids)):
-        ids = source.ids.read_bytes().decode(source.encoding, "replace").removeprefix("\ufeff").splitlines()
+        ids = id_lines(source.ids.read_bytes(), source.encoding)
     with reading(str(source.path[0])):
         matrix = np.load(source.path[0], mmap_mode="r", allow_pickle=False)
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "fiu":

@@ -33,7 +33,9 @@ from client.source_file import (
     Source,
     VectorsSource,
 )
+from client.sources.cells import Kind
 from client.sources.description import name_of
+from client.sources.encoding import id_lines
 from client.sources.rows import Wanted, read_table
 from client.sources.scan import reading
 from client.sources.values import as_ids
@@ -44,7 +46,21 @@ from simulations.worlds.world import World, open_world
 MOST_PARTS = 1000
 
 _OF_USERS = (InteractionsSource, ProfilesSource, ReviewsSource, SocialSource)
-_READING = ("path", "url", "table", "query", "format", "separator", "encoding", "header", "quote", "ragged")
+_READING = (
+    "path",
+    "url",
+    "table",
+    "query",
+    "format",
+    "separator",
+    "encoding",
+    "header",
+    "quote",
+    "ragged",
+    "fields",
+    "line_breaks",
+)
+_KINDS: dict[str, Kind] = {"user": "id", "friend": "id", "item": "id", "event": "id", "time": "time"}
 _BEGINS_WITH_VARIABLE = re.compile(r"^\$\{([^}]+)\}")
 
 README = """\
@@ -119,6 +135,8 @@ def _deal(file: PlatformFile, folder: Path, *, parts: int, seed: int) -> None:
     for part, name in enumerate(names):
         users = file.users // parts + (part < file.users % parts)
         table = {key: value for key, value in raw.items() if key not in ("name", "users", "sources", "state")}
+        if isinstance(table.get("catalogue"), dict):
+            table["catalogue"] = _anchored(table["catalogue"], file.path.parent)
         made = {"name": name, "users": users, **table, "sources": sources[part]}
         write_text(folder / f"{name}.toml", tomli_w.dumps(made))
 
@@ -161,7 +179,7 @@ def _table(source: Source, given: dict[str, Any], folder: Path, names: list[str]
 def _matrix(source: VectorsSource, given: dict[str, Any], folder: Path, names: list[str], name: str, *, seed: int) -> Dealt:
     assert source.ids is not None and source.path is not None
     with reading(str(source.ids)):
-        ids = source.ids.read_bytes().decode(source.encoding, "replace").removeprefix("\ufeff").splitlines()
+        ids = id_lines(source.ids.read_bytes(), source.encoding)
     with reading(str(source.path[0])):
         matrix = np.load(source.path[0], mmap_mode="r", allow_pickle=False)
     if len(matrix) != len(ids):
@@ -188,11 +206,21 @@ def _wanted(source: Source) -> list[Wanted]:
         vector = source.columns.get("vector", "vector")
         several = {f"vector {n}": column for n, column in enumerate(vector)} if isinstance(vector, tuple) else {"vector": vector}
         columns: dict[str, str | int] = {"user": source.column("user"), **several}
-        return [Wanted(name=name, column=column) for name, column in columns.items()]
+        kinds: dict[str, Kind] = {"user": "id", "vector": "vector"}
+        return [Wanted(name=name, column=column, kind=kinds.get(name, "text")) for name, column in columns.items()]
     roles = {role: source.column(role) for role in source.roles}
     further = {name_of(column): source.column(column) for column in source.further()}
+    # What a part's file holds is read there, so an optional role is dealt where the platform itself would read it.
+    required = {"user", "friend", *further, *source.columns}
+    if isinstance(source, InteractionsSource):
+        required |= {"event"} if source.events is not None else set()
+        required |= {"value"} if source.threshold is not None or source.weight == "log" else set()
+    if isinstance(source, InteractionsSource | ReviewsSource):
+        required |= {"item", *(["time"] if source.time_format is not None else [])}
+    if isinstance(source, ReviewsSource):
+        required |= {"text"}
     return [
-        Wanted(name=name, column=column, required=name in ("user", "friend") or name in further)
+        Wanted(name=name, column=column, required=name in required, kind=_KINDS.get(name, "text"))
         for name, column in {**further, **roles}.items()
     ]
 

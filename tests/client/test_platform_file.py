@@ -14,7 +14,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.platform_file import PlatformFile, load
+from client.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from shared.errors import FedfuseError, InputError
 
 VALID: dict[str, Any] = {
@@ -76,6 +76,29 @@ def test_a_valid_file_says_what_it_said(tmp_path: Path) -> None:
         file.users = 11  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("catalogue", "declared"),
+    [(None, False), ("from-interactions", False), ({"path": "items.csv", "column": "id"}, True)],
+)
+def test_a_catalogue_is_declared_or_warned_of(catalogue: Any, declared: bool, tmp_path: Path) -> None:
+    values = changed("sources", "goods", to=None) | ({} if catalogue is None else {"catalogue": catalogue})
+    file = load(written(tmp_path, values))
+    assert file.catalogue_declared is declared
+    assert (file.warnings == ()) is declared
+    if declared:
+        assert file.catalogue.path == (tmp_path / "items.csv",)  # type: ignore[union-attr]
+    else:
+        assert file.warnings == (UNDECLARED_CATALOGUE,)
+        assert "[catalogue] path =" in file.warnings[0]
+
+
+def test_items_are_a_catalogue_and_public_reviews_are_warned_of(tmp_path: Path) -> None:
+    assert load(written(tmp_path, VALID)).catalogue_declared
+    assert load(written(tmp_path, VALID)).warnings == ()
+    (warning,) = load(written(tmp_path, changed("sources", "said", "public", to=True))).warnings
+    assert "'said'" in warning and "does not cover" in warning
+
+
 def test_defaults_and_infinite_epsilon(tmp_path: Path) -> None:
     file = load(written(tmp_path, changed("privacy", to={"epsilon": math.inf})))
     assert math.isinf(file.privacy.epsilon)
@@ -133,6 +156,18 @@ MISTAKES = {
     "vectors of both": (changed("sources", "images", "columns", to={"item": 1, "user": 1}), ["exactly one"]),
     "npy of items": (changed("sources", "goods", "format", to="npy"), ["vectors"]),
     "knowledge link": (changed("sources", "graph", "links", to={"path": "l", "columns": {"itm": 1}}), ["links.columns.itm"]),
+    "catalogue twice": (changed("catalogue", to={"path": "c.csv"}), ["catalogue", "'items'", "one of the two"]),
+    "catalogue of nothing": (
+        {**changed("sources", "goods", to=None), "catalogue": "items.csv"},
+        ["catalogue", "from-interactions", "'column'"],
+    ),
+    "catalogue without a place": (
+        {**changed("sources", "goods", to=None), "catalogue": {"column": "id"}},
+        ["catalogue", "'path' or 'url'"],
+    ),
+    "fields of a file with a header": (changed("sources", "log", "fields", to=3), ["'fields'", "header = false"]),
+    "width of a matrix": (changed("sources", "images", "width", to=3), ["'width'"]),
+    "a far column": (changed("sources", "log", "columns", to={"user": 1 << 17}), ["columns.user", "65536"]),
     "no interactions": (changed("sources", to={"g": {"kind": "items", "path": "g"}}), ["at least one", "interactions"]),
     "variable": (changed("sources", "log", "path", to="${FEDFUSE_TEST_NOT_SET}/x"), ["sources.log.path", "FEDFUSE_TEST_NOT_SET"]),
     "sources as list": (changed("sources", to=[1]), ["sources"]),

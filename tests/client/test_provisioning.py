@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from client.deployment import open_deployment
 from client.guesses import Guess, guess
-from client.platform_file import PlatformFile, load
+from client.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from client.provisioning import accept, init_client
 from client.samples import Sample, sample_database, sample_file
 from client.sources import read_tables
@@ -153,6 +153,35 @@ class TestAPlatform:
         assert "# numbers = { unit_price = { min = 0, max = 100" in text or "# numbers" in text
         assert not any(line.startswith("numbers") for line in text.splitlines())
         assert "users = 1000" in text  # declared, and not the five that were found
+
+    def test_the_catalogue_is_declared_or_said_to_be_missing(self, tmp_path: Path, invitation: Invitation) -> None:
+        file, _ = made(tmp_path, invitation)
+        assert file.catalogue_declared and file.warnings == ()
+        assert "the ids of 'products'" in (tmp_path / "platform" / "platform.toml").read_text()
+
+        (tmp_path / "clicks.jsonl").write_text('{"user": "a", "item": "i"}\n{"user": "b", "item": "j"}\n')
+        result = init_client(tmp_path / "bare", invitation, data=[tmp_path / "clicks.jsonl"], users=10, epsilon=8.0, delta=1e-5)
+        bare, text = load(result.deployment.file), result.deployment.file.read_text()
+        assert bare.catalogue == "from-interactions" and bare.warnings == (UNDECLARED_CATALOGUE,)
+        assert read_tables(bare).catalogue_public is False
+        # The line that the draft proposes is one that can be used.
+        proposed = next(line.removeprefix("#").strip() for line in text.splitlines() if "items.csv" in line)
+        (tmp_path / "bare" / "items.csv").write_text("item\ni\n")
+        result.deployment.file.write_text(
+            "\n".join(proposed if line.startswith('catalogue = "from') else line for line in text.splitlines())
+        )
+        mended = load(result.deployment.file)
+        assert mended.catalogue_declared and mended.warnings == ()
+        assert list(read_tables(mended).item_ids) == ["i"] and read_tables(mended).catalogue_public
+
+    def test_users_vectors_get_a_width(self, tmp_path: Path, invitation: Invitation) -> None:
+        pl.DataFrame({"user": ["a", "b"], "item": ["i", "j"]}).write_csv(tmp_path / "clicks.csv")
+        pl.DataFrame({"user": ["a", "b"], "voice": [[1.0, 2.0], [0.0, 1.0]]}).write_parquet(tmp_path / "voices.parquet")
+        data = [tmp_path / "clicks.csv", tmp_path / "voices.parquet"]
+        result = init_client(tmp_path / "bare", invitation, data=data, users=10, epsilon=8.0, delta=1e-5)
+        file = load(result.deployment.file)
+        assert file.sources["voices"].width == 2  # type: ignore[union-attr]
+        assert read_tables(file).user_vectors["voices"].values.shape == (2, 2)
 
 
 class TestDatabases:

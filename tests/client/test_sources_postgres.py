@@ -105,6 +105,32 @@ def test_rights_and_passwords(shop: str, tmp_path: Path) -> None:
     assert SECRET not in str(caught.value)
 
 
+def test_a_time_that_python_cannot_hold_costs_its_row_alone(postgres: Callable[[str], str], tmp_path: Path) -> None:
+    """One row's 'infinity', or a year after 9999, made the driver refuse the whole answer."""
+    url = postgres("odd")
+    engine = sql.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("create table orders (customer numeric(30), sku text, at timestamptz, day date)")
+        connection.exec_driver_sql(
+            """insert into orders values (12345678901234567890123, 's1', '2026-01-01 00:00+02', '2026-01-01'),
+               (7.0, 's1', 'infinity', 'infinity'), (8, 's2', '20000-01-01', '20000-01-01'),
+               (12345678901234567890124, 's2', '2026-01-01 00:00', '2026-01-02')"""
+        )
+    engine.dispose()
+    path = tmp_path / "shop.toml"
+    for time in ("at", "day"):
+        path.write_text(
+            'name = "shop"\nusers = 10\n[privacy]\nepsilon = 8.0\n'
+            f'[sources.orders]\nkind = "interactions"\nurl = {json.dumps(url)}\ntable = "orders"\n'
+            f'columns = {{ user = "customer", item = "sku", time = "{time}" }}\n'
+        )
+        read = read_tables(load(path))
+        assert list(read.user_ids) == ["12345678901234567890123", "12345678901234567890124"]
+        assert {drop.reason: drop.rows for drop in read.reports[0].dropped} == {"impossible time": 2}
+        assert read.interactions.time is not None
+        assert read.interactions.time.tolist()[0] == {"at": 1767218400, "day": 1767225600}[time]
+
+
 def test_a_table_that_is_not_there(shop: str, tmp_path: Path) -> None:
     path = platform(tmp_path, shop)
     path.write_text(path.read_text().replace('table = "orders"', 'table = "order"'))

@@ -432,7 +432,8 @@ class TestVectors:
             path.write_text("user;embedding\nbob;[0, 2]\nann;2.0 0\nzoe;9 9\nann;1.0\nann;\n")
         else:
             frame.cast({"embedding": pl.Array(pl.Float64, 2)} if format_ == "array" else {}).write_parquet(path)
-        source = {"kind": "vectors", "path": path.name, "columns": {"vector": "embedding"}, "bound": 4.0, "separator": ";"}
+        columns = {"user": "user", "vector": "embedding"}
+        source = {"kind": "vectors", "path": path.name, "columns": columns, "bound": 4.0, "separator": ";", "width": 2}
         tables = read(tmp_path, {}, {"voice": source})
         assert tables.user_vectors["voice"].values.tolist() == [[0.5, 0.0], [0.0, 0.5]]
         assert dropped(tables, "voice")["user without interactions"] == 1

@@ -152,7 +152,7 @@ class TestARun:
     ) -> None:
         settings = tiny_settings(model={"fusion": fusion}, training={"objective": objective})
         vectors = "\n".join(json.dumps({"item": f"i{item}", "vector": [item % 3 - 1.0, 0.5]}) for item in range(9))
-        extra = '[sources.image]\nkind = "vectors"\npath = "v.jsonl"\n'
+        extra = '[sources.image]\nkind = "vectors"\npath = "v.jsonl"\ncolumns = { item = "item" }\n'
         made = Bench(write_platform(extra=extra, files={"v.jsonl": vectors + "\n"}), settings, tmp_path / fusion)
         expect(Joined, made.join(), made)
         update = expect(Update, made.train(1), made)

@@ -92,6 +92,7 @@ columns = { user = "who", vector = ["a", "b"] }
 [sources.lists]
 kind = "vectors"
 path = "lists.parquet"
+width = 2
 
 [sources.covers]
 kind = "vectors"
@@ -218,6 +219,21 @@ def test_the_same_seed_deals_the_same_and_another_does_not(world: World, tmp_pat
 def test_parts_are_even_enough() -> None:
     counts = Counter(part_of(f"user {number}", 8) for number in range(8000))
     assert set(counts) == set(range(8)) and all(900 < count < 1100 for count in counts.values())
+
+
+def test_a_declared_catalogue_stays_whole_and_where_it_is(tmp_path: Path) -> None:
+    at = tmp_path / "world"
+    at.mkdir()
+    (at / "log.csv").write_text("user,item\n" + "".join(f"{user},i{k % 3}\n" for k, user in enumerate(USERS)), encoding="utf-8")
+    (at / "items.csv").write_text("id\ni0\ni1\ni9\n", encoding="utf-8")
+    (at / "shop.toml").write_text(
+        'name = "shop"\nusers = 40\ncatalogue = { path = "items.csv", column = "id" }\n[privacy]\nepsilon = 3.0\n'
+        '[sources.log]\nkind = "interactions"\npath = "log.csv"\n',
+        encoding="utf-8",
+    )
+    for path in deal(open_world(at), tmp_path / "dealt", parts=2).platforms:
+        tables = read_tables(load(path))
+        assert tables.catalogue_public and list(tables.item_ids) == ["i0", "i1", "i9"]
 
 
 def test_a_source_that_says_nothing_of_a_part_is_left_out_there(tmp_path: Path, write_platform: Any) -> None:

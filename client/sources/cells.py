@@ -1,0 +1,231 @@
+"""Cells as text: one declared rule per cell, whatever type a file, a part of it or a driver gave them.
+
+Files infer types from their rows: one missing integer makes floats of a column, one text makes texts of it. So no type that was
+found decides how a cell is read. Every column of every file becomes text (or lists of numbers, for vectors) cell by cell before
+files are joined, and two columns of different types that hold the same values become the same texts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Literal
+
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+Kind = Literal["id", "text", "time", "vector"]
+"""What a column is read as: ids are exact and single; texts join what a list holds; times are texts in which a date has a time of
+day; vectors are lists of float64."""
+
+UNUSABLE = "\0"
+"""First character of what is no id; the reason follows. No id begins with it."""
+A_LIST = "a list or an object, not one id"
+INEXACT = "a floating-point number too large to be an exact id"
+
+_VECTOR = pl.List(pl.Float64)
+_NUMBERS = r"[^\s,;\[\]{}()]+"
+
+
+def canonical(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
+    """The cells of a column as text, or as lists of float64 for vectors; null where a cell is missing.
+
+    Args:
+        column: A column of a file, or the values that a parser or a database driver made.
+
+    >>> canonical(pl.Series([1.0, 2.5, float("nan"), None]), "text").to_list()
+    ['1', '2.5', None, None]
+    >>> canonical([1.0, 2.5, True, "7", ["a", 1]], "text").to_list()
+    ['1', '2.5', 'true', '7', 'a, 1']
+    >>> canonical([[1, None], "0.5 2", None, {}], "vector").to_list()
+    [[1.0, nan], [0.5, 2.0], None, None]
+    """
+    if not isinstance(column, pl.Series):
+        if kind == "vector":
+            return _vectors(column)
+        text_of = _OF[kind]
+        # Most cells are texts already.
+        return _strings([cell if type(cell) is str or cell is None else text_of(cell) for cell in column])
+    if kind == "vector":
+        return _vector_column(column)
+    try:
+        texts = _text_column(column, kind)
+    except (PolarsError, PanicException):
+        texts = None
+    return texts if texts is not None else _strings([_OF[kind](cell) for cell in column])
+
+
+def empty(kind: Kind) -> pl.Series:
+    """A column without rows."""
+    return pl.Series([], dtype=_VECTOR if kind == "vector" else pl.String())
+
+
+def cell_text(cell: Any) -> str | None:
+    """One value as a text; None where it is missing.
+
+    | value | text |
+    |---|---|
+    | None, NaN | missing |
+    | 7, 7.0, Decimal("7.00") | `7` |
+    | 0.5, 1e300, inf | `0.5`, `1e+300`, `inf` |
+    | True | `true` |
+    | a time | `1970-01-02 00:00:00.000000`, in UTC |
+    | bytes | as UTF-8, else `\\x` and hexadecimal digits |
+    | a list | its cells, joined by a comma and a space |
+    | an object, a list of lists | JSON |
+    """
+    if cell is None or isinstance(cell, str):
+        return cell
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, int):
+        return str(cell) if abs(cell) < 1 << 512 else hex(cell)
+    if isinstance(cell, float):
+        return None if math.isnan(cell) else str(int(cell)) if abs(cell) < 2**53 and cell.is_integer() else repr(cell)
+    if isinstance(cell, Decimal):
+        return _decimal(cell)
+    if isinstance(cell, dt.datetime):
+        return _moment(cell)
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return _decoded(bytes(cell))
+    if isinstance(cell, pl.Series):
+        return cell_text(cell.to_list())
+    if isinstance(cell, list | tuple):
+        if any(isinstance(part, list | tuple | dict | pl.Series) for part in cell):
+            return _json(cell)
+        return ", ".join(part for part in map(cell_text, cell) if part is not None)
+    return _json(cell) if isinstance(cell, dict) else str(cell)
+
+
+def cell_id(cell: Any) -> str | None:
+    """One value as a text that is an id, exactly; begins with `UNUSABLE` where it is none."""
+    if isinstance(cell, list | tuple | dict | pl.Series):
+        return UNUSABLE + A_LIST
+    if isinstance(cell, float) and abs(cell) >= 2**53:
+        return UNUSABLE + INEXACT
+    return cell_text(cell)
+
+
+def cell_time(cell: Any) -> str | None:
+    """One value as a text; a date is the beginning of its day."""
+    if isinstance(cell, dt.date) and not isinstance(cell, dt.datetime):
+        cell = dt.datetime.combine(cell, dt.time())
+    return cell_text(cell)
+
+
+_OF: dict[str, Callable[[Any], str | None]] = {"id": cell_id, "text": cell_text, "time": cell_time}
+
+
+def _text_column(column: pl.Series, kind: Kind) -> pl.Series | None:
+    """The same as `_OF[kind]` of each cell, at once; None for types that are read cell by cell."""
+    name, dtype = column.name, column.dtype
+    if dtype == pl.String:
+        return column
+    if dtype.is_float():
+        return _floats(column, kind)
+    if isinstance(dtype, pl.Decimal):
+        return column.cast(pl.String).str.replace(r"(\.\d*?)0+$", "$1").str.replace(r"\.$", "")
+    if kind == "time" and isinstance(dtype, pl.Date):
+        column, dtype = column.cast(pl.Datetime("us")), pl.Datetime("us")
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is not None:
+            column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return column.cast(pl.Datetime("us")).cast(pl.String)
+    if isinstance(dtype, pl.List | pl.Array | pl.Struct):
+        if kind == "id":
+            texts = pl.Series([UNUSABLE + A_LIST]).new_from_index(0, len(column))
+            return texts.set(column.is_null(), None).alias(name)
+        return None
+    if dtype.is_integer() or isinstance(dtype, pl.Boolean | pl.Date | pl.Categorical | pl.Enum):
+        return column.cast(pl.String)
+    return pl.Series(name, [None], dtype=pl.String).new_from_index(0, len(column)) if dtype == pl.Null else None
+
+
+def _floats(column: pl.Series, kind: Kind) -> pl.Series:
+    wide = column.cast(pl.Float64)
+    whole = ((wide == wide.floor()) & (wide.abs() < 2**53)).fill_null(False)
+    # Float32 is written as float32: its 3.9 is the text 3.9, and not the digits of the nearest float64.
+    texts = wide.set(~whole, None).cast(pl.Int64).cast(pl.String).zip_with(whole, column.cast(pl.String))
+    texts = texts.set(wide.is_nan().fill_null(False), None)
+    if kind == "id":
+        exact = 2**53 if column.dtype == pl.Float64 else 2**24
+        texts = texts.set((wide.abs() >= exact).fill_null(False), UNUSABLE + INEXACT)
+    return texts
+
+
+def _vector_column(column: pl.Series) -> pl.Series:
+    dtype = column.dtype
+    if isinstance(dtype, pl.List | pl.Array) and (dtype.inner.is_numeric() or dtype.inner == pl.String):
+        return column.cast(_VECTOR, strict=False)
+    if dtype == pl.String:
+        # Delimited text and databases have no lists: "[0.5, 1]" and "0.5 1" are read alike.
+        return column.str.extract_all(_NUMBERS).cast(_VECTOR, strict=False)
+    return _vectors(column.to_list())
+
+
+def _vectors(cells: Sequence[Any]) -> pl.Series:
+    found = [_vector(cell) for cell in cells]
+    texts = pl.Series([cell if isinstance(cell, str) else None for cell in found], dtype=pl.String, strict=False)
+    lists = pl.Series([cell if isinstance(cell, list) else None for cell in found], dtype=_VECTOR)
+    if not texts.count():
+        return lists
+    return _vector_column(texts).zip_with(texts.is_not_null(), lists)
+
+
+def _vector(cell: Any) -> list[float] | str | None:
+    if isinstance(cell, pl.Series):
+        cell = cell.to_list()
+    if isinstance(cell, list | tuple):
+        return [_number(part) for part in cell]
+    return None if cell is None or isinstance(cell, dict) else _valid(cell_text(cell))
+
+
+def _number(part: Any) -> float:
+    try:
+        return math.nan if part is None or isinstance(part, bool) else float(part)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _strings(cells: list[str | None]) -> pl.Series:
+    try:
+        return pl.Series(cells, dtype=pl.String)
+    except UnicodeError:
+        return pl.Series([_valid(cell) for cell in cells], dtype=pl.String)
+
+
+def _valid(text: str | None) -> str | None:
+    # A JSON escape may be half of a character, which no text can hold.
+    return text if text is None or text.isascii() else text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def _decimal(number: Decimal) -> str | None:
+    if not number.is_finite():
+        return None if number.is_nan() else "inf" if number > 0 else "-inf"
+    if abs(number.adjusted()) > 512:
+        return str(number)
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _moment(time: dt.datetime) -> str:
+    if time.tzinfo is not None:
+        try:
+            time = time.astimezone(dt.UTC).replace(tzinfo=None)
+        except OverflowError:
+            return str(time)
+    return time.isoformat(sep=" ", timespec="microseconds")
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "\\x" + data.hex()
+
+
+def _json(cell: Any) -> str:
+    return json.dumps(cell, ensure_ascii=False, default=str)
