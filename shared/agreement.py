@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shared.catalogues import BOUND, Catalogue
+from shared.catalogues import BOUND, MOST_ITEMS, Catalogue, shared_catalogues
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
+from shared.secagg.codec import decode
 from shared.secagg.quorum import Quorum
-from shared.secagg.roster import Terms
+from shared.secagg.roster import Entry, Roster, Terms
 from shared.settings import Settings, digest
 
 
@@ -31,6 +33,50 @@ def terms_of(settings: Settings, run: str) -> Terms:
     )
 
 
+def declared_by(entry: Entry) -> Catalogue:
+    """The catalogue and the users that a platform declares, signed with its keys (`Entry.declared`).
+
+    Raises:
+        ProtocolError: it declares nothing that can be read.
+    """
+    try:
+        return decode(Catalogue, entry.declared)
+    except ProtocolError as error:
+        raise ProtocolError(f"what {entry.platform!r} declares cannot be read: {error.found}") from None
+
+
+def pooled(entries: Iterable[Entry], *, colluders: int) -> tuple[Catalogue, ...]:
+    """The catalogues whose popularities round 0 sums, from the platforms' signed lines; both sides compute them.
+
+    Raises:
+        ProtocolError: a platform declares nothing that can be read.
+    """
+    return shared_catalogues((declared_by(entry) for entry in entries), colluders=colluders)
+
+
+def require_owners(roster: Roster, catalogues: Iterable[Catalogue], survivors: Collection[int]) -> None:
+    """Check that nobody's popularity stands alone in the sum of round 0 over these survivors.
+
+    The roster's lines are counted when the catalogues are agreed on; this counts those that the sum still has, since the
+    coordinator decides who is lost.
+
+    Raises:
+        ProtocolError: of those who have a catalogue, at least one and at most colluders + 1 are left.
+    """
+    needed = roster.terms.colluders + 2
+    for catalogue in catalogues:
+        left = [number for number in survivors if _same(declared_by(roster.entries[number]), catalogue)]
+        if 0 < len(left) < needed:
+            raise ProtocolError(
+                f"{len(left)} platforms with catalogue {catalogue.digest.hex()[:16]} are left in the sum of popularities, "
+                f"{needed} are needed"
+            )
+
+
+def _same(one: Catalogue, other: Catalogue) -> bool:
+    return (one.digest, one.items) == (other.digest, other.items)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """Public numbers that stand in the roster (`Roster.facts`), so that platforms which were told others share no mask.
@@ -38,7 +84,7 @@ class Agreement:
     Args:
         noise_multiplier: The largest that any platform needs for its budget; 0 if none does.
         batch: Expected number of users in the largest platform's batch.
-        catalogues: Those that several platforms have, whose popularities are summed.
+        catalogues: Those whose popularities are summed (`pooled`).
     """
 
     tag: ClassVar[int] = 60
@@ -52,6 +98,31 @@ class Agreement:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ProtocolError(f"the agreed {name} is {value}")
+        items = sum(one.items for one in self.catalogues)
+        if items > MOST_ITEMS:
+            raise ProtocolError(f"the agreed catalogues have {items} items; at most {MOST_ITEMS} are summed")
+
+    def require_signed(self, roster: Roster) -> None:
+        """Check that the catalogues are those that enough platforms of the roster signed; nothing more and nothing less.
+
+        Raises:
+            ProtocolError: they are others.
+        """
+        wanted = pooled(roster.entries, colluders=roster.terms.colluders)
+        if self.catalogues != wanted:
+            least = roster.terms.colluders + 2
+            signed = [declared_by(entry) for entry in roster.entries]
+            few = [
+                f"{one.digest.hex()[:16]} ({one.items} items, signed by {sum(_same(one, other) for other in signed)} of them)"
+                for one in self.catalogues
+                if one not in wanted
+            ]
+            raise ProtocolError(
+                f"the agreed catalogues are not those that {least} platforms of the roster signed: "
+                + (", ".join(few[:3]) if few else f"{len(self.catalogues)} where there are {len(wanted)}"),
+                where="the secure sum's agreement",
+                do="do not take part: a catalogue that fewer have would reveal one platform's popularity",
+            )
 
     def popularity_point(self, *, quorum: Quorum, settings: Settings) -> FixedPoint:
         """The fixed point of the round that sums popularities.

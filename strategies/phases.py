@@ -9,11 +9,12 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.adapter import trained
-from shared.agreement import Agreement, number_of
+from shared.agreement import Agreement, number_of, require_owners
 from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
+from shared.question import question_of
 from shared.records import answer_from, record_of_bytes, to_record
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
@@ -42,6 +43,8 @@ class Phases:
         self._strategy, self._settings, self._run = strategy, strategy.settings, strategy.run
         self.coordinator, self.members = coordinator, members
         self.report = Report()
+        self.known: tuple[Popularity, ...] = ()
+        """What round 0 summed and platforms were told, in the order of the agreed catalogues; the vectors depend on it."""
         self._round: Round | None = None
 
     @property
@@ -75,8 +78,22 @@ class Phases:
             InputError: the catalogues are too large for one sum.
         """
         point = self.agreement.popularity_point(quorum=self.coordinator.roster.quorum, settings=self._settings)
-        self._begin(POPULARITY, point)
-        return self._asking(to_record(Count(run=self._run, settings=self._settings, body=b"")))
+        request = Count(run=self._run, settings=self._settings, body=b"")
+        self._begin(POPULARITY, point, request, told=())
+        return self._asking(to_record(request))
+
+    def close(self) -> None:
+        """No more masked vectors.
+
+        Raises:
+            Abandoned: too few came; or, in round 0, too few of those that have one catalogue: no platform would unmask that sum.
+        """
+        self.work.close()
+        if self._server_round == POPULARITY:
+            try:
+                require_owners(self.coordinator.roster, self.agreement.catalogues, self.work.survivors)
+            except ProtocolError as error:
+                raise Abandoned(error.found) from None
 
     def popularities(self) -> tuple[Popularity, ...]:
         """What round 0 summed, in the order of the agreed catalogues.
@@ -107,9 +124,13 @@ class Phases:
                 found.add(self._member(number).platform)
         return found
 
-    def _begin(self, server_round: int, point: FixedPoint) -> None:
+    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count, *, told: tuple[bytes, ...]) -> None:
+        """One question for all: only then do the masks of what they answer cancel."""
         self._point, self._server_round = point, server_round
-        self._round = Round(self.coordinator, Frame(round=number_of(server_round), length=point.dimension, bits=point.bits))
+        frame = Frame(
+            round=number_of(server_round), length=point.dimension, bits=point.bits, question=question_of(request, told=told)
+        )
+        self._round = Round(self.coordinator, frame, told=told)
 
     def mask(self, server_round: int, adapter: Adapter) -> Iterator[Message]:
         """Begin a round: ask every platform that is present for its masked sum.
@@ -122,7 +143,6 @@ class Phases:
         length = sum(math.prod(shape) for shape in layout.values())
         point = self.agreement.point(dimension=length, quorum=self.coordinator.roster.quorum, clip=self._settings.training.clip)
         self._adapter = adapter
-        self._begin(server_round, point)
         request = Sum(
             run=self._run,
             settings=self._settings,
@@ -131,6 +151,7 @@ class Phases:
             adapter=self._strategy.view(adapter, None),
             body=b"",
         )
+        self._begin(server_round, point, request, told=tuple(one.digest for one in self.known))
         return self._asking(to_record(request))
 
     def _asking(self, shared: RecordDict) -> Iterator[Message]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from shared.errors import ProtocolError
-from shared.secagg.identity import SIGNATURE
+from shared.secagg.identity import DIGEST, SIGNATURE
 from shared.secagg.quorum import MOST
 from shared.secagg.roster import Keys, Roster
 
@@ -60,6 +60,8 @@ class Mask:
         parcels: The shares dealt to the receiver; only in its first round.
         length: Words of the vector.
         bits: Bits of a word: the sum is modulo 2**bits.
+        told: Digests of what platforms were told since they dealt, which the vector depends on; part of the question. Each
+            platform compares the one that it was told itself.
     """
 
     tag: ClassVar[int] = 12
@@ -69,11 +71,13 @@ class Mask:
     parcels: tuple[Parcel, ...] = field(repr=False)
     length: int
     bits: int
+    told: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         _require(1 <= self.bits <= 32, f"words of {self.bits} bits")
         _require(1 <= self.length <= MOST_WORDS, f"a vector of {self.length} words")
         _require(len(self.present) <= MOST, "more platforms than there may be")
+        _require(len(self.told) <= MOST and all(len(one) == DIGEST for one in self.told), "digests of another number or length")
 
 
 @dataclass(frozen=True, kw_only=True)

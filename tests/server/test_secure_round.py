@@ -15,6 +15,7 @@ from client.secure_sum import Register, SecureSum, identity_of
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
+from shared.catalogues import Catalogue
 from shared.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.messages import (
     Answer,
@@ -87,15 +88,27 @@ class Platform:
             register.add(self.name, identity)
         path = self.root / self.name / f"{request.run}.secure"
         return SecureSum(
-            run=request.run, settings=request.settings, platform=self.name, path=path, identity=identity, peers=register.peers
+            run=request.run,
+            settings=request.settings,
+            platform=self.name,
+            path=path,
+            identity=identity,
+            peers=register.peers,
+            declared=self.catalogue,
+            known=False,
         )
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Its own, which no other platform has."""
+        return Catalogue(digest=self.name.encode().ljust(32), items=5, users=self.users)
 
     def answer(self, request: Request) -> Answer:
         who = {"run": request.run, "platform": self.name}
         if isinstance(request, Join):
             return Joined(
                 **who, users=self.users, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0, noise_multiplier=self.need,
-                signal_to_noise=2.0, keys=self.part(request).advert(),
+                signal_to_noise=2.0, keys=self.part(request).advert(), catalogue=self.catalogue.digest.hex(),
             )  # fmt: skip
         if isinstance(request, Evaluate):
             return Metrics(
@@ -118,8 +131,7 @@ class Platform:
         )  # fmt: skip
 
     def masked(self, request: Sum, part: SecureSum) -> bytes:
-        question = b"".join(np.ascontiguousarray(request.adapter[name]).tobytes() for name in sorted(request.adapter))
-        asked = part.asked(request.body, round_=request.round, question=question)
+        asked = part.asked(request, finished=max(self.vectors, default=-1))
         if asked.known is not None:
             return asked.known
         names = trained(request.adapter, request.factors)
