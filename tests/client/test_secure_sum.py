@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from client import secure_state
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from shared.agreement import Agreement, terms_of
 from shared.catalogues import Catalogue
+from shared.durable import read_checked, write_checked
 from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.messages import Factors, Sum
 from shared.question import question_of
 from shared.secagg import messages as secagg
-from shared.secagg.codec import decode, encode
+from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import Frame
 from shared.secagg.roster import Advert
 from shared.settings import Settings
@@ -173,6 +175,48 @@ def test_a_damaged_state_ends_this_platforms_part(federation: Federation) -> Non
         path.write_bytes(bytes(data[:cut]))
         with pytest.raises(StorageError, match="damaged"):
             federation.part("p0").advert()
+
+
+def test_a_state_of_another_release_is_refused_in_words(federation: Federation) -> None:
+    federation.set_up()
+    path = federation.path("p0")
+    data = bytearray(read_checked(path))
+    data[2] = VERSION - 1
+    write_checked(path, bytes(data))
+    with pytest.raises(StorageError, match=f"format {VERSION - 1}, and this program reads format {VERSION}"):
+        federation.part("p0").advert()
+
+
+def test_lost_keys_are_not_made_again(federation: Federation) -> None:
+    """Once the ledger or the run's memory knows the run; before, nothing was released."""
+    first = federation.part("p0").advert()
+    federation.path("p0").unlink()
+    assert federation.part("p0").advert() != first
+    federation.path("p0").unlink()
+    with pytest.raises(PrivacyError, match="is not there"):
+        federation.part("p0", known=True).advert()
+    with pytest.raises(OutOfOrder, match="not in run"):
+        federation.deal("p0")
+    assert not federation.path("p0").exists()
+
+
+def test_a_finished_round_without_its_answer_is_refused(federation: Federation) -> None:
+    federation.set_up()
+    words = vectors(federation)[0]
+    for finished in (0, 1):
+        with pytest.raises(OutOfOrder, match="the answer is not there"):
+            federation.sum(federation.round(1), "p0", words, finished=finished)
+    first = federation.sum(federation.round(1), "p0", words)
+    assert federation.sum(federation.round(1), "p0", words, finished=0) == first
+    federation.sum(federation.round(2), "p0", words, finished=0)
+
+
+def test_another_catalogue_or_number_of_users_is_another_platform(federation: Federation) -> None:
+    federation.set_up()
+    part = federation.part("p0")
+    part._declared = replace(part._declared, users=11)
+    with pytest.raises(PrivacyError, match="declared users or another catalogue"):
+        part.advert()
 
 
 @pytest.mark.parametrize(

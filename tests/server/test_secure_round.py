@@ -16,6 +16,7 @@ from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
 from shared.catalogues import Catalogue
+from shared.durable import read_checked, write_checked
 from shared.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.messages import (
     Answer,
@@ -33,6 +34,8 @@ from shared.messages import (
     Summed,
     Train,
 )
+from shared.secagg.codec import VERSION, decode
+from shared.secagg.roster import Advert
 from shared.settings import Settings
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
@@ -165,9 +168,13 @@ def federate(tiny_settings: Make, run_linked: Callable[..., Outcome], monkeypatc
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # nothing here outlives a power cut
     monkeypatch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
 
-    def run(*platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
+    def run(
+        *platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, identities: Any = None, **over: Any
+    ) -> Outcome:
         values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
-        return run_linked(platforms, tiny_settings(**{**values, **over}), out=out, events=events, resume=resume, wait=0.2)
+        settings = tiny_settings(**{**values, **over})
+        more = {"identities": identities, "resume": resume, "wait": 0.2}
+        return run_linked(platforms, settings, out=out, events=events, **more)
 
     return run
 
@@ -308,6 +315,52 @@ def test_keys_that_are_none_leave_their_platform_out(federate: Any, several: Any
     assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
 
 
+def weakened(field: str) -> Callable[[Any], Any]:
+    """What a platform answers whose program does not check its own keys, and whose keys are of small order."""
+
+    def change(answer: Any) -> Any:
+        keys = decode(Advert, answer.keys).keys
+        value = getattr(keys, field)
+        data = answer.keys.replace(value, bytes(len(value)), 1)
+        assert data != answer.keys
+        return replace(answer, keys=data)
+
+    return change
+
+
+@pytest.mark.parametrize("field", ["sealing", "masks"])
+def test_keys_of_small_order_cost_nobody_else_anything(
+    federate: Any, several: Any, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """They would fail on every other platform, after it has paid; the one that sent them is named, and left out."""
+    platforms = several(4, p2={(0, "join"): weakened(field)})
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    assert any("'p2' " in text and "small order" in text for text in told(events, Kind.LEFT))
+    assert [key for key in platforms[2].asked if key[1] != "join"] == []
+    others = [platforms[0], platforms[1], platforms[3]]
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+def test_an_identity_that_was_not_approved_is_left_out(federate: Any, several: Any, tiny_settings: Make, tmp_path: Path) -> None:
+    platforms = several(4)
+    known = {one.name: identity_of(tmp_path / "platforms" / one.name, make=True).public for one in platforms}
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append, identities=lambda: {**known, "p1": bytes(32)})
+    assert any("'p1' was approved with" in text for text in told(events, Kind.LEFT))
+    others = [platforms[0], *platforms[2:]]
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"users": 99}, {"items": 6}, {"catalogue": "ab" * 32}])
+def test_what_a_platform_says_is_what_it_signed(federate: Any, several: Any, tiny_settings: Make, change: dict[str, Any]) -> None:
+    platforms = several(4, p3={(0, "join"): lambda answer: replace(answer, **change)})
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    assert any("p3 is left out" in text and "signed" in text for text in told(events, Kind.LEFT))
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms[:3], at) for at in (1, 2, 3)), rel=1e-5)
+
+
 def test_the_noise_is_the_largest_that_anybody_needs(federate: Any, make: Any, tmp_path: Path) -> None:
     told_: list[Event] = []
     federate(make("a", need=0.3, users=200), make("b", need=0.7, users=200), events=told_.append, rounds=1)
@@ -438,10 +491,24 @@ class TestResuming:
         with pytest.raises(StorageError, match="session"):
             federate(*platforms, resume=True)
 
+    def test_one_of_another_release_is_refused_in_words(self, federate: Any, several: Any, tmp_path: Path) -> None:
+        def stop(event: Event) -> None:
+            if event.kind is Kind.ROUND:
+                raise KeyboardInterrupt
+
+        platforms = several(3)
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop)
+        path = tmp_path / "run" / FOLDER / "session.bin"
+        data = bytearray(read_checked(path))
+        data[2] = VERSION - 1
+        write_checked(path, bytes(data))
+        with pytest.raises(StorageError, match=f"format {VERSION - 1}"):
+            federate(*platforms, resume=True)
+
 
 def test_the_coordinators_folder_holds_no_secret(federate: Any, several: Any, tmp_path: Path) -> None:
     from client.participant import Active
-    from shared.secagg.codec import decode
 
     federate(*several(3), rounds=2)
     public = b"".join(path.read_bytes() for path in (tmp_path / "run" / FOLDER).iterdir())
