@@ -103,3 +103,19 @@ class TestIdentities:
             roster = replace(good.roster, entries=(*good.roster.entries[:2], bad))
             with pytest.raises(ProtocolError, match="'p02'"):
                 made.state(0).deal(replace(good, roster=roster), peers=made.peers, entropy=bytes)
+
+    def test_nor_does_a_line_of_another_run_count_where_no_keys_come_with_it(self, ring: None, fresh: Make) -> None:
+        """On a ring a platform gets only its neighbours' keys; of the others it has the lines alone."""
+        made, later = (fresh(12, threshold=10 / 12, rounds=1, run=run) for run in ("run", "later"))
+        tried = 0
+        for number in range(1, 12):
+            old = Entry.of(later.state(number).advert)
+            entries = tuple(old if at == number else one for at, one in enumerate(made.coordinator.roster.entries))
+            roster = replace(made.coordinator.roster, entries=entries)
+            near = roster.neighbours(0)
+            if number not in near:
+                keys = tuple(made.coordinator.adverts[other].keys for other in near)
+                with pytest.raises(ProtocolError, match=rf"'p{number:02d}'.*not signed"):
+                    made.state(0).deal(Deal(roster=roster, keys=keys), peers=made.peers, entropy=bytes)
+                tried += 1
+        assert tried
