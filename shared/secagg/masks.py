@@ -26,22 +26,21 @@ PART = 1 << 15
 _ZEROS = memoryview(bytes(4 * PART))
 _TOGETHER = 64
 _P = 2**255 - 19
-_SMALL = np.frombuffer(
-    b"".join(
-        value.to_bytes(32, "little")
-        for value in (
-            0,
-            1,
-            325606250916557431795983626356110631294008115727848805560023387167927233504,
-            39382357235489614581723060781553021112529911719440698176882885853963445705823,
-            _P - 1,
-            _P,
-            _P + 1,
-        )
-    ),
-    "<u8",
-).reshape(-1, 4)
-"""Montgomery u-coordinates of the points of order 1, 2, 4 and 8 on Curve25519 and its twist, with the encodings above p."""
+_SMALL = frozenset(
+    value.to_bytes(32, "little")
+    for low in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _P - 1,
+        _P,
+        _P + 1,
+    )
+    for value in (low, low | 1 << 255)
+)
+"""Montgomery u-coordinates of the points of order 1, 2, 4 and 8 on Curve25519 and its twist, in every encoding: also above p, and
+with the highest bit set, which X25519 ignores."""
 _START = modes.CTR(bytes(16))
 """Every key makes one stream, once, so the counter may begin at zero."""
 
@@ -79,18 +78,16 @@ class Frame:
         return struct.pack("<III", self.round, self.length, self.bits)
 
 
-def small_order(keys: bytes) -> NDArray[np.int64]:
+def small_order(keys: bytes) -> list[int]:
     """Places of those X25519 public keys, 32 bytes each, with which every platform agrees on the same secret: zero.
 
     A private key is a multiple of 8, the cofactor, so these are exactly the points whose order divides 8 (RFC 7748, section
-    6.1). The list holds every encoding of them; the bit that X25519 ignores is cleared before it is searched.
+    6.1). A look at a list takes a fiftieth of the time of an exchange.
 
-    >>> small_order(bytes([9]) + bytes(31) + bytes(32)).tolist()
+    >>> small_order(bytes([9]) + bytes(31) + bytes(32))
     [1]
     """
-    words = np.frombuffer(keys, "<u8").reshape(-1, 4).copy()
-    words[:, 3] &= np.uint64(2**63 - 1)
-    return np.flatnonzero((words[:, None] == _SMALL).all(-1).any(-1))
+    return [at // KEY for at in range(0, len(keys), KEY) if keys[at : at + KEY] in _SMALL]
 
 
 def agree(private: X25519PrivateKey, public: bytes, *, salt: bytes, info: bytes) -> bytes:

@@ -97,8 +97,8 @@ class Keys:
         _require(0 < len(self.masks) <= KEY * MOST_ROUNDS and len(self.masks) % KEY == 0, "keys of no round")
         _require(len(self.commitments) == DIGEST, "commitments without a digest")
         _require(len(self.declared) <= _DECLARED, f"{len(self.declared)} bytes of declared facts")
-        _require(not small_order(self.sealing).size, f"the sealing key of {self.platform!r} is of small order")
-        for place in small_order(self.masks)[:1].tolist():
+        _require(not small_order(self.sealing), f"the sealing key of {self.platform!r} is of small order")
+        for place in small_order(self.masks)[:1]:
             _require(False, f"the mask key of {self.platform!r} for round {place + 1} is of small order")
 
     @cached_property

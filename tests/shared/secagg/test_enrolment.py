@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from client.enrolment import Enrolled
@@ -38,7 +37,7 @@ class TestWorthlessKeys:
         made = fresh(3)
         state = made.state(2)
         with monkeypatch.context() as patched:
-            patched.setattr("shared.secagg.roster.small_order", lambda keys: np.zeros(0, np.int64))
+            patched.setattr("shared.secagg.roster.small_order", lambda keys: [])
             keys = replace(state.advert.keys, **{which: bytes(len(getattr(state.advert.keys, which)))})
             advert = replace(state.advert, keys=keys, signature=made.identities[2].sign(keys.signed))
             made.coordinator.adverts = (*made.coordinator.adverts[:2], advert)
