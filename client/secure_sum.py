@@ -126,7 +126,7 @@ class SecureSum:
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
         # Before anything of the size that the agreement names: its catalogues are those that platforms signed.
-        agreement.require_signed(request.roster)
+        agreement.require_signed(request.roster, sample_rate=self._settings.training.sample_rate)
         if agreement.catalogues:
             try:
                 agreement.popularity_point(quorum=request.roster.quorum, settings=self._settings)

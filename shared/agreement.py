@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shared.catalogues import BOUND, MOST_ITEMS, Catalogue, shared_catalogues
+from shared.catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode
 from shared.secagg.quorum import Quorum
 from shared.secagg.roster import Entry, Roster, Terms
 from shared.settings import Settings, digest
+
+MOST_NOISE = 1e6
+"""Noise multiplier, at most; a plan at a thousandth of it is noise."""
 
 
 def number_of(round_: int) -> int:
@@ -52,6 +55,15 @@ def pooled(entries: Iterable[Entry], *, colluders: int) -> tuple[Catalogue, ...]
         ProtocolError: a platform declares nothing that can be read.
     """
     return shared_catalogues((declared_by(entry) for entry in entries), colluders=colluders)
+
+
+def batch_of(entries: Iterable[Entry], *, sample_rate: float) -> float:
+    """Expected number of users in the largest platform's batch, from the platforms' signed lines.
+
+    Raises:
+        ProtocolError: a platform declares nothing that can be read.
+    """
+    return sample_rate * max((declared_by(entry).users for entry in entries), default=0)
 
 
 def require_owners(roster: Roster, catalogues: Iterable[Catalogue], survivors: Collection[int]) -> None:
@@ -94,20 +106,25 @@ class Agreement:
     catalogues: tuple[Catalogue, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("noise_multiplier", "batch"):
+        for name, most in (("noise_multiplier", MOST_NOISE), ("batch", MOST_USERS)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ProtocolError(f"the agreed {name} is {value}")
+            if not 0 <= value <= most:
+                raise ProtocolError(f"the agreed {name} is {value}, between 0 and {most} is possible")
         items = sum(one.items for one in self.catalogues)
         if items > MOST_ITEMS:
             raise ProtocolError(f"the agreed catalogues have {items} items; at most {MOST_ITEMS} are summed")
 
-    def require_signed(self, roster: Roster) -> None:
-        """Check that the catalogues are those that enough platforms of the roster signed; nothing more and nothing less.
+    def require_signed(self, roster: Roster, *, sample_rate: float) -> None:
+        """Check what follows from the roster's signed lines: the batch, and the catalogues, nothing more and nothing less.
 
         Raises:
             ProtocolError: they are others.
         """
+        if self.batch != batch_of(roster.entries, sample_rate=sample_rate):
+            raise ProtocolError(
+                f"batches of {self.batch:g} users were agreed on, and the platforms' signed numbers of users make them "
+                f"{batch_of(roster.entries, sample_rate=sample_rate):g}"
+            )
         wanted = pooled(roster.entries, colluders=roster.terms.colluders)
         if self.catalogues != wanted:
             least = roster.terms.colluders + 2

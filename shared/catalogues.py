@@ -31,6 +31,7 @@ MOST_ITEMS = 1 << 24
 """Items of all catalogues whose popularities are summed, at most: 128 MiB of float64 on each platform."""
 
 MOST_CATALOGUES = 64
+MOST_USERS = (1 << 32) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Catalogue:
     users: int
 
     def __post_init__(self) -> None:
-        if len(self.digest) != DIGEST or not 1 <= self.items <= MOST_ITEMS or not 1 <= self.users < 1 << 32:
+        if len(self.digest) != DIGEST or not 1 <= self.items <= MOST_ITEMS or not 1 <= self.users <= MOST_USERS:
             raise ProtocolError(
                 f"a catalogue of {self.items} items and {self.users} users under {len(self.digest)} bytes of hash"
             )

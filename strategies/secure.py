@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.agreement import Agreement, declared_by, pooled, terms_of
+from shared.agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.errors import InputError, NoisyPlan, ProtocolError
 from shared.messages import Arrays, Joined
 from shared.privacy.plan import signal_to_noise
@@ -88,7 +88,7 @@ def agreement_of(
     """
     return Agreement(
         noise_multiplier=max((needs[entry.platform] for entry in entries), default=0.0),
-        batch=settings.training.sample_rate * max((declared_by(entry).users for entry in entries), default=1),
+        batch=batch_of(entries, sample_rate=settings.training.sample_rate),
         catalogues=pooled(entries, colluders=settings.secure.colluders),
     )
 

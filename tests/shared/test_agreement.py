@@ -48,14 +48,20 @@ def test_they_are_bounded() -> None:
 
 def test_an_agreement_is_what_was_signed() -> None:
     made = roster(of(1), of(1, users=8), of(2))
-    good = Agreement(noise_multiplier=1.0, batch=1.0, catalogues=pooled(made.entries, colluders=0))
+    good = Agreement(noise_multiplier=1.0, batch=4.0, catalogues=pooled(made.entries, colluders=0))
     assert good.catalogues == (of(1, users=8),)
-    good.require_signed(made)
+    good.require_signed(made, sample_rate=0.5)
     for bad in ((), (of(1),), (of(1, users=8), of(2)), (of(2),), good.catalogues * 2):
         with pytest.raises(ProtocolError, match="signed"):
-            replace(good, catalogues=bad).require_signed(made)
+            replace(good, catalogues=bad).require_signed(made, sample_rate=0.5)
     with pytest.raises(ProtocolError, match="signed"):
-        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1))
+        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), sample_rate=0.5)
+    for bad in ({"batch": 4.5}, {"batch": 0.0}):
+        with pytest.raises(ProtocolError, match="batches"):
+            replace(good, **bad).require_signed(made, sample_rate=0.5)  # type: ignore[arg-type]
+    for bad in ({"batch": 2.0**32}, {"batch": float("nan")}, {"noise_multiplier": 1.1e6}, {"noise_multiplier": -1.0}):
+        with pytest.raises(ProtocolError, match="agreed"):
+            replace(good, **bad)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_read_names_its_platform() -> None:
