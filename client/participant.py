@@ -45,10 +45,12 @@ class Ready:
     Args:
         frame: The round, its vector's length and width, and the question.
         keys: Of every mask, and whether it is subtracted.
+        anew: Whether items are encoded anew in this round, so that later ones may go on with their vectors.
     """
 
     frame: Frame
     keys: tuple[tuple[bytes, bool], ...] = field(repr=False)
+    anew: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Active:
         question: Digest of what was asked then.
         masked: The answer, in case it is asked for again.
         told: Digest of the popularity that this platform was told; empty before.
+        since: Last round in which it encoded its items anew; 0 before.
+        based: Digest of what was asked then.
         listed: Digest of the list of survivors that it signed or answered for in this round; empty before.
     """
 
@@ -83,6 +87,8 @@ class Active:
     masked: Masked | None = field(default=None, repr=False)
     listed: bytes = b""
     told: bytes = b""
+    since: int = 0
+    based: bytes = b""
 
     @property
     def terms(self) -> Terms:
@@ -122,7 +128,8 @@ class Active:
         if self.answered(request, question) is not None:
             raise OutOfOrder(f"round {request.round} was masked already")
         frame = _frame(request, question)
-        return Ready(frame=frame, keys=tuple(self._keys(frame, self.secrets[PAIR * (frame.round - self.first) :][:PAIR])))
+        keys = tuple(self._keys(frame, self.secrets[PAIR * (frame.round - self.first) :][:PAIR]))
+        return Ready(frame=frame, keys=keys, anew=not request.before.since)
 
     def mask(self, ready: Ready, vector: NDArray[np.uint32], *, identity: Identity) -> tuple[Active, Masked]:
         """Hide the vector: x + PRG(seed) + sum over partners of +-PRG(their common key), modulo 2**bits.
@@ -156,6 +163,8 @@ class Active:
             question=_asked(frame),
             masked=masked,
             listed=b"",
+            since=frame.round if ready.anew else self.since,
+            based=frame.question if ready.anew else self.based,
         )
         return later, masked
 

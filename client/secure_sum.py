@@ -36,12 +36,14 @@ class Asked:
     Args:
         known: The answer that it got already; None if it is to be made.
         ready: The keys of its masks; None if it is known.
+        since: Round of the run whose items' vectors serve in this one.
     """
 
     request: secagg.Mask
     active: Active
     known: bytes | None
     ready: Ready | None
+    since: int
 
 
 class SecureSum:
@@ -159,18 +161,30 @@ class SecureSum:
         state = self._require(Dealing, Active)
         active = state.open(mask) if isinstance(state, Dealing) else state
         assert isinstance(active, Active)
-        self._require_told(active, mask.told, round_)
-        question = question_of(request, told=mask.told)
+        self._require_told(active, mask.before.told, round_)
+        since = self._require_since(active, mask, round_)
+        question = question_of(request, before=mask.before)
         known = active.answered(mask, question)
         if known is not None:
-            return Asked(request=mask, active=active, known=encode(known), ready=None)
+            return Asked(request=mask, active=active, known=encode(known), ready=None, since=since)
         if round_ <= finished:
             raise OutOfOrder(
                 f"round {round_} was answered, and the answer is not there",
                 where=str(self._path),
                 do="leave this run: an older copy of this file was put back; the platform would answer twice for one charge",
             )
-        return Asked(request=mask, active=active, known=None, ready=active.ready(mask, question))
+        return Asked(request=mask, active=active, known=None, ready=active.ready(mask, question), since=since)
+
+    def _require_since(self, active: Active, mask: secagg.Mask, round_: int) -> int:
+        """Check that this platform's items were encoded for the question that all others' were; gives the round of the run."""
+        before, most = mask.before, self._settings.training.bank_steps
+        if not before.since:
+            return round_
+        if not 0 < mask.round - before.since < most:
+            raise ProtocolError(f"round {round_} with items' vectors of {mask.round - before.since} rounds ago, below {most}")
+        if (active.since, active.based) != (before.since, before.based):
+            raise OutOfOrder(f"round {round_} goes on with items' vectors that this platform does not have")
+        return round_ - (mask.round - before.since)
 
     def _require_told(self, active: Active, told: tuple[bytes, ...], round_: int) -> None:
         """Check that all platforms of this one's catalogue were told the popularity that it was told."""

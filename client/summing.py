@@ -75,11 +75,12 @@ class SummingSession(Session):
         if asked.known is not None:
             return self._summed(request.round, asked.known, began)
         point = self._secure.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
+        self._bank.require(asked.since, request.round)
         prior = self._prior()
         group = self._platform.friends.group_size
         self._pay(round_release(self.plan, point, settings=self.settings, group_size=group), request.round)
         parameters = {**self._tensors(request.adapter), **self._local_values()}
-        bank = self._bank.of_round(request.round, parameters)
+        bank = self._bank.since(asked.since, request.round, parameters)
         random = self._random("train", request.round)
         trainer = self._trainer(prior)
         sums = gradient_sums(trainer, parameters, [*sent, *self._local], bank, trainer.sample(random))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -23,12 +23,13 @@ from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.settings import Settings
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment
+from strategies.encoded import Encoded
 from strategies.optimizers import Adapter
 from strategies.phases import Phases
 from strategies.secure import Candidates, require_signal
 
 FOLDER = "secure"
-_FILE = "session.bin"
+_FILE, _ENCODED = "session.bin", "encoded.bin"
 _IN_A_ROW = 3
 """Rounds given up one after the other that end a run: each costs every platform its charge."""
 _LOOK = 0.05
@@ -76,6 +77,9 @@ class Saved:
     popularities: tuple[Popularity, ...] | None = None
 
 
+Part = TypeVar("Part", Saved, Encoded)
+
+
 class SecureRounds:
     """The secure sum of one run.
 
@@ -99,7 +103,7 @@ class SecureRounds:
     ) -> None:
         self._grid, self._settings, self._run, self._host, self._wait = grid, settings, run, host, wait
         self._strategy, self._approved = strategy, approved
-        self._path = out / FOLDER / _FILE
+        self._path, self._encoded = out / FOLDER / _FILE, out / FOLDER / _ENCODED
         self._mail = MailFolder(out / FOLDER)
         self._joined: dict[str, Joined] = {}
         self._told: set[str] = set()
@@ -114,7 +118,7 @@ class SecureRounds:
             StorageError: it is damaged.
         """
         if self._path.exists():
-            self._saved = _read(self._path)
+            self._saved = _read(Saved, self._path)
 
     def enter(self, joined: Joined) -> str:
         """Take a platform's keys; why it cannot take part, or nothing if it can.
@@ -169,6 +173,8 @@ class SecureRounds:
         if self._saved.popularities is None and phases.agreement.catalogues:
             self._count(phases)
         phases.known = self._saved.popularities or ()
+        if self._encoded.exists():
+            phases.encoded = _read(Encoded, self._encoded)
         self._tell(phases)
 
     def _count(self, phases: Phases) -> None:
@@ -212,7 +218,10 @@ class SecureRounds:
         self._tell(phases)
         receipts: list[Receipt] = []
         try:
-            self._gather(phases, server_round, phases.mask(server_round, adapter), receipts)
+            asking = phases.mask(server_round, adapter)
+            # Before it is asked: resumed in this round, the coordinator asks the same question.
+            self._note_encoded(phases)
+            self._gather(phases, server_round, asking, receipts)
             moved = phases.step()
         except Abandoned as error:
             self._credit(receipts, counted=False)
@@ -240,7 +249,10 @@ class SecureRounds:
         receipts += phases.report.updates
         phases.report.updates = []
         self._note(exchange, server_round)
-        phases.close()
+        try:
+            phases.close()
+        finally:
+            self._note_encoded(phases)
         if not phases.work.whole:
             exchange = self._send(phases.confirm())
             phases.confirmed(exchange.replies())
@@ -296,17 +308,21 @@ class SecureRounds:
     def _left_out(self, platform: str, why: str) -> None:
         self._host.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
 
+    def _note_encoded(self, phases: Phases) -> None:
+        if phases.encoded is not None:
+            write_checked(self._encoded, encode(phases.encoded))
+
     def _keep(self, saved: Saved) -> None:
         write_checked(self._path, encode(saved))
         self._saved = saved
 
 
-def _read(path: Path) -> Saved:
+def _read(kind: type[Part], path: Path) -> Part:
     try:
         data = read_checked(path)
         if version_of(data) not in (None, VERSION):
             raise StorageError(f"it has format {version_of(data)}, and this program reads format {VERSION}")
-        return decode(Saved, data)
+        return decode(kind, data)
     except (OSError, ValueError, FedfuseError) as error:
         raise StorageError(
             f"the secure sum's session cannot be read: {error}",

@@ -11,11 +11,12 @@ The terms of the run, the roster and the agreed facts enter the derivation as th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 
 from shared.messages import Count, Sum
 from shared.secagg.identity import digest_of
+from shared.secagg.messages import Before
 from shared.settings import Settings, digest
 from shared.tensors import feed
 
@@ -23,13 +24,10 @@ _MASKS = "body"
 """The field of a request that says what to mask with, and not what: the session binds it."""
 
 
-def question_of(request: Sum | Count, *, told: Sequence[bytes] = ()) -> bytes:
-    """SHA-256 of all fields of a request but its body, and of what platforms were told before it.
+def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  # noqa: B008 - frozen
+    """SHA-256 of all fields of a request but its body, and of what its answers depend on from before it.
 
     Both sides compute it: the coordinator from what it sends, a platform from what it received.
-
-    Args:
-        told: Digests of the popularities that platforms were told after round 0, in the order of the agreed catalogues.
 
     Returns:
         32 bytes.
@@ -37,7 +35,7 @@ def question_of(request: Sum | Count, *, told: Sequence[bytes] = ()) -> bytes:
     # Whatever fields a request has: one that is added later is bound, or stops here.
     names = [field.name for field in fields(request) if field.name != _MASKS]
     parts = [part for name in names for part in _named(name, getattr(request, name))]
-    return digest_of("question", request.kind.encode(), *parts, digest_of("told", *told))
+    return digest_of("question", request.kind.encode(), *parts, before.digest)
 
 
 def _named(name: str, value: object) -> tuple[bytes, bytes]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shared.errors import ProtocolError
 from shared.secagg.identity import signed_by
 from shared.secagg.masks import Frame, add_masks, agree, derive
-from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
+from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
 from shared.secagg.words import add_packed
@@ -26,11 +26,11 @@ class Round:
 
     Args:
         frame: With the digest of the one question that all platforms are asked: vectors that answer another spoil the sum.
-        told: `Mask.told`.
+        before: `Mask.before`.
     """
 
-    def __init__(self, coordinator: Coordinator, frame: Frame, *, told: tuple[bytes, ...] = ()) -> None:
-        self._coordinator, self._session, self.frame, self._told = coordinator, coordinator.session, frame, told
+    def __init__(self, coordinator: Coordinator, frame: Frame, *, before: Before = Before()) -> None:  # noqa: B008 - frozen
+        self._coordinator, self._session, self.frame, self._before = coordinator, coordinator.session, frame, before
         self._total = np.zeros(frame.length, np.uint32)
         self._sum: NDArray[np.uint32] | None = None
         self._survivors: set[int] = set()
@@ -60,7 +60,7 @@ class Round:
             parcels=parcels,
             length=frame.length,
             bits=frame.bits,
-            told=self._told,
+            before=self._before,
         )
 
     def masked(self, number: int, answer: Masked) -> None:

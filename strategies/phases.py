@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
@@ -22,6 +23,7 @@ from shared.secagg.masks import Frame
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
 from strategies.coordinator import Abandoned, Coordinator
+from strategies.encoded import Encoded
 from strategies.masked_sum import Round
 from strategies.optimizers import Adapter
 
@@ -45,6 +47,8 @@ class Phases:
         self.report = Report()
         self.known: tuple[Popularity, ...] = ()
         """What round 0 summed and platforms were told, in the order of the agreed catalogues; the vectors depend on it."""
+        self.encoded: Encoded | None = None
+        """Which round's items' vectors serve; the vectors depend on it, too."""
         self._round: Round | None = None
 
     @property
@@ -79,7 +83,7 @@ class Phases:
         """
         point = self.agreement.popularity_point(quorum=self.coordinator.roster.quorum, settings=self._settings)
         request = Count(run=self._run, settings=self._settings, body=b"")
-        self._begin(POPULARITY, point, request, told=())
+        self._begin(POPULARITY, point, request, secagg.Before())
         return self._asking(to_record(request))
 
     def close(self) -> None:
@@ -88,6 +92,8 @@ class Phases:
         Raises:
             Abandoned: too few came; or, in round 0, too few of those that have one catalogue: no platform would unmask that sum.
         """
+        if self.encoded is not None and self._server_round != POPULARITY:
+            self.encoded = self.encoded.answered(self.work.survivors)
         self.work.close()
         if self._server_round == POPULARITY:
             try:
@@ -124,13 +130,23 @@ class Phases:
                 found.add(self._member(number).platform)
         return found
 
-    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count, *, told: tuple[bytes, ...]) -> None:
+    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count, before: secagg.Before) -> None:
         """One question for all: only then do the masks of what they answer cancel."""
         self._point, self._server_round = point, server_round
-        frame = Frame(
-            round=number_of(server_round), length=point.dimension, bits=point.bits, question=question_of(request, told=told)
-        )
-        self._round = Round(self.coordinator, frame, told=told)
+        question = question_of(request, before=before)
+        frame = Frame(round=number_of(server_round), length=point.dimension, bits=point.bits, question=question)
+        self._round = Round(self.coordinator, frame, before=before)
+
+    def _before(self, server_round: int) -> secagg.Before:
+        """What the round's vectors depend on from before it: items' vectors of an earlier round, if everyone asked has them."""
+        told, known = tuple(one.digest for one in self.known), self.encoded
+        there = {number for number, _ in self._there(self.coordinator.session.present)}
+        if known is None or not known.serves(server_round, there, rounds=self._settings.training.bank_steps):
+            return secagg.Before(told=told)
+        self.encoded = replace(known, round=server_round)
+        if known.since == server_round:
+            return secagg.Before(told=told)
+        return secagg.Before(told=told, since=number_of(known.since), based=known.question)
 
     def mask(self, server_round: int, adapter: Adapter) -> Iterator[Message]:
         """Begin a round: ask every platform that is present for its masked sum.
@@ -151,7 +167,10 @@ class Phases:
             adapter=self._strategy.view(adapter, None),
             body=b"",
         )
-        self._begin(server_round, point, request, told=tuple(one.digest for one in self.known))
+        before = self._before(server_round)
+        self._begin(server_round, point, request, before)
+        if not before.since:
+            self.encoded = Encoded(round=server_round, since=server_round, question=self.work.frame.question)
         return self._asking(to_record(request))
 
     def _asking(self, shared: RecordDict) -> Iterator[Message]:

@@ -12,16 +12,22 @@ Join and deal happen once in a run.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from shared.errors import ProtocolError
-from shared.secagg.identity import DIGEST, SIGNATURE
+from shared.secagg.identity import DIGEST, SIGNATURE, digest_of
 from shared.secagg.quorum import MOST
 from shared.secagg.roster import Keys, Roster
 
 MOST_WORDS = 1 << 28
 """Words of a vector, at most."""
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ProtocolError(otherwise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,30 @@ class Parcel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Before:
+    """What a round's vectors depend on from before the round; part of the question. A platform compares all of it with its own.
+
+    Args:
+        told: Digests of what platforms were told since they dealt (the popularities).
+        since: The round whose items' vectors serve in this one, or 0 if they are encoded anew.
+        based: Digest of what was asked in that round (`Frame.question`); empty if they are encoded anew.
+    """
+
+    told: tuple[bytes, ...] = ()
+    since: int = 0
+    based: bytes = b""
+
+    def __post_init__(self) -> None:
+        _require(len(self.told) <= MOST and all(len(one) == DIGEST for one in self.told), "digests of another number or length")
+        _require(len(self.based) == (DIGEST if self.since else 0), f"{len(self.based)} bytes of what was asked before")
+
+    @property
+    def digest(self) -> bytes:
+        """Stands for all of it."""
+        return digest_of("before", struct.pack("<I", self.since), self.based, *self.told)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mask:
     """Send the round's vector under masks.
 
@@ -60,8 +90,6 @@ class Mask:
         parcels: The shares dealt to the receiver; only in its first round.
         length: Words of the vector.
         bits: Bits of a word: the sum is modulo 2**bits.
-        told: Digests of what platforms were told since they dealt, which the vector depends on; part of the question. Each
-            platform compares the one that it was told itself.
     """
 
     tag: ClassVar[int] = 12
@@ -71,13 +99,12 @@ class Mask:
     parcels: tuple[Parcel, ...] = field(repr=False)
     length: int
     bits: int
-    told: tuple[bytes, ...] = ()
+    before: Before = Before()
 
     def __post_init__(self) -> None:
         _require(1 <= self.bits <= 32, f"words of {self.bits} bits")
         _require(1 <= self.length <= MOST_WORDS, f"a vector of {self.length} words")
         _require(len(self.present) <= MOST, "more platforms than there may be")
-        _require(len(self.told) <= MOST and all(len(one) == DIGEST for one in self.told), "digests of another number or length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +182,3 @@ class Unmasked:
     tag: ClassVar[int] = 17
 
     shares: bytes = field(repr=False)
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ProtocolError(otherwise)

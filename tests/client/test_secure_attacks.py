@@ -49,7 +49,7 @@ class Deceiver(Round):
         self.frames, self.said = frames, told
 
     def mask_for(self, number: int) -> secagg.Mask:
-        return replace(super().mask_for(number), told=self.said.get(number, ()))
+        return replace(super().mask_for(number), before=secagg.Before(told=self.said.get(number, ())))
 
     def _keys(self, secrets: dict[int, bytes]) -> Iterator[tuple[bytes, bool]]:
         for number in self.survivors:
@@ -69,7 +69,7 @@ def deceive(
             round=number_of(round_),
             length=point.dimension,
             bits=point.bits,
-            question=question_of(made.request(round_, adapter), told=said.get(at, ())),
+            question=question_of(made.request(round_, adapter), before=secagg.Before(told=said.get(at, ()))),
         )
         for at, adapter in adapters.items()
     }
@@ -178,6 +178,83 @@ class TestToldDifferently:
         adapter = initial(made.settings)
         decoded = made.play(1, adapter)
         assert correlation(decoded, sum(eyes.sums)) > 0.99
+
+
+class TestItemsEncodedDifferently:
+    """Items' vectors serve several rounds: the others make theirs with another model in round 1, and round 2 is asked alike."""
+
+    @pytest.fixture
+    def made(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> Federation:
+        made = federation(3, model={"rank": 16})
+        self.eyes = Eyes(monkeypatch)
+        monkeypatch.setattr(summing, "noise_share", no_noise)
+        made.set_up()
+        adapter = initial(made.settings)
+        other = {name: value + np.float32(0.1) for name, value in adapter.items()}
+        deceive(made, 1, {0: adapter, 1: other, 2: other})
+        made.asked[1] = question_of(made.request(1, adapter))
+        return made
+
+    def test_whoever_was_asked_otherwise_does_not_go_on(self, made: Federation) -> None:
+        adapter = initial(made.settings)
+        work = made.begin(2, adapter, since=1)
+        before = [made.charges(at) for at in range(3)]
+        answers = [made.sum(at, work, adapter) for at in range(3)]
+        assert isinstance(answers[0], Summed)
+        for at in (1, 2):
+            answer = answers[at]
+            assert isinstance(answer, Refusal) and answer.reason is Reason.ROUND
+            assert "does not have" in str(made.workers[at].failure) and made.charges(at) == before[at]
+
+    def test_without_the_check_their_sum_is_read(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(SecureSum, "_require_since", lambda self, active, mask, round_: mask.before.since - 1)
+        adapter = initial(made.settings)
+        work = made.begin(2, adapter, since=1)
+        for at in range(3):
+            answer = made.sum(at, work, adapter)
+            assert isinstance(answer, Summed), made.workers[at].failure
+            work.masked(at, decode(secagg.Masked, answer.body))
+        unmask(made, work, 2)
+        assert correlation(made.point(adapter).decode(work.sum()), sum(self.eyes.sums[-3:])) > 0.99
+
+    def test_encoded_anew_they_are_summed(self, made: Federation) -> None:
+        adapter = initial(made.settings)
+        decoded = made.play(2, adapter)
+        assert correlation(decoded, sum(self.eyes.sums[-3:])) > 0.99
+        # ... and from here on they serve.
+        decoded = made.play(3, adapter, since=2)
+        assert correlation(decoded, sum(self.eyes.sums[-3:])) > 0.99
+
+    @pytest.mark.parametrize("change", [{"since": 1}, {"based": bytes(32)}, {"since": 3}, {"since": 9}])
+    def test_no_other_round_is_gone_on_with(self, made: Federation, change: dict[str, Any]) -> None:
+        adapter = initial(made.settings)
+        work = made.begin(2, adapter, since=1)
+        good = work._before
+        work._before = replace(good, **change)
+        answer = made.sum(0, work, adapter)
+        assert isinstance(answer, Refusal)
+        work._before = good
+        assert isinstance(made.sum(0, work, adapter), Summed)
+
+    def test_not_for_longer_than_the_settings_say(self, federation: Any) -> None:
+        made = federation(1, training={"bank_steps": 2})
+        made.set_up()
+        adapter = initial(made.settings)
+        made.play(1, adapter)
+        made.play(2, adapter, since=1)
+        answer = made.sum(0, made.begin(3, adapter, since=1), adapter)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
+        assert ("train", 3) not in made.charges(0)
+
+    def test_a_platform_that_lost_its_memory_of_them_pays_nothing(self, made: Federation) -> None:
+        made.workers[0].close()
+        (made.root / "state" / "p0" / "runs" / "run.safetensors").unlink()
+        made.restart(0)
+        before = made.charges(0)
+        adapter = initial(made.settings)
+        answer = made.sum(0, made.begin(2, adapter, since=1), adapter)
+        assert isinstance(answer, Refusal) and answer.reason is Reason.ROUND
+        assert made.charges(0) == before
 
 
 class TestACatalogueListedAlone:

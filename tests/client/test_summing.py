@@ -63,6 +63,7 @@ class Federation:
         self.files = [load(path) for path in paths]
         self.workers = [self.open(at) for at in range(len(paths))]
         self.told: tuple[bytes, ...] = ()
+        self.asked: dict[int, bytes] = {}
 
     def open(self, at: int) -> Worker:
         name = self.files[at].name
@@ -114,11 +115,12 @@ class Federation:
     def request(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, body: bytes = b"") -> Sum:
         return Sum(run="run", settings=self.settings, round=round_, factors=factors, adapter=adapter, body=body)
 
-    def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> Round:
+    def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> Round:
         point = self.point(adapter, factors)
-        question = question_of(self.request(round_, adapter, factors), told=self.told)
+        before = secagg.Before(told=self.told, since=since and number_of(since), based=self.asked[since] if since else b"")
+        question = self.asked[round_] = question_of(self.request(round_, adapter, factors), before=before)
         frame = Frame(round=number_of(round_), length=point.dimension, bits=point.bits, question=question)
-        return Round(self.coordinator, frame, told=self.told)
+        return Round(self.coordinator, frame, before=before)
 
     def begin_popularity(self, **over: int) -> Round:
         point = self.popularity()
@@ -129,9 +131,9 @@ class Federation:
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
         return self.ask(at, self.request(work.frame.round - 1, adapter, factors, body=encode(work.mask_for(at))))
 
-    def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> np.ndarray:
+    def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> np.ndarray:
         """A whole round; the decoded sum."""
-        work = self.begin(round_, adapter, factors)
+        work = self.begin(round_, adapter, factors, since=since)
         for at in range(len(self.files)):
             answer = self.sum(at, work, adapter, factors)
             assert isinstance(answer, Summed), self.workers[at].failure

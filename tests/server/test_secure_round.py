@@ -65,6 +65,7 @@ class Platform:
         self.script = dict(script or {})
         self.asked: list[tuple[int, str]] = []
         self.vectors: dict[int, np.ndarray] = {}
+        self.since: dict[int, int] = {}
 
     def handle(self, request: Request) -> Answer:
         phase = request.phase.value if isinstance(request, Secure) else request.kind
@@ -135,6 +136,7 @@ class Platform:
 
     def masked(self, request: Sum, part: SecureSum) -> bytes:
         asked = part.asked(request, finished=max(self.vectors, default=-1))
+        self.since[request.round] = asked.since
         if asked.known is not None:
             return asked.known
         names = trained(request.adapter, request.factors)
@@ -409,6 +411,55 @@ def test_what_needs_single_updates_is_refused_at_the_start(federate: Any, severa
     with pytest.raises(InputError, match="secure sum"):
         federate(*platforms, strategy=strategy, privacy={"noise": "distributed"})
     assert platforms[0].asked == []
+
+
+class TestItemsEncoded:
+    """Items' vectors serve several rounds, while everybody that is asked has those of one and the same question."""
+
+    def test_while_all_are_there(self, federate: Any, several: Any) -> None:
+        platforms = several(3)
+        federate(*platforms, rounds=5, training={"bank_steps": 3})
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 1, 4: 4, 5: 4}] * 3
+
+    def test_anew_when_one_comes_back(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        platforms = several(4, p3={(2, "sum"): Reason.FAILED})
+        outcome = federate(*platforms, rounds=4, training={"bank_steps": 8})
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 3, 4: 3}] * 3 + [{1: 1, 3: 3, 4: 3}]
+        wanted = sum(step(platforms, at) for at in (1, 3, 4)) + step(platforms[:3], 2)
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+
+    def test_anew_when_one_has_forgotten(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        """It refuses the round that goes on with what it does not have, is missed once, and is back in the next."""
+        platforms = several(4)
+        honest = platforms[3].masked
+
+        def forgetful(request: Sum, part: SecureSum) -> bytes:
+            if request.round == 2:
+                raise OutOfOrder("its items' vectors are lost")
+            return honest(request, part)
+
+        platforms[3].masked = forgetful  # type: ignore[method-assign]
+        outcome = federate(*platforms, rounds=3, training={"bank_steps": 8})
+        assert platforms[0].since == {1: 1, 2: 1, 3: 3}
+        wanted = sum(step(platforms, at) for at in (1, 3)) + step(platforms[:3], 2)
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+
+    @pytest.mark.parametrize("phase", ["unmask", "evaluate"])
+    def test_a_coordinator_that_comes_back_goes_on_with_them(self, federate: Any, several: Any, phase: str) -> None:
+        platforms = several(3)
+
+        def stop(event: Event) -> None:
+            if phase == "evaluate" and event.kind is Kind.ROUND and event.round == 2:
+                raise KeyboardInterrupt
+
+        if phase == "unmask":
+            platforms[2].script[(2, "unmask")] = KeyboardInterrupt()
+        over = {"rounds": 3, "training": {"bank_steps": 8}}
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop, **over)
+        platforms[2].script.clear()
+        federate(*platforms, resume=True, **over)
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 1}] * 3
 
 
 class TestResuming:

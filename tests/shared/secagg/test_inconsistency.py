@@ -12,6 +12,7 @@ import pytest
 from shared.messages import Count, Factors, Sum
 from shared.question import question_of
 from shared.secagg.masks import Frame
+from shared.secagg.messages import Before
 from shared.settings import Settings
 from tests.shared.secagg.conftest import QUESTION
 from tests.shared.secagg.test_attacks import OTHER, Server
@@ -72,8 +73,11 @@ class TestModelInconsistency:
         )
         others = [
             question_of(count),
-            question_of(sum_, told=(bytes(32),)),
-            question_of(sum_, told=(bytes(32), bytes(32))),
+            question_of(sum_, before=Before(told=(bytes(32),))),
+            question_of(sum_, before=Before(told=(bytes(32), bytes(32)))),
+            question_of(sum_, before=Before(since=1, based=bytes(32))),
+            question_of(sum_, before=Before(since=2, based=bytes(32))),
+            question_of(sum_, before=Before(since=1, based=b"x" * 32)),
             *(
                 question_of(replace(sum_, **change))
                 for change in (
