@@ -1,7 +1,7 @@
 """Which round's items' vectors platforms use under the secure sum (`training.bank_steps`).
 
-A platform's vector depends on the model that its items were encoded with. So all platforms of a round must have encoded them for the
-same question, and the coordinator says in which round that was; where one of those asked does not have them, all encode anew.
+A platform's vector depends on the model that its items were encoded with. So all platforms of a round must have encoded them for
+the same question, and the coordinator says in which round that was; where one of those asked does not have them, all encode anew.
 """
 
 from __future__ import annotations
