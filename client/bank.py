@@ -17,6 +17,7 @@ from client.fusion.projector import weight_of
 from client.towers import Rows, Towers
 from client.trunk import Ids
 from client.vectors import VectorRows
+from shared.errors import OutOfOrder
 from shared.tensors import feed
 
 SINCE = "since"
@@ -81,12 +82,33 @@ class BankOfRounds:
 
     def of_round(self, round_: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """The vectors for a round that begins with these parameters; they may be those of an earlier round."""
+        held = self.remembered
+        fresh = bool(held) and 0 <= round_ - int(held[SINCE]) < self._rounds
+        return self.since(int(held[SINCE]) if fresh else round_, round_, parameters)
+
+    def require(self, since: int, round_: int) -> None:
+        """Check that a round's vectors can be had.
+
+        Raises:
+            OutOfOrder: they are of an earlier round, and those that are remembered are not of that one.
+        """
+        if since != round_ and (not self.remembered or int(self.remembered[SINCE]) != since):
+            raise OutOfOrder(f"round {round_} goes on with the items' vectors of round {since}, which are not remembered here")
+
+    def since(self, since: int, round_: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The vectors of round `since`, for a round that begins with these parameters.
+
+        Raises:
+            OutOfOrder: as `require`.
+        """
+        self.require(since, round_)
         if self._rounds < 2:
             return self.now(parameters)
         held = self.remembered
-        if not held or not 0 <= round_ - int(held[SINCE]) < self._rounds:
-            held = self.remembered = {SINCE: torch.tensor([float(round_)]), **parameters}
-        since = int(held[SINCE])
+        if since == round_:
+            # Also where this round was begun before and broke off: it may have begun with other parameters.
+            held, self._serving = {SINCE: torch.tensor([float(round_)]), **parameters}, None
+            self.remembered = held
         if self._serving is None or self._since != since:
             self._serving = self._bank({name: value.to(self._device) for name, value in held.items() if name != SINCE})
             self._since = since

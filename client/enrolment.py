@@ -45,8 +45,12 @@ class Enrolled:
     secrets: bytes = field(repr=False)
 
     @classmethod
-    def enrol(cls, terms: Terms, *, platform: str, identity: Identity, entropy: Entropy) -> Enrolled:
-        """Draw the keys of all rounds and sign them."""
+    def enrol(cls, terms: Terms, *, platform: str, identity: Identity, entropy: Entropy, declared: bytes = b"") -> Enrolled:
+        """Draw the keys of all rounds and sign them.
+
+        Args:
+            declared: `Keys.declared`.
+        """
         sealing, secrets = entropy(KEY), entropy(PAIR * terms.rounds)
         rounds = [secrets[start : start + PAIR] for start in range(0, len(secrets), PAIR)]
         commitments = b"".join(
@@ -59,8 +63,9 @@ class Enrolled:
             sealing=_public(sealing),
             masks=b"".join(_public(pair[:KEY]) for pair in rounds),
             commitments=hashlib.sha256(commitments).digest(),
+            declared=declared,
         )
-        advert = Advert(keys=keys, signature=identity.sign(keys.digest), commitments=commitments)
+        advert = Advert(keys=keys, signature=identity.sign(keys.signed), commitments=commitments)
         return cls(terms=terms, advert=advert, sealing=sealing, secrets=secrets)
 
     def deal(self, request: Deal, *, peers: Peers, entropy: Entropy) -> tuple[Dealing, Dealt]:
@@ -108,9 +113,16 @@ class Enrolled:
             known = mine.identity if name == mine.platform else peers.get(name)
             if known is None:
                 raise ProtocolError(f"{name!r} is not among the platforms that this one knows")
-            if known != entry.identity or not signed_by(known, entry.signature, entry.keys):
-                raise ProtocolError(f"the keys that are said to be {name!r}'s are not signed by it")
-            if name == mine.platform and entry.keys != mine.digest:
+            if known != entry.identity:
+                raise ProtocolError(
+                    f"{name!r} has identity {entry.identity.hex()[:16]} on the roster, and this platform knows it by "
+                    f"{known.hex()[:16]}",
+                    where=f"run {self.terms.run}",
+                    do=f"ask {name!r} for its identity; the coordinator can leave it out",
+                )
+            if not signed_by(known, entry.signature, entry.signed(self.terms.run)):
+                raise ProtocolError(f"the keys that are said to be {name!r}'s are not signed by it for run {self.terms.run!r}")
+            if name == mine.platform and (entry.keys, entry.declared) != (mine.digest, mine.declared):
                 raise ProtocolError("this platform's own keys were replaced")
 
     def _require_signed(self, roster: Roster, neighbours: tuple[int, ...], keys: tuple[Keys, ...]) -> None:
@@ -118,8 +130,8 @@ class Enrolled:
             raise ProtocolError(f"keys of {len(keys)} neighbours, expected {len(neighbours)}")
         for number, theirs in zip(neighbours, keys, strict=True):
             entry = roster.entries[number]
-            # The digest was signed, and holds run, name and every key.
-            if theirs.digest != entry.keys or (theirs.run, theirs.platform) != (self.terms.run, entry.platform):
+            # The digest was signed, and holds run, name, every key and what is declared.
+            if theirs.signed != entry.signed(self.terms.run) or theirs.platform != entry.platform:
                 raise ProtocolError(f"keys that are not those {entry.platform!r} signed")
             if theirs.identity != entry.identity or theirs.rounds != self.terms.rounds:
                 raise ProtocolError(f"{entry.platform!r} has keys for other rounds")
@@ -133,6 +145,7 @@ class Dealing:
         masks, sealing: The neighbours' public keys.
         kept: The shares that it dealt to itself.
         dealt: The answer, in case it is asked for again.
+        told: As `Active.told`.
     """
 
     tag: ClassVar[int] = 41
@@ -143,6 +156,7 @@ class Dealing:
     sealing: tuple[bytes, ...] = field(repr=False)
     kept: bytes = field(repr=False)
     dealt: Dealt = field(repr=False)
+    told: bytes = b""
 
     @property
     def advert(self) -> Advert:
@@ -198,6 +212,7 @@ class Dealing:
             first=1,
             secrets=self.enrolled.secrets,
             shares=shares.tobytes(),
+            told=self.told,
         )
 
     def _opened(self, sender: int, public: bytes, sealed: bytes, key: X25519PrivateKey, own: int) -> NDArray[np.uint32] | None:

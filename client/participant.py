@@ -39,6 +39,21 @@ PAIR = 2 * KEY
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A round whose masks can be made: every key is derived, so nothing can fail for another platform's keys once it is paid for.
+
+    Args:
+        frame: The round, its vector's length and width, and the question.
+        keys: Of every mask, and whether it is subtracted.
+        anew: Whether items are encoded anew in this round, so that later ones may go on with their vectors.
+    """
+
+    frame: Frame
+    keys: tuple[tuple[bytes, bool], ...] = field(repr=False)
+    anew: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Active:
     """Takes part in rounds.
 
@@ -51,6 +66,9 @@ class Active:
         round: Last round that it masked; 0 before the first.
         question: Digest of what was asked then.
         masked: The answer, in case it is asked for again.
+        told: Digest of the popularity that this platform was told; empty before.
+        since: Last round in which it encoded its items anew; 0 before.
+        based: Digest of what was asked then.
         listed: Digest of the list of survivors that it signed or answered for in this round; empty before.
     """
 
@@ -68,6 +86,9 @@ class Active:
     question: bytes = b""
     masked: Masked | None = field(default=None, repr=False)
     listed: bytes = b""
+    told: bytes = b""
+    since: int = 0
+    based: bytes = b""
 
     @property
     def terms(self) -> Terms:
@@ -78,7 +99,7 @@ class Active:
         """The answer that this question got already; None if the round is still to be masked.
 
         Args:
-            question: Digest of all that the vector depends on (the model, the noise).
+            question: Digest of all that the vector depends on and the coordinator chooses (`shared.question`).
 
         Raises:
             OutOfOrder: the round is over, was never planned, or was asked with another question.
@@ -87,46 +108,63 @@ class Active:
         if request.present != self.session.present:
             raise ProtocolError("another list of who is present than in the rounds before")
         if request.round == self.round:
-            if self.masked is None or _question(request, question) != self.question:
+            if self.masked is None or _asked(_frame(request, question)) != self.question:
                 raise OutOfOrder(f"round {request.round} was masked for another question")
             return self.masked
         if not self.round < request.round <= self.session.roster.terms.rounds:
             raise OutOfOrder(f"round {request.round} after round {self.round} of {self.session.roster.terms.rounds}")
         return None
 
-    def mask(self, request: Mask, vector: NDArray[np.uint32], *, question: bytes, identity: Identity) -> tuple[Active, Masked]:
-        """Hide the vector: x + PRG(seed) + sum over partners of +-PRG(their common key), modulo 2**bits.
+    def ready(self, request: Mask, question: bytes) -> Ready:
+        """All that a round needs of the other platforms, before anything is charged or made for it.
 
         Args:
-            vector: uint32 (length,); not changed.
             question: As in `answered`.
 
         Raises:
-            OutOfOrder, ProtocolError: as `answered`; also if the vector has another length than was asked for.
+            OutOfOrder: as `answered`; also if the round was masked already.
+            ProtocolError: as `answered`; also if a key that the masks need cannot be derived.
         """
-        known = self.answered(request, question)
-        if known is not None:
-            return self, known
-        if vector.shape != (request.length,) or vector.dtype != np.uint32:
-            raise ProtocolError(f"a vector of {vector.dtype} {vector.shape}, asked for {request.length} words")
-        skipped = request.round - self.first
-        secrets = self.secrets[PAIR * skipped :]
-        frame = Frame(round=request.round, length=request.length, bits=request.bits)
-        masks, packer = Masks(self._keys(frame, secrets[:PAIR])), Packer(request.length, request.bits)
-        for start in range(0, request.length, PART):
+        if self.answered(request, question) is not None:
+            raise OutOfOrder(f"round {request.round} was masked already")
+        frame = _frame(request, question)
+        keys = tuple(self._keys(frame, self.secrets[PAIR * (frame.round - self.first) :][:PAIR]))
+        return Ready(frame=frame, keys=keys, anew=not request.before.since)
+
+    def mask(self, ready: Ready, vector: NDArray[np.uint32], *, identity: Identity) -> tuple[Active, Masked]:
+        """Hide the vector: x + PRG(seed) + sum over partners of +-PRG(their common key), modulo 2**bits.
+
+        Args:
+            ready: Of this very phase.
+            vector: uint32 (length,); not changed.
+
+        Raises:
+            OutOfOrder: the round is over.
+            ProtocolError: the vector has another length than was asked for.
+        """
+        frame = ready.frame
+        if not self.round < frame.round:
+            raise OutOfOrder(f"round {frame.round} after round {self.round}")
+        if vector.shape != (frame.length,) or vector.dtype != np.uint32:
+            raise ProtocolError(f"a vector of {vector.dtype} {vector.shape}, asked for {frame.length} words")
+        skipped = frame.round - self.first
+        masks, packer = Masks(ready.keys), Packer(frame.length, frame.bits)
+        for start in range(0, frame.length, PART):
             part = vector[start : start + PART].copy()
             masks.add(part)
             packer.put(start, part)
         masked = Masked(consent=identity.sign(self.session.consent), words=packer.packed())
         later = replace(
             self,
-            first=request.round,
-            secrets=secrets,
+            first=frame.round,
+            secrets=self.secrets[PAIR * skipped :],
             shares=self._shares()[:, skipped:].tobytes(),
-            round=request.round,
-            question=_question(request, question),
+            round=frame.round,
+            question=_asked(frame),
             masked=masked,
             listed=b"",
+            since=frame.round if ready.anew else self.since,
+            based=frame.question if ready.anew else self.based,
         )
         return later, masked
 
@@ -200,6 +238,10 @@ class Active:
         return np.frombuffer(self.shares, "<u4").reshape(-1, rounds, 2, WORDS)
 
 
-def _question(request: Mask, question: bytes) -> bytes:
-    numbers = b"".join(value.to_bytes(4, "little") for value in (request.round, request.length, request.bits))
-    return digest_of("question", numbers, question)
+def _frame(request: Mask, question: bytes) -> Frame:
+    return Frame(round=request.round, length=request.length, bits=request.bits, question=question)
+
+
+def _asked(frame: Frame) -> bytes:
+    numbers = b"".join(value.to_bytes(4, "little") for value in (frame.round, frame.length, frame.bits))
+    return digest_of("question", numbers, frame.question)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import urandom
 from pathlib import Path
 
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.enrolment import Dealing, Enrolled, Peers
-from client.participant import Active
-from shared.agreement import Agreement, number_of, terms_of
-from shared.catalogues import Catalogue
-from shared.durable import read_checked, write_checked, write_whole
-from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
+from client.participant import Active, Ready
+from client.secure_state import State, read_state, write_state
+from shared.agreement import Agreement, number_of, require_owners, terms_of
+from shared.catalogues import POPULARITY, Catalogue, Popularity
+from shared.durable import write_whole
+from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.keys import load_ed25519, make_ed25519
+from shared.messages import Count, Sum
+from shared.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import PUBLIC, Identity
 from shared.secagg.roster import NAME, Roster
 from shared.settings import Settings
-
-State = Enrolled | Dealing | Active
-_KINDS: Mapping[int, type[State]] = {kind.tag: kind for kind in (Enrolled, Dealing, Active)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,15 @@ class Asked:
 
     Args:
         known: The answer that it got already; None if it is to be made.
-        question: Digest of all that the vector depends on.
+        ready: The keys of its masks; None if it is known.
+        since: Round of the run whose items' vectors serve in this one.
     """
 
     request: secagg.Mask
     active: Active
-    question: bytes
     known: bytes | None
+    ready: Ready | None
+    since: int
 
 
 class SecureSum:
@@ -51,21 +53,49 @@ class SecureSum:
         path: File of the state; 0600, since it holds the keys of the rounds to come.
         identity: The platform's signing key.
         peers: The other platforms' identity keys, as this platform's operator knows them; asked for when a roster comes.
+        declared: The platform's public catalogue and its declared users; signed with its keys.
+        known: Whether this platform's ledger or its memory knew the run before this process came to it.
     """
 
     def __init__(
-        self, *, run: str, settings: Settings, platform: str, path: Path, identity: Identity, peers: Callable[[], Peers]
+        self,
+        *,
+        run: str,
+        settings: Settings,
+        platform: str,
+        path: Path,
+        identity: Identity,
+        peers: Callable[[], Peers],
+        declared: Catalogue,
+        known: bool,
     ) -> None:
         self._platform, self._path, self._identity, self._peers = platform, path, identity, peers
-        self._settings = settings
+        self._settings, self._declared, self._begun = settings, declared, known
         self.terms = terms_of(settings, run)
         self._known: State | None = None
 
     def advert(self) -> bytes:
-        """The platform's signed keys for all rounds; made once, and the same ever after."""
+        """The platform's signed keys for all rounds; made once, and the same ever after.
+
+        Raises:
+            PrivacyError: they were made and are lost. With new ones a round that was answered and charged could be asked again,
+                and the second answer would be a second release for one charge.
+        """
         state = self._state
         if state is None:
-            state = Enrolled.enrol(self.terms, platform=self._platform, identity=self._identity, entropy=urandom)
+            if self._begun:
+                raise PrivacyError(
+                    f"run {self.terms.run} was begun here, and this platform's part in its secure sum is not there",
+                    where=str(self._path),
+                    do="leave this run: a platform that forgot what it said must not go on; the others do. Other runs are open",
+                )
+            state = Enrolled.enrol(
+                self.terms,
+                platform=self._platform,
+                identity=self._identity,
+                entropy=urandom,
+                declared=encode(self._declared),
+            )
             self._keep(state)
         return encode(state.advert)
 
@@ -79,7 +109,7 @@ class SecureSum:
 
         Raises:
             PrivacyError: what was agreed is less noise than this platform needs.
-            ProtocolError: the roster is not as it should be.
+            ProtocolError: the roster is not as it should be, or agrees on catalogues that too few of its platforms signed.
             OutOfOrder: shares were dealt to another roster.
         """
         request = decode(secagg.Deal, body)
@@ -97,6 +127,8 @@ class SecureSum:
                 self._point(request.roster, dimension)
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
+        # Before anything of the size that the agreement names: its catalogues are those that platforms signed.
+        agreement.require_signed(request.roster, sample_rate=self._settings.training.sample_rate)
         if agreement.catalogues:
             try:
                 agreement.popularity_point(quorum=request.roster.quorum, settings=self._settings)
@@ -110,20 +142,73 @@ class SecureSum:
         self._keep(dealing)
         return encode(answer)
 
-    def asked(self, body: bytes, *, round_: int, question: bytes) -> Asked:
+    def asked(self, request: Sum | Count, *, finished: int) -> Asked:
         """Look at a question for a masked vector, before anything is charged or made for it.
 
+        Everything that can fail for the question's sake, or for another platform's keys, fails here.
+
+        Args:
+            finished: Last round that this platform's memory says it answered; -1 before round 0.
+
         Raises:
-            OutOfOrder, ProtocolError: as `Active.answered` and `Dealing.open`.
+            OutOfOrder: as `Active.answered`; also if the round is finished and its answer is not in this state.
+            ProtocolError: as `Active.answered` and `Dealing.open`; also if the question is of another round, or platforms were
+                told another popularity than this one.
         """
-        request = decode(secagg.Mask, body)
-        if request.round != number_of(round_):
-            raise ProtocolError(f"masks number {request.round} for round {round_}")
+        mask, round_ = decode(secagg.Mask, request.body), POPULARITY if isinstance(request, Count) else request.round
+        if mask.round != number_of(round_):
+            raise ProtocolError(f"masks number {mask.round} for round {round_}")
         state = self._require(Dealing, Active)
-        active = state.open(request) if isinstance(state, Dealing) else state
+        active = state.open(mask) if isinstance(state, Dealing) else state
         assert isinstance(active, Active)
-        known = active.answered(request, question)
-        return Asked(request=request, active=active, question=question, known=None if known is None else encode(known))
+        self._require_told(active, mask.before.told, round_)
+        since = self._require_since(active, mask, round_)
+        question = question_of(request, before=mask.before)
+        known = active.answered(mask, question)
+        if known is not None:
+            return Asked(request=mask, active=active, known=encode(known), ready=None, since=since)
+        if round_ <= finished:
+            raise OutOfOrder(
+                f"round {round_} was answered, and the answer is not there",
+                where=str(self._path),
+                do="leave this run: an older copy of this file was put back; the platform would answer twice for one charge",
+            )
+        return Asked(request=mask, active=active, known=None, ready=active.ready(mask, question), since=since)
+
+    def _require_since(self, active: Active, mask: secagg.Mask, round_: int) -> int:
+        """Check that this platform's items were encoded for the question that all others' were; gives the round of the run."""
+        before, most = mask.before, self._settings.training.bank_steps
+        if not before.since:
+            return round_
+        if not 0 < mask.round - before.since < most:
+            raise ProtocolError(f"round {round_} with items' vectors of {mask.round - before.since} rounds ago, below {most}")
+        if (active.since, active.based) != (before.since, before.based):
+            raise OutOfOrder(f"round {round_} goes on with items' vectors that this platform does not have")
+        return round_ - (mask.round - before.since)
+
+    def _require_told(self, active: Active, told: tuple[bytes, ...], round_: int) -> None:
+        """Check that all platforms of this one's catalogue were told the popularity that it was told."""
+        catalogues = self._agreed(active.session.roster).catalogues
+        if len(told) != (0 if round_ == POPULARITY else len(catalogues)):
+            raise ProtocolError(f"round {round_} is asked with {len(told)} popularities, {len(catalogues)} were agreed on")
+        for catalogue, digest in zip(catalogues, told, strict=False):
+            if catalogue.digest == self._declared.digest and digest != active.told:
+                if not active.told:
+                    raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
+                raise ProtocolError("other platforms were told another popularity of this platform's catalogue")
+
+    def take(self, popularity: Popularity) -> None:
+        """Remember which popularity this platform was told; it is told one.
+
+        Raises:
+            OutOfOrder: it was told another, or has not dealt.
+        """
+        state = self._require(Dealing, Active)
+        assert isinstance(state, Dealing | Active)
+        if state.told not in (b"", popularity.digest):
+            raise OutOfOrder(f"run {self.terms.run} has told this platform another popularity")
+        if not state.told:
+            self._keep(replace(state, told=popularity.digest))
 
     def point(self, asked: Asked, *, dimension: int) -> FixedPoint:
         """The round's fixed point.
@@ -167,21 +252,33 @@ class SecureSum:
 
     def mask(self, asked: Asked, words: NDArray[np.uint32]) -> bytes:
         """The masked vector. After this the round has its one answer, whatever dies."""
-        state, answer = asked.active.mask(asked.request, words, question=asked.question, identity=self._identity)
+        assert asked.ready is not None
+        state, answer = asked.active.mask(asked.ready, words, identity=self._identity)
         self._keep(state)
         return encode(answer)
 
     def confirm(self, body: bytes) -> bytes:
         """A signature under the round's list of survivors."""
-        state, answer = self._active.confirm(decode(secagg.Confirm, body), identity=self._identity)
+        request = decode(secagg.Confirm, body)
+        self._require_owners(request)
+        state, answer = self._active.confirm(request, identity=self._identity)
         self._keep(state)
         return encode(answer)
 
     def unmask(self, body: bytes) -> bytes:
         """Shares for the round's list of survivors."""
-        state, answer = self._active.unmask(decode(secagg.Unmask, body))
+        request = decode(secagg.Unmask, body)
+        self._require_owners(request)
+        state, answer = self._active.unmask(request)
         self._keep(state)
         return encode(answer)
+
+    def _require_owners(self, request: secagg.Confirm | secagg.Unmask) -> None:
+        """Nobody's popularity stands alone in the sum over these survivors."""
+        session = self._active.session
+        if request.round == number_of(POPULARITY):
+            session.survivors(request.round, request.survivors)
+            require_owners(session.roster, self._agreed(session.roster).catalogues, request.survivors)
 
     @property
     def _active(self) -> Active:
@@ -192,7 +289,8 @@ class SecureSum:
     def _require(self, *kinds: type[State]) -> State:
         state = self._state
         if not isinstance(state, kinds):
-            raise OutOfOrder(f"this platform is {type(state).__name__.lower()} in run {self.terms.run}")
+            now = "not in" if state is None else f"{type(state).__name__.lower()} in"
+            raise OutOfOrder(f"this platform is {now} run {self.terms.run}")
         return state
 
     def _agreed(self, roster: Roster) -> Agreement:
@@ -204,29 +302,22 @@ class SecureSum:
     @property
     def _state(self) -> State | None:
         if self._known is None and self._path.exists():
-            known = self._read()
-            if known.terms != self.terms:
-                raise PrivacyError(
-                    f"run {self.terms.run} began with other settings", where=str(self._path), do="start a run of another name"
-                )
+            known = read_state(self._path)
+            for differs, what in (
+                (known.terms != self.terms, "settings"),
+                (known.advert.keys.declared != encode(self._declared), "declared users or another catalogue"),
+            ):
+                if differs:
+                    raise PrivacyError(
+                        f"run {self.terms.run} began with other {what}", where=str(self._path), do="start a run of another name"
+                    )
             self._known = known
         return self._known
 
     def _keep(self, state: State) -> None:
-        write_checked(self._path, encode(state), mode=0o600)
+        write_state(self._path, state)
         # Only what is on disk may be acted on.
         self._known = state
-
-    def _read(self) -> State:
-        try:
-            data = read_checked(self._path)
-            return decode(_KINDS[data[3]], data)
-        except (OSError, LookupError, ValueError, ProtocolError) as error:
-            raise StorageError(
-                f"the platform's part in the secure sum is damaged ({error})",
-                where=str(self._path),
-                do="leave this run: a platform that forgot what it said must not go on; the others do",
-            ) from None
 
 
 def identity_of(state: Path, *, make: bool) -> Identity:

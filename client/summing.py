@@ -7,7 +7,6 @@ is accounted.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -32,7 +31,6 @@ from shared.errors import OutOfOrder, ProtocolError
 from shared.fixed_point import FixedPoint, stretch
 from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode
-from shared.tensors import feed
 
 
 class SummingSession(Session):
@@ -85,10 +83,11 @@ class SummingSession(Session):
         began = time.monotonic()
         self._part.require(request.adapter, where=f"request of round {request.round}")
         sent = self._part.sent(request.factors)
-        asked = self._secure.asked(request.body, round_=request.round, question=_question(request))
+        asked = self._secure.asked(request, finished=self._memory.finished)
         if asked.known is not None:
             return self._summed(request.round, asked.known, began)
         point = self._secure.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
+        self._bank.require(asked.since, request.round)
         prior = self._prior()
         release = round_release(
             self.plan,
@@ -99,7 +98,7 @@ class SummingSession(Session):
         )
         self._pay(release, request.round, question_of(request, "sum"))
         parameters = {**self._tensors(request.adapter), **self._local_values()}
-        bank = self._bank.of_round(request.round, parameters)
+        bank = self._bank.since(asked.since, request.round, parameters)
         random = self._random("train", request.round)
         trainer = self._trainer(prior, self._mechanism)
         sums = trainer.contribution(parameters, [*sent, *self._local], bank, random)
@@ -119,7 +118,9 @@ class SummingSession(Session):
     def count(self, request: Count) -> Summed:
         """The masked counts of this platform's items, at their places in the vector of all shared catalogues; as `sum`."""
         began = time.monotonic()
-        asked = self._secure.asked(request.body, round_=POPULARITY, question=b"popularity")
+        place = places(self._secure.catalogues).get(self._platform.catalogue_digest)
+        over = place is not None and self._knows_popularity
+        asked = self._secure.asked(request, finished=POPULARITY if over else POPULARITY - 1)
         if asked.known is not None:
             return self._summed(POPULARITY, asked.known, began)
         point = self._secure.popularity_point(asked)
@@ -127,7 +128,6 @@ class SummingSession(Session):
             raise ProtocolError(f"popularities with a noise multiplier of {point.noise_multiplier:g}")
         tables = self._platform.tables
         vector = np.zeros(point.dimension)
-        place = places(self._secure.catalogues).get(self._platform.catalogue_digest)
         if place is not None:
             self._pay(popularity_release(point), POPULARITY, question_of(request, "popularity"))
             counts = self._guard(
@@ -155,6 +155,7 @@ class SummingSession(Session):
             raise ProtocolError("the popularity of a catalogue that is not this platform's")
         if popularity.counts and len(popularity.values) != tables.items:
             raise ProtocolError(f"popularities of {len(popularity.values)} items, this platform has {tables.items}")
+        self._secure.take(popularity)
         prior = np.full(tables.items, -math.log(tables.items), np.float32)
         if popularity.counts:
             prior[order_of(tables.item_ids)] = log_popularity(popularity.values.astype(np.float64), popularity.noise)
@@ -208,10 +209,3 @@ class SummingSession(Session):
             seconds=self._pace.of(time.monotonic() - began),
             body=body,
         )
-
-
-def _question(request: Sum) -> bytes:
-    """Stands for all that the round's vector depends on, but for what is drawn."""
-    sha = hashlib.sha256(f"{request.round}|{request.factors}".encode())
-    feed(sha, request.adapter)
-    return sha.digest()

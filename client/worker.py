@@ -32,6 +32,7 @@ from client.summing import SummingSession
 from client.tables import Tables
 from client.terms import Unwarranted
 from shared.backbone import shape_of
+from shared.catalogues import Catalogue
 from shared.errors import (
     BudgetExceeded,
     FedfuseError,
@@ -253,7 +254,22 @@ class Worker:
             register.add(self.name, identity)
             peers = register.peers
         path = self._state / "runs" / f"{run}.secure"
-        return SecureSum(run=run, settings=settings, platform=self.name, path=path, identity=identity, peers=peers)
+        assert self._platform is not None and self._writer is not None
+        declared = Catalogue(
+            digest=self._platform.catalogue_digest, items=self._platform.tables.items, users=max(1, self._file.users)
+        )
+        # Looked up before the session can charge or remember anything of the run.
+        known = path.with_suffix(".safetensors").exists() or any(entry.run == run for entry in self._writer.ledger.entries)
+        return SecureSum(
+            run=run,
+            settings=settings,
+            platform=self.name,
+            path=path,
+            identity=identity,
+            peers=peers,
+            declared=declared,
+            known=known,
+        )
 
     def _prepared(self, settings: Settings) -> Platform:
         wanted = fingerprint(settings)

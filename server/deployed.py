@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import time
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -74,6 +75,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
                 nodes=nodes or None,
                 wait=wait,
                 names=lambda: _names(coordinator),
+                identities=lambda: _identities(coordinator),
             )
             version = _publish(coordinator, outcome)
         except FedfuseError as error:
@@ -102,6 +104,10 @@ def _publish(coordinator: Coordinator, outcome: Outcome) -> str:
 def _names(coordinator: Coordinator) -> dict[int, str]:
     # Looked at each time: a platform may be approved or revoked while the run goes on.
     return {one.node: one.name for one in Platforms(coordinator.platforms).approved() if one.node}
+
+
+def _identities(coordinator: Coordinator) -> dict[str, bytes]:
+    return {one.name: b64decode(one.identity) for one in Platforms(coordinator.platforms).approved()}
 
 
 @contextmanager

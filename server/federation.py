@@ -46,6 +46,7 @@ def run_federation(
     start: Arrays | None = None,
     export: Export | None = None,
     names: Callable[[], Mapping[int, str]] | None = None,
+    identities: Callable[[], Mapping[str, bytes]] | None = None,
 ) -> Outcome:
     """Train one adapter over the platforms that `grid` reaches.
 
@@ -60,6 +61,7 @@ def run_federation(
         start: Adapter to begin from; None: `shared.adapter.initial`.
         export: Writes the model's files; None: `shared.peft_export.export`.
         names: Node -> the platform that it was approved as; None: a node is whoever it says.
+        identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
 
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
@@ -79,7 +81,15 @@ def run_federation(
                 events(event)
 
         federation = _Federation(
-            grid=grid, settings=settings, run=run, out=out, tell=tell, adapter=adapter, wait=wait, names=names
+            grid=grid,
+            settings=settings,
+            run=run,
+            out=out,
+            tell=tell,
+            adapter=adapter,
+            wait=wait,
+            names=names,
+            identities=identities,
         )
         if resume:
             federation.restore()
@@ -120,6 +130,7 @@ class _Federation:
         adapter: dict[str, NDArray[np.float32]],
         wait: float,
         names: Callable[[], Mapping[int, str]] | None = None,
+        identities: Callable[[], Mapping[str, bytes]] | None = None,
     ) -> None:
         self._grid, self._settings, self._run, self._out, self._tell = grid, settings, run, out, tell
         self._wait = wait
@@ -143,7 +154,14 @@ class _Federation:
         self._secure: SecureRounds | None = None
         if settings.distributed:
             self._secure = SecureRounds(
-                grid=grid, settings=settings, run=run, out=out, strategy=self._strategy, host=self, wait=wait
+                grid=grid,
+                settings=settings,
+                run=run,
+                out=out,
+                strategy=self._strategy,
+                host=self,
+                wait=wait,
+                approved=identities,
             )
 
     def restore(self) -> None:
@@ -226,9 +244,10 @@ class _Federation:
         self._say(Kind.EVALUATED, text, tallies=self.tallies)
 
     def _entered(self, member: Member, joined: Joined, down: int) -> None:
-        if self._secure is not None and not self._secure.enter(joined):
+        why = "" if self._secure is None else self._secure.enter(joined)
+        if why:
             self.attendance.dismiss(member.node)
-            self._say(Kind.LEFT, f"{joined.platform} came after the keys were dealt: left out", platform=joined.platform)
+            self._say(Kind.LEFT, f"{joined.platform} is left out: {why}", platform=joined.platform)
             return
         came, joined = bytes_of(joined), replace(joined, keys=b"")
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)

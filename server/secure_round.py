@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
@@ -14,20 +14,22 @@ from flwr.serverapp import Grid
 from server.mailbox import MailFolder
 from server.outcome import Kind
 from server.rounds import Exchange
-from shared.catalogues import POPULARITY, Catalogue, Popularity, places
+from shared.agreement import declared_by
+from shared.catalogues import POPULARITY, Popularity, places
 from shared.durable import read_checked, write_checked
-from shared.errors import FedfuseError, StorageError
+from shared.errors import FedfuseError, ProtocolError, StorageError
 from shared.messages import Joined
-from shared.secagg.codec import decode, encode
+from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.settings import Settings
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment
+from strategies.encoded import Encoded
 from strategies.optimizers import Adapter
 from strategies.phases import Phases
-from strategies.secure import agreement_of, enrol, require_signal
+from strategies.secure import Candidates, require_signal
 
 FOLDER = "secure"
-_FILE = "session.bin"
+_FILE, _ENCODED = "session.bin", "encoded.bin"
 _IN_A_ROW = 3
 """Rounds given up one after the other that end a run: each costs every platform its charge."""
 _LOOK = 0.05
@@ -75,20 +77,33 @@ class Saved:
     popularities: tuple[Popularity, ...] | None = None
 
 
+Part = TypeVar("Part", Saved, Encoded)
+
+
 class SecureRounds:
     """The secure sum of one run.
 
     Args:
         out: The run's folder.
         wait: Seconds to wait for enough platforms before a round.
+        approved: Platform -> the identity that it was approved with, looked up when it is needed; None where nobody approves.
     """
 
     def __init__(
-        self, *, grid: Grid, settings: Settings, run: str, out: Path, strategy: AdapterStrategy, host: Host, wait: float
+        self,
+        *,
+        grid: Grid,
+        settings: Settings,
+        run: str,
+        out: Path,
+        strategy: AdapterStrategy,
+        host: Host,
+        wait: float,
+        approved: Callable[[], Mapping[str, bytes]] | None = None,
     ) -> None:
         self._grid, self._settings, self._run, self._host, self._wait = grid, settings, run, host, wait
-        self._strategy = strategy
-        self._path = out / FOLDER / _FILE
+        self._strategy, self._approved = strategy, approved
+        self._path, self._encoded = out / FOLDER / _FILE, out / FOLDER / _ENCODED
         self._mail = MailFolder(out / FOLDER)
         self._joined: dict[str, Joined] = {}
         self._told: set[str] = set()
@@ -103,18 +118,26 @@ class SecureRounds:
             StorageError: it is damaged.
         """
         if self._path.exists():
-            self._saved = _read(self._path)
+            self._saved = _read(Saved, self._path)
 
-    def enter(self, joined: Joined) -> bool:
-        """Take a platform's keys; whether it can take part.
+    def enter(self, joined: Joined) -> str:
+        """Take a platform's keys; why it cannot take part, or nothing if it can.
 
         After the roster is closed only a platform that is on it, with the keys that it has there, can.
         """
+        try:
+            self._candidates().check(joined)
+        except ProtocolError as error:
+            return f"its keys cannot be used: {error.found}"
+        if self._saved is not None:
+            known = {advert.keys.platform: advert for advert in self._saved.closed.adverts}
+            if joined.platform not in known or encode(known[joined.platform]) != joined.keys:
+                return "it came after the keys were dealt"
         self._joined[joined.platform] = joined
-        if self._saved is None:
-            return True
-        known = {advert.keys.platform: advert for advert in self._saved.closed.adverts}
-        return joined.platform in known and encode(known[joined.platform]) == joined.keys
+        return ""
+
+    def _candidates(self) -> Candidates:
+        return Candidates(self._settings, self._run, approved=None if self._approved is None else self._approved())
 
     def set_up(self, adapter: Adapter) -> None:
         """Close the roster and have shares dealt, unless that was done.
@@ -126,11 +149,8 @@ class SecureRounds:
         """
         members = self._by_name()
         if self._saved is None:
-            keys = {name: joined.keys for name, joined in self._joined.items() if name in members}
-            needs = {name: self._joined[name].noise_multiplier for name in keys}
-            catalogues = {name: catalogue for name in keys if (catalogue := _catalogue(self._joined[name])) is not None}
-            agreement = agreement_of(self._settings, needs, members, catalogues)
-            closed = enrol(self._settings, self._run, keys, agreement, left_out=self._left_out)
+            joined = [one for name, one in self._joined.items() if name in members]
+            closed = self._candidates().close(joined, left_out=self._left_out)
             self._keep(Saved(closed=closed, present=None))
         assert self._saved is not None
         coordinator = Coordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
@@ -152,6 +172,9 @@ class SecureRounds:
         )
         if self._saved.popularities is None and phases.agreement.catalogues:
             self._count(phases)
+        phases.known = self._saved.popularities or ()
+        if self._encoded.exists():
+            phases.encoded = _read(Encoded, self._encoded)
         self._tell(phases)
 
     def _count(self, phases: Phases) -> None:
@@ -177,7 +200,8 @@ class SecureRounds:
         if not self._saved.popularities:
             return
         by_digest = dict(zip(places(phases.agreement.catalogues), self._saved.popularities, strict=True))
-        here = {name: bytes.fromhex(self._joined[name].catalogue) for name in self._by_name() if name not in self._told}
+        lines = {entry.platform: entry for entry in self._saved.closed.roster.entries}
+        here = {name: declared_by(lines[name]).digest for name in self._by_name() if name in lines and name not in self._told}
         wanted = {name: by_digest[digest] for name, digest in here.items() if digest in by_digest}
         if wanted:
             exchange = self._send(phases.tell(wanted))
@@ -194,7 +218,10 @@ class SecureRounds:
         self._tell(phases)
         receipts: list[Receipt] = []
         try:
-            self._gather(phases, server_round, phases.mask(server_round, adapter), receipts)
+            asking = phases.mask(server_round, adapter)
+            # Before it is asked: resumed in this round, the coordinator asks the same question.
+            self._note_encoded(phases)
+            self._gather(phases, server_round, asking, receipts)
             moved = phases.step()
         except Abandoned as error:
             self._credit(receipts, counted=False)
@@ -222,7 +249,10 @@ class SecureRounds:
         receipts += phases.report.updates
         phases.report.updates = []
         self._note(exchange, server_round)
-        phases.work.close()
+        try:
+            phases.close()
+        finally:
+            self._note_encoded(phases)
         if not phases.work.whole:
             exchange = self._send(phases.confirm())
             phases.confirmed(exchange.replies())
@@ -278,25 +308,26 @@ class SecureRounds:
     def _left_out(self, platform: str, why: str) -> None:
         self._host.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
 
+    def _note_encoded(self, phases: Phases) -> None:
+        if phases.encoded is not None:
+            write_checked(self._encoded, encode(phases.encoded))
+
     def _keep(self, saved: Saved) -> None:
         write_checked(self._path, encode(saved))
         self._saved = saved
 
 
-def _catalogue(joined: Joined) -> Catalogue | None:
-    if not joined.catalogue or not joined.items:
-        return None
-    return Catalogue(digest=bytes.fromhex(joined.catalogue), items=joined.items, users=max(1, joined.users))
-
-
-def _read(path: Path) -> Saved:
+def _read(kind: type[Part], path: Path) -> Part:
     try:
-        return decode(Saved, read_checked(path))
+        data = read_checked(path)
+        if version_of(data) not in (None, VERSION):
+            raise StorageError(f"it has format {version_of(data)}, and this program reads format {VERSION}")
+        return decode(kind, data)
     except (OSError, ValueError, FedfuseError) as error:
         raise StorageError(
             f"the secure sum's session cannot be read: {error}",
             where=str(path),
-            do="restore it from a copy, or start the run anew",
+            do="restore it from a copy, go on with the release that wrote it, or start the run anew",
         ) from None
 
 

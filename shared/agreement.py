@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shared.catalogues import BOUND, Catalogue
+from shared.catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
+from shared.secagg.codec import decode
 from shared.secagg.quorum import Quorum
-from shared.secagg.roster import Terms
+from shared.secagg.roster import Entry, Roster, Terms
 from shared.settings import Settings, digest
+
+MOST_NOISE = 1e6
+"""Noise multiplier, at most; a plan at a thousandth of it is noise."""
 
 
 def number_of(round_: int) -> int:
@@ -31,6 +36,59 @@ def terms_of(settings: Settings, run: str) -> Terms:
     )
 
 
+def declared_by(entry: Entry) -> Catalogue:
+    """The catalogue and the users that a platform declares, signed with its keys (`Entry.declared`).
+
+    Raises:
+        ProtocolError: it declares nothing that can be read.
+    """
+    try:
+        return decode(Catalogue, entry.declared)
+    except ProtocolError as error:
+        raise ProtocolError(f"what {entry.platform!r} declares cannot be read: {error.found}") from None
+
+
+def pooled(entries: Iterable[Entry], *, colluders: int) -> tuple[Catalogue, ...]:
+    """The catalogues whose popularities round 0 sums, from the platforms' signed lines; both sides compute them.
+
+    Raises:
+        ProtocolError: a platform declares nothing that can be read.
+    """
+    return shared_catalogues((declared_by(entry) for entry in entries), colluders=colluders)
+
+
+def batch_of(entries: Iterable[Entry], *, sample_rate: float) -> float:
+    """Expected number of users in the largest platform's batch, from the platforms' signed lines.
+
+    Raises:
+        ProtocolError: a platform declares nothing that can be read.
+    """
+    return sample_rate * max((declared_by(entry).users for entry in entries), default=0)
+
+
+def require_owners(roster: Roster, catalogues: Iterable[Catalogue], survivors: Collection[int]) -> None:
+    """Check that nobody's popularity stands alone in the sum of round 0 over these survivors.
+
+    The roster's lines are counted when the catalogues are agreed on; this counts those that the sum still has, since the
+    coordinator decides who is lost.
+
+    Raises:
+        ProtocolError: of those who have a catalogue, at least one and at most colluders + 1 are left.
+    """
+    needed = roster.terms.colluders + 2
+    for catalogue in catalogues:
+        left = [number for number in survivors if _same(declared_by(roster.entries[number]), catalogue)]
+        if 0 < len(left) < needed:
+            raise ProtocolError(
+                f"{len(left)} platforms with catalogue {catalogue.digest.hex()[:16]} are left in the sum of popularities, "
+                f"{needed} are needed"
+            )
+
+
+def _same(one: Catalogue, other: Catalogue) -> bool:
+    return (one.digest, one.items) == (other.digest, other.items)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """Public numbers that stand in the roster (`Roster.facts`), so that platforms which were told others share no mask.
@@ -38,7 +96,7 @@ class Agreement:
     Args:
         noise_multiplier: The largest that any platform needs for its budget; 0 if none does.
         batch: Expected number of users in the largest platform's batch.
-        catalogues: Those that several platforms have, whose popularities are summed.
+        catalogues: Those whose popularities are summed (`pooled`).
     """
 
     tag: ClassVar[int] = 60
@@ -48,10 +106,40 @@ class Agreement:
     catalogues: tuple[Catalogue, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("noise_multiplier", "batch"):
+        for name, most in (("noise_multiplier", MOST_NOISE), ("batch", MOST_USERS)):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ProtocolError(f"the agreed {name} is {value}")
+            if not 0 <= value <= most:
+                raise ProtocolError(f"the agreed {name} is {value}, between 0 and {most} is possible")
+        items = sum(one.items for one in self.catalogues)
+        if items > MOST_ITEMS:
+            raise ProtocolError(f"the agreed catalogues have {items} items; at most {MOST_ITEMS} are summed")
+
+    def require_signed(self, roster: Roster, *, sample_rate: float) -> None:
+        """Check what follows from the roster's signed lines: the batch, and the catalogues, nothing more and nothing less.
+
+        Raises:
+            ProtocolError: they are others.
+        """
+        if self.batch != batch_of(roster.entries, sample_rate=sample_rate):
+            raise ProtocolError(
+                f"batches of {self.batch:g} users were agreed on, and the platforms' signed numbers of users make them "
+                f"{batch_of(roster.entries, sample_rate=sample_rate):g}"
+            )
+        wanted = pooled(roster.entries, colluders=roster.terms.colluders)
+        if self.catalogues != wanted:
+            least = roster.terms.colluders + 2
+            signed = [declared_by(entry) for entry in roster.entries]
+            few = [
+                f"{one.digest.hex()[:16]} ({one.items} items, signed by {sum(_same(one, other) for other in signed)} of them)"
+                for one in self.catalogues
+                if one not in wanted
+            ]
+            raise ProtocolError(
+                f"the agreed catalogues are not those that {least} platforms of the roster signed: "
+                + (", ".join(few[:3]) if few else f"{len(self.catalogues)} where there are {len(wanted)}"),
+                where="the secure sum's agreement",
+                do="do not take part: a catalogue that fewer have would reveal one platform's popularity",
+            )
 
     def popularity_point(self, *, quorum: Quorum, settings: Settings) -> FixedPoint:
         """The fixed point of the round that sums popularities.

@@ -3,13 +3,15 @@
 The noise of a popularity release is as large on a small platform as on a large one, so where users are spread over many
 platforms each alone learns little of what is popular. Platforms whose catalogues are the same sum their counts under the secure
 sum, with the noise in it once: round 0 of a run with distributed noise. A catalogue is known by a hash of its item ids, which
-are public. A platform whose catalogue nobody shares keeps its counts to itself.
+are public, and each platform signs its own; `shared_catalogues` says how many platforms must have one for it to be summed. A
+platform whose catalogue too few share keeps its counts to itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -19,29 +21,40 @@ from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
 from shared.secagg.identity import DIGEST
+from shared.secagg.identity import digest_of as message_digest
 
 BOUND = 20
 """Items that one user contributes to a popularity release at most, each 1 / sqrt(BOUND): an L2 norm of at most 1."""
 POPULARITY = 0
 """The round in which popularities are summed, before any is trained."""
+MOST_ITEMS = 1 << 24
+"""Items of all catalogues whose popularities are summed, at most: 128 MiB of float64 on each platform."""
+
+MOST_CATALOGUES = 64
+MOST_USERS = (1 << 32) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """A catalogue that several platforms of a run have.
+    """A catalogue: of one platform, or of several of a run.
 
     Args:
         digest: `digest_of` its item ids, 32 bytes.
         items: How many.
         users: Declared users of the largest of these platforms.
+
+    Raises:
+        ProtocolError: a field is out of range.
     """
+
+    tag: ClassVar[int] = 63
 
     digest: bytes
     items: int
     users: int
 
     def __post_init__(self) -> None:
-        if len(self.digest) != DIGEST or self.items < 1 or self.users < 1:
+        if len(self.digest) != DIGEST or not 1 <= self.items <= MOST_ITEMS or not 1 <= self.users <= MOST_USERS:
             raise ProtocolError(
                 f"a catalogue of {self.items} items and {self.users} users under {len(self.digest)} bytes of hash"
             )
@@ -64,6 +77,11 @@ class Popularity:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise) and self.noise >= 0) or not np.isfinite(self.values).all():
             raise ProtocolError("popularities that are not finite")
+
+    @property
+    def digest(self) -> bytes:
+        """Stands for what a platform was told; later rounds are asked with it."""
+        return message_digest("popularity", self.counts, struct.pack("<d", self.noise))
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -98,20 +116,32 @@ def order_of(item_ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
 
 
-def shared_catalogues(catalogues: Iterable[Catalogue]) -> tuple[Catalogue, ...]:
-    """Those that two platforms or more have, each once, by digest.
+def shared_catalogues(catalogues: Iterable[Catalogue], *, colluders: int) -> tuple[Catalogue, ...]:
+    """Those that colluders + 2 platforms or more have, each once, by digest: at least two of the platforms are honest.
+
+    The coordinator and every platform compute this from the same signed lines of the roster, so a coordinator cannot list a
+    catalogue that only one honest platform has, and whose sum would be that platform's popularity.
 
     Args:
         catalogues: One of each platform, with its own declared users.
+        colluders: Most platforms that may collude with the coordinator.
+
+    Returns:
+        At most `MOST_CATALOGUES`, of at most `MOST_ITEMS` items together: one that would exceed either is left out.
     """
     found: dict[tuple[bytes, int], list[int]] = {}
     for one in catalogues:
         found.setdefault((one.digest, one.items), []).append(one.users)
-    return tuple(
-        Catalogue(digest=digest, items=items, users=max(users))
-        for (digest, items), users in sorted(found.items())
-        if len(users) > 1
-    )
+    chosen: list[Catalogue] = []
+    total = 0
+    for (digest, items), users in sorted(found.items()):
+        # Two sizes under one hash: one of them is a lie, and a place in the summed vector is found by the hash alone.
+        alone = not chosen or chosen[-1].digest != digest
+        fits = total + items <= MOST_ITEMS and len(chosen) < MOST_CATALOGUES
+        if len(users) >= colluders + 2 and alone and fits:
+            chosen.append(Catalogue(digest=digest, items=items, users=max(users)))
+            total += items
+    return tuple(chosen)
 
 
 def places(catalogues: Sequence[Catalogue]) -> dict[bytes, slice]:

@@ -10,7 +10,7 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -62,21 +62,39 @@ class Pigeonholes:
 
 
 class Enrolment:
-    """Collects signed keys until the roster is closed."""
+    """Collects signed keys until the roster is closed.
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    Args:
+        approved: Platform -> the Ed25519 identity that it was approved with; None where nobody approves.
+    """
+
+    def __init__(self, terms: Terms, *, approved: Mapping[str, bytes] | None = None) -> None:
+        self._terms, self._approved = terms, approved
         self._adverts: dict[str, Advert] = {}
+        self._owners: dict[bytes, str] = {}
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The lines of those whose keys are there, in the roster's order."""
+        return tuple(Entry.of(self._adverts[name]) for name in sorted(self._adverts))
 
     def add(self, advert: Advert, *, platform: str) -> None:
-        """Take a platform's keys.
+        """Take a platform's keys, of which none is of small order (`Keys`).
+
+        What is let in here and refused by other platforms would cost all of them the run.
 
         Raises:
-            ProtocolError: they are of another platform, run or number of rounds, or those of a platform that has others.
+            ProtocolError: they are of another platform, run or number of rounds, those of a platform that has others, or signed
+                by an identity that it was not approved with, or that another platform has.
         """
         keys = advert.keys
         if (keys.run, keys.platform, keys.rounds) != (self._terms.run, platform, self._terms.rounds):
             raise ProtocolError(f"keys of {keys.platform!r} for run {keys.run!r} and {keys.rounds} rounds")
+        if self._approved is not None and self._approved.get(platform) != keys.identity:
+            known = self._approved.get(platform, b"").hex()[:16] or "none"
+            raise ProtocolError(f"keys of identity {keys.identity.hex()[:16]}, and {platform!r} was approved with {known}")
+        if self._owners.setdefault(keys.identity, platform) != platform:
+            raise ProtocolError(f"{platform!r} signs with the identity of {self._owners[keys.identity]!r}")
         if self._adverts.setdefault(platform, advert) != advert:
             raise ProtocolError(f"{platform!r} has two sets of keys")
 
@@ -90,16 +108,7 @@ class Enrolment:
             InputError: they are fewer than the terms allow, or too many for so many rounds.
         """
         adverts = tuple(self._adverts[name] for name in sorted(self._adverts))
-        entries = tuple(
-            Entry(
-                platform=advert.keys.platform,
-                identity=advert.keys.identity,
-                keys=advert.keys.digest,
-                signature=advert.signature,
-            )
-            for advert in adverts
-        )
-        return Enrolment.Closed(roster=Roster(terms=self._terms, entries=entries, facts=facts), adverts=adverts)
+        return Enrolment.Closed(roster=Roster(terms=self._terms, entries=self.entries, facts=facts), adverts=adverts)
 
     @dataclass(frozen=True, kw_only=True)
     class Closed:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shared.errors import ProtocolError
 from shared.secagg.identity import signed_by
 from shared.secagg.masks import Frame, add_masks, agree, derive
-from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
+from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
 from shared.secagg.words import add_packed
@@ -23,10 +23,14 @@ class Round:
     """One round: masked vectors, the list of survivors, shares, and the sum.
 
     Holds one vector, however many platforms there are; of each platform it holds one share per neighbour.
+
+    Args:
+        frame: With the digest of the one question that all platforms are asked: vectors that answer another spoil the sum.
+        before: `Mask.before`.
     """
 
-    def __init__(self, coordinator: Coordinator, frame: Frame) -> None:
-        self._coordinator, self._session, self.frame = coordinator, coordinator.session, frame
+    def __init__(self, coordinator: Coordinator, frame: Frame, *, before: Before = Before()) -> None:  # noqa: B008 - frozen
+        self._coordinator, self._session, self.frame, self._before = coordinator, coordinator.session, frame, before
         self._total = np.zeros(frame.length, np.uint32)
         self._sum: NDArray[np.uint32] | None = None
         self._survivors: set[int] = set()
@@ -50,7 +54,14 @@ class Round:
         """What to ask a platform in the first phase."""
         frame = self.frame
         parcels = self._coordinator.mail.parcels(number)
-        return Mask(round=frame.round, present=self._session.present, parcels=parcels, length=frame.length, bits=frame.bits)
+        return Mask(
+            round=frame.round,
+            present=self._session.present,
+            parcels=parcels,
+            length=frame.length,
+            bits=frame.bits,
+            before=self._before,
+        )
 
     def masked(self, number: int, answer: Masked) -> None:
         """Add a platform's masked vector; it is not kept.

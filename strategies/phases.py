@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.adapter import trained
-from shared.agreement import Agreement, number_of
+from shared.agreement import Agreement, number_of, require_owners
 from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
+from shared.question import question_of
 from shared.records import answer_from, record_of_bytes, to_record
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
@@ -21,6 +23,7 @@ from shared.secagg.masks import Frame
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
 from strategies.coordinator import Abandoned, Coordinator
+from strategies.encoded import Encoded
 from strategies.masked_sum import Round
 from strategies.optimizers import Adapter
 
@@ -42,6 +45,10 @@ class Phases:
         self._strategy, self._settings, self._run = strategy, strategy.settings, strategy.run
         self.coordinator, self.members = coordinator, members
         self.report = Report()
+        self.known: tuple[Popularity, ...] = ()
+        """What round 0 summed and platforms were told, in the order of the agreed catalogues; the vectors depend on it."""
+        self.encoded: Encoded | None = None
+        """Which round's items' vectors serve; the vectors depend on it, too."""
         self._round: Round | None = None
 
     @property
@@ -75,8 +82,24 @@ class Phases:
             InputError: the catalogues are too large for one sum.
         """
         point = self.agreement.popularity_point(quorum=self.coordinator.roster.quorum, settings=self._settings)
-        self._begin(POPULARITY, point)
-        return self._asking(to_record(Count(run=self._run, settings=self._settings, body=b"")))
+        request = Count(run=self._run, settings=self._settings, body=b"")
+        self._begin(POPULARITY, point, request, secagg.Before())
+        return self._asking(to_record(request))
+
+    def close(self) -> None:
+        """No more masked vectors.
+
+        Raises:
+            Abandoned: too few came; or, in round 0, too few of those that have one catalogue: no platform would unmask that sum.
+        """
+        if self.encoded is not None and self._server_round != POPULARITY:
+            self.encoded = self.encoded.answered(self.work.survivors)
+        self.work.close()
+        if self._server_round == POPULARITY:
+            try:
+                require_owners(self.coordinator.roster, self.agreement.catalogues, self.work.survivors)
+            except ProtocolError as error:
+                raise Abandoned(error.found) from None
 
     def popularities(self) -> tuple[Popularity, ...]:
         """What round 0 summed, in the order of the agreed catalogues.
@@ -107,9 +130,23 @@ class Phases:
                 found.add(self._member(number).platform)
         return found
 
-    def _begin(self, server_round: int, point: FixedPoint) -> None:
+    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count, before: secagg.Before) -> None:
+        """One question for all: only then do the masks of what they answer cancel."""
         self._point, self._server_round = point, server_round
-        self._round = Round(self.coordinator, Frame(round=number_of(server_round), length=point.dimension, bits=point.bits))
+        question = question_of(request, before=before)
+        frame = Frame(round=number_of(server_round), length=point.dimension, bits=point.bits, question=question)
+        self._round = Round(self.coordinator, frame, before=before)
+
+    def _before(self, server_round: int) -> secagg.Before:
+        """What the round's vectors depend on from before it: items' vectors of an earlier round, if everyone asked has them."""
+        told, known = tuple(one.digest for one in self.known), self.encoded
+        there = {number for number, _ in self._there(self.coordinator.session.present)}
+        if known is None or not known.serves(server_round, there, rounds=self._settings.training.bank_steps):
+            return secagg.Before(told=told)
+        self.encoded = replace(known, round=server_round)
+        if known.since == server_round:
+            return secagg.Before(told=told)
+        return secagg.Before(told=told, since=number_of(known.since), based=known.question)
 
     def mask(self, server_round: int, adapter: Adapter) -> Iterator[Message]:
         """Begin a round: ask every platform that is present for its masked sum.
@@ -122,7 +159,6 @@ class Phases:
         length = sum(math.prod(shape) for shape in layout.values())
         point = self.agreement.point(dimension=length, quorum=self.coordinator.roster.quorum, clip=self._settings.training.clip)
         self._adapter = adapter
-        self._begin(server_round, point)
         request = Sum(
             run=self._run,
             settings=self._settings,
@@ -131,6 +167,10 @@ class Phases:
             adapter=self._strategy.view(adapter, None),
             body=b"",
         )
+        before = self._before(server_round)
+        self._begin(server_round, point, request, before)
+        if not before.since:
+            self.encoded = Encoded(round=server_round, since=server_round, question=self.work.frame.question)
         return self._asking(to_record(request))
 
     def _asking(self, shared: RecordDict) -> Iterator[Message]:

@@ -7,21 +7,20 @@ Which factors are trained is any linear strategy's own affair (`ffa`, `rolora`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.agreement import Agreement, terms_of
-from shared.catalogues import Catalogue, shared_catalogues
+from shared.agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.errors import InputError, NoisyPlan, ProtocolError
-from shared.messages import Arrays
+from shared.messages import Arrays, Joined
 from shared.privacy.plan import signal_to_noise
 from shared.secagg.codec import decode, encode
-from shared.secagg.roster import Advert
+from shared.secagg.roster import Advert, Entry
 from shared.settings import Settings
-from strategies.base import AdapterStrategy, Card, Member
+from strategies.base import AdapterStrategy, Card
 from strategies.coordinator import Enrolment
 from strategies.optimizers import ServerOptimizer, State
 
@@ -79,20 +78,18 @@ class StepOnSums(ServerOptimizer):
 def agreement_of(
     settings: Settings,
     needs: Mapping[str, float],
-    members: Mapping[str, Member],
-    catalogues: Mapping[str, Catalogue] | None = None,
+    entries: Sequence[Entry],
 ) -> Agreement:
-    """The noise that suffices for every platform, by their own word, and the catalogues that several have.
+    """The noise that suffices for every platform, by their own word, and the catalogues that enough of them signed.
 
     Args:
         needs: Platform -> noise multiplier that its budget needs; 0 without a budget.
-        catalogues: Platform -> its catalogue, with its own users.
+        entries: The platforms' lines of the roster, with what they declare.
     """
-    users = [members[platform].users for platform in needs]
     return Agreement(
-        noise_multiplier=max(needs.values()),
-        batch=settings.training.sample_rate * max(users),
-        catalogues=shared_catalogues((catalogues or {}).values()),
+        noise_multiplier=max((needs[entry.platform] for entry in entries), default=0.0),
+        batch=batch_of(entries, sample_rate=settings.training.sample_rate),
+        catalogues=pooled(entries, colluders=settings.secure.colluders),
     )
 
 
@@ -119,27 +116,51 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: int, para
     return ratio
 
 
-def enrol(
-    settings: Settings,
-    run: str,
-    keys: Mapping[str, bytes],
-    agreement: Agreement,
-    *,
-    left_out: Callable[[str, str], None],
-) -> Enrolment.Closed:
-    """The roster of a new session.
+class Candidates:
+    """Platforms that joined a run, until its roster is closed; each is checked when it comes.
 
     Args:
-        keys: Platform -> the signed keys that it joined with.
-        left_out: Told of a platform whose keys cannot be used, and why.
-
-    Raises:
-        InputError: the platforms are too few, or too many for so many rounds.
+        approved: As in `Enrolment`.
     """
-    enrolment = Enrolment(terms_of(settings, run))
-    for platform, data in keys.items():
-        try:
-            enrolment.add(decode(Advert, data), platform=platform)
-        except ProtocolError as error:
-            left_out(platform, error.found)
-    return enrolment.close(encode(agreement))
+
+    def __init__(self, settings: Settings, run: str, *, approved: Mapping[str, bytes] | None = None) -> None:
+        self._settings, self._run, self._approved = settings, run, approved
+
+    def check(self, joined: Joined) -> Advert:
+        """The keys that a platform joined with.
+
+        Raises:
+            ProtocolError: other platforms could not take part with this one: a key is of small order or of another run, the
+                identity is not the approved one, or what is signed is not what the platform says.
+        """
+        advert = decode(Advert, joined.keys)
+        enrolment = Enrolment(terms_of(self._settings, self._run), approved=self._approved)
+        enrolment.add(advert, platform=joined.platform)
+        declared = declared_by(enrolment.entries[0])
+        said = (joined.users, joined.items, joined.catalogue)
+        if (declared.users, declared.items, declared.digest.hex()) != said:
+            raise ProtocolError(
+                f"signed {declared.users} users and catalogue {declared.digest.hex()[:16]} of {declared.items} items, and joined "
+                f"with {said[0]} users and catalogue {said[2][:16]} of {said[1]} items"
+            )
+        return advert
+
+    def close(self, joined: Iterable[Joined], *, left_out: Callable[[str, str], None]) -> Enrolment.Closed:
+        """The roster of a new session.
+
+        Args:
+            joined: Those that take part.
+            left_out: Told of a platform that cannot, and why.
+
+        Raises:
+            InputError: the platforms are too few, or too many for so many rounds.
+        """
+        enrolment = Enrolment(terms_of(self._settings, self._run), approved=self._approved)
+        needs: dict[str, float] = {}
+        for one in joined:
+            try:
+                enrolment.add(self.check(one), platform=one.platform)
+                needs[one.platform] = one.noise_multiplier
+            except ProtocolError as error:
+                left_out(one.platform, error.found)
+        return enrolment.close(encode(agreement_of(self._settings, needs, enrolment.entries)))

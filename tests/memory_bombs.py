@@ -48,7 +48,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from shared.invitation import LARGEST, parse_application, parse_invitation
     from shared.ledger import MAX_BYTES, MAX_LINE, read
     from shared.secagg import messages as said
-    from shared.secagg.codec import decode
+    from shared.secagg.codec import VERSION, decode
     from shared.tensors import read_tensors
     from shared.warrant import parse_warrant
     from tests.fuzzing import example, parse_message, record_of, through_socket, to_record, written
@@ -117,7 +117,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
         yield f"array: {name}", content, lambda d: parse_message(record_of(dict(record["fedfuse"]), {"adapter": {"bytes": d}}))
 
     count = struct.pack("<I", 0xFFFFFFFF)
-    tag = {kind: b"FS\x01" + bytes([kind.tag]) for kind in (said.Dealt, said.Confirm, said.Unmask, said.Mask)}
+    tag = {kind: b"FS" + bytes([VERSION, kind.tag]) for kind in (said.Dealt, said.Confirm, said.Unmask, said.Mask)}
     yield "secure sum: announced", tag[said.Dealt] + count, lambda d: decode(said.Dealt, d)
     numbers = struct.pack("<II", 1, 5_000_000) + b"\1\0\0\0" * 5_000_000
     yield "secure sum: numbers", tag[said.Confirm] + numbers, lambda d: decode(said.Confirm, d)

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_t
 
 from shared.errors import FedfuseError, ProtocolError
 
-VERSION = 1
+VERSION = 2
+"""2: masks are bound to the whole question, and platforms sign what they declare."""
 LARGEST = 1 << 30
 """Bytes of the largest message."""
 MOST_ITEMS = 1 << 16
@@ -60,6 +61,11 @@ def decode(kind: type[Message], data: bytes) -> Message:
         raise ProtocolError(f"{kind.__name__}: {len(data) - reader.at} bytes too many")
     assert isinstance(message, kind)
     return message
+
+
+def version_of(data: bytes) -> int | None:
+    """The version in which bytes were encoded, or None if they are no message of any."""
+    return data[2] if len(data) > 3 and data[:2] == _HEAD[:2] else None
 
 
 @cache

@@ -18,7 +18,7 @@ def digest_of(purpose: str, *parts: bytes) -> bytes:
     >>> digest_of("a", b"bc") == digest_of("ab", b"c")
     False
     """
-    sha = hashlib.sha256(b"fedfuse secure sum 1")
+    sha = hashlib.sha256(b"fedfuse secure sum 2")
     for part in (purpose.encode(), *parts):
         sha.update(len(part).to_bytes(8, "little") + part)
     return sha.digest()

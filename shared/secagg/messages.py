@@ -12,16 +12,22 @@ Join and deal happen once in a run.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from shared.errors import ProtocolError
-from shared.secagg.identity import SIGNATURE
+from shared.secagg.identity import DIGEST, SIGNATURE, digest_of
 from shared.secagg.quorum import MOST
 from shared.secagg.roster import Keys, Roster
 
 MOST_WORDS = 1 << 28
 """Words of a vector, at most."""
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ProtocolError(otherwise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,30 @@ class Parcel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Before:
+    """What a round's vectors depend on from before the round; part of the question. A platform compares all of it with its own.
+
+    Args:
+        told: Digests of what platforms were told since they dealt (the popularities).
+        since: The round whose items' vectors serve in this one, or 0 if they are encoded anew.
+        based: Digest of what was asked in that round (`Frame.question`); empty if they are encoded anew.
+    """
+
+    told: tuple[bytes, ...] = ()
+    since: int = 0
+    based: bytes = b""
+
+    def __post_init__(self) -> None:
+        _require(len(self.told) <= MOST and all(len(one) == DIGEST for one in self.told), "digests of another number or length")
+        _require(len(self.based) == (DIGEST if self.since else 0), f"{len(self.based)} bytes of what was asked before")
+
+    @property
+    def digest(self) -> bytes:
+        """Stands for all of it."""
+        return digest_of("before", struct.pack("<I", self.since), self.based, *self.told)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mask:
     """Send the round's vector under masks.
 
@@ -69,6 +99,7 @@ class Mask:
     parcels: tuple[Parcel, ...] = field(repr=False)
     length: int
     bits: int
+    before: Before = Before()
 
     def __post_init__(self) -> None:
         _require(1 <= self.bits <= 32, f"words of {self.bits} bits")
@@ -151,8 +182,3 @@ class Unmasked:
     tag: ClassVar[int] = 17
 
     shares: bytes = field(repr=False)
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ProtocolError(otherwise)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from shared.errors import InputError, ProtocolError
 from shared.secagg.identity import DIGEST, PUBLIC, SIGNATURE, digest_of, signed_by
-from shared.secagg.masks import KEY
+from shared.secagg.masks import KEY, small_order
 from shared.secagg.quorum import MOST, Quorum, quorum_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -21,6 +21,7 @@ MOST_ROUNDS = 1 << 14
 MOST_SHARES = 1 << 20
 """Rounds times holders, at most: a platform keeps 72 bytes for each."""
 _FACTS = 1 << 12
+_DECLARED = 1 << 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,11 @@ class Keys:
         sealing: X25519 key to which others seal shares.
         masks: X25519 keys of rounds 1, 2, ..., 32 bytes each.
         commitments: SHA-256 of the commitments to the seeds (`Advert.commitments`), for the coordinator alone.
+        declared: What the platform declares of itself besides, signed with its keys; the caller's own text.
+
+    Raises:
+        ProtocolError: a field is of another size, or a key is of small order. So wherever keys arrive, at the coordinator or at
+            a neighbour, the platform that made them is named before anything is charged for them.
     """
 
     tag: ClassVar[int] = 1
@@ -83,18 +89,28 @@ class Keys:
     sealing: bytes
     masks: bytes = field(repr=False)
     commitments: bytes = field(repr=False)
+    declared: bytes = b""
 
     def __post_init__(self) -> None:
         _require(bool(NAME.fullmatch(self.run) and NAME.fullmatch(self.platform)), "keys of no name")
         _require(len(self.identity) == PUBLIC and len(self.sealing) == KEY, "keys of another length")
         _require(0 < len(self.masks) <= KEY * MOST_ROUNDS and len(self.masks) % KEY == 0, "keys of no round")
         _require(len(self.commitments) == DIGEST, "commitments without a digest")
+        _require(len(self.declared) <= _DECLARED, f"{len(self.declared)} bytes of declared facts")
+        _require(not small_order(self.sealing), f"the sealing key of {self.platform!r} is of small order")
+        for place in small_order(self.masks)[:1]:
+            _require(False, f"the mask key of {self.platform!r} for round {place + 1} is of small order")
 
     @cached_property
     def digest(self) -> bytes:
-        """What the platform signs."""
+        """Stands for the keys, whose they are and for which run."""
         name, run = self.platform.encode(), self.run.encode()
         return digest_of("keys", run, name, self.identity, self.sealing, self.masks, self.commitments)
+
+    @cached_property
+    def signed(self) -> bytes:
+        """What the platform signs: its keys and what it declares."""
+        return _signed(self.run, self.platform, self.digest, self.declared)
 
     @property
     def rounds(self) -> int:
@@ -124,7 +140,7 @@ class Advert:
         _require(len(self.commitments) == len(self.keys.masks), "commitments of other rounds than the keys")
         _require(hashlib.sha256(self.commitments).digest() == self.keys.commitments, "commitments that were not signed")
         _require(len(self.signature) == SIGNATURE, "a signature of another length")
-        _require(signed_by(self.keys.identity, self.signature, self.keys.digest), f"{self.keys.platform}'s keys are not signed")
+        _require(signed_by(self.keys.identity, self.signature, self.keys.signed), f"{self.keys.platform}'s keys are not signed")
 
     def commitment(self, round_: int) -> bytes:
         """To the seed of a round, counted from 1."""
@@ -138,15 +154,39 @@ def commitment_to(seed: bytes, *, run: str, platform: str, round_: int) -> bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the roster: enough to check who it is, without its keys of all rounds."""
+    """One line of the roster: enough to check who it is and what it declares, without its keys of all rounds.
+
+    Args:
+        keys: `Keys.digest`.
+        declared: `Keys.declared`.
+        signature: Of `signed`.
+    """
 
     platform: str
     identity: bytes
     keys: bytes
     signature: bytes
+    declared: bytes = b""
+
+    @classmethod
+    def of(cls, advert: Advert) -> Entry:
+        """The line of a platform with those keys."""
+        keys = advert.keys
+        return cls(
+            platform=keys.platform,
+            identity=keys.identity,
+            keys=keys.digest,
+            signature=advert.signature,
+            declared=keys.declared,
+        )
+
+    def signed(self, run: str) -> bytes:
+        """What the platform signed if the line is its own and of this run; `Keys.signed`."""
+        return _signed(run, self.platform, self.keys, self.declared)
 
     def __post_init__(self) -> None:
         _require(bool(NAME.fullmatch(self.platform)), "a line of no name")
+        _require(len(self.declared) <= _DECLARED, f"{len(self.declared)} bytes that {self.platform} declares")
         sizes = (len(self.identity), len(self.keys), len(self.signature))
         _require(sizes == (PUBLIC, DIGEST, SIGNATURE), f"{self.platform}'s line is damaged")
 
@@ -184,7 +224,7 @@ class Roster:
         """Stands for the terms and every platform with its keys: parties with different rosters share no key."""
         terms = self.terms
         numbers = struct.pack("<IIId", terms.rounds, terms.colluders, terms.least, terms.threshold)
-        lines = (part for entry in self.entries for part in (entry.platform.encode(), entry.identity, entry.keys))
+        lines = (part for entry in self.entries for part in (entry.platform.encode(), entry.identity, entry.keys, entry.declared))
         return digest_of("roster", terms.run.encode(), numbers, terms.settings, self.facts, *lines)
 
     def number(self, platform: str) -> int:
@@ -269,6 +309,10 @@ class Session:
 def is_list(numbers: tuple[int, ...], among: Collection[int]) -> bool:
     """Whether the numbers rise and are all among those."""
     return set(numbers) <= set(among) and all(a < b for a, b in pairwise(numbers))
+
+
+def _signed(run: str, platform: str, keys: bytes, declared: bytes) -> bytes:
+    return digest_of("entry", run.encode(), platform.encode(), keys, declared)
 
 
 def _require(holds: bool, otherwise: str) -> None:

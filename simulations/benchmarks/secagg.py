@@ -47,6 +47,8 @@ THRESHOLD = 0.8
 COLLUDERS = 1
 CLIP = 1.0
 NOISE = 1.0
+QUESTION = bytes(32)
+"""Digest of what all platforms are asked; what it is a digest of is counted elsewhere."""
 
 
 class Clock:
@@ -119,7 +121,7 @@ class Bench:
     def round(self, round_: int, *, gone: set[int]) -> bool:
         """A round without those in `gone`; whether the sum is exact."""
         clock, uplink = self.clock, self.uplink
-        work = Round(self.coordinator, Frame(round=round_, length=self.parameters, bits=self.point.bits))
+        work = Round(self.coordinator, Frame(round=round_, length=self.parameters, bits=self.point.bits, question=QUESTION))
         wanted = np.zeros(self.parameters, np.uint32)
         for number in range(self.participants):
             if number in gone:
@@ -135,7 +137,7 @@ class Bench:
             with clock.at("client", "fixed point"):
                 words = self.point.wrap(self.point.encode(plain, self.noise))
             with clock.at("client", "mask"):
-                platform, answer = platform.mask(request, words, question=b"", identity=self.identities[number])
+                platform, answer = platform.mask(platform.ready(request, QUESTION), words, identity=self.identities[number])
                 sent = encode(answer)
             with clock.at("client", "state"):
                 encode(platform)
@@ -257,13 +259,13 @@ def memory(*, participants: int, parameters: int) -> dict[str, Any]:
     """The coordinator's memory while the masked vectors come: the most that one of them takes, and what stays of it."""
     bench = Bench(participants=participants, parameters=parameters)
     bench.set_up()
-    work = Round(bench.coordinator, Frame(round=1, length=parameters, bits=bench.point.bits))
+    work = Round(bench.coordinator, Frame(round=1, length=parameters, bits=bench.point.bits, question=QUESTION))
     most = kept = 0
     for number in range(participants):
         words = np.random.default_rng(number).integers(0, 1 << bench.point.bits, parameters, dtype=np.uint32)
         request = work.mask_for(number)
         platform = bench.platforms[number].open(request)
-        _, answer = platform.mask(request, words, question=b"", identity=bench.identities[number])
+        _, answer = platform.mask(platform.ready(request, QUESTION), words, identity=bench.identities[number])
         bench.platforms[number] = None
         sent = encode(answer)
         del request, platform, answer, words

@@ -5,18 +5,23 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client import secure_sum
+from client import secure_state
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from shared.agreement import Agreement, terms_of
+from shared.catalogues import Catalogue
+from shared.durable import read_checked, write_checked
 from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
+from shared.messages import Factors, Sum
+from shared.question import question_of
 from shared.secagg import messages as secagg
-from shared.secagg.codec import decode, encode
+from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import Frame
 from shared.secagg.roster import Advert
 from shared.settings import Settings
@@ -48,7 +53,7 @@ class Federation:
     def path(self, name: str) -> Path:
         return self.root / name / "run.secure"
 
-    def part(self, name: str) -> SecureSum:
+    def part(self, name: str, *, known: bool = False) -> SecureSum:
         identity = identity_of(self.root / name, make=False)
         return SecureSum(
             run="run",
@@ -57,6 +62,8 @@ class Federation:
             path=self.path(name),
             identity=identity,
             peers=self.register.peers,
+            declared=Catalogue(digest=name.encode().ljust(32), items=10, users=10),
+            known=known,
         )
 
     def deal(self, name: str, **over: Any) -> bytes:
@@ -68,12 +75,24 @@ class Federation:
             self.coordinator.dealt(at, decode(secagg.Dealt, self.deal(name)))
         self.coordinator.settle()
 
-    def round(self, number: int) -> Round:
-        return Round(self.coordinator, Frame(round=number, length=DIMENSION, bits=self.point.bits))
+    def request(self, number: int, body: Any = None, *, model: float = 1.0) -> Sum:
+        return Sum(
+            run="run",
+            settings=self.settings,
+            round=number - 1,
+            factors=Factors.BOTH,
+            adapter={"head.lora_A": np.full((1, DIMENSION), model, np.float32)},
+            body=b"" if body is None else encode(body),
+        )
 
-    def sum(self, work: Round, name: str, words: np.ndarray, *, question: bytes = b"model") -> bytes:
+    def round(self, number: int) -> Round:
+        question = question_of(self.request(number))
+        return Round(self.coordinator, Frame(round=number, length=DIMENSION, bits=self.point.bits, question=question))
+
+    def sum(self, work: Round, name: str, words: np.ndarray, *, model: float = 1.0, finished: int = -1) -> bytes:
         part = self.part(name)
-        asked = part.asked(encode(work.mask_for(self.names.index(name))), round_=work.frame.round - 1, question=question)
+        request = self.request(work.frame.round, work.mask_for(self.names.index(name)), model=model)
+        asked = part.asked(request, finished=finished)
         return asked.known or part.mask(asked, words)
 
 
@@ -122,7 +141,7 @@ def test_a_round_has_one_answer(federation: Federation) -> None:
     first = federation.sum(work, "p0", words)
     assert federation.sum(work, "p0", other) == first
     with pytest.raises(OutOfOrder):
-        federation.sum(work, "p0", words, question=b"another model")
+        federation.sum(work, "p0", words, model=2.0)
 
 
 def test_what_could_not_be_written_is_not_said(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +153,7 @@ def test_what_could_not_be_written_is_not_said(federation: Federation, monkeypat
         raise StorageError("cannot be written: No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(secure_sum, "write_checked", full)
+        patched.setattr(secure_state, "write_checked", full)
         with pytest.raises(StorageError):
             federation.sum(work, "p0", words)
     assert federation.path("p0").read_bytes() == before
@@ -156,6 +175,48 @@ def test_a_damaged_state_ends_this_platforms_part(federation: Federation) -> Non
         path.write_bytes(bytes(data[:cut]))
         with pytest.raises(StorageError, match="damaged"):
             federation.part("p0").advert()
+
+
+def test_a_state_of_another_release_is_refused_in_words(federation: Federation) -> None:
+    federation.set_up()
+    path = federation.path("p0")
+    data = bytearray(read_checked(path))
+    data[2] = VERSION - 1
+    write_checked(path, bytes(data))
+    with pytest.raises(StorageError, match=f"format {VERSION - 1}, and this program reads format {VERSION}"):
+        federation.part("p0").advert()
+
+
+def test_lost_keys_are_not_made_again(federation: Federation) -> None:
+    """Once the ledger or the run's memory knows the run; before, nothing was released."""
+    first = federation.part("p0").advert()
+    federation.path("p0").unlink()
+    assert federation.part("p0").advert() != first
+    federation.path("p0").unlink()
+    with pytest.raises(PrivacyError, match="is not there"):
+        federation.part("p0", known=True).advert()
+    with pytest.raises(OutOfOrder, match="not in run"):
+        federation.deal("p0")
+    assert not federation.path("p0").exists()
+
+
+def test_a_finished_round_without_its_answer_is_refused(federation: Federation) -> None:
+    federation.set_up()
+    words = vectors(federation)[0]
+    for finished in (0, 1):
+        with pytest.raises(OutOfOrder, match="the answer is not there"):
+            federation.sum(federation.round(1), "p0", words, finished=finished)
+    first = federation.sum(federation.round(1), "p0", words)
+    assert federation.sum(federation.round(1), "p0", words, finished=0) == first
+    federation.sum(federation.round(2), "p0", words, finished=0)
+
+
+def test_another_catalogue_or_number_of_users_is_another_platform(federation: Federation) -> None:
+    federation.set_up()
+    part = federation.part("p0")
+    part._declared = replace(part._declared, users=11)
+    with pytest.raises(PrivacyError, match="declared users or another catalogue"):
+        part.advert()
 
 
 @pytest.mark.parametrize(
@@ -181,12 +242,13 @@ def test_an_agreement_that_does_not_suffice_is_not_dealt_for(
 def test_a_point_of_another_length_or_width_is_refused(federation: Federation) -> None:
     federation.set_up()
     part = federation.part("p0")
-    asked = part.asked(encode(federation.round(1).mask_for(0)), round_=0, question=b"")
+    mask = federation.round(1).mask_for(0)
+    asked = part.asked(federation.request(1, mask), finished=-1)
     assert part.point(asked, dimension=DIMENSION) == federation.point
     with pytest.raises(ProtocolError, match="words"):
         part.point(asked, dimension=DIMENSION + 1)
     with pytest.raises(ProtocolError, match="round"):
-        part.asked(encode(federation.round(1).mask_for(0)), round_=1, question=b"")
+        part.asked(federation.request(2, mask), finished=-1)
 
 
 def test_phases_out_of_order(federation: Federation) -> None:

@@ -22,8 +22,8 @@ from client.popularity import bounded_counts, log_popularity
 from client.training import Trainer
 from client.worker import Worker
 from shared.adapter import initial, trained
-from shared.agreement import Agreement, number_of
-from shared.catalogues import Catalogue, Popularity, places
+from shared.agreement import Agreement, number_of, terms_of
+from shared.catalogues import Popularity, places
 from shared.errors import PrivacyError
 from shared.ledger import read
 from shared.messages import (
@@ -43,15 +43,16 @@ from shared.messages import (
     Summed,
     Train,
 )
+from shared.question import question_of
 from shared.records import request_from, to_record
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame
+from shared.secagg.roster import Advert
 from shared.settings import Settings
-from strategies.coordinator import Coordinator
+from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
-from strategies.report import Member
-from strategies.secure import StepOnSums, agreement_of, enrol
+from strategies.secure import Candidates, StepOnSums
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -64,6 +65,8 @@ class Federation:
         self.paths, self.settings, self.root = paths, settings, root
         self.files = [load(path) for path in paths]
         self.workers = [self.open(at) for at in range(len(paths))]
+        self.told: tuple[bytes, ...] = ()
+        self.asked: dict[int, bytes] = {}
 
     def open(self, at: int) -> Worker:
         name = self.files[at].name
@@ -94,50 +97,46 @@ class Federation:
         return self.ask(at, Secure(run="run", settings=self.settings, round=round_, phase=phase, body=encode(body)))
 
     def set_up(self) -> None:
-        joined = {}
-        for at, file in enumerate(self.files):
-            joined[file.name] = self.expect(Joined, at, Join(run="run", settings=self.settings))
-        members = {file.name: Member(node=at, platform=file.name, users=file.users) for at, file in enumerate(self.files)}
-        needs = {name: answer.noise_multiplier for name, answer in joined.items()}
-        catalogues = {
-            name: Catalogue(digest=bytes.fromhex(answer.catalogue), items=answer.items, users=answer.users)
-            for name, answer in joined.items()
-        }
-        self.agreement = agreement_of(self.settings, needs, members, catalogues)
-        keys = {name: answer.keys for name, answer in joined.items()}
-        closed = enrol(self.settings, "run", keys, self.agreement, left_out=lambda *why: pytest.fail(str(why)))
-        self.coordinator = Coordinator(closed)
+        self.enrol()
         for at in range(len(self.files)):
             answer = self.secure(at, Phase.DEAL, 0, self.coordinator.deal_for(at))
             assert isinstance(answer, Secured), self.workers[at].failure
             self.coordinator.dealt(at, decode(secagg.Dealt, answer.body))
         self.coordinator.settle()
 
+    def enrol(self) -> None:
+        joined = [self.expect(Joined, at, Join(run="run", settings=self.settings)) for at in range(len(self.files))]
+        closed = Candidates(self.settings, "run").close(joined, left_out=lambda *why: pytest.fail(str(why)))
+        self.agreement = decode(Agreement, closed.roster.facts)
+        self.coordinator = Coordinator(closed)
+
     def point(self, adapter: Arrays, factors: Factors = Factors.BOTH) -> Any:
         dimension = sum(adapter[name].size for name in trained(adapter, factors))
         quorum = self.coordinator.roster.quorum
         return self.agreement.point(dimension=dimension, quorum=quorum, clip=self.settings.training.clip)
 
-    def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> Round:
+    def request(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, body: bytes = b"") -> Sum:
+        return Sum(run="run", settings=self.settings, round=round_, factors=factors, adapter=adapter, body=body)
+
+    def begin(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> Round:
         point = self.point(adapter, factors)
-        return Round(self.coordinator, Frame(round=number_of(round_), length=point.dimension, bits=point.bits))
+        before = secagg.Before(told=self.told, since=since and number_of(since), based=self.asked[since] if since else b"")
+        question = self.asked[round_] = question_of(self.request(round_, adapter, factors), before=before)
+        frame = Frame(round=number_of(round_), length=point.dimension, bits=point.bits, question=question)
+        return Round(self.coordinator, frame, before=before)
+
+    def begin_popularity(self, **over: int) -> Round:
+        point = self.popularity()
+        question = question_of(Count(run="run", settings=self.settings, body=b""))
+        frame = Frame(round=number_of(0), length=point.dimension, bits=point.bits, question=question)
+        return Round(self.coordinator, replace(frame, **over))
 
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
-        return self.ask(
-            at,
-            Sum(
-                run="run",
-                settings=self.settings,
-                round=work.frame.round - 1,
-                factors=factors,
-                adapter=adapter,
-                body=encode(work.mask_for(at)),
-            ),
-        )
+        return self.ask(at, self.request(work.frame.round - 1, adapter, factors, body=encode(work.mask_for(at))))
 
-    def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH) -> np.ndarray:
+    def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> np.ndarray:
         """A whole round; the decoded sum."""
-        work = self.begin(round_, adapter, factors)
+        work = self.begin(round_, adapter, factors, since=since)
         for at in range(len(self.files)):
             answer = self.sum(at, work, adapter, factors)
             assert isinstance(answer, Summed), self.workers[at].failure
@@ -157,8 +156,7 @@ class Federation:
 
     def play_popularity(self) -> np.ndarray:
         """The whole of round 0; the decoded sum."""
-        point = self.popularity()
-        work = Round(self.coordinator, Frame(round=number_of(0), length=point.dimension, bits=point.bits))
+        point, work = self.popularity(), self.begin_popularity()
         for at in range(len(self.files)):
             answer = self.count(at, work)
             assert isinstance(answer, Summed), self.workers[at].failure
@@ -170,7 +168,10 @@ class Federation:
         return point.decode(work.sum())
 
     def tell(self, at: int, counts: np.ndarray, noise: float) -> Answer:
-        return self.secure(at, Phase.POPULARITY, 0, Popularity(counts=counts.astype("<f4").tobytes(), noise=noise))
+        popularity = Popularity(counts=counts.astype("<f4").tobytes(), noise=noise)
+        # One catalogue is shared in these tests, if any.
+        self.told = self.told or (popularity.digest,)
+        return self.secure(at, Phase.POPULARITY, 0, popularity)
 
     def prior(self, at: int) -> np.ndarray:
         return self.workers[at]._session._memory.tensors["prior"]["log"].numpy()
@@ -353,7 +354,7 @@ class TestPopularity:
 
     @pytest.fixture
     def made(self, federation: Any) -> Federation:
-        made = federation(catalogues=[11, 11, 9])
+        made = federation(catalogues=[11, 11, 9], secure={"colluders": 0})
         made.set_up()
         return made
 
@@ -425,8 +426,7 @@ class TestPopularity:
             assert read(made.ledger(at)).epsilon <= worker._session.plan.epsilon <= 50.0
 
     def test_the_same_question_has_the_same_answer(self, made: Federation) -> None:
-        point = made.popularity()
-        work = Round(made.coordinator, Frame(round=number_of(0), length=point.dimension, bits=point.bits))
+        work = made.begin_popularity()
         first = made.count(0, work)
         made.restart(0)
         again = made.count(0, work)
@@ -435,6 +435,7 @@ class TestPopularity:
 
     def test_nothing_is_trained_before_it_is_known(self, made: Federation) -> None:
         adapter = initial(made.settings)
+        made.told = (bytes(32),)
         answer = made.sum(0, made.begin(1, adapter), adapter)
         assert isinstance(answer, Refusal) and answer.reason is Reason.ROUND
         assert made.charges(0) == []
@@ -454,9 +455,7 @@ class TestPopularity:
 
     @pytest.mark.parametrize("change", [{"length": 12}, {"bits": 31}])
     def test_a_question_for_other_words_is_not_charged(self, made: Federation, change: dict[str, int]) -> None:
-        point = made.popularity()
-        frame = replace(Frame(round=number_of(0), length=point.dimension, bits=point.bits), **change)
-        answer = made.count(0, Round(made.coordinator, frame))
+        answer = made.count(0, made.begin_popularity(**change))
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
         assert made.charges(0) == []
 
@@ -464,7 +463,7 @@ class TestPopularity:
         made = federation(2)
         made.set_up()
         assert made.agreement.catalogues == () and places(()) == {}
-        answer = made.count(0, Round(made.coordinator, Frame(round=number_of(0), length=10, bits=18)))
+        answer = made.count(0, Round(made.coordinator, Frame(round=number_of(0), length=10, bits=18, question=bytes(32))))
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
         assert made.charges(0) == [("popularity", 0)]
 
@@ -473,8 +472,9 @@ def test_less_noise_than_a_platform_needs_is_refused(federation: Any) -> None:
     made = federation(1)
     answer = made.expect(Joined, 0, Join(run="run", settings=made.settings))
     agreement = Agreement(noise_multiplier=answer.noise_multiplier * 0.99, batch=1000.0)
-    closed = enrol(made.settings, "run", {"p0": answer.keys}, agreement, left_out=lambda *why: pytest.fail(str(why)))
-    refused = made.secure(0, Phase.DEAL, 0, Coordinator(closed).deal_for(0))
+    enrolment = Enrolment(terms_of(made.settings, "run"))
+    enrolment.add(decode(Advert, answer.keys), platform="p0")
+    refused = made.secure(0, Phase.DEAL, 0, Coordinator(enrolment.close(encode(agreement))).deal_for(0))
     assert isinstance(refused, Refusal) and refused.reason is Reason.SETTINGS
 
 

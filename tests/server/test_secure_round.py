@@ -15,6 +15,8 @@ from client.secure_sum import Register, SecureSum, identity_of
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
+from shared.catalogues import Catalogue
+from shared.durable import read_checked, write_checked
 from shared.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.messages import (
     Answer,
@@ -32,6 +34,8 @@ from shared.messages import (
     Summed,
     Train,
 )
+from shared.secagg.codec import VERSION, decode
+from shared.secagg.roster import Advert
 from shared.settings import Settings
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
@@ -61,6 +65,7 @@ class Platform:
         self.script = dict(script or {})
         self.asked: list[tuple[int, str]] = []
         self.vectors: dict[int, np.ndarray] = {}
+        self.since: dict[int, int] = {}
 
     def handle(self, request: Request) -> Answer:
         phase = request.phase.value if isinstance(request, Secure) else request.kind
@@ -87,15 +92,27 @@ class Platform:
             register.add(self.name, identity)
         path = self.root / self.name / f"{request.run}.secure"
         return SecureSum(
-            run=request.run, settings=request.settings, platform=self.name, path=path, identity=identity, peers=register.peers
+            run=request.run,
+            settings=request.settings,
+            platform=self.name,
+            path=path,
+            identity=identity,
+            peers=register.peers,
+            declared=self.catalogue,
+            known=False,
         )
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Its own, which no other platform has."""
+        return Catalogue(digest=self.name.encode().ljust(32), items=5, users=self.users)
 
     def answer(self, request: Request) -> Answer:
         who = {"run": request.run, "platform": self.name}
         if isinstance(request, Join):
             return Joined(
                 **who, users=self.users, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0, noise_multiplier=self.need,
-                signal_to_noise=2.0, keys=self.part(request).advert(),
+                signal_to_noise=2.0, keys=self.part(request).advert(), catalogue=self.catalogue.digest.hex(),
             )  # fmt: skip
         if isinstance(request, Evaluate):
             return Metrics(
@@ -118,8 +135,8 @@ class Platform:
         )  # fmt: skip
 
     def masked(self, request: Sum, part: SecureSum) -> bytes:
-        question = b"".join(np.ascontiguousarray(request.adapter[name]).tobytes() for name in sorted(request.adapter))
-        asked = part.asked(request.body, round_=request.round, question=question)
+        asked = part.asked(request, finished=max(self.vectors, default=-1))
+        self.since[request.round] = asked.since
         if asked.known is not None:
             return asked.known
         names = trained(request.adapter, request.factors)
@@ -153,9 +170,13 @@ def federate(tiny_settings: Make, run_linked: Callable[..., Outcome], monkeypatc
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # nothing here outlives a power cut
     monkeypatch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
 
-    def run(*platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, **over: Any) -> Outcome:
+    def run(
+        *platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, identities: Any = None, **over: Any
+    ) -> Outcome:
         values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
-        return run_linked(platforms, tiny_settings(**{**values, **over}), out=out, events=events, resume=resume, wait=0.2)
+        settings = tiny_settings(**{**values, **over})
+        more = {"identities": identities, "resume": resume, "wait": 0.2}
+        return run_linked(platforms, settings, out=out, events=events, **more)
 
     return run
 
@@ -296,6 +317,52 @@ def test_keys_that_are_none_leave_their_platform_out(federate: Any, several: Any
     assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
 
 
+def weakened(field: str) -> Callable[[Any], Any]:
+    """What a platform answers whose program does not check its own keys, and whose keys are of small order."""
+
+    def change(answer: Any) -> Any:
+        keys = decode(Advert, answer.keys).keys
+        value = getattr(keys, field)
+        data = answer.keys.replace(value, bytes(len(value)), 1)
+        assert data != answer.keys
+        return replace(answer, keys=data)
+
+    return change
+
+
+@pytest.mark.parametrize("field", ["sealing", "masks"])
+def test_keys_of_small_order_cost_nobody_else_anything(
+    federate: Any, several: Any, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """They would fail on every other platform, after it has paid; the one that sent them is named, and left out."""
+    platforms = several(4, p2={(0, "join"): weakened(field)})
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    assert any("'p2' " in text and "small order" in text for text in told(events, Kind.LEFT))
+    assert [key for key in platforms[2].asked if key[1] != "join"] == []
+    others = [platforms[0], platforms[1], platforms[3]]
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+def test_an_identity_that_was_not_approved_is_left_out(federate: Any, several: Any, tiny_settings: Make, tmp_path: Path) -> None:
+    platforms = several(4)
+    known = {one.name: identity_of(tmp_path / "platforms" / one.name, make=True).public for one in platforms}
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append, identities=lambda: {**known, "p1": bytes(32)})
+    assert any("'p1' was approved with" in text for text in told(events, Kind.LEFT))
+    others = [platforms[0], *platforms[2:]]
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"users": 99}, {"items": 6}, {"catalogue": "ab" * 32}])
+def test_what_a_platform_says_is_what_it_signed(federate: Any, several: Any, tiny_settings: Make, change: dict[str, Any]) -> None:
+    platforms = several(4, p3={(0, "join"): lambda answer: replace(answer, **change)})
+    events: list[Event] = []
+    outcome = federate(*platforms, events=events.append)
+    assert any("p3 is left out" in text and "signed" in text for text in told(events, Kind.LEFT))
+    assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms[:3], at) for at in (1, 2, 3)), rel=1e-5)
+
+
 def test_the_noise_is_the_largest_that_anybody_needs(federate: Any, make: Any, tmp_path: Path) -> None:
     told_: list[Event] = []
     federate(make("a", need=0.3, users=200), make("b", need=0.7, users=200), events=told_.append, rounds=1)
@@ -344,6 +411,55 @@ def test_what_needs_single_updates_is_refused_at_the_start(federate: Any, severa
     with pytest.raises(InputError, match="secure sum"):
         federate(*platforms, strategy=strategy, privacy={"noise": "distributed"})
     assert platforms[0].asked == []
+
+
+class TestItemsEncoded:
+    """Items' vectors serve several rounds, while everybody that is asked has those of one and the same question."""
+
+    def test_while_all_are_there(self, federate: Any, several: Any) -> None:
+        platforms = several(3)
+        federate(*platforms, rounds=5, training={"bank_steps": 3})
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 1, 4: 4, 5: 4}] * 3
+
+    def test_anew_when_one_comes_back(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        platforms = several(4, p3={(2, "sum"): Reason.FAILED})
+        outcome = federate(*platforms, rounds=4, training={"bank_steps": 8})
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 3, 4: 3}] * 3 + [{1: 1, 3: 3, 4: 3}]
+        wanted = sum(step(platforms, at) for at in (1, 3, 4)) + step(platforms[:3], 2)
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+
+    def test_anew_when_one_has_forgotten(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        """It refuses the round that goes on with what it does not have, is missed once, and is back in the next."""
+        platforms = several(4)
+        honest = platforms[3].masked
+
+        def forgetful(request: Sum, part: SecureSum) -> bytes:
+            if request.round == 2:
+                raise OutOfOrder("its items' vectors are lost")
+            return honest(request, part)
+
+        platforms[3].masked = forgetful  # type: ignore[method-assign]
+        outcome = federate(*platforms, rounds=3, training={"bank_steps": 8})
+        assert platforms[0].since == {1: 1, 2: 1, 3: 3}
+        wanted = sum(step(platforms, at) for at in (1, 3)) + step(platforms[:3], 2)
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+
+    @pytest.mark.parametrize("phase", ["unmask", "evaluate"])
+    def test_a_coordinator_that_comes_back_goes_on_with_them(self, federate: Any, several: Any, phase: str) -> None:
+        platforms = several(3)
+
+        def stop(event: Event) -> None:
+            if phase == "evaluate" and event.kind is Kind.ROUND and event.round == 2:
+                raise KeyboardInterrupt
+
+        if phase == "unmask":
+            platforms[2].script[(2, "unmask")] = KeyboardInterrupt()
+        over = {"rounds": 3, "training": {"bank_steps": 8}}
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop, **over)
+        platforms[2].script.clear()
+        federate(*platforms, resume=True, **over)
+        assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 1}] * 3
 
 
 class TestResuming:
@@ -426,10 +542,24 @@ class TestResuming:
         with pytest.raises(StorageError, match="session"):
             federate(*platforms, resume=True)
 
+    def test_one_of_another_release_is_refused_in_words(self, federate: Any, several: Any, tmp_path: Path) -> None:
+        def stop(event: Event) -> None:
+            if event.kind is Kind.ROUND:
+                raise KeyboardInterrupt
+
+        platforms = several(3)
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop)
+        path = tmp_path / "run" / FOLDER / "session.bin"
+        data = bytearray(read_checked(path))
+        data[2] = VERSION - 1
+        write_checked(path, bytes(data))
+        with pytest.raises(StorageError, match=f"format {VERSION - 1}"):
+            federate(*platforms, resume=True)
+
 
 def test_the_coordinators_folder_holds_no_secret(federate: Any, several: Any, tmp_path: Path) -> None:
     from client.participant import Active
-    from shared.secagg.codec import decode
 
     federate(*several(3), rounds=2)
     public = b"".join(path.read_bytes() for path in (tmp_path / "run" / FOLDER).iterdir())

@@ -130,6 +130,26 @@ def test_without_enough_counts_a_run_goes_on_without_popularity(
     assert audit(tmp_path / "run").ok
 
 
+def test_popularity_of_one_that_is_left_is_not_summed(
+    write_platform: Write, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four have one catalogue, and one of the two breaks: the sum would be the other's popularity."""
+    paths = [write_platform(f"p{at}", seed=at, items=items, users=12) for at, items in enumerate((8, 8, 9, 10))]
+    honest = SummingSession.count
+
+    def breaking(self: SummingSession, request: Any) -> Any:
+        if self._platform.name == "p0":
+            raise RuntimeError("u17")
+        return honest(self, request)
+
+    monkeypatch.setattr(SummingSession, "count", breaking)
+    metrics, told = run(open_world(paths[0].parent), secure(), tmp_path / "run")
+    (given_up,) = [event.text for event in told if event.kind is Kind.ABANDONED]
+    assert given_up.startswith("popularities are given up: 1 platforms with catalogue")
+    assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3] * 4
+    assert audit(tmp_path / "run").ok
+
+
 @pytest.mark.parametrize("phase", ["sum", "secure"])
 def test_what_platforms_paid_for_a_round_that_is_given_up_stays_paid(
     world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str

@@ -13,15 +13,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client.enrolment import Dealing
+from client.enrolment import Dealing, Enrolled
 from client.participant import Active
 from shared.errors import OutOfOrder, ProtocolError
-from shared.secagg.identity import Identity
+from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked
 from shared.secagg.roster import Entry, Keys, Roster, Session
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
 from shared.secagg.words import unpack
+from tests.shared.secagg.conftest import QUESTION, stream
 
 Make = Callable[..., Any]
 
@@ -34,6 +35,7 @@ class Server:
         self.roster: Roster = world.coordinator.roster
         self.present = world.coordinator.session.present
         self.masked: dict[int, tuple[Masked, Mask]] = {}
+        self.questions: dict[int, bytes] = {}
         self.consents: dict[bytes, dict[int, bytes]] = {}
         self.confirmed: dict[tuple[int, ...], dict[int, bytes]] = {}
         # (owner, "seed" or "key") -> holder -> share
@@ -43,15 +45,21 @@ class Server:
     # What it may ask. A refusal is noted, and the attack goes on.
 
     def ask_mask(
-        self, number: int, *, present: tuple[int, ...] | None = None, withheld: Collection[int] = (), **over: Any
+        self,
+        number: int,
+        *,
+        present: tuple[int, ...] | None = None,
+        withheld: Collection[int] = (),
+        question: bytes = QUESTION,
+        **over: Any,
     ) -> bool:
         work = self.world.round(over.pop("round", 1))
         request = work.mask_for(number)
         parcels = tuple(parcel for parcel in request.parcels if parcel.sender not in withheld)
         request = replace(request, present=present or self.present, parcels=parcels, **over)
-        answer = self._try(lambda: self.world.ask_mask(number, request))
+        answer = self._try(lambda: self.world.ask_mask(number, request, question=question))
         if answer is not None:
-            self.masked[number] = (answer, request)
+            self.masked[number], self.questions[number] = (answer, request), question
             session = Session(roster=self.roster, present=request.present)
             self.consents.setdefault(session.digest, {})[number] = answer.consent
         return answer is not None
@@ -137,7 +145,8 @@ class Server:
         for number in honest:
             answer, request = self.masked[number]
             session = Session(roster=self.roster, present=request.present)
-            frame = Frame(round=request.round, length=request.length, bits=request.bits)
+            question = self.questions.get(number, QUESTION)
+            frame = Frame(round=request.round, length=request.length, bits=request.bits, question=question)
             total = unpack(answer.words, length=request.length, bits=request.bits).copy()
             seed = self.secret(number, "seed", request.round)
             # Each mask that stays is named by its key's two ends and its session.
@@ -147,7 +156,8 @@ class Server:
             for other in session.partners(number):
                 own, theirs = keys[number], keys[other]
                 if own is None and theirs is None:
-                    left[number].add(frozenset((number, other, hash(session.digest) | 1 << 70)))
+                    # ... and what it is for.
+                    left[number].add(frozenset((number, other, hash((session.digest, frame.pair(number, other))) | 1 << 70)))
                     continue
                 ends = (own, other) if own is not None else (theirs, number)
                 assert ends[0] is not None
@@ -354,7 +364,7 @@ class TestReplacedKeys:
         own = X25519PrivateKey.generate().public_key().public_bytes_raw()
         mine = Identity(b"\7" * 32)
         keys = replace(old, masks=own * old.rounds, sealing=own, identity=mine.public if resigned else old.identity)
-        signature = mine.sign(keys.digest) if resigned else made.coordinator.adverts[victim].signature
+        signature = mine.sign(keys.signed) if resigned else made.coordinator.adverts[victim].signature
         return Entry(platform=old.platform, identity=keys.identity, keys=keys.digest, signature=signature), keys
 
     @pytest.mark.parametrize("resigned", [False, True], ids=["old signature", "own identity"])
@@ -387,8 +397,6 @@ class TestReplacedKeys:
 
     def test_with_the_check_taken_out_the_server_reads_everything(self, fresh: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         """All keys but the victim's are the server's own: without identities it would need no accomplice."""
-        from client.enrolment import Enrolled
-
         monkeypatch.setattr(Enrolled, "_require_known", lambda self, roster, peers: None)
         made = fresh(3)
         private = [X25519PrivateKey.generate() for _ in range(3)]
@@ -403,9 +411,9 @@ class TestReplacedKeys:
         dealing, _ = made.state(0).deal(Deal(roster=roster, keys=tuple(swapped)), peers=made.peers, entropy=bytes)
         request = Mask(round=1, present=(0, 1, 2), parcels=(), length=5, bits=20)
         active = dealing.open(request)
-        _, answer = active.mask(request, made.vectors[0], question=b"", identity=made.identities[0])
+        _, answer = active.mask(active.ready(request, QUESTION), made.vectors[0], identity=made.identities[0])
         total = unpack(answer.words, length=5, bits=20).copy()
-        frame = Frame(round=1, length=5, bits=20)
+        frame = Frame(round=1, length=5, bits=20, question=QUESTION)
         for other in (1, 2):
             mine = made.coordinator.adverts[0].keys.mask(1)
             add_masks(total, [(agree(private[other], mine, salt=active.session.digest, info=frame.pair(0, other)), True)])
@@ -419,7 +427,7 @@ class TestReplay:
         made = world(3, rounds=3)
         work = made.round(1)
         made.ask_mask(0, work.mask_for(0))
-        for change in ({"question": b"another model"},):
+        for change in ({"question": bytes(32)},):
             with pytest.raises(OutOfOrder):
                 made.ask_mask(0, work.mask_for(0), **change)
         for over in ({"length": 4}, {"bits": 19}):
@@ -540,20 +548,8 @@ class TestIsolation:
             server.ask_unmask(number, range(4))
         assert server.bared() == []
 
-    def test_an_accomplices_worthless_key_stops_the_round_and_hides_the_vector(self, fresh: Make) -> None:
-        """A public key of small order would make the common key known to all."""
-        made = fresh(3)
-        state = made.state(2)
-        keys = replace(state.advert.keys, masks=bytes(32) * 2)
-        advert = replace(state.advert, keys=keys, signature=made.identities[2].sign(keys.digest))
-        made.coordinator.adverts = (*made.coordinator.adverts[:2], advert)
-        entries = list(made.coordinator.roster.entries)
-        entries[2] = replace(entries[2], keys=keys.digest, signature=advert.signature)
-        made.coordinator.roster = replace(made.coordinator.roster, entries=tuple(entries))
-        made.keep(2, replace(state, advert=advert))
-        made.deal()
-        with pytest.raises(ProtocolError, match="public key"):
-            made.ask_mask(0, made.round().mask_for(0))
+
+OTHER = digest_of("question", b"a model whose gradient is zero")
 
 
 class TestAccomplices:
@@ -604,8 +600,10 @@ def play(made: Any, colluders: int, data: st.DataObject) -> None:
     everyone = tuple(range(n))
     sessions = [everyone, some(everyone)]
     which = {number: data.draw(st.integers(0, 3)) == 3 and number in sessions[1] for number in everyone}
+    # Most are asked alike, some with another model.
+    asked = {number: OTHER if data.draw(st.integers(0, 9)) == 9 else QUESTION for number in everyone}
     for number in everyone:
-        server.ask_mask(number, present=sessions[which[number]])
+        server.ask_mask(number, present=sessions[which[number]], question=asked[number])
     lists = [(which_, some(sessions[which_])) for which_ in (0, 0, 1)] + [(0, everyone)]
     for _ in range(2):
         for number in data.draw(st.permutations(everyone)):
@@ -616,19 +614,17 @@ def play(made: Any, colluders: int, data: st.DataObject) -> None:
     for owner in set(everyone) - accomplices:
         assert server.secret(owner, "seed") is None or server.secret(owner, "key") is None
     sums_of_at_least(server, made.coordinator.roster.quorum.honest)
+    for part in server.bared():
+        assert len({asked[number] for number in part}) == 1
 
 
 class TestRoundsApart:
     def test_every_rounds_secrets_are_their_own_draw(self, fresh: Make) -> None:
         """Each mask key and each seed is a stretch of the entropy that nothing else was made from."""
-        from client.enrolment import Enrolled
-
         made = fresh(2, rounds=5)
         drawn: list[bytes] = []
 
         def entropy(count: int) -> bytes:
-            from tests.shared.secagg.conftest import stream
-
             drawn.append(stream("apart", len(drawn))(count))
             return drawn[-1]
 
@@ -676,8 +672,6 @@ class TestRoundsApart:
 
 def test_an_entropy_source_that_repeats_itself_is_seen(fresh: Make) -> None:
     """The test's own teeth: secrets that are alike in two rounds fail the test above."""
-    from client.enrolment import Enrolled
-
     made = fresh(1)
     enrolled = Enrolled.enrol(made.terms, platform="p00", identity=made.identities[0], entropy=lambda count: bytes(count))
     assert enrolled.secrets[:64] == enrolled.secrets[64:128]

@@ -240,12 +240,12 @@ def test_the_coordinators_memory_does_not_grow_with_the_number_of_platforms(fres
     for n in (5, 40):
         made = fresh(n, rounds=1, length=100_000, bits=18)
         made.deal()
-        work = Round(made.coordinator, Frame(round=1, length=made.length, bits=made.bits))
+        work = Round(made.coordinator, Frame(round=1, length=made.length, bits=made.bits, question=bytes(32)))
         gc.collect()
         tracemalloc.start()
         try:
             for number in range(n):
-                answer = made.ask_mask(number, work.mask_for(number))
+                answer = made.ask_mask(number, work.mask_for(number), question=work.frame.question)
                 tracemalloc.reset_peak()
                 before = tracemalloc.get_traced_memory()[0]
                 work.masked(number, answer)

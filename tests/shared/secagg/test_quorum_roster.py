@@ -123,6 +123,7 @@ def test_the_digest_stands_for_everything() -> None:
         replace(roster, entries=(replace(first, keys=b"k" * 32), *roster.entries[1:])),
         replace(roster, entries=(replace(first, identity=b"i" * 32), *roster.entries[1:])),
         replace(roster, entries=(replace(first, platform="p"), *roster.entries[1:])),
+        replace(roster, entries=(replace(first, declared=b"d"), *roster.entries[1:])),
     ]
     assert len({one.digest for one in different}) == len(different)
 

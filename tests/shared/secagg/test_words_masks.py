@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ProtocolError
-from shared.secagg.masks import Frame, add_masks, agree, derive
+from shared.secagg.masks import Frame, add_masks, agree, derive, small_order
 from shared.secagg.words import add_packed, pack, packed_size, unpack
 
 
@@ -85,7 +86,7 @@ def test_a_mask_is_the_counter_mode_of_its_key(length: int) -> None:
 
 def test_two_ends_agree_and_nobody_else() -> None:
     a, b, c = (X25519PrivateKey.generate() for _ in range(3))
-    frame = Frame(round=1, length=5, bits=8)
+    frame = Frame(round=1, length=5, bits=8, question=bytes(32))
 
     def key(own: X25519PrivateKey, other: X25519PrivateKey, *, salt: bytes = b"s", info: bytes = frame.pair(0, 1)) -> bytes:
         return agree(own, other.public_key().public_bytes_raw(), salt=salt, info=info)
@@ -97,18 +98,56 @@ def test_two_ends_agree_and_nobody_else() -> None:
         key(a, b, salt=b"t"),
         key(a, b, info=frame.pair(0, 2)),
         *(
-            key(a, b, info=Frame(**{"round": 1, "length": 5, "bits": 8, **change}).pair(0, 1))
-            for change in ({"round": 2}, {"length": 6}, {"bits": 9})
+            key(a, b, info=replace(frame, **change).pair(0, 1))
+            for change in ({"round": 2}, {"length": 6}, {"bits": 9}, {"question": bytes(31) + b"\1"})
         ),
         derive(bytes(32), salt=b"s", info=frame.pair(0, 1)),
     ]
     assert len({key(a, b), *others}) == len(others) + 1
     assert frame.pair(0, 1) == frame.pair(1, 0)
-    assert len({frame.self(0), frame.self(1), frame.pair(0, 1)}) == 3
+    other = replace(frame, question=bytes(31) + b"\1")
+    assert len({frame.self(0), frame.self(1), frame.pair(0, 1), other.self(0), other.pair(0, 1)}) == 5
+
+
+def test_a_frame_names_a_question() -> None:
+    with pytest.raises(ProtocolError, match="question"):
+        Frame(round=1, length=5, bits=8, question=b"")
 
 
 # Points of small order on Curve25519: with them the common secret would be zero, whoever the other is.
-@pytest.mark.parametrize("public", [bytes(32), bytes([1]) + bytes(31), bytes(31)])
+SMALL = [
+    number.to_bytes(32, "little")
+    for low in (
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        2**255 - 20,
+        2**255 - 19,
+        2**255 - 18,
+    )
+    for number in (low, low | 1 << 255)
+]
+
+
+@pytest.mark.parametrize("public", [*SMALL, bytes(31)])
 def test_keys_that_give_everybody_the_same_secret_are_refused(public: bytes) -> None:
     with pytest.raises(ProtocolError):
         agree(X25519PrivateKey.generate(), public, salt=b"", info=b"")
+
+
+def test_they_are_found_among_others_without_a_trial() -> None:
+    random = np.random.default_rng(0)
+    good = [X25519PrivateKey.generate().public_key().public_bytes_raw() for _ in range(50)]
+    # One bit or one unit away they are keys like any other.
+    near = [(int.from_bytes(key, "little") ^ 1 << at).to_bytes(32, "little") for key in SMALL for at in (3, 100, 254)]
+    near += [(2 + at).to_bytes(32, "little") for at in range(9)] + [
+        (2**255 - 19 + 2 + at).to_bytes(32, "little") for at in range(17)
+    ]
+    for key in (*good, *near):
+        agree(X25519PrivateKey.generate(), key, salt=b"", info=b"")
+    keys = [*good, *near, *SMALL]
+    order = random.permutation(len(keys))
+    found = small_order(b"".join(keys[at] for at in order))
+    assert {int(order[at]) for at in found} == set(range(len(good) + len(near), len(keys)))
+    assert small_order(b"") == []

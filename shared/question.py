@@ -1,0 +1,51 @@
+"""What a masked vector answers: one digest of everything that it depends on and the coordinator chooses.
+
+The digest enters the derivation of every mask (`shared.secagg.masks.Frame`), so vectors that were made for different questions
+do not cancel each other's masks and none of them can be read. Without it a coordinator that sends one platform the model, and
+all others a model whose gradient is zero, reads that platform's vector off the sum (Pasquini et al. 2022, "Eluding secure
+aggregation in federated learning via model inconsistency").
+
+The terms of the run, the roster and the agreed facts enter the derivation as the session's digest (its HKDF salt).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields
+
+from shared.messages import Count, Sum
+from shared.secagg.identity import digest_of
+from shared.secagg.messages import Before
+from shared.settings import Settings, digest
+from shared.tensors import feed
+
+_MASKS = "body"
+"""The field of a request that says what to mask with, and not what: the session binds it."""
+
+
+def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  # noqa: B008 - frozen
+    """SHA-256 of all fields of a request but its body, and of what its answers depend on from before it.
+
+    Both sides compute it: the coordinator from what it sends, a platform from what it received.
+
+    Returns:
+        32 bytes.
+    """
+    # Whatever fields a request has: one that is added later is bound, or stops here.
+    names = [field.name for field in fields(request) if field.name != _MASKS]
+    parts = [part for name in names for part in _named(name, getattr(request, name))]
+    return digest_of("question", request.kind.encode(), *parts, before.digest)
+
+
+def _named(name: str, value: object) -> tuple[bytes, bytes]:
+    if isinstance(value, Settings):
+        raw = digest(value).encode()
+    elif isinstance(value, Mapping):
+        sha = hashlib.sha256()
+        feed(sha, value)
+        raw = sha.digest()
+    else:
+        assert isinstance(value, str | int), f"{name} of a request is not bound to its masks"
+        raw = str(value).encode()
+    return name.encode(), raw

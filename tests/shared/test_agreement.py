@@ -1,0 +1,96 @@
+"""Which catalogues are pooled, from what platforms signed; both sides count alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from shared.agreement import Agreement, declared_by, pooled, require_owners
+from shared.catalogues import MOST_CATALOGUES, MOST_ITEMS, Catalogue, Popularity, shared_catalogues
+from shared.errors import ProtocolError
+from shared.secagg.codec import encode
+from shared.secagg.roster import Entry, Roster, Terms
+
+
+def of(mark: int, *, items: int = 10, users: int = 5) -> Catalogue:
+    return Catalogue(digest=bytes([mark]) * 32, items=items, users=users)
+
+
+def roster(*catalogues: Catalogue, colluders: int = 0) -> Roster:
+    entries = tuple(
+        Entry(platform=f"p{at:02d}", identity=bytes([at]) * 32, keys=bytes(32), signature=bytes(64), declared=encode(catalogue))
+        for at, catalogue in enumerate(catalogues)
+    )
+    return Roster(terms=Terms(run="run", rounds=1, threshold=0.5, colluders=colluders), entries=entries)
+
+
+@pytest.mark.parametrize("colluders", [0, 1, 3])
+def test_a_catalogue_is_pooled_from_colluders_and_two_on(colluders: int) -> None:
+    few, enough = [of(1)] * (colluders + 1), [of(2)] * (colluders + 1) + [of(2, users=9)]
+    assert shared_catalogues([*few, *enough], colluders=colluders) == (of(2, users=9),)
+
+
+def test_two_sizes_under_one_hash_are_two_catalogues_and_one_place() -> None:
+    assert shared_catalogues([of(1), of(1, items=11)], colluders=0) == ()
+    assert shared_catalogues([of(1), of(1), of(1, items=11), of(1, items=11)], colluders=0) == (of(1),)
+
+
+def test_they_are_bounded() -> None:
+    large = [of(mark, items=MOST_ITEMS // 2) for mark in (1, 2, 3) for _ in range(2)]
+    assert [one.digest[0] for one in shared_catalogues([*large, of(4), of(4)], colluders=0)] == [1, 2]
+    many = [of(mark) for mark in range(100) for _ in range(2)]
+    assert len(shared_catalogues(many, colluders=0)) == MOST_CATALOGUES
+    for bad in ({"items": MOST_ITEMS + 1}, {"items": 0}, {"users": 0}, {"users": 1 << 32}, {"digest": b""}):
+        with pytest.raises(ProtocolError):
+            replace(of(1), **bad)  # type: ignore[arg-type]
+
+
+def test_an_agreement_is_what_was_signed() -> None:
+    made = roster(of(1), of(1, users=8), of(2))
+    good = Agreement(noise_multiplier=1.0, batch=4.0, catalogues=pooled(made.entries, colluders=0))
+    assert good.catalogues == (of(1, users=8),)
+    good.require_signed(made, sample_rate=0.5)
+    for bad in ((), (of(1),), (of(1, users=8), of(2)), (of(2),), good.catalogues * 2):
+        with pytest.raises(ProtocolError, match="signed"):
+            replace(good, catalogues=bad).require_signed(made, sample_rate=0.5)
+    with pytest.raises(ProtocolError, match="signed"):
+        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), sample_rate=0.5)
+    for bad in ({"batch": 4.5}, {"batch": 0.0}):
+        with pytest.raises(ProtocolError, match="batches"):
+            replace(good, **bad).require_signed(made, sample_rate=0.5)  # type: ignore[arg-type]
+    for bad in ({"batch": 2.0**32}, {"batch": float("nan")}, {"noise_multiplier": 1.1e6}, {"noise_multiplier": -1.0}):
+        with pytest.raises(ProtocolError, match="agreed"):
+            replace(good, **bad)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_read_names_its_platform() -> None:
+    made = roster(of(1), of(2))
+    broken = replace(made.entries[1], declared=b"x")
+    with pytest.raises(ProtocolError, match="'p01'"):
+        declared_by(broken)
+
+
+@pytest.mark.parametrize(
+    ("colluders", "survivors", "holds"),
+    [
+        (0, (0, 1, 2, 3), True),
+        (0, (0, 2, 3), True),
+        (0, (0, 3), False),
+        (0, (3,), True),
+        (1, (0, 1, 2), True),
+        (1, (0, 1, 3), False),
+    ],
+)
+def test_nobody_is_left_alone(colluders: int, survivors: tuple[int, ...], holds: bool) -> None:
+    made = roster(of(1), of(1), of(1), of(2), colluders=colluders)
+    if holds:
+        require_owners(made, [of(1)], survivors)
+    else:
+        with pytest.raises(ProtocolError, match="are left"):
+            require_owners(made, [of(1)], survivors)
+
+
+def test_a_popularitys_digest_is_of_all_of_it() -> None:
+    one = Popularity(counts=bytes(8), noise=1.0)
+    assert len({one.digest, replace(one, noise=2.0).digest, replace(one, counts=bytes(4)).digest}) == 3
