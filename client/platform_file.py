@@ -24,7 +24,7 @@ from client.source_file import (
     source_of,
 )
 from client.terms import Terms
-from shared.errors import InputError
+from shared.errors import InputError, PrivacyError
 from shared.settings import explain
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
@@ -86,6 +86,15 @@ class PlatformFile(Frozen):
     @property
     def _items(self) -> bool:
         return any(isinstance(source, ItemsSource) for source in self.sources.values())
+
+    def require_catalogue(self) -> None:
+        """Check that which items there are does not come from users' rows.
+
+        Raises:
+            PrivacyError: it does, which is for simulations alone.
+        """
+        if not self.catalogue_declared:
+            raise PrivacyError(UNDECLARED_CATALOGUE, where=str(self.path))
 
     @property
     def catalogue_declared(self) -> bool:

@@ -73,8 +73,8 @@ class Session:
         pace: When answers may leave.
 
     Raises:
-        PrivacyError: the run began with other settings, or the platform's terms or budget do not allow it.
-        OutOfOrder: the ledger knows the run, and its state is lost: what was answered cannot be told from what was not.
+        PrivacyError: the run began with other settings; the platform's terms or budget do not allow it; or the ledger knows the
+            run, and its state is lost.
     """
 
     def __init__(
@@ -123,7 +123,11 @@ class Session:
         if known is not None and known.settings != digest:
             raise PrivacyError(f"run {run} began with other settings", where=str(memory), do="start a new run")
         if known is None and any(entry.run == run for entry in ledger.ledger.entries):
-            raise OutOfOrder(f"the ledger has charges of run {run}, and the run's state ({memory}) is gone: start a new run")
+            raise PrivacyError(
+                f"the ledger has charges of run {run}, and the run's state is gone: nobody knows what was answered",
+                where=str(memory),
+                do="leave this run; a new one is open to this platform",
+            )
         self._memory = known or Memory(settings=digest)
         self._bank = BankOfRounds(
             platform.bank,

@@ -172,11 +172,19 @@ class Worker:
 
     def _read(self) -> Tables:
         if self._tables is None:
-            self._tables = read_tables(self._file)
-            if not self._tables.interactions.positive.any():
-                # No reason to stay away: who says that nobody is there yet would say so of one user's rows, too.
-                log.warning("no user has a positive interaction: this platform contributes nothing but noise")
+            self._file.require_catalogue()
+            self._tables = read_tables(self._file, lenient=True)
+            self._warn(self._tables)
         return self._tables
+
+    @staticmethod
+    def _warn(tables: Tables) -> None:
+        """Tell the operator, and nobody else, what would be an error before joining: it may be so for want of one user's rows."""
+        if not tables.interactions.positive.any():
+            log.warning("no user has a positive interaction: this platform contributes nothing but noise")
+        for report in tables.reports:
+            if not report.kept:
+                log.warning("source '%s' says nothing: %d rows were read and none is kept", report.source, report.read)
 
     def close(self) -> None:
         """Let go of the ledger."""

@@ -29,8 +29,11 @@ from client.tables import Notes, SourceReport, Tables, Ties, Vectors
 __all__ = ["read_tables"]
 
 
-def read_tables(platform: PlatformFile) -> Tables:
+def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     """Read every source of a platform.
+
+    Args:
+        lenient: Whether a source of users' rows may be empty; else that is an error, which tells of a wrong separator, say.
 
     The catalogue is what the item sources list, or the declared list of ids. Where neither is declared it is what was
     interacted with (`Tables.catalogue_public` is False then, and the tables are for simulations alone). Users are those with an
@@ -45,7 +48,12 @@ def read_tables(platform: PlatformFile) -> Tables:
         InputError: a source cannot be read, lacks a column, is empty, or keeps no row after cleaning.
     """
     cleanings = {
-        name: Cleaning(source=name, kind=source.kind, where=f"{place(source)} ({platform.path}, [sources.{name}])")
+        name: Cleaning(
+            source=name,
+            kind=source.kind,
+            where=f"{place(source)} ({platform.path}, [sources.{name}])",
+            lenient=lenient and not isinstance(source, ItemsSource | KnowledgeSource),
+        )
         for name, source in platform.sources.items()
     }
     reports: dict[str, SourceReport] = {}

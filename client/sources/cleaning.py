@@ -20,10 +20,12 @@ class Cleaning:
     Args:
         source: The source's name in the platform file.
         where: File or URL that is read, for messages.
+        lenient: Whether a source that says nothing is no error: where a worker reads users' rows, that somebody, or nobody, is
+            there must not decide whether the platform takes part.
     """
 
-    def __init__(self, *, source: str, kind: str, where: str) -> None:
-        self.source, self.kind, self.where = source, kind, where
+    def __init__(self, *, source: str, kind: str, where: str, lenient: bool = False) -> None:
+        self.source, self.kind, self.where, self.lenient = source, kind, where, lenient
         self.read = 0
         self.asked: Callable[[], str] = str
         """What a message adds of the keys of JSON lines: which are read and which there are."""
@@ -50,7 +52,7 @@ class Cleaning:
         Raises:
             InputError: nothing was kept: a source that says nothing is a mistake in the platform file or in the data.
         """
-        if not (kept if usable is None else usable):
+        if not (kept if usable is None else usable) and not self.lenient:
             reasons = "; ".join(f"{reason}: {rows}" for reason, rows in self._lost.items())
             found = (
                 f"none of the {self.read} rows of source '{self.source}' is usable ({reasons})"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import summing
+from client import mechanism
 from client.popularity import bounded_counts
 from client.secure_sum import SecureSum
 from shared.adapter import initial
@@ -97,7 +97,7 @@ class TestModelInconsistency:
         made = federation(3, model={"rank": 16})
         self.eyes = Eyes(monkeypatch)
         # What the noise hides is not to be hidden by luck.
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made.set_up()
         return made
 
@@ -140,7 +140,7 @@ class TestToldDifferently:
     def made(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> Federation:
         made = federation(catalogues=[11, 11, 11], secure={"colluders": 0}, model={"rank": 16})
         self.eyes = Eyes(monkeypatch)
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made.set_up()
         self.said = [Popularity(counts=(np.ones(11, "<f4") * at).tobytes(), noise=1.0) for at in (1, 2, 2)]
         for at, popularity in enumerate(self.said):
@@ -171,7 +171,7 @@ class TestToldDifferently:
     def test_told_alike_they_are_summed(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         made = federation(catalogues=[11, 11, 11], secure={"colluders": 0})
         eyes = Eyes(monkeypatch)
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made.set_up()
         for at in range(3):
             made.tell(at, np.ones(11), 1.0)
@@ -187,7 +187,7 @@ class TestItemsEncodedDifferently:
     def made(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> Federation:
         made = federation(3, model={"rank": 16})
         self.eyes = Eyes(monkeypatch)
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made.set_up()
         adapter = initial(made.settings)
         other = {name: value + np.float32(0.1) for name, value in adapter.items()}
@@ -316,7 +316,7 @@ class TestACatalogueListedAlone:
     def test_without_the_count_it_reads_the_popularity(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Agreement, "require_signed", lambda self, roster, *, sample_rate: None)
         monkeypatch.setattr(SecureSum, "_require_owners", lambda self, request: None)
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made = federation(catalogues=[60, 11, 12], secure={"colluders": 0})
         self.join(made)
         for at, answer in enumerate(self.agree_on(made, self.catalogue(made, 0))):
@@ -326,12 +326,12 @@ class TestACatalogueListedAlone:
 
     def counts(self, made: Federation, at: int) -> np.ndarray:
         platform = made.workers[at]._platform
-        counts = bounded_counts(platform.split, platform.tables, seed=made.settings.seed)
+        counts = bounded_counts(platform.split, platform.tables, seed=made.settings.seed).vector()
         return counts[np.argsort(np.array(platform.tables.item_ids))]
 
     def test_it_is_not_left_alone_by_calling_the_others_lost(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two of five have the catalogue, and one of the two is called lost in round 0."""
-        monkeypatch.setattr(summing, "noise_share", no_noise)
+        monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made = federation(catalogues=[60, 60, 12, 13, 14], secure={"colluders": 0, "threshold": 0.6})
         made.set_up()
         assert [one.items for one in made.agreement.catalogues] == [60]

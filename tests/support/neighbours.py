@@ -110,7 +110,7 @@ class World:
         if self.vectors:
             lines = [json.dumps({"user": n, "vector": list(user.vector)}) for n, user in self.users.items() if user.vector]
             (folder / "moods.jsonl").write_text("".join(line + "\n" for line in lines))
-            text += '[sources.moods]\nkind = "vectors"\npath = "moods.jsonl"\nwidth = 2\n'
+            text += '[sources.moods]\nkind = "vectors"\npath = "moods.jsonl"\nwidth = 2\ncolumns = { user = "user" }\n'
         path = folder / "shop.toml"
         path.write_text(text)
         return path
