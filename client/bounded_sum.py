@@ -52,9 +52,16 @@ class BoundedSum:
         parts = {name: part + other.parts[name] for name, part in self.parts.items()}
         return BoundedSum(parts=parts, bound=self.bound, votes=votes)
 
-    def vector(self, names: Iterable[str] | None = None) -> NDArray[np.float64]:
-        """The whole vector, or some parts of it, in one piece on the processor; float64 (dimension,)."""
+    def vector(self, names: Iterable[str] | None = None, *, vote: float = 0.0) -> NDArray[np.float64]:
+        """The whole vector, or some parts of it, in one piece on the processor; float64 (dimension,).
+
+        Args:
+            vote: Length in which the votes stand behind it, as one coordinate more; 0 for none.
+        """
         chosen = [self.parts[name].reshape(-1) for name in (self.parts if names is None else names)]
+        if vote:
+            assert self.votes is not None
+            chosen.append(vote * self.votes.reshape(1))
         if not chosen:
             return np.zeros(0)
         vector: NDArray[np.float64] = torch.cat(chosen).cpu().numpy()

@@ -24,8 +24,6 @@ Losses = Callable[[Mapping[str, Tensor]], Tensor]
 """Parameters with a leading user axis -> loss of each user, (n,)."""
 Flat = Mapping[str, Tensor]
 """Name -> float32 (users, elements)."""
-_WIDE = ("cpu", "cuda")
-"""Devices with float64; on others the sums are made on the processor."""
 
 
 def per_user(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> dict[str, Tensor]:
@@ -98,7 +96,7 @@ class Clip:
             real: bool (users,). False on rows that only fill a fixed shape; they weigh exactly nothing.
         """
         flat = {name: gradient.flatten(1) for name, gradient in gradients.items()}
-        if real.device.type not in _WIDE:
+        if not has_float64(real.device):
             flat, real = {name: part.cpu() for name, part in flat.items()}, real.cpu()
         squared = self._norms(flat)
         sums = self._sums(flat, torch.where(real, mechanism.weights(squared), 0.0), squared)
@@ -107,6 +105,16 @@ class Clip:
             votes = torch.where(real, torch.where(squared <= mechanism.clip**2, 0.5, -0.5), 0.0).double().sum()
         parts = {name: total.view(gradients[name].shape[1:]) for name, total in sums.items()}
         return BoundedSum(parts=parts, bound=mechanism.clip, votes=votes)
+
+
+@cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's do not, and there the sums are made on the processor."""
+    try:
+        torch.ones(1, device=device).to(torch.float64)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def _squared_norms(flat: Flat) -> Tensor:

@@ -182,11 +182,8 @@ class Mechanism:
             )
         if not self.private:
             return {name: (part / self.expected_batch).float() for name, part in total.parts.items()}, self
-        vector = total.vector()
-        if self.vote:
-            assert total.votes is not None
-            vector = np.append(vector, self.vote * float(total.votes))
-        released = noised_steps(vector, self.point, random) / self.point.scale
+        # In one piece: a GPU is waited for once.
+        released = noised_steps(total.vector(vote=self.vote), self.point, random) / self.point.scale
         device = next(iter(total.parts.values())).device
         # All in one piece: on a GPU every copy has a price.
         whole = sent(torch.from_numpy((released[: self.dimension] / self.expected_batch).astype(np.float32)), device)

@@ -176,7 +176,7 @@ def test_settings_that_would_weaken_the_promise(coordinator: Coordinator, tiny_s
     hostile = [
         tiny_settings(),  # a simulation: exact metrics, seeded noise
         asks(rounds=5),
-        asks(rounds=10**6),
+        asks(rounds=10**4),
         asks(model={"backbone": "/etc"}),
         asks(model={"backbone": "somebody/evil"}),
     ]
