@@ -82,17 +82,17 @@ def start(
     """Join the federation: run worker and messenger, restart them when they die, until Ctrl-C or SIGTERM."""
     from client.deployment import open_deployment
     from client.resident import group_id, user_id
-    from client.sandbox import available
+    from client.sandbox import wall
     from client.supervisor import Supervisor, require_wall
 
     deployment = open_deployment(folder)
     users = (user_id(worker_user), user_id(messenger_user))
-    caged = available() > 0
-    typer.echo(require_wall(caged=caged, users=users, allowed=no_wall))
+    found = wall()
+    typer.echo(require_wall(wall=found, users=users, allowed=no_wall))
     supervisor = Supervisor(
         deployment=deployment,
         at=(socket or deployment.socket).absolute(),
-        caged=caged,
+        caged=bool(found),
         tell=typer.echo,
         users=users,
         group=group_id(group),
@@ -174,7 +174,7 @@ def status(
         typer.echo(json.dumps(state.to_json(), indent=2))
         return
     typer.echo(f"platform {state.name} of federation {state.federation} at {state.address}")
-    typer.echo(f"the worker {'answers' if state.worker else 'does not answer'}")
+    typer.echo(f"the worker {'answers' if state.worker else 'does not answer'}; on this machine the messenger is {state.wall}")
     typer.echo(f"epsilon {state.spent:.4g} of {state.budget:g} is spent, at delta {state.delta:g}; ledger {state.ledger}")
     for run, rounds in state.runs.items():
         typer.echo(f"  run {run}: charged up to round {rounds}")
