@@ -131,9 +131,12 @@ class TestAPlatform:
     def test_a_newer_invitation_is_for_the_same_platform(self, tmp_path: Path, invitation: Invitation) -> None:
         made(tmp_path, invitation)
         deployment = open_deployment(tmp_path / "platform")
-        accept(deployment, invitation.model_copy(update={"address": "new.example.org:1"}))
+        accept(deployment, invitation.model_copy(update={"members": {}, "minimum_version": "0.2.0"}))
+        assert deployment.invited().minimum_version == "0.2.0"
+        moved = invitation.model_copy(update={"address": "new.example.org:1"})
+        accept(deployment, moved, replace={"address": "new.example.org:1"})
         assert deployment.invited().address == "new.example.org:1"
-        with pytest.raises(InputError, match="is for 'video'"):
+        with pytest.raises(InputError, match="is for platform 'video'"):
             accept(deployment, invitation.model_copy(update={"platform": "video"}))
 
     def test_nothing_is_made_of_what_cannot_be_used(self, tmp_path: Path, invitation: Invitation) -> None:
@@ -275,7 +278,8 @@ def test_a_start_without_a_wall_must_be_asked_for() -> None:
 
 
 def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Invitation) -> None:
-    from client.peers import fingerprint_of, identities_in, read_peers, trust
+    from client.peers import identities_in, read_peers, trust
+    from shared.invitation import fingerprint_of
 
     made(tmp_path, invitation)
     folder = tmp_path / "platform"
