@@ -150,9 +150,7 @@ def _require_onward(registry: Registry, chosen: Manifest, newest: Manifest, here
             do="it was rolled back, or this is another registry: ask the coordinator; an empty folder takes what is there now",
         )
     _require_not_older(chosen, here, where)
-    at: Manifest | None = chosen
-    while at is not None and at.version > here.version:
-        at = registry.before(at)
+    at = next((one for one in registry.back(chosen) if one.version <= here.version), None)
     if at != here:
         raise Untrusted(
             f"version {chosen.version} does not follow the version {here.version} that lies here",

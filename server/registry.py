@@ -12,6 +12,7 @@ Each manifest names the hash of the one before it, so the newest vouches for all
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -31,8 +32,8 @@ from shared.settings import explain
 
 INDEX = "index.json"
 _MAX_INDEX = 1 << 12
-_FURTHER = 10_000
-"""How many versions a reader finds beyond an old index."""
+FURTHER = 1000
+"""How many versions a reader finds beyond an old index, and how many it follows back where no signature proves that they are."""
 _TRIES = 100
 
 
@@ -51,6 +52,8 @@ class Registry:
 
     Guarantees: with `trusted`, every manifest that a public method returns is signed by one of them, or is named by its hash
     in a chain that begins at one that is. So versions of a key that was retired stay good under the key that followed it.
+    No manifest leads to the next one to be read before it is proven in one of these ways, so whoever can write to the store but
+    not sign costs a reader one manifest. Without `trusted`, a reader follows at most `FURTHER` manifests.
     """
 
     def __init__(self, store: Store, trusted: Iterable[PublicKey] = ()) -> None:
@@ -65,25 +68,43 @@ class Registry:
             Untrusted: it is not signed by a trusted key, or does not follow the one before it.
         """
         hint = self._hint()
-        found = self._read(hint) if hint else None
-        for number in range(hint + 1, hint + _FURTHER):
+        found = self._signed(self._read(hint)) if hint else None
+        for number in range(hint + 1, hint + FURTHER):
             try:
-                after = self._read(number)
+                after = self._signed(self._read(number))
             except NotThere:
-                return None if found is None else self._signed(found)
+                return found
             if found is not None:
                 self._require_link(found, after)
             found = after
         raise StorageError(
-            f"{_FURTHER} versions beyond the index", where=self.store.where, do=f"write the newest number into {INDEX}"
+            f"{FURTHER} versions beyond the index", where=self.store.where, do=f"write the newest number into {INDEX}"
         )
 
     def versions(self) -> Iterator[Manifest]:
         """All versions, newest first; errors as `newest` and `before`."""
-        manifest = self.newest()
-        while manifest is not None:
-            yield manifest
-            manifest = self.before(manifest)
+        newest = self.newest()
+        if newest is not None:
+            yield from self.back(newest)
+
+    def back(self, manifest: Manifest) -> Iterator[Manifest]:
+        """A version that a method of this registry gave, and those before it, one by one; errors as `before`.
+
+        Raises:
+            Untrusted: no key is trusted, and there are more than `FURTHER`: whoever serves them could go on for ever.
+        """
+        at: Manifest | None = manifest
+        for number in itertools.count():
+            if at is None:
+                return
+            if number == FURTHER and not self._trusted:
+                raise Untrusted(
+                    f"{FURTHER} versions, and nobody's signature is asked for",
+                    where=self.store.where,
+                    do="name a key with --trust",
+                )
+            yield at
+            at = self.before(at)
 
     def before(self, manifest: Manifest) -> Manifest | None:
         """The version before, None for the first.
