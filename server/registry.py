@@ -22,8 +22,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.facts import FACTS, Facts, facts_in, origin_of, unpromised
 from server.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
-from server.model_card import FACTS, Lineage, facts_in, model_card_files, origin_of
+from server.model_card import Lineage, model_card_files
 from server.publication import MODEL
 from server.signing import PublicKey, Signer, Untrusted
 from server.store import NotThere, Store, read_bounded
@@ -137,23 +138,26 @@ class Registry:
             do="list them with `fedfuse models`, and name one of those",
         )
 
-    def publish(self, run: Path, signer: Signer, *, name: str = "") -> Manifest:
+    def publish(self, run: Path, signer: Signer, *, name: str = "", as_simulation: bool = False) -> Manifest:
         """Publish the model of a finished run as the next version, signed.
 
         Args:
             run: The run's folder, or its `model` folder.
             name: What the model is called; the run's name where it is ''.
+            as_simulation: The run promises nothing (`server.facts.unpromised`), and is to be published as such: the first
+                line of its card says so.
 
         Guarantees: when this returns, the version is there for every reader; when it does not, no reader meets a part of it.
         The same model under the same name is published once, however often it is asked for.
 
         Raises:
-            InputError: this is no model of a finished run.
+            InputError: this is no model of a finished run, or one that promises nothing, and `as_simulation` does not say so.
             StorageError: its files are not those that the run wrote, or the store cannot be read or written.
             Untrusted: the newest version is not signed by a key that this registry trusts.
         """
         source = run / MODEL if (run / MODEL / MANIFEST).is_file() else run
         facts = facts_in(_file(source / FACTS), str(source))
+        _require_said(facts, str(source), as_simulation=as_simulation)
         origin = origin_of(facts, name)
         for _ in range(_TRIES):
             versions = list(self.versions())
@@ -223,6 +227,19 @@ class Registry:
         # Not if it points further already: of two publishers the slower one must not point back.
         if self._hint() < number:
             self.store.replace(INDEX, json.dumps({"format": 1, "newest": number}).encode("ascii") + b"\n")
+
+
+def _require_said(facts: Facts, where: str, *, as_simulation: bool) -> None:
+    # The signature is the coordinator's word for the card, and the card speaks of epsilon.
+    reasons = unpromised(facts)
+    if reasons and not as_simulation:
+        raise InputError(
+            f"this run promises nothing to the users behind it: {'; '.join(reasons)}",
+            where=where,
+            do="publish the model of a deployed run; to publish this one nevertheless, with a card that says so: --as-simulation",
+        )
+    if as_simulation and not reasons:
+        raise InputError("this is the model of a deployed run", where=where, do="leave --as-simulation out")
 
 
 def _manifest(number: int) -> str:
