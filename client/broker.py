@@ -72,6 +72,8 @@ def _answer(descriptor: int, path: Path) -> None:
             reply.send((error.errno or errno.ETIMEDOUT).to_bytes(2, "big"))
             return
         with connection:
+            # The flag belongs to the connection, not to this process: whoever gets it would read without waiting.
+            connection.setblocking(True)
             socket.send_fds(reply, [bytes(2)], [connection.fileno()])
 
 

@@ -105,7 +105,9 @@ def connect_through(broker: int, *, seconds: float) -> socket.socket:
     if not found:
         number = int.from_bytes(code, "big") or errno.ECONNRESET
         raise OSError(number, os.strerror(number))
-    return socket.socket(fileno=found[0])
+    connection = socket.socket(fileno=found[0])
+    connection.settimeout(seconds)
+    return connection
 
 
 def user_of(connection: socket.socket) -> int:

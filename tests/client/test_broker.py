@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def test_it_connects_to_the_worker_again_and_again(tmp_path: Path, in_the_cage: 
         def answer() -> None:
             for number in range(4):
                 connection, _ = listener.accept()
+                time.sleep(0.2)  # whoever gets the connection has to wait for what comes
                 with connection:
                     connection.sendall(f"{number} of user {user_of(connection)}".encode())
 
