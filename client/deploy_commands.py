@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,10 @@ from shared.errors import ExitCode
 
 client = typer.Typer(no_args_is_help=True, help="A platform's processes: start, worker, node, health, accept.")
 Folder = Annotated[Path, typer.Argument(help="The platform's folder.")]
+Replace = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=FINGERPRINT: accept this in the place of what is known under the name; may be repeated."),
+]
 Socket = Annotated[Path | None, typer.Option("--socket", help="The worker's socket; default: socket/worker.sock in the folder.")]
 
 
@@ -56,15 +61,22 @@ def init_client(
 
 @client.command("accept")
 def accept(
-    folder: Folder, invitation: Annotated[Path, typer.Argument(help="A newer invitation: another address, authority, members.")]
+    folder: Folder,
+    invitation: Annotated[Path, typer.Argument(help="A newer invitation: another address, authority, members.")],
+    replace: Replace = None,
 ) -> None:
-    """Take a newer invitation; keys, budget and ledger stay."""
+    """Take a newer invitation of the same federation; keys, budget and ledger stay. What it changes is asked for."""
+    from client.changes import ask, parse_replacements
     from client.deployment import open_deployment
     from client.provisioning import accept as take
+    from client.provisioning import changes_in
     from shared.invitation import read_invitation
 
-    take(open_deployment(folder), read_invitation(invitation))
-    typer.echo("taken; identities of other platforms are yours to write into [federation.identities] of platform.toml")
+    deployment, newer = open_deployment(folder), read_invitation(invitation)
+    named, changes = parse_replacements(replace or []), changes_in(deployment, newer)
+    typer.echo(f"invitation fingerprint {newer.fingerprint}: compare it with the coordinator's people")
+    take(deployment, newer, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
+    typer.echo("taken; identities of other platforms are taken with: fedfuse client trust")
 
 
 @client.command("start")
@@ -82,17 +94,17 @@ def start(
     """Join the federation: run worker and messenger, restart them when they die, until Ctrl-C or SIGTERM."""
     from client.deployment import open_deployment
     from client.resident import group_id, user_id
-    from client.sandbox import available
+    from client.sandbox import wall
     from client.supervisor import Supervisor, require_wall
 
     deployment = open_deployment(folder)
     users = (user_id(worker_user), user_id(messenger_user))
-    caged = available() > 0
-    typer.echo(require_wall(caged=caged, users=users, allowed=no_wall))
+    found = wall()
+    typer.echo(require_wall(wall=found, users=users, allowed=no_wall))
     supervisor = Supervisor(
         deployment=deployment,
         at=(socket or deployment.socket).absolute(),
-        caged=caged,
+        caged=bool(found),
         tell=typer.echo,
         users=users,
         group=group_id(group),
@@ -174,7 +186,7 @@ def status(
         typer.echo(json.dumps(state.to_json(), indent=2))
         return
     typer.echo(f"platform {state.name} of federation {state.federation} at {state.address}")
-    typer.echo(f"the worker {'answers' if state.worker else 'does not answer'}")
+    typer.echo(f"the worker {'answers' if state.worker else 'does not answer'}; on this machine the messenger is {state.wall}")
     typer.echo(f"epsilon {state.spent:.4g} of {state.budget:g} is spent, at delta {state.delta:g}; ledger {state.ledger}")
     for run, rounds in state.runs.items():
         typer.echo(f"  run {run}: charged up to round {rounds}")
@@ -184,8 +196,7 @@ def status(
 def identity(folder: Folder) -> None:
     """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
     from client.deployment import open_deployment
-    from client.peers import fingerprint_of
-    from shared.invitation import read_application
+    from shared.invitation import fingerprint_of, read_application
 
     application = read_application(open_deployment(folder).application)
     typer.echo(f"{application.platform} {application.identity}")
@@ -196,20 +207,39 @@ def identity(folder: Folder) -> None:
 def trust(
     folder: Folder,
     files: Annotated[list[Path], typer.Argument(help="application.toml of other platforms, or an invitation that names them.")],
-    yes: Annotated[bool, typer.Option("--yes", help="The fingerprints were compared already.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="The fingerprints of new platforms were compared already; changes nothing known.")
+    ] = False,
+    replace: Replace = None,
 ) -> None:
-    """Write down other platforms' identities, for the secure sum, after their fingerprints were compared with their people."""
+    """Write down other platforms' identities, for the secure sum, after their fingerprints were compared with their people.
+
+    An identity that would replace a known one is asked for by itself, and is refused without a terminal or --replace.
+    """
+    from client.changes import ask, parse_replacements
     from client.deployment import open_deployment
-    from client.peers import fingerprint_of, identities_in
+    from client.peers import changes_in, identities_of, read_peers
     from client.peers import trust as write
+    from shared.invitation import fingerprint_of
 
     deployment = open_deployment(folder)
-    own = deployment.invited().platform
-    found = {name: key for path in files for name, key in identities_in(path).items() if name != own}
+    peers, own = deployment.folder / "peers.toml", deployment.invited().platform
+    found = {name: key for name, key in identities_of(files).items() if name != own}
+    known, named, changes = read_peers(peers), parse_replacements(replace or []), changes_in(peers, found)
     for name, key in sorted(found.items()):
-        typer.echo(f"{name}: fingerprint {fingerprint_of(key)}")
-    if not found or not (yes or typer.confirm("have you compared each of them with its platform's people?")):
+        state = "known" if known.get(name) == key else "CHANGED" if name in known else "new"
+        typer.echo(f"{name}: fingerprint {fingerprint_of(key)} ({state})")
+    fresh = [name for name in found if name not in known]
+    if not found or (fresh and not (yes or typer.confirm("have you compared each new one with its platform's people?"))):
         typer.echo("nothing was written")
         raise typer.Exit(ExitCode.FAILED)
-    changed = write(deployment.folder / "peers.toml", found)
-    typer.echo(f"written: {', '.join(changed) or 'nothing new'}; restart the worker to use it" if changed else "all were known")
+    written = write(peers, found, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
+    typer.echo(f"written: {', '.join(written)}; restart the worker to use it" if written else "all were known")
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _confirm(question: str) -> bool:
+    return typer.confirm(question, default=False)

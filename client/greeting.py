@@ -22,7 +22,7 @@ from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
 from shared.errors import ExitCode, FedfuseError, ProtocolError
-from shared.greeting import COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
+from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
 from shared.messages import PROTOCOL
 from shared.version import VERSION
 
@@ -85,7 +85,7 @@ def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, sec
     """
     try:
         context = ssl.create_default_context(cafile=str(authority))
-        status, body = _get(address, GREETING_PATH, key, context, seconds)
+        status, body = _get(address, GREETING_PATH, {**_signed(key), VERSION_HEADER: VERSION}, context, seconds)
     except ssl.SSLCertVerificationError as error:
         complaint = _UNTRUSTED.get(error.verify_code, Complaint.OTHER)
         _complain(address, complaint, key, seconds)
@@ -138,26 +138,26 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
     return Greeting(platform=platform, offset=offset, version=version, pace=pace)
 
 
-def _get(address: str, path: str, key: ec.EllipticCurvePrivateKey, context: ssl.SSLContext, seconds: float) -> tuple[int, bytes]:
+def _get(address: str, path: str, headers: dict[str, str], context: ssl.SSLContext, seconds: float) -> tuple[int, bytes]:
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=seconds, context=context)
     try:
-        connection.request("GET", path, headers={**_signed(key), VERSION_HEADER: VERSION})
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
         return answer.status, answer.read(LARGEST)
     finally:
         connection.close()
 
 
-def _signed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
-    """The headers with which Flower's SuperNode signs a request."""
+def _signed(key: ec.EllipticCurvePrivateKey, header: str = FLEET_HTTP_SIGNATURE_HEADER, domain: bytes = b"") -> dict[str, str]:
+    """The headers with which Flower's SuperNode signs a request, or those of another domain."""
     stamp = _now().isoformat()
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    signature = key.sign(stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+    signature = key.sign(domain + stamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
     return {
         FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(public).decode("ascii"),
         TIMESTAMP_HEADER: stamp,
-        FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signature).decode("ascii"),
+        header: base64.b64encode(signature).decode("ascii"),
     }
 
 
@@ -166,11 +166,15 @@ def _now() -> datetime.datetime:
 
 
 def _complain(address: str, complaint: Complaint, key: ec.EllipticCurvePrivateKey, seconds: float) -> None:
-    """Tell whoever is there why it is not trusted: one word of a closed list, over a connection that proves nothing."""
+    """Tell whoever is there why it is not trusted: one word of a closed list, over a connection that proves nothing.
+
+    With Flower's signature, whoever is there could speak to the coordinator in this platform's name for five minutes.
+    """
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        _get(address, f"{COMPLAINT_PATH}?{complaint.value}", key, context, seconds)
+        headers = _signed(key, COMPLAINT_HEADER, COMPLAINT_DOMAIN)
+        _get(address, f"{COMPLAINT_PATH}?{complaint.value}", headers, context, seconds)
     except (OSError, http.client.HTTPException, socket.gaierror):
         return  # it was a courtesy
 

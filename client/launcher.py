@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from typing import IO, Any, Protocol
 
 COMMAND = "flower-superexec"
 """The name under which Flower's SuperNode starts us."""
+PASSED = "FEDFUSE_BROKER"
+"""Environment variable with a descriptor that every ClientApp inherits, as `client.unix_socket` names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,21 @@ class Order:
     runtime_api_address: str
     token: str
     parent_pid: int | None
+
+
+class Passing:
+    """Stands in for the `subprocess` module: what is started inherits one descriptor more than its standard ones."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def Popen(self, *words: Any, **options: Any) -> Any:
+        """Start a process."""
+        return subprocess.Popen(*words, pass_fds=(self._descriptor,), **options)  # noqa: S603 - Flower's own commands
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the real module's."""
+        return getattr(subprocess, name)
 
 
 class Stock(Protocol):
@@ -158,6 +176,10 @@ def main() -> None:
     nursery = Nursery(grow)
     from flwr.supercore.cli import flower_superexec
     from flwr.supercore.superexec import run_superexec
+    from flwr.supercore.superexec.executor import subprocess_executor
+
+    if PASSED in os.environ:
+        vars(subprocess_executor)["subprocess"] = Passing(int(os.environ[PASSED]))
 
     # Flower's module took it in by name, so it is replaced there.
     stock = vars(run_superexec)["get_executor"]

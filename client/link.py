@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import socket
 import time
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +15,7 @@ from typing import Protocol
 
 from flwr.app import Context
 
-from client.unix_socket import connect_to
+from client.unix_socket import BROKER, connect_through, connect_to
 from client.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.errors import ProtocolError
 from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request
@@ -83,8 +85,12 @@ class Remote:
                 log.warning("the worker cannot be reached (%s); trying again", error)
                 time.sleep(0.5)
 
+    def _connect(self) -> socket.socket:
+        broker = os.environ.get(BROKER)
+        return connect_to(self.path, seconds=10.0) if broker is None else connect_through(int(broker), seconds=30.0)
+
     def _ask(self, question: Frame, request: Request) -> Answer:
-        with connect_to(self.path, seconds=10.0) as connection:
+        with self._connect() as connection:
             header = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "warrant": self.warrant}
             send(connection, Frame(header=header), seconds=10.0)
             welcome = receive(connection, body=0, seconds=30.0)

@@ -1,8 +1,12 @@
 """The messenger's process: Flower's own SuperNode, kept to what it needs, looking for work more often and starting it faster.
 
 Flower's loop asks the coordinator for work every 3 s, a number that no argument reaches. Its module is given a clock that
-sleeps less; nothing else of it is touched, and were the loop written otherwise one day, it would only wait longer again.
+sleeps less, and a `subprocess` that passes one descriptor on; nothing else of it is touched, and were the loop written otherwise
+one day, it would only wait longer again, or its ClientApps would not reach the worker.
 What it starts by the name `flower-superexec` is `client.launcher`, which makes a ClientApp's process in a tenth of the time.
+
+Where the cage closes Unix sockets, connections to the worker come from `client.broker`, a process outside that is forked before
+the cage is shut; the descriptor of its channel is inherited by every process in the cage.
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from client import broker
 from client.deployment import Deployment
-from client.launcher import install
-from client.sandbox import available, confine, devices, of_python
+from client.launcher import Passing, install
+from client.sandbox import confine, devices, of_python, wall
+from client.unix_socket import BROKER
 from shared.errors import InputError
 
 IDLE, PATIENT = 0.25, 3.0
@@ -139,13 +146,9 @@ def run(messenger: Messenger, *, caged: bool = True) -> None:
     # A log or a file without end must not fill the platform's disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     os.chdir(folder)  # Flower's processes must not find the coordinator's packages where this one was started
+    port, passed = _free_port(), None
     if caged:
-        if not available():
-            raise InputError(
-                "this kernel has no Landlock (5.13 and later)", where="the messenger", do="run it under a user of its own"
-            )
-        readable = [Path(messenger.authority), Path(messenger.key), *([Path(messenger.trusted)] if messenger.trusted else [])]
-        confine(read=[*of_python(), *readable], write=[folder, *devices()])
+        passed = _shut(messenger, port)
     try:
         # From inside the cage: what a bundle may have put into this folder leads no write out of it.
         os.environ["PATH"] = f"{install(folder / 'bin').parent}{os.pathsep}{os.environ['PATH']}"
@@ -155,7 +158,9 @@ def run(messenger: Messenger, *, caged: bool = True) -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     loop.time = Clock(messenger.idle)  # type: ignore[attr-defined, assignment]
-    sys.argv = ["flower-supernode", *_words(messenger)]
+    if passed is not None:
+        loop.subprocess = Passing(passed)  # type: ignore[attr-defined, assignment]
+    sys.argv = ["flower-supernode", *_words(messenger, port)]
     code = 1
     try:
         flower_supernode()
@@ -168,7 +173,48 @@ def run(messenger: Messenger, *, caged: bool = True) -> None:
         os._exit(code)
 
 
-def _words(messenger: Messenger) -> list[str]:
+def ports(address: str, port: int, *, given: dict[str, str]) -> list[int]:
+    """TCP ports that the messenger connects to: the coordinator's, its own runtime's, a proxy's, and 53 for long DNS answers.
+
+    Args:
+        port: Of Flower's runtime on 127.0.0.1.
+        given: Its environment.
+    """
+    found = {int(address.rpartition(":")[2]), port, 53}
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        proxy = urlsplit(given.get(name, ""))
+        if proxy.hostname:
+            found.add(proxy.port or (443 if proxy.scheme == "https" else 80))
+    return sorted(found)
+
+
+def _shut(messenger: Messenger, port: int) -> int | None:
+    """Shut the cage; returns the descriptor of the broker's channel, or None where Unix sockets stay open.
+
+    Raises:
+        InputError: this kernel has no Landlock.
+    """
+    found = wall()
+    if not found:
+        raise InputError(
+            "this kernel has no Landlock (5.13 and later)", where="the messenger", do="run it under a user of its own"
+        )
+    for left in found.open:
+        print(f"this kernel does not close to the coordinator's code: {left}", file=sys.stderr)
+    channel = broker.start(Path(messenger.socket)) if found.sockets else None
+    if channel is not None:
+        os.environ[BROKER] = str(channel)
+    readable = [Path(messenger.authority), Path(messenger.key), *([Path(messenger.trusted)] if messenger.trusted else [])]
+    confine(
+        read=[*of_python(), *readable],
+        write=[Path(messenger.folder), *devices()],
+        connect=ports(messenger.address, port, given=dict(os.environ)),
+        listen=[port],
+    )
+    return channel
+
+
+def _words(messenger: Messenger, port: int) -> list[str]:
     words = [
         "--superlink",
         messenger.address,
@@ -181,7 +227,7 @@ def _words(messenger: Messenger) -> list[str]:
         "--host",
         "127.0.0.1",
         "--port",
-        str(_free_port()),
+        str(port),
     ]
     return [*words, "--trusted-entities", messenger.trusted] if messenger.trusted else words
 

@@ -6,16 +6,16 @@ their fingerprints. The coordinator alone must not be able to say who is who: it
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tomli_w
 
+from client.changes import Change, require_agreed
 from shared.durable import write_whole
 from shared.errors import InputError
-from shared.invitation import LARGEST, grouped, parse_application, parse_invitation, read_whole
+from shared.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
 
 _HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"
 
@@ -54,19 +54,46 @@ def identities_in(path: Path) -> dict[str, str]:
     return {application.platform: application.identity}
 
 
-def trust(path: Path, found: dict[str, str]) -> dict[str, str]:
-    """Write these identities into the file of peers; returns those that were new or are others than before."""
+def identities_of(paths: Iterable[Path]) -> dict[str, str]:
+    """Identities that several files speak of.
+
+    Raises:
+        InputError: one is no such file, or two of them disagree.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        for name, key in identities_in(path).items():
+            if found.setdefault(name, key) != key:
+                raise InputError(
+                    f"{name!r} has fingerprint {fingerprint_of(key)} here, and {fingerprint_of(found[name])} in another file",
+                    where=str(path),
+                    do="ask its people which one is theirs",
+                )
+    return found
+
+
+def changes_in(path: Path, found: Mapping[str, str]) -> list[Change]:
+    """Which identities in the file of peers these would replace."""
+    known = read_peers(path)
+    return [
+        Change(name=name, old=fingerprint_of(known[name]), new=fingerprint_of(key))
+        for name, key in sorted(found.items())
+        if known.get(name, key) != key
+    ]
+
+
+def trust(path: Path, found: Mapping[str, str], *, replace: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Write these identities into the file of peers; returns those that were new or are others than before.
+
+    Args:
+        replace: Fingerprint by name, of each identity that may take the place of a known one.
+
+    Raises:
+        InputError: a known identity would be replaced, and `replace` does not name it.
+    """
+    require_agreed(changes_in(path, found), replace or {}, where=str(path))
     known = read_peers(path)
     changed = {name: key for name, key in found.items() if known.get(name) != key}
     if changed:
         write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted({**known, **changed}.items())))).encode(), mode=0o600)
     return changed
-
-
-def fingerprint_of(identity: str) -> str:
-    """What two people compare of an identity.
-
-    >>> fingerprint_of("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
-    '1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5'
-    """
-    return grouped(hashlib.sha256(b"fedfuse identity\n" + base64.b64decode(identity)).digest())

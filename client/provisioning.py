@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from client.changes import Change, require_agreed
 from client.deployment import Deployment
 from client.draft import draft
 from client.guesses import Guess
@@ -78,25 +79,48 @@ def init_client(
         version=VERSION,
     )
     write_whole(made.application, application.text().encode())
-    accept(made, invitation)
+    _take(made, invitation)
     write_whole(made.folder / ".gitignore", b"worker/\nnode/\nlog/\nsocket/\n")
     write_whole(made.file, text.encode(), mode=0o600)
     load(made.file)
     return Made(deployment=made, application=application, guesses=guesses)
 
 
-def accept(deployment: Deployment, invitation: Invitation) -> None:
-    """Take an invitation: the authority, who may sign bundles, who signs models.
+def changes_in(deployment: Deployment, invitation: Invitation) -> list[Change]:
+    """What of the invitation that was taken earlier this one would replace, besides the least version and the members.
 
     Raises:
-        InputError: it is for another platform than this one.
+        InputError: it is for another platform than this one, or another federation's.
     """
-    if deployment.invitation.exists() and deployment.invited().platform != invitation.platform:
-        raise InputError(
-            f"the invitation is for {invitation.platform!r}, this is {deployment.invited().platform!r}",
-            where=str(deployment.folder),
-            do="take the invitation in a folder of its own",
-        )
+    known = deployment.invited()
+    for what, ours, theirs in (
+        ("platform", known.platform, invitation.platform),
+        ("federation", known.federation, invitation.federation),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"the invitation is for {what} {theirs!r}, this is {ours!r}",
+                where=str(deployment.folder),
+                do="take the invitation in a folder of its own: fedfuse init client",
+            )
+    before, after = known.fingerprints(), invitation.fingerprints()
+    return [Change(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
+
+
+def accept(deployment: Deployment, invitation: Invitation, *, replace: Mapping[str, str] | None = None) -> None:
+    """Take a newer invitation: the address, the authority, who may sign bundles, who signs models.
+
+    Args:
+        replace: By name (`Invitation.fingerprints`), what may take the place of what is known.
+
+    Raises:
+        InputError: it is for another platform or federation, or changes something that `replace` does not name.
+    """
+    require_agreed(changes_in(deployment, invitation), replace or {}, where=str(deployment.invitation))
+    _take(deployment, invitation)
+
+
+def _take(deployment: Deployment, invitation: Invitation) -> None:
     key = ed25519_from_line(invitation.coordinator).public_bytes_raw()
     # JSON is YAML, which Flower reads.
     trusted = {f"fpk_{federation_of(key)}": invitation.coordinator}

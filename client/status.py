@@ -9,6 +9,7 @@ from typing import Any
 
 from client.deployment import Deployment
 from client.platform_file import load
+from client.sandbox import wall
 from client.supervisor import greets
 from shared.ledger import read
 
@@ -19,6 +20,7 @@ class PlatformState:
 
     Args:
         worker: Whether it answers at its socket.
+        wall: How this kernel cages the messenger, and what it leaves open.
         spent, budget: Epsilon by the ledger, over all runs.
         runs: Run -> rounds that were charged.
     """
@@ -27,6 +29,7 @@ class PlatformState:
     federation: str
     address: str
     worker: bool
+    wall: str
     spent: float
     budget: float
     delta: float
@@ -44,6 +47,7 @@ class PlatformState:
             "federation": self.federation,
             "address": self.address,
             "worker": self.worker,
+            "wall": self.wall,
             "spent": shown(self.spent),
             "budget": shown(self.budget),
             "left": shown(max(self.budget - self.spent, 0.0)) if self.spent < math.inf else 0.0,
@@ -71,6 +75,7 @@ def state_of(deployment: Deployment, *, at: Path | None = None) -> PlatformState
         federation=invitation.federation,
         address=invitation.address,
         worker=greets(at or deployment.socket),
+        wall=str(wall()),
         spent=ledger.epsilon if ledger else 0.0,
         budget=file.privacy.epsilon,
         delta=file.privacy.delta,

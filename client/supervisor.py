@@ -25,6 +25,7 @@ from typing import IO
 from client.deployment import Deployment
 from client.greeting import Away, Refused, greet
 from client.node import Messenger, environment
+from client.sandbox import Wall
 from client.unix_socket import connect_to, process_of
 from client.wire import WIRE, Frame, receive, send
 from shared.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
@@ -249,16 +250,16 @@ def greets(path: Path, *, seconds: float = 5.0, process: int | None = None) -> b
         return False
 
 
-def require_wall(*, caged: bool, users: tuple[int | None, int | None], allowed: bool) -> str:
-    """One line on what stands between the coordinator's code and this platform's files.
+def require_wall(*, wall: Wall, users: tuple[int | None, int | None], allowed: bool) -> str:
+    """What keeps the coordinator's code from this platform's files, and what this kernel leaves open: one line.
 
     Raises:
         InputError: nothing does, and nobody said that this is so wanted.
     """
     if users[0] is not None and users[1] is not None and users[0] != users[1]:
-        return "wall: the messenger is another user" + (", and caged by Landlock" if caged else "")
-    if caged:
-        return "wall: the messenger is caged by Landlock"
+        return f"wall: the messenger is another user, and {wall}"
+    if wall:
+        return f"wall: the messenger is {wall}"
     if not allowed:
         raise InputError(
             "nothing would keep the coordinator's code from this platform's files: this kernel has no Landlock, and both "

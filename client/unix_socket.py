@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -14,6 +15,8 @@ from shared.errors import InputError, StorageError
 
 WAITING = 16
 """Connections that the kernel keeps for a listener that is busy."""
+BROKER = "FEDFUSE_BROKER"
+"""Environment variable with the descriptor of the channel to `client.broker`; set where the messenger is caged."""
 _CREDENTIALS = struct.Struct("3i")
 _LONGEST = 100
 """Bytes of a socket's own path; Linux allows 107."""
@@ -81,6 +84,29 @@ def connect_to(path: Path, *, seconds: float | None = None) -> socket.socket:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def connect_through(broker: int, *, seconds: float) -> socket.socket:
+    """A connection to the worker from inside the messenger's cage, where no Unix socket can be opened.
+
+    Args:
+        broker: Descriptor of the channel to `client.broker`, which opens the connection outside.
+
+    Raises:
+        OSError: nobody listens, or the broker has ended.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs, socket.socket(fileno=os.dup(broker)) as channel:
+            socket.send_fds(channel, [b"?"], [theirs.fileno()])
+        ours.settimeout(seconds)
+        code, found, _, _ = socket.recv_fds(ours, 2, 1)
+    if not found:
+        number = int.from_bytes(code, "big") or errno.ECONNRESET
+        raise OSError(number, os.strerror(number))
+    connection = socket.socket(fileno=found[0])
+    connection.settimeout(seconds)
     return connection
 
 

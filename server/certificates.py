@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.durable import write_whole
+from shared.durable import create_whole, write_whole
 from shared.errors import InputError, StorageError
 from shared.keys import read_secret
 
@@ -59,7 +59,10 @@ class Certificates:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
-        _write_key(self.authority_key, key)
+        if not create_whole(self.authority_key, _pem(key), mode=0o600):
+            raise InputError(
+                "an authority is there already", where=str(self.authority_key), do="use it; every platform trusts it"
+            )
         write_whole(self.authority, builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, host: str, *, days: int = SERVER_DAYS) -> None:
@@ -87,7 +90,7 @@ class Certificates:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         )
-        _write_key(self.server_key, key)
+        write_whole(self.server_key, _pem(key), mode=0o600)
         write_whole(self.server, builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def days_left(self, *, now: datetime.datetime | None = None) -> float:
@@ -161,5 +164,5 @@ def _load(path: Path) -> x509.Certificate:
         raise StorageError("is no certificate", where=str(path), do="restore it, or: fedfuse server renew") from None
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    write_whole(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -70,6 +70,7 @@ def pull(
             "signer": pulled.signer,
             "fresh": pulled.fresh,
             "backbone_here": pulled.backbone,
+            "unpromised": list(pulled.unpromised),
             "files": {entry.name: entry.sha256 for entry in manifest.files},
         }
         typer.echo(json.dumps(shown, indent=2))
@@ -78,6 +79,8 @@ def pull(
     size = f"{len(manifest.files)} files, {manifest.size / 1024:,.0f} KiB"
     state = "" if pulled.fresh else "; it was here already"
     typer.echo(f"{_title(manifest)}: {size}, every hash right, {proof}{state}: {out}")
+    for reason in pulled.unpromised:
+        typer.echo(f"NOTHING IS PROMISED to the users behind it: {reason}")
     if not pulled.backbone:
         typer.echo(
             f"its backbone {manifest.origin.backbone!r} could not be checked here: get it, its weights' SHA-256 is in {out}"
@@ -90,16 +93,25 @@ def publish(
     key: Annotated[Path, typer.Option(help="The coordinator's private signing key.")],
     name: Annotated[str, typer.Option(help="What the model is called; default: the run's name.")] = "",
     trust: Annotated[list[Path] | None, typer.Option(help="Public key that signed earlier versions, if it was another.")] = None,
+    as_simulation: Annotated[
+        bool,
+        typer.Option(
+            "--as-simulation", help="Publish the model of a simulation; the first line of its card says that it promises nothing."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was published as JSON.")] = False,
 ) -> None:
-    """Publish the model of a run as the next version of a registry, signed; readers get all of it or nothing."""
+    """Publish the model of a run as the next version of a registry, signed; readers get all of it or nothing.
+
+    Refused where noise came from a seed or figures are exact, as in every simulation, unless --as-simulation says so.
+    """
     from server.registry import Registry
     from server.signing import load_signer, load_trusted
     from server.store import open_store
 
     signer = load_signer(key)
     trusted = [signer.public, *(load_trusted(path) for path in trust or [])]
-    manifest = Registry(open_store(registry), trusted).publish(run, signer, name=name)
+    manifest = Registry(open_store(registry), trusted).publish(run, signer, name=name, as_simulation=as_simulation)
     if as_json:
         typer.echo(json.dumps({"version": manifest.version, "name": manifest.origin.name, "sha256": manifest.sha256}, indent=2))
     else:

@@ -93,7 +93,9 @@ def approve(
     platform: Annotated[str, typer.Argument(help="The name that it was invited under.")],
     application: Annotated[Path, typer.Argument(help="The application.toml that the platform sent.")],
     server: At = _HERE,
-    replace: Annotated[bool, typer.Option("--replace", help="The platform lost its key: this one is to replace it.")] = False,
+    replace: Annotated[
+        str, typer.Option(help="The application's fingerprint, if the platform has new keys and its people confirmed it.")
+    ] = "",
 ) -> None:
     """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do."""
     from server.coordinator import open_coordinator
@@ -113,7 +115,7 @@ def approve(
             where=str(application),
             do="send the platform an invitation to this one",
         )
-    Platforms(coordinator.platforms).approve(asked, replace_key=replace)
+    Platforms(coordinator.platforms).approve(asked, replace_with=replace)
     state = "registered" if enlist_if_running(coordinator) else "it will be registered when the server starts"
     typer.echo(f"{platform} is approved, fingerprint {asked.fingerprint}; {state}")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shared.durable import write_whole
 from shared.errors import InputError, StorageError
-from shared.invitation import Application
+from shared.invitation import Application, fingerprint_of
 from shared.keys import fingerprint
 
 FORMAT = 1
@@ -47,6 +47,18 @@ class Platform:
     def fingerprint(self) -> str:
         """Of the SuperNode's key."""
         return fingerprint(self.node_key)
+
+
+def _changed(one: Platform, application: Application) -> list[str]:
+    """Which keys of a platform that is approved, or of a SuperNode that was, an application would replace."""
+    same_node = one.node_key == application.node_key
+    if one.name != application.platform or (one.revoked is not None and not same_node):
+        return []
+    pairs = {
+        "key": (one.fingerprint, fingerprint(application.node_key), same_node),
+        "identity": (fingerprint_of(one.identity), fingerprint_of(application.identity), one.identity == application.identity),
+    }
+    return [f"{what} (CHANGED: old {old}, new {new})" for what, (old, new, same) in pairs.items() if not same]
 
 
 class Platforms:
@@ -78,14 +90,15 @@ class Platforms:
             self._read()
             return self._known.get(node_key)
 
-    def approve(self, application: Application, *, replace_key: bool = False) -> Platform:
+    def approve(self, application: Application, *, replace_with: str = "") -> Platform:
         """Let a platform in.
 
         Args:
-            replace_key: Let it have another key than it was approved with; the old one is revoked.
+            replace_with: Fingerprint of this very application, if it may have other keys than it was approved with; the old ones
+                are revoked. A SuperNode's key is public: an application with it and another identity may be anybody's.
 
         Raises:
-            InputError: the name or the key belongs to another.
+            InputError: the name or a key belongs to another, or keys would change that `replace_with` does not name.
         """
         with self._change() as known:
             same = known.get(application.node_key)
@@ -102,14 +115,17 @@ class Platforms:
                         where=application.platform,
                         do="let every platform make its own",
                     )
-                if one.name == application.platform and one.revoked is None and one.node_key != application.node_key:
-                    if not replace_key:
-                        raise InputError(
-                            f"platform {one.name!r} is approved with another key, {one.fingerprint}",
-                            where=application.platform,
-                            do="if it lost that key, say so with --replace",
-                        )
-                    known[one.node_key] = replace(one, revoked=time.time())
+                changed = _changed(one, application)
+                if not changed:
+                    continue
+                if replace_with != application.fingerprint:
+                    raise InputError(
+                        f"platform {one.name!r} is approved with another {' and another '.join(changed)}",
+                        where=application.platform,
+                        do="compare the application's fingerprint with its people; if they confirm that they have new keys: "
+                        f"--replace {application.fingerprint}",
+                    )
+                known[one.node_key] = replace(one, revoked=time.time())
             made = Platform(
                 name=application.platform,
                 node_key=application.node_key,

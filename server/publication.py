@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from server.facts import facts_of, origin_of
 from server.manifest import MANIFEST, describe
-from server.model_card import facts_of, model_card_files, origin_of
+from server.model_card import model_card_files
 from server.outcome import Tally
 from shared.backbone import load_backbone, weights_sha256
 from shared.durable import exchange, sync_folder, write_whole

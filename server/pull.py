@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.facts import FACTS, facts_in, unpromised
 from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, parse
 from server.registry import Registry
 from server.signing import PublicKey, Untrusted
@@ -42,6 +43,7 @@ class PulledModel:
         fresh: False if this very version was there already, and whole.
         backbone: Whether the backbone is on this machine, with the hash that the model names; False if it is not here, or
             is a hub name, which is checked when it is loaded.
+        unpromised: Why the run behind it promises nothing to its users, as its own facts say; empty if it does.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class PulledModel:
     signer: str
     fresh: bool
     backbone: bool
+    unpromised: tuple[str, ...]
 
 
 def pull(
@@ -107,7 +110,18 @@ def pull(
         signer=manifest.signer if keys else "",
         fresh=fresh,
         backbone=backbone,
+        unpromised=_unpromised(out, manifest),
     )
+
+
+def _unpromised(out: Path, manifest: Manifest) -> tuple[str, ...]:
+    """What the facts beside the model say; a model without facts claims nothing either."""
+    if FACTS not in {entry.name for entry in manifest.files}:
+        return ("it has no facts of the run that trained it",)
+    try:
+        return tuple(unpromised(facts_in((out / FACTS).read_bytes(), str(out))))
+    except InputError:  # of another version of Fedfuse, or not of Fedfuse at all
+        return ("its facts cannot be read by this version of Fedfuse",)
 
 
 def _find(store: Store, keys: tuple[PublicKey, ...], model: str, here: Manifest | None) -> tuple[str, Manifest]:
@@ -150,9 +164,7 @@ def _require_onward(registry: Registry, chosen: Manifest, newest: Manifest, here
             do="it was rolled back, or this is another registry: ask the coordinator; an empty folder takes what is there now",
         )
     _require_not_older(chosen, here, where)
-    at: Manifest | None = chosen
-    while at is not None and at.version > here.version:
-        at = registry.before(at)
+    at = next((one for one in registry.back(chosen) if one.version <= here.version), None)
     if at != here:
         raise Untrusted(
             f"version {chosen.version} does not follow the version {here.version} that lies here",

@@ -12,6 +12,7 @@ Each manifest names the hash of the one before it, so the newest vouches for all
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -21,8 +22,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.facts import FACTS, Facts, facts_in, origin_of, unpromised
 from server.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
-from server.model_card import FACTS, Lineage, facts_in, model_card_files, origin_of
+from server.model_card import Lineage, model_card_files
 from server.publication import MODEL
 from server.signing import PublicKey, Signer, Untrusted
 from server.store import NotThere, Store, read_bounded
@@ -31,8 +33,8 @@ from shared.settings import explain
 
 INDEX = "index.json"
 _MAX_INDEX = 1 << 12
-_FURTHER = 10_000
-"""How many versions a reader finds beyond an old index."""
+FURTHER = 1000
+"""How many versions a reader finds beyond an old index, and how many it follows back where no signature proves that they are."""
 _TRIES = 100
 
 
@@ -51,6 +53,8 @@ class Registry:
 
     Guarantees: with `trusted`, every manifest that a public method returns is signed by one of them, or is named by its hash
     in a chain that begins at one that is. So versions of a key that was retired stay good under the key that followed it.
+    No manifest leads to the next one to be read before it is proven in one of these ways, so whoever can write to the store but
+    not sign costs a reader one manifest. Without `trusted`, a reader follows at most `FURTHER` manifests.
     """
 
     def __init__(self, store: Store, trusted: Iterable[PublicKey] = ()) -> None:
@@ -65,25 +69,43 @@ class Registry:
             Untrusted: it is not signed by a trusted key, or does not follow the one before it.
         """
         hint = self._hint()
-        found = self._read(hint) if hint else None
-        for number in range(hint + 1, hint + _FURTHER):
+        found = self._signed(self._read(hint)) if hint else None
+        for number in range(hint + 1, hint + FURTHER):
             try:
-                after = self._read(number)
+                after = self._signed(self._read(number))
             except NotThere:
-                return None if found is None else self._signed(found)
+                return found
             if found is not None:
                 self._require_link(found, after)
             found = after
         raise StorageError(
-            f"{_FURTHER} versions beyond the index", where=self.store.where, do=f"write the newest number into {INDEX}"
+            f"{FURTHER} versions beyond the index", where=self.store.where, do=f"write the newest number into {INDEX}"
         )
 
     def versions(self) -> Iterator[Manifest]:
         """All versions, newest first; errors as `newest` and `before`."""
-        manifest = self.newest()
-        while manifest is not None:
-            yield manifest
-            manifest = self.before(manifest)
+        newest = self.newest()
+        if newest is not None:
+            yield from self.back(newest)
+
+    def back(self, manifest: Manifest) -> Iterator[Manifest]:
+        """A version that a method of this registry gave, and those before it, one by one; errors as `before`.
+
+        Raises:
+            Untrusted: no key is trusted, and there are more than `FURTHER`: whoever serves them could go on for ever.
+        """
+        at: Manifest | None = manifest
+        for number in itertools.count():
+            if at is None:
+                return
+            if number == FURTHER and not self._trusted:
+                raise Untrusted(
+                    f"{FURTHER} versions, and nobody's signature is asked for",
+                    where=self.store.where,
+                    do="name a key with --trust",
+                )
+            yield at
+            at = self.before(at)
 
     def before(self, manifest: Manifest) -> Manifest | None:
         """The version before, None for the first.
@@ -116,23 +138,26 @@ class Registry:
             do="list them with `fedfuse models`, and name one of those",
         )
 
-    def publish(self, run: Path, signer: Signer, *, name: str = "") -> Manifest:
+    def publish(self, run: Path, signer: Signer, *, name: str = "", as_simulation: bool = False) -> Manifest:
         """Publish the model of a finished run as the next version, signed.
 
         Args:
             run: The run's folder, or its `model` folder.
             name: What the model is called; the run's name where it is ''.
+            as_simulation: The run promises nothing (`server.facts.unpromised`), and is to be published as such: the first
+                line of its card says so.
 
         Guarantees: when this returns, the version is there for every reader; when it does not, no reader meets a part of it.
         The same model under the same name is published once, however often it is asked for.
 
         Raises:
-            InputError: this is no model of a finished run.
+            InputError: this is no model of a finished run, or one that promises nothing, and `as_simulation` does not say so.
             StorageError: its files are not those that the run wrote, or the store cannot be read or written.
             Untrusted: the newest version is not signed by a key that this registry trusts.
         """
         source = run / MODEL if (run / MODEL / MANIFEST).is_file() else run
         facts = facts_in(_file(source / FACTS), str(source))
+        _require_said(facts, str(source), as_simulation=as_simulation)
         origin = origin_of(facts, name)
         for _ in range(_TRIES):
             versions = list(self.versions())
@@ -202,6 +227,19 @@ class Registry:
         # Not if it points further already: of two publishers the slower one must not point back.
         if self._hint() < number:
             self.store.replace(INDEX, json.dumps({"format": 1, "newest": number}).encode("ascii") + b"\n")
+
+
+def _require_said(facts: Facts, where: str, *, as_simulation: bool) -> None:
+    # The signature is the coordinator's word for the card, and the card speaks of epsilon.
+    reasons = unpromised(facts)
+    if reasons and not as_simulation:
+        raise InputError(
+            f"this run promises nothing to the users behind it: {'; '.join(reasons)}",
+            where=where,
+            do="publish the model of a deployed run; to publish this one nevertheless, with a card that says so: --as-simulation",
+        )
+    if as_simulation and not reasons:
+        raise InputError("this is the model of a deployed run", where=where, do="leave --as-simulation out")
 
 
 def _manifest(number: int) -> str:

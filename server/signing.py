@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from shared.durable import write_whole
+from shared.durable import create_whole
 from shared.errors import InputError, ProtocolError, StorageError
 from shared.keys import ed25519_from_line, load_ed25519, make_ed25519
 
@@ -68,7 +68,9 @@ def make_key_pair(private: Path, public: Path) -> PublicKey:
         raise InputError("a key is there already", where=str(public), do="use it, or name another file; keys are not replaced")
     signer = Signer(make_ed25519(private))
     key = Ed25519PublicKey.from_public_bytes(signer.public.raw)
-    write_whole(public, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    if not create_whole(public, key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)):
+        private.unlink()  # made a moment ago, by this very call
+        raise InputError("a key was made here at the same time", where=str(public), do="use that one, or name another file")
     return signer.public
 
 

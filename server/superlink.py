@@ -25,7 +25,8 @@ from flwr.superlink.main import create_app
 from server.bundle import deposit
 from server.coordinator import ENVIRONMENT, Coordinator
 from server.enlist import enlist_at_start
-from server.gate import Gate, Judge
+from server.gate import HTTP, Gate, Sparing
+from server.judge import Judge
 from server.platforms import Platforms
 from shared.errors import InputError, StorageError
 
@@ -79,8 +80,10 @@ def serve(coordinator: Coordinator) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=5,
             ws="none",
+            **HTTP,
         )
     )
+    logging.getLogger("uvicorn.error").addFilter(Sparing())
     log.info(
         "federation %s: platforms connect to %s, Flower's own interfaces are on %s",
         file.name,

@@ -62,13 +62,15 @@ def copy_whole(source: Path, path: Path) -> None:
         sync_folder(path.parent)
 
 
-def create_whole(path: Path, data: bytes) -> bool:
+def create_whole(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
     """Put `data` at `path` if nothing is there; of many writers one is told True. A hard link is made or not.
+
+    Whatever is there stays, a dangling link too. Nobody but the owner can open the draft before it has its mode.
 
     Raises:
         StorageError: it cannot be written, or this file system has no hard links.
     """
-    with _draft(path, 0o644) as (draft, file):
+    with _draft(path, mode) as (draft, file):
         file.write(data)
         _settle(file)
         try:

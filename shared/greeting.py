@@ -1,6 +1,8 @@
 """What a platform and the coordinator's gate tell each other outside Flower: how a platform stands, and why it left.
 
-A greeting is a GET with the headers that Flower's SuperNode signs its requests with; the answer is a small JSON object.
+A greeting is a GET with the headers that Flower's SuperNode signs its requests with; the answer is a small JSON object. A
+complaint goes to a server that could not be verified, so it is signed in a form of its own: whoever receives it can pass it on to
+the coordinator, and can do nothing else in the platform's name.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from enum import StrEnum
 GREETING_PATH = "/fedfuse/v1/greeting"
 COMPLAINT_PATH = "/fedfuse/v1/complaint"
 VERSION_HEADER = "fedfuse-version"
+COMPLAINT_HEADER, COMPLAINT_DOMAIN = "fedfuse-complaint", b"fedfuse complaint\n"
+"""Signature (base64) over the domain and the time stamp."""
 
 
 class Standing(StrEnum):

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.errors import InputError
-from shared.keys import ed25519_from_line, ed25519_line, node_key_from_line
+from shared.keys import ed25519_from_line, ed25519_line, fingerprint, node_key_from_line
 from shared.settings import explain
 from shared.version import release
 
@@ -57,11 +59,13 @@ def _version(text: str) -> str:
 
 def _identity(text: str) -> str:
     try:
-        if len(base64.b64decode(text, validate=True)) == 32:
-            return text
+        raw = base64.b64decode(text, validate=True)
     except ValueError:
-        pass
-    raise ValueError("expected 32 bytes in base64")
+        raw = b""
+    if len(raw) != 32:
+        raise ValueError("expected 32 bytes in base64")
+    # Base64 has several spellings of some bytes, and identities are compared as text.
+    return base64.b64encode(raw).decode("ascii")
 
 
 Ed25519Line = Annotated[str, AfterValidator(lambda text: ed25519_line(ed25519_from_line(text)))]
@@ -69,8 +73,7 @@ IdentityKey = Annotated[str, AfterValidator(_identity)]
 
 
 def _node_key(text: str) -> str:
-    node_key_from_line(text)
-    return " ".join(text.split()[:2])
+    return node_key_from_line(text).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
 
 class _Document(BaseModel):
@@ -127,6 +130,16 @@ class Invitation(_Document):
         for part in (self.federation, self.address, self.coordinator, self.models, self.authority):
             digest.update(len(part).to_bytes(4, "big") + part.encode())
         return grouped(digest.digest())
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a person compares of each part by itself: the address as it is, keys and the authority by their fingerprints."""
+        authority = x509.load_pem_x509_certificate(self.authority.encode("ascii"))
+        return {
+            "address": self.address,
+            "authority": grouped(authority.fingerprint(hashes.SHA256())),
+            "coordinator": fingerprint(self.coordinator),
+            "models": fingerprint(self.models),
+        }
 
 
 class Application(_Document):
@@ -228,3 +241,12 @@ def grouped(digest: bytes) -> str:
     """The first 128 bits of a digest, as two people compare them."""
     text = digest.hex()[:32]
     return "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def fingerprint_of(identity: str) -> str:
+    """What two people compare of an identity.
+
+    >>> fingerprint_of("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    '1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5'
+    """
+    return grouped(hashlib.sha256(b"fedfuse identity\n" + base64.b64decode(identity)).digest())

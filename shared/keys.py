@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from shared.durable import write_whole
+from shared.durable import create_whole
 from shared.errors import InputError, StorageError
 
 _LARGEST = 1 << 14
@@ -152,9 +152,9 @@ def read_secret(path: Path) -> bytes:
 
 
 def _write_secret(path: Path, data: bytes) -> None:
-    if path.exists() or path.is_symlink():
+    # One step: between a look and a write somebody else may have made theirs, and it would be lost.
+    if not create_whole(path, data, mode=0o600):
         raise InputError("a key is there already", where=str(path), do="use it, or choose another folder; keys are not replaced")
-    write_whole(path, data, mode=0o600)
 
 
 def _public(text: str) -> object:

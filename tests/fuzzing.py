@@ -292,8 +292,9 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     """A published model's files, one by one, and a registry's."""
     import shutil
 
+    from server.facts import facts_in
     from server.manifest import parse
-    from server.model_card import facts_in, render
+    from server.model_card import render
     from server.pull import pull
     from server.registry import Registry
     from server.store import open_store

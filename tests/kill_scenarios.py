@@ -238,10 +238,10 @@ class Publisher:
         return home / "first", home / "second"
 
     def prepare(self, folder: Path) -> None:
-        self.registry(folder).publish(self.runs(folder)[0], self.signer)
+        self.registry(folder).publish(self.runs(folder)[0], self.signer, as_simulation=True)
 
     def act(self, folder: Path, said: Said) -> None:
-        self.registry(folder).publish(self.runs(folder)[1], self.signer)
+        self.registry(folder).publish(self.runs(folder)[1], self.signer, as_simulation=True)
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
@@ -252,7 +252,7 @@ class Publisher:
         for manifest in listed:
             out = folder / f"out-{manifest.version}"
             assert pull(str(folder / "registry"), out, trusted=[self.signer.public], model=str(manifest.version)).fresh
-        again = self.registry(folder).publish(self.runs(folder)[1], self.signer)
+        again = self.registry(folder).publish(self.runs(folder)[1], self.signer, as_simulation=True)
         assert again.version == 2 and [m.version for m in self.registry(folder).versions()] == [2, 1]
         if len(listed) == 2:
             assert again == listed[0]
@@ -265,7 +265,7 @@ class Puller(Publisher):
         home = folder.parent / "source"
         if not home.exists():
             for run in self.runs(folder):
-                self.registry(home).publish(run, self.signer)
+                self.registry(home).publish(run, self.signer, as_simulation=True)
         self.take(folder, "1")
 
     def take(self, folder: Path, model: str = "") -> Any:

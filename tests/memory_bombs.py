@@ -40,8 +40,8 @@ def many_tensors(count: int) -> bytes:
 
 def bombs(folder: Path) -> Iterator[Bomb]:
     """Every kind, against the parser that it is for."""
+    from server.facts import facts_in
     from server.manifest import MAX_MANIFEST, parse
-    from server.model_card import facts_in
     from server.registry import INDEX, Registry
     from server.store import open_store
     from shared.audit import MAX_METRICS, audit

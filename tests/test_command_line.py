@@ -130,7 +130,11 @@ class TestRuns:
         assert "no model is published" in call("models", registry).out
         refused(call("publish", tmp_path / "nowhere", registry, "--key", key), "training.json")
         refused(call("publish", out, registry, "--key", public), "private key")
-        published = call("publish", out, registry, "--key", key, "--name", "spring", "--json")
+        refused(
+            call("publish", out, registry, "--key", key), "promises nothing", "simulation", "seed", "exact", "--as-simulation"
+        )
+        assert "no model is published" in call("models", registry).out
+        published = call("publish", out, registry, "--key", key, "--name", "spring", "--as-simulation", "--json")
         assert published.code == 0, published.text
         assert json.loads(published.out)["version"] == 1
         listed = json.loads(call("models", registry, "--trust", public, "--json").out)
@@ -143,8 +147,12 @@ class TestRuns:
         assert taken.code == 0 and fingerprint[:16] in taken.text and "version 1 (spring)" in taken.text
         assert "it was here already" in call("pull", registry, "--trust", public, "--out", tmp_path / "p").text
         loose = call("pull", registry, "--unsigned", "--out", tmp_path / "q")
-        assert loose.code == 0 and "NOBODY'S signature" in loose.text
+        assert loose.code == 0 and "NOBODY'S signature" in loose.text and "NOTHING IS PROMISED" in loose.text
         card = (tmp_path / "p" / "README.md").read_text()
+        assert card.split("---\n")[2].startswith(
+            "**NOTHING IS PROMISED to the users behind this model: it comes from a simulation"
+        )
+        assert "differential privacy for" not in card
         assert "popularity" in card and "train" in card and "| shop |" in card  # from the ledger that is here
 
     def test_the_table_names_every_stage(

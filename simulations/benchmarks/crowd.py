@@ -28,7 +28,7 @@ from client.node import Messenger
 from client.node import environment as node_environment
 from client.provisioning import init_client
 from server.coordinator import open_coordinator
-from server.gate import QUESTIONS
+from server.judge import QUESTIONS
 from server.platforms import Platforms
 from server.provisioning import init_server, invite
 from shared.errors import FedfuseError

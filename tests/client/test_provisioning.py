@@ -18,6 +18,7 @@ from client.guesses import Guess, guess
 from client.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from client.provisioning import accept, init_client
 from client.samples import Sample, sample_database, sample_file
+from client.sandbox import Wall
 from client.sources import read_tables
 from client.supervisor import require_wall
 from shared.errors import InputError
@@ -130,9 +131,12 @@ class TestAPlatform:
     def test_a_newer_invitation_is_for_the_same_platform(self, tmp_path: Path, invitation: Invitation) -> None:
         made(tmp_path, invitation)
         deployment = open_deployment(tmp_path / "platform")
-        accept(deployment, invitation.model_copy(update={"address": "new.example.org:1"}))
+        accept(deployment, invitation.model_copy(update={"members": {}, "minimum_version": "0.2.0"}))
+        assert deployment.invited().minimum_version == "0.2.0"
+        moved = invitation.model_copy(update={"address": "new.example.org:1"})
+        accept(deployment, moved, replace={"address": "new.example.org:1"})
         assert deployment.invited().address == "new.example.org:1"
-        with pytest.raises(InputError, match="is for 'video'"):
+        with pytest.raises(InputError, match="is for platform 'video'"):
             accept(deployment, invitation.model_copy(update={"platform": "video"}))
 
     def test_nothing_is_made_of_what_cannot_be_used(self, tmp_path: Path, invitation: Invitation) -> None:
@@ -289,16 +293,22 @@ def make_frame() -> Callable[[str], pl.DataFrame]:
 
 
 def test_a_start_without_a_wall_must_be_asked_for() -> None:
-    assert "Landlock" in require_wall(caged=True, users=(None, None), allowed=False)
-    assert "another user" in require_wall(caged=False, users=(1, 2), allowed=False)
+    none, old, new = Wall(landlock=0, sockets=False), Wall(landlock=3, sockets=False), Wall(landlock=6, sockets=True)
+    whole = require_wall(wall=new, users=(None, None), allowed=False)
+    assert "Landlock 6 and seccomp" in whole and "NOT closed" not in whole
+    partial = require_wall(wall=old, users=(None, None), allowed=False)  # what is missing is never silent
+    assert all(word in partial for word in ("Landlock 3", "NOT closed", "Unix sockets", "TCP", "signals"))
+    assert "NOT closed" in require_wall(wall=old, users=(1, 2), allowed=False)
+    assert "another user, and not caged" in require_wall(wall=none, users=(1, 2), allowed=False)
     for users in ((None, None), (1, 1), (1, None)):
         with pytest.raises(InputError, match="nothing would keep"):
-            require_wall(caged=False, users=users, allowed=False)
-    assert "NO WALL" in require_wall(caged=False, users=(None, None), allowed=True)
+            require_wall(wall=none, users=users, allowed=False)
+    assert "NO WALL" in require_wall(wall=none, users=(None, None), allowed=True)
 
 
 def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Invitation) -> None:
-    from client.peers import fingerprint_of, identities_in, read_peers, trust
+    from client.peers import identities_in, read_peers, trust
+    from shared.invitation import fingerprint_of
 
     made(tmp_path, invitation)
     folder = tmp_path / "platform"

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,13 @@ def query(message: Message, context: Context) -> Message:
         attempt(f"remove {name}", lambda name=name: Path(name).unlink())
     for place in (folder, folder / "worker", Path(orders["data"])):
         attempt(f"list {place}", lambda place=place: list(place.iterdir()))
-    lines = {int(path.parent.name): _bytes(path) for path in Path("/proc").glob("[0-9]*/cmdline")}
-    workers = [pid for pid, line in lines.items() if b"client\0worker" in line and str(folder).encode() in line]
-    loot["workers"] = len(workers)
-    for number, pid in enumerate(workers):
+    attempt("processes", lambda: list(Path("/proc").iterdir()))
+    attempt("connections", lambda: Path("/proc/net/unix").read_text())
+    for name, address in orders["helpers"].items():
+        attempt(f"ask {name}", lambda address=address: _talk(address))
+        attempt(f"write to {name}", lambda address=address: _write(address))
+    for number, pid in enumerate(orders["workers"]):
+        attempt(f"command line {number}", lambda pid=pid: Path(f"/proc/{pid}/cmdline").read_bytes())
         attempt(f"environment {number}", lambda pid=pid: Path(f"/proc/{pid}/environ").read_bytes())
         attempt(f"memory {number}", lambda pid=pid: os.open(f"/proc/{pid}/mem", os.O_RDONLY))
         attempt(f"maps {number}", lambda pid=pid: Path(f"/proc/{pid}/maps").read_text())
@@ -89,8 +93,14 @@ def _trace(pid: int) -> str:
     return "attached"
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+def _talk(address: Any) -> bytes:
+    with socket.socket(socket.AF_INET if isinstance(address, list) else socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(tuple(address) if isinstance(address, list) else address)
+        return connection.recv(99)
+
+
+def _write(address: Any) -> int:
+    if isinstance(address, list):
+        return socket.socket().sendto(b"x", 0x20000000, tuple(address))
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b"x", address)

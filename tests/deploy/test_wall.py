@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.sandbox import available
+from client.sandbox import wall
 from server.bundle import MESSENGER, ROOMS, Bundle, build_bundle
 from server.control import Control
 from server.coordinator import open_coordinator
@@ -55,8 +59,29 @@ def send(stage: Stage, bundle: Bundle, settings: Settings, run: str, *, signer: 
     return json.loads((stage.coordinator / f"loot-{run}.json").read_text())
 
 
-@pytest.mark.skipif(available() == 0, reason="this kernel has no Landlock")
-def test_a_hostile_bundle(stage: Stage, small_shop: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.fixture
+def helpers(tmp_path: Path) -> Iterator[dict[str, str | list[str | int]]]:
+    """Processes of the same user that read a file for whoever asks: at a path, at an abstract address, at a port."""
+    made = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.socket()]
+    for listener, address in zip(made, (str(tmp_path / "helper"), f"\0wall-{os.getpid()}", ("127.0.0.1", 0)), strict=True):
+        listener.bind(address)
+        listener.listen()
+
+        def answer(listener: socket.socket = listener) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].sendall(CANARY.encode())
+
+        threading.Thread(target=answer, daemon=True).start()
+    yield {"path": str(tmp_path / "helper"), "abstract": f"\0wall-{os.getpid()}", "port": list(made[2].getsockname())}
+    for listener in made:
+        listener.close()
+
+
+@pytest.mark.skipif(not wall().sockets or wall().landlock < 4, reason="this kernel does not close sockets")
+def test_a_hostile_bundle(
+    stage: Stage, small_shop: Callable[[str], Path], tmp_path: Path, helpers: dict[str, str | list[str | int]]
+) -> None:
     data = small_shop("ant")
     events = data / "events.csv"
     events.write_text(events.read_text().replace("u7,", f"{CANARY},"))
@@ -66,7 +91,9 @@ def test_a_hostile_bundle(stage: Stage, small_shop: Callable[[str], Path], tmp_p
     stage.join("ant", SHOP_PASSWORD=CANARY)
     stage.await_online("ant")
     files = [folder / "platform.toml", folder / "worker" / "identity.key", folder / "worker" / "ledger" / "ant.jsonl", events]
+    (worker,) = stage.below("ant", "client worker")
     orders = {"folder": str(folder), "data": str(data), "files": list(map(str, files)), "times": 30}
+    orders |= {"workers": [worker.pid], "helpers": helpers}
     (stage.coordinator / "orders.json").write_text(json.dumps(orders))
     settings = build(
         {
@@ -82,7 +109,6 @@ def test_a_hostile_bundle(stage: Stage, small_shop: Callable[[str], Path], tmp_p
 
     assert CANARY not in json.dumps(loot)
     said = loot.pop("asked")
-    assert loot.pop("workers") == 1
     environment = loot.pop("own environment")
     assert "SHOP_PASSWORD" not in environment
     denied = {"PermissionError", "FileNotFoundError", "CalledProcessError", "OSError"}

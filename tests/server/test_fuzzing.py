@@ -45,7 +45,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[st
     run = folder / "run"
     run.mkdir()
     publish_adapter(initial(chosen), chosen, run, run="spring", rounds=3, tallies={"shop": tally_of("shop")})
-    Registry(open_store(str(folder / "registry"))).publish(run, Signer(Ed25519PrivateKey.generate()))
+    Registry(open_store(str(folder / "registry"))).publish(run, Signer(Ed25519PrivateKey.generate()), as_simulation=True)
 
     def made() -> Iterator[Target]:
         yield Target("socket", fuzzing.through_socket, fuzzing.frames())

@@ -7,11 +7,16 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from server.model_card import FACTS, Lineage, facts_in, json_of, origin_of, render
+from server.facts import FACTS, facts_in, json_of, origin_of, unpromised
+from server.manifest import MANIFEST, describe, parse
+from server.model_card import Lineage, render
+from server.pull import pull
+from server.registry import Registry
+from server.store import open_store
 from shared.errors import InputError
 from shared.ledger import Entry, Header, now, seal
 from shared.privacy.releases import ReleaseKind
@@ -163,3 +168,76 @@ def test_a_platform_cannot_write_into_the_card(make_run: MakeRun) -> None:
         changed["platforms"][0][key] = text
         with pytest.raises(InputError):
             facts_in(json.dumps(changed).encode(), "x")
+
+
+class TestRunsThatPromiseNothing:
+    """A seed, or an exact figure, and epsilon is a number without a meaning."""
+
+    SIMULATED: ClassVar[dict[str, dict[str, Any]]] = {
+        "a simulation": {"simulation": True, "privacy": {"generator": "secure"}},
+        "a seed": {"simulation": True, "privacy": {"generator": "seeded"}},
+        "exact": {"tallies": {"shop": tally_of("shop", exact=True), "video": tally_of("video")}},
+        "exact before": {"tallies": {"shop": tally_of("shop", federated=None, before=tally_of("shop", exact=True).before)}},
+    }
+
+    @pytest.mark.parametrize("how", SIMULATED)
+    def test_the_card_says_so_in_its_first_line(self, make_run: MakeRun, how: str) -> None:
+        run = make_run(**self.SIMULATED[how])
+        card = (run / "model" / "README.md").read_text()
+        body = card.split("---\n")[2]
+        assert body.startswith("**NOTHING IS PROMISED to the users behind this model: ")
+        assert how.split()[-1 if how.startswith("a ") else 0] in body.splitlines()[0]
+        assert "differential privacy for" not in card and "It holds against" not in card
+        assert "Nothing is promised, because" in section(card, "Privacy")
+
+    @pytest.mark.parametrize("how", SIMULATED)
+    def test_it_is_not_signed_unless_one_says_so(
+        self, make_run: MakeRun, how: str, keys: Callable[[str], tuple[Any, Path]], tmp_path: Path
+    ) -> None:
+        signer, run = keys("coordinator")[0], make_run(**self.SIMULATED[how])
+        registry = Registry(open_store(str(tmp_path / "r")), [signer.public])
+        for source in (run, run / "model"):
+            with pytest.raises(InputError, match="promises nothing") as caught:
+                registry.publish(source, signer)
+            assert "--as-simulation" in caught.value.do
+        assert registry.newest() is None and not (tmp_path / "r" / "models").exists()
+        registry.publish(run, signer, as_simulation=True)
+        pulled = pull(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
+        assert pulled.unpromised
+        assert (tmp_path / "out" / "README.md").read_text().split("---\n")[2].startswith("**NOTHING IS PROMISED")
+
+    def test_a_deployed_run_is_no_simulation(
+        self, make_run: MakeRun, keys: Callable[[str], tuple[Any, Path]], tmp_path: Path
+    ) -> None:
+        signer, run = keys("coordinator")[0], make_run()
+        assert unpromised(facts_of_run(run)) == []
+        registry = Registry(open_store(str(tmp_path / "r")), [signer.public])
+        with pytest.raises(InputError, match="deployed run"):
+            registry.publish(run, signer, as_simulation=True)
+        registry.publish(run, signer)
+        pulled = pull(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
+        assert pulled.unpromised == () and "NOTHING IS PROMISED" not in (tmp_path / "out" / "README.md").read_text()
+
+    def test_facts_that_cannot_be_read_promise_nothing(self, make_run: MakeRun, tmp_path: Path) -> None:
+        run = make_run()
+        path = run / "model" / FACTS
+        path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+        manifest = parse((run / "model" / MANIFEST).read_bytes(), "")
+        (run / "model" / MANIFEST).write_bytes(describe(run / "model", manifest.origin).content)
+        assert pull(str(run), tmp_path / "out", unsigned=True).unpromised
+        path.unlink()
+        (run / "model" / MANIFEST).write_bytes(describe(run / "model", manifest.origin).content)
+        assert pull(str(run), tmp_path / "other", unsigned=True).unpromised
+
+
+def test_nothing_else_signs_a_manifest() -> None:
+    """Every signed card passes the registry's question whether the run promises anything."""
+    root = Path(__file__).parents[2]
+    places = [
+        path.relative_to(root).as_posix()
+        for room in ("client", "server", "shared", "strategies", "simulations")
+        for path in (root / room).rglob("*.py")
+        if re.search(r"\.signed\(signer|Signer\(|load_signer\(", path.read_text())
+    ]
+    assert sorted(places) == ["server/commands.py", "server/deployed.py", "server/registry.py", "server/signing.py"]
+    assert (root / "server" / "registry.py").read_text().count(".signed(signer)") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import io
 import json
@@ -31,6 +32,7 @@ from server.certificates import Certificates
 from server.coordinator import Coordinator, open_coordinator
 from server.platforms import Platforms
 from server.provisioning import init_server, invite
+from server.signing import make_key_pair
 from shared.errors import InputError, StorageError
 from shared.invitation import Application, parse_application, parse_invitation
 from shared.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
@@ -220,13 +222,43 @@ class TestTheListOfPlatforms:
         platforms = Platforms(tmp_path / "platforms.json")
         first, second = application(tmp_path / "a", "shop"), application(tmp_path / "b", "shop")
         platforms.approve(first)
-        with pytest.raises(InputError, match="another key") as caught:
-            platforms.approve(second)
-        assert "--replace" in caught.value.do
-        platforms.approve(second, replace_key=True)
+        for word in ("", "yes", first.fingerprint):
+            with pytest.raises(InputError, match="another key") as caught:
+                platforms.approve(second, replace_with=word)
+        assert f"--replace {second.fingerprint}" in caught.value.do and "CHANGED" in caught.value.found
+        platforms.approve(second, replace_with=second.fingerprint)
         old = platforms.by_key(first.node_key)
         assert old is not None and old.revoked is not None
         assert [one.node_key for one in platforms.approved()] == [second.node_key]
+
+    def test_another_identity_needs_to_be_said(self, tmp_path: Path) -> None:
+        """The SuperNode's key is public: whoever knows it can make an application with it and an identity of their own."""
+        platforms = Platforms(tmp_path / "platforms.json")
+        asked = application(tmp_path, "shop")
+        made = platforms.approve(asked)
+        platforms.registered(asked.node_key, 4711)
+        forged = Application.make(
+            identity=Ed25519PrivateKey.generate(), federation="spring", platform="shop", node_key=asked.node_key, version="0.1.0"
+        )
+        with pytest.raises(InputError, match="another identity"):
+            platforms.approve(forged)
+        assert [one.identity for one in platforms.approved()] == [made.identity]
+        platforms.revoke("shop")
+        with pytest.raises(InputError, match="another identity"):
+            platforms.approve(forged)
+        platforms.approve(asked)
+        platforms.registered(asked.node_key, 4711)
+        platforms.approve(forged, replace_with=forged.fingerprint)
+        assert [(one.identity, one.node) for one in platforms.approved()] == [(forged.identity, 4711)]
+
+    def test_another_spelling_is_the_same_key(self, tmp_path: Path) -> None:
+        """Base64 has four spellings of 32 bytes: none of them makes another identity of one."""
+        asked = application(tmp_path, "shop")
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+        spelt = asked.identity[:-2] + letters[letters.index(asked.identity[-2]) + 1] + "="
+        assert base64.b64decode(spelt) == base64.b64decode(asked.identity) and spelt != asked.identity
+        got = parse_application(asked.text().replace(asked.identity, spelt), where="x")
+        assert got.identity == asked.identity
 
     def test_keys_and_identities_are_of_one_platform(self, tmp_path: Path) -> None:
         platforms = Platforms(tmp_path / "platforms.json")
@@ -269,6 +301,49 @@ class TestKeys:
         for make in (make_node_key, make_ed25519):
             with pytest.raises(InputError, match="a key is there"):
                 make(tmp_path / "k")
+
+    def test_of_many_at_one_moment_one_is_kept(self, tmp_path: Path) -> None:
+        """Between a look and a write another had made theirs; it was lost, though its public half was out already."""
+        for number in range(10):
+            path, gate, made = tmp_path / f"k{number}", threading.Barrier(4), []
+
+            def one(path: Path = path, gate: threading.Barrier = gate, made: list[str] = made) -> None:
+                gate.wait()
+                with contextlib.suppress(InputError):
+                    made.append(make_node_key(path))
+
+            threads = [threading.Thread(target=one) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            key = load_node_key(path).public_key()
+            assert made == [key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}  # and no draft is left
+
+    @pytest.mark.parametrize("there", ["a key", "a link", "a folder", "a dangling link"])
+    def test_what_appeared_a_moment_ago_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+        """However late it came: nothing here depends on a look beforehand."""
+        path, elsewhere = tmp_path / "k", tmp_path / "elsewhere"
+        if there == "a key":
+            path.write_text("mine")
+        elif there == "a folder":
+            path.mkdir()
+        else:
+            if there == "a link":
+                elsewhere.write_text("mine")
+            path.symlink_to(elsewhere)
+        before = path.lstat()
+        monkeypatch.setattr(Path, "exists", lambda self, **how: self.parent == tmp_path.parent or self == tmp_path)
+        for make in (make_ed25519, make_node_key, lambda path: make_key_pair(path, tmp_path / "pub")):
+            with pytest.raises(InputError, match="already"):
+                make(path)
+        assert path.lstat() == before and (there != "a link" or elsewhere.read_text() == "mine")
+        assert there != "a dangling link" or not os.path.lexists(elsewhere)
+        with pytest.raises(InputError, match="same time"):
+            monkeypatch.setattr(Path, "is_symlink", lambda self: False)
+            make_key_pair(tmp_path / "new.key", path)
+        assert path.lstat() == before and not os.path.lexists(tmp_path / "new.key")
 
     def test_what_is_no_key(self, tmp_path: Path) -> None:
         make_ed25519(tmp_path / "ed")

@@ -1,0 +1,222 @@
+"""What a finished run says of its model: `training.json`, from which the model card is written again when the model is published.
+
+Everything here is public: declared by the platforms, released by them with noise, or a setting.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
+
+from server.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
+from server.outcome import Tally
+from shared.adapter import digest as adapter_digest
+from shared.errors import FedfuseError, InputError
+from shared.ledger import now
+from shared.ledger import read as read_ledger
+from shared.messages import Arrays, Metrics
+from shared.settings import Scalar, Settings, digest, explain, flatten, unflatten
+
+FACTS = "training.json"
+_FORMAT = 1
+
+# JSON knows no infinity; `ge` also refuses a NaN.
+Amount = Annotated[float, Field(ge=0), PlainSerializer(lambda value: "inf" if math.isinf(value) else value)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9 ._+-]*$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quality(_Frozen):
+    """How well a platform's held-out items were ranked; `exact` only in a simulation, else noised and charged."""
+
+    round: Count
+    ndcg: Share
+    hr: Share
+    auc: Share
+    exact: bool
+
+
+class PlatformFacts(_Frozen):
+    """One platform's part.
+
+    Args:
+        users, items: Declared users, public catalogue.
+        epsilon: Spent, as the platform's last answer says; `delta` is its own.
+        rounds: Rounds whose sum holds its update.
+        released: Kind of release -> how often it was charged; empty where the coordinator has not seen the ledger.
+        accountant: That computed epsilon; '' likewise.
+        ledger: Head of its ledger, the receipt that an auditor checks the ledger against.
+    """
+
+    name: Name
+    users: Count
+    items: Count
+    budget: Amount
+    delta: Share
+    epsilon: Amount
+    noise_multiplier: Amount
+    rounds: Count
+    released: dict[Word, Count] = {}
+    accountant: Word = ""
+    ledger: Perhaps256 = ""
+    before: Quality | None = None
+    federated: Quality | None = None
+
+
+class Facts(_Frozen):
+    """What a finished run says of its model."""
+
+    format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)] = _FORMAT
+    run: Name
+    created: str
+    rounds: Count
+    settings: dict[str, Scalar]
+    platforms: Annotated[tuple[PlatformFacts, ...], FailFast(), Field(max_length=10_000)]
+    backbone_sha256: Perhaps256
+    adapter_sha256: Sha256
+    start_sha256: Perhaps256
+
+
+def facts_of(
+    adapter: Arrays,
+    settings: Settings,
+    *,
+    run: str,
+    rounds: int,
+    tallies: Mapping[str, Tally],
+    start: Arrays | None,
+    backbone_sha256: str,
+    ledgers: Path,
+) -> Facts:
+    """The facts of a run that has ended now.
+
+    Args:
+        adapter: As it is published.
+        start: Adapter that training began from, if it was not a fresh one.
+        ledgers: Folder with the platforms' ledgers, where the coordinator has them: in a simulation.
+    """
+    return Facts(
+        run=run,
+        created=now(),
+        rounds=rounds,
+        settings=flatten(settings),
+        platforms=tuple(_platform(tallies[name], ledgers / f"{name}.jsonl") for name in sorted(tallies)),
+        backbone_sha256=backbone_sha256,
+        adapter_sha256=adapter_digest(adapter),
+        start_sha256="" if start is None else adapter_digest(start),
+    )
+
+
+def facts_in(data: bytes, where: str) -> Facts:
+    """The facts in a model's `training.json`.
+
+    Raises:
+        InputError: they are none.
+    """
+    if len(data) > MAX_MANIFEST:
+        raise InputError(f"{FACTS} is larger than {MAX_MANIFEST} bytes", where=where, do="name the model of a finished run")
+    try:
+        facts = Facts.model_validate(read_json(data, FACTS, where))
+    except ValidationError as error:
+        raise InputError(explain(error)[:2000], where=where, do="name the model of a finished run") from None
+    unflatten(dict(facts.settings), where=where)
+    return facts
+
+
+def json_of(facts: Facts) -> bytes:
+    """The text of `training.json`."""
+    return (json.dumps(facts.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def origin_of(facts: Facts, name: str = "") -> Origin:
+    """The part of the facts that the manifest vouches for; the model is called after its run unless it gets a name.
+
+    Raises:
+        InputError: the name is none.
+    """
+    settings = settings_of(facts)
+    try:
+        return Origin(
+            name=name or facts.run,
+            run=facts.run,
+            created=facts.created,
+            strategy=settings.strategy,
+            rounds=facts.rounds,
+            platforms=tuple(platform.name for platform in facts.platforms),
+            settings_sha256=digest(settings),
+            backbone=settings.model.backbone,
+            backbone_sha256=facts.backbone_sha256,
+            adapter_sha256=facts.adapter_sha256,
+            start_sha256=facts.start_sha256,
+        )
+    except ValidationError as error:
+        raise InputError(explain(error), where="the model", do="names are like 'spring-2'") from None
+
+
+def settings_of(facts: Facts) -> Settings:
+    """The run's settings."""
+    return unflatten(dict(facts.settings), where=FACTS)
+
+
+def unpromised(facts: Facts) -> list[str]:
+    """Why a run promises nothing to the users behind its model, whatever epsilon its accountant computed; empty if it does.
+
+    Privacy that was off needs no mention here: such a card claims no epsilon.
+    """
+    settings = settings_of(facts)
+    exact = [p.name for p in facts.platforms if any(q is not None and q.exact for q in (p.before, p.federated))]
+    reasons = {
+        "it comes from a simulation": settings.simulation,
+        "its noise can be computed again from a seed": settings.privacy.generator == "seeded",
+        f"the figures of {', '.join(exact)} are exact": bool(exact),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _platform(tally: Tally, ledger: Path) -> PlatformFacts:
+    joined = tally.joined
+    released, accountant = _charged(ledger, tally.ledger)
+    return PlatformFacts(
+        name=joined.platform,
+        users=joined.users,
+        items=joined.items,
+        budget=joined.budget,
+        delta=joined.delta,
+        epsilon=tally.epsilon,
+        noise_multiplier=joined.noise_multiplier,
+        rounds=tally.rounds,
+        released=released,
+        accountant=accountant,
+        ledger=tally.ledger,
+        before=_measured(tally.before),
+        federated=_measured(tally.federated),
+    )
+
+
+def _charged(path: Path, head: str) -> tuple[dict[str, int], str]:
+    """What the ledger charged up to its receipt, and by which accountant; nothing where it is not here, or not the one."""
+    try:
+        entries = read_ledger(path).entries if path.exists() else ()
+    except FedfuseError:
+        return {}, ""  # the card says that it was not seen; `fedfuse audit` says what is wrong with it
+    upto = next((number for number, entry in enumerate(entries, start=1) if entry.hash == head), 0)
+    released: dict[str, int] = {}
+    for entry in entries[:upto]:
+        released[str(entry.kind)] = released.get(str(entry.kind), 0) + entry.steps
+    return dict(sorted(released.items())), str(entries[upto - 1].accountant) if upto else ""
+
+
+def _measured(metrics: Metrics | None) -> Quality | None:
+    if metrics is None:
+        return None
+    return Quality(round=metrics.round, ndcg=metrics.ndcg, hr=metrics.hr, auc=metrics.auc, exact=metrics.exact)

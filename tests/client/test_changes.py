@@ -1,0 +1,208 @@
+"""What people confirmed once is replaced by nothing that they did not name: invitations and other platforms' identities."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.changes import Change, ask, parse_replacements, require_agreed
+from client.deployment import Deployment, open_deployment
+from client.peers import identities_of, read_peers, trust
+from client.provisioning import accept, init_client
+from server.coordinator import Coordinator
+from server.provisioning import init_server, invite
+from shared.errors import InputError
+from shared.invitation import Application, Invitation, fingerprint_of
+from shared.keys import ed25519_line
+
+ROOT = Path(__file__).parents[2]
+OLD, NEW, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+    return init_server(
+        tmp_path_factory.mktemp("c") / "c", host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
+    )
+
+
+@pytest.fixture(scope="module")
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+    """Calls its federation by the same name."""
+    return init_server(
+        tmp_path_factory.mktemp("i") / "c", host="evil.example", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
+    )
+
+
+@pytest.fixture
+def invitation(coordinator: Coordinator) -> Invitation:
+    return invite(coordinator, "shop")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, invitation: Invitation) -> Deployment:
+    (tmp_path / "orders.csv").write_text("customer,sku,at\n" + "".join(f"u{n},i{n % 5},{1_700_000_000 + n}\n" for n in range(20)))
+    init_client(tmp_path / "shop", invitation, data=[tmp_path / "orders.csv"], users=20, epsilon=8.0, delta=1e-5)
+    return open_deployment(tmp_path / "shop")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def fedfuse(tmp_path: Path) -> Run:
+    def run(*words: str | Path, terminal: str | None = None) -> subprocess.CompletedProcess[str]:
+        """A command; what is typed where `terminal` is given, no terminal at all where it is not."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        line = [sys.executable, "-m", "fedfuse", *map(str, words)]
+        ours, theirs = pty.openpty() if terminal is not None else (None, subprocess.DEVNULL)
+        if ours is not None:
+            os.write(ours, (terminal or "").encode())
+        return subprocess.run(
+            line, cwd=tmp_path, env=environment, stdin=theirs, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
+
+
+class TestAnInvitation:
+    @pytest.fixture
+    def foreign(self, impostor: Coordinator) -> Invitation:
+        return invite(impostor, "shop")
+
+    def test_of_another_coordinator_is_not_taken(self, deployment: Deployment, foreign: Invitation) -> None:
+        """One file in the post made a stranger the one whose code runs here."""
+        before = contents(deployment.folder)
+        with pytest.raises(InputError) as caught:
+            accept(deployment, foreign)
+        for name, mark in foreign.fingerprints().items():
+            assert f"{name} CHANGED" in caught.value.found and mark in caught.value.found
+            assert deployment.invited().fingerprints()[name] in caught.value.found
+        assert contents(deployment.folder) == before
+
+    @pytest.mark.parametrize("name", ["address", "authority", "coordinator", "models"])
+    def test_every_part_has_to_be_named(self, deployment: Deployment, foreign: Invitation, name: str) -> None:
+        before = contents(deployment.folder)
+        marks = foreign.fingerprints()
+        rest = {one: mark for one, mark in marks.items() if one != name}
+        for replace in (rest, {**marks, name: deployment.invited().fingerprints()[name]}, {**marks, name: ""}):
+            with pytest.raises(InputError, match=f"{name} CHANGED"):
+                accept(deployment, foreign, replace=replace)
+        assert contents(deployment.folder) == before
+        accept(deployment, foreign, replace=marks)
+        assert deployment.invited() == foreign
+
+    def test_each_part_counts_by_itself(self, deployment: Deployment, invitation: Invitation, foreign: Invitation) -> None:
+        for name in invitation.fingerprints():
+            one = invitation.model_copy(update={name: getattr(foreign, name)})
+            with pytest.raises(InputError, match=f"{name} CHANGED"):
+                accept(deployment, one)
+
+    def test_of_another_federation_never(self, deployment: Deployment, invitation: Invitation) -> None:
+        other = invitation.model_copy(update={"federation": "autumn"})
+        with pytest.raises(InputError, match="is for federation 'autumn'"):
+            accept(deployment, other, replace=other.fingerprints())
+
+    def test_at_the_command_line(self, deployment: Deployment, invitation: Invitation, fedfuse: Run, tmp_path: Path) -> None:
+        path, before = tmp_path / "new.invitation", contents(deployment.folder)
+        key = ed25519_line(Ed25519PrivateKey.generate().public_key())
+        path.write_text(invitation.model_copy(update={"models": key, "address": "new.example.org:1"}).text())
+        new = invitation.model_copy(update={"models": key}).fingerprints()["models"]
+        words = ["client", "accept", deployment.folder, path]
+        refused = fedfuse(*words)
+        assert refused.returncode == 3 and "CHANGED" in refused.stderr and new in refused.stderr
+        assert fedfuse(*words, "--replace", f"models={new}").returncode == 3  # the address is not named
+        assert fedfuse(*words, terminal="y\nn\n").returncode == 3
+        assert contents(deployment.folder) == before
+        assert fedfuse(*words, terminal="y\ny\n").returncode == 0
+        path.write_text(invitation.text())
+        back = [f"models={invitation.fingerprints()['models']}", f"address={invitation.address}"]
+        done = fedfuse(*words, *(word for one in back for word in ("--replace", one)))
+        assert done.returncode == 0 and contents(deployment.folder) == before, done.stderr
+
+
+class TestAnIdentity:
+    def test_a_known_one_is_not_replaced(self, tmp_path: Path) -> None:
+        peers = tmp_path / "peers.toml"
+        trust(peers, {"video": OLD})
+        for replace in ({}, {"video": fingerprint_of(OLD)}, {"video": fingerprint_of(OTHER)}, {"news": fingerprint_of(NEW)}):
+            with pytest.raises(InputError):
+                trust(peers, {"video": NEW, "news": OTHER}, replace=replace)
+        assert read_peers(peers) == {"video": OLD}  # and what is new was not written either
+        trust(peers, {"video": NEW, "news": OTHER}, replace={"video": fingerprint_of(NEW)})
+        assert read_peers(peers) == {"video": NEW, "news": OTHER}
+
+    def test_files_that_disagree(self, tmp_path: Path, invitation: Invitation) -> None:
+        one = tmp_path / "one"
+        one.write_text(invitation.model_copy(update={"members": {"video": OLD}}).text())
+        two = tmp_path / "two"
+        two.write_text(invitation.model_copy(update={"members": {"video": NEW, "news": OTHER}}).text())
+        with pytest.raises(InputError, match=fingerprint_of(NEW)):
+            identities_of([one, two])
+        assert identities_of([one, one]) == {"video": OLD}
+
+    def test_at_the_command_line(self, deployment: Deployment, fedfuse: Run, tmp_path: Path) -> None:
+        peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
+        identity = apply(tmp_path / "a.toml")
+        assert fedfuse(*words).returncode != 0 and not peers.exists()
+        assert fedfuse(*words, "--yes").returncode == 0
+        changed = apply(tmp_path / "a.toml")
+        for more, typed in ((["--yes"], None), ([], None), (["--yes"], "n\n"), (["--yes", "--replace", f"video={OLD}"], None)):
+            refused = fedfuse(*words, *more, terminal=typed)
+            assert refused.returncode == 3 and read_peers(peers) == {"video": identity}
+            shown = refused.stdout + refused.stderr
+            assert "CHANGED" in shown and fingerprint_of(identity) in shown and fingerprint_of(changed) in shown
+        assert fedfuse(*words, "--replace", f"video={fingerprint_of(changed)}").returncode == 0
+        assert read_peers(peers) == {"video": changed}
+        again = apply(tmp_path / "a.toml")
+        assert fedfuse(*words, terminal="y\n").returncode == 0 and read_peers(peers) == {"video": again}
+
+
+def apply(path: Path) -> str:
+    """A new application of platform video; its identity."""
+    from shared.keys import make_node_key
+
+    (path.parent / "node.key").unlink(missing_ok=True)
+    line = make_node_key(path.parent / "node.key")
+    made = Application.make(
+        identity=Ed25519PrivateKey.generate(), federation="spring", platform="video", node_key=line, version="0.1.0"
+    )
+    path.write_text(made.text())
+    return made.identity
+
+
+class TestReplacements:
+    def test_are_names_with_fingerprints(self) -> None:
+        assert parse_replacements(["a=1", "b=x=y"]) == {"a": "1", "b": "x=y"}
+        for words in (["a"], ["a="], ["=1"], ["a=1", "a=2"], [""]):
+            with pytest.raises(InputError):
+                parse_replacements(words)
+
+    def test_a_person_is_asked_for_each(self) -> None:
+        changes = [Change(name=name, old="1", new="2") for name in "abc"]
+        asked: list[str] = []
+
+        def confirm(question: str) -> bool:
+            asked.append(question)
+            return question.startswith("b")
+
+        assert ask(changes, {"a": "2"}, confirm=confirm) == {"a": "2", "b": "2"}
+        assert [question[0] for question in asked] == ["b", "c"]
+
+    @pytest.mark.parametrize("replace", [{}, {"a": "1"}, {"a": "2", "b": "2"}, {"b": "2"}])
+    def test_nothing_else_is_agreed_to(self, replace: dict[str, Any]) -> None:
+        with pytest.raises(InputError):
+            require_agreed([Change(name="a", old="1", new="2")], replace, where="x")
+        require_agreed([Change(name="a", old="1", new="2")], {"a": "2"}, where="x")
+        require_agreed([], {}, where="x")
