@@ -161,7 +161,10 @@ class TestPlan:
         # All runs within the budget, this run by itself within its own limit; the larger noise serves both.
         assert seen == [(8.0, 7), (7.5, 6)] and plan.training.noise_multiplier == 7.0
         terms = file.federation.model_copy(update={"minimum_noise_multiplier": 7.1})
-        assert self.plan(file.model_copy(update={"federation": terms}), settings, entries) is None
+        deployed = settings.model_copy(
+            update={"simulation": False, "privacy": settings.privacy.model_copy(update={"generator": "secure"})}
+        )
+        assert self.plan(file.model_copy(update={"federation": terms}), deployed, entries) is None
 
     def test_a_calibration_that_was_wrong_is_noticed(
         self, file: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
