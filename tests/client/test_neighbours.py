@@ -367,6 +367,23 @@ def test_joining_asks_nothing_of_the_rows(play: Any) -> None:
         assert isinstance(here.answers[0], Joined) and here.answers == there.answers
 
 
+class TestCatalogueOfRows:
+    world = World(users={**PLAIN.users, "z": User(items=((4, True), (5, True)))}, listed=False)
+    """Only z has items 4 and 5."""
+
+    def test_it_is_refused_of_a_deployed_platform_and_why_is_no_secret(self, play: Any) -> None:
+        here, there = play(self.world, "z")
+        compare(here, there)
+        assert {answer.reason for answer in here.answers} == {Reason.SETTINGS}
+
+    def test_else_its_size_would_tell(self, play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("client.platform_file.PlatformFile.require_catalogue", lambda self: None)
+        here, there = play(self.world, "z")
+        assert (here.answers[0].items, there.answers[0].items) == (6, 4)
+        with pytest.raises(AssertionError, match="items is 6 here and 4 there"):
+            compare(here, there)
+
+
 def test_a_model_that_stays_here_is_not_evaluated_for_anybody(play: Any) -> None:
     here, _ = play(PLAIN, "a", only=lambda request: getattr(request, "label", None) is Label.PERSONAL)
     assert all(isinstance(answer, Refusal) and answer.reason is Reason.ROUND for answer in here.answers)

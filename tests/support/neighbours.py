@@ -59,6 +59,7 @@ class World:
 
     Args:
         influence: Of the social source; None: there is none.
+        listed: Whether a public table lists the items.
     """
 
     users: dict[str, User] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class World:
     profiles: bool = False
     notes: bool = False
     vectors: bool = False
+    listed: bool = True
     epsilon: float = 50.0
 
     def without(self, name: str) -> World:
@@ -95,8 +97,9 @@ class World:
             f"[federation]\nbackbones = [{json.dumps(backbone)}]\nanswer_step = 3600\nminimum_noise_multiplier = 0.0\n"
             "maximum_sample_rate = 1.0\ncolluders = 0\n"
             '[sources.events]\nkind = "interactions"\npath = "events.csv"\nthreshold = 3\n'
-            '[sources.items]\nkind = "items"\npath = "items.csv"\n'
         )
+        if self.listed:
+            text += '[sources.items]\nkind = "items"\npath = "items.csv"\n'
         if self.influence is not None:
             table(folder / "friends.csv", "user,friend", [(n, f) for n, user in self.users.items() for f in user.friends])
             text += f'[sources.ties]\nkind = "social"\npath = "friends.csv"\ninfluence = {self.influence}\nfriends = 2\n'
@@ -215,6 +218,7 @@ def compare(here: Told, there: Told, *, skip: Callable[[Answer, str], bool] = la
         # The noise that is added is the one that was charged for ...
         integers = entry.release.integers
         assert integers is not None
+        assert integers.dimension + integers.local == len(a.vector), "a part of the vector is not accounted for"
         assert entry.noise_multiplier * integers.norm <= a.point.noise_multiplier * a.point.norm * (1 + 1e-9)
         # ... over what one user can do at most.
         moved = float(np.linalg.norm(a.vector - b.vector))
