@@ -97,6 +97,8 @@ class Stage:
             "--epsilon", str(epsilon), "--delta", str(delta), *sources,
         )  # fmt: skip
         self.edit(folder, '# backbones = ["minilm"]', f"backbones = [{json.dumps(self.backbone)}]")
+        # A few users at a large epsilon: little noise will do.
+        self.edit(folder, "minimum_noise_multiplier = 0.3 ", "minimum_noise_multiplier = 0.05 ")
         self.fedfuse("approve", name, folder / "application.toml", "--server", self.coordinator)
         return folder
 
