@@ -6,14 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.evaluated import planned
-from client.noised_quality import metrics_mechanism
+from client.mechanism import CountMechanism
 from client.platform_file import PlatformFile
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
 from shared.settings import Settings
+
+WIDTH = 4
+"""Numbers that one user contributes to metrics: one, and three metrics."""
+
+
+def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
+    """How a deployed platform's metrics are noised."""
+    multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
+    return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
 
 
 def plan_of(
@@ -41,7 +49,7 @@ def plan_of(
     evaluations: list[Release] = []
     if not exact_metrics and file.federation.metrics and math.isfinite(budget):
         one = metrics_mechanism(settings, group_size=group_size, private=True).release()
-        evaluations = [replace(one, integers=planning())] * planned(settings)
+        evaluations = [replace(one, integers=planning())] * settings.evaluations
     return make_plan(
         budget=budget,
         delta=file.privacy.delta,

@@ -17,12 +17,6 @@ Facts = Mapping[str, float | int | str]
 _PREFIX = "metrics "
 
 
-def planned(settings: Settings) -> int:
-    """Evaluations of a whole run: before the first round, after the last, and every so many between."""
-    every = settings.evaluate_every
-    return 2 + ((settings.rounds - 1) // every if every else 0)
-
-
 def recall(facts: Facts, request: Evaluate, settings: Settings, *, users: int, platform: str) -> Metrics | None:
     """The answer that was given to this very question, or None if it is new.
 
@@ -41,8 +35,8 @@ def recall(facts: Facts, request: Evaluate, settings: Settings, *, users: int, p
         )
     if (request.label is Label.BEFORE) != (request.round == 0) or request.round > settings.rounds:
         raise OutOfOrder(f"an evaluation '{request.label}' of round {request.round} of {settings.rounds}")
-    if len(known) >= planned(settings):
-        raise OutOfOrder(f"the run's {planned(settings)} evaluations were answered")
+    if len(known) >= settings.evaluations:
+        raise OutOfOrder(f"the run's {settings.evaluations} evaluations were answered")
     return None
 
 

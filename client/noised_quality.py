@@ -8,20 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.bounded_sum import BoundedSum, of_contributions
+from client.budget import WIDTH
 from client.evaluation import Quality, per_user
 from client.mechanism import CountMechanism
 from client.noise import NoiseSource
-from shared.privacy.releases import ReleaseKind
-from shared.settings import Settings
-
-WIDTH = 4
-"""Numbers that one user contributes: one, and three metrics."""
-
-
-def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
-    """How a deployed platform's metrics are noised."""
-    multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
-    return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
 
 
 def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> BoundedSum:

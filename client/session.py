@@ -18,6 +18,7 @@ from torch import Tensor
 from client.adam import Adam
 from client.bank import BankOfRounds
 from client.bounded_sum import nothing
+from client.budget import WIDTH, metrics_mechanism
 from client.evaluated import kept, recall, remember
 from client.evaluation import per_user, quality
 from client.fusion.projector import LOCAL
@@ -26,7 +27,7 @@ from client.guard import Guard, raising
 from client.ledger import LedgerWriter
 from client.mechanism import Mechanism
 from client.noise import NoiseSource
-from client.noised_quality import WIDTH, metric_sums, metrics_mechanism, noised_quality
+from client.noised_quality import metric_sums, noised_quality
 from client.objectives import CLICK_BIAS, initial_bias
 from client.own_model import CHOSEN, Own, own_of, without_forms
 from client.pace import Pace

@@ -11,7 +11,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from client.evaluated import planned
 from client.reading import AsTuple, Frozen
 from shared.errors import PrivacyError, ProtocolError
 from shared.keys import ed25519_from_line, ed25519_line
@@ -127,7 +126,7 @@ class Terms(Frozen):
         clip = f"training.clip = {training.clip:g}"
         _keep(training.clip >= self.minimum_clip, "minimum_clip", clip)
         _keep(training.clip <= self.maximum_clip, "maximum_clip", clip)
-        count = planned(settings)
+        count = settings.evaluations
         _keep(not self.metrics or count <= self.maximum_evaluations, "maximum_evaluations", f"{count} evaluations")
         _keep(settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
         _keep(

@@ -206,6 +206,11 @@ class Settings(_Frozen):
         return self.privacy.noise == "distributed"
 
     @property
+    def evaluations(self) -> int:
+        """Evaluations of a whole run: before the first round, after the last, and every so many between."""
+        return 2 + ((self.rounds - 1) // self.evaluate_every if self.evaluate_every else 0)
+
+    @property
     def round_steps(self) -> int:
         """Private steps of one round, per platform."""
         return 1 if self.distributed else self.training.local_steps

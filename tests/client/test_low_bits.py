@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from client.bounded_sum import BoundedSum, of_choices
+from client.budget import metrics_mechanism
 from client.gradients import clip
 from client.mechanism import CountMechanism, Mechanism
 from client.noise import SecureNoise
-from client.noised_quality import metric_sums, metrics_mechanism
+from client.noised_quality import metric_sums
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 
