@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from client.config.platform_file import PlatformFile
 from client.mechanism import CountMechanism
-from client.platform_file import PlatformFile
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan

@@ -26,9 +26,9 @@ def check(
 
     Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform.
     """
-    from client.deployment import platform_file_in
+    from client.config.deployment_folder import platform_file_in
+    from client.config.platform_file import load
     from client.platform import read_platform
-    from client.platform_file import load
 
     settings = _settings(config)
     file = load(platform_file_in(platform))
@@ -78,8 +78,8 @@ def recommend(
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
 ) -> None:
     """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
-    from client.deployment import platform_file_in
-    from client.platform_file import load
+    from client.config.deployment_folder import platform_file_in
+    from client.config.platform_file import load
     from client.recommend import recommend as rank
 
     file = load(platform_file_in(platform))

@@ -66,8 +66,8 @@ def accept(
     replace: Replace = None,
 ) -> None:
     """Take a newer invitation of the same federation; keys, budget and ledger stay. What it changes is asked for."""
-    from client.changes import ask, parse_replacements
-    from client.deployment import open_deployment
+    from client.config.confirmed_changes import ask, parse_replacements
+    from client.config.deployment_folder import open_deployment
     from client.provisioning import accept as take
     from client.provisioning import changes_in
     from shared.invitation import read_invitation
@@ -92,7 +92,7 @@ def start(
     metrics_port: Annotated[int, typer.Option(help="The worker's Prometheus metrics on 127.0.0.1; 0: none.")] = 0,
 ) -> None:
     """Join the federation: run worker and messenger, restart them when they die, until Ctrl-C or SIGTERM."""
-    from client.deployment import open_deployment
+    from client.config.deployment_folder import open_deployment
     from client.resident import group_id, user_id
     from client.sandbox import wall
     from client.supervisor import Supervisor, require_wall
@@ -126,7 +126,7 @@ def worker(
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics on 127.0.0.1; 0: none.")] = 0,
 ) -> None:
     """The worker alone, for systemd and containers: holds rows, model, keys and ledger, and answers at its socket."""
-    from client.deployment import open_deployment
+    from client.config.deployment_folder import open_deployment
     from client.resident import serve_worker
     from shared.logs import configure_as_told
 
@@ -144,7 +144,7 @@ def node(
     ] = False,
 ) -> None:
     """The messenger alone, for systemd and containers: Flower's SuperNode, which carries requests to the worker."""
-    from client.deployment import Deployment
+    from client.config.deployment_folder import Deployment
     from client.greeting import greet
     from client.node import Messenger, run
     from shared.keys import load_node_key
@@ -160,7 +160,7 @@ def node(
 @client.command("health")
 def health(folder: Folder, socket: Socket = None) -> None:
     """Exit 0 if the worker answers at its socket, 1 if not."""
-    from client.deployment import open_deployment
+    from client.config.deployment_folder import open_deployment
     from client.supervisor import greets
 
     if not greets(socket or open_deployment(folder).socket):
@@ -178,7 +178,7 @@ def status(
     """Show how this platform stands: its worker, its budget by the ledger, its runs. Nothing of it is sent."""
     import json
 
-    from client.deployment import open_deployment
+    from client.config.deployment_folder import open_deployment
     from client.status import state_of
 
     state = state_of(open_deployment(folder), at=socket)
@@ -195,7 +195,7 @@ def status(
 @client.command("identity")
 def identity(folder: Folder) -> None:
     """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
-    from client.deployment import open_deployment
+    from client.config.deployment_folder import open_deployment
     from shared.invitation import fingerprint_of, read_application
 
     application = read_application(open_deployment(folder).application)
@@ -216,10 +216,10 @@ def trust(
 
     An identity that would replace a known one is asked for by itself, and is refused without a terminal or --replace.
     """
-    from client.changes import ask, parse_replacements
-    from client.deployment import open_deployment
-    from client.peers import changes_in, identities_of, read_peers
-    from client.peers import trust as write
+    from client.config.confirmed_changes import ask, parse_replacements
+    from client.config.deployment_folder import open_deployment
+    from client.config.trusted_peers import changes_in, identities_of, read_peers
+    from client.config.trusted_peers import trust as write
     from shared.invitation import fingerprint_of
 
     deployment = open_deployment(folder)

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from client import broker
-from client.deployment import Deployment
+from client.config.deployment_folder import Deployment
 from client.launcher import Passing, install
 from client.sandbox import confine, devices, of_python, wall
 from client.unix_socket import BROKER

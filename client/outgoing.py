@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from client.config.platform_file import PlatformFile
 from client.pace import Pace
-from client.platform_file import PlatformFile
 from shared.adapter import Layout
 from shared.catalogues import Taken
 from shared.errors import PrivacyError, ProtocolError

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.bounded_sum import BoundedSum, of_contributions
+from client.config.platform_file import PlatformFile
 from client.mechanism import CountMechanism, Mechanism
 from client.noise import NoiseSource
 from client.part import Part
-from client.platform_file import PlatformFile
 from shared.adapter import drawn
 from shared.errors import PrivacyError
 from shared.fixed_point import planning

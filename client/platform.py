@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from client.bank import Bank
 from client.catalogue import Catalogue, build_catalogue
+from client.config.platform_file import PlatformFile
 from client.examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
 from client.execution import require_compiler, training_encoder
 from client.friends import Friends
 from client.fusion import fusion_named
 from client.guard import Guard, raising
-from client.platform_file import PlatformFile
 from client.sources import read_tables
 from client.split import Split, leave_one_out
 from client.tables import Tables

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from client.changes import Change, require_agreed
-from client.deployment import Deployment
+from client.config.confirmed_changes import Change, require_agreed
+from client.config.deployment_folder import Deployment
+from client.config.platform_file import load
+from client.config.table_location import SUFFIXES
 from client.draft import draft
 from client.guesses import Guess
-from client.platform_file import load
-from client.reading import SUFFIXES
 from client.samples import Sample, sample_database, sample_file
 from shared.durable import write_whole
 from shared.errors import InputError

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.config.platform_file import PlatformFile
 from client.examples import Examples
 from client.execution import ready_encoder
 from client.fusion import fusion_named
 from client.own_model import CHOSEN, own_of
 from client.platform import read_platform
-from client.platform_file import PlatformFile
 from client.popularity import bounded_counts, log_popularity
 from client.split import ragged
 from client.state import load_memory

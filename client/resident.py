@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from client.deployment import Deployment
+from client.config.deployment_folder import Deployment
 from client.door import Door
 from client.sandbox import close_to_others
 from client.unix_socket import inherited, listen
@@ -45,7 +45,7 @@ def serve_worker(
     """
     # Before a password of a database is read from the environment, and before torch takes its seconds.
     close_to_others()
-    from client.platform_file import load
+    from client.config.platform_file import load
     from client.telemetry import WorkerMetrics
     from client.worker import Worker
     from shared.ledger import read

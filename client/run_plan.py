@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from client.budget import plan_of
+from client.config.platform_file import PlatformFile
 from client.mechanism import Mechanism, Quantile
-from client.platform_file import PlatformFile
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release

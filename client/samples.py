@@ -14,7 +14,7 @@ from polars.exceptions import PanicException, PolarsError
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.reading import SUFFIXES, Reading
+from client.config.table_location import SUFFIXES, Reading
 from client.sources.cells import canonical
 from client.sources.database import open_query, reason_of, shown
 from client.sources.delimited import open_delimited

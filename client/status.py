@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.deployment import Deployment
-from client.platform_file import load
+from client.config.deployment_folder import Deployment
+from client.config.platform_file import load
 from client.sandbox import wall
 from client.supervisor import greets
 from shared.ledger import read

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from client.deployment import Deployment
+from client.config.deployment_folder import Deployment
 from client.greeting import Away, Refused, greet
 from client.node import Messenger, environment
 from client.sandbox import Wall

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from client.config.participation_policy import Unwarranted
+from client.config.platform_file import PlatformFile, load
 from client.enrolment import Peers
 from client.guard import Guard, Silent, raising
 from client.ledger import LedgerWriter
@@ -24,13 +26,11 @@ from client.outgoing import checked
 from client.pace import Pace
 from client.part import Part
 from client.platform import Platform, Progress, fingerprint, prepare
-from client.platform_file import PlatformFile, load
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
 from client.sources import read_tables
 from client.summing import SummingSession
 from client.tables import Tables
-from client.terms import Unwarranted
 from shared.backbone import shape_of
 from shared.catalogues import Catalogue
 from shared.errors import (

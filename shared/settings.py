@@ -1,7 +1,7 @@
 """The run configuration: every public setting of a federation, checked where it is made.
 
 Nothing here is private data. The server sends these settings to every platform; a platform's
-own file (its sources and its budget) is `client/platform_file.py`, and never travels.
+own file (its sources and its budget) is `client/config/platform_file.py`, and never travels.
 """
 
 from __future__ import annotations

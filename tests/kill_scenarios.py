@@ -119,7 +119,7 @@ class Platform:
         self.prepared: Any = None
 
     def file(self, folder: Path) -> Any:
-        from client.platform_file import load
+        from client.config.platform_file import load
 
         rows = "\n".join(f"u{user},i{(user * 5 + step) % 12},{1_700_000_000 + step}" for user in range(24) for step in range(5))
         items = "\n".join(f"i{item},jazz rock {item}" for item in range(12))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from client.config.platform_file import load
 from client.features import Features
 from client.gradients import has_float64
-from client.platform_file import load
 from client.recommend import recommend
 from client.towers import Towers
 from client.training import Trainer

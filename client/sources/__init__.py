@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from client.platform_file import PlatformFile
-from client.source_file import (
+from client.config.platform_file import PlatformFile
+from client.config.source_schema import (
     CatalogueFile,
     InteractionsSource,
     ItemsSource,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from client.source_file import NumberRange
+from client.config.source_schema import NumberRange
 from client.sources.cleaning import Cleaning
 from client.sources.values import as_ids, as_numbers
 

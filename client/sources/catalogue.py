@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from client.source_file import CatalogueFile
+from client.config.source_schema import CatalogueFile
 from client.sources.cleaning import Cleaning
 from client.sources.interactions import keyed
 from client.sources.items import DUPLICATE, Described

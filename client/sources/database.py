@@ -13,7 +13,7 @@ import polars as pl
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.reading import Reading
+from client.config.table_location import Reading
 from client.sources.scan import Key, Portion, Scan
 from shared.errors import InputError
 

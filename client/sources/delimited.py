@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from client.reading import Reading
+from client.config.table_location import Reading
 from client.sources.encoding import lines_of
 from client.sources.records import header_of, records
 from client.sources.scan import Key, Portion, Scan, reading

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.reading import Column
-from client.source_file import ItemsSource, NumberRange, ProfilesSource
+from client.config.source_schema import ItemsSource, NumberRange, ProfilesSource
+from client.config.table_location import Column
 from client.sources.buckets import bucketed
 from client.sources.cleaning import Cleaning
 from client.sources.numbering import Numbering

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from client.source_file import InteractionsSource
+from client.config.source_schema import InteractionsSource
 from client.sources.cells import A_LIST, INEXACT, UNUSABLE
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.numbering import Numbering, offsets

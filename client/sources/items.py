@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.source_file import Flags, ItemsSource
+from client.config.source_schema import Flags, ItemsSource
 from client.sources.cleaning import Cleaning
 from client.sources.description import further_texts, labelled, numbers, sentences, wanted
 from client.sources.interactions import keyed

@@ -10,8 +10,8 @@ import re
 
 import polars as pl
 
-from client.reading import Linked
-from client.source_file import KnowledgeSource
+from client.config.source_schema import KnowledgeSource
+from client.config.table_location import Linked
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from client.source_file import ProfilesSource
+from client.config.source_schema import ProfilesSource
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.description import coordinates, further_texts, name_of, numbers, sentences, wanted
 from client.sources.interactions import keyed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from client.source_file import ReviewsSource
+from client.config.source_schema import ReviewsSource
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.interactions import keyed, timed
 from client.sources.numbering import Numbering, offsets

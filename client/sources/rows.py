@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from client.reading import Column, Lookup, Reading
-from client.source_file import Source
+from client.config.source_schema import Source
+from client.config.table_location import Column, Lookup, Reading
 from client.sources.cells import Kind, canonical, empty
 from client.sources.cleaning import Cleaning
 from client.sources.database import open_query, shown

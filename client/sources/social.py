@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 import polars as pl
 
-from client.source_file import SocialSource
+from client.config.source_schema import SocialSource
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering, offsets

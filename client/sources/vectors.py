@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.source_file import VectorsSource
+from client.config.source_schema import VectorsSource
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
 from client.sources.encoding import id_lines
 from client.sources.interactions import keyed

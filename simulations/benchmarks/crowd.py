@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from client.deployment import Deployment
+from client.config.deployment_folder import Deployment
 from client.node import Messenger
 from client.node import environment as node_environment
 from client.provisioning import init_client
@@ -104,8 +104,8 @@ def serve_workers(root: Path, names: list[str]) -> None:
     """Be the process of all workers: a door each, and a thread behind it."""
     import torch
 
+    from client.config.platform_file import load
     from client.door import Door
-    from client.platform_file import load
     from client.unix_socket import listen
     from client.worker import Worker
 

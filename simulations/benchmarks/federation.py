@@ -34,8 +34,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from client.config.platform_file import load
 from client.platform import Platform, fingerprint, prepare
-from client.platform_file import load
 from shared.errors import InputError, NoisyPlan
 from shared.settings import Settings
 from simulations.benchmarks.spread import spread

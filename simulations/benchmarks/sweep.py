@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from client.config.platform_file import PlatformFile, load
 from client.platform import Platform, fingerprint, prepare
-from client.platform_file import PlatformFile, load
 from shared.errors import PrivacyError
 from shared.settings import Settings
 from simulations.benchmarks.design import Share, cross, effects

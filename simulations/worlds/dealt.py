@@ -24,8 +24,8 @@ import polars as pl
 import sqlalchemy as sql
 import tomli_w
 
-from client.platform_file import PlatformFile, load
-from client.source_file import (
+from client.config.platform_file import PlatformFile, load
+from client.config.source_schema import (
     InteractionsSource,
     ProfilesSource,
     ReviewsSource,

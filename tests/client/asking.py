@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.worker import Worker
 from shared.messages import Answer
 from shared.settings import Settings

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.bounded_sum import BoundedSum
+from client.config.platform_file import load
 from client.examples import Examples
 from client.friends import Friends
 from client.mechanism import CountMechanism
 from client.noise import SeededNoise
 from client.platform import read_platform
-from client.platform_file import load
 from client.popularity import BOUND, bounded_counts, log_popularity, release_prior
 from client.split import Split, leave_one_out, ragged
 from client.tables import Interactions, Tables, Ties

@@ -20,9 +20,9 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from client.config.platform_file import load
 from client.door import Door
 from client.link import Remote
-from client.platform_file import load
 from client.unix_socket import connect_to, listen
 from client.wire import WIRE, Frame, pack, receive, send, unpack
 from client.worker import Worker

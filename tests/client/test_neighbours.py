@@ -377,7 +377,7 @@ class TestCatalogueOfRows:
         assert {answer.reason for answer in here.answers} == {Reason.SETTINGS}
 
     def test_else_its_size_would_tell(self, play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("client.platform_file.PlatformFile.require_catalogue", lambda self: None)
+        monkeypatch.setattr("client.config.platform_file.PlatformFile.require_catalogue", lambda self: None)
         here, there = play(self.world, "z")
         assert (here.answers[0].items, there.answers[0].items) == (6, 4)
         with pytest.raises(AssertionError, match="items is 6 here and 4 there"):

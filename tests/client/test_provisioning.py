@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from client.deployment import open_deployment
+from client.config.deployment_folder import open_deployment
+from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from client.guesses import Guess, guess
-from client.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from client.provisioning import accept, init_client
 from client.samples import Sample, sample_database, sample_file
 from client.sandbox import Wall
@@ -307,7 +307,7 @@ def test_a_start_without_a_wall_must_be_asked_for() -> None:
 
 
 def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Invitation) -> None:
-    from client.peers import identities_in, read_peers, trust
+    from client.config.trusted_peers import identities_in, read_peers, trust
     from shared.invitation import fingerprint_of
 
     made(tmp_path, invitation)

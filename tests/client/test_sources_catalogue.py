@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.tables import Tables
 from shared.errors import InputError

@@ -16,7 +16,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.cells import A_LIST, INEXACT, canonical
 from client.sources.records import BROKEN, records

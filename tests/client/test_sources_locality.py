@@ -20,7 +20,7 @@ import tomli_w
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.tables import Tables
 from client.vectors import widths_of

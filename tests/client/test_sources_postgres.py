@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sql
 
+from client.config.platform_file import load
 from client.guesses import guess
-from client.platform_file import load
 from client.samples import sample_database
 from client.sources import read_tables
 from shared.errors import InputError

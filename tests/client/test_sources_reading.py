@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.reading import Reading
-from client.source_file import NumberRange
+from client.config.source_schema import NumberRange
+from client.config.table_location import Reading
 from client.sources.buckets import bucket_words, bucketed
 from client.sources.cleaning import Cleaning
 from client.sources.database import shown

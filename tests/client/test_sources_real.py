@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.tables import Tables
 

@@ -14,7 +14,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.tables import Notes, Tables
 from shared.errors import InputError

@@ -15,9 +15,9 @@ import torch
 from client import mechanism
 from client.adam import Adam
 from client.bounded_sum import BoundedSum, nothing
+from client.config.platform_file import load
 from client.outgoing import checked
 from client.pace import Pace
-from client.platform_file import load
 from client.popularity import bounded_counts, log_popularity
 from client.training import Trainer
 from client.worker import Worker
@@ -575,7 +575,7 @@ def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
 
 
 def test_a_platform_may_ask_for_more_suspicion(tiny_settings: Make) -> None:
-    from client.terms import Terms
+    from client.config.participation_policy import Terms
 
     settings = tiny_settings(strategy="secure-sum", secure={"colluders": 2})
     terms = {"backbones": (settings.model.backbone,)}

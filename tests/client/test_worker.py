@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from client import session as sessions
+from client.config.platform_file import load
 from client.mechanism import Mechanism
 from client.noise import SeededNoise
 from client.outgoing import checked
 from client.pace import Pace
-from client.platform_file import load
 from client.worker import Worker
 from shared.adapter import initial, layout_of
 from shared.backbone import shape_of

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from client import link
 from client import session as sessions
 from client.app import Unanswered, app
-from client.platform_file import load
+from client.config.platform_file import load
 from client.telemetry import WorkerMetrics
 from client.worker import Worker
 from shared.adapter import initial

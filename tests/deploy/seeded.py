@@ -20,7 +20,7 @@ import torch
 
 from client import link
 from client.app import app
-from client.platform_file import load
+from client.config.platform_file import load
 from client.worker import Worker
 from server.control import Control
 from server.coordinator import open_coordinator

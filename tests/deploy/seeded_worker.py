@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from client.config.platform_file import load
 from client.door import Door
-from client.platform_file import load
 from client.unix_socket import listen
 from client.worker import Worker
 from shared.messages import Answer, Request, Train, Update

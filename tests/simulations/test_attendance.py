@@ -16,7 +16,7 @@ from flwr.app import Message
 
 from client import link
 from client.app import app
-from client.platform_file import load
+from client.config.platform_file import load
 from client.worker import Worker
 from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome

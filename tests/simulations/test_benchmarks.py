@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from client.platform_file import load
+from client.config.platform_file import load
 from shared.backbone import load_backbone
 from simulations.benchmarks import encoding, passes, sweep, training
 from simulations.benchmarks.design import cross

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fedfuse
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from client.tables import Tables
 from shared.errors import InputError

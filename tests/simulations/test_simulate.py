@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from client.config.platform_file import load
 from client.ledger import LedgerWriter
-from client.platform_file import load
 from client.recommend import recommend
 from server.outcome import Event, Kind
 from server.pull import pull

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.sources import read_tables
 from shared.errors import InputError, StorageError
 from simulations.worlds import files, news, shop, taste, video

@@ -23,9 +23,9 @@ from client import ledger as ledgers
 from client import mechanism as mechanisms
 from client import session as sessions
 from client import summing
+from client.config.platform_file import load
 from client.mechanism import Mechanism
 from client.noise import SeededNoise
-from client.platform_file import load
 from client.worker import Worker
 from shared.fixed_point import FixedPoint
 from shared.ledger import Entry, read

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from client.reading import AsTuple, Frozen
+from client.config.table_location import AsTuple, Frozen
 from shared.errors import PrivacyError, ProtocolError
 from shared.keys import ed25519_from_line, ed25519_line
 from shared.settings import CLIPS, Settings, digest

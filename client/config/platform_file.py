@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
-from client.peers import read_peers
-from client.reading import FilePath, Frozen
-from client.source_file import (
+from client.config.participation_policy import Terms
+from client.config.source_schema import (
     AnySource,
     CatalogueFile,
     InteractionsSource,
@@ -23,7 +22,8 @@ from client.source_file import (
     catalogue_of,
     source_of,
 )
-from client.terms import Terms
+from client.config.table_location import FilePath, Frozen
+from client.config.trusted_peers import read_peers
 from shared.errors import InputError, PrivacyError
 from shared.settings import explain
 

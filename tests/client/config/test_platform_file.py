@@ -14,7 +14,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
+from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from shared.errors import FedfuseError, InputError
 
 VALID: dict[str, Any] = {
@@ -258,7 +258,7 @@ def test_any_bytes_give_a_fedfuse_error(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["movies", "music", "books"])
 def test_the_real_platform_files_load_wherever_the_data_are(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDFUSE_DATA", str(tmp_path))
-    path = Path(__file__).parents[2] / "simulations" / "worlds" / "movies-music-books" / f"{name}.toml"
+    path = Path(__file__).parents[3] / "simulations" / "worlds" / "movies-music-books" / f"{name}.toml"
     file = load(path)
     assert file.name == name == tomllib.loads(path.read_text(encoding="utf-8"))["name"]
     assert (file.privacy.epsilon, file.privacy.delta) == (8.0, 1e-4)

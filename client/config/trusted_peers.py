@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from client.changes import Change, require_agreed
+from client.config.confirmed_changes import Change, require_agreed
 from shared.durable import write_whole
 from shared.errors import InputError
 from shared.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.changes import Change, ask, parse_replacements, require_agreed
-from client.deployment import Deployment, open_deployment
-from client.peers import identities_of, read_peers, trust
+from client.config.confirmed_changes import Change, ask, parse_replacements, require_agreed
+from client.config.deployment_folder import Deployment, open_deployment
+from client.config.trusted_peers import identities_of, read_peers, trust
 from client.provisioning import accept, init_client
 from server.coordinator import Coordinator
 from server.provisioning import init_server, invite
@@ -24,7 +24,7 @@ from shared.errors import InputError
 from shared.invitation import Application, Invitation, fingerprint_of
 from shared.keys import ed25519_line
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OLD, NEW, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -15,7 +15,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from client.platform_file import load
+from client.config.platform_file import load
 from client.worker import Worker
 from shared.errors import InputError, ProtocolError
 from shared.ledger import read

@@ -1,0 +1,1 @@
+"""What operators write: the platform file, its terms, its folder."""
