@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.tables import Tables
+from client.sources.tables import Tables
 from client.texts import Piece, Texts
 from client.trunk import Ids
 from shared.settings import ModelSettings

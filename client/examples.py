@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from client.catalogue import Catalogue
 from client.friends import Friends
+from client.sources.tables import Notes, Tables
 from client.split import Ragged, Split, ragged, user_generator
-from client.tables import Notes, Tables
 from client.texts import Piece, Texts
 from client.trunk import Ids
 from shared.settings import ModelSettings, TrainingSettings

@@ -24,8 +24,8 @@ from client.friends import Friends
 from client.fusion import fusion_named
 from client.guard import Guard, raising
 from client.sources import read_tables
+from client.sources.tables import Tables
 from client.split import Split, leave_one_out
-from client.tables import Tables
 from client.texts import Texts
 from client.towers import Rows, Towers, cached_rows
 from client.trunk import TrunkCache

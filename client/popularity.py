@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from client.bounded_sum import BoundedSum, of_choices
 from client.mechanism import CountMechanism
 from client.noise import NoiseSource
+from client.sources.tables import Tables
 from client.split import Ragged, Split, user_generator
-from client.tables import Tables
 from shared.catalogues import BOUND
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings

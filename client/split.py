@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.tables import Tables
+from client.sources.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from client.examples import Examples
 from client.sending import sent
-from client.tables import Tables
+from client.sources.tables import Tables
 
 SourceVectors = Mapping[str, tuple[Tensor, Tensor]]
 """Source -> (values float32 (n, width), present bool (n,))."""

@@ -29,8 +29,8 @@ from client.platform import Platform, Progress, fingerprint, prepare
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
 from client.sources import read_tables
+from client.sources.tables import Tables
 from client.summing import SummingSession
-from client.tables import Tables
 from shared.backbone import shape_of
 from shared.catalogues import Catalogue
 from shared.errors import (

@@ -23,8 +23,8 @@ from client.sources.profiles import read_profiles
 from client.sources.reviews import read_reviews
 from client.sources.rows import place
 from client.sources.social import read_social
+from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
 from client.sources.vectors import read_vectors
-from client.tables import Notes, SourceReport, Tables, Ties, Vectors
 
 __all__ = ["read_tables"]
 

@@ -12,7 +12,7 @@ from client.sources.interactions import keyed
 from client.sources.items import DUPLICATE, Described
 from client.sources.numbering import Numbering
 from client.sources.rows import Wanted, place, read_table
-from client.tables import SourceReport
+from client.sources.tables import SourceReport
 
 NAME = "catalogue"
 

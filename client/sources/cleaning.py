@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import polars as pl
 
-from client.tables import Dropped, SourceReport
+from client.sources.tables import Dropped, SourceReport
 from shared.errors import InputError
 
 UNKNOWN_ITEM = "item not in the catalogue"

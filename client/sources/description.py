@@ -15,8 +15,8 @@ from client.sources.buckets import bucketed
 from client.sources.cleaning import Cleaning
 from client.sources.numbering import Numbering
 from client.sources.rows import Table, Wanted
+from client.sources.tables import Vectors
 from client.sources.values import LONGEST_TEXT, as_texts
-from client.tables import Vectors
 
 # After these words a value reads on without a colon: "by Toni Morrison", "from Porto".
 _LEADING = frozenset({"about", "at", "by", "for", "from", "in", "of", "on", "with"})

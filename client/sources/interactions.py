@@ -13,8 +13,8 @@ from client.sources.cells import A_LIST, INEXACT, UNUSABLE
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.numbering import Numbering, offsets
 from client.sources.rows import Wanted, read_source
+from client.sources.tables import Interactions, SourceReport
 from client.sources.values import as_ids, as_numbers, as_times
-from client.tables import Interactions, SourceReport
 
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"

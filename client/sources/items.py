@@ -14,8 +14,8 @@ from client.sources.cleaning import Cleaning
 from client.sources.description import further_texts, labelled, numbers, sentences, wanted
 from client.sources.interactions import keyed
 from client.sources.rows import Table, Wanted, read_source
+from client.sources.tables import SourceReport
 from client.sources.values import as_ids, as_texts
-from client.tables import SourceReport
 
 DUPLICATE = "duplicate item"
 _ROLES = ("title", "description", "category", "price")

@@ -16,8 +16,8 @@ from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.rows import Wanted, read_source, read_table
+from client.sources.tables import SourceReport
 from client.sources.values import LONGEST_TEXT, as_ids, as_texts
-from client.tables import SourceReport
 
 DUPLICATE = "duplicate triple"
 LOOP = "tail is the head itself"

@@ -10,8 +10,8 @@ from client.sources.description import coordinates, further_texts, name_of, numb
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.rows import Table, Wanted, read_source
+from client.sources.tables import SourceReport, Vectors
 from client.sources.values import as_ids, as_texts
-from client.tables import SourceReport, Vectors
 
 DUPLICATE = "duplicate user"
 _NUMBER = "user's number"

@@ -12,8 +12,8 @@ from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.interactions import keyed, timed
 from client.sources.numbering import Numbering, offsets
 from client.sources.rows import Wanted, read_source
+from client.sources.tables import Notes, SourceReport
 from client.sources.values import LONGEST_TEXT, as_ids, as_numbers, as_texts
-from client.tables import Notes, SourceReport
 
 DUPLICATE = "duplicate (user, item, text)"
 SHOWN = 3

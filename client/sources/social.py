@@ -12,7 +12,7 @@ from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.interactions import keyed
 from client.sources.numbering import Numbering, offsets
 from client.sources.rows import Wanted, read_source
-from client.tables import SourceReport, Ties
+from client.sources.tables import SourceReport, Ties
 
 DUPLICATE = "duplicate (user, friend)"
 SELF = "user as own friend"

@@ -13,8 +13,8 @@ from client.sources.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.rows import Wanted, read_source
 from client.sources.scan import reading
+from client.sources.tables import SourceReport, Vectors
 from client.sources.values import as_ids, as_numbers
-from client.tables import SourceReport, Vectors
 from shared.errors import InputError
 
 NOT_FINITE = "value not finite"

@@ -20,8 +20,8 @@ from client.mechanism import CountMechanism
 from client.noise import SeededNoise
 from client.platform import read_platform
 from client.popularity import BOUND, bounded_counts, log_popularity, release_prior
+from client.sources.tables import Interactions, Tables, Ties
 from client.split import Split, leave_one_out, ragged
-from client.tables import Interactions, Tables, Ties
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.examples import Examples
+from client.sources.tables import Interactions, Tables, Vectors
 from client.split import ragged
-from client.tables import Interactions, Tables, Vectors
 from client.vectors import item_vectors, user_vectors, widths_of
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import fedfuse
 from client.config.platform_file import load
 from client.sources import read_tables
-from client.tables import Tables
+from client.sources.tables import Tables
 from shared.errors import InputError
 from simulations.worlds.dealt import deal, part_of
 from simulations.worlds.generated import write_world

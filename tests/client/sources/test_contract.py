@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from client.config.platform_file import load
 from client.sources import read_tables
-from client.tables import Tables
+from client.sources.tables import Tables
 from shared.errors import FedfuseError, InputError
 
 Row = dict[str, Any]

@@ -11,9 +11,9 @@ import pytest
 
 from client.config.platform_file import load
 from client.sources import read_tables
-from client.tables import Tables
+from client.sources.tables import Tables
 
-WORLD = Path(__file__).parents[2] / "simulations" / "worlds" / "movies-music-books"
+WORLD = Path(__file__).parents[3] / "simulations" / "worlds" / "movies-music-books"
 
 pytestmark = pytest.mark.skipif(not os.environ.get("FEDFUSE_DATA"), reason="FEDFUSE_DATA is not set")
 

@@ -10,7 +10,7 @@ import tomli_w
 
 from client.config.platform_file import load
 from client.sources import read_tables
-from client.tables import Tables
+from client.sources.tables import Tables
 from shared.errors import InputError
 
 LOG = "user,item\nann,1\nann,2\nbob,3\nbob,own-0\n"

@@ -20,8 +20,8 @@ from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.cells import A_LIST, INEXACT, canonical
 from client.sources.records import BROKEN, records
+from client.sources.tables import Tables
 from client.sources.values import as_ids, as_numbers, as_times
-from client.tables import Tables
 
 
 def read(folder: Path, **source: Any) -> Tables:
