@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from client.compute.feature_cache import Ids
 from client.fusion.projector import weight_of
 from client.towers import Rows, Towers
-from client.trunk import Ids
 from client.vectors import VectorRows
 from shared.errors import OutOfOrder
 from shared.tensors import feed

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.sending import sent
+from client.compute.device_transfer import sent
 from client.split import Ragged
 
 TOP = 10

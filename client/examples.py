@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.catalogue import Catalogue
+from client.compute.feature_cache import Ids
 from client.friends import Friends
 from client.sources.tables import Notes, Tables
 from client.split import Ragged, Split, ragged, user_generator
 from client.texts import Piece, Texts
-from client.trunk import Ids
 from shared.settings import ModelSettings, TrainingSettings
 
 _EARLIEST_CUT = 0.3  # a context shorter than this part of the history resembles no evaluation

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.bounded_sum import BoundedSum
+from client.compute.device_transfer import sent
 from client.integer_noise import local_noise, noise_share
 from client.noise import NoiseSource
-from client.sending import sent
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, rounded
 from shared.privacy.integers import FINE

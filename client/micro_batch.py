@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.passes import fit
+from client.compute.batching import fit
 
 SEQUENCES = {"cpu": 64, "cuda": 256}
 """Sequences of one pass, at most, by device: a larger pass shares what every pass costs, and takes more memory."""

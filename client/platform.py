@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from client.bank import Bank
 from client.catalogue import Catalogue, build_catalogue
+from client.compute.backend import require_compiler, training_encoder
+from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
 from client.examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
-from client.execution import require_compiler, training_encoder
 from client.friends import Friends
 from client.fusion import fusion_named
 from client.guard import Guard, raising
@@ -28,7 +29,6 @@ from client.sources.tables import Tables
 from client.split import Split, leave_one_out
 from client.texts import Texts
 from client.towers import Rows, Towers, cached_rows
-from client.trunk import TrunkCache
 from client.vectors import item_vectors, user_vectors
 from shared.backbone import load_backbone
 from shared.catalogues import digest_of

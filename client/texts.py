@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.trunk import Ids
+from client.compute.feature_cache import Ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.compute.batching import Passes
+from client.compute.device_transfer import sent
+from client.compute.feature_cache import Ids, TrunkCache
 from client.fusion import Fusion
-from client.passes import Passes
-from client.sending import sent
-from client.trunk import Ids, TrunkCache
 from client.vectors import SourceVectors, VectorRows
 from shared.encoder import Batch, Encoder
 from shared.lora import Parameters

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from client.adam import Adam
 from client.bounded_sum import BoundedSum, nothing
+from client.compute.batching import within_memory
+from client.compute.device_transfer import sent
 from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples import Examples
@@ -23,8 +25,6 @@ from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
 from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
-from client.passes import within_memory
-from client.sending import sent
 from client.towers import Rows, Towers
 from shared.heap import keep
 from shared.settings import Settings

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.compute.device_transfer import sent
 from client.examples import Examples
-from client.sending import sent
 from client.sources.tables import Tables
 
 SourceVectors = Mapping[str, tuple[Tensor, Tensor]]

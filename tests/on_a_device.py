@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from client.compute.resident_features import Features
 from client.config.platform_file import load
-from client.features import Features
 from client.gradients import has_float64
 from client.recommend import recommend
 from client.towers import Towers
@@ -46,7 +46,7 @@ def world(write_platform: Write) -> World:
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same arithmetic everywhere."""
-    monkeypatch.setattr("client.execution.compute_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("client.compute.backend.compute_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_run_goes_on_from_one_device_to_another_and_recommends(
 
 @pytest.mark.parametrize(("bytes_", "there"), [(1 << 20, True), (30 * 4 * 2 - 1, False)])
 def test_features_lie_on_the_device_where_it_has_room(monkeypatch: pytest.MonkeyPatch, bytes_: int, there: bool) -> None:
-    monkeypatch.setattr("client.features.room", lambda place: bytes_)
+    monkeypatch.setattr("client.compute.resident_features.room", lambda place: bytes_)
     moved = list[torch.device]()
     flat, ends, rows = torch.randn(30, 4).to(torch.bfloat16), np.asarray([0, 4, 9, 30]), np.asarray([2, 0])
     made = Features(flat, ends, DEVICE, torch.float32)
@@ -213,8 +213,8 @@ def test_features_lie_on_the_device_where_it_has_room(monkeypatch: pytest.Monkey
 
 
 def test_features_that_do_not_fit_after_all_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.features.room", lambda place: 1 << 20)
-    monkeypatch.setattr("client.features.within_memory", lambda work, *, last: None)
+    monkeypatch.setattr("client.compute.resident_features.room", lambda place: 1 << 20)
+    monkeypatch.setattr("client.compute.resident_features.within_memory", lambda work, *, last: None)
     flat = torch.randn(30, 4).to(torch.bfloat16)
     hidden, _ = Features(flat, np.asarray([0, 4, 30]), DEVICE, torch.float32).gather(np.asarray([0]), 5)
     assert torch.equal(hidden.cpu()[0, :4], flat[:4].float())

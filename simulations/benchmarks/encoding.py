@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from client.execution import uses_kernels
-from client.features import Features
-from client.passes import Passes
+from client.compute.backend import uses_kernels
+from client.compute.batching import Passes
+from client.compute.resident_features import Features
 from shared.backbone import Backbone, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep

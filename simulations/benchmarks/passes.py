@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from client.bounded_sum import BoundedSum
-from client.execution import uses_kernels
+from client.compute.backend import uses_kernels
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from client.adam import Adam
 from client.bounded_sum import BoundedSum
-from client.execution import uses_kernels
+from client.compute.backend import uses_kernels
 from client.gradients import clip_of, clipped_sum
 from client.mechanism import Mechanism
 from client.noise import SecureNoise

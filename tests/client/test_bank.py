@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from client.bank import Bank, BankOfRounds
+from client.compute.feature_cache import TrunkCache
 from client.fusion import fusion_named
 from client.towers import Towers, cached_rows
-from client.trunk import TrunkCache
 from client.vectors import VectorRows
 from shared.adapter import initial
 from shared.backbone import load_backbone

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from client.compute.feature_cache import TrunkCache
 from client.fusion import FUSIONS, fusion_named
 from client.towers import Rows, Towers, cached_rows
-from client.trunk import TrunkCache
 from client.vectors import VectorRows
 from shared.backbone import load_backbone
 from shared.encoder import Encoder
@@ -36,7 +36,7 @@ def parts(backbone: str, folder: Path, *, rows: int, fusion: str = "attention") 
 def test_a_bank_is_its_rows_one_by_one(
     tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fusion: str, budget: int
 ) -> None:
-    monkeypatch.setattr("client.passes.TOKENS", {"cpu": budget})
+    monkeypatch.setattr("client.compute.batching.TOKENS", {"cpu": budget})
     towers, rows, local = parts(tiny_bert, tmp_path, rows=70, fusion=fusion)
     seen: list[int] = []
     bank = towers.encode(rows, local, seen.append)

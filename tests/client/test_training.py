@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from client.adam import Adam
+from client.compute.feature_cache import TrunkCache
 from client.evaluation import exclusion, quality, ranks
 from client.examples import Examples, rows_by_user
 from client.fusion import fusion_named
@@ -27,7 +28,6 @@ from client.split import ragged
 from client.state import Memory, load_memory, save_memory
 from client.towers import Towers, cached_rows
 from client.training import Trainer, TrainingData
-from client.trunk import TrunkCache
 from client.vectors import VectorRows
 from shared.adapter import initial, layout_of
 from shared.backbone import load_backbone

@@ -167,7 +167,7 @@ def held_noise() -> Iterator[list[Released]]:
         patched.setattr(ledgers, "now", lambda: "2030-01-01T00:00:00Z")
         patched.setattr("client.pace.time.sleep", lambda seconds: None)
         # In bfloat16 kernels round other users' gradients by the batch that they stand in.
-        patched.setattr("client.execution.compute_dtype", lambda device: torch.float32)
+        patched.setattr("client.compute.backend.compute_dtype", lambda device: torch.float32)
         yield seen
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.features import Features, room
+from client.compute.resident_features import Features, room
 
 CPU = torch.device("cpu")
 

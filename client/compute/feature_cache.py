@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.features import Features
-from client.passes import Passes
-from client.trunk_bound import MOST_BYTES, InUse, drop_oldest, drop_others
+from client.compute.batching import Passes
+from client.compute.cache_eviction import MOST_BYTES, InUse, drop_oldest, drop_others
+from client.compute.resident_features import Features
 from shared.encoder import Encoder
 from shared.errors import StorageError
 
@@ -44,7 +44,7 @@ class TrunkCache:
     Args:
         folder: Where the two files live; made if missing.
         encoder: Gives the features of what is not yet cached.
-        most: Bytes that the folder's caches may keep from one run to the next (`client/trunk_bound.py`).
+        most: Bytes that the folder's caches may keep from one run to the next (`client/compute/cache_eviction.py`).
 
     Raises:
         StorageError: the folder cannot be used.

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from client.execution import compiles, ready_encoder, uses_kernels
+from client.compute.backend import compiles, ready_encoder, uses_kernels
 from client.platform import prepare
 from shared.backbone import BackboneShape, load_backbone
 from shared.compiled import obstacle
@@ -48,14 +48,14 @@ def test_auto_compiles_on_a_gpu_where_that_works(
     works: bool,
     expected: bool,
 ) -> None:
-    monkeypatch.setattr("client.execution.obstacle", lambda device: "" if works else "no compiler")
+    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "" if works else "no compiler")
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert compiles(tiny_settings(training={"compile": choice}), device) == expected
     assert ("no compiler" in caplog.text) == (choice == "auto" and device == GPU and not works)
 
 
 def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.execution.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "no compiler")
     with pytest.raises(InputError, match="does not work here: no compiler"):
         compiles(tiny_settings(training={"compile": "on"}), CPU)
 
@@ -63,7 +63,7 @@ def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Mak
 def test_a_compiler_that_was_asked_for_is_missed_before_anything_is_read(
     tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("client.execution.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "no compiler")
     monkeypatch.setattr("client.platform.read_platform", lambda *_: pytest.fail("sources were read"))
     with pytest.raises(InputError, match="no compiler"):
         prepare(cast(Any, None), tiny_settings(training={"compile": "on"}), cache=tmp_path, device=CPU)
@@ -126,8 +126,8 @@ def test_a_processors_kernels_where_they_serve_and_work(
     expected: bool,
 ) -> None:
     asked = []
-    monkeypatch.setattr("client.execution.native.obstacle", lambda: asked.append(1) or found)
-    monkeypatch.setattr("client.execution.compute_dtype", lambda _: dtype)
+    monkeypatch.setattr("client.compute.backend.native.obstacle", lambda: asked.append(1) or found)
+    monkeypatch.setattr("client.compute.backend.compute_dtype", lambda _: dtype)
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert uses_kernels(tiny_settings(training={"compile": choice}), device, shape) == expected
     # They are built only where they will be used.
@@ -139,8 +139,8 @@ def test_a_processors_kernels_where_they_serve_and_work(
 def test_a_moments_work_goes_through_kernels_that_are_there(
     kernel_bert: str, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
-    monkeypatch.setattr("client.execution.native.ready", lambda: there)
-    monkeypatch.setattr("client.execution.compute_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr("client.compute.backend.native.ready", lambda: there)
+    monkeypatch.setattr("client.compute.backend.compute_dtype", lambda _: torch.bfloat16)
     encoder = ready_encoder(load_backbone(kernel_bert), Settings().model, CPU)
     gone = []
     monkeypatch.setattr("shared.encoder.blocked.suits", lambda *_: bool(gone.append(1)))

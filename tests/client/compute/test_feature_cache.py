@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.trunk import Ids, TrunkCache
+from client.compute.feature_cache import Ids, TrunkCache
 from shared.backbone import load_backbone
 from shared.encoder import Encoder
 from shared.errors import StorageError
@@ -176,7 +176,7 @@ class TestFailure:
         self, tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
     ) -> None:
         # A resident worker outlives a GPU without memory; half a batch on disk would shift all that comes after it.
-        monkeypatch.setattr("client.passes.TOKENS", {"cpu": 20})
+        monkeypatch.setattr("client.compute.batching.TOKENS", {"cpu": 20})
         encoder = encoder_of(tiny_bert)
         failing = Counting(encoder)
         cache = TrunkCache(tmp_path, failing)  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ def test_backbones_that_differ_in_settings_alone_do_not_mix(tiny_bert: str, tmp_
 
 
 def test_a_batch_is_bounded_by_its_longest(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.passes.TOKENS", {"cpu": 128})
+    monkeypatch.setattr("client.compute.batching.TOKENS", {"cpu": 128})
     counting = Counting(encoder_of(tiny_bert))
     short = [np.full(1, 9 + at, np.int32) for at in range(70)]
     long = [np.full(50, 9 + at, np.int32) for at in range(20)]

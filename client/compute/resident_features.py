@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.passes import within_memory
-from client.sending import sent
+from client.compute.batching import within_memory
+from client.compute.device_transfer import sent
 
 _SHARE = 4
 """A copy takes a quarter of a GPU's free memory at most: what trains needs the rest."""

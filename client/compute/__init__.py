@@ -1,0 +1,1 @@
+"""Devices, batches and the cache of frozen features."""
