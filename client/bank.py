@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from client.compute.feature_cache import Ids
+from client.examples.vectors import VectorRows
 from client.fusion.projector import weight_of
 from client.towers import Rows, Towers
-from client.vectors import VectorRows
 from shared.errors import OutOfOrder
 from shared.tensors import feed
 

@@ -117,10 +117,10 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     import numpy as np
 
     from client.budget import plan_of
+    from client.examples.vectors import widths_of
     from client.fusion import fusion_named
     from client.part import Part
     from client.personal import reserved
-    from client.vectors import widths_of
     from shared.backbone import shape_of
 
     shape = shape_of(settings.model.backbone)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.compute.device_transfer import sent
-from client.split import Ragged
+from client.examples.split import Ragged
 
 TOP = 10
 

@@ -72,7 +72,7 @@ class Mechanism:
         clip: L2 bound of one user's joint gradient; the sensitivity of the sum. Infinite only without privacy.
         noise_multiplier: Noise standard deviation over the sensitivity of one step's whole release; 0 turns privacy off.
         dimension: Coordinates of the gradient.
-        group_size: Examples that one user may touch (`client/friends.py`).
+        group_size: Examples that one user may touch (`client/examples/friends.py`).
         quantile: Adapts `clip` from step to step; None keeps it.
 
     Guarantees:

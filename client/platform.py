@@ -16,20 +16,20 @@ import torch
 from numpy.typing import NDArray
 
 from client.bank import Bank
-from client.catalogue import Catalogue, build_catalogue
 from client.compute.backend import require_compiler, training_encoder
 from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
-from client.examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
-from client.friends import Friends
+from client.examples.friends import Friends
+from client.examples.item_texts import Catalogue, build_catalogue
+from client.examples.split import Split, leave_one_out
+from client.examples.texts import Texts
+from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
+from client.examples.vectors import item_vectors, user_vectors
 from client.fusion import fusion_named
 from client.guard import Guard, raising
 from client.sources import read_tables
 from client.sources.tables import Tables
-from client.split import Split, leave_one_out
-from client.texts import Texts
 from client.towers import Rows, Towers, cached_rows
-from client.vectors import item_vectors, user_vectors
 from shared.backbone import load_backbone
 from shared.catalogues import digest_of
 from shared.encoder import default_device

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.bounded_sum import BoundedSum, of_choices
+from client.examples.split import Ragged, Split, user_generator
 from client.mechanism import CountMechanism
 from client.noise import NoiseSource
 from client.sources.tables import Tables
-from client.split import Ragged, Split, user_generator
 from shared.catalogues import BOUND
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.evaluation import exclusion, ranks
-from client.examples import held_out_examples
+from client.examples.user_examples import held_out_examples
+from client.examples.vectors import user_vectors
 from client.platform import Platform
 from client.towers import cached_rows
-from client.vectors import user_vectors
 from shared.settings import Settings
 
 _USERS_AT_ONCE = 256

@@ -17,15 +17,15 @@ from torch import Tensor
 from client.compute.backend import ready_encoder
 from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
-from client.examples import Examples
+from client.examples.split import ragged
+from client.examples.user_examples import Examples
+from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.fusion import fusion_named
 from client.own_model import CHOSEN, own_of
 from client.platform import read_platform
 from client.popularity import bounded_counts, log_popularity
-from client.split import ragged
 from client.state import load_memory
 from client.towers import Towers, cached_rows
-from client.vectors import item_vectors, user_vectors, widths_of
 from shared.backbone import load_backbone
 from shared.encoder import default_device
 from shared.errors import InputError

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.examples import Examples
+from client.examples.split import ragged
+from client.examples.user_examples import Examples
 from client.gradients import Losses, per_user
-from client.split import ragged
 from shared.errors import PrivacyError
 from shared.plain import plainly
 

@@ -21,6 +21,7 @@ from client.bounded_sum import nothing
 from client.budget import WIDTH, metrics_mechanism
 from client.evaluated import kept, recall, remember
 from client.evaluation import per_user, quality
+from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.generators import generator
 from client.guard import Guard, raising
@@ -41,7 +42,6 @@ from client.run_plan import mechanism_of, plan_within
 from client.selfcheck import check_gradients, made_up_examples
 from client.state import Memory, load_memory, save_memory
 from client.training import Trainer, TrainingData
-from client.vectors import widths_of
 from shared.catalogues import POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import (

@@ -12,8 +12,8 @@ from torch import Tensor
 from client.compute.batching import Passes
 from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
+from client.examples.vectors import SourceVectors, VectorRows
 from client.fusion import Fusion
-from client.vectors import SourceVectors, VectorRows
 from shared.encoder import Batch, Encoder
 from shared.lora import Parameters
 

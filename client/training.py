@@ -18,7 +18,7 @@ from client.compute.batching import within_memory
 from client.compute.device_transfer import sent
 from client.engines import ENGINES
 from client.evaluation import exclusion
-from client.examples import Examples
+from client.examples.user_examples import Examples
 from client.gradients import Losses, by_sequence, clip_of
 from client.guard import Guard, raising
 from client.mechanism import Mechanism

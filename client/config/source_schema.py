@@ -46,7 +46,7 @@ class Source(Reading):
             users' rows, which have neither, a role that is not required is read only if it is named. Columns that `text`,
             `values` and `numbers` speak of may be given a name here too, and are then shown under it.
         lookup: Role -> table that replaces its codes by words.
-        tokens: Most tokens that the source's text takes of a sequence; by default a share of it (`client/texts.py`).
+        tokens: Most tokens that the source's text takes of a sequence; by default a share of it (`client/examples/texts.py`).
     """
 
     roles: ClassVar[tuple[str, ...]] = ()

@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from client.examples.vectors import SourceVectors
 from client.fusion.attention import Attention
 from client.fusion.average import Average
 from client.fusion.concat import Concat
 from client.fusion.gated import Gated
 from client.fusion.vote import Vote
-from client.vectors import SourceVectors
 from shared.errors import InputError
 from shared.lora import Parameters
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from client.examples.vectors import SourceVectors
 from client.fusion.projector import orthonormal, projected
-from client.vectors import SourceVectors
 from shared.lora import Parameters
 
 _SCALE = 0.3  # of a hidden state's usual norm at the start: heard by attention, but not louder than a word

@@ -8,8 +8,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from client.examples.vectors import SourceVectors
 from client.fusion.projector import orthonormal, projected
-from client.vectors import SourceVectors
 from shared.lora import Parameters
 
 

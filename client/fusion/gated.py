@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from client.examples.vectors import SourceVectors
 from client.fusion.projector import LOCAL, orthonormal, projected
-from client.vectors import SourceVectors
 from shared import lora
 from shared.lora import Parameters
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.vectors import SourceVectors
+from client.examples.vectors import SourceVectors
 from shared import lora
 from shared.lora import Parameters
 

@@ -1,6 +1,6 @@
 """A platform's sources after reading and cleaning: users and items as numbers, texts and vectors.
 
-`client/sources` makes a `Tables`; `client/examples.py` turns it into user examples. Item data is
+`client/sources` makes a `Tables`; `client/examples/user_examples.py` turns it into user examples. Item data is
 public; everything under a user is private and must not leave the platform unnoised.
 """
 
@@ -93,7 +93,7 @@ class Ties:
         offsets: int64 (users + 1,).
         friend: int32 (rows,). User numbers, each user's in a fixed pseudo-random order of the pair; -1 where the
             named person has no interactions. Such a name keeps its place, so that one person's removal
-            moves nobody up in another's list (`client/friends.py`).
+            moves nobody up in another's list (`client/examples/friends.py`).
         influence: Greatest number of other users' training examples that one user's history may
             enter; 0 keeps friends out of training (they still serve recommendations, which stay here).
         friends: Greatest number of friends shown in one example.

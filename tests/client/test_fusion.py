@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from client.evaluation import Quality, exclusion, per_user, quality, ranks
+from client.examples.split import ragged
 from client.fusion import FUSIONS, fusion_named
-from client.split import ragged
 from client.towers import Towers
 from shared.backbone import load_backbone
 from shared.encoder import Encoder

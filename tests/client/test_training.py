@@ -19,16 +19,16 @@ from torch import Tensor
 from client.adam import Adam
 from client.compute.feature_cache import TrunkCache
 from client.evaluation import exclusion, quality, ranks
-from client.examples import Examples, rows_by_user
+from client.examples.split import ragged
+from client.examples.user_examples import Examples, rows_by_user
+from client.examples.vectors import VectorRows
 from client.fusion import fusion_named
 from client.mechanism import Mechanism, Quantile
 from client.noise import SecureNoise, SeededNoise
 from client.objectives import CLICK_BIAS, initial_bias
-from client.split import ragged
 from client.state import Memory, load_memory, save_memory
 from client.towers import Towers, cached_rows
 from client.training import Trainer, TrainingData
-from client.vectors import VectorRows
 from shared.adapter import initial, layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Encoder

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
+from client.examples.vectors import widths_of
 from client.sources import read_tables
 from client.sources.tables import Tables
-from client.vectors import widths_of
 
 MISSING = object()
 """The row has no such key."""

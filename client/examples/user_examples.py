@@ -1,7 +1,7 @@
 """User examples: what a platform knows of a user, as a context to read and items to predict.
 
 A *view* is one cut of a user's history: the items before it are the context, some items after it are the targets.
-Everything in a view is the user's own, except the lines of friends, whose influence is bounded (`client/friends.py`).
+Everything in a view is the user's own, except the lines of friends, whose influence is bounded (`client/examples/friends.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.catalogue import Catalogue
 from client.compute.feature_cache import Ids
-from client.friends import Friends
+from client.examples.friends import Friends
+from client.examples.item_texts import Catalogue
+from client.examples.split import Ragged, Split, ragged, user_generator
+from client.examples.texts import Piece, Texts
 from client.sources.tables import Notes, Tables
-from client.split import Ragged, Split, ragged, user_generator
-from client.texts import Piece, Texts
 from shared.settings import ModelSettings, TrainingSettings
 
 _EARLIEST_CUT = 0.3  # a context shorter than this part of the history resembles no evaluation

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from client.examples.split import Split
 from client.sources.tables import Tables
-from client.split import Split
 
 _SHOWN = 3  # newest items of one friend
 

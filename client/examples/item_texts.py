@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.compute.feature_cache import Ids
+from client.examples.texts import Piece, Texts
 from client.sources.tables import Tables
-from client.texts import Piece, Texts
 from shared.settings import ModelSettings
 
 _TITLE_TOKENS = 12

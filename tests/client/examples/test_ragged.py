@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.evaluation import exclusion
-from client.split import ragged
+from client.examples.split import ragged
 
 LISTS = st.lists(st.lists(st.integers(0, 19), max_size=6, unique=True), min_size=1, max_size=9)
 PICKS = st.lists(st.integers(0, 999), max_size=12)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from client.bounded_sum import BoundedSum
 from client.config.platform_file import load
-from client.examples import Examples
-from client.friends import Friends
+from client.examples.friends import Friends
+from client.examples.split import Split, leave_one_out, ragged
+from client.examples.user_examples import Examples
 from client.mechanism import CountMechanism
 from client.noise import SeededNoise
 from client.platform import read_platform
 from client.popularity import BOUND, bounded_counts, log_popularity, release_prior
 from client.sources.tables import Interactions, Tables, Ties
-from client.split import Split, leave_one_out, ragged
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 
@@ -162,7 +162,7 @@ class TestPopularity:
 
 class TestExamples:
     def examples(self, path: Path, settings_: Settings) -> tuple[Tables, Split, Examples, Examples, object]:
-        from client.examples import held_out_examples, training_examples
+        from client.examples.user_examples import held_out_examples, training_examples
 
         tables, split, _, _, reader, texts = read_platform(load(path), settings_)
         return (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.compute.device_transfer import sent
-from client.examples import Examples
+from client.examples.user_examples import Examples
 from client.sources.tables import Tables
 
 SourceVectors = Mapping[str, tuple[Tensor, Tensor]]

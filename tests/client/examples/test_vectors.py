@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.examples import Examples
+from client.examples.split import ragged
+from client.examples.user_examples import Examples
+from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.sources.tables import Interactions, Tables, Vectors
-from client.split import ragged
-from client.vectors import item_vectors, user_vectors, widths_of
 
 
 def tables_of(users: int, items: int, *, seed: int, widths: dict[str, int]) -> Tables:

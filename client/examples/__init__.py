@@ -1,0 +1,1 @@
+"""From a platform's tables to user examples and token sequences."""
