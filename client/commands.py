@@ -116,11 +116,11 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
     import numpy as np
 
-    from client.budget import plan_of
     from client.examples.vectors import widths_of
     from client.fusion import fusion_named
     from client.part import Part
     from client.personal import reserved
+    from client.privacy.release_plan import plan_of
     from shared.backbone import shape_of
 
     shape = shape_of(settings.model.backbone)

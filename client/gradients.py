@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from client.bounded_sum import BoundedSum
-from client.mechanism import Mechanism
+from client.privacy.bounded_sum import BoundedSum
+from client.privacy.mechanism import Mechanism
 from shared.compiled import Compiled
 from shared.lora import all_one
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from client.bounded_sum import BoundedSum, of_contributions
-from client.budget import WIDTH
 from client.evaluation import Quality, per_user
-from client.mechanism import CountMechanism
-from client.noise import NoiseSource
+from client.privacy.bounded_sum import BoundedSum, of_contributions
+from client.privacy.mechanism import CountMechanism
+from client.privacy.noise_sources import NoiseSource
+from client.privacy.release_plan import WIDTH
 
 
 def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> BoundedSum:

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
-from client.bounded_sum import nothing
-from client.guard import Guard
-from client.ledger import LedgerWriter
-from client.mechanism import Mechanism
-from client.noise import NoiseSource
-from client.pace import Pace
 from client.part import Part
 from client.personal import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.platform import Platform
+from client.privacy.answer_timing import Pace
+from client.privacy.bounded_sum import nothing
+from client.privacy.failure_guard import Guard
+from client.privacy.ledger_writer import LedgerWriter
+from client.privacy.mechanism import Mechanism
+from client.privacy.noise_sources import NoiseSource
 from client.state import Memory
 from client.training import Trainer
 from shared.messages import Personalise, Personalised

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.bounded_sum import BoundedSum, of_contributions
 from client.config.platform_file import PlatformFile
-from client.mechanism import CountMechanism, Mechanism
-from client.noise import NoiseSource
 from client.part import Part
+from client.privacy.bounded_sum import BoundedSum, of_contributions
+from client.privacy.mechanism import CountMechanism, Mechanism
+from client.privacy.noise_sources import NoiseSource
 from shared.adapter import drawn
 from shared.errors import PrivacyError
 from shared.fixed_point import planning

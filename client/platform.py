@@ -26,7 +26,7 @@ from client.examples.texts import Texts
 from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
 from client.examples.vectors import item_vectors, user_vectors
 from client.fusion import fusion_named
-from client.guard import Guard, raising
+from client.privacy.failure_guard import Guard, raising
 from client.sources import read_tables
 from client.sources.tables import Tables
 from client.towers import Rows, Towers, cached_rows

@@ -23,7 +23,7 @@ from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.fusion import fusion_named
 from client.own_model import CHOSEN, own_of
 from client.platform import read_platform
-from client.popularity import bounded_counts, log_popularity
+from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.state import load_memory
 from client.towers import Towers, cached_rows
 from shared.backbone import load_backbone

@@ -17,28 +17,28 @@ from torch import Tensor
 
 from client.adam import Adam
 from client.bank import BankOfRounds
-from client.bounded_sum import nothing
-from client.budget import WIDTH, metrics_mechanism
 from client.evaluated import kept, recall, remember
 from client.evaluation import per_user, quality
 from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
-from client.generators import generator
-from client.guard import Guard, raising
-from client.ledger import LedgerWriter
-from client.mechanism import Mechanism
-from client.noise import NoiseSource
 from client.noised_quality import metric_sums, noised_quality
 from client.objectives import CLICK_BIAS, initial_bias
 from client.own_model import CHOSEN, Own, own_of, without_forms
-from client.pace import Pace
 from client.part import Part
 from client.personal import reserved
 from client.platform import Platform, Progress
-from client.popularity import bounded_counts, count_mechanism, release_prior
-from client.questions import question_of
+from client.privacy.answer_timing import Pace
+from client.privacy.bounded_sum import nothing
+from client.privacy.charged_question import question_of
+from client.privacy.failure_guard import Guard, raising
+from client.privacy.generators import generator
+from client.privacy.ledger_writer import LedgerWriter
+from client.privacy.mechanism import Mechanism
+from client.privacy.noise_sources import NoiseSource
+from client.privacy.popularity_release import bounded_counts, count_mechanism, release_prior
+from client.privacy.release_plan import WIDTH, metrics_mechanism
+from client.privacy.run_plan import mechanism_of, plan_within
 from client.ranking import held_out_ranks
-from client.run_plan import mechanism_of, plan_within
 from client.selfcheck import check_gradients, made_up_examples
 from client.state import Memory, load_memory, save_memory
 from client.training import Trainer, TrainingData

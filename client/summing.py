@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from client.adam import Adam
-from client.bounded_sum import BoundedSum, nothing
-from client.budget import popularity_release, round_release
-from client.mechanism import noised_local, noised_steps
-from client.noise import NoiseSource
-from client.popularity import bounded_counts, log_popularity
-from client.questions import question_of
+from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.charged_question import question_of
+from client.privacy.mechanism import noised_local, noised_steps
+from client.privacy.noise_sources import NoiseSource
+from client.privacy.popularity_release import bounded_counts, log_popularity
+from client.privacy.release_plan import popularity_release, round_release
 from client.secure_sum import SecureSum
 from client.session import Session
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.adam import Adam
-from client.bounded_sum import BoundedSum, nothing
 from client.compute.batching import within_memory
 from client.compute.device_transfer import sent
 from client.engines import ENGINES
 from client.evaluation import exclusion
 from client.examples.user_examples import Examples
 from client.gradients import Losses, by_sequence, clip_of
-from client.guard import Guard, raising
-from client.mechanism import Mechanism
 from client.micro_batch import MicroBatch
-from client.noise import NoiseSource
 from client.objectives import OBJECTIVES, Answers
+from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.failure_guard import Guard, raising
+from client.privacy.mechanism import Mechanism
+from client.privacy.noise_sources import NoiseSource
 from client.towers import Rows, Towers
 from shared.heap import keep
 from shared.settings import Settings

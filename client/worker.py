@@ -20,12 +20,12 @@ import torch
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
 from client.enrolment import Peers
-from client.guard import Guard, Silent, raising
-from client.ledger import LedgerWriter
-from client.outgoing import checked
-from client.pace import Pace
 from client.part import Part
 from client.platform import Platform, Progress, fingerprint, prepare
+from client.privacy.answer_timing import Pace
+from client.privacy.egress_check import checked
+from client.privacy.failure_guard import Guard, Silent, raising
+from client.privacy.ledger_writer import LedgerWriter
 from client.secure_sum import Register, SecureSum, identity_of, known_peers
 from client.session import Session
 from client.sources import read_tables

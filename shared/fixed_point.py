@@ -9,7 +9,7 @@ neither masked nor packed (`alone`).
     scale:  s x                                  s = `clip_steps` / C, so that one user's bound is `clip_steps` long
     box:    every coordinate into [-box, box]    a projection on a convex set: never moves two vectors apart in L2
     round:  floor(s x + u), u uniform            see `shared/privacy/rounding.py`
-    noise:  + a share of integer noise           see `client/integer_noise.py`
+    noise:  + a share of integer noise           see `client/privacy/discrete_gaussian.py`
     wrap:   modulo 2^b                           under the secure sum
 
 **No overflow.** Rounding keeps a vector in the box, since the box is whole: floor(box + u) = box for u < 1. So the data
@@ -53,7 +53,7 @@ MOST_STEPS = (1 << 31) - 1
 """Bound of a coordinate, in steps."""
 MAX_PARTICIPANTS = 1 << 16
 MOST_SHARE = 2.0**32
-"""Variance of one share that can be drawn, in squared steps (`client/integer_noise.py`)."""
+"""Variance of one share that can be drawn, in squared steps (`client/privacy/discrete_gaussian.py`)."""
 
 _GRAIN = 32
 """Bits after the point while a coordinate is rounded by chance."""
@@ -65,7 +65,7 @@ _PLAIN_PARTICIPANTS = 50
 
 
 class Words(Protocol):
-    """A source of uniform random bits; `client.noise` has two."""
+    """A source of uniform random bits; `client.privacy.noise_sources` has two."""
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Independent uniform words of 64 bits, uint64 (count,)."""

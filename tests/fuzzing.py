@@ -256,7 +256,7 @@ def node_line() -> str:
 
 def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
-    from client.ledger import LedgerWriter
+    from client.privacy.ledger_writer import LedgerWriter
     from shared.audit import audit
     from shared.ledger import parse
     from shared.privacy.accountants import DP_ACCOUNTING

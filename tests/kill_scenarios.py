@@ -35,7 +35,7 @@ class Ledger:
         pass
 
     def open(self, folder: Path) -> Any:
-        from client.ledger import LedgerWriter
+        from client.privacy.ledger_writer import LedgerWriter
 
         return LedgerWriter.open(folder / "shop.jsonl", platform="shop", budget=8.0, delta=1e-5, accountant=Tenths())
 

@@ -351,7 +351,7 @@ class TestBadInput:
     def test_control_c(
         self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from client.mechanism import Mechanism
+        from client.privacy.mechanism import Mechanism
 
         world, out = write_platform().parent, tmp_path / "run"
 

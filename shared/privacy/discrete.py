@@ -56,7 +56,7 @@ from shared.privacy.groups import Removal
 from shared.privacy.integers import LEAST_SHARE, SMOOTHING
 
 SAMPLER_BITS = 480
-"""One share of one coordinate is within 2^-SAMPLER_BITS of its law in total variation (`client/integer_noise.py`)."""
+"""One share of one coordinate is within 2^-SAMPLER_BITS of its law in total variation (`client/privacy/discrete_gaussian.py`)."""
 
 LARGEST = 200.0
 """Greatest epsilon that is told from an infinite one."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from client.bounded_sum import BoundedSum
 from client.compute.backend import uses_kernels
+from client.privacy.bounded_sum import BoundedSum
 from shared.backbone import load_backbone
 from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from client.enrolment import Dealing, Enrolled
-from client.noise import SecureNoise
 from client.participant import Active
+from client.privacy.noise_sources import SecureNoise
 from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import Identity

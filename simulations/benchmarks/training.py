@@ -36,11 +36,11 @@ from rich.table import Table
 from torch import Tensor
 
 from client.adam import Adam
-from client.bounded_sum import BoundedSum
 from client.compute.backend import uses_kernels
 from client.gradients import clip_of, clipped_sum
-from client.mechanism import Mechanism
-from client.noise import SecureNoise
+from client.privacy.bounded_sum import BoundedSum
+from client.privacy.mechanism import Mechanism
+from client.privacy.noise_sources import SecureNoise
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype

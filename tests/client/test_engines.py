@@ -17,8 +17,8 @@ from torch._dynamo.utils import counters
 from client.engines import opacus_per_user
 from client.fusion import FUSIONS
 from client.gradients import by_sequence, clip, clipped_sum, per_user
-from client.mechanism import Mechanism
 from client.objectives import CLICK_BIAS, Answers, click
+from client.privacy.mechanism import Mechanism
 from shared import blocked, native
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone

@@ -15,7 +15,7 @@ from torch import Tensor
 from client import gradients
 from client.fusion import FUSIONS
 from client.gradients import Clip, Losses, per_user
-from client.mechanism import Mechanism
+from client.privacy.mechanism import Mechanism
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Batch, Encoder

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client import noised_quality, popularity, ranking
+from client import noised_quality, ranking
 from client import session as sessions
-from client.bounded_sum import BoundedSum
-from client.mechanism import CountMechanism, Mechanism
+from client.privacy import popularity_release as popularity
+from client.privacy.bounded_sum import BoundedSum
+from client.privacy.mechanism import CountMechanism, Mechanism
 from client.session import Session
 from shared.adapter import initial
 from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Reason, Refusal, Request, Train, Update
@@ -302,7 +303,7 @@ def one_charge_for_two_labels(patched: pytest.MonkeyPatch) -> None:
 
 def a_failure_is_refused(patched: pytest.MonkeyPatch) -> None:
     """As it once was: what fails on the rows is told to whoever asked."""
-    from client.guard import raising
+    from client.privacy.failure_guard import raising
 
     real = Session.__init__
     patched.setattr(Session, "__init__", lambda self, **facts: real(self, **{**facts, "guard": raising}))
@@ -316,7 +317,7 @@ def failing_for_a(rank: Any, candidates: Any) -> BoundedSum:
 
 
 def timings_leave(patched: pytest.MonkeyPatch) -> None:
-    from client.pace import Pace
+    from client.privacy.answer_timing import Pace
 
     patched.setattr(Pace, "of", lambda self, elapsed: round(elapsed, 9))
 

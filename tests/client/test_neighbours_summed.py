@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from client import mechanism as mechanisms
 from client import summing
-from client.bounded_sum import BoundedSum
+from client.privacy import mechanism as mechanisms
+from client.privacy.bounded_sum import BoundedSum
 from client.secure_sum import identity_of
 from client.worker import Worker
 from shared.adapter import initial

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from client.config.platform_file import load
-from client.mechanism import CountMechanism, Mechanism
-from client.noise import SeededNoise
 from client.own_model import PERSONAL, Own, without_forms
 from client.part import Part
 from client.personal import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
+from client.privacy.mechanism import CountMechanism, Mechanism
+from client.privacy.noise_sources import SeededNoise
 from client.recommend import recommend
 from client.state import load_memory, save_memory
 from shared.adapter import initial

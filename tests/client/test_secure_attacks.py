@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import mechanism
-from client.popularity import bounded_counts
+from client.privacy import mechanism
+from client.privacy.popularity_release import bounded_counts
 from client.secure_sum import SecureSum
 from shared.adapter import initial
 from shared.agreement import Agreement, number_of

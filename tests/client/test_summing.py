@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from client import mechanism
 from client.adam import Adam
-from client.bounded_sum import BoundedSum, nothing
 from client.config.platform_file import load
-from client.outgoing import checked
-from client.pace import Pace
-from client.popularity import bounded_counts, log_popularity
+from client.privacy import mechanism
+from client.privacy.answer_timing import Pace
+from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.egress_check import checked
+from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.training import Trainer
 from client.worker import Worker
 from shared.adapter import initial, trained
@@ -389,7 +389,7 @@ class TestPopularity:
 
     @staticmethod
     def sources(count: int) -> list[Any]:
-        from client.noise import SeededNoise
+        from client.privacy.noise_sources import SeededNoise
 
         return [SeededNoise(0, f"p{at}", "prior", 0) for at in range(count)]
 
@@ -562,7 +562,7 @@ class TestOutgoing:
 def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
     """Users of norm 1 each: the clip's float64 sum is far nearer to the exact one than the accountant allows for."""
     from client.gradients import clip
-    from client.mechanism import Mechanism
+    from client.privacy.mechanism import Mechanism
     from shared.fixed_point import SLACK
 
     random = np.random.default_rng(0)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.ledger import LedgerWriter
+from client.privacy.ledger_writer import LedgerWriter
 from client.state import Memory, load_memory, save_memory
 from server.checkpoint import NAME, Checkpoint, save_checkpoint
 from server.pull import pull

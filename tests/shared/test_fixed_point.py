@@ -19,7 +19,7 @@ from shared.privacy.rounding import rounded_norm
 
 
 class Chance:
-    """Uniform words from a seed; in the project itself they come from `client.noise`."""
+    """Uniform words from a seed; in the project itself they come from `client.privacy.noise_sources`."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)

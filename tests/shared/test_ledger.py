@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import ledger as writing
-from client.ledger import LedgerWriter
+from client.privacy import ledger_writer as writing
+from client.privacy.ledger_writer import LedgerWriter
 from shared.audit import audit
 from shared.errors import BudgetExceeded, FedfuseError, InputError, PrivacyError, StorageError
 from shared.ledger import Ledger, parse, read

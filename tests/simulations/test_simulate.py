@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 
 from client.config.platform_file import load
-from client.ledger import LedgerWriter
+from client.privacy.ledger_writer import LedgerWriter
 from client.recommend import recommend
 from server.outcome import Event, Kind
 from server.pull import pull

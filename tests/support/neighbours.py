@@ -19,13 +19,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client import ledger as ledgers
-from client import mechanism as mechanisms
 from client import session as sessions
 from client import summing
 from client.config.platform_file import load
-from client.mechanism import Mechanism
-from client.noise import SeededNoise
+from client.privacy import ledger_writer as ledgers
+from client.privacy import mechanism as mechanisms
+from client.privacy.mechanism import Mechanism
+from client.privacy.noise_sources import SeededNoise
 from client.worker import Worker
 from shared.fixed_point import FixedPoint
 from shared.ledger import Entry, read
@@ -165,7 +165,7 @@ def held_noise() -> Iterator[list[Released]]:
         patched.setattr(Mechanism, "sample", lambda self, present, random: np.arange(present))
         patched.setattr(sessions, "generator", lambda settings, platform, purpose, round_, **_: Held(7, purpose, round_))
         patched.setattr(ledgers, "now", lambda: "2030-01-01T00:00:00Z")
-        patched.setattr("client.pace.time.sleep", lambda seconds: None)
+        patched.setattr("client.privacy.answer_timing.time.sleep", lambda seconds: None)
         # In bfloat16 kernels round other users' gradients by the batch that they stand in.
         patched.setattr("client.compute.backend.compute_dtype", lambda device: torch.float32)
         yield seen

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.bounded_sum import BoundedSum
 from client.config.platform_file import load
 from client.examples.friends import Friends
 from client.examples.split import Split, leave_one_out, ragged
 from client.examples.user_examples import Examples
-from client.mechanism import CountMechanism
-from client.noise import SeededNoise
 from client.platform import read_platform
-from client.popularity import BOUND, bounded_counts, log_popularity, release_prior
+from client.privacy.bounded_sum import BoundedSum
+from client.privacy.mechanism import CountMechanism
+from client.privacy.noise_sources import SeededNoise
+from client.privacy.popularity_release import BOUND, bounded_counts, log_popularity, release_prior
 from client.sources.tables import Interactions, Tables, Ties
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings

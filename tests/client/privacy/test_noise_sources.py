@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from client.noise import NoiseSource, SecureNoise, SeededNoise
+from client.privacy.noise_sources import NoiseSource, SecureNoise, SeededNoise
 
 SOURCES: dict[str, Callable[[], NoiseSource]] = {"secure": SecureNoise, "seeded": lambda: SeededNoise(5, "movies", "train", 1)}
 ALMOST_NEVER = 1e-7
@@ -102,7 +102,7 @@ class TestSecure:
             asked.append(count)
             return bytes([len(asked)]) * count
 
-        monkeypatch.setattr("client.noise.os.urandom", entropy)
+        monkeypatch.setattr("client.privacy.noise_sources.os.urandom", entropy)
         first, second = SecureNoise().words(8), SecureNoise().words(8)
         assert asked == [32, 32]
         assert not (first == second).any()

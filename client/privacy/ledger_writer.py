@@ -111,7 +111,7 @@ class LedgerWriter:
         """Charge for `release`, on disk before this returns. Call it BEFORE the mechanism runs.
 
         Args:
-            question: SHA-256 of what was asked, hex (`client/questions.py`).
+            question: SHA-256 of what was asked, hex (`client/privacy/charged_question.py`).
 
         Raises:
             BudgetExceeded: the budget does not allow it; nothing was written.

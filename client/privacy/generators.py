@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from client.noise import NoiseSource, SecureNoise, SeededNoise
+from client.privacy.noise_sources import NoiseSource, SecureNoise, SeededNoise
 from shared.errors import PrivacyError
 from shared.settings import Settings
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from client.config.platform_file import PlatformFile
-from client.pace import Pace
+from client.privacy.answer_timing import Pace
 from shared.adapter import Layout
 from shared.catalogues import Taken
 from shared.errors import PrivacyError, ProtocolError

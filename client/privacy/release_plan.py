@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from client.config.platform_file import PlatformFile
-from client.mechanism import CountMechanism
+from client.privacy.mechanism import CountMechanism
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan

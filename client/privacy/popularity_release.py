@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.bounded_sum import BoundedSum, of_choices
 from client.examples.split import Ragged, Split, user_generator
-from client.mechanism import CountMechanism
-from client.noise import NoiseSource
+from client.privacy.bounded_sum import BoundedSum, of_choices
+from client.privacy.mechanism import CountMechanism
+from client.privacy.noise_sources import NoiseSource
 from client.sources.tables import Tables
 from shared.catalogues import BOUND
 from shared.privacy.releases import ReleaseKind

@@ -13,12 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client.bounded_sum import BoundedSum, of_choices
-from client.budget import metrics_mechanism
 from client.gradients import clip
-from client.mechanism import CountMechanism, Mechanism
-from client.noise import SecureNoise
 from client.noised_quality import metric_sums
+from client.privacy.bounded_sum import BoundedSum, of_choices
+from client.privacy.mechanism import CountMechanism, Mechanism
+from client.privacy.noise_sources import SecureNoise
+from client.privacy.release_plan import metrics_mechanism
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 

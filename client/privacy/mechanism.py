@@ -4,7 +4,7 @@ Because they are one object they cannot disagree: the sensitivity is the clip, t
 the Poisson sample that the accountant assumes, and the divisor is declared. See DESIGN, "Guarantees are built".
 
 Every mechanism releases integers: a `BoundedSum` is scaled, rounded by chance to whole steps and noised with a discrete Gaussian
-(`shared/fixed_point.py`, `client/integer_noise.py`). Floats come after the noise, as multiples of the grid. Noise in
+(`shared/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid. Noise in
 floating point tells neighbouring data sets apart by its low bits (Mironov 2012), and is rounded away where values are small.
 """
 
@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.bounded_sum import BoundedSum
 from client.compute.device_transfer import sent
-from client.integer_noise import local_noise, noise_share
-from client.noise import NoiseSource
+from client.privacy.bounded_sum import BoundedSum
+from client.privacy.discrete_gaussian import local_noise, noise_share
+from client.privacy.noise_sources import NoiseSource
 from shared.errors import PrivacyError
 from shared.fixed_point import FixedPoint, rounded
 from shared.privacy.integers import FINE

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from client.budget import plan_of
 from client.config.platform_file import PlatformFile
-from client.mechanism import Mechanism, Quantile
+from client.privacy.mechanism import Mechanism, Quantile
+from client.privacy.release_plan import plan_of
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
@@ -22,7 +22,7 @@ def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent:
     Args:
         budget: Epsilon that all runs together may spend.
         spent: What the ledger holds of other runs.
-        public: As `client.budget.plan_of` takes it.
+        public: As `client.privacy.release_plan.plan_of` takes it.
 
     Guarantees: with the charges of other runs the plan stays within `budget`, and by itself within the platform's
         `maximum_epsilon`: of the two calibrated noises the larger is taken, and more noise never spends more.

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.integer_noise import LARGEST_TABLE, noise_share, noise_table
-from client.noise import SecureNoise, SeededNoise
+from client.privacy.discrete_gaussian import LARGEST_TABLE, noise_share, noise_table
+from client.privacy.noise_sources import SecureNoise, SeededNoise
 from shared.errors import InputError
 from shared.fixed_point import FixedPoint, Words
 from shared.privacy.accountants import OPACUS

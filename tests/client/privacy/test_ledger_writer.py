@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from client import ledger as module
-from client.ledger import LedgerWriter
+from client.privacy import ledger_writer as module
+from client.privacy.ledger_writer import LedgerWriter
 from shared.errors import BudgetExceeded, InputError, PrivacyError, StorageError
 from shared.ledger import read
 from shared.privacy.accountants import DP_ACCOUNTING
@@ -295,7 +295,7 @@ def test_one_ledger_has_one_writer(charged: Path) -> None:
         with pytest.raises(StorageError, match="another process"), opened(charged):
             pass
         code = (
-            "from pathlib import Path; from client.ledger import LedgerWriter\n"
+            "from pathlib import Path; from client.privacy.ledger_writer import LedgerWriter\n"
             f"LedgerWriter.open(Path({str(charged)!r}), platform='movies', budget=8.0, delta=1e-5)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())

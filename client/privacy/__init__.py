@@ -1,0 +1,1 @@
+"""Mechanisms, noise, charges, and the one check of everything that leaves."""
