@@ -28,7 +28,7 @@ def check(
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.platform import read_platform
+    from client.model.prepared_platform import read_platform
 
     settings = _settings(config)
     file = load(platform_file_in(platform))

@@ -12,8 +12,8 @@ from torch import Tensor
 from client.evaluation import exclusion, ranks
 from client.examples.user_examples import held_out_examples
 from client.examples.vectors import user_vectors
-from client.platform import Platform
-from client.towers import cached_rows
+from client.model.prepared_platform import Platform
+from client.model.towers import cached_rows
 from shared.settings import Settings
 
 _USERS_AT_ONCE = 256

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from client.adam import Adam
-from client.bank import BankOfRounds
 from client.evaluated import kept, recall, remember
 from client.evaluation import per_user, quality
 from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
+from client.model.item_bank import BankOfRounds
+from client.model.prepared_platform import Platform, Progress
 from client.noised_quality import metric_sums, noised_quality
 from client.objectives import CLICK_BIAS, initial_bias
 from client.own_model import CHOSEN, Own, own_of, without_forms
 from client.part import Part
 from client.personal import reserved
-from client.platform import Platform, Progress
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import question_of

@@ -20,12 +20,12 @@ from client.evaluation import exclusion
 from client.examples.user_examples import Examples
 from client.gradients import Losses, by_sequence, clip_of
 from client.micro_batch import MicroBatch
+from client.model.towers import Rows, Towers
 from client.objectives import OBJECTIVES, Answers
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.failure_guard import Guard, raising
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
-from client.towers import Rows, Towers
 from shared.heap import keep
 from shared.settings import Settings
 

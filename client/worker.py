@@ -20,8 +20,8 @@ import torch
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
 from client.enrolment import Peers
+from client.model.prepared_platform import Platform, Progress, fingerprint, prepare
 from client.part import Part
-from client.platform import Platform, Progress, fingerprint, prepare
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising

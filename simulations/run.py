@@ -22,7 +22,7 @@ import torch
 from client import link
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
-from client.platform import Platform, prepare
+from client.model.prepared_platform import Platform, prepare
 from client.worker import Worker
 from server.checkpoint import run_of
 from server.federation import run_federation

@@ -132,7 +132,7 @@ class Platform:
         return load(folder / "shop.toml")
 
     def prepare(self, folder: Path) -> None:
-        from client.platform import prepare
+        from client.model.prepared_platform import prepare
 
         if self.prepared is None:
             home = folder.parent / "platform"

@@ -16,8 +16,8 @@ import torch
 from client.compute.resident_features import Features
 from client.config.platform_file import load
 from client.gradients import has_float64
+from client.model.towers import Towers
 from client.recommend import recommend
-from client.towers import Towers
 from client.training import Trainer
 from server.pull import pull
 from shared.settings import Settings

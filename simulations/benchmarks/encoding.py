@@ -4,7 +4,7 @@
         [--json]
 
 With the default backbone above a cached trunk, texts of 6 to 64 tokens, 28 in the mean, sorted and padded as
-`client/towers.py` does it. Every side computes the same vectors; their order changes in every turn, all in one process; a
+`client/model/towers.py` does it. Every side computes the same vectors; their order changes in every turn, all in one process; a
 figure is the median over turns, a ratio is the time at 2048 tokens over this one's.
 """
 

@@ -35,7 +35,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import load
-from client.platform import Platform, fingerprint, prepare
+from client.model.prepared_platform import Platform, fingerprint, prepare
 from shared.errors import InputError, NoisyPlan
 from shared.settings import Settings
 from simulations.benchmarks.spread import spread

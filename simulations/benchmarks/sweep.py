@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import PlatformFile, load
-from client.platform import Platform, fingerprint, prepare
+from client.model.prepared_platform import Platform, fingerprint, prepare
 from shared.errors import PrivacyError
 from shared.settings import Settings
 from simulations.benchmarks.design import Share, cross, effects

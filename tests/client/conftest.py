@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from client.fusion import fusion_named
-from client.towers import Towers
+from client.model.towers import Towers
 from shared.adapter import layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Encoder

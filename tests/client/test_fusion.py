@@ -9,7 +9,7 @@ import torch
 from client.evaluation import Quality, exclusion, per_user, quality, ranks
 from client.examples.split import ragged
 from client.fusion import FUSIONS, fusion_named
-from client.towers import Towers
+from client.model.towers import Towers
 from shared.backbone import load_backbone
 from shared.encoder import Encoder
 from shared.errors import InputError

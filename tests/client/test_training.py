@@ -23,11 +23,11 @@ from client.examples.split import ragged
 from client.examples.user_examples import Examples, rows_by_user
 from client.examples.vectors import VectorRows
 from client.fusion import fusion_named
+from client.model.towers import Towers, cached_rows
 from client.objectives import CLICK_BIAS, initial_bias
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from client.state import Memory, load_memory, save_memory
-from client.towers import Towers, cached_rows
 from client.training import Trainer, TrainingData
 from shared.adapter import initial, layout_of
 from shared.backbone import load_backbone

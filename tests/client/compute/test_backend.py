@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from client.compute.backend import compiles, ready_encoder, uses_kernels
-from client.platform import prepare
+from client.model.prepared_platform import prepare
 from shared.backbone import BackboneShape, load_backbone
 from shared.compiled import obstacle
 from shared.errors import InputError
@@ -64,7 +64,7 @@ def test_a_compiler_that_was_asked_for_is_missed_before_anything_is_read(
     tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "no compiler")
-    monkeypatch.setattr("client.platform.read_platform", lambda *_: pytest.fail("sources were read"))
+    monkeypatch.setattr("client.model.prepared_platform.read_platform", lambda *_: pytest.fail("sources were read"))
     with pytest.raises(InputError, match="no compiler"):
         prepare(cast(Any, None), tiny_settings(training={"compile": "on"}), cache=tmp_path, device=CPU)
 

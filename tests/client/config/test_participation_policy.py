@@ -150,7 +150,7 @@ def test_a_backbone_that_is_not_named_is_never_loaded(
     bench: Callable[..., Bench], deployed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator must not make a platform open folders or download models of its choice."""
-    monkeypatch.setattr("client.platform.load_backbone", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("client.model.prepared_platform.load_backbone", lambda *_: pytest.fail("loaded"))
     made = bench()
     for backbone in ("minilm", "/etc", "somebody/model"):
         answer = made.join(deployed(model={"backbone": backbone}))

@@ -16,7 +16,7 @@ from client.config.platform_file import load
 from client.examples.friends import Friends
 from client.examples.split import Split, leave_one_out, ragged
 from client.examples.user_examples import Examples
-from client.platform import read_platform
+from client.model.prepared_platform import read_platform
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import SeededNoise

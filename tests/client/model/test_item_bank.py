@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.bank import Bank, BankOfRounds
 from client.compute.feature_cache import TrunkCache
 from client.examples.vectors import VectorRows
 from client.fusion import fusion_named
-from client.towers import Towers, cached_rows
+from client.model.item_bank import Bank, BankOfRounds
+from client.model.towers import Towers, cached_rows
 from shared.adapter import initial
 from shared.backbone import load_backbone
 from shared.encoder import Encoder

@@ -11,7 +11,7 @@ import torch
 from client.compute.feature_cache import TrunkCache
 from client.examples.vectors import VectorRows
 from client.fusion import FUSIONS, fusion_named
-from client.towers import Rows, Towers, cached_rows
+from client.model.towers import Rows, Towers, cached_rows
 from shared.backbone import load_backbone
 from shared.encoder import Encoder
 from shared.settings import ModelSettings

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.bank import Bank
 from client.compute.backend import require_compiler, training_encoder
 from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
@@ -26,10 +25,11 @@ from client.examples.texts import Texts
 from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
 from client.examples.vectors import item_vectors, user_vectors
 from client.fusion import fusion_named
+from client.model.item_bank import Bank
+from client.model.towers import Rows, Towers, cached_rows
 from client.privacy.failure_guard import Guard, raising
 from client.sources import read_tables
 from client.sources.tables import Tables
-from client.towers import Rows, Towers, cached_rows
 from shared.backbone import load_backbone
 from shared.catalogues import digest_of
 from shared.encoder import default_device

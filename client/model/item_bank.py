@@ -16,7 +16,7 @@ from torch import Tensor
 from client.compute.feature_cache import Ids
 from client.examples.vectors import VectorRows
 from client.fusion.projector import weight_of
-from client.towers import Rows, Towers
+from client.model.towers import Rows, Towers
 from shared.errors import OutOfOrder
 from shared.tensors import feed
 

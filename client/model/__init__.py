@@ -1,0 +1,1 @@
+"""The two towers on a platform's items and users."""
