@@ -16,7 +16,7 @@ from client.adam import Adam
 from client.compute.batching import within_memory
 from client.compute.device_transfer import sent
 from client.engines import ENGINES
-from client.evaluation import exclusion
+from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
 from client.gradients import Losses, by_sequence, clip_of
 from client.micro_batch import MicroBatch

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.evaluation import Quality, exclusion, per_user, quality, ranks
+from client.evaluation.ranking_metrics import Quality, exclusion, per_user, quality, ranks
 from client.examples.split import ragged
 from client.fusion import FUSIONS, fusion_named
 from client.model.towers import Towers

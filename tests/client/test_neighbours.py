@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client import noised_quality, ranking
 from client import session as sessions
+from client.evaluation import held_out_ranking as ranking
+from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
@@ -393,7 +394,7 @@ def test_a_model_that_stays_here_is_not_evaluated_for_anybody(play: Any) -> None
 def test_a_hostile_adapter_ranks_within_its_bounds() -> None:
     import torch
 
-    from client.evaluation import per_user, ranks
+    from client.evaluation.ranking_metrics import per_user, ranks
 
     scores = torch.tensor([[np.nan, 1.0, np.inf], [np.nan] * 3, [-np.inf] * 3], dtype=torch.float32)
     rank, candidates = ranks(scores, torch.tensor([0, 1, 2]), torch.zeros(3, 3, dtype=torch.bool))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from client.adam import Adam
 from client.compute.feature_cache import TrunkCache
-from client.evaluation import exclusion, quality, ranks
+from client.evaluation.ranking_metrics import exclusion, quality, ranks
 from client.examples.split import ragged
 from client.examples.user_examples import Examples, rows_by_user
 from client.examples.vectors import VectorRows

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.evaluation import exclusion
+from client.evaluation.ranking_metrics import exclusion
 from client.examples.split import ragged
 
 LISTS = st.lists(st.lists(st.integers(0, 19), max_size=6, unique=True), min_size=1, max_size=9)

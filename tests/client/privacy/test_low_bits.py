@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from client.evaluation.private_metrics import metric_sums
 from client.gradients import clip
-from client.noised_quality import metric_sums
 from client.privacy.bounded_sum import BoundedSum, of_choices
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SecureNoise

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.evaluation import exclusion, ranks
+from client.evaluation.ranking_metrics import exclusion, ranks
 from client.examples.user_examples import held_out_examples
 from client.examples.vectors import user_vectors
 from client.model.prepared_platform import Platform

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from client.evaluation import Quality, per_user
+from client.evaluation.ranking_metrics import Quality, per_user
 from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import NoiseSource

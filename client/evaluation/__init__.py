@@ -1,0 +1,1 @@
+"""Ranking quality on held-out interactions, exact and as it may leave."""
