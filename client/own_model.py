@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.adam import Adam
 from client.model.prepared_platform import Platform
 from client.part import Part
 from client.personal import PersonalPlan, begun, flattened, gains, plan_personal, wins
@@ -25,7 +24,8 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
 from client.state import Memory
-from client.training import Trainer
+from client.training.adam import Adam
+from client.training.trainer import Trainer
 from shared.messages import Personalise, Personalised
 from shared.privacy.releases import Release
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.adam import Adam
 from client.evaluation.answered_evaluations import kept, recall, remember
 from client.evaluation.held_out_ranking import held_out_ranks
 from client.evaluation.private_metrics import metric_sums, noised_quality
@@ -24,7 +23,6 @@ from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import Platform, Progress
-from client.objectives import CLICK_BIAS, initial_bias
 from client.own_model import CHOSEN, Own, own_of, without_forms
 from client.part import Part
 from client.personal import reserved
@@ -39,9 +37,11 @@ from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import bounded_counts, count_mechanism, release_prior
 from client.privacy.release_plan import WIDTH, metrics_mechanism
 from client.privacy.run_plan import mechanism_of, plan_within
-from client.selfcheck import check_gradients, made_up_examples
 from client.state import Memory, load_memory, save_memory
-from client.training import Trainer, TrainingData
+from client.training.adam import Adam
+from client.training.gradient_check import check_gradients, made_up_examples
+from client.training.losses import CLICK_BIAS, initial_bias
+from client.training.trainer import Trainer, TrainingData
 from shared.catalogues import POPULARITY
 from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import (

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.adam import Adam
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.charged_question import question_of
 from client.privacy.mechanism import noised_local, noised_steps
@@ -26,6 +25,7 @@ from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.privacy.release_plan import popularity_release, round_release
 from client.secure_sum import SecureSum
 from client.session import Session
+from client.training.adam import Adam
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
 from shared.errors import OutOfOrder, ProtocolError
 from shared.fixed_point import FixedPoint, stretch

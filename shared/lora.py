@@ -2,7 +2,7 @@
 
 A per-example copy is `factor.expand(n, r, d)`: it takes no memory, and the gradient of the summed loss with
 respect to it *is* every example's own gradient. That is how private training gets per-user gradients without
-hooks (`client/gradients.py`).
+hooks (`client/training/per_user_gradients.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def apply(factor: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """x times the transpose of `factor`, per example where `factor` has copies.
 
     Args:
-        factor: (k, d), or (n, k, d), or a module that stands for one and does it itself (`client/engines.py`).
+        factor: (k, d), or (n, k, d), or a module that stands for one and does it itself (`client/training/opacus_gradients.py`).
         x: (n, t, d), or (n, d).
 
     Returns:

@@ -15,10 +15,10 @@ import torch
 
 from client.compute.resident_features import Features
 from client.config.platform_file import load
-from client.gradients import has_float64
 from client.model.towers import Towers
 from client.recommend import recommend
-from client.training import Trainer
+from client.training.per_user_gradients import has_float64
+from client.training.trainer import Trainer
 from server.pull import pull
 from shared.settings import Settings
 from simulations.run import Simulation, simulate

@@ -22,7 +22,7 @@ from shared.errors import PrivacyError
 class BoundedSum:
     """The sum over users of one vector each, of L2 norm at most `bound`.
 
-    Made by the functions here, and by `client.gradients.Clip`; by nothing else.
+    Made by the functions here, and by `client.training.per_user_gradients.Clip`; by nothing else.
 
     Args:
         parts: Name -> float64 tensor of any shape; the vector is all of them, in this order.

@@ -35,12 +35,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from client.adam import Adam
 from client.compute.backend import uses_kernels
-from client.gradients import clip_of, clipped_sum
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SecureNoise
+from client.training.adam import Adam
+from client.training.per_user_gradients import clip_of, clipped_sum
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.encoder import Batch, Encoder, compute_dtype

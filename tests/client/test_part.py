@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from client.gradients import per_user
 from client.part import Part
 from client.state import load_memory, save_memory
+from client.training.per_user_gradients import per_user
 from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
 from shared.core import core_factors

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from client.adam import Adam
 from client.config.platform_file import load
 from client.privacy import mechanism
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.egress_check import checked
 from client.privacy.popularity_release import bounded_counts, log_popularity
-from client.training import Trainer
+from client.training.adam import Adam
+from client.training.trainer import Trainer
 from client.worker import Worker
 from shared.adapter import initial, trained
 from shared.agreement import Agreement, number_of, terms_of
@@ -561,8 +561,8 @@ class TestOutgoing:
 
 def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
     """Users of norm 1 each: the clip's float64 sum is far nearer to the exact one than the accountant allows for."""
-    from client.gradients import clip
     from client.privacy.mechanism import Mechanism
+    from client.training.per_user_gradients import clip
     from shared.fixed_point import SLACK
 
     random = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client.gradients import Losses
-from client.selfcheck import check_gradients
+from client.training.gradient_check import check_gradients
+from client.training.per_user_gradients import Losses
 from shared import blocked, layer, native
 from shared.backbone import BackboneShape
 from shared.errors import PrivacyError

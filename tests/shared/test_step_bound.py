@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.adam import Adam
+from client.training.adam import Adam
 from shared.settings import Settings, TrainingSettings
 from shared.step_bound import ADAM, largest_change
 

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from client.evaluation.private_metrics import metric_sums
-from client.gradients import clip
 from client.privacy.bounded_sum import BoundedSum, of_choices
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SecureNoise
 from client.privacy.release_plan import metrics_mechanism
+from client.training.per_user_gradients import clip
 from shared.privacy.releases import ReleaseKind
 from shared.settings import Settings
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from client.gradients import clip
 from client.privacy.bounded_sum import BoundedSum, nothing, of_choices, of_contributions
 from client.privacy.mechanism import CountMechanism, Mechanism, Quantile
 from client.privacy.noise_sources import NoiseSource, SecureNoise, SeededNoise
+from client.training.per_user_gradients import clip
 from shared.errors import PrivacyError
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import ReleaseKind

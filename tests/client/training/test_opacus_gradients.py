@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from client.engines import opacus_per_user
 from client.fusion import FUSIONS
-from client.gradients import by_sequence, clip, clipped_sum, per_user
-from client.objectives import CLICK_BIAS, Answers, click
 from client.privacy.mechanism import Mechanism
+from client.training.losses import CLICK_BIAS, Answers, click
+from client.training.opacus_gradients import opacus_per_user
+from client.training.per_user_gradients import by_sequence, clip, clipped_sum, per_user
 from shared import blocked, native
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone

@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.adam import Adam
 from client.compute.batching import within_memory
 from client.compute.device_transfer import sent
-from client.engines import ENGINES
 from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
-from client.gradients import Losses, by_sequence, clip_of
-from client.micro_batch import MicroBatch
 from client.model.towers import Rows, Towers
-from client.objectives import OBJECTIVES, Answers
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.failure_guard import Guard, raising
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
+from client.training.adam import Adam
+from client.training.losses import OBJECTIVES, Answers
+from client.training.micro_batch import MicroBatch
+from client.training.opacus_gradients import ENGINES
+from client.training.per_user_gradients import Losses, by_sequence, clip_of
 from shared.heap import keep
 from shared.settings import Settings
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client.objectives import CLICK_BIAS, OBJECTIVES, Answers, click, click_bias, initial_bias, softmax
+from client.training.losses import CLICK_BIAS, OBJECTIVES, Answers, click, click_bias, initial_bias, softmax
 
 LOCAL = {CLICK_BIAS: torch.tensor([0.3])}
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client import gradients
 from client.fusion import FUSIONS
-from client.gradients import Clip, Losses, per_user
 from client.privacy.mechanism import Mechanism
+from client.training import per_user_gradients as gradients
+from client.training.per_user_gradients import Clip, Losses, per_user
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Batch, Encoder

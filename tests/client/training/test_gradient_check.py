@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import client.selfcheck
-from client.gradients import per_user
-from client.selfcheck import check_gradients
+import client.training.gradient_check
+from client.training.gradient_check import check_gradients
+from client.training.per_user_gradients import per_user
 from shared import layer
 from shared.adapter import TARGETS
 from shared.attention import derivative
@@ -129,7 +129,7 @@ BROKEN = [
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("tolerance", [1e-3, 0.1], ids=["float32", "bfloat16"])
 def test_wrong_gradients_stop_everything(toy: Any, monkeypatch: pytest.MonkeyPatch, broken: Broken, tolerance: float) -> None:
-    monkeypatch.setattr(client.selfcheck, "per_user", lambda *arguments: broken(per_user(*arguments)))
+    monkeypatch.setattr(client.training.gradient_check, "per_user", lambda *arguments: broken(per_user(*arguments)))
     with pytest.raises(PrivacyError) as caught:
         run(toy, tolerance=tolerance)
     assert caught.value.do
@@ -172,7 +172,9 @@ def test_a_tensor_whose_gradient_is_cut_off_is_noticed(toy: Any) -> None:
 def test_gradients_where_there_are_none_are_said(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing to compare with is no division by zero.
     monkeypatch.setattr(
-        client.selfcheck, "_plain", lambda losses, parameters: {n: torch.zeros_like(v) for n, v in parameters.items()}
+        client.training.gradient_check,
+        "_plain",
+        lambda losses, parameters: {n: torch.zeros_like(v) for n, v in parameters.items()},
     )
     with pytest.raises(PrivacyError, match="differs by inf%"):
         run(toy)

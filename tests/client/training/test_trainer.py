@@ -16,7 +16,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client.adam import Adam
 from client.compute.feature_cache import TrunkCache
 from client.evaluation.ranking_metrics import exclusion, quality, ranks
 from client.examples.split import ragged
@@ -24,11 +23,12 @@ from client.examples.user_examples import Examples, rows_by_user
 from client.examples.vectors import VectorRows
 from client.fusion import fusion_named
 from client.model.towers import Towers, cached_rows
-from client.objectives import CLICK_BIAS, initial_bias
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from client.state import Memory, load_memory, save_memory
-from client.training import Trainer, TrainingData
+from client.training.adam import Adam
+from client.training.losses import CLICK_BIAS, initial_bias
+from client.training.trainer import Trainer, TrainingData
 from shared.adapter import initial, layout_of
 from shared.backbone import load_backbone
 from shared.encoder import Encoder

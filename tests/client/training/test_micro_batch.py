@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.micro_batch import COMPILED, LENGTH, SEQUENCES, MicroBatch
+from client.training.micro_batch import COMPILED, LENGTH, SEQUENCES, MicroBatch
 
 
 def passes(batch: MicroBatch, lengths: list[int], each: int = 1) -> list[list[int]]:

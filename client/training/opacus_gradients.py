@@ -1,6 +1,6 @@
 """Engines: how the gradient of each user is made.
 
-`batched` is ours (`client/gradients.py`). `opacus` runs Opacus' GradSampleModule over the same towers: each trained factor
+`batched` is ours (`client/training/per_user_gradients.py`). `opacus` runs Opacus' GradSampleModule over the same towers: each trained factor
 is a linear module with its hooks. It is slower and serves as the reference, and its modules as the way for a fusion of one's own.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from client.gradients import Losses, per_user
+from client.training.per_user_gradients import Losses, per_user
 
 Engine = Callable[[Losses, Mapping[str, Tensor], int], dict[str, Tensor]]
 """Losses, the parameters that train, number of users -> gradient of each user, name -> float32 (users, *shape)."""

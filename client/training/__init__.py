@@ -1,0 +1,1 @@
+"""Private training: per-user gradients, clipped and summed, and the optimizer."""
