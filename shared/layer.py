@@ -11,7 +11,8 @@ third of the matrix products on a processor; here sums happen inside the product
 
 An adapter's factor comes either once, (r, d), and then without a gradient, or as a copy for each example, (n, r, d), where all
 are one in memory (`factor.expand(n, r, d)`): they are multiplied as one and differentiated one by one (`shared/merged.py`),
-which is what private training asks for (`client/training/per_user_gradients.py`). Copies that differ go the way of `shared/lora.py`.
+which is what private training asks for (`client/training/per_user_gradients.py`). Copies that differ go the way of
+`shared/lora.py`.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class Entry:
         delta: At which epsilon holds; the header's.
         accountant: The method that computed epsilon.
         previous: Hash of the line before.
-        question: SHA-256 of what was asked (`client/privacy/charged_question.py`), hex: another question is another charge. Empty in a line
-            that version 1 wrote.
+        question: SHA-256 of what was asked (`client/privacy/charged_question.py`), hex: another question is another charge.
+            Empty in a line that version 1 wrote.
         hash: SHA-256 of this line's canonical JSON without `hash`, hex.
     """
 

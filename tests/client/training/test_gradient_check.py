@@ -172,8 +172,7 @@ def test_a_tensor_whose_gradient_is_cut_off_is_noticed(toy: Any) -> None:
 def test_gradients_where_there_are_none_are_said(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing to compare with is no division by zero.
     monkeypatch.setattr(
-        client.training.gradient_check,
-        "_plain",
+        "client.training.gradient_check._plain",
         lambda losses, parameters: {n: torch.zeros_like(v) for n, v in parameters.items()},
     )
     with pytest.raises(PrivacyError, match="differs by inf%"):
