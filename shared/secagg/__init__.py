@@ -15,7 +15,7 @@ every round are dealt beforehand as Shamir shares to its neighbours and to itsel
 shares of b_i; for one that is gone, shares of sk_i.
 
 Phases of a round: `mask`; if somebody is missing, `confirm`; `unmask`. So two without dropouts, three with. The platform's
-side is `client/enrolment.py` and `client/participant.py`, the coordinator's `strategies/coordinator.py` and
+side is `client/secagg/enrolment.py` and `client/secagg/participant.py`, the coordinator's `strategies/coordinator.py` and
 `strategies/masked_sum.py`; what both must have the same is here. None of it touches a disk or a network.
 
 Threat model

@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from client.enrolment import Dealing, Enrolled
-from client.participant import Active
 from client.privacy.noise_sources import SecureNoise
+from client.secagg.enrolment import Dealing, Enrolled
+from client.secagg.participant import Active
 from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import Identity

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.secure_sum import SecureSum
+from client.secagg.persistent_participant import SecureSum
 from shared.adapter import initial
 from shared.messages import Count, Join, Joined, Reason, Refusal, Secured
 from tests.client.test_secure_attacks import correlation

@@ -14,7 +14,7 @@ import torch
 from client import summing
 from client.privacy import mechanism as mechanisms
 from client.privacy.bounded_sum import BoundedSum
-from client.secure_sum import identity_of
+from client.secagg.persistent_participant import identity_of
 from client.worker import Worker
 from shared.adapter import initial
 from shared.errors import StorageError

@@ -16,7 +16,7 @@ import pytest
 
 from client.privacy import mechanism
 from client.privacy.popularity_release import bounded_counts
-from client.secure_sum import SecureSum
+from client.secagg.persistent_participant import SecureSum
 from shared.adapter import initial
 from shared.agreement import Agreement, number_of
 from shared.catalogues import MOST_ITEMS, Catalogue, Popularity

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.secure_sum import Register, SecureSum, identity_of
+from client.secagg.persistent_participant import Register, SecureSum, identity_of
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
@@ -559,7 +559,7 @@ class TestResuming:
 
 
 def test_the_coordinators_folder_holds_no_secret(federate: Any, several: Any, tmp_path: Path) -> None:
-    from client.participant import Active
+    from client.secagg.participant import Active
 
     federate(*several(3), rounds=2)
     public = b"".join(path.read_bytes() for path in (tmp_path / "run" / FOLDER).iterdir())

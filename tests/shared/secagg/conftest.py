@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from client.enrolment import Dealing, Enrolled
-from client.participant import Active
+from client.secagg.enrolment import Dealing, Enrolled
+from client.secagg.participant import Active
 from shared.secagg import quorum
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import Identity, digest_of

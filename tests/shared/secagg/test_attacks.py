@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client.enrolment import Dealing, Enrolled
-from client.participant import Active
+from client.secagg.enrolment import Dealing, Enrolled
+from client.secagg.participant import Active
 from shared.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import Frame, add_masks, agree, derive

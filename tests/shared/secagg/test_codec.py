@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.enrolment import Dealing, Enrolled
-from client.participant import Active
+from client.secagg.enrolment import Dealing, Enrolled
+from client.secagg.participant import Active
 from shared.errors import ProtocolError
 from shared.secagg import messages, roster
 from shared.secagg.codec import decode, encode

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from client.enrolment import Enrolled
+from client.secagg.enrolment import Enrolled
 from shared.errors import ProtocolError
 from shared.secagg.codec import decode, encode
 from shared.secagg.messages import Deal
@@ -59,8 +59,8 @@ class TestWorthlessKeys:
         def fail(*_: Any, **__: Any) -> bytes:
             raise ProtocolError("a public key that is none")
 
-        monkeypatch.setattr("client.participant.agree", fail)
-        monkeypatch.setattr("client.participant.derive", fail)
+        monkeypatch.setattr("client.secagg.participant.agree", fail)
+        monkeypatch.setattr("client.secagg.participant.derive", fail)
         active.mask(ready, made.vectors[0], identity=made.identities[0])
         with pytest.raises(ProtocolError, match="public key"):
             active.ready(request, QUESTION)

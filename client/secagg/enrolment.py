@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from client.participant import PAIR, Active
+from client.secagg.participant import PAIR, Active
 from shared.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, signed_by
 from shared.secagg.masks import KEY

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import secure_state
-from client.secure_sum import Register, SecureSum, identity_of, known_peers
+from client.secagg import participant_state as secure_state
+from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
 from shared.agreement import Agreement, terms_of
 from shared.catalogues import Catalogue
 from shared.durable import read_checked, write_checked

@@ -1,4 +1,4 @@
-"""A platform's part in the secure sum, on its own disk: what `client/participant.py` says is written before it is said."""
+"""A platform's part in the secure sum, on its own disk: what `client/secagg/participant.py` says is written before it is said."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.enrolment import Dealing, Enrolled, Peers
-from client.participant import Active, Ready
-from client.secure_state import State, read_state, write_state
+from client.secagg.enrolment import Dealing, Enrolled, Peers
+from client.secagg.participant import Active, Ready
+from client.secagg.participant_state import State, read_state, write_state
 from shared.agreement import Agreement, number_of, require_owners, terms_of
 from shared.catalogues import POPULARITY, Catalogue, Popularity
 from shared.durable import write_whole

@@ -2,7 +2,7 @@
 
     Enrolled  --deal-->  Dealing  --open-->  Active  --mask, confirm, unmask, mask, ...
 
-The first two phases are `client/enrolment.py`. Each phase is a frozen dataclass; a question gives the next phase and the
+The first two phases are `client/secagg/enrolment.py`. Each phase is a frozen dataclass; a question gives the next phase and the
 answer. Whoever calls writes the next phase to disk *before* the answer leaves, so that a platform that comes back after a
 crash is where it was, and says again only what it said. What a phase never does, whatever it is asked, is what
 `shared.secagg` builds its argument on:

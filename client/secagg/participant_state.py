@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.enrolment import Dealing, Enrolled
-from client.participant import Active
+from client.secagg.enrolment import Dealing, Enrolled
+from client.secagg.participant import Active
 from shared.durable import read_checked, write_checked
 from shared.errors import ProtocolError, StorageError
 from shared.secagg.codec import VERSION, decode, encode, version_of

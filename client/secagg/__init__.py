@@ -1,0 +1,1 @@
+"""The platform's part in the secure sum."""
