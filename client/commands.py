@@ -80,7 +80,7 @@ def recommend(
     """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.recommend import recommend as rank
+    from client.recommender.recommend import recommend as rank
 
     file = load(platform_file_in(platform))
     inside = model.resolve().parent / "state" / file.name

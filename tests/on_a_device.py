@@ -16,7 +16,7 @@ import torch
 from client.compute.resident_features import Features
 from client.config.platform_file import load
 from client.model.towers import Towers
-from client.recommend import recommend
+from client.recommender.recommend import recommend
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
 from server.pull import pull

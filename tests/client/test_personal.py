@@ -18,7 +18,7 @@ from client.part import Part
 from client.personal import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
-from client.recommend import recommend
+from client.recommender.recommend import recommend
 from client.state import load_memory, save_memory
 from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of

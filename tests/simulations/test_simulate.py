@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
-from client.recommend import recommend
+from client.recommender.recommend import recommend
 from server.outcome import Event, Kind
 from server.pull import pull
 from shared.audit import audit

@@ -1,0 +1,1 @@
+"""What a platform's own people use: recommendations."""
