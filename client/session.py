@@ -23,9 +23,9 @@ from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import Platform, Progress
-from client.own_model import CHOSEN, Own, own_of, without_forms
 from client.part import Part
-from client.personal import reserved
+from client.personalisation.plan import reserved
+from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import question_of

@@ -23,7 +23,7 @@ from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.fusion import fusion_named
 from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
-from client.own_model import CHOSEN, own_of
+from client.personalisation.residual import CHOSEN, own_of
 from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.state import load_memory
 from shared.backbone import load_backbone

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from client.model.prepared_platform import Platform
 from client.part import Part
-from client.personal import PersonalPlan, begun, flattened, gains, plan_personal, wins
+from client.personalisation.plan import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
 from client.privacy.failure_guard import Guard

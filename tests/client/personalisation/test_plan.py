@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from client.config.platform_file import load
-from client.own_model import PERSONAL, Own, without_forms
 from client.part import Part
-from client.personal import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
+from client.personalisation.plan import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
+from client.personalisation.residual import PERSONAL, Own, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.recommender.recommend import recommend
@@ -133,7 +133,7 @@ class TestPlan:
             seen.append((budget, list(fixed)))
             return 5.0 if budget == 8.0 else 7.0
 
-        monkeypatch.setattr("client.personal.noise_multiplier", asked)
+        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", asked)
         entries = self.spent()
         plan = self.plan(file, settings, entries)
         own = [self.entry(plan.releases[0], 6), self.entry(plan.releases[1], 6)]
@@ -154,7 +154,7 @@ class TestPlan:
             seen.append((budget, len(fixed)))
             return 5.0 if budget == 8.0 else 7.0
 
-        monkeypatch.setattr("client.personal.noise_multiplier", asked)
+        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", asked)
         terms = file.federation.model_copy(update={"maximum_epsilon": 7.5})
         entries = [*self.spent(), self.entry(Release(kind=ReleaseKind.EVALUATE, noise_multiplier=9.0), 1, run="run-2")]
         plan = self.plan(file.model_copy(update={"federation": terms}), settings, entries)
@@ -170,7 +170,7 @@ class TestPlan:
         self, file: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The promise itself is checked once more, whatever the search for the noise said."""
-        monkeypatch.setattr("client.personal.noise_multiplier", lambda **values: 0.4)
+        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", lambda **values: 0.4)
         assert self.plan(file, settings, self.spent()) is None
 
     def test_without_privacy_nothing_is_noised(self, file: Any, settings: Settings) -> None:
@@ -360,7 +360,7 @@ class TestOnAPlatform:
         made = bench()
         made.rounds()
         spent = made.entries()
-        monkeypatch.setattr("client.own_model.plan_personal", lambda *args, **kwargs: None)
+        monkeypatch.setattr("client.personalisation.residual.plan_personal", lambda *args, **kwargs: None)
         answer = made.personalise()
         assert isinstance(answer, Personalised) and not answer.chosen
         assert made.entries() == spent
@@ -404,7 +404,7 @@ class TestOnAPlatform:
         made = bench(strategy=strategy, epsilon="inf")
         made.rounds()
         # Whether it is better is the comparison's to find out elsewhere; here it is.
-        monkeypatch.setattr("client.own_model.wins", lambda *args: True)
+        monkeypatch.setattr("client.personalisation.residual.wins", lambda *args: True)
         answer = made.personalise()
         assert isinstance(answer, Personalised) and answer.chosen, made.worker.failure
         known = load_memory(made.memory)

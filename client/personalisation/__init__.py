@@ -1,0 +1,1 @@
+"""Residual adapters that stay on the platform."""
