@@ -118,9 +118,9 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
 
     from client.examples.vectors import widths_of
     from client.fusion import fusion_named
-    from client.part import Part
     from client.personalisation.plan import reserved
     from client.privacy.release_plan import plan_of
+    from client.run.adapter_partition import Part
     from shared.backbone import shape_of
 
     shape = shape_of(settings.model.backbone)

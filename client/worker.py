@@ -20,17 +20,17 @@ import torch
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
 from client.model.prepared_platform import Platform, Progress, fingerprint, prepare
-from client.part import Part
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
+from client.run.adapter_partition import Part
+from client.run.secure_session import SummingSession
+from client.run.session import Session
 from client.secagg.enrolment import Peers
 from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
-from client.session import Session
 from client.sources import read_tables
 from client.sources.tables import Tables
-from client.summing import SummingSession
 from shared.backbone import shape_of
 from shared.catalogues import Catalogue
 from shared.errors import (

@@ -336,7 +336,7 @@ def checkpoints(folder: Path, settings: Settings, tally: Any) -> Iterator[Target
     """A run's checkpoint and a platform's memory: of this machine, and still no crash when the disk lies."""
     import torch
 
-    from client.state import Memory, load_memory, save_memory
+    from client.run.run_state import Memory, load_memory, save_memory
     from server.checkpoint import NAME, Checkpoint, load_checkpoint, run_of, save_checkpoint
     from shared.adapter import initial, layout_of
     from shared.backbone import shape_of

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.config.platform_file import PlatformFile
-from client.part import Part
 from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import NoiseSource
+from client.run.adapter_partition import Part
 from shared.adapter import drawn
 from shared.errors import PrivacyError
 from shared.fixed_point import planning

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.model.prepared_platform import Platform
-from client.part import Part
 from client.personalisation.plan import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
@@ -23,7 +22,8 @@ from client.privacy.failure_guard import Guard
 from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
-from client.state import Memory
+from client.run.adapter_partition import Part
+from client.run.run_state import Memory
 from client.training.adam import Adam
 from client.training.trainer import Trainer
 from shared.messages import Personalise, Personalised

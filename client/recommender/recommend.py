@@ -25,7 +25,7 @@ from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
 from client.personalisation.residual import CHOSEN, own_of
 from client.privacy.popularity_release import bounded_counts, log_popularity
-from client.state import load_memory
+from client.run.run_state import load_memory
 from shared.backbone import load_backbone
 from shared.encoder import default_device
 from shared.errors import InputError

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from client import session as sessions
 from client.evaluation import held_out_ranking as ranking
 from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
-from client.session import Session
+from client.run import session as sessions
+from client.run.session import Session
 from shared.adapter import initial
 from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Reason, Refusal, Request, Train, Update
 from shared.settings import Settings, flatten, unflatten

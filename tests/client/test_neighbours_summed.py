@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from client import summing
 from client.privacy import mechanism as mechanisms
 from client.privacy.bounded_sum import BoundedSum
+from client.run import secure_session as summing
 from client.secagg.persistent_participant import identity_of
 from client.worker import Worker
 from shared.adapter import initial
@@ -21,7 +21,7 @@ from shared.errors import StorageError
 from shared.ledger import read
 from shared.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
 from shared.settings import Settings, flatten, unflatten
-from tests.client.test_summing import Federation
+from tests.client.run.test_secure_session import Federation
 from tests.support.neighbours import Released, Told, User, World, compare, held_noise
 
 Make = Callable[..., Settings]
@@ -100,7 +100,7 @@ class Dull:
 
 @pytest.fixture
 def play(tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Told, Told]]:
-    import tests.client.test_summing as module
+    import tests.client.run.test_secure_session as module
 
     encode = module.encode
     monkeypatch.setattr(module, "encode", lambda message: b"dull" if isinstance(message, Dull) else encode(message))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from client import session as sessions
 from client.config.platform_file import load
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
+from client.run import session as sessions
 from client.worker import Worker
 from shared.adapter import initial, layout_of
 from shared.backbone import shape_of

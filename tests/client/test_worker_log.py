@@ -18,9 +18,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from prometheus_client import CollectorRegistry
 
 from client import link
-from client import session as sessions
 from client.app import Unanswered, app
 from client.config.platform_file import load
+from client.run import session as sessions
 from client.telemetry import WorkerMetrics
 from client.worker import Worker
 from shared.adapter import initial

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from client.privacy.ledger_writer import LedgerWriter
-from client.state import Memory, load_memory, save_memory
+from client.run.run_state import Memory, load_memory, save_memory
 from server.checkpoint import NAME, Checkpoint, save_checkpoint
 from server.pull import pull
 from server.registry import Registry

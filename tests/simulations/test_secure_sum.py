@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from client.summing import SummingSession
+from client.run.secure_session import SummingSession
 from server.outcome import Event, Kind
 from shared.audit import audit
 from shared.ledger import read

@@ -19,13 +19,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client import session as sessions
-from client import summing
 from client.config.platform_file import load
 from client.privacy import ledger_writer as ledgers
 from client.privacy import mechanism as mechanisms
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
+from client.run import secure_session as summing
+from client.run import session as sessions
 from client.worker import Worker
 from shared.fixed_point import FixedPoint
 from shared.ledger import Entry, read

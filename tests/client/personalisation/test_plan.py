@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from client.config.platform_file import load
-from client.part import Part
 from client.personalisation.plan import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
 from client.personalisation.residual import PERSONAL, Own, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.recommender.recommend import recommend
-from client.state import load_memory, save_memory
+from client.run.adapter_partition import Part
+from client.run.run_state import load_memory, save_memory
 from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of
 from shared.encoder import Batch, Encoder
@@ -303,7 +303,7 @@ class TestOnAPlatform:
     ) -> None:
         made, calls = bench(), []
         made.rounds()
-        from client import session as sessions
+        from client.run import session as sessions
 
         def crash(*args: Any, **kwargs: Any) -> Any:
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from client.fusion import fusion_named
 from client.model.towers import Towers, cached_rows
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
-from client.state import Memory, load_memory, save_memory
+from client.run.run_state import Memory, load_memory, save_memory
 from client.training.adam import Adam
 from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData

@@ -23,8 +23,8 @@ from client.privacy.mechanism import noised_local, noised_steps
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.privacy.release_plan import popularity_release, round_release
+from client.run.session import Session
 from client.secagg.persistent_participant import SecureSum
-from client.session import Session
 from client.training.adam import Adam
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
 from shared.errors import OutOfOrder, ProtocolError

@@ -23,7 +23,6 @@ from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import Platform, Progress
-from client.part import Part
 from client.personalisation.plan import reserved
 from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
@@ -37,7 +36,8 @@ from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import bounded_counts, count_mechanism, release_prior
 from client.privacy.release_plan import WIDTH, metrics_mechanism
 from client.privacy.run_plan import mechanism_of, plan_within
-from client.state import Memory, load_memory, save_memory
+from client.run.adapter_partition import Part
+from client.run.run_state import Memory, load_memory, save_memory
 from client.training.adam import Adam
 from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.losses import CLICK_BIAS, initial_bias

@@ -28,7 +28,7 @@ from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame, derive
 from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
-from tests.client.test_summing import Eyes, Federation, federation
+from tests.client.run.test_secure_session import Eyes, Federation, federation
 
 __all__ = ["federation"]
 

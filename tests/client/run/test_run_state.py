@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from client.state import Memory, load_memory, save_memory
+from client.run.run_state import Memory, load_memory, save_memory
 from shared.errors import StorageError
 
 

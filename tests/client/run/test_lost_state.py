@@ -10,8 +10,8 @@ import pytest
 from client.secagg.persistent_participant import SecureSum
 from shared.adapter import initial
 from shared.messages import Count, Join, Joined, Reason, Refusal, Secured
-from tests.client.test_secure_attacks import correlation
-from tests.client.test_summing import Federation, federation
+from tests.client.run.test_secure_attacks import correlation
+from tests.client.run.test_secure_session import Federation, federation
 
 __all__ = ["federation"]
 
@@ -56,7 +56,7 @@ class TestLostState:
         made = federation(1, secure={"colluders": 0})
         made.set_up()
         # The charge would name its question, too.
-        monkeypatch.setattr("client.summing.question_of", lambda request, release: "5" * 64)
+        monkeypatch.setattr("client.run.secure_session.question_of", lambda request, release: "5" * 64)
         adapter = initial(made.settings)
         first, charges = made.play(1, adapter), made.charges(0)
         self.lose(made)

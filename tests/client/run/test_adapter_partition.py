@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.part import Part
-from client.state import load_memory, save_memory
+from client.run.adapter_partition import Part
+from client.run.run_state import load_memory, save_memory
 from client.training.per_user_gradients import per_user
 from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
@@ -166,7 +166,7 @@ class TestWhatIsSent:
         assert expect(Refusal, made.train(1, Factors.BOTH, adapter={**initial(made.settings), **more}), made)
 
     def test_turned_factors_begin_without_moments(self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-        from client import session
+        from client.run import session
 
         seen: list[set[str]] = []
         adam = session.Adam
