@@ -1,8 +1,8 @@
 """Engines: how the gradient of each user is made.
 
 `batched` is ours (`client/training/per_user_gradients.py`). `opacus` runs Opacus' GradSampleModule over the same towers: each
-trained factor is a linear module with its hooks. It is slower and serves as the reference, and its modules as the way for a fusion
-of one's own.
+trained factor is a linear module with its hooks. It is slower and serves as the reference, and its modules as the way for a
+fusion of one's own.
 """
 
 from __future__ import annotations
