@@ -13,9 +13,9 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 import typer
 from rich.console import Console
 
-from client.commands import check, recommend
-from client.deploy_commands import client as client_app
-from client.deploy_commands import init_client
+from client.cli.deployment import client as client_app
+from client.cli.deployment import init_client
+from client.cli.local import check, recommend
 from server.commands import audit, models, publish, pull, strategies
 from server.deploy_commands import approve, init_server, invite, revoke, run, status
 from server.deploy_commands import server as server_app

@@ -10,7 +10,7 @@ import logging
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.link import connect
+from client.messenger.worker_link import connect
 from shared.errors import ProtocolError
 from shared.logs import configure_from_environment, tell
 from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train

@@ -27,9 +27,9 @@ from shared.version import VERSION
 from shared.warrant import federation_of
 
 PUBLISHER, NAME = "fedfuse", "fedfuse"
-MESSENGER = ("__init__", "app", "link", "unix_socket", "wire")
-"""Modules of the client room that a bundle holds."""
-ROOMS = ("server", "shared", "strategies")
+MESSENGER = ("client/__init__.py", "client/app.py")
+"""Files that a bundle holds beside the folders."""
+FOLDERS = ("client/messenger", "server", "shared", "strategies")
 RUN_KEYS: dict[str, Any] = {"run": "", "warrant": "", "nodes": 0, "wait": 300.0}
 """What a deployed run is told besides its settings."""
 
@@ -63,10 +63,9 @@ def build_bundle(root: Path | None = None) -> Bundle:
     """The bundle of the code at `root`; by default of the code that is running."""
     root = root or Path(__file__).resolve().parents[1]
     files: dict[str, bytes | Path] = {"pyproject.toml": tomli_w.dumps(_project()).encode()}
-    for module in MESSENGER:
-        files[f"client/{module}.py"] = root / "client" / f"{module}.py"
-    for room in ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
+    files |= {name: root / name for name in MESSENGER}
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
             files[path.relative_to(root).as_posix()] = path
     content, _ = build_fab_from_files(files)
     return Bundle(content=content)

@@ -19,11 +19,11 @@ from typing import Any
 import tomli_w
 import torch
 
-from client import link
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
+from client.messenger import worker_link as link
 from client.model.prepared_platform import Platform, prepare
-from client.worker import Worker
+from client.worker.request_handler import Worker
 from server.checkpoint import run_of
 from server.federation import run_federation
 from server.outcome import Event, Outcome, Tally

@@ -147,7 +147,7 @@ def npy(array: np.ndarray) -> bytes:
 
 def through_socket(data: bytes) -> object:
     """What the worker's socket makes of bytes: a frame, a record, a message."""
-    from client.wire import receive, unpack
+    from client.messenger.wire import receive, unpack
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -159,7 +159,7 @@ def through_socket(data: bytes) -> object:
 
 def frames() -> tuple[bytes, ...]:
     """One message of every kind as the socket carries it."""
-    from client.wire import WIRE, pack
+    from client.messenger.wire import WIRE, pack
 
     made = []
     for record in records():

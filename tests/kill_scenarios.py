@@ -142,7 +142,7 @@ class Platform:
     def worker(self, folder: Path) -> Any:
         import torch
 
-        from client.worker import Worker
+        from client.worker.request_handler import Worker
 
         return Worker(
             self.prepared.file,

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from client.config.deployment_folder import Deployment
-from client.node import Messenger
-from client.node import environment as node_environment
-from client.provisioning import init_client
+from client.setup.provisioning import init_client
+from client.supernode.process import Messenger
+from client.supernode.process import environment as node_environment
 from server.coordinator import open_coordinator
 from server.judge import QUESTIONS
 from server.platforms import Platforms
@@ -37,7 +37,7 @@ from shared.messages import Answer, Request
 from simulations.local import LocalDeployment
 
 if TYPE_CHECKING:
-    from client.worker import Worker
+    from client.worker.request_handler import Worker
 
 RUN = "crowd"
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
@@ -105,9 +105,9 @@ def serve_workers(root: Path, names: list[str]) -> None:
     import torch
 
     from client.config.platform_file import load
-    from client.door import Door
-    from client.unix_socket import listen
-    from client.worker import Worker
+    from client.messenger.unix_socket import listen
+    from client.worker.request_handler import Worker
+    from client.worker.socket_server import Door
 
     configure("worker", level="warning")
     torch.set_num_threads(1)
@@ -161,7 +161,7 @@ def measure(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
     messenger = Messenger.of(place, address=f"127.0.0.1:{port}")
-    words = [sys.executable, "-m", "client.node", messenger.paced(pace).text(), "caged"]
+    words = [sys.executable, "-m", "client.supernode.process", messenger.paced(pace).text(), "caged"]
     # As one machine has to stand all of them, they look for new tasks less often than they would on machines of their own.
     given = {**local.environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.5"}
     local.start(f"node-{place.folder.name}", words, **node_environment(place.node, given=given))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from client.config.platform_file import load
-from client.worker import Worker
+from client.worker.request_handler import Worker
 from shared.messages import Answer
 from shared.settings import Settings
 

@@ -16,8 +16,8 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client import link
 from client.app import Unanswered, app
+from client.messenger import worker_link as link
 from shared.errors import ProtocolError
 from shared.messages import (
     Answer,
@@ -186,9 +186,9 @@ def test_a_simulated_node_opens_its_platform_once(monkeypatch: pytest.MonkeyPatc
         opened.append((world, index, state))
         return Worker(index)
 
-    module = types.ModuleType("client.worker")
+    module = types.ModuleType("client.worker.request_handler")
     module.open_partition = open_partition  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "client.worker", module)
+    monkeypatch.setitem(sys.modules, "client.worker.request_handler", module)
     config = {"world": "/a-world", "out": "/a-run"}
     nodes = [context(config, **{"partition-id": index % 2}) for index in range(8)]
     threads = [threading.Thread(target=link.connect, args=(node,)) for node in nodes]
@@ -207,7 +207,7 @@ import json, sys, time
 start = time.process_time()
 import client.app
 spent = time.process_time() - start
-heavy = ("torch", "polars", "transformers", "peft", "opacus", "sqlalchemy", "client.sources", "client.worker")
+heavy = ("torch", "polars", "transformers", "peft", "opacus", "sqlalchemy", "client.sources", "client.worker.request_handler")
 print(json.dumps({"seconds": spent, "heavy": [name for name in heavy if name in sys.modules]}))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.link import connect
+from client.messenger.worker_link import connect
 from shared.messages import Evaluate, Factors, Join, Label, Train, Update
 from shared.settings import unflatten
 

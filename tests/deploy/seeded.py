@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 import torch
 
-from client import link
 from client.app import app
 from client.config.platform_file import load
-from client.worker import Worker
+from client.messenger import worker_link as link
+from client.worker.request_handler import Worker
 from server.control import Control
 from server.coordinator import open_coordinator
 from server.federation import run_federation

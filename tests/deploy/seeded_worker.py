@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from client.config.platform_file import load
-from client.door import Door
-from client.unix_socket import listen
-from client.worker import Worker
+from client.messenger.unix_socket import listen
+from client.worker.request_handler import Worker
+from client.worker.socket_server import Door
 from shared.messages import Answer, Request, Train, Update
 
 torch.set_num_threads(1)

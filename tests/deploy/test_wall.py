@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.sandbox import wall
+from client.supernode.sandbox import wall
 from server.bundle import MESSENGER, ROOMS, Bundle, build_bundle
 from server.control import Control
 from server.coordinator import open_coordinator

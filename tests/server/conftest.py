@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import link
 from client.app import app
+from client.messenger import worker_link as link
 from server.federation import run_federation
 from server.outcome import Outcome, Tally
 from server.publication import publish_adapter

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import link
 from client.app import app
+from client.messenger import worker_link as link
 from server import launch as launching
 from server.control import FlowerRun, Unreachable
 from server.coordinator import Coordinator

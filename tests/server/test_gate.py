@@ -17,8 +17,8 @@ import httpx
 import pytest
 import uvicorn
 
-from client import greeting
-from client.greeting import Away, Refused, greet
+from client.supernode import gate_client as greeting
+from client.supernode.gate_client import Away, Refused, greet
 from server.certificates import Certificates
 from server.gate import BUNDLE_PATH, HTTP, LARGEST, SILENCE, STATUS_PATH, Gate
 from server.judge import QUESTIONS, Judge

@@ -362,8 +362,10 @@ class TestTheBundle:
     def test_holds_nothing_of_the_worker(self) -> None:
         names = zipfile.ZipFile(io.BytesIO(build_bundle().content)).namelist()
         assert sorted(name for name in names if name.startswith("client/")) == [
-            "client/__init__.py", "client/app.py", "client/link.py", "client/unix_socket.py", "client/wire.py"
-        ]  # fmt: skip
+            "client/__init__.py",
+            "client/app.py",
+            *sorted(f"client/messenger/{path.name}" for path in (ROOT / "client" / "messenger").glob("*.py")),
+        ]
         assert not any(name.startswith(("simulations", "tests")) or name.endswith((".key", ".pem")) for name in names)
 
     def test_is_the_same_every_time(self) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from client import greeting
+from client.supernode import gate_client as greeting
 from server.gate import FLEET, HEADERS, STATUS_PATH, Sparing
 from server.judge import LINES, STRANGERS, Allowance
 from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, Complaint

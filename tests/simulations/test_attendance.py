@@ -14,10 +14,10 @@ import pytest
 import torch
 from flwr.app import Message
 
-from client import link
 from client.app import app
 from client.config.platform_file import load
-from client.worker import Worker
+from client.messenger import worker_link as link
+from client.worker.request_handler import Worker
 from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
 from server.rounds import Exchange

@@ -26,7 +26,7 @@ from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.run import secure_session as summing
 from client.run import session as sessions
-from client.worker import Worker
+from client.worker.request_handler import Worker
 from shared.fixed_point import FixedPoint
 from shared.ledger import Entry, read
 from shared.messages import Answer, Request

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.config.confirmed_changes import Change, ask, parse_replacements, require_agreed
 from client.config.deployment_folder import Deployment, open_deployment
 from client.config.trusted_peers import identities_of, read_peers, trust
-from client.provisioning import accept, init_client
+from client.setup.provisioning import accept, init_client
 from server.coordinator import Coordinator
 from server.provisioning import init_server, invite
 from shared.errors import InputError

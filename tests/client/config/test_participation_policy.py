@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from client.config.platform_file import load
-from client.worker import Worker
+from client.worker.request_handler import Worker
 from shared.errors import InputError, ProtocolError
 from shared.ledger import read
 from shared.messages import Answer, Join, Joined, Reason, Refusal

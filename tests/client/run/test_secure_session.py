@@ -20,7 +20,7 @@ from client.privacy.egress_check import checked
 from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.training.adam import Adam
 from client.training.trainer import Trainer
-from client.worker import Worker
+from client.worker.request_handler import Worker
 from shared.adapter import initial, trained
 from shared.agreement import Agreement, number_of, terms_of
 from shared.catalogues import Popularity, places

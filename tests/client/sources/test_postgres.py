@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sql
 
 from client.config.platform_file import load
-from client.guesses import guess
-from client.samples import sample_database
+from client.setup.schema_inference import guess
+from client.setup.table_preview import sample_database
 from client.sources import read_tables
 from shared.errors import InputError
 

@@ -1,0 +1,1 @@
+"""A first platform file, drafted from the columns of a platform's tables."""

@@ -1,0 +1,153 @@
+"""A first `platform.toml`, with comments, from what the tables look like; it is a draft, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from client.setup.schema_inference import Guess, guess
+from client.setup.table_preview import Sample
+from shared.errors import InputError
+from shared.invitation import Invitation
+
+_HEAD = """\
+# The platform '{name}'. It was drafted from the columns of your tables: read every line, correct it, then run
+#
+#     fedfuse check {folder}
+#
+# which shows what is read and what is left out, two users as the model will see them, and what a run would spend.
+# Nothing in this file leaves the platform but its name and the declared number of users.
+
+name = "{name}"
+users = {users}                 # declared and public; noise is planned for it. It need not be exact, and should not be.
+state = "worker"             # ledger, caches and this platform's identity
+{catalogue}
+[privacy]
+epsilon = {epsilon}                # what every user may lose, over all runs together
+delta = {delta}
+
+[federation]                 # on what terms this platform takes part; the worker refuses whatever asks for more
+coordinator = "{coordinator}"
+peers = "peers.toml"         # identities of the other platforms, for the secure sum: fedfuse client trust {folder} FILE
+# minimum_participants = 3   # never be one of fewer; under the secure sum the cryptography holds it too
+# maximum_epsilon = {third}     # what one run may spend of the budget
+minimum_noise_multiplier = 0.3   # of training, of the popularity prior and of metrics
+maximum_sample_rate = 0.5    # largest part of the users that a step may draw
+colluders = 1                # how many platforms may be on the coordinator's side: a secure sum must withstand so many
+minimum_threshold = 0.5      # smallest part of the platforms of which a secure sum may be
+metrics = true               # whether noised, charged metrics are answered
+maximum_evaluations = 20     # of one run
+answer_step = 1.0            # seconds between the moments at which answers may leave: how long rows took says something of them
+# maximum_rounds = 100
+# strategies = ["secure-sum", "fedavg"]
+# backbones = ["minilm"]     # models that a run may make this machine load
+# show_budget = false        # show the coordinator this run's part of the budget alone
+"""
+
+_UNDECLARED = """
+# Which items there are is public, so it must not come from users' rows. No table lists the items: name a public list of their
+# ids, one a row, in place of the line below (or add a source of kind "items").
+#     catalogue = { path = "items.csv", column = "item" }
+catalogue = "from-interactions"   # for simulations alone: a deployed platform refuses to run with it
+"""
+_DECLARED = """
+# Which items there are is public: the ids of {tables}. An item in users' rows that is not listed there is left out.
+"""
+
+
+def draft(
+    invitation: Invitation, samples: Iterable[Sample], *, folder: Path, users: int, epsilon: float, delta: float
+) -> tuple[str, list[tuple[Sample, Guess | None]]]:
+    """The text of the platform file, and what was guessed of each table.
+
+    Raises:
+        InputError: no table looks like interactions; there is nothing to train on.
+    """
+    found = [(sample, guess(sample)) for sample in samples]
+    kinds = [made.kind for _, made in found if made is not None]
+    if "interactions" not in kinds:
+        seen = "; ".join(f"{sample.name}: {', '.join(sample.frame.columns[:12])}" for sample, _ in found) or "no table"
+        raise InputError(
+            "no table looks like interactions (a user and an item in every row)",
+            where=seen,
+            do="name the table with --data or --url, or write platform.toml by hand",
+        )
+    catalogues = [sample.name for sample, made in found if made is not None and made.kind == "items"]
+    text = _HEAD.format(
+        catalogue=_DECLARED.format(tables=" and ".join(f"'{name}'" for name in catalogues)) if catalogues else _UNDECLARED,
+        name=invitation.platform,
+        folder=folder,
+        users=users,
+        epsilon=float(epsilon),
+        delta=delta,
+        coordinator=invitation.coordinator,
+        third=round(epsilon / 3, 2),
+    )
+    names: set[str] = set()
+    # Interactions first: they are what everything else is about.
+    for sample, made in sorted(found, key=lambda pair: pair[1] is None or pair[1].kind != "interactions"):
+        if made is None:
+            text += (
+                f"\n# Table '{sample.name}' ({', '.join(sample.frame.columns[:12])}) speaks of no user and no item: left out.\n"
+            )
+            continue
+        name = sample.name
+        while name in names:
+            name += "-2"
+        names.add(name)
+        text += _section(name, sample, made, folder)
+    return text, found
+
+
+def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
+    lines = ["", f"[sources.{name}]" if name.replace("-", "").isalnum() else f"[sources.{json.dumps(name)}]"]
+    lines.append(f"kind = {_quoted(made.kind)}")
+    for key, value in sample.keys.items():
+        shown = os.path.relpath(value, folder) if key == "path" and not Path(value).is_absolute() else value
+        lines.append(f"{key} = {_quoted(shown)}")
+    lines += [f"# {remark}" for remark in made.remarks]
+    lines.append(f"columns = {_table(made.columns)}")
+    if made.events:
+        lines.append(f"events = {{ {', '.join(f'{_key(event)} = {weight}' for event, weight in made.events.items())} }}")
+    if made.threshold is not None:
+        lines.append(f"threshold = {made.threshold}")
+    if made.kind == "vectors":
+        lines.append("bound = 1.0")
+        if made.width is not None:
+            lines.append(f"width = {made.width}   # numbers of a vector; others are left out")
+    if made.kind == "social":
+        lines += ["influence = 0", "friends = 3"]
+    if made.texts:
+        lines.append(f"text = {json.dumps(list(made.texts), ensure_ascii=False)}")
+    lines += _numbers(made)
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(made: Guess) -> Sequence[str]:
+    """Numbers need bounds that are declared, and not the data's own; so they are only proposed."""
+    lines = [
+        f"# numbers = {{ {_key(name)} = {{ min = 0, max = 100, buckets = 4 }} }}   # declare public bounds; not the data's own"
+        for name in made.numbers
+    ]
+    if made.kind == "profiles" and not made.texts:
+        lines.append("values = {}   # a profile needs text, values or numbers")
+    return lines
+
+
+def _table(values: Mapping[str, str]) -> str:
+    return "{ " + ", ".join(f"{key} = {_quoted(value)}" for key, value in values.items()) + " }"
+
+
+def _key(text: str) -> str:
+    return (
+        text
+        if text and all(character.isascii() and (character.isalnum() or character in "-_") for character in text)
+        else _quoted(text)
+    )
+
+
+def _quoted(text: str) -> str:
+    # A JSON string of ASCII escapes is a TOML basic string.
+    return json.dumps(text)

@@ -1,0 +1,146 @@
+"""`fedfuse init client`: a platform's folder with keys, what the invitation says, and a first platform file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from client.config.confirmed_changes import Change, require_agreed
+from client.config.deployment_folder import Deployment
+from client.config.platform_file import load
+from client.config.table_location import SUFFIXES
+from client.setup.platform_file_draft import draft
+from client.setup.schema_inference import Guess
+from client.setup.table_preview import Sample, sample_database, sample_file
+from shared.durable import write_whole
+from shared.errors import InputError
+from shared.invitation import Application, Invitation
+from shared.keys import ed25519_from_line, make_ed25519, make_node_key
+from shared.version import VERSION
+from shared.warrant import federation_of
+
+_TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES.items() if form != "npy")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What `init_client` made.
+
+    Args:
+        guesses: What each table was taken for; None where it was left out.
+    """
+
+    deployment: Deployment
+    application: Application
+    guesses: list[tuple[Sample, Guess | None]]
+
+
+def init_client(
+    folder: Path,
+    invitation: Invitation,
+    *,
+    data: Iterable[Path] = (),
+    urls: Iterable[str] = (),
+    tables: Iterable[str] = (),
+    users: int,
+    epsilon: float,
+    delta: float,
+) -> Made:
+    """Make a platform's folder (0700).
+
+    Args:
+        data: Files, or folders of files, that hold the platform's tables.
+        urls: Databases; `tables` chooses among their tables.
+
+    Raises:
+        InputError: the folder is not empty, a table cannot be read, or none has interactions.
+        StorageError: it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("is not empty", where=str(folder), do="name a new folder")
+    samples = [sample_file(path.absolute()) for path in _files(data)]
+    for url in urls:
+        samples += sample_database(url, list(tables))
+    # All is looked at before anything is made.
+    text, guesses = draft(invitation, samples, folder=folder, users=users, epsilon=epsilon, delta=delta)
+    made = Deployment(folder.absolute())
+    for place in (made.folder, made.worker, made.node, made.socket.parent, made.log):
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.chmod(0o700)
+    application = Application.make(
+        identity=make_ed25519(made.identity),
+        federation=invitation.federation,
+        platform=invitation.platform,
+        node_key=make_node_key(made.node_key),
+        version=VERSION,
+    )
+    write_whole(made.application, application.text().encode())
+    _take(made, invitation)
+    write_whole(made.folder / ".gitignore", b"worker/\nnode/\nlog/\nsocket/\n")
+    write_whole(made.file, text.encode(), mode=0o600)
+    load(made.file)
+    return Made(deployment=made, application=application, guesses=guesses)
+
+
+def changes_in(deployment: Deployment, invitation: Invitation) -> list[Change]:
+    """What of the invitation that was taken earlier this one would replace, besides the least version and the members.
+
+    Raises:
+        InputError: it is for another platform than this one, or another federation's.
+    """
+    known = deployment.invited()
+    for what, ours, theirs in (
+        ("platform", known.platform, invitation.platform),
+        ("federation", known.federation, invitation.federation),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"the invitation is for {what} {theirs!r}, this is {ours!r}",
+                where=str(deployment.folder),
+                do="take the invitation in a folder of its own: fedfuse init client",
+            )
+    before, after = known.fingerprints(), invitation.fingerprints()
+    return [Change(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
+
+
+def accept(deployment: Deployment, invitation: Invitation, *, replace: Mapping[str, str] | None = None) -> None:
+    """Take a newer invitation: the address, the authority, who may sign bundles, who signs models.
+
+    Args:
+        replace: By name (`Invitation.fingerprints`), what may take the place of what is known.
+
+    Raises:
+        InputError: it is for another platform or federation, or changes something that `replace` does not name.
+    """
+    require_agreed(changes_in(deployment, invitation), replace or {}, where=str(deployment.invitation))
+    _take(deployment, invitation)
+
+
+def _take(deployment: Deployment, invitation: Invitation) -> None:
+    key = ed25519_from_line(invitation.coordinator).public_bytes_raw()
+    # JSON is YAML, which Flower reads.
+    trusted = {f"fpk_{federation_of(key)}": invitation.coordinator}
+    models = ed25519_from_line(invitation.models).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_whole(deployment.authority, invitation.authority.encode())
+    write_whole(deployment.trusted, json.dumps(trusted).encode())
+    write_whole(deployment.model_key, models)
+    write_whole(deployment.invitation, invitation.text().encode())
+
+
+def _files(data: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in data:
+        if path.is_dir():
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _TABLES and one.is_file())
+            if not inside:
+                raise InputError(
+                    "no tables in this folder", where=str(path), do=f"expected files of {', '.join(sorted(_TABLES))}"
+                )
+            found += inside
+        else:
+            found.append(path)
+    return found

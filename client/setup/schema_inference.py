@@ -1,0 +1,174 @@
+"""What a table may be to a platform, guessed from its columns' names and types; a person reads the guess and corrects it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from client.setup.table_preview import Sample
+
+_WORDS = {
+    role: frozenset(words.split())
+    for role, words in {
+        "user": "user users userid uid customer client member subscriber reader viewer visitor account person reviewer buyer "
+        "patron listener",
+        "item": "item items itemid iid product sku movie film book article track song artist video game asin isbn news doc "
+        "document listing show episode album recipe place",
+        "friend": "friend friends friendid follower followee follows followed trusts trusted trustee",
+        "event": "event action verb interaction behavior behaviour what",
+        "value": "rating ratings score stars value weight plays playtime hours count",
+        "time": "time timestamp date at when created ts datetime clicked rated watched bought",
+        "text": "text review comment note tag body message",
+        "title": "title name headline",
+        "description": "description summary abstract tagline plot body content overview",
+        "category": "category categories genre genres department section topic class kind",
+        "price": "price cost",
+        "head": "head subject",
+        "relation": "relation predicate",
+        "tail": "tail object",
+    }.items()
+}
+_STRENGTH = {"view": 0.2, "impression": 0.0, "hide": 0.0, "click": 0.3, "like": 0.8, "cart": 0.5, "buy": 1.0, "purchase": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """A source that a table may be.
+
+    Args:
+        kind: As the platform file calls it.
+        columns: Role -> column.
+        events: Event -> weight, where there are events.
+        threshold: Value from which an item is liked, where there are values.
+        texts, numbers: Further columns.
+        width: How many numbers most vectors have.
+        remarks: What the person should look at.
+    """
+
+    kind: str
+    columns: Mapping[str, str]
+    events: Mapping[str, float] = field(default_factory=dict)
+    threshold: float | None = None
+    texts: Sequence[str] = ()
+    numbers: Sequence[str] = ()
+    width: int | None = None
+    remarks: Sequence[str] = ()
+
+
+def guess(sample: Sample) -> Guess | None:
+    """What the table is, or None if nothing in it speaks of users or items."""
+    frame = sample.frame
+    roles = _roles(frame)
+    if {"head", "relation", "tail"} <= set(roles):
+        return Guess(kind="knowledge", columns=_picked(roles, "head", "relation", "tail"))
+    vector = next((name for name, kind in frame.schema.items() if isinstance(kind, pl.List | pl.Array)), None)
+    owner = "item" if "item" in roles else "user" if "user" in roles else None
+    if vector is not None and owner is not None and frame.schema[vector].inner.is_numeric():  # type: ignore[attr-defined]
+        return Guess(
+            kind="vectors",
+            columns={owner: roles[owner], "vector": vector},
+            width=next(
+                iter(frame[vector].list.len().mode().to_list() if isinstance(frame.schema[vector], pl.List) else []), None
+            ),
+            remarks=["bound: longer vectors are clipped to it; declare it, do not take it from the data"],
+        )
+    if "user" in roles and "friend" in roles:
+        return Guess(
+            kind="social",
+            columns=_picked(roles, "user", "friend"),
+            remarks=["influence: how many other users' examples one user may enter; 0 uses friends only when recommending"],
+        )
+    if "user" in roles and "item" in roles:
+        if "text" in roles and _wordy(frame[roles["text"]]):
+            return Guess(kind="reviews", columns=_picked(roles, "user", "item", "text", "time") | _stars(roles))
+        return _interactions(frame, roles)
+    if "description" not in roles and "text" in roles:
+        roles["description"] = roles["text"]
+    if "item" in roles:
+        columns = _picked(roles, "item", "title", "description", "category", "price")
+        texts, numbers = _further(frame, columns)
+        return Guess(kind="items", columns=columns, texts=texts, numbers=numbers)
+    if "user" in roles:
+        columns = _picked(roles, "user")
+        texts, numbers = _further(frame, columns)
+        return Guess(kind="profiles", columns=columns, texts=texts, numbers=numbers) if texts or numbers else None
+    if "title" in roles and "id" in {name.lower() for name in frame.columns}:
+        own = next(name for name in frame.columns if name.lower() == "id")
+        columns = {"item": own, **_picked(roles, "title", "description", "category", "price")}
+        texts, numbers = _further(frame, columns)
+        return Guess(kind="items", columns=columns, texts=texts, numbers=numbers, remarks=["item: is 'id' the items' id?"])
+    return None
+
+
+def _roles(frame: pl.DataFrame) -> dict[str, str]:
+    """Role -> the first column whose name speaks of it; a column has one role."""
+    roles: dict[str, str] = {}
+    taken: set[str] = set()
+    for role, words in _WORDS.items():
+        for column in frame.columns:
+            if column not in taken and words & set(_parts(column)):
+                # 'user_name' is no id of a user, 'item_title' none of an item.
+                if role in ("user", "item") and (_WORDS["title"] | _WORDS["description"] | _WORDS["category"]) & set(
+                    _parts(column)
+                ):
+                    continue
+                roles[role] = column
+                taken.add(column)
+                break
+    return roles
+
+
+def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:
+    columns, remarks = _picked(roles, "user", "item", "time"), []
+    events: dict[str, float] = {}
+    threshold = None
+    if "event" in roles and frame[roles["event"]].n_unique() <= 20:
+        columns["event"] = roles["event"]
+        found = sorted(str(value) for value in frame[roles["event"]].drop_nulls().unique())
+        events = {name: _STRENGTH.get(name.lower(), 1.0) for name in found}
+        remarks.append("events: how much each says that an item was liked, 0 to 1; one that is not named says nothing")
+    if "value" in roles and frame[roles["value"]].dtype.is_numeric():
+        columns["value"] = roles["value"]
+        values = frame[roles["value"]].drop_nulls()
+        # Rounded to a half: the scale of the ratings, which is public, and not a figure of the data.
+        threshold = round(2 * float(values.quantile(0.4) or 0.0)) / 2 if len(values) else 0.0
+        remarks.append("threshold: from this value on an item counts as liked")
+    return Guess(kind="interactions", columns=columns, events=events, threshold=threshold, remarks=remarks)
+
+
+def _further(frame: pl.DataFrame, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    texts, numbers = [], []
+    for name, kind in frame.schema.items():
+        if name in columns.values() or {"id", "password", "email", "phone", "mail", "address"} & set(_parts(name)):
+            continue
+        if kind.is_numeric():
+            numbers.append(name)
+        elif kind == pl.String and frame[name].n_unique() <= max(50, frame.height // 2):
+            texts.append(name)
+    return texts[:8], numbers[:8]
+
+
+def _stars(roles: Mapping[str, str]) -> dict[str, str]:
+    return {"stars": roles["value"]} if "value" in roles else {}
+
+
+def _picked(roles: Mapping[str, str], *wanted: str) -> dict[str, str]:
+    return {role: roles[role] for role in wanted if role in roles}
+
+
+def _wordy(column: pl.Series) -> bool:
+    if column.dtype != pl.String or not len(column):
+        return False
+    return float(column.drop_nulls().str.len_chars().mean() or 0.0) > 3  # type: ignore[arg-type]
+
+
+def _parts(name: str) -> list[str]:
+    """The words of a column's name.
+
+    >>> _parts("viewerId"), _parts("Book-Title"), _parts("rated_at")
+    (['viewer', 'id'], ['book', 'title'], ['rated', 'at'])
+    """
+    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower()) if word]

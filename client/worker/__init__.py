@@ -1,0 +1,1 @@
+"""The process that has the rows: it answers a fixed set of requests."""
