@@ -19,8 +19,8 @@ from client.cli.local import check, recommend
 from server.commands import audit, models, publish, pull, strategies
 from server.deploy_commands import approve, init_server, invite, revoke, run, status
 from server.deploy_commands import server as server_app
-from shared.errors import ExitCode, FedfuseError
-from shared.logs import Form, configure, environment
+from shared.base.errors import ExitCode, FedfuseError
+from shared.base.logs import Form, configure, environment
 from simulations.commands import simulate, world
 
 app = typer.Typer(

@@ -11,8 +11,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.messenger.worker_link import connect
-from shared.errors import ProtocolError
-from shared.logs import configure_from_environment, tell
+from shared.base.errors import ProtocolError
+from shared.base.logs import configure_from_environment, tell
 from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 from shared.records import request_from, to_record
 

@@ -12,9 +12,9 @@ from server.checkpoint import run_of
 from server.deployed import deployed
 from server.federation import run_federation
 from server.outcome import Event, Outcome
-from shared.errors import InputError
-from shared.logs import configure_from_environment, tell
-from shared.settings import unflatten
+from shared.base.errors import InputError
+from shared.base.logs import configure_from_environment, tell
+from shared.base.settings import unflatten
 
 # Under Flower's logger, so that `flwr run --stream` and `flwr log` show it.
 logger = logging.getLogger("flwr.fedfuse")

@@ -13,10 +13,10 @@ from flwr.serverapp import Grid
 
 from server.outcome import Kind
 from server.rounds import Exchange
-from shared.errors import ExitCode, FedfuseError, ProtocolError
+from shared.base.errors import ExitCode, FedfuseError, ProtocolError
+from shared.base.settings import Settings
 from shared.messages import Answer, Join, Joined, Reason, Refusal
 from shared.records import answer_from, bytes_of, to_record
-from shared.settings import Settings
 from strategies.report import Member
 
 _SETTLE = 0.5

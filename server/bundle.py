@@ -22,8 +22,8 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 
-from shared.settings import Settings, flatten
-from shared.version import VERSION
+from shared.base.settings import Settings, flatten
+from shared.base.version import VERSION
 from shared.warrant import federation_of
 
 PUBLISHER, NAME = "fedfuse", "fedfuse"

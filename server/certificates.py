@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared.durable import create_whole, write_whole
-from shared.errors import InputError, StorageError
+from shared.base.atomic_files import create_whole, write_whole
+from shared.base.errors import InputError, StorageError
 from shared.keys import read_secret
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365

@@ -20,12 +20,12 @@ from safetensors.numpy import save
 
 from server.outcome import Tally
 from shared.adapter import Layout
-from shared.durable import write_whole
-from shared.errors import InputError, ProtocolError, StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError, ProtocolError, StorageError
+from shared.base.safetensors_checks import feed
+from shared.base.settings import Settings, flatten
 from shared.messages import Joined, Label, Metrics, Reason
 from shared.residual import require_with_residual
-from shared.settings import Settings, flatten
-from shared.tensors import feed
 
 FORMAT = 2
 NAME = "checkpoint.safetensors"

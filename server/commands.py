@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.errors import ExitCode
+from shared.base.errors import ExitCode
 
 if TYPE_CHECKING:
     from server.manifest import Manifest

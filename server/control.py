@@ -29,7 +29,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from server.coordinator import Coordinator
 from server.gate import BUNDLE_PATH, STATUS_PATH
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
 
 FINISHED = "finished"
 

@@ -11,10 +11,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from server.certificates import Certificates
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import explain
+from shared.base.version import VERSION, release
 from shared.invitation import PlatformName
-from shared.settings import explain
-from shared.version import VERSION, release
 
 NAME = "server.toml"
 ENVIRONMENT = "FEDFUSE_SERVER"

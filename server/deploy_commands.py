@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from shared.errors import ExitCode, FedfuseError, InputError
+from shared.base.errors import ExitCode, FedfuseError, InputError
 
 if TYPE_CHECKING:
     from server.launch import Launch
@@ -44,7 +44,7 @@ def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.
     """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
     from server.coordinator import open_coordinator
     from server.superlink import serve
-    from shared.logs import configure_as_told
+    from shared.base.logs import configure_as_told
 
     coordinator = open_coordinator(folder)
     configure_as_told("server", flower=True)
@@ -156,7 +156,7 @@ def run(
 
     from server.coordinator import open_coordinator
     from server.launch import federate, record, recorded, stop
-    from shared.assignments import settings_of
+    from shared.base.setting_overrides import settings_of
 
     coordinator = open_coordinator(server)
     if resume:

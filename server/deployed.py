@@ -22,10 +22,10 @@ from server.journal import Journal
 from server.outcome import Outcome, Watcher
 from server.platforms import Platforms
 from server.telemetry import RunMetrics, log_events, together
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.prometheus import new_registry, serve_metrics
+from shared.base.settings import unflatten
 from shared.messages import NAME
-from shared.metrics import new_registry, serve_metrics
-from shared.settings import unflatten
 
 log = logging.getLogger("fedfuse.run")
 

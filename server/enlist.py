@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from server.control import Control, Unreachable
 from server.coordinator import Coordinator
 from server.platforms import Platform, Platforms
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
 from shared.keys import node_key_from_line
 
 log = logging.getLogger("fedfuse.server")

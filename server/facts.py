@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, Va
 from server.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from server.outcome import Tally
 from shared.adapter import digest as adapter_digest
-from shared.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError
+from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
 from shared.ledger import now
 from shared.ledger import read as read_ledger
 from shared.messages import Arrays, Metrics
-from shared.settings import Scalar, Settings, digest, explain, flatten, unflatten
 
 FACTS = "training.json"
 _FORMAT = 1

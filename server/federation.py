@@ -22,12 +22,12 @@ from server.publication import MODEL, Export, publish_adapter
 from server.rounds import Exchange
 from server.secure_round import SecureRounds
 from shared.adapter import initial
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import Settings
 from shared.messages import Arrays, Joined, Label, Reason
 from shared.records import bytes_of, request_from
 from shared.residual import require_with_residual, split
 from shared.scheme import personalises
-from shared.settings import Settings
 from shared.step_bound import largest_change
 from strategies import named
 from strategies.base import Member, NoUpdate, Receipt, adapter_from, record_of

@@ -22,9 +22,9 @@ from dataclasses import replace
 from typing import Any
 
 from server.judge import CREDENTIALS, Allowance, Judge
-from shared.errors import StorageError
+from shared.base.errors import StorageError
+from shared.base.version import VERSION
 from shared.greeting import COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
-from shared.version import VERSION
 
 log = logging.getLogger("fedfuse.gate")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from server.outcome import Event, Kind, Tally
-from shared.durable import write_whole
+from shared.base.atomic_files import write_whole
 
 EVENTS, STATE = "events.jsonl", "state.json"
 _TROUBLE = (Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT)

@@ -23,10 +23,10 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.primitives.asymmetric import verify_signature
 
 from server.platforms import Platform, Platforms
+from shared.base.version import VERSION, release
 from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
 from shared.keys import fingerprint
 from shared.messages import PROTOCOL
-from shared.version import VERSION, release
 
 log = logging.getLogger("fedfuse.gate")
 

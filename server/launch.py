@@ -24,11 +24,11 @@ from server.bundle import build_bundle
 from server.control import Control, FlowerRun, Unreachable
 from server.coordinator import Coordinator
 from server.journal import read_events, read_state
-from shared.durable import write_whole
-from shared.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.settings import Settings, build, digest, flatten
 from shared.keys import load_ed25519
 from shared.messages import NAME
-from shared.settings import Settings, build, digest, flatten
 from shared.warrant import Warrant, federation_of
 
 log = logging.getLogger("fedfuse.run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 from shared.secagg.messages import Parcel
 
 _HEAD = struct.Struct("<II")

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from server.signing import PublicKey, Signer, require_signature
-from shared.errors import InputError, StorageError
-from shared.settings import explain
+from shared.base.errors import InputError, StorageError
+from shared.base.settings import explain
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -68,7 +68,7 @@ class Origin(_Frozen):
         run: The run that trained it.
         created: When the run ended, UTC by the coordinator's clock. Informative.
         strategy, rounds, platforms: How it was trained, over whom (public names).
-        settings_sha256: `shared.settings.digest` of the run's settings.
+        settings_sha256: `shared.base.settings.digest` of the run's settings.
         backbone: Name of the frozen model that the adapter belongs to.
         backbone_sha256: Of its weights; '' where the coordinator had none at hand.
         adapter_sha256: Of the trained tensors (`shared.adapter.digest`).

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
+from shared.base.settings import Settings, digest
 from shared.ledger import UNIT
 from shared.peft_export import base_of, usage
-from shared.settings import Settings, digest
 
 CARD = "README.md"
 

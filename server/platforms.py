@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from shared.durable import write_whole
-from shared.errors import InputError, StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError, StorageError
 from shared.invitation import Application, fingerprint_of
 from shared.keys import fingerprint
 

@@ -13,11 +13,11 @@ from server.certificates import Certificates, name_of
 from server.coordinator import NAME, Coordinator, ServerFile, open_coordinator
 from server.platforms import Platforms
 from server.signing import load_trusted, make_key_pair
-from shared.durable import write_whole
-from shared.errors import InputError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError
+from shared.base.settings import explain
 from shared.invitation import Invitation
 from shared.keys import ed25519_line, load_ed25519, make_ed25519
-from shared.settings import explain
 
 _SERVER_TOML = """\
 # The coordinator of the federation '{name}'. Made by `fedfuse init server`.

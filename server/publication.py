@@ -15,12 +15,12 @@ from server.manifest import MANIFEST, describe
 from server.model_card import model_card_files
 from server.outcome import Tally
 from shared.backbone import load_backbone, weights_sha256
-from shared.durable import exchange, sync_folder, write_whole
-from shared.errors import StorageError
+from shared.base.atomic_files import exchange, sync_folder, write_whole
+from shared.base.errors import StorageError
+from shared.base.settings import Settings
 from shared.messages import Arrays
 from shared.peft_export import export as plain_peft
 from shared.peft_export import plain
-from shared.settings import Settings
 
 MODEL = "model"
 Export = Callable[[Arrays, Settings, Path], None]

@@ -28,8 +28,8 @@ from server.model_card import Lineage, model_card_files
 from server.publication import MODEL
 from server.signing import PublicKey, Signer, Untrusted
 from server.store import NotThere, Store, read_bounded
-from shared.errors import InputError, StorageError
-from shared.settings import explain
+from shared.base.errors import InputError, StorageError
+from shared.base.settings import explain
 
 INDEX = "index.json"
 _MAX_INDEX = 1 << 12

@@ -15,12 +15,12 @@ from server.mailbox import MailFolder
 from server.outcome import Kind
 from server.rounds import Exchange
 from shared.agreement import declared_by
+from shared.base.atomic_files import read_checked, write_checked
+from shared.base.errors import FedfuseError, ProtocolError, StorageError
+from shared.base.settings import Settings
 from shared.catalogues import POPULARITY, Popularity, places
-from shared.durable import read_checked, write_checked
-from shared.errors import FedfuseError, ProtocolError, StorageError
 from shared.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
-from shared.settings import Settings
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment
 from strategies.encoded import Encoded

@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from shared.durable import create_whole
-from shared.errors import InputError, ProtocolError, StorageError
+from shared.base.atomic_files import create_whole
+from shared.base.errors import InputError, ProtocolError, StorageError
 from shared.keys import ed25519_from_line, load_ed25519, make_ed25519
 
 _DOMAIN = b"fedfuse model manifest\n"

@@ -16,7 +16,7 @@ from server.control import Control, Node, Unreachable
 from server.coordinator import Coordinator
 from server.journal import read_state
 from server.platforms import Platforms
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 
-from shared.durable import copy_whole, create_whole, write_whole
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.atomic_files import copy_whole, create_whole, write_whole
+from shared.base.errors import FedfuseError, InputError, StorageError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 8

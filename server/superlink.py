@@ -28,7 +28,7 @@ from server.enlist import enlist_at_start
 from server.gate import HTTP, Gate, Sparing
 from server.judge import Judge
 from server.platforms import Platforms
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
 
 log = logging.getLogger("fedfuse.server")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.outcome import Event, Kind, Watcher
-from shared.logs import tell
+from shared.base.logs import tell
 
 log = logging.getLogger("fedfuse.run")
 

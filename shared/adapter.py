@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.backbone import BackboneShape, shape_of
-from shared.errors import InputError, ProtocolError
+from shared.base.errors import InputError, ProtocolError
+from shared.base.settings import ModelSettings, Settings
 from shared.messages import Arrays, Factors
 from shared.scheme import PLAIN, Scheme, scheme_of
-from shared.settings import ModelSettings, Settings
 
 Layout = Mapping[str, tuple[int, int]]
 """Name -> shape of every federated tensor, in a fixed order."""

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings, digest
 from shared.catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
-from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode
 from shared.secagg.quorum import Quorum
 from shared.secagg.roster import Entry, Roster, Terms
-from shared.settings import Settings, digest
 
 MOST_NOISE = 1e6
 """Noise multiplier, at most; a plan at a thousandth of it is noise."""

@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shared.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError
 from shared.ledger import Ledger, read
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, family
 from shared.privacy.spent import Spent

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 if TYPE_CHECKING:
     import torch

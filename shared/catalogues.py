@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.identity import DIGEST
 from shared.secagg.identity import digest_of as message_digest
 

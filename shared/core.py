@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from shared.adapter import HEAD, maps_of
 from shared.backbone import Backbone
-from shared.errors import InputError
-from shared.settings import Settings
+from shared.base.errors import InputError
+from shared.base.settings import Settings
 
 _ROW = 1 / np.sqrt(3)
 """Norm of a row of A: as PEFT's uniform start has it."""

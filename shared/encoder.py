@@ -20,10 +20,10 @@ from shared import blocked, layer, native, plain
 from shared.adapter import HEAD, TARGETS, first_trained
 from shared.attention import attend
 from shared.backbone import Backbone
+from shared.base.settings import ModelSettings
 from shared.compiled import Compiled
 from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
 from shared.lora import Change, Parameters, changed, changes_of, linear
-from shared.settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)

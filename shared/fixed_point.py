@@ -39,7 +39,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import InputError, PrivacyError
+from shared.base.errors import InputError, PrivacyError
 from shared.privacy.integers import LEAST_SHARE, MAX_DIMENSION, Integers
 
 SLACK = 2.0**-9

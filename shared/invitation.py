@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import explain
+from shared.base.version import release
 from shared.keys import ed25519_from_line, ed25519_line, fingerprint, node_key_from_line
-from shared.settings import explain
-from shared.version import release
 
 LARGEST = 1 << 18
 """Bytes of either; an invitation with a thousand members' keys is half of it."""

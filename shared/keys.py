@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from shared.durable import create_whole
-from shared.errors import InputError, StorageError
+from shared.base.atomic_files import create_whole
+from shared.base.errors import InputError, StorageError
 
 _LARGEST = 1 << 14
 

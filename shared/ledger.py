@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.ledger_fields import TIME, damaged, hold, matching, moment, number, whole
 from shared.messages import NAME
 from shared.privacy.integers import Integers

@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import Any, NoReturn
 
-from shared.errors import PrivacyError, StorageError
+from shared.base.errors import PrivacyError, StorageError
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 

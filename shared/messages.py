@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError
-from shared.settings import Settings
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/adapter.py`'s."""

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 
 from shared.backbone import BackboneShape
-from shared.durable import write_whole
-from shared.errors import StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import StorageError
 
 log = logging.getLogger("fedfuse.compile")
 SOURCES = Path(__file__).with_name("kernels")

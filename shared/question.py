@@ -14,11 +14,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 
+from shared.base.safetensors_checks import feed
+from shared.base.settings import Settings, digest
 from shared.messages import Count, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
-from shared.settings import Settings, digest
-from shared.tensors import feed
 
 _MASKS = "body"
 """The field of a request that says what to mask with, and not what: the session binds it."""

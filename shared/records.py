@@ -16,10 +16,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from safetensors.numpy import save
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.safetensors_checks import parse_tensors
+from shared.base.settings import Settings, flatten, unflatten
 from shared.messages import ANSWERS, PROTOCOL, REQUESTS, Answer, Factors, Label, Phase, Reason, Request, require
-from shared.settings import Settings, flatten, unflatten
-from shared.tensors import parse_tensors
 
 _RECORD, _BYTES = "fedfuse", "bytes"
 _WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.adapter import Layout, require_layout
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.low_rank import ProductSum
 from shared.messages import Arrays
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.messages import Factors
 
 PERSONALISE = "personalise"

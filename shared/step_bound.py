@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 
-from shared.settings import Settings
+from shared.base.settings import Settings
 
 ADAM = 0.1 / math.sqrt(0.001 * (1 - 0.81 / 0.999))
 """Of the platforms' Adam: at most so many learning rates in one step (7.27)."""
@@ -30,7 +30,7 @@ _ROUNDING = 1.001
 def largest_change(settings: Settings) -> float:
     """The most that one round of local training can move any parameter.
 
-    >>> from shared.settings import Settings
+    >>> from shared.base.settings import Settings
     >>> round(largest_change(Settings()), 3)  # 8 steps at 0.005
     0.291
     """

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 
 _DOMAIN = b"fedfuse warrant 1\n"
 """Signed before the content, so that a signature made for another purpose can never pass as a warrant's."""
@@ -34,7 +34,7 @@ class Warrant:
     Args:
         federation: Id of the federation, as `federation_of` gives it.
         run: Name of the run.
-        settings: Digest of its settings, as `shared.settings.digest` gives it.
+        settings: Digest of its settings, as `shared.base.settings.digest` gives it.
         expires: Seconds since 1970; requests are refused after it.
         signature: Ed25519 (RFC 8032), 64 bytes.
     """

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.assignments import values_of
-from shared.errors import InputError
-from shared.settings import Settings, build
+from shared.base.errors import InputError
+from shared.base.setting_overrides import values_of
+from shared.base.settings import Settings, build
 
 world = typer.Typer(no_args_is_help=True, help="Worlds: folders with one platform file per platform.")
 

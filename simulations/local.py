@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shared.errors import FedfuseError
-from shared.logs import environment
+from shared.base.errors import FedfuseError
+from shared.base.logs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,8 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from server.checkpoint import run_of
 from server.federation import run_federation
 from server.outcome import Event, Outcome
-from shared.errors import FedfuseError
-from shared.settings import Settings
+from shared.base.errors import FedfuseError
+from shared.base.settings import Settings
 
 
 def federate_on_ray(

@@ -27,10 +27,10 @@ from client.worker.request_handler import Worker
 from server.checkpoint import run_of
 from server.federation import run_federation
 from server.outcome import Event, Outcome, Tally
-from shared.durable import write_whole
+from shared.base.atomic_files import write_whole
+from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.settings import Settings
 from shared.encoder import devices
-from shared.errors import FedfuseError, InputError, StorageError
-from shared.settings import Settings
 from simulations.grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
 from simulations.worlds.world import World

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from server.outcome import Event, Kind
-from shared.settings import Settings
+from shared.base.settings import Settings
 
 _SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED, Kind.PERSONALISED)
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."

@@ -19,7 +19,8 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from shared.adapter import Layout, require_layout, trained
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 from shared.messages import (
     Answer,
     Arrays,
@@ -36,7 +37,6 @@ from shared.messages import (
 )
 from shared.records import answer_from, to_record
 from shared.scheme import Scheme, scheme_of
-from shared.settings import Settings
 from strategies.averaging import Change, WeightedMean
 from strategies.card import Card
 from strategies.optimizers import ServerOptimizer

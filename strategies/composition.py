@@ -18,9 +18,9 @@ from functools import cache, partial
 from typing import Any
 
 import strategies
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import Settings
 from shared.scheme import parts_of
-from shared.settings import Settings
 from strategies.base import AdapterStrategy, Member
 from strategies.card import Card, Role
 from strategies.optimizers import ServerOptimizer

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.identity import signed_by
 from shared.secagg.messages import Deal, Dealt, Parcel, Signed
 from shared.secagg.roster import Advert, Entry, Roster, Session, Terms

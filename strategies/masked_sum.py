@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.identity import signed_by
 from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked

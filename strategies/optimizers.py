@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import ServerSettings
 from shared.messages import Arrays
-from shared.settings import ServerSettings
 from strategies.averaging import Change
 from strategies.card import Card, Role
 

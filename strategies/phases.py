@@ -11,8 +11,8 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.adapter import trained
 from shared.agreement import Agreement, number_of, require_owners
+from shared.base.errors import ProtocolError
 from shared.catalogues import POPULARITY, Popularity, Taken, places
-from shared.errors import ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
 from shared.question import question_of

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from shared.adapter import Layout
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.messages import Arrays, Update
 from shared.residual import maps_in
 from strategies.averaging import Change

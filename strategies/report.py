@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.messages import Metrics, Personalised, Refusal, Summed, Update
 from shared.records import bytes_of
 

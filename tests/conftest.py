@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from shared.settings import Settings, build
+from shared.base.settings import Settings, build
 
 # The models here are tiny: a second thread costs more than it brings, above all beside other processes.
 torch.set_num_threads(1)

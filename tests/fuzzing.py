@@ -17,10 +17,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import strategies as st
 
 from shared import messages
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
+from shared.base.settings import Settings
 from shared.messages import ANSWERS, REQUESTS
 from shared.records import answer_from, request_from, to_record
-from shared.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
+from shared.base.settings import Settings, build
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
-from shared.settings import Settings, build
 from tests.kill_points import Said, Scenario
 
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
 
 Bomb = tuple[str, bytes, Callable[[bytes], object]]
 
@@ -45,11 +45,11 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from server.registry import INDEX, Registry
     from server.store import open_store
     from shared.audit import MAX_METRICS, audit
+    from shared.base.safetensors_checks import read_tensors
     from shared.invitation import LARGEST, parse_application, parse_invitation
     from shared.ledger import MAX_BYTES, MAX_LINE, read
     from shared.secagg import messages as said
     from shared.secagg.codec import VERSION, decode
-    from shared.tensors import read_tensors
     from shared.warrant import parse_warrant
     from tests.fuzzing import example, parse_message, record_of, through_socket, to_record, written
 

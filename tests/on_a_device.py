@@ -20,7 +20,7 @@ from client.recommender.recommend import recommend
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
 from server.pull import pull
-from shared.settings import Settings
+from shared.base.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 from tests import pretended_device

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fedfuse
-from shared.settings import Settings
+from shared.base.settings import Settings
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -311,7 +311,7 @@ class TestBadInput:
     ) -> None:
         import errno
 
-        from shared import durable
+        from shared.base import atomic_files as durable
 
         world, out = write_platform().parent, tmp_path / "run"
         real, calls = durable.os.fsync, []

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.errors import ExitCode
+from shared.base.errors import ExitCode
 
 client = typer.Typer(no_args_is_help=True, help="A platform's processes: start, worker, node, health, accept.")
 Folder = Annotated[Path, typer.Argument(help="The platform's folder.")]
@@ -128,7 +128,7 @@ def worker(
     """The worker alone, for systemd and containers: holds rows, model, keys and ledger, and answers at its socket."""
     from client.config.deployment_folder import open_deployment
     from client.worker.process import serve_worker
-    from shared.logs import configure_as_told
+    from shared.base.logs import configure_as_told
 
     deployment = open_deployment(folder)
     configure_as_told("worker")

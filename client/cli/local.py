@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.errors import PrivacyError
-from shared.settings import Settings, build
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings, build
 
 
 def check(
@@ -103,7 +103,7 @@ def _settings(config: Path | None) -> Settings:
         return Settings()
     import tomllib
 
-    from shared.errors import InputError
+    from shared.base.errors import InputError
 
     try:
         values = tomllib.loads(config.read_text(encoding="utf-8"))

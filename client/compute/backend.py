@@ -8,10 +8,10 @@ import torch
 
 from shared import native
 from shared.backbone import Backbone, BackboneShape
+from shared.base.errors import InputError
+from shared.base.settings import ModelSettings, Settings
 from shared.compiled import obstacle
 from shared.encoder import Encoder, compute_dtype
-from shared.errors import InputError
-from shared.settings import ModelSettings, Settings
 
 log = logging.getLogger("fedfuse.compile")
 

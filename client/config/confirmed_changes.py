@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

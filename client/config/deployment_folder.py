@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
 from shared.invitation import Invitation, parse_invitation, read_whole
 
 PLATFORM_TOML = "platform.toml"

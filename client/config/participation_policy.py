@@ -12,9 +12,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from client.config.table_location import AsTuple, Frozen
-from shared.errors import PrivacyError, ProtocolError
+from shared.base.errors import PrivacyError, ProtocolError
+from shared.base.settings import CLIPS, Settings, digest
 from shared.keys import ed25519_from_line, ed25519_line
-from shared.settings import CLIPS, Settings, digest
 from shared.warrant import parse_warrant
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]

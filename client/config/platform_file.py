@@ -24,8 +24,8 @@ from client.config.source_schema import (
 )
 from client.config.table_location import FilePath, Frozen
 from client.config.trusted_peers import read_peers
-from shared.errors import InputError, PrivacyError
-from shared.settings import explain
+from shared.base.errors import InputError, PrivacyError
+from shared.base.settings import explain
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 

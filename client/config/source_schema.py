@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, model_validator
 
 from client.config.table_location import AsTuple, Column, Columns, FilePath, Frozen, Linked, Lookup, Reading
-from shared.settings import Finite, Positive
+from shared.base.settings import Finite, Positive
 
 
 class NumberRange(Frozen):

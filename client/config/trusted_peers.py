@@ -13,8 +13,8 @@ from pathlib import Path
 import tomli_w
 
 from client.config.confirmed_changes import Change, require_agreed
-from shared.durable import write_whole
-from shared.errors import InputError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError
 from shared.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
 
 _HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import OutOfOrder
+from shared.base.errors import OutOfOrder
+from shared.base.settings import Settings
 from shared.messages import Evaluate, Label, Metrics
-from shared.settings import Settings
 
 Facts = Mapping[str, float | int | str]
 _PREFIX = "metrics "

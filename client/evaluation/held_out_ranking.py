@@ -14,7 +14,7 @@ from client.examples.user_examples import held_out_examples
 from client.examples.vectors import user_vectors
 from client.model.prepared_platform import Platform
 from client.model.towers import cached_rows
-from shared.settings import Settings
+from shared.base.settings import Settings
 
 _USERS_AT_ONCE = 256
 

@@ -10,7 +10,7 @@ import numpy as np
 from client.compute.feature_cache import Ids
 from client.examples.texts import Piece, Texts
 from client.sources.tables import Tables
-from shared.settings import ModelSettings
+from shared.base.settings import ModelSettings
 
 _TITLE_TOKENS = 12
 

@@ -18,7 +18,7 @@ from client.examples.item_texts import Catalogue
 from client.examples.split import Ragged, Split, ragged, user_generator
 from client.examples.texts import Piece, Texts
 from client.sources.tables import Notes, Tables
-from shared.settings import ModelSettings, TrainingSettings
+from shared.base.settings import ModelSettings, TrainingSettings
 
 _EARLIEST_CUT = 0.3  # a context shorter than this part of the history resembles no evaluation
 

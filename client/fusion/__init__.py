@@ -18,7 +18,7 @@ from client.fusion.average import Average
 from client.fusion.concat import Concat
 from client.fusion.gated import Gated
 from client.fusion.vote import Vote
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.lora import Parameters
 
 

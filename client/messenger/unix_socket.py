@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
 
 WAITING = 16
 """Connections that the kernel keeps for a listener that is busy."""

@@ -26,8 +26,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from safetensors.numpy import save
 
-from shared.errors import InputError, ProtocolError
-from shared.tensors import parse_tensors
+from shared.base.errors import InputError, ProtocolError
+from shared.base.safetensors_checks import parse_tensors
 
 WIRE = 1
 """Version of the layout. The head and the hello keep it for ever, so that two versions can tell each other so."""

@@ -17,8 +17,8 @@ from client.compute.feature_cache import Ids
 from client.examples.vectors import VectorRows
 from client.fusion.projector import weight_of
 from client.model.towers import Rows, Towers
-from shared.errors import OutOfOrder
-from shared.tensors import feed
+from shared.base.errors import OutOfOrder
+from shared.base.safetensors_checks import feed
 
 SINCE = "since"
 _KNOWN: WeakValueDictionary[bytes, Tensor] = WeakValueDictionary()

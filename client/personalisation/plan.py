@@ -22,7 +22,8 @@ from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import NoiseSource
 from client.run.adapter_partition import Part
 from shared.adapter import drawn
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from shared.fixed_point import planning
 from shared.ledger import Entry
 from shared.lora import Parameters
@@ -32,7 +33,6 @@ from shared.privacy.plan import signal_to_noise
 from shared.privacy.releases import Release, ReleaseKind
 from shared.residual import maps_in
 from shared.scheme import personalises
-from shared.settings import Settings
 
 CONFIDENCE = 2.0
 """Standard deviations of its noise by which a comparison must be won: a model that is no better wins with probability 2.3 %."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
 
 
 @dataclass(frozen=True, kw_only=True)

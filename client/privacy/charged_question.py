@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 
+from shared.base.safetensors_checks import feed
+from shared.base.settings import Settings, digest
 from shared.messages import Request
-from shared.settings import Settings, digest
-from shared.tensors import feed
 
 
 def question_of(request: Request, release: str) -> str:

@@ -29,7 +29,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.fixed_point import FixedPoint, Words
 from shared.privacy.integers import FINE
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from client.privacy.noise_sources import NoiseSource, SecureNoise, SeededNoise
-from shared.errors import PrivacyError
-from shared.settings import Settings
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 
 
 def generator(settings: Settings, platform: str, purpose: str, round_: int, *, simulation: bool) -> NoiseSource:

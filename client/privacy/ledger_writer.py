@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from shared.durable import sync_folder, sync_way
-from shared.errors import BudgetExceeded, InputError, PrivacyError, StorageError
+from shared.base.atomic_files import sync_folder, sync_way
+from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
 from shared.ledger import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release

@@ -23,11 +23,11 @@ from client.compute.device_transfer import sent
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.discrete_gaussian import local_noise, noise_share
 from client.privacy.noise_sources import NoiseSource
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
+from shared.base.settings import CLIPS
 from shared.fixed_point import FixedPoint, rounded
 from shared.privacy.integers import FINE
 from shared.privacy.releases import Release, ReleaseKind
-from shared.settings import CLIPS
 
 
 def noised_steps(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.int64]:

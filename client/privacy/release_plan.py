@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import CountMechanism
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
-from shared.settings import Settings
 
 WIDTH = 4
 """Numbers that one user contributes to metrics: one, and three metrics."""

@@ -10,10 +10,10 @@ from typing import Any
 from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.release_plan import plan_of
+from shared.base.settings import Settings, TrainingSettings
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
-from shared.settings import Settings, TrainingSettings
 
 
 def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent: Sequence[Release] = (), **public: Any) -> Plan:

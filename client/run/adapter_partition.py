@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from shared.adapter import drawn, layout_of, require_layout, trained
 from shared.backbone import Backbone, BackboneShape
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from shared.core import core_factors
-from shared.errors import PrivacyError
 from shared.messages import Arrays, Factors
 from shared.residual import require_with_residual
 from shared.scheme import Scheme, scheme_of
-from shared.settings import Settings
 
 Adapter = dict[str, NDArray[np.float32]]
 

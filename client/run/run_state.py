@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from shared.durable import write_whole
-from shared.errors import StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import StorageError
 
 _VERSION = "1"
 

@@ -26,8 +26,8 @@ from client.privacy.release_plan import popularity_release, round_release
 from client.run.session import Session
 from client.secagg.persistent_participant import SecureSum
 from client.training.adam import Adam
+from shared.base.errors import OutOfOrder, ProtocolError
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
-from shared.errors import OutOfOrder, ProtocolError
 from shared.fixed_point import FixedPoint, stretch
 from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode

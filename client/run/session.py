@@ -42,8 +42,9 @@ from client.training.adam import Adam
 from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
+from shared.base.errors import OutOfOrder, PrivacyError
+from shared.base.settings import Settings
 from shared.catalogues import POPULARITY
-from shared.errors import OutOfOrder, PrivacyError
 from shared.messages import (
     Arrays,
     Evaluate,
@@ -58,7 +59,6 @@ from shared.messages import (
 )
 from shared.privacy.releases import Release
 from shared.scheme import personalises
-from shared.settings import Settings
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from client.secagg.participant import PAIR, Active
-from shared.errors import OutOfOrder, ProtocolError
+from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, signed_by
 from shared.secagg.masks import KEY
 from shared.secagg.messages import Deal, Dealt, Mask

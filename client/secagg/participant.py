@@ -26,7 +26,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from shared.errors import OutOfOrder, ProtocolError
+from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, digest_of, signed_by
 from shared.secagg.masks import KEY, PART, Frame, Masks, agree, derive
 from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked

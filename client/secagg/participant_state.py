@@ -7,8 +7,8 @@ from pathlib import Path
 
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
-from shared.durable import read_checked, write_checked
-from shared.errors import ProtocolError, StorageError
+from shared.base.atomic_files import read_checked, write_checked
+from shared.base.errors import ProtocolError, StorageError
 from shared.secagg.codec import VERSION, decode, encode, version_of
 
 State = Enrolled | Dealing | Active

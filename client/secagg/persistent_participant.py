@@ -15,9 +15,10 @@ from client.secagg.enrolment import Dealing, Enrolled, Peers
 from client.secagg.participant import Active, Ready
 from client.secagg.participant_state import State, read_state, write_state
 from shared.agreement import Agreement, number_of, require_owners, terms_of
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
+from shared.base.settings import Settings
 from shared.catalogues import POPULARITY, Catalogue, Popularity
-from shared.durable import write_whole
-from shared.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
 from shared.fixed_point import FixedPoint
 from shared.keys import load_ed25519, make_ed25519
 from shared.messages import Count, Sum
@@ -26,7 +27,6 @@ from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import PUBLIC, Identity
 from shared.secagg.roster import NAME, Roster
-from shared.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.setup.schema_inference import Guess, guess
 from client.setup.table_preview import Sample
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.invitation import Invitation
 
 _HEAD = """\

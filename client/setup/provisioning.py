@@ -16,11 +16,11 @@ from client.config.table_location import SUFFIXES
 from client.setup.platform_file_draft import draft
 from client.setup.schema_inference import Guess
 from client.setup.table_preview import Sample, sample_database, sample_file
-from shared.durable import write_whole
-from shared.errors import InputError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError
+from shared.base.version import VERSION
 from shared.invitation import Application, Invitation
 from shared.keys import ed25519_from_line, make_ed25519, make_node_key
-from shared.version import VERSION
 from shared.warrant import federation_of
 
 _TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES.items() if form != "npy")}

@@ -20,7 +20,7 @@ from client.sources.database import open_query, reason_of, shown
 from client.sources.delimited import open_delimited
 from client.sources.jsonlines import open_json_lines
 from client.sources.scan import Key, Scan, reading
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 ROWS = 5_000
 _BYTES = 1 << 22

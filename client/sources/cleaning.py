@@ -8,7 +8,7 @@ from collections.abc import Callable
 import polars as pl
 
 from client.sources.tables import Dropped, SourceReport
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 UNKNOWN_ITEM = "item not in the catalogue"
 UNKNOWN_USER = "user without interactions"

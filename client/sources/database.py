@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from client.config.table_location import Reading
 from client.sources.scan import Key, Portion, Scan
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 _ROWS_AT_ONCE = 50_000
 

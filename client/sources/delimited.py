@@ -17,7 +17,7 @@ from client.config.table_location import Reading
 from client.sources.encoding import lines_of
 from client.sources.records import header_of, records
 from client.sources.scan import Key, Portion, Scan, reading
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 RAGGED = "row with more columns than the first"
 _OVERFLOW = "overflow"

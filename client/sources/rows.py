@@ -18,7 +18,7 @@ from client.sources.delimited import open_delimited
 from client.sources.jsonlines import open_json_lines
 from client.sources.scan import Key, Portion, Scan, reading
 from client.sources.values import as_ids
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 UNDECODED = "text that cannot be decoded"
 FLAW = "\0flaw"

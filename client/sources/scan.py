@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 Key = int | str
 """How a scan knows a column: its position (from 0), or the key of JSON lines."""

@@ -15,7 +15,7 @@ from client.sources.rows import Wanted, read_source
 from client.sources.scan import reading
 from client.sources.tables import SourceReport, Vectors
 from client.sources.values import as_ids, as_numbers
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 NOT_FINITE = "value not finite"
 _VECTOR = "vector {}"

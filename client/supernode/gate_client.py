@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
-from shared.errors import ExitCode, FedfuseError, ProtocolError
+from shared.base.errors import ExitCode, FedfuseError, ProtocolError
+from shared.base.version import VERSION
 from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
 from shared.messages import PROTOCOL
-from shared.version import VERSION
 
 LARGEST = 1 << 16
 

@@ -29,7 +29,7 @@ from client.messenger.unix_socket import BROKER
 from client.supernode import socket_broker as broker
 from client.supernode.fork_launcher import Passing, install
 from client.supernode.sandbox import confine, devices, of_python, wall
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 IDLE, PATIENT = 0.25, 3.0
 """Seconds between two looks for work: soon after there was some, and when there has been none for long."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.supernode import seccomp as syscalls
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _VERSION_FLAG = 1

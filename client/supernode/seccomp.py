@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 
 _NO_NEW_PRIVILEGES = 38
 _SET_FILTER, _ACTION_AVAILABLE = 1, 2

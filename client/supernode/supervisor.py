@@ -28,10 +28,10 @@ from client.messenger.wire import WIRE, Frame, receive, send
 from client.supernode.gate_client import Away, Refused, greet
 from client.supernode.process import Messenger, environment
 from client.supernode.sandbox import Wall
-from shared.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
+from shared.base.version import VERSION
 from shared.keys import load_node_key
 from shared.messages import PROTOCOL
-from shared.version import VERSION
 
 log = logging.getLogger("fedfuse.client")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from client.examples.split import ragged
 from client.examples.user_examples import Examples
 from client.training.per_user_gradients import Losses, per_user
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
 from shared.plain import plainly
 
 _MADE_UP = 3

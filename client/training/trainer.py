@@ -26,8 +26,8 @@ from client.training.losses import OBJECTIVES, Answers
 from client.training.micro_batch import MicroBatch
 from client.training.opacus_gradients import ENGINES
 from client.training.per_user_gradients import Losses, by_sequence, clip_of
+from shared.base.settings import Settings
 from shared.heap import keep
-from shared.settings import Settings
 
 log = logging.getLogger("fedfuse.training")
 ROW_STEP = 8

@@ -17,7 +17,7 @@ from client.config.deployment_folder import Deployment
 from client.messenger.unix_socket import inherited, listen
 from client.supernode.sandbox import close_to_others
 from client.worker.socket_server import Door
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 log = logging.getLogger("fedfuse.worker")
 
@@ -48,8 +48,8 @@ def serve_worker(
     from client.config.platform_file import load
     from client.worker.request_handler import Worker
     from client.worker.telemetry import WorkerMetrics
+    from shared.base.prometheus import new_registry, serve_metrics
     from shared.ledger import read
-    from shared.metrics import new_registry, serve_metrics
 
     file = load(deployment.file)
     # This user besides: its own health check; it could read everything anyway.

@@ -32,8 +32,7 @@ from client.secagg.persistent_participant import Register, SecureSum, identity_o
 from client.sources import read_tables
 from client.sources.tables import Tables
 from shared.backbone import shape_of
-from shared.catalogues import Catalogue
-from shared.errors import (
+from shared.base.errors import (
     BudgetExceeded,
     FedfuseError,
     InputError,
@@ -43,9 +42,10 @@ from shared.errors import (
     ProtocolError,
     StorageError,
 )
-from shared.logs import about, tell
+from shared.base.logs import about, tell
+from shared.base.settings import Settings, flatten
+from shared.catalogues import Catalogue
 from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
-from shared.settings import Settings, flatten
 
 log = logging.getLogger("fedfuse.worker")
 Observer = Callable[[Request, Answer, float], None]

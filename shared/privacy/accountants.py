@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.privacy import discrete, pld, prv, rdp
 from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
 from shared.privacy.releases import Release, Steps, merge

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from shared.errors import InputError, PrivacyError
+from shared.base.errors import InputError, PrivacyError
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 

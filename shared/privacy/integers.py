@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.privacy.rounding import rounded_norm
 
 MAX_DIMENSION = 1 << 28

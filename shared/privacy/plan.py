@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shared.errors import InputError, NoisyPlan, PrivacyError
+from shared.base.errors import InputError, NoisyPlan, PrivacyError
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.integers import Integers

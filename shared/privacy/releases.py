@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.privacy.integers import Integers
 
 MAX_STEPS = 1 << 40

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 
 def rounded_norm(norm: float, *, dimension: float, failure: float) -> float:

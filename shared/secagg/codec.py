@@ -15,7 +15,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from shared.errors import FedfuseError, ProtocolError
+from shared.base.errors import FedfuseError, ProtocolError
 
 VERSION = 2
 """2: masks are bound to the whole question, and platforms sign what they declare."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 
 KEY = 32
 """Bytes of a key, private or public, and of a seed."""

@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.identity import DIGEST, SIGNATURE, digest_of
 from shared.secagg.quorum import MOST
 from shared.secagg.roster import Keys, Roster

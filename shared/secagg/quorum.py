@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 COMPLETE = 50
 """Most platforms that all mask with one another."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
-from shared.errors import InputError, ProtocolError
+from shared.base.errors import InputError, ProtocolError
 from shared.secagg.identity import DIGEST, PUBLIC, SIGNATURE, digest_of, signed_by
 from shared.secagg.masks import KEY, small_order
 from shared.secagg.quorum import MOST, Quorum, quorum_of

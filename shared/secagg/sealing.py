@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.masks import agree
 
 _NONCE = bytes(12)

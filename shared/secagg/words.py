@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.masks import PART
 
 _WHOLE = {32: "<u4", 16: "<u2", 8: "<u1"}

@@ -31,8 +31,8 @@ from server.coordinator import open_coordinator
 from server.judge import QUESTIONS
 from server.platforms import Platforms
 from server.provisioning import init_server, invite
-from shared.errors import FedfuseError
-from shared.logs import configure
+from shared.base.errors import FedfuseError
+from shared.base.logs import configure
 from shared.messages import Answer, Request
 from simulations.local import LocalDeployment
 

@@ -36,8 +36,8 @@ from rich.table import Table
 
 from client.config.platform_file import load
 from client.model.prepared_platform import Platform, fingerprint, prepare
-from shared.errors import InputError, NoisyPlan
-from shared.settings import Settings
+from shared.base.errors import InputError, NoisyPlan
+from shared.base.settings import Settings
 from simulations.benchmarks.spread import spread
 from simulations.benchmarks.sweep import read
 from simulations.commands import settings_from

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.adapter import initial
-from shared.settings import Settings, build
+from shared.base.settings import Settings, build
 from simulations.benchmarks.stock_flower import stock_seconds
 from simulations.local import LocalDeployment
 from simulations.worlds.generated import write_world

@@ -31,8 +31,8 @@ from rich.table import Table
 
 from client.config.platform_file import PlatformFile, load
 from client.model.prepared_platform import Platform, fingerprint, prepare
-from shared.errors import PrivacyError
-from shared.settings import Settings
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from simulations.benchmarks.design import Share, cross, effects
 from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from

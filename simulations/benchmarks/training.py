@@ -43,8 +43,8 @@ from client.training.adam import Adam
 from client.training.per_user_gradients import clip_of, clipped_sum
 from shared.adapter import layout_of
 from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
+from shared.base.settings import ModelSettings, Settings
 from shared.encoder import Batch, Encoder, compute_dtype
-from shared.settings import ModelSettings, Settings
 
 ITEMS = 1000
 TEMPERATURE = 0.05

@@ -39,7 +39,7 @@ from client.sources.encoding import id_lines
 from client.sources.rows import Wanted, read_table
 from client.sources.scan import reading
 from client.sources.values import as_ids
-from shared.errors import InputError
+from shared.base.errors import InputError
 from simulations.worlds.files import whole, write_text
 from simulations.worlds.world import World, open_world
 

@@ -13,7 +13,7 @@ import polars as pl
 from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, insert
 from sqlalchemy.pool import NullPool
 
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 
 Rows = Sequence[Mapping[str, Any]]
 """Rows of one table, all with the same keys; None is a missing value."""

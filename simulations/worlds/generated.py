@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from simulations.worlds import files, news, shop, video
 from simulations.worlds.crowd import Crowd, Sizes, gather, population
 from simulations.worlds.world import World, open_world

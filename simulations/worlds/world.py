@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from client.fusion import fusion_named
 from client.model.towers import Towers
 from shared.adapter import layout_of
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings
 from shared.encoder import Encoder
-from shared.settings import ModelSettings
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import Unanswered, app
 from client.messenger import worker_link as link
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 from shared.messages import (
     Answer,
     Evaluate,
@@ -36,7 +37,6 @@ from shared.messages import (
     Update,
 )
 from shared.records import answer_from, to_record
-from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = {"head.lora_A": np.ones((2, 3), np.float32)}

@@ -15,8 +15,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.messenger.worker_link import connect
+from shared.base.settings import unflatten
 from shared.messages import Evaluate, Factors, Join, Label, Train, Update
-from shared.settings import unflatten
 
 app = ClientApp()
 

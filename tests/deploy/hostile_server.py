@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.serverapp import Grid, ServerApp
 
 from shared.adapter import initial
-from shared.settings import unflatten
+from shared.base.settings import unflatten
 
 app = ServerApp()
 

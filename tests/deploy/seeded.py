@@ -28,9 +28,9 @@ from server.federation import run_federation
 from server.launch import Launch, federate, record
 from shared.adapter import layout_of
 from shared.backbone import shape_of
+from shared.base.settings import Settings, build
 from shared.ledger import read
 from shared.messages import Answer, Request, Train
-from shared.settings import Settings, build
 from simulations.grid import InProcessGrid
 from tests.deploy.stage import ROOT, Stage, until
 

@@ -164,7 +164,7 @@ def test_two_clients_with_one_identity(deployed: Stage) -> None:
 
 
 def test_an_old_client(deployed: Stage) -> None:
-    old = "import shared.version\nshared.version.VERSION = '0.0.1'\n"
+    old = "import shared.base.version\nshared.version.VERSION = '0.0.1'\n"
     process = deployed.join("ant", PYTHONPATH=overlay(deployed, "old", old))
     assert process.wait(120) == 6
     assert "this is fedfuse 0.0.1" in said(deployed, "ant") and "needs at least 0.1.0" in said(deployed, "ant")

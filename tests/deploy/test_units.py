@@ -87,7 +87,7 @@ def test_worker_and_messenger_are_two_users_with_a_socket_between() -> None:
 
 
 def test_a_platform_that_is_refused_for_good_is_left_alone() -> None:
-    from shared.errors import ExitCode
+    from shared.base.errors import ExitCode
 
     node = unit(SYSTEMD / "fedfuse-node.service")
     assert node["Service"]["Restart"] == "always" and int(node["Service"]["RestartSec"]) * 5 > 60

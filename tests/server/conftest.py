@@ -23,8 +23,8 @@ from server.publication import publish_adapter
 from server.signing import Signer, load_signer, make_key_pair
 from shared.adapter import layout_of
 from shared.backbone import shape_of
+from shared.base.settings import Settings
 from shared.messages import Joined, Label, Metrics
-from shared.settings import Settings
 from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]

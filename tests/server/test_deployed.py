@@ -28,9 +28,9 @@ from server.journal import EVENTS, Journal, read_events, read_state
 from server.launch import ATTEMPT, Launch, federate, record, recorded
 from server.outcome import Event, Kind, Outcome
 from server.provisioning import init_server
-from shared.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.settings import Settings
 from shared.messages import Join, Joined, Request, Train, Update
-from shared.settings import Settings
 from shared.step_bound import largest_change
 from simulations.grid import InProcessGrid
 
@@ -212,8 +212,8 @@ class TestGoingOn:
         (config,) = flower.configs
         assert (config["run"], config["nodes"], config["training.clip"]) == (launch.run, 2, 1.0)
         from server.provisioning import invite
+        from shared.base.settings import digest
         from shared.keys import ed25519_from_line
-        from shared.settings import digest
         from shared.warrant import parse_warrant
 
         key = ed25519_from_line(invite(launch.coordinator, "shop").coordinator).public_bytes_raw()

@@ -13,9 +13,9 @@ from server.checkpoint import load_checkpoint, run_of
 from server.outcome import Event, Kind, Outcome
 from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
-from shared.errors import FedfuseError, InputError, ProtocolError, StorageError
+from shared.base.errors import FedfuseError, InputError, ProtocolError, StorageError
+from shared.base.settings import Settings
 from shared.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
-from shared.settings import Settings
 
 Make = Callable[..., Settings]
 

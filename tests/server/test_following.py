@@ -15,7 +15,7 @@ from server.pull import pull
 from server.registry import INDEX, Registry
 from server.signing import Signer, Untrusted
 from server.store import FolderStore, open_store
-from shared.errors import FedfuseError, StorageError
+from shared.base.errors import FedfuseError, StorageError
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]

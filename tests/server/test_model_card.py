@@ -17,7 +17,7 @@ from server.model_card import Lineage, render
 from server.pull import pull
 from server.registry import Registry
 from server.store import open_store
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.ledger import Entry, Header, now, seal
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method

@@ -23,10 +23,10 @@ from server.registry import Registry
 from server.signing import Signer, make_key_pair
 from server.store import FolderStore, open_store
 from shared.adapter import initial
-from shared.durable import create_whole, write_whole
+from shared.base.atomic_files import create_whole, write_whole
+from shared.base.settings import Settings
 from shared.ledger import parse
 from shared.privacy.releases import Release, ReleaseKind
-from shared.settings import Settings
 from tests.kill_scenarios import Tenths
 
 MakeRun = Callable[..., Path]

@@ -33,7 +33,7 @@ from server.coordinator import Coordinator, open_coordinator
 from server.platforms import Platforms
 from server.provisioning import init_server, invite
 from server.signing import make_key_pair
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
 from shared.invitation import Application, parse_application, parse_invitation
 from shared.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 
@@ -405,7 +405,7 @@ class TestTheBundle:
     def test_its_configuration_has_every_setting(self) -> None:
         import tomllib
 
-        from shared.settings import Settings, flatten
+        from shared.base.settings import Settings, flatten
 
         project = tomllib.loads(zipfile.ZipFile(io.BytesIO(build_bundle().content)).read("pyproject.toml").decode())
         assert set(flatten(Settings())) <= set(project["tool"]["flwr"]["app"]["config"])

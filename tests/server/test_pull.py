@@ -22,7 +22,7 @@ from server.pull import PulledModel, pull
 from server.registry import Registry
 from server.signing import Signer, Untrusted
 from server.store import open_store
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.peft_export import load_published
 
 MakeRun = Callable[..., Path]

@@ -15,7 +15,7 @@ from server.registry import INDEX, Registry
 from server.signing import Signer, Untrusted
 from server.store import FolderStore, ObjectStore, Store, open_store, shown
 from shared.adapter import digest
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.peft_export import load_published
 
 MakeRun = Callable[..., Path]

@@ -15,9 +15,10 @@ from client.secagg.persistent_participant import Register, SecureSum, identity_o
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
 from shared.adapter import initial, trained
+from shared.base.atomic_files import read_checked, write_checked
+from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
+from shared.base.settings import Settings
 from shared.catalogues import Catalogue
-from shared.durable import read_checked, write_checked
-from shared.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.messages import (
     Answer,
     Evaluate,
@@ -36,7 +37,6 @@ from shared.messages import (
 )
 from shared.secagg.codec import VERSION, decode
 from shared.secagg.roster import Advert
-from shared.settings import Settings
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
 

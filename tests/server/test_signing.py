@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from server.signing import PublicKey, Signer, Untrusted, load_signer, load_trusted, make_key_pair, require_signature
-from shared.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, InputError, StorageError
 
 
 @pytest.fixture

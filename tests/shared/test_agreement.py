@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from shared.agreement import Agreement, declared_by, pooled, require_owners
+from shared.base.errors import ProtocolError
 from shared.catalogues import MOST_CATALOGUES, MOST_ITEMS, Catalogue, Popularity, shared_catalogues
-from shared.errors import ProtocolError
 from shared.secagg.codec import encode
 from shared.secagg.roster import Entry, Roster, Terms
 

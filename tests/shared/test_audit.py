@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from shared.audit import Report, audit, render
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.ledger import Header, entry_of, seal
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers

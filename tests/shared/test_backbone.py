@@ -15,7 +15,7 @@ from transformers import BertModel
 
 import shared.backbone
 from shared.backbone import EMBEDDED_SHA256, Backbone, folder_of, load_backbone, shape_of
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 WEIGHTS = "model.safetensors"
 

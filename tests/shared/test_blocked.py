@@ -18,7 +18,7 @@ from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import Losses
 from shared import blocked, layer, native
 from shared.backbone import BackboneShape
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
 from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
 from shared.lora import Change
 

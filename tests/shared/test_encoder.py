@@ -14,10 +14,10 @@ from shared import attention, layer, lora
 from shared import encoder as encoder_module
 from shared.adapter import TARGETS, initial, layout_of
 from shared.backbone import folder_of, load_backbone, shape_of
+from shared.base.settings import ModelSettings, Settings
 from shared.encoder import Batch, Encoder, compute_dtype, default_device
 from shared.lora import apply
 from shared.plain import plainly
-from shared.settings import ModelSettings, Settings
 
 CPU = torch.device("cpu")
 

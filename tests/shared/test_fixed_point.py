@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from shared.errors import InputError, PrivacyError
+from shared.base.errors import InputError, PrivacyError
 from shared.fixed_point import FAILURE, SLACK, WRAP, FixedPoint, planning
 from shared.privacy.discrete import gaussian
 from shared.privacy.groups import Removal

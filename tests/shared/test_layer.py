@@ -16,10 +16,10 @@ from shared import encoder as encoder_module
 from shared import layer
 from shared.adapter import TARGETS
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings
 from shared.encoder import Batch, Encoder
 from shared.frozen import FrozenMap, affine, affine_gelu
 from shared.lora import Change
-from shared.settings import ModelSettings
 
 CPU = torch.device("cpu")
 HIDDEN = 32

@@ -19,7 +19,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save
 
 import shared
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 from shared.messages import (
     Evaluate,
     Factors,
@@ -35,7 +36,6 @@ from shared.messages import (
     Update,
 )
 from shared.records import answer_from, bytes_of, record_of_bytes, request_from, to_record
-from shared.settings import Settings
 
 ARRAYS = {"head.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3), "head.lora_B": np.ones((3, 2), np.float32)}
 REQUESTS = [

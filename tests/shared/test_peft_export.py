@@ -16,10 +16,10 @@ from transformers import BertModel
 
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone, shape_of
+from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.settings import ModelSettings, Settings
 from shared.encoder import Batch, Encoder
-from shared.errors import FedfuseError, InputError, StorageError
 from shared.peft_export import export, load_published, usage
-from shared.settings import ModelSettings, Settings
 
 EVERY = ",".join(TARGETS)
 FILES = ["adapter_config.json", "adapter_model.safetensors", "fedfuse.json", "head.safetensors"]

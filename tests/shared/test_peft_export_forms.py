@@ -14,12 +14,12 @@ from transformers import BertModel
 
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone, shape_of
+from shared.base.errors import InputError
+from shared.base.settings import Settings, build
 from shared.core import core_factors, folded
 from shared.encoder import Batch, Encoder
-from shared.errors import InputError
 from shared.peft_export import export, load_published
 from shared.scheme import scheme_of
-from shared.settings import Settings, build
 
 EVERY = ",".join(TARGETS)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.privacy import accountants, pld, prv, rdp
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED, RENYI, Accountant
 from shared.privacy.groups import CannotCompose, Removal, triangle

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.fixed_point import FixedPoint, planning
 from shared.privacy import discrete
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED, Accountant

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InputError, NoisyPlan, PrivacyError
+from shared.base.errors import InputError, NoisyPlan, PrivacyError
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, Accountant
 from shared.privacy.calibration import TOLERANCE, noise_multiplier
 from shared.privacy.plan import Plan, make_plan, signal_to_noise

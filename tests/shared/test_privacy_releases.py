@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.privacy.releases import Release, ReleaseKind, merge
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.low_rank import ProductSum
 from shared.residual import added, is_residual, maps_in, merged, require_with_residual, split
 

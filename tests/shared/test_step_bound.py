@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.training.adam import Adam
-from shared.settings import Settings, TrainingSettings
+from shared.base.settings import Settings, TrainingSettings
 from shared.step_bound import ADAM, largest_change
 
 

@@ -22,9 +22,9 @@ from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
 from server.rounds import Exchange
 from shared.audit import audit
-from shared.errors import FedfuseError
+from shared.base.errors import FedfuseError
+from shared.base.settings import Settings
 from shared.messages import Answer, Join, Reason, Request, Train, Update
-from shared.settings import Settings
 from simulations.grid import InProcessGrid
 from tests.server.test_federation import Scripted
 

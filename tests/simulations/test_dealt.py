@@ -17,7 +17,7 @@ import fedfuse
 from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.tables import Tables
-from shared.errors import InputError
+from shared.base.errors import InputError
 from simulations.worlds.dealt import deal, part_of
 from simulations.worlds.generated import write_world
 from simulations.worlds.world import World, open_world

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 from simulations.benchmarks import federation
 from simulations.benchmarks.federation import ALONE, AVERAGED, SECURE, plot, scores, table_of, verdicts, words_of
 

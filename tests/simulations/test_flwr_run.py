@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shared.audit import audit
-from shared.settings import Settings, flatten
+from shared.base.settings import Settings, flatten
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from client.run.secure_session import SummingSession
 from server.outcome import Event, Kind
 from shared.audit import audit
+from shared.base.settings import Settings
 from shared.ledger import read
-from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 

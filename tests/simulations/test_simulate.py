@@ -17,9 +17,9 @@ from client.recommender.recommend import recommend
 from server.outcome import Event, Kind
 from server.pull import pull
 from shared.audit import audit
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
+from shared.base.settings import Settings
 from shared.privacy.releases import Release, ReleaseKind
-from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from server.outcome import Event, Kind
 from shared.audit import audit
-from shared.errors import InputError
+from shared.base.errors import InputError
+from shared.base.settings import Settings
 from shared.ledger import read
 from shared.peft_export import load_published
-from shared.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose
 
 from client.config.platform_file import load
 from client.sources import read_tables
-from shared.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError
 from simulations.worlds import files, news, shop, taste, video
 from simulations.worlds.crowd import Crowd, Sizes, gather, population
 from simulations.worlds.generated import PLATFORMS, crowds, sizes_at, write_world

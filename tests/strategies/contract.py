@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.adapter import trained
+from shared.base.settings import Settings, build
 from shared.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
 from shared.records import request_from, to_record
 from shared.residual import is_residual, require_with_residual
 from shared.scheme import scheme_of
-from shared.settings import Settings, build
 from strategies import named
 from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
 

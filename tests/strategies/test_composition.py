@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InputError
-from shared.settings import build
+from shared.base.errors import InputError
+from shared.base.settings import build
 from strategies import catalogue, named
 from strategies.card import Role
 from strategies.optimizers import FedAdam, FedAvgM, ServerOptimizer

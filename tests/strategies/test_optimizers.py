@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.errors import InputError
-from shared.settings import ServerSettings
+from shared.base.errors import InputError
+from shared.base.settings import ServerSettings
 from strategies.optimizers import FedAdam, FedAvgM, FedYogi, ServerOptimizer
 
 SETTINGS = ServerSettings(momentum=0.8, second_moment=0.95, adaptivity=0.01, learning_rate=0.05)

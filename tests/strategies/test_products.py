@@ -12,10 +12,10 @@ from flwr.app import ConfigRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.base.settings import build
 from shared.messages import Train
 from shared.records import request_from
 from shared.residual import is_residual, merged
-from shared.settings import build
 from strategies import named
 from strategies.base import AdapterStrategy, Member, adapter_from, record_of
 from strategies.svd import FlexLoRA, Slices, leading, truncated

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from shared.base.settings import Settings, build
 from shared.messages import Factors
 from shared.scheme import SCHEMES
-from shared.settings import Settings, build
 from strategies import catalogue, named
 from strategies.base import AdapterStrategy
 from strategies.card import Role

@@ -14,9 +14,9 @@ import torch
 from client.compute.backend import compiles, ready_encoder, uses_kernels
 from client.model.prepared_platform import prepare
 from shared.backbone import BackboneShape, load_backbone
+from shared.base.errors import InputError
+from shared.base.settings import Settings
 from shared.compiled import obstacle
-from shared.errors import InputError
-from shared.settings import Settings
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 Make = Callable[..., Settings]

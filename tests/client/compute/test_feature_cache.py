@@ -14,9 +14,9 @@ import torch
 
 from client.compute.feature_cache import Ids, TrunkCache
 from shared.backbone import load_backbone
+from shared.base.errors import StorageError
+from shared.base.settings import ModelSettings
 from shared.encoder import Encoder
-from shared.errors import StorageError
-from shared.settings import ModelSettings
 
 
 def encoder_of(backbone: str, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Encoder:

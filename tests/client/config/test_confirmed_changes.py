@@ -20,7 +20,7 @@ from client.config.trusted_peers import identities_of, read_peers, trust
 from client.setup.provisioning import accept, init_client
 from server.coordinator import Coordinator
 from server.provisioning import init_server, invite
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.invitation import Application, Invitation, fingerprint_of
 from shared.keys import ed25519_line
 

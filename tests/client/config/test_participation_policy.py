@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from client.config.platform_file import load
 from client.worker.request_handler import Worker
-from shared.errors import InputError, ProtocolError
+from shared.base.errors import InputError, ProtocolError
+from shared.base.settings import Settings, digest
 from shared.ledger import read
 from shared.messages import Answer, Join, Joined, Reason, Refusal
-from shared.settings import Settings, digest
 from shared.warrant import MAX_TEXT, Warrant, federation_of, parse_warrant
 
 Write = Callable[..., Path]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
-from shared.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError
 
 VALID: dict[str, Any] = {
     "name": "shop",

@@ -22,8 +22,8 @@ from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import SeededNoise
 from client.privacy.popularity_release import BOUND, bounded_counts, log_popularity, release_prior
 from client.sources.tables import Interactions, Tables, Ties
+from shared.base.settings import Settings
 from shared.privacy.releases import ReleaseKind
-from shared.settings import Settings
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

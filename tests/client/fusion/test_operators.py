@@ -11,9 +11,9 @@ from client.examples.split import ragged
 from client.fusion import FUSIONS, fusion_named
 from client.model.towers import Towers
 from shared.backbone import load_backbone
+from shared.base.errors import InputError
+from shared.base.settings import ModelSettings
 from shared.encoder import Encoder
-from shared.errors import InputError
-from shared.settings import ModelSettings
 
 WIDTHS = {"image": 5, "sound": 40}
 

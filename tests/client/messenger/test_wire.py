@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from client.messenger.wire import MAX_BODY, MAX_HEADER, WIRE, Frame, Hangup, pack, receive, send, unpack
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 from shared.messages import Factors, Train
 from shared.records import request_from, to_record
-from shared.settings import Settings
 
 HEAD = struct.Struct(">7sBIQ")
 

@@ -16,8 +16,8 @@ from client.model.item_bank import Bank, BankOfRounds
 from client.model.towers import Towers, cached_rows
 from shared.adapter import initial
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings, Settings
 from shared.encoder import Encoder
-from shared.settings import ModelSettings, Settings
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,8 @@ from client.examples.vectors import VectorRows
 from client.fusion import FUSIONS, fusion_named
 from client.model.towers import Rows, Towers, cached_rows
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings
 from shared.encoder import Encoder
-from shared.settings import ModelSettings
 
 CPU = torch.device("cpu")
 

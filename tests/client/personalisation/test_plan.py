@@ -22,6 +22,7 @@ from client.run.adapter_partition import Part
 from client.run.run_state import load_memory, save_memory
 from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of
+from shared.base.settings import Settings
 from shared.encoder import Batch, Encoder
 from shared.ledger import Entry, read
 from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Personalised, Refusal, Train, Update
@@ -30,7 +31,6 @@ from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
 from shared.records import to_record
 from shared.scheme import scheme_of
-from shared.settings import Settings
 from tests.client.asking import Asking
 
 Write = Callable[..., Path]

@@ -16,7 +16,7 @@ from scipy import stats
 
 from client.privacy.discrete_gaussian import LARGEST_TABLE, noise_share, noise_table
 from client.privacy.noise_sources import SecureNoise, SeededNoise
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.fixed_point import FixedPoint, Words
 from shared.privacy.accountants import OPACUS
 from shared.privacy.discrete import SAMPLER_BITS

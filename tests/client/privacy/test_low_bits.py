@@ -19,8 +19,8 @@ from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SecureNoise
 from client.privacy.release_plan import metrics_mechanism
 from client.training.per_user_gradients import clip
+from shared.base.settings import Settings
 from shared.privacy.releases import ReleaseKind
-from shared.settings import Settings
 
 Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 """With the user and without, (width,) each."""

@@ -23,7 +23,7 @@ from client.privacy.bounded_sum import BoundedSum, nothing, of_choices, of_contr
 from client.privacy.mechanism import CountMechanism, Mechanism, Quantile
 from client.privacy.noise_sources import NoiseSource, SecureNoise, SeededNoise
 from client.training.per_user_gradients import clip
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import ReleaseKind
 

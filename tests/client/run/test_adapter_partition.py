@@ -16,11 +16,11 @@ from client.run.run_state import load_memory, save_memory
 from client.training.per_user_gradients import per_user
 from shared.adapter import drawn, initial
 from shared.backbone import load_backbone, shape_of
+from shared.base.errors import InputError, PrivacyError, ProtocolError
+from shared.base.settings import Settings
 from shared.core import core_factors
-from shared.errors import InputError, PrivacyError, ProtocolError
 from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
 from shared.records import to_record
-from shared.settings import Settings
 from tests.client.asking import Asking
 
 Write = Callable[..., Path]

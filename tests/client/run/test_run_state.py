@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from client.run.run_state import Memory, load_memory, save_memory
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 
 
 def memory() -> Memory:

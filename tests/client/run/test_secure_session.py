@@ -23,8 +23,9 @@ from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
 from shared.adapter import initial, trained
 from shared.agreement import Agreement, number_of, terms_of
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from shared.catalogues import Popularity, places
-from shared.errors import PrivacyError
 from shared.ledger import read
 from shared.messages import (
     Answer,
@@ -49,7 +50,6 @@ from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame
 from shared.secagg.roster import Advert
-from shared.settings import Settings
 from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
 from strategies.secure import Candidates, StepOnSums

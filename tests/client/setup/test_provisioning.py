@@ -21,7 +21,7 @@ from client.setup.table_preview import Sample, sample_database, sample_file
 from client.sources import read_tables
 from client.supernode.sandbox import Wall
 from client.supernode.supervisor import require_wall
-from shared.errors import InputError
+from shared.base.errors import InputError
 from shared.invitation import Invitation, parse_application
 from shared.keys import ed25519_line, load_ed25519, load_node_key
 

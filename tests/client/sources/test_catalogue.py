@@ -11,7 +11,7 @@ import tomli_w
 from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.tables import Tables
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 LOG = "user,item\nann,1\nann,2\nbob,3\nbob,own-0\n"
 REVIEWS = "user,item,text\nann,1,fine\nann,own-1,mine\n"

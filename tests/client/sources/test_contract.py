@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.tables import Tables
-from shared.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ from client.config.platform_file import load
 from client.setup.schema_inference import guess
 from client.setup.table_preview import sample_database
 from client.sources import read_tables
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 SECRET = "zebrafinch-secret"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.tables import Notes, Tables
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 LOG = "user,item\nann,1\nann,2\nbob,3\nbob,1\n"
 

@@ -15,7 +15,7 @@ from client.training.per_user_gradients import per_user
 from shared import layer
 from shared.adapter import TARGETS
 from shared.attention import derivative
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
 from shared.merged import Merged
 
 Make = Callable[..., Any]

@@ -22,9 +22,9 @@ from client.training.per_user_gradients import by_sequence, clip, clipped_sum, p
 from shared import blocked, native
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings
 from shared.compiled import MOST_GRAPHS, Compiled
 from shared.encoder import Batch, Encoder
-from shared.settings import ModelSettings
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")

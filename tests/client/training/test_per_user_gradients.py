@@ -18,8 +18,8 @@ from client.training import per_user_gradients as gradients
 from client.training.per_user_gradients import Clip, Losses, per_user
 from shared.adapter import TARGETS, layout_of
 from shared.backbone import load_backbone
+from shared.base.settings import ModelSettings
 from shared.encoder import Batch, Encoder
-from shared.settings import ModelSettings
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]

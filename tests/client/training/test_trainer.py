@@ -31,8 +31,8 @@ from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
 from shared.adapter import initial, layout_of
 from shared.backbone import load_backbone
+from shared.base.settings import Settings
 from shared.encoder import Encoder
-from shared.settings import Settings
 
 USERS, KINDS, EACH = 24, 4, 3
 ITEMS = KINDS * EACH

@@ -27,7 +27,9 @@ from client.messenger.worker_link import Remote
 from client.worker.request_handler import Worker
 from client.worker.socket_server import Door
 from shared.adapter import initial
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
+from shared.base.settings import Settings, digest
+from shared.base.version import VERSION
 from shared.ledger import read
 from shared.messages import (
     PROTOCOL,
@@ -45,8 +47,6 @@ from shared.messages import (
     Update,
 )
 from shared.records import answer_from, to_record
-from shared.settings import Settings, digest
-from shared.version import VERSION
 from shared.warrant import Warrant, federation_of
 
 Write = Callable[..., Path]

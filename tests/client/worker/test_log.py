@@ -24,11 +24,11 @@ from client.run import session as sessions
 from client.worker.request_handler import Worker
 from client.worker.telemetry import WorkerMetrics
 from shared.adapter import initial
-from shared.errors import InputError, PrivacyError
-from shared.logs import configure
+from shared.base.errors import InputError, PrivacyError
+from shared.base.logs import configure
+from shared.base.settings import Settings
 from shared.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train
 from shared.records import to_record
-from shared.settings import Settings
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

@@ -24,8 +24,8 @@ from client.privacy.mechanism import CountMechanism, Mechanism
 from client.run import session as sessions
 from client.run.session import Session
 from shared.adapter import initial
+from shared.base.settings import Settings, flatten, unflatten
 from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Reason, Refusal, Request, Train, Update
-from shared.settings import Settings, flatten, unflatten
 from tests.support.neighbours import Told, User, World, compare, neighbours
 
 Make = Callable[..., Settings]

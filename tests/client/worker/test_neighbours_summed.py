@@ -17,10 +17,10 @@ from client.run import secure_session as summing
 from client.secagg.persistent_participant import identity_of
 from client.worker.request_handler import Worker
 from shared.adapter import initial
-from shared.errors import StorageError
+from shared.base.errors import StorageError
+from shared.base.settings import Settings, flatten, unflatten
 from shared.ledger import read
 from shared.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
-from shared.settings import Settings, flatten, unflatten
 from tests.client.run.test_secure_session import Federation
 from tests.support.neighbours import Released, Told, User, World, compare, held_noise
 

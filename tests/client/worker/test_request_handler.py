@@ -20,11 +20,11 @@ from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
-from shared.errors import PrivacyError
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings
 from shared.ledger import read
 from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Request, Train, Update
 from shared.records import request_from, to_record
-from shared.settings import Settings
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

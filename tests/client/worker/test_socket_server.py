@@ -25,11 +25,11 @@ from client.messenger.unix_socket import connect_to, listen
 from client.messenger.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from client.messenger.worker_link import Remote, connect
 from client.worker.socket_server import VISITORS, Door
-from shared.errors import ProtocolError, StorageError
+from shared.base.errors import ProtocolError, StorageError
+from shared.base.settings import Settings
+from shared.base.version import VERSION
 from shared.messages import PROTOCOL, Answer, Factors, Join, Reason, Refusal, Request, Train, Update
 from shared.records import answer_from, to_record
-from shared.settings import Settings
-from shared.version import VERSION
 
 ROOT = Path(__file__).parents[3]
 HELLO = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "warrant": ""}
@@ -336,7 +336,7 @@ print(inherited().getsockname(), inherited({{"LISTEN_PID": "1", "LISTEN_FDS": "1
 
 
 def test_a_system_that_does_not_tell_who_connects(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from shared.errors import InputError
+    from shared.base.errors import InputError
 
     monkeypatch.delattr(unix_socket.socket, "SO_PEERCRED")
     with pytest.raises(InputError, match="does not say who connects"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
-from shared.errors import OutOfOrder, ProtocolError
+from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked

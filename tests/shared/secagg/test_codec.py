@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg import messages, roster
 from shared.secagg.codec import decode, encode
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from client.secagg.enrolment import Enrolled
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.codec import decode, encode
 from shared.secagg.messages import Deal
 from shared.secagg.roster import Advert, Entry

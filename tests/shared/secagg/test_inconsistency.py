@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.base.settings import Settings
 from shared.messages import Count, Factors, Sum
 from shared.question import question_of
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Before
-from shared.settings import Settings
 from tests.shared.secagg.conftest import QUESTION
 from tests.shared.secagg.test_attacks import OTHER, Server
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.errors import OutOfOrder, ProtocolError
+from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Masked, Unmasked
 from shared.secagg.roster import Terms

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import InputError, ProtocolError
+from shared.base.errors import InputError, ProtocolError
 from shared.messages import NAME as MESSAGE_NAME
 from shared.secagg import roster as rosters
 from shared.secagg.identity import Identity, digest_of

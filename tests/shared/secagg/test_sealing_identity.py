@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.identity import Identity, digest_of, signed_by
 from shared.secagg.sealing import OVERHEAD, seal, unseal
 

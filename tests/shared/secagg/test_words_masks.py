@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ProtocolError
+from shared.base.errors import ProtocolError
 from shared.secagg.masks import Frame, add_masks, agree, derive, small_order
 from shared.secagg.words import add_packed, pack, packed_size, unpack
 

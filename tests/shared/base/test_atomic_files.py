@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.durable import write_whole
-from shared.errors import StorageError
+from shared.base.atomic_files import write_whole
+from shared.base.errors import StorageError
 
 
 def test_writes_the_bytes_with_the_mode(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 MAX_CONTENTS = 1 << 22
 """Bytes of a table of contents."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 _SECURE = "secure-sum"
 Scalar = bool | int | float | str

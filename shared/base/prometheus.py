@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 
-from shared.errors import InputError
+from shared.base.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from shared.errors import InputError
-from shared.settings import Settings, build
+from shared.base.errors import InputError
+from shared.base.settings import Settings, build
 
 
 def settings_of(config: Path | None, assignments: list[str]) -> Settings:

@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 from prometheus_client import Counter
 
-from shared.errors import InputError
-from shared.metrics import new_registry, serve_metrics
+from shared.base.errors import InputError
+from shared.base.prometheus import new_registry, serve_metrics
 
 
 def get(port: int) -> str:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from shared.errors import InputError
-from shared.settings import NOISES, Settings, build, flatten, unflatten
+from shared.base.errors import InputError
+from shared.base.settings import NOISES, Settings, build, flatten, unflatten
 
 valid = st.fixed_dictionaries(
     {},

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import FedfuseError, InputError, StorageError
-from shared.logs import FORMAT, LEVEL, LONGEST, Form, Lines, about, configure, environment, tell
+from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.logs import FORMAT, LEVEL, LONGEST, Form, Lines, about, configure, environment, tell
 
 FIELDS = ["ts", "level", "room", "run", "round", "platform", "event", "message"]
 log = logging.getLogger("client.test")
@@ -154,7 +154,7 @@ class TestConfigure:
         )
         run = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             env={**os.environ, **environment("json", "info")},
             capture_output=True,
             text=True,
@@ -165,7 +165,7 @@ class TestConfigure:
         assert {line["room"] for line in found} == {"messenger" if module == "client.app" else "server"}
 
     def test_without_it_nothing_is_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from shared.logs import configure_from_environment
+        from shared.base.logs import configure_from_environment
 
         monkeypatch.delenv(FORMAT, raising=False)
         monkeypatch.setenv(LEVEL, "debug")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from shared.errors import StorageError
+from shared.base.errors import StorageError
 
 _BLOCK = 1 << 20
 _SHA256 = 32

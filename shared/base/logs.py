@@ -29,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from shared.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError
 
 PRIVATE = frozenset({"worker", "messenger"})
 """Rooms whose processes touch rows, or speak with one that does."""
