@@ -13,8 +13,8 @@ from flwr.clientapp import ClientApp
 from client.messenger.worker_link import connect
 from shared.base.errors import ProtocolError
 from shared.base.logs import configure_from_environment, tell
-from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
-from shared.records import request_from, to_record
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 
 logger = logging.getLogger(__name__)
 app = ClientApp()

@@ -15,8 +15,8 @@ from server.outcome import Kind
 from server.rounds import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings
-from shared.messages import Answer, Join, Joined, Reason, Refusal
-from shared.records import answer_from, bytes_of, to_record
+from shared.protocol.flower_records import answer_from, bytes_of, to_record
+from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from strategies.report import Member
 
 _SETTLE = 0.5

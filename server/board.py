@@ -10,7 +10,7 @@ from typing import Self
 from tensorboard.summary import Writer
 
 from server.outcome import Event, Kind
-from shared.messages import Label
+from shared.protocol.messages import Label
 
 
 class Board:

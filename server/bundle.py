@@ -24,7 +24,7 @@ from flwr.supercore.primitives.asymmetric_ed25519 import create_message_to_sign
 
 from shared.base.settings import Settings, flatten
 from shared.base.version import VERSION
-from shared.warrant import federation_of
+from shared.protocol.run_authorization import federation_of
 
 PUBLISHER, NAME = "fedfuse", "fedfuse"
 MESSENGER = ("client/__init__.py", "client/app.py")

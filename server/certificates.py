@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.errors import InputError, StorageError
-from shared.keys import read_secret
+from shared.protocol.keys import read_secret
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")

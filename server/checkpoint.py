@@ -24,7 +24,7 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError, StorageError
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, flatten
-from shared.messages import Joined, Label, Metrics, Reason
+from shared.protocol.messages import Joined, Label, Metrics, Reason
 from shared.residual import require_with_residual
 
 FORMAT = 2

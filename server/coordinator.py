@@ -14,7 +14,7 @@ from server.certificates import Certificates
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.base.version import VERSION, release
-from shared.invitation import PlatformName
+from shared.protocol.invitation import PlatformName
 
 NAME = "server.toml"
 ENVIRONMENT = "FEDFUSE_SERVER"

@@ -101,7 +101,7 @@ def approve(
     from server.coordinator import open_coordinator
     from server.enlist import enlist_if_running
     from server.platforms import Platforms
-    from shared.invitation import read_application
+    from shared.protocol.invitation import read_application
 
     coordinator = open_coordinator(server)
     asked = read_application(application)

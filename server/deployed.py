@@ -25,7 +25,7 @@ from server.telemetry import RunMetrics, log_events, together
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.prometheus import new_registry, serve_metrics
 from shared.base.settings import unflatten
-from shared.messages import NAME
+from shared.protocol.messages import NAME
 
 log = logging.getLogger("fedfuse.run")
 

@@ -12,7 +12,7 @@ from server.control import Control, Unreachable
 from server.coordinator import Coordinator
 from server.platforms import Platform, Platforms
 from shared.base.errors import FedfuseError
-from shared.keys import node_key_from_line
+from shared.protocol.keys import node_key_from_line
 
 log = logging.getLogger("fedfuse.server")
 

@@ -20,7 +20,7 @@ from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
 from shared.ledger import now
 from shared.ledger import read as read_ledger
-from shared.messages import Arrays, Metrics
+from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"
 _FORMAT = 1

@@ -24,8 +24,8 @@ from server.secure_round import SecureRounds
 from shared.adapter import initial
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.messages import Arrays, Joined, Label, Reason
-from shared.records import bytes_of, request_from
+from shared.protocol.flower_records import bytes_of, request_from
+from shared.protocol.messages import Arrays, Joined, Label, Reason
 from shared.residual import require_with_residual, split
 from shared.scheme import personalises
 from shared.step_bound import largest_change

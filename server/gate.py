@@ -24,7 +24,7 @@ from typing import Any
 from server.judge import CREDENTIALS, Allowance, Judge
 from shared.base.errors import StorageError
 from shared.base.version import VERSION
-from shared.greeting import COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
+from shared.protocol.gate_protocol import COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
 
 log = logging.getLogger("fedfuse.gate")
 

@@ -24,9 +24,9 @@ from flwr.supercore.primitives.asymmetric import verify_signature
 
 from server.platforms import Platform, Platforms
 from shared.base.version import VERSION, release
-from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
-from shared.keys import fingerprint
-from shared.messages import PROTOCOL
+from shared.protocol.gate_protocol import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
+from shared.protocol.keys import fingerprint
+from shared.protocol.messages import PROTOCOL
 
 log = logging.getLogger("fedfuse.gate")
 

@@ -27,9 +27,9 @@ from server.journal import read_events, read_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings, build, digest, flatten
-from shared.keys import load_ed25519
-from shared.messages import NAME
-from shared.warrant import Warrant, federation_of
+from shared.protocol.keys import load_ed25519
+from shared.protocol.messages import NAME
+from shared.protocol.run_authorization import Warrant, federation_of
 
 log = logging.getLogger("fedfuse.run")
 

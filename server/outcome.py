@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from shared.messages import Arrays, Joined, Label, Metrics, Reason
+from shared.protocol.messages import Arrays, Joined, Label, Metrics, Reason
 
 
 class Kind(StrEnum):

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, StorageError
-from shared.invitation import Application, fingerprint_of
-from shared.keys import fingerprint
+from shared.protocol.invitation import Application, fingerprint_of
+from shared.protocol.keys import fingerprint
 
 FORMAT = 1
 

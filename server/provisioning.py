@@ -16,8 +16,8 @@ from server.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.settings import explain
-from shared.invitation import Invitation
-from shared.keys import ed25519_line, load_ed25519, make_ed25519
+from shared.protocol.invitation import Invitation
+from shared.protocol.keys import ed25519_line, load_ed25519, make_ed25519
 
 _SERVER_TOML = """\
 # The coordinator of the federation '{name}'. Made by `fedfuse init server`.

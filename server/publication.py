@@ -18,9 +18,9 @@ from shared.backbone import load_backbone, weights_sha256
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import StorageError
 from shared.base.settings import Settings
-from shared.messages import Arrays
 from shared.peft_export import export as plain_peft
 from shared.peft_export import plain
+from shared.protocol.messages import Arrays
 
 MODEL = "model"
 Export = Callable[[Arrays, Settings, Path], None]

@@ -19,7 +19,7 @@ from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.catalogues import POPULARITY, Popularity, places
-from shared.messages import Joined
+from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from shared.base.atomic_files import create_whole
 from shared.base.errors import InputError, ProtocolError, StorageError
-from shared.keys import ed25519_from_line, load_ed25519, make_ed25519
+from shared.protocol.keys import ed25519_from_line, load_ed25519, make_ed25519
 
 _DOMAIN = b"fedfuse model manifest\n"
 """Signed before the content, so that a signature for another purpose can never pass as one of these."""
@@ -75,7 +75,7 @@ def make_key_pair(private: Path, public: Path) -> PublicKey:
 
 
 def load_signer(path: Path) -> Signer:
-    """The private key in a file; errors as `shared.keys.load_ed25519`."""
+    """The private key in a file; errors as `shared.protocol.keys.load_ed25519`."""
     return Signer(load_ed25519(path))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shared.backbone import BackboneShape, shape_of
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import ModelSettings, Settings
-from shared.messages import Arrays, Factors
+from shared.protocol.messages import Arrays, Factors
 from shared.scheme import PLAIN, Scheme, scheme_of
 
 Layout = Mapping[str, tuple[int, int]]

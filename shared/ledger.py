@@ -26,10 +26,10 @@ from typing import Any, NoReturn
 
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.ledger_fields import TIME, damaged, hold, matching, moment, number, whole
-from shared.messages import NAME
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
+from shared.protocol.messages import NAME
 
 VERSION = 2
 READABLE = (1, 2)

@@ -31,7 +31,7 @@ from shared.base.errors import InputError, ProtocolError
 from shared.base.safetensors_checks import read_tensors
 from shared.base.settings import ModelSettings, Settings, explain
 from shared.core import core_factors, folded
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from shared.residual import maps_in, merged
 from shared.scheme import scheme_of
 

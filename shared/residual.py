@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shared.adapter import Layout, require_layout
 from shared.base.errors import ProtocolError
 from shared.low_rank import ProductSum
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 
 Adapter = dict[str, NDArray[np.float32]]
 

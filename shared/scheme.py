@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.base.errors import ProtocolError
-from shared.messages import Factors
+from shared.protocol.messages import Factors
 
 PERSONALISE = "personalise"
 """The part of a strategy's name that says: afterwards each platform trains a residual adapter of its own."""

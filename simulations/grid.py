@@ -26,7 +26,7 @@ from flwr.supercore.date import now
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from shared.messages import Reason
+from shared.protocol.messages import Reason
 
 _PATIENCE = 0.05
 """Seconds that one pull waits for a worker thread, so that the caller can look at its own deadline."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.adapter import Layout
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 
 Change = dict[str, NDArray[np.float64]]
 """A combined change of the adapter, in float64 until the strategy applies it."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from shared.adapter import Layout, require_layout, trained
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.messages import (
+from shared.protocol.flower_records import answer_from, to_record
+from shared.protocol.messages import (
     Answer,
     Arrays,
     Evaluate,
@@ -35,7 +36,6 @@ from shared.messages import (
     Train,
     Update,
 )
-from shared.records import answer_from, to_record
 from shared.scheme import Scheme, scheme_of
 from strategies.averaging import Change, WeightedMean
 from strategies.card import Card

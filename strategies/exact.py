@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.adapter import Layout
 from shared.low_rank import ProductSum
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from shared.residual import added, maps_in, split
 from strategies.averaging import WeightedMean
 from strategies.base import Adapter, Card

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from shared.adapter import drawn
 from shared.low_rank import ProductSum
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from shared.residual import added, maps_in, split
 from strategies.base import Adapter, Card
 from strategies.products import Products, ProductStrategy

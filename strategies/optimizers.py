@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.base.errors import InputError
 from shared.base.settings import ServerSettings
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from strategies.averaging import Change
 from strategies.card import Card, Role
 

@@ -14,9 +14,9 @@ from shared.agreement import Agreement, number_of, require_owners
 from shared.base.errors import ProtocolError
 from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.fixed_point import FixedPoint
-from shared.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
-from shared.question import question_of
-from shared.records import answer_from, record_of_bytes, to_record
+from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
+from shared.protocol.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
+from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame

@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.adapter import Layout
 from shared.base.errors import ProtocolError
-from shared.messages import Arrays, Update
+from shared.protocol.messages import Arrays, Update
 from shared.residual import maps_in
 from strategies.averaging import Change
 from strategies.base import Adapter, AdapterStrategy, Combiner

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.base.errors import ProtocolError
-from shared.messages import Metrics, Personalised, Refusal, Summed, Update
-from shared.records import bytes_of
+from shared.protocol.flower_records import bytes_of
+from shared.protocol.messages import Metrics, Personalised, Refusal, Summed, Update
 
 
 class NoUpdate(ProtocolError):

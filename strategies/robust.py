@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.adapter import Layout
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from strategies.averaging import Change
 from strategies.card import Card, Role
 

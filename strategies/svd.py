@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.low_rank import ProductSum
-from shared.messages import Arrays
+from shared.protocol.messages import Arrays
 from shared.residual import maps_in
 from strategies.base import Adapter, Card, Member
 from strategies.products import Products, ProductStrategy

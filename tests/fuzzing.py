@@ -16,11 +16,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import strategies as st
 
-from shared import messages
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
-from shared.messages import ANSWERS, REQUESTS
-from shared.records import answer_from, request_from, to_record
+from shared.protocol import messages
+from shared.protocol.flower_records import answer_from, request_from, to_record
+from shared.protocol.messages import ANSWERS, REQUESTS
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,9 @@ def documents() -> Iterator[Target]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from server.signing import load_trusted
-    from shared.invitation import Application, parse_application, parse_invitation
-    from shared.keys import ed25519_line
-    from shared.warrant import Warrant, parse_warrant
+    from shared.protocol.invitation import Application, parse_application, parse_invitation
+    from shared.protocol.keys import ed25519_line
+    from shared.protocol.run_authorization import Warrant, parse_warrant
 
     key = Ed25519PrivateKey.generate()
     line = ed25519_line(key.public_key())

@@ -155,7 +155,7 @@ class Platform:
 
     def ask(self, worker: Any, round_: int) -> Any:
         from shared.adapter import initial
-        from shared.messages import Factors, Join, Train, Update
+        from shared.protocol.messages import Factors, Join, Train, Update
 
         if round_ == 0:
             answer = worker.handle(Join(run="spring", settings=self.settings))

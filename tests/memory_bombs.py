@@ -46,11 +46,11 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from server.store import open_store
     from shared.audit import MAX_METRICS, audit
     from shared.base.safetensors_checks import read_tensors
-    from shared.invitation import LARGEST, parse_application, parse_invitation
     from shared.ledger import MAX_BYTES, MAX_LINE, read
+    from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
+    from shared.protocol.run_authorization import parse_warrant
     from shared.secagg import messages as said
     from shared.secagg.codec import VERSION, decode
-    from shared.warrant import parse_warrant
     from tests.fuzzing import example, parse_message, record_of, through_socket, to_record, written
 
     deep, wide = b"[" * 500_000, b"[" + b"0," * 500_000 + b"0]"
@@ -126,7 +126,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
 
 
 def _train() -> type:
-    from shared.messages import REQUESTS
+    from shared.protocol.messages import REQUESTS
 
     return REQUESTS["train"]
 

@@ -36,7 +36,7 @@ def init_client(
 ) -> None:
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
     from client.setup.provisioning import init_client as make
-    from shared.invitation import read_invitation
+    from shared.protocol.invitation import read_invitation
 
     invited = read_invitation(invitation)
     made = make(folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta)
@@ -70,7 +70,7 @@ def accept(
     from client.config.deployment_folder import open_deployment
     from client.setup.provisioning import accept as take
     from client.setup.provisioning import changes_in
-    from shared.invitation import read_invitation
+    from shared.protocol.invitation import read_invitation
 
     deployment, newer = open_deployment(folder), read_invitation(invitation)
     named, changes = parse_replacements(replace or []), changes_in(deployment, newer)
@@ -147,7 +147,7 @@ def node(
     from client.config.deployment_folder import Deployment
     from client.supernode.gate_client import greet
     from client.supernode.process import Messenger, run
-    from shared.keys import load_node_key
+    from shared.protocol.keys import load_node_key
 
     deployment = Deployment(folder.absolute())
     invitation = deployment.invited()
@@ -196,7 +196,7 @@ def status(
 def identity(folder: Folder) -> None:
     """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
     from client.config.deployment_folder import open_deployment
-    from shared.invitation import fingerprint_of, read_application
+    from shared.protocol.invitation import fingerprint_of, read_application
 
     application = read_application(open_deployment(folder).application)
     typer.echo(f"{application.platform} {application.identity}")
@@ -220,7 +220,7 @@ def trust(
     from client.config.deployment_folder import open_deployment
     from client.config.trusted_peers import changes_in, identities_of, read_peers
     from client.config.trusted_peers import trust as write
-    from shared.invitation import fingerprint_of
+    from shared.protocol.invitation import fingerprint_of
 
     deployment = open_deployment(folder)
     peers, own = deployment.folder / "peers.toml", deployment.invited().platform

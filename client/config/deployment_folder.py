@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.base.errors import InputError, StorageError
-from shared.invitation import Invitation, parse_invitation, read_whole
+from shared.protocol.invitation import Invitation, parse_invitation, read_whole
 
 PLATFORM_TOML = "platform.toml"
 

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field
 from client.config.table_location import AsTuple, Frozen
 from shared.base.errors import PrivacyError, ProtocolError
 from shared.base.settings import CLIPS, Settings, digest
-from shared.keys import ed25519_from_line, ed25519_line
-from shared.warrant import parse_warrant
+from shared.protocol.keys import ed25519_from_line, ed25519_line
+from shared.protocol.run_authorization import parse_warrant
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 

@@ -15,7 +15,7 @@ import tomli_w
 from client.config.confirmed_changes import Change, require_agreed
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
-from shared.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
+from shared.protocol.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
 
 _HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"
 

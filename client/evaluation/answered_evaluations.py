@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.base.errors import OutOfOrder
 from shared.base.settings import Settings
-from shared.messages import Evaluate, Label, Metrics
+from shared.protocol.messages import Evaluate, Label, Metrics
 
 Facts = Mapping[str, float | int | str]
 _PREFIX = "metrics "

@@ -1,7 +1,7 @@
 """Frames between the messenger and the worker: fixed layout, one version byte, JSON and safetensors, never a pickle.
 
 A frame is a head of 20 bytes (`FEDFUSE`, the version of this layout, lengths of header and body, big-endian), a header
-(a JSON object) and a body (safetensors, or nothing). Messages travel generically, as the records that `shared.messages`
+(a JSON object) and a body (safetensors, or nothing). Messages travel generically, as the records that `shared.protocol.messages`
 makes of them: scalars in the header, arrays in the body. So a new kind of message needs nothing here.
 
 One connection is one question: hello, welcome (or turned away), request, answer.
@@ -131,7 +131,7 @@ def pack(kind: str, record: RecordDict) -> Frame:
 
 
 def unpack(frame: Frame) -> RecordDict:
-    """The record in a frame, for `shared.messages` to judge.
+    """The record in a frame, for `shared.protocol.messages` to judge.
 
     Raises:
         ProtocolError: the frame holds no record.

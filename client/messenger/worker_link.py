@@ -19,8 +19,8 @@ from client.messenger.unix_socket import BROKER, connect_through, connect_to
 from client.messenger.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.base.errors import ProtocolError
 from shared.base.version import VERSION
-from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request
-from shared.records import answer_from, to_record
+from shared.protocol.flower_records import answer_from, to_record
+from shared.protocol.messages import PROTOCOL, Answer, Reason, Refusal, Request
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from client.run.adapter_partition import Part
 from client.run.run_state import Memory
 from client.training.adam import Adam
 from client.training.trainer import Trainer
-from shared.messages import Personalise, Personalised
 from shared.privacy.releases import Release
+from shared.protocol.messages import Personalise, Personalised
 
 CHOSEN = "chosen"
 PERSONAL = "personal"

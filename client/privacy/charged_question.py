@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, digest
-from shared.messages import Request
+from shared.protocol.messages import Request
 
 
 def question_of(request: Request, release: str) -> str:

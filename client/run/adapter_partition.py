@@ -17,7 +17,7 @@ from shared.backbone import Backbone, BackboneShape
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.core import core_factors
-from shared.messages import Arrays, Factors
+from shared.protocol.messages import Arrays, Factors
 from shared.residual import require_with_residual
 from shared.scheme import Scheme, scheme_of
 

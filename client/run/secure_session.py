@@ -29,7 +29,7 @@ from client.training.adam import Adam
 from shared.base.errors import OutOfOrder, ProtocolError
 from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
 from shared.fixed_point import FixedPoint, stretch
-from shared.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
+from shared.protocol.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode
 
 

@@ -45,7 +45,8 @@ from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder, PrivacyError
 from shared.base.settings import Settings
 from shared.catalogues import POPULARITY
-from shared.messages import (
+from shared.privacy.releases import Release
+from shared.protocol.messages import (
     Arrays,
     Evaluate,
     Join,
@@ -57,7 +58,6 @@ from shared.messages import (
     Train,
     Update,
 )
-from shared.privacy.releases import Release
 from shared.scheme import personalises
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}

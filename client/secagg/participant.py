@@ -99,7 +99,7 @@ class Active:
         """The answer that this question got already; None if the round is still to be masked.
 
         Args:
-            question: Digest of all that the vector depends on and the coordinator chooses (`shared.question`).
+            question: Digest of all that the vector depends on and the coordinator chooses (`shared.protocol.question`).
 
         Raises:
             OutOfOrder: the round is over, was never planned, or was asked with another question.

@@ -20,9 +20,9 @@ from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolErr
 from shared.base.settings import Settings
 from shared.catalogues import POPULARITY, Catalogue, Popularity
 from shared.fixed_point import FixedPoint
-from shared.keys import load_ed25519, make_ed25519
-from shared.messages import Count, Sum
-from shared.question import question_of
+from shared.protocol.keys import load_ed25519, make_ed25519
+from shared.protocol.messages import Count, Sum
+from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import PUBLIC, Identity

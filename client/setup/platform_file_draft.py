@@ -10,7 +10,7 @@ from pathlib import Path
 from client.setup.schema_inference import Guess, guess
 from client.setup.table_preview import Sample
 from shared.base.errors import InputError
-from shared.invitation import Invitation
+from shared.protocol.invitation import Invitation
 
 _HEAD = """\
 # The platform '{name}'. It was drafted from the columns of your tables: read every line, correct it, then run

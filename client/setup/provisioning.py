@@ -19,9 +19,9 @@ from client.setup.table_preview import Sample, sample_database, sample_file
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
-from shared.invitation import Application, Invitation
-from shared.keys import ed25519_from_line, make_ed25519, make_node_key
-from shared.warrant import federation_of
+from shared.protocol.invitation import Application, Invitation
+from shared.protocol.keys import ed25519_from_line, make_ed25519, make_node_key
+from shared.protocol.run_authorization import federation_of
 
 _TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES.items() if form != "npy")}
 

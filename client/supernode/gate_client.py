@@ -23,8 +23,16 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.version import VERSION
-from shared.greeting import COMPLAINT_DOMAIN, COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
-from shared.messages import PROTOCOL
+from shared.protocol.gate_protocol import (
+    COMPLAINT_DOMAIN,
+    COMPLAINT_HEADER,
+    COMPLAINT_PATH,
+    GREETING_PATH,
+    VERSION_HEADER,
+    Complaint,
+    Standing,
+)
+from shared.protocol.messages import PROTOCOL
 
 LARGEST = 1 << 16
 

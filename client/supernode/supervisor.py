@@ -30,8 +30,8 @@ from client.supernode.process import Messenger, environment
 from client.supernode.sandbox import Wall
 from shared.base.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.version import VERSION
-from shared.keys import load_node_key
-from shared.messages import PROTOCOL
+from shared.protocol.keys import load_node_key
+from shared.protocol.messages import PROTOCOL
 
 log = logging.getLogger("fedfuse.client")
 

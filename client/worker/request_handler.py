@@ -45,7 +45,7 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings, flatten
 from shared.catalogues import Catalogue
-from shared.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 
 log = logging.getLogger("fedfuse.worker")
 Observer = Callable[[Request, Answer, float], None]

@@ -20,8 +20,8 @@ from client.messenger.unix_socket import user_of
 from client.messenger.wire import MAX_BODY, WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.base.errors import ProtocolError
 from shared.base.version import VERSION
-from shared.messages import PROTOCOL, Answer, Reason, Refusal, Request
-from shared.records import request_from, to_record
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import PROTOCOL, Answer, Reason, Refusal, Request
 
 log = logging.getLogger("fedfuse.door")
 

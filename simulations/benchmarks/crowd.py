@@ -33,7 +33,7 @@ from server.platforms import Platforms
 from server.provisioning import init_server, invite
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
-from shared.messages import Answer, Request
+from shared.protocol.messages import Answer, Request
 from simulations.local import LocalDeployment
 
 if TYPE_CHECKING:

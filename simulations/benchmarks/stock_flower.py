@@ -10,7 +10,7 @@ from pathlib import Path
 import tomli_w
 
 from server.certificates import Certificates
-from shared.keys import make_node_key
+from shared.protocol.keys import make_node_key
 from simulations.local import LocalDeployment, connects, free_ports, run
 
 _SERVER = """

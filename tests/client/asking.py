@@ -10,7 +10,7 @@ import torch
 from client.config.platform_file import load
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
-from shared.messages import Answer
+from shared.protocol.messages import Answer
 
 
 class Asking:

@@ -20,7 +20,8 @@ from client.app import Unanswered, app
 from client.messenger import worker_link as link
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.messages import (
+from shared.protocol.flower_records import answer_from, to_record
+from shared.protocol.messages import (
     Answer,
     Evaluate,
     Factors,
@@ -36,7 +37,6 @@ from shared.messages import (
     Train,
     Update,
 )
-from shared.records import answer_from, to_record
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = {"head.lora_A": np.ones((2, 3), np.float32)}

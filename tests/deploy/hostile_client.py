@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from client.messenger.worker_link import connect
 from shared.base.settings import unflatten
-from shared.messages import Evaluate, Factors, Join, Label, Train, Update
+from shared.protocol.messages import Evaluate, Factors, Join, Label, Train, Update
 
 app = ClientApp()
 

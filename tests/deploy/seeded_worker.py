@@ -24,7 +24,7 @@ from client.config.platform_file import load
 from client.messenger.unix_socket import listen
 from client.worker.request_handler import Worker
 from client.worker.socket_server import Door
-from shared.messages import Answer, Request, Train, Update
+from shared.protocol.messages import Answer, Request, Train, Update
 
 torch.set_num_threads(1)
 

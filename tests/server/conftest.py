@@ -24,7 +24,7 @@ from server.signing import Signer, load_signer, make_key_pair
 from shared.adapter import layout_of
 from shared.backbone import shape_of
 from shared.base.settings import Settings
-from shared.messages import Joined, Label, Metrics
+from shared.protocol.messages import Joined, Label, Metrics
 from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]

@@ -30,7 +30,7 @@ from server.outcome import Event, Kind, Outcome
 from server.provisioning import init_server
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
-from shared.messages import Join, Joined, Request, Train, Update
+from shared.protocol.messages import Join, Joined, Request, Train, Update
 from shared.step_bound import largest_change
 from simulations.grid import InProcessGrid
 
@@ -213,8 +213,8 @@ class TestGoingOn:
         assert (config["run"], config["nodes"], config["training.clip"]) == (launch.run, 2, 1.0)
         from server.provisioning import invite
         from shared.base.settings import digest
-        from shared.keys import ed25519_from_line
-        from shared.warrant import parse_warrant
+        from shared.protocol.keys import ed25519_from_line
+        from shared.protocol.run_authorization import parse_warrant
 
         key = ed25519_from_line(invite(launch.coordinator, "shop").coordinator).public_bytes_raw()
         parse_warrant(config["warrant"]).require(key, run=launch.run, settings=digest(launch.settings), now=0.0)

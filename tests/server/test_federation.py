@@ -15,7 +15,7 @@ from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
 from shared.base.errors import FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
+from shared.protocol.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
 
 Make = Callable[..., Settings]
 

@@ -17,7 +17,7 @@ from server.registry import Registry
 from server.store import open_store
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
-from shared.messages import ANSWERS, REQUESTS
+from shared.protocol.messages import ANSWERS, REQUESTS
 from tests import fuzzing
 from tests.fuzzing import Target, mutants, npy, parse_message, record_of
 from tests.server.conftest import tally_of

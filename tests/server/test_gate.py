@@ -24,8 +24,8 @@ from server.gate import BUNDLE_PATH, HTTP, LARGEST, SILENCE, STATUS_PATH, Gate
 from server.judge import QUESTIONS, Judge
 from server.platforms import Platforms
 from shared.base.errors import ExitCode, ProtocolError
-from shared.invitation import Application
-from shared.keys import load_node_key, make_ed25519, make_node_key
+from shared.protocol.invitation import Application
+from shared.protocol.keys import load_node_key, make_ed25519, make_node_key
 
 VERSION = "1.2.3"
 

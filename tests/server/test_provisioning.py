@@ -34,8 +34,8 @@ from server.platforms import Platforms
 from server.provisioning import init_server, invite
 from server.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
-from shared.invitation import Application, parse_application, parse_invitation
-from shared.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
+from shared.protocol.invitation import Application, parse_application, parse_invitation
+from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 
 ROOT = Path(__file__).parents[2]
 NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")

@@ -19,7 +19,7 @@ from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.catalogues import Catalogue
-from shared.messages import (
+from shared.protocol.messages import (
     Answer,
     Evaluate,
     Join,

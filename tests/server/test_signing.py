@@ -157,7 +157,7 @@ class TestFiles:
             load_signer(pair[1])
 
     def test_as_an_invitation_names_it(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
-        from shared.keys import ed25519_line, load_ed25519
+        from shared.protocol.keys import ed25519_line, load_ed25519
 
         (tmp_path / "line.pub").write_text(ed25519_line(load_ed25519(pair[0]).public_key()) + " models@fedfuse\n")
         assert load_trusted(tmp_path / "line.pub") == load_trusted(pair[1])

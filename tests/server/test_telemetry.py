@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from server.outcome import Event, Kind
 from server.telemetry import RunMetrics, log_events, together
 from shared.base.logs import Lines
-from shared.messages import Reason
+from shared.protocol.messages import Reason
 from tests.server.conftest import tally_of
 
 

@@ -22,7 +22,7 @@ from shared.adapter import (
 from shared.backbone import BackboneShape, shape_of
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import ModelSettings, Settings
-from shared.messages import Factors
+from shared.protocol.messages import Factors
 
 SHAPE = BackboneShape(hidden=8, layers=6, heads=2, intermediate=20, vocabulary=99, positions=16)
 EVERY = ",".join(TARGETS)

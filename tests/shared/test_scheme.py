@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.base.errors import ProtocolError
-from shared.messages import Factors
+from shared.protocol.messages import Factors
 from shared.scheme import PLAIN, SCHEMES, personalises, scheme_of
 
 

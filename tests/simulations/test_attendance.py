@@ -24,7 +24,7 @@ from server.rounds import Exchange
 from shared.audit import audit
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
-from shared.messages import Answer, Join, Reason, Request, Train, Update
+from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
 from simulations.grid import InProcessGrid
 from tests.server.test_federation import Scripted
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from shared.adapter import trained
 from shared.base.settings import Settings, build
-from shared.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
-from shared.records import request_from, to_record
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
 from shared.residual import is_residual, require_with_residual
 from shared.scheme import scheme_of
 from strategies import named

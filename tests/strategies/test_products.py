@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.settings import build
-from shared.messages import Train
-from shared.records import request_from
+from shared.protocol.flower_records import request_from
+from shared.protocol.messages import Train
 from shared.residual import is_residual, merged
 from strategies import named
 from strategies.base import AdapterStrategy, Member, adapter_from, record_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.messages import Update
+from shared.protocol.messages import Update
 from strategies.averaging import WeightedMean
 from strategies.robust import Krum, Median, Robust, Trimmed
 from tests.strategies.contract import SHAPES, Arrays, StrategyContract, drawn, identify, reply, update

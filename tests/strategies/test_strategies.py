@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shared.base.settings import Settings, build
-from shared.messages import Factors
+from shared.protocol.messages import Factors
 from shared.scheme import SCHEMES
 from strategies import catalogue, named
 from strategies.base import AdapterStrategy

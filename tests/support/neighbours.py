@@ -30,7 +30,7 @@ from client.worker.request_handler import Worker
 from shared.base.settings import Settings
 from shared.fixed_point import FixedPoint
 from shared.ledger import Entry, read
-from shared.messages import Answer, Request
+from shared.protocol.messages import Answer, Request
 
 ROUNDING = 1e-4
 """Part of a sensitivity by which float32 kernels may differ between batches of different users."""

@@ -21,8 +21,8 @@ from client.setup.provisioning import accept, init_client
 from server.coordinator import Coordinator
 from server.provisioning import init_server, invite
 from shared.base.errors import InputError
-from shared.invitation import Application, Invitation, fingerprint_of
-from shared.keys import ed25519_line
+from shared.protocol.invitation import Application, Invitation, fingerprint_of
+from shared.protocol.keys import ed25519_line
 
 ROOT = Path(__file__).parents[3]
 OLD, NEW, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
@@ -171,7 +171,7 @@ class TestAnIdentity:
 
 def apply(path: Path) -> str:
     """A new application of platform video; its identity."""
-    from shared.keys import make_node_key
+    from shared.protocol.keys import make_node_key
 
     (path.parent / "node.key").unlink(missing_ok=True)
     line = make_node_key(path.parent / "node.key")

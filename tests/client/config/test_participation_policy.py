@@ -20,8 +20,8 @@ from client.worker.request_handler import Worker
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings, digest
 from shared.ledger import read
-from shared.messages import Answer, Join, Joined, Reason, Refusal
-from shared.warrant import MAX_TEXT, Warrant, federation_of, parse_warrant
+from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
+from shared.protocol.run_authorization import MAX_TEXT, Warrant, federation_of, parse_warrant
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

@@ -22,8 +22,8 @@ from safetensors.numpy import save
 from client.messenger.wire import MAX_BODY, MAX_HEADER, WIRE, Frame, Hangup, pack, receive, send, unpack
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.messages import Factors, Train
-from shared.records import request_from, to_record
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import Factors, Train
 
 HEAD = struct.Struct(">7sBIQ")
 

@@ -25,11 +25,23 @@ from shared.backbone import load_backbone, shape_of
 from shared.base.settings import Settings
 from shared.encoder import Batch, Encoder
 from shared.ledger import Entry, read
-from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Personalised, Refusal, Train, Update
 from shared.peft_export import export
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
-from shared.records import to_record
+from shared.protocol.flower_records import to_record
+from shared.protocol.messages import (
+    Evaluate,
+    Factors,
+    Join,
+    Joined,
+    Label,
+    Metrics,
+    Personalise,
+    Personalised,
+    Refusal,
+    Train,
+    Update,
+)
 from shared.scheme import scheme_of
 from tests.client.asking import Asking
 

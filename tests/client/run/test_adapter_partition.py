@@ -19,8 +19,8 @@ from shared.backbone import load_backbone, shape_of
 from shared.base.errors import InputError, PrivacyError, ProtocolError
 from shared.base.settings import Settings
 from shared.core import core_factors
-from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
-from shared.records import to_record
+from shared.protocol.flower_records import to_record
+from shared.protocol.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
 from tests.client.asking import Asking
 
 Write = Callable[..., Path]

@@ -21,8 +21,8 @@ from shared.adapter import initial
 from shared.agreement import Agreement, number_of
 from shared.base.errors import ProtocolError
 from shared.catalogues import MOST_ITEMS, Catalogue, Popularity
-from shared.messages import Arrays, Join, Joined, Phase, Reason, Refusal, Secured, Summed
-from shared.question import question_of
+from shared.protocol.messages import Arrays, Join, Joined, Phase, Reason, Refusal, Secured, Summed
+from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame, derive

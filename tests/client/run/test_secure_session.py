@@ -27,7 +27,8 @@ from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.catalogues import Popularity, places
 from shared.ledger import read
-from shared.messages import (
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import (
     Answer,
     Arrays,
     Count,
@@ -44,8 +45,7 @@ from shared.messages import (
     Summed,
     Train,
 )
-from shared.question import question_of
-from shared.records import request_from, to_record
+from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame

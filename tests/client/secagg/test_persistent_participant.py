@@ -19,8 +19,8 @@ from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.catalogues import Catalogue
-from shared.messages import Factors, Sum
-from shared.question import question_of
+from shared.protocol.messages import Factors, Sum
+from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import Frame

@@ -22,8 +22,8 @@ from client.sources import read_tables
 from client.supernode.sandbox import Wall
 from client.supernode.supervisor import require_wall
 from shared.base.errors import InputError
-from shared.invitation import Invitation, parse_application
-from shared.keys import ed25519_line, load_ed25519, load_node_key
+from shared.protocol.invitation import Invitation, parse_application
+from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SECRET = "hunter2-zebrafinch"
@@ -308,7 +308,7 @@ def test_a_start_without_a_wall_must_be_asked_for() -> None:
 
 def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Invitation) -> None:
     from client.config.trusted_peers import identities_in, read_peers, trust
-    from shared.invitation import fingerprint_of
+    from shared.protocol.invitation import fingerprint_of
 
     made(tmp_path, invitation)
     folder = tmp_path / "platform"

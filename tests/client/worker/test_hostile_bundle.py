@@ -31,7 +31,8 @@ from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, digest
 from shared.base.version import VERSION
 from shared.ledger import read
-from shared.messages import (
+from shared.protocol.flower_records import answer_from, to_record
+from shared.protocol.messages import (
     PROTOCOL,
     Answer,
     Evaluate,
@@ -46,8 +47,7 @@ from shared.messages import (
     Train,
     Update,
 )
-from shared.records import answer_from, to_record
-from shared.warrant import Warrant, federation_of
+from shared.protocol.run_authorization import Warrant, federation_of
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

@@ -27,8 +27,8 @@ from shared.adapter import initial
 from shared.base.errors import InputError, PrivacyError
 from shared.base.logs import configure
 from shared.base.settings import Settings
-from shared.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train
-from shared.records import to_record
+from shared.protocol.flower_records import to_record
+from shared.protocol.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

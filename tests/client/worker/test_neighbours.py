@@ -25,7 +25,20 @@ from client.run import session as sessions
 from client.run.session import Session
 from shared.adapter import initial
 from shared.base.settings import Settings, flatten, unflatten
-from shared.messages import Evaluate, Factors, Join, Joined, Label, Metrics, Personalise, Reason, Refusal, Request, Train, Update
+from shared.protocol.messages import (
+    Evaluate,
+    Factors,
+    Join,
+    Joined,
+    Label,
+    Metrics,
+    Personalise,
+    Reason,
+    Refusal,
+    Request,
+    Train,
+    Update,
+)
 from tests.support.neighbours import Told, User, World, compare, neighbours
 
 Make = Callable[..., Settings]

@@ -20,7 +20,7 @@ from shared.adapter import initial
 from shared.base.errors import StorageError
 from shared.base.settings import Settings, flatten, unflatten
 from shared.ledger import read
-from shared.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
+from shared.protocol.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
 from tests.client.run.test_secure_session import Federation
 from tests.support.neighbours import Released, Told, User, World, compare, held_noise
 

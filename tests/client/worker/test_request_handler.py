@@ -23,8 +23,21 @@ from shared.backbone import shape_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.ledger import read
-from shared.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Request, Train, Update
-from shared.records import request_from, to_record
+from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.messages import (
+    Answer,
+    Evaluate,
+    Factors,
+    Join,
+    Joined,
+    Label,
+    Metrics,
+    Reason,
+    Refusal,
+    Request,
+    Train,
+    Update,
+)
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

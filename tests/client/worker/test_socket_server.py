@@ -28,8 +28,8 @@ from client.worker.socket_server import VISITORS, Door
 from shared.base.errors import ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.base.version import VERSION
-from shared.messages import PROTOCOL, Answer, Factors, Join, Reason, Refusal, Request, Train, Update
-from shared.records import answer_from, to_record
+from shared.protocol.flower_records import answer_from, to_record
+from shared.protocol.messages import PROTOCOL, Answer, Factors, Join, Reason, Refusal, Request, Train, Update
 
 ROOT = Path(__file__).parents[3]
 HELLO = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "warrant": ""}

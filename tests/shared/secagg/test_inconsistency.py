@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from shared.base.settings import Settings
-from shared.messages import Count, Factors, Sum
-from shared.question import question_of
+from shared.protocol.messages import Count, Factors, Sum
+from shared.protocol.question import question_of
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Before
 from tests.shared.secagg.conftest import QUESTION

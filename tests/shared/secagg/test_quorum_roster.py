@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.base.errors import InputError, ProtocolError
-from shared.messages import NAME as MESSAGE_NAME
+from shared.protocol.messages import NAME as MESSAGE_NAME
 from shared.secagg import roster as rosters
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.quorum import COMPLETE, Quorum, quorum_of

@@ -16,7 +16,7 @@ from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, digest
-from shared.messages import Count, Sum
+from shared.protocol.messages import Count, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
 

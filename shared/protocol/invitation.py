@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.base.version import release
-from shared.keys import ed25519_from_line, ed25519_line, fingerprint, node_key_from_line
+from shared.protocol.keys import ed25519_from_line, ed25519_line, fingerprint, node_key_from_line
 
 LARGEST = 1 << 18
 """Bytes of either; an invitation with a thousand members' keys is half of it."""

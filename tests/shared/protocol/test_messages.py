@@ -21,7 +21,8 @@ from safetensors.numpy import save
 import shared
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.messages import (
+from shared.protocol.flower_records import answer_from, bytes_of, record_of_bytes, request_from, to_record
+from shared.protocol.messages import (
     Evaluate,
     Factors,
     Join,
@@ -35,7 +36,6 @@ from shared.messages import (
     Train,
     Update,
 )
-from shared.records import answer_from, bytes_of, record_of_bytes, request_from, to_record
 
 ARRAYS = {"head.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3), "head.lora_B": np.ones((3, 2), np.float32)}
 REQUESTS = [
@@ -265,7 +265,7 @@ class TestNoPickle:
         assert canary.exists()
 
     def test_no_module_of_the_product_can_unpickle(self) -> None:
-        root = Path(shared.__file__).parents[1]
+        root = Path(shared.__file__).parents[2]
         modules = [
             path for room in ("shared", "client", "server", "strategies", "simulations") for path in (root / room).rglob("*.py")
         ]

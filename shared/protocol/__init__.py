@@ -1,0 +1,1 @@
+"""What coordinator and platforms say to one another, and with which keys."""
