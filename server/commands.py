@@ -26,8 +26,8 @@ def audit(
 
     Exit code 4 when anything does not hold.
     """
-    from shared.audit import audit as look
-    from shared.audit import render
+    from shared.ledger.audit import audit as look
+    from shared.ledger.audit import render
 
     report = look(run)
     if as_json:

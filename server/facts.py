@@ -18,8 +18,8 @@ from server.outcome import Tally
 from shared.adapter import digest as adapter_digest
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
-from shared.ledger import now
-from shared.ledger import read as read_ledger
+from shared.ledger.format import now
+from shared.ledger.format import read as read_ledger
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from server.facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
 from shared.base.settings import Settings, digest
-from shared.ledger import UNIT
+from shared.ledger.format import UNIT
 from shared.peft_export import base_of, usage
 
 CARD = "README.md"

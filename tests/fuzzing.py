@@ -257,8 +257,8 @@ def node_line() -> str:
 def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
     from client.privacy.ledger_writer import LedgerWriter
-    from shared.audit import audit
-    from shared.ledger import parse
+    from shared.ledger.audit import audit
+    from shared.ledger.format import parse
     from shared.privacy.accountants import DP_ACCOUNTING
     from shared.privacy.releases import Release, ReleaseKind
 

@@ -47,7 +47,7 @@ class Ledger:
                 said(number)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.ledger import read
+        from shared.ledger.format import read
 
         with self.open(folder) as writer:  # as the restarted client does: a torn last line is cut off
             rounds = [entry.round for entry in writer.ledger.entries]
@@ -182,7 +182,7 @@ class Platform:
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
         from shared.adapter import digest
-        from shared.ledger import read
+        from shared.ledger.format import read
 
         worker = self.worker(folder)
         try:

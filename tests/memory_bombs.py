@@ -44,9 +44,9 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from server.manifest import MAX_MANIFEST, parse
     from server.registry import INDEX, Registry
     from server.store import open_store
-    from shared.audit import MAX_METRICS, audit
     from shared.base.safetensors_checks import read_tensors
-    from shared.ledger import MAX_BYTES, MAX_LINE, read
+    from shared.ledger.audit import MAX_METRICS, audit
+    from shared.ledger.format import MAX_BYTES, MAX_LINE, read
     from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
     from shared.protocol.run_authorization import parse_warrant
     from shared.secagg import messages as said

@@ -25,7 +25,7 @@ from shared.adapter import drawn
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.fixed_point import planning
-from shared.ledger import Entry
+from shared.ledger.format import Entry
 from shared.lora import Parameters
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.calibration import noise_multiplier

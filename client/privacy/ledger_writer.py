@@ -24,7 +24,7 @@ from types import TracebackType
 
 from shared.base.atomic_files import sync_folder, sync_way
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
+from shared.ledger.format import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent

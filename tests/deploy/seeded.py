@@ -29,7 +29,7 @@ from server.launch import Launch, federate, record
 from shared.adapter import layout_of
 from shared.backbone import shape_of
 from shared.base.settings import Settings, build
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.messages import Answer, Request, Train
 from simulations.grid import InProcessGrid
 from tests.deploy.stage import ROOT, Stage, until

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sql
 
-from shared.audit import audit
-from shared.ledger import read
+from shared.ledger.audit import audit
+from shared.ledger.format import read
 from simulations.worlds.generated import write_world
 from tests.deploy.stage import Stage, until
 

@@ -21,7 +21,7 @@ from server.bundle import MESSENGER, ROOMS, Bundle, build_bundle
 from server.control import Control
 from server.coordinator import open_coordinator
 from shared.base.settings import Settings, build, digest, flatten
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.keys import load_ed25519
 from shared.protocol.run_authorization import Warrant, federation_of
 from tests.deploy.stage import ROOT, Stage, until

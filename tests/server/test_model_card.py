@@ -18,7 +18,7 @@ from server.pull import pull
 from server.registry import Registry
 from server.store import open_store
 from shared.base.errors import InputError
-from shared.ledger import Entry, Header, now, seal
+from shared.ledger.format import Entry, Header, now, seal
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method
 from tests.server.conftest import tally_of

@@ -25,7 +25,7 @@ from server.store import FolderStore, open_store
 from shared.adapter import initial
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.settings import Settings
-from shared.ledger import parse
+from shared.ledger.format import parse
 from shared.privacy.releases import Release, ReleaseKind
 from tests.kill_scenarios import Tenths
 

@@ -21,9 +21,9 @@ from client.worker.request_handler import Worker
 from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
 from server.rounds import Exchange
-from shared.audit import audit
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
+from shared.ledger.audit import audit
 from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
 from simulations.grid import InProcessGrid
 from tests.server.test_federation import Scripted

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.audit import audit
 from shared.base.settings import Settings, flatten
+from shared.ledger.audit import audit
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from client.run.secure_session import SummingSession
 from server.outcome import Event, Kind
-from shared.audit import audit
 from shared.base.settings import Settings
-from shared.ledger import read
+from shared.ledger.audit import audit
+from shared.ledger.format import read
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 

@@ -16,9 +16,9 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.recommender.recommend import recommend
 from server.outcome import Event, Kind
 from server.pull import pull
-from shared.audit import audit
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings
+from shared.ledger.audit import audit
 from shared.privacy.releases import Release, ReleaseKind
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world

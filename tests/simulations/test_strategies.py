@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from server.outcome import Event, Kind
-from shared.audit import audit
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.ledger import read
+from shared.ledger.audit import audit
+from shared.ledger.format import read
 from shared.peft_export import load_published
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world

@@ -29,7 +29,7 @@ from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
 from shared.fixed_point import FixedPoint
-from shared.ledger import Entry, read
+from shared.ledger.format import Entry, read
 from shared.protocol.messages import Answer, Request
 
 ROUNDING = 1e-4

@@ -19,7 +19,7 @@ from client.config.platform_file import load
 from client.worker.request_handler import Worker
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings, digest
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from shared.protocol.run_authorization import MAX_TEXT, Warrant, federation_of, parse_warrant
 

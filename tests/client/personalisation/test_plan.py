@@ -24,7 +24,7 @@ from shared.adapter import initial
 from shared.backbone import load_backbone, shape_of
 from shared.base.settings import Settings
 from shared.encoder import Batch, Encoder
-from shared.ledger import Entry, read
+from shared.ledger.format import Entry, read
 from shared.peft_export import export
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind

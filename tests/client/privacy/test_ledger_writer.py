@@ -20,7 +20,7 @@ import pytest
 from client.privacy import ledger_writer as module
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.privacy.accountants import DP_ACCOUNTING
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind

@@ -26,7 +26,7 @@ from shared.agreement import Agreement, number_of, terms_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.catalogues import Popularity, places
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
     Answer,

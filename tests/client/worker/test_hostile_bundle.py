@@ -30,7 +30,7 @@ from shared.adapter import initial
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, digest
 from shared.base.version import VERSION
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
     PROTOCOL,

@@ -22,7 +22,7 @@ from shared.adapter import initial, layout_of
 from shared.backbone import shape_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.ledger import read
+from shared.ledger.format import read
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
     Answer,

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from client.privacy import ledger_writer as writing
 from client.privacy.ledger_writer import LedgerWriter
-from shared.audit import audit
 from shared.base.errors import BudgetExceeded, FedfuseError, InputError, PrivacyError, StorageError
-from shared.ledger import Ledger, parse, read
+from shared.ledger.audit import audit
+from shared.ledger.format import Ledger, parse, read
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.base.errors import FedfuseError, InputError
-from shared.ledger import Ledger, read
+from shared.ledger.format import Ledger, read
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, family
 from shared.privacy.spent import Spent
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shared.audit import Report, audit, render
 from shared.base.errors import InputError
-from shared.ledger import Header, entry_of, seal
+from shared.ledger.audit import Report, audit, render
+from shared.ledger.format import Header, entry_of, seal
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind

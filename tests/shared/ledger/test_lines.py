@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.base.errors import FedfuseError, PrivacyError, StorageError
-from shared.ledger import GENESIS, MAX_LINE, Entry, Header, IntegerEntry, Ledger, canonical, entry_of, parse, read, seal
+from shared.ledger.format import GENESIS, MAX_LINE, Entry, Header, IntegerEntry, Ledger, canonical, entry_of, parse, read, seal
 from shared.privacy.integers import Integers
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method

@@ -1,0 +1,1 @@
+"""The ledger's format, and how anyone audits one."""
