@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from server.outcome import Tally
-from shared.adapter import Layout
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError, StorageError
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, flatten
+from shared.model.adapter import Layout
+from shared.model.residual_factors import require_with_residual
 from shared.protocol.messages import Joined, Label, Metrics, Reason
-from shared.residual import require_with_residual
 
 FORMAT = 2
 NAME = "checkpoint.safetensors"

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, Va
 
 from server.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from server.outcome import Tally
-from shared.adapter import digest as adapter_digest
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
 from shared.ledger.format import now
 from shared.ledger.format import read as read_ledger
+from shared.model.adapter import digest as adapter_digest
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"

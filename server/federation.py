@@ -21,14 +21,14 @@ from server.outcome import Event, Kind, Outcome, Tally, Watcher
 from server.publication import MODEL, Export, publish_adapter
 from server.rounds import Exchange
 from server.secure_round import SecureRounds
-from shared.adapter import initial
 from shared.base.errors import InputError
 from shared.base.settings import Settings
+from shared.model.adapter import initial
+from shared.model.factor_schedule import personalises
+from shared.model.residual_factors import require_with_residual, split
+from shared.model.update_bound import largest_change
 from shared.protocol.flower_records import bytes_of, request_from
 from shared.protocol.messages import Arrays, Joined, Label, Reason
-from shared.residual import require_with_residual, split
-from shared.scheme import personalises
-from shared.step_bound import largest_change
 from strategies import named
 from strategies.base import Member, NoUpdate, Receipt, adapter_from, record_of
 
@@ -58,8 +58,8 @@ def run_federation(
         resume: Go on from the checkpoint in `out`.
         nodes: Nodes to wait for; None: whoever is there once no new one has come for half a second.
         wait: Seconds to wait for them.
-        start: Adapter to begin from; None: `shared.adapter.initial`.
-        export: Writes the model's files; None: `shared.peft_export.export`.
+        start: Adapter to begin from; None: `shared.model.adapter.initial`.
+        export: Writes the model's files; None: `shared.model.peft_export.export`.
         names: Node -> the platform that it was approved as; None: a node is whoever it says.
         identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
 

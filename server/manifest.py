@@ -71,7 +71,7 @@ class Origin(_Frozen):
         settings_sha256: `shared.base.settings.digest` of the run's settings.
         backbone: Name of the frozen model that the adapter belongs to.
         backbone_sha256: Of its weights; '' where the coordinator had none at hand.
-        adapter_sha256: Of the trained tensors (`shared.adapter.digest`).
+        adapter_sha256: Of the trained tensors (`shared.model.adapter.digest`).
         start_sha256: Of the tensors that training began from; '' if they were fresh ones, drawn from the run's seed.
     """
 

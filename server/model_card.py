@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from server.facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
 from shared.base.settings import Settings, digest
 from shared.ledger.format import UNIT
-from shared.peft_export import base_of, usage
+from shared.model.peft_export import base_of, usage
 
 CARD = "README.md"
 

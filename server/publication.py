@@ -14,12 +14,12 @@ from server.facts import facts_of, origin_of
 from server.manifest import MANIFEST, describe
 from server.model_card import model_card_files
 from server.outcome import Tally
-from shared.backbone import load_backbone, weights_sha256
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import StorageError
 from shared.base.settings import Settings
-from shared.peft_export import export as plain_peft
-from shared.peft_export import plain
+from shared.model.backbone import load_backbone, weights_sha256
+from shared.model.peft_export import export as plain_peft
+from shared.model.peft_export import plain
 from shared.protocol.messages import Arrays
 
 MODEL = "model"
@@ -42,7 +42,7 @@ def publish_adapter(
 
     Args:
         start: Adapter that training began from, if it was not a fresh one.
-        export: Writes the tensors and the settings; None: `shared.peft_export.export`.
+        export: Writes the tensors and the settings; None: `shared.model.peft_export.export`.
 
     Raises:
         StorageError: it cannot be written; an older one is still there.

@@ -20,11 +20,11 @@ from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, p
 from server.registry import Registry
 from server.signing import PublicKey, Untrusted
 from server.store import NotThere, Store, blocks, open_store, read_bounded, shown
-from shared.backbone import weights_sha256
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.safetensors_checks import read_tensors
-from shared.peft_export import load_published
+from shared.model.backbone import weights_sha256
+from shared.model.peft_export import load_published
 
 MAX_TOTAL = 1 << 33
 """Bytes of the largest model that `pull` fetches, unless it is told otherwise."""

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from shared.backbone import BackboneShape
 from shared.base.atomic_files import write_whole
 from shared.base.errors import StorageError
+from shared.model.backbone import BackboneShape
 
 log = logging.getLogger("fedfuse.compile")
 SOURCES = Path(__file__).with_name("kernels")

@@ -30,7 +30,7 @@ from server.outcome import Event, Outcome, Tally
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
-from shared.encoder import devices
+from shared.model.encoder import devices
 from simulations.grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
 from simulations.worlds.world import World

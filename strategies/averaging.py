@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.adapter import Layout
+from shared.model.adapter import Layout
 from shared.protocol.messages import Arrays
 
 Change = dict[str, NDArray[np.float64]]

@@ -18,9 +18,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
-from shared.adapter import Layout, require_layout, trained
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
+from shared.model.adapter import Layout, require_layout, trained
+from shared.model.factor_schedule import Scheme, scheme_of
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
     Answer,
@@ -36,7 +37,6 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from shared.scheme import Scheme, scheme_of
 from strategies.averaging import Change, WeightedMean
 from strategies.card import Card
 from strategies.optimizers import ServerOptimizer

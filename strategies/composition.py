@@ -20,7 +20,7 @@ from typing import Any
 import strategies
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.scheme import parts_of
+from shared.model.factor_schedule import parts_of
 from strategies.base import AdapterStrategy, Member
 from strategies.card import Card, Role
 from strategies.optimizers import ServerOptimizer

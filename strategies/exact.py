@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from shared.adapter import Layout
-from shared.low_rank import ProductSum
+from shared.model.adapter import Layout
+from shared.model.low_rank_sums import ProductSum
+from shared.model.residual_factors import added, maps_in, split
 from shared.protocol.messages import Arrays
-from shared.residual import added, maps_in, split
 from strategies.averaging import WeightedMean
 from strategies.base import Adapter, Card
 from strategies.products import Products, ProductStrategy

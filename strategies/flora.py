@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from shared.adapter import drawn
-from shared.low_rank import ProductSum
+from shared.model.adapter import drawn
+from shared.model.low_rank_sums import ProductSum
+from shared.model.residual_factors import added, maps_in, split
 from shared.protocol.messages import Arrays
-from shared.residual import added, maps_in, split
 from strategies.base import Adapter, Card
 from strategies.products import Products, ProductStrategy
 

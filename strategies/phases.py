@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
-from shared.adapter import trained
 from shared.agreement import Agreement, number_of, require_owners
 from shared.base.errors import ProtocolError
 from shared.catalogues import POPULARITY, Popularity, Taken, places
 from shared.fixed_point import FixedPoint
+from shared.model.adapter import trained
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
 from shared.protocol.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
 from shared.protocol.question import question_of

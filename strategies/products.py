@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from shared.adapter import Layout
 from shared.base.errors import ProtocolError
+from shared.model.adapter import Layout
+from shared.model.residual_factors import maps_in
 from shared.protocol.messages import Arrays, Update
-from shared.residual import maps_in
 from strategies.averaging import Change
 from strategies.base import Adapter, AdapterStrategy, Combiner
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.adapter import Layout
+from shared.model.adapter import Layout
 from shared.protocol.messages import Arrays
 from strategies.averaging import Change
 from strategies.card import Card, Role

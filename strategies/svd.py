@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.low_rank import ProductSum
+from shared.model.low_rank_sums import ProductSum
+from shared.model.residual_factors import maps_in
 from shared.protocol.messages import Arrays
-from shared.residual import maps_in
 from strategies.base import Adapter, Card, Member
 from strategies.products import Products, ProductStrategy
 

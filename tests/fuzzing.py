@@ -298,7 +298,7 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     from server.pull import pull
     from server.registry import Registry
     from server.store import open_store
-    from shared.peft_export import load_published
+    from shared.model.peft_export import load_published
 
     model = run / "model"
     manifest = (model / "manifest.json").read_bytes()
@@ -338,8 +338,8 @@ def checkpoints(folder: Path, settings: Settings, tally: Any) -> Iterator[Target
 
     from client.run.run_state import Memory, load_memory, save_memory
     from server.checkpoint import NAME, Checkpoint, load_checkpoint, run_of, save_checkpoint
-    from shared.adapter import initial, layout_of
-    from shared.backbone import shape_of
+    from shared.model.adapter import initial, layout_of
+    from shared.model.backbone import shape_of
 
     layout = layout_of(shape_of(settings.model.backbone), settings.model)
     save_checkpoint(

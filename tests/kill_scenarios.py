@@ -69,8 +69,8 @@ class Checkpoints:
     ROUNDS = 4
 
     def __init__(self, backbone: str) -> None:
-        from shared.adapter import initial, layout_of
-        from shared.backbone import shape_of
+        from shared.model.adapter import initial, layout_of
+        from shared.model.backbone import shape_of
 
         self.settings = tiny(backbone)
         self.start = initial(self.settings)
@@ -154,7 +154,7 @@ class Platform:
         )
 
     def ask(self, worker: Any, round_: int) -> Any:
-        from shared.adapter import initial
+        from shared.model.adapter import initial
         from shared.protocol.messages import Factors, Join, Train, Update
 
         if round_ == 0:
@@ -169,7 +169,7 @@ class Platform:
         return answer
 
     def act(self, folder: Path, said: Said) -> None:
-        from shared.adapter import digest
+        from shared.model.adapter import digest
 
         worker = self.worker(folder)
         try:
@@ -181,8 +181,8 @@ class Platform:
             worker.close()
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.adapter import digest
         from shared.ledger.format import read
+        from shared.model.adapter import digest
 
         worker = self.worker(folder)
         try:
@@ -215,7 +215,7 @@ class Publisher:
 
     def make(self, out: Path, name: str, seed: int) -> Path:
         from server.publication import publish_adapter
-        from shared.adapter import initial
+        from shared.model.adapter import initial
         from tests.server.conftest import tally_of
 
         out.mkdir(parents=True, exist_ok=True)
@@ -280,7 +280,7 @@ class Puller(Publisher):
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
         from server.manifest import describe, parse
-        from shared.peft_export import load_published
+        from shared.model.peft_export import load_published
 
         manifest = parse((folder / "model" / "manifest.json").read_bytes(), "here")
         assert manifest.version in (1, 2) and manifest.version >= steps

@@ -60,7 +60,7 @@ def no_float64() -> Iterator[None]:
 
 
 def use(found: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("shared.encoder", "simulations.run"):
+    for module in ("shared.model.encoder", "simulations.run"):
         monkeypatch.setattr(f"{module}.devices", lambda: [found])
 
 

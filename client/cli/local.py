@@ -121,7 +121,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     from client.personalisation.plan import reserved
     from client.privacy.release_plan import plan_of
     from client.run.adapter_partition import Part
-    from shared.backbone import shape_of
+    from shared.model.backbone import shape_of
 
     shape = shape_of(settings.model.backbone)
     local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))

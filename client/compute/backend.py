@@ -7,11 +7,11 @@ import logging
 import torch
 
 from shared import native
-from shared.backbone import Backbone, BackboneShape
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings, Settings
 from shared.compiled import obstacle
-from shared.encoder import Encoder, compute_dtype
+from shared.model.backbone import Backbone, BackboneShape
+from shared.model.encoder import Encoder, compute_dtype
 
 log = logging.getLogger("fedfuse.compile")
 

@@ -30,7 +30,7 @@ from client.compute.batching import Passes
 from client.compute.cache_eviction import MOST_BYTES, InUse, drop_oldest, drop_others
 from client.compute.resident_features import Features
 from shared.base.errors import StorageError
-from shared.encoder import Encoder
+from shared.model.encoder import Encoder
 
 Ids = NDArray[np.int32]
 """Token ids of one sequence, without padding, int32 (t,)."""

@@ -30,11 +30,11 @@ from client.model.towers import Rows, Towers, cached_rows
 from client.privacy.failure_guard import Guard, raising
 from client.sources import read_tables
 from client.sources.tables import Tables
-from shared.backbone import load_backbone
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.catalogues import digest_of
-from shared.encoder import default_device
+from shared.model.backbone import load_backbone
+from shared.model.encoder import default_device
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, of how many."""

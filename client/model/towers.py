@@ -14,8 +14,8 @@ from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
 from client.examples.vectors import SourceVectors, VectorRows
 from client.fusion import Fusion
-from shared.encoder import Batch, Encoder
 from shared.lora import Parameters
+from shared.model.encoder import Batch, Encoder
 
 _MULTIPLE = {"cuda": 8}
 """A GPU's matrix units want lengths of a multiple of 8; a processor has no use for padding."""

@@ -21,18 +21,18 @@ from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import NoiseSource
 from client.run.adapter_partition import Part
-from shared.adapter import drawn
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.fixed_point import planning
 from shared.ledger.format import Entry
 from shared.lora import Parameters
+from shared.model.adapter import drawn
+from shared.model.factor_schedule import personalises
+from shared.model.residual_factors import maps_in
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.plan import signal_to_noise
 from shared.privacy.releases import Release, ReleaseKind
-from shared.residual import maps_in
-from shared.scheme import personalises
 
 CONFIDENCE = 2.0
 """Standard deviations of its noise by which a comparison must be won: a model that is no better wins with probability 2.3 %."""

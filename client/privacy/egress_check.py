@@ -14,9 +14,9 @@ import numpy as np
 
 from client.config.platform_file import PlatformFile
 from client.privacy.answer_timing import Pace
-from shared.adapter import Layout
 from shared.base.errors import PrivacyError, ProtocolError
 from shared.catalogues import Taken
+from shared.model.adapter import Layout
 from shared.protocol.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Released, Secured, Summed, Update
 from shared.secagg.codec import Message, decode
 from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked

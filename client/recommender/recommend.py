@@ -26,11 +26,11 @@ from client.model.towers import Towers, cached_rows
 from client.personalisation.residual import CHOSEN, own_of
 from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.run.run_state import load_memory
-from shared.backbone import load_backbone
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.encoder import default_device
-from shared.peft_export import load_published
+from shared.model.backbone import load_backbone
+from shared.model.encoder import default_device
+from shared.model.peft_export import load_published
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.adapter import drawn, layout_of, require_layout, trained
-from shared.backbone import Backbone, BackboneShape
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.core import core_factors
+from shared.model.adapter import drawn, layout_of, require_layout, trained
+from shared.model.backbone import Backbone, BackboneShape
+from shared.model.factor_schedule import Scheme, scheme_of
+from shared.model.fixed_factors import core_factors
+from shared.model.residual_factors import require_with_residual
 from shared.protocol.messages import Arrays, Factors
-from shared.residual import require_with_residual
-from shared.scheme import Scheme, scheme_of
 
 Adapter = dict[str, NDArray[np.float32]]
 

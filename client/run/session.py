@@ -45,6 +45,7 @@ from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder, PrivacyError
 from shared.base.settings import Settings
 from shared.catalogues import POPULARITY
+from shared.model.factor_schedule import personalises
 from shared.privacy.releases import Release
 from shared.protocol.messages import (
     Arrays,
@@ -58,7 +59,6 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from shared.scheme import personalises
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 

@@ -31,7 +31,6 @@ from client.secagg.enrolment import Peers
 from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
 from client.sources import read_tables
 from client.sources.tables import Tables
-from shared.backbone import shape_of
 from shared.base.errors import (
     BudgetExceeded,
     FedfuseError,
@@ -45,6 +44,7 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings, flatten
 from shared.catalogues import Catalogue
+from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
 
 log = logging.getLogger("fedfuse.worker")

@@ -23,7 +23,7 @@ from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 
 Arrays = Mapping[str, NDArray[np.float32]]
-"""A flattened adapter: parameter name -> float32 array. The format is `shared/adapter.py`'s."""
+"""A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
 PROTOCOL = 1
 """Version of the message format; two sides must have the same."""

@@ -20,10 +20,10 @@ from torch import Tensor
 from client.compute.backend import uses_kernels
 from client.compute.batching import Passes
 from client.compute.resident_features import Features
-from shared.backbone import Backbone, load_backbone
 from shared.base.settings import ModelSettings, Settings
-from shared.encoder import Batch, Encoder, compute_dtype
 from shared.heap import keep
+from shared.model.backbone import Backbone, load_backbone
+from shared.model.encoder import Batch, Encoder, compute_dtype
 from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Step, device_of, measure, random_adapter
 

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from client.compute.backend import uses_kernels
 from client.privacy.bounded_sum import BoundedSum
-from shared.backbone import load_backbone
 from shared.base.settings import Settings
-from shared.encoder import compute_dtype
 from shared.heap import KEPT, keep, set_thresholds
+from shared.model.backbone import load_backbone
+from shared.model.encoder import compute_dtype
 from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Private, Step, measure, problem
 

@@ -29,8 +29,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shared.adapter import initial
 from shared.base.settings import Settings, build
+from shared.model.adapter import initial
 from simulations.benchmarks.stock_flower import stock_seconds
 from simulations.local import LocalDeployment
 from simulations.worlds.generated import write_world

@@ -41,10 +41,10 @@ from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SecureNoise
 from client.training.adam import Adam
 from client.training.per_user_gradients import clip_of, clipped_sum
-from shared.adapter import layout_of
-from shared.backbone import Backbone, BackboneShape, folder_of, load_backbone
 from shared.base.settings import ModelSettings, Settings
-from shared.encoder import Batch, Encoder, compute_dtype
+from shared.model.adapter import layout_of
+from shared.model.backbone import Backbone, BackboneShape, folder_of, load_backbone
+from shared.model.encoder import Batch, Encoder, compute_dtype
 
 ITEMS = 1000
 TEMPERATURE = 0.05

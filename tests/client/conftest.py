@@ -11,10 +11,10 @@ from torch import Tensor
 
 from client.fusion import fusion_named
 from client.model.towers import Towers
-from shared.adapter import layout_of
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings
-from shared.encoder import Encoder
+from shared.model.adapter import layout_of
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from shared.adapter import initial
 from shared.base.settings import unflatten
+from shared.model.adapter import initial
 
 app = ServerApp()
 

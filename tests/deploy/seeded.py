@@ -26,10 +26,10 @@ from server.control import Control
 from server.coordinator import open_coordinator
 from server.federation import run_federation
 from server.launch import Launch, federate, record
-from shared.adapter import layout_of
-from shared.backbone import shape_of
 from shared.base.settings import Settings, build
 from shared.ledger.format import read
+from shared.model.adapter import layout_of
+from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Request, Train
 from simulations.grid import InProcessGrid
 from tests.deploy.stage import ROOT, Stage, until

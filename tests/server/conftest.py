@@ -21,9 +21,9 @@ from server.federation import run_federation
 from server.outcome import Outcome, Tally
 from server.publication import publish_adapter
 from server.signing import Signer, load_signer, make_key_pair
-from shared.adapter import layout_of
-from shared.backbone import shape_of
 from shared.base.settings import Settings
+from shared.model.adapter import layout_of
+from shared.model.backbone import shape_of
 from shared.protocol.messages import Joined, Label, Metrics
 from simulations.grid import InProcessGrid
 

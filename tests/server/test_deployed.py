@@ -30,8 +30,8 @@ from server.outcome import Event, Kind, Outcome
 from server.provisioning import init_server
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
+from shared.model.update_bound import largest_change
 from shared.protocol.messages import Join, Joined, Request, Train, Update
-from shared.step_bound import largest_change
 from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]

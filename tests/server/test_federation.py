@@ -11,10 +11,10 @@ import pytest
 
 from server.checkpoint import load_checkpoint, run_of
 from server.outcome import Event, Kind, Outcome
-from shared.adapter import initial, layout_of
-from shared.backbone import shape_of
 from shared.base.errors import FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.settings import Settings
+from shared.model.adapter import initial, layout_of
+from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
 
 Make = Callable[..., Settings]

@@ -37,7 +37,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[st
 
     from server.publication import publish_adapter
     from server.signing import Signer
-    from shared.adapter import initial
+    from shared.model.adapter import initial
     from tests.kill_scenarios import tiny
 
     folder = tmp_path_factory.mktemp("fuzz")

@@ -22,10 +22,10 @@ from server.pull import pull
 from server.registry import Registry
 from server.signing import Signer, make_key_pair
 from server.store import FolderStore, open_store
-from shared.adapter import initial
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.settings import Settings
 from shared.ledger.format import parse
+from shared.model.adapter import initial
 from shared.privacy.releases import Release, ReleaseKind
 from tests.kill_scenarios import Tenths
 

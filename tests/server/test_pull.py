@@ -23,7 +23,7 @@ from server.registry import Registry
 from server.signing import Signer, Untrusted
 from server.store import open_store
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.peft_export import load_published
+from shared.model.peft_export import load_published
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]
@@ -386,7 +386,7 @@ class TestRollBack:
 
 
 def digest_of(folder: Path) -> str:
-    from shared.adapter import digest
+    from shared.model.adapter import digest
 
     return digest(load_published(folder).adapter)
 

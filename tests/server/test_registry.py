@@ -14,9 +14,9 @@ from server.pull import pull
 from server.registry import INDEX, Registry
 from server.signing import Signer, Untrusted
 from server.store import FolderStore, ObjectStore, Store, open_store, shown
-from shared.adapter import digest
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.peft_export import load_published
+from shared.model.adapter import digest
+from shared.model.peft_export import load_published
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]

@@ -14,11 +14,11 @@ import pytest
 from client.secagg.persistent_participant import Register, SecureSum, identity_of
 from server.outcome import Event, Kind, Outcome
 from server.secure_round import FOLDER
-from shared.adapter import initial, trained
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.catalogues import Catalogue
+from shared.model.adapter import initial, trained
 from shared.protocol.messages import (
     Answer,
     Evaluate,
@@ -389,7 +389,7 @@ def test_fewer_than_the_settings_minimum_never_make_a_sum(federate: Any, several
 
 @pytest.mark.parametrize("strategy", ["fedavg", "ffa", "rolora", "fedsa", "fedsb", "ffa+fedavgm"])
 def test_linear_strategies_restrict_what_is_summed(federate: Any, several: Any, tiny_settings: Make, strategy: str) -> None:
-    from shared.scheme import scheme_of
+    from shared.model.factor_schedule import scheme_of
 
     platforms = several(3)
     over = {"strategy": strategy, "privacy": {"noise": "distributed"}, "rounds": 2}

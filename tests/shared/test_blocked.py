@@ -17,10 +17,10 @@ from torch import Tensor
 from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import Losses
 from shared import blocked, layer, native
-from shared.backbone import BackboneShape
 from shared.base.errors import PrivacyError
 from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
 from shared.lora import Change
+from shared.model.backbone import BackboneShape
 
 pytestmark = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="the kernels are for processors with AVX-512 and bfloat16"

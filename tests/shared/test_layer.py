@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared import encoder as encoder_module
 from shared import layer
-from shared.adapter import TARGETS
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings
-from shared.encoder import Batch, Encoder
 from shared.frozen import FrozenMap, affine, affine_gelu
 from shared.lora import Change
+from shared.model import encoder as encoder_module
+from shared.model.adapter import TARGETS
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Batch, Encoder
 
 CPU = torch.device("cpu")
 HIDDEN = 32

@@ -184,7 +184,7 @@ class TestComingAndGoing:
         outcome = made.run(Scripted("a"), late, late=1, on=at(4, lambda doors: doors.shut.clear()))
         assert [key for key in late.asked if isinstance(key, int)] == [5, 6, 7, 8]
         assert outcome.tallies["late"].rounds == 4
-        from shared.adapter import initial
+        from shared.model.adapter import initial
 
         start = initial(made.settings)
         moved = float(np.mean([(outcome.adapter[name] - start[name]).mean() for name in start]))

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from client.config.platform_file import load
-from shared.backbone import load_backbone
+from shared.model.backbone import load_backbone
 from simulations.benchmarks import encoding, passes, sweep, training
 from simulations.benchmarks.design import cross
 from simulations.benchmarks.report import report

@@ -15,7 +15,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit
 from shared.ledger.format import read
-from shared.peft_export import load_published
+from shared.model.peft_export import load_published
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
 

@@ -13,12 +13,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.adapter import trained
 from shared.base.settings import Settings, build
+from shared.model.adapter import trained
+from shared.model.factor_schedule import scheme_of
+from shared.model.residual_factors import is_residual, require_with_residual
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
-from shared.residual import is_residual, require_with_residual
-from shared.scheme import scheme_of
 from strategies import named
 from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.settings import build
+from shared.model.residual_factors import is_residual, merged
 from shared.protocol.flower_records import request_from
 from shared.protocol.messages import Train
-from shared.residual import is_residual, merged
 from strategies import named
 from strategies.base import AdapterStrategy, Member, adapter_from, record_of
 from strategies.svd import FlexLoRA, Slices, leading, truncated

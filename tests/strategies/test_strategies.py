@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from shared.base.settings import Settings, build
+from shared.model.factor_schedule import SCHEMES
 from shared.protocol.messages import Factors
-from shared.scheme import SCHEMES
 from strategies import catalogue, named
 from strategies.base import AdapterStrategy
 from strategies.card import Role

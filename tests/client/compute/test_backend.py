@@ -13,10 +13,10 @@ import torch
 
 from client.compute.backend import compiles, ready_encoder, uses_kernels
 from client.model.prepared_platform import prepare
-from shared.backbone import BackboneShape, load_backbone
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.compiled import obstacle
+from shared.model.backbone import BackboneShape, load_backbone
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 Make = Callable[..., Settings]
@@ -143,6 +143,6 @@ def test_a_moments_work_goes_through_kernels_that_are_there(
     monkeypatch.setattr("client.compute.backend.compute_dtype", lambda _: torch.bfloat16)
     encoder = ready_encoder(load_backbone(kernel_bert), Settings().model, CPU)
     gone = []
-    monkeypatch.setattr("shared.encoder.blocked.suits", lambda *_: bool(gone.append(1)))
+    monkeypatch.setattr("shared.model.encoder.blocked.suits", lambda *_: bool(gone.append(1)))
     encoder.trunk(torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
     assert bool(gone) == there

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from client.compute.feature_cache import Ids, TrunkCache
-from shared.backbone import load_backbone
 from shared.base.errors import StorageError
 from shared.base.settings import ModelSettings
-from shared.encoder import Encoder
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 
 def encoder_of(backbone: str, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Encoder:

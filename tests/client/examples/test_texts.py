@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.examples.texts import Piece, Texts
-from shared.backbone import load_backbone
+from shared.model.backbone import load_backbone
 
 pieces = st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 12)), max_size=6)
 

@@ -10,10 +10,10 @@ from client.evaluation.ranking_metrics import Quality, exclusion, per_user, qual
 from client.examples.split import ragged
 from client.fusion import FUSIONS, fusion_named
 from client.model.towers import Towers
-from shared.backbone import load_backbone
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings
-from shared.encoder import Encoder
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 WIDTHS = {"image": 5, "sound": 40}
 

@@ -14,10 +14,10 @@ from client.examples.vectors import VectorRows
 from client.fusion import fusion_named
 from client.model.item_bank import Bank, BankOfRounds
 from client.model.towers import Towers, cached_rows
-from shared.adapter import initial
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings, Settings
-from shared.encoder import Encoder
+from shared.model.adapter import initial
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ from client.compute.feature_cache import TrunkCache
 from client.examples.vectors import VectorRows
 from client.fusion import FUSIONS, fusion_named
 from client.model.towers import Rows, Towers, cached_rows
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings
-from shared.encoder import Encoder
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 CPU = torch.device("cpu")
 

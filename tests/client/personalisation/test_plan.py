@@ -20,12 +20,13 @@ from client.privacy.noise_sources import SeededNoise
 from client.recommender.recommend import recommend
 from client.run.adapter_partition import Part
 from client.run.run_state import load_memory, save_memory
-from shared.adapter import initial
-from shared.backbone import load_backbone, shape_of
 from shared.base.settings import Settings
-from shared.encoder import Batch, Encoder
 from shared.ledger.format import Entry, read
-from shared.peft_export import export
+from shared.model.adapter import initial
+from shared.model.backbone import load_backbone, shape_of
+from shared.model.encoder import Batch, Encoder
+from shared.model.factor_schedule import scheme_of
+from shared.model.peft_export import export
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.flower_records import to_record
@@ -42,7 +43,6 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from shared.scheme import scheme_of
 from tests.client.asking import Asking
 
 Write = Callable[..., Path]

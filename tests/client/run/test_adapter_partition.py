@@ -14,11 +14,11 @@ import torch
 from client.run.adapter_partition import Part
 from client.run.run_state import load_memory, save_memory
 from client.training.per_user_gradients import per_user
-from shared.adapter import drawn, initial
-from shared.backbone import load_backbone, shape_of
 from shared.base.errors import InputError, PrivacyError, ProtocolError
 from shared.base.settings import Settings
-from shared.core import core_factors
+from shared.model.adapter import drawn, initial
+from shared.model.backbone import load_backbone, shape_of
+from shared.model.fixed_factors import core_factors
 from shared.protocol.flower_records import to_record
 from shared.protocol.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
 from tests.client.asking import Asking

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client.secagg.persistent_participant import SecureSum
-from shared.adapter import initial
+from shared.model.adapter import initial
 from shared.protocol.messages import Count, Join, Joined, Reason, Refusal, Secured
 from tests.client.run.test_secure_attacks import correlation
 from tests.client.run.test_secure_session import Federation, federation

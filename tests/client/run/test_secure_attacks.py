@@ -17,10 +17,10 @@ import pytest
 from client.privacy import mechanism
 from client.privacy.popularity_release import bounded_counts
 from client.secagg.persistent_participant import SecureSum
-from shared.adapter import initial
 from shared.agreement import Agreement, number_of
 from shared.base.errors import ProtocolError
 from shared.catalogues import MOST_ITEMS, Catalogue, Popularity
+from shared.model.adapter import initial
 from shared.protocol.messages import Arrays, Join, Joined, Phase, Reason, Refusal, Secured, Summed
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg

@@ -21,12 +21,12 @@ from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.training.adam import Adam
 from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
-from shared.adapter import initial, trained
 from shared.agreement import Agreement, number_of, terms_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.catalogues import Popularity, places
 from shared.ledger.format import read
+from shared.model.adapter import initial, trained
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
     Answer,

@@ -13,10 +13,10 @@ import client.training.gradient_check
 from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import per_user
 from shared import layer
-from shared.adapter import TARGETS
 from shared.attention import derivative
 from shared.base.errors import PrivacyError
 from shared.merged import Merged
+from shared.model.adapter import TARGETS
 
 Make = Callable[..., Any]
 

@@ -20,11 +20,11 @@ from client.training.losses import CLICK_BIAS, Answers, click
 from client.training.opacus_gradients import opacus_per_user
 from client.training.per_user_gradients import by_sequence, clip, clipped_sum, per_user
 from shared import blocked, native
-from shared.adapter import TARGETS, layout_of
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings
 from shared.compiled import MOST_GRAPHS, Compiled
-from shared.encoder import Batch, Encoder
+from shared.model.adapter import TARGETS, layout_of
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Batch, Encoder
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")

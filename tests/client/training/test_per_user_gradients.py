@@ -16,10 +16,10 @@ from client.fusion import FUSIONS
 from client.privacy.mechanism import Mechanism
 from client.training import per_user_gradients as gradients
 from client.training.per_user_gradients import Clip, Losses, per_user
-from shared.adapter import TARGETS, layout_of
-from shared.backbone import load_backbone
 from shared.base.settings import ModelSettings
-from shared.encoder import Batch, Encoder
+from shared.model.adapter import TARGETS, layout_of
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Batch, Encoder
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
@@ -273,7 +273,7 @@ def test_a_second_road_by_functional_transforms(make_toy: Make, monkeypatch: pyt
         return torch.nn.functional.cross_entropy(vectors @ toy.bank.T / 0.1, target[None])
 
     with monkeypatch.context() as patch:
-        patch.setattr("shared.encoder.attend", stock)
+        patch.setattr("shared.model.encoder.attend", stock)
         expected = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(toy.parameters, toy.hidden, toy.mask, toy.sources, toy.target)
     found = per_user(toy.losses(), toy.parameters, 3)
     for name in names:

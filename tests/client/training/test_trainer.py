@@ -29,10 +29,10 @@ from client.run.run_state import Memory, load_memory, save_memory
 from client.training.adam import Adam
 from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
-from shared.adapter import initial, layout_of
-from shared.backbone import load_backbone
 from shared.base.settings import Settings
-from shared.encoder import Encoder
+from shared.model.adapter import initial, layout_of
+from shared.model.backbone import load_backbone
+from shared.model.encoder import Encoder
 
 USERS, KINDS, EACH = 24, 4, 3
 ITEMS = KINDS * EACH

@@ -26,11 +26,11 @@ from client.messenger.wire import WIRE, Frame, pack, receive, send, unpack
 from client.messenger.worker_link import Remote
 from client.worker.request_handler import Worker
 from client.worker.socket_server import Door
-from shared.adapter import initial
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, digest
 from shared.base.version import VERSION
 from shared.ledger.format import read
+from shared.model.adapter import initial
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
     PROTOCOL,

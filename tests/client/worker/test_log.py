@@ -23,10 +23,10 @@ from client.messenger import worker_link as link
 from client.run import session as sessions
 from client.worker.request_handler import Worker
 from client.worker.telemetry import WorkerMetrics
-from shared.adapter import initial
 from shared.base.errors import InputError, PrivacyError
 from shared.base.logs import configure
 from shared.base.settings import Settings
+from shared.model.adapter import initial
 from shared.protocol.flower_records import to_record
 from shared.protocol.messages import Answer, Count, Evaluate, Factors, Join, Label, Refusal, Request, Sum, Summed, Train
 

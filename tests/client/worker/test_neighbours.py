@@ -23,8 +23,8 @@ from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.run import session as sessions
 from client.run.session import Session
-from shared.adapter import initial
 from shared.base.settings import Settings, flatten, unflatten
+from shared.model.adapter import initial
 from shared.protocol.messages import (
     Evaluate,
     Factors,

@@ -16,10 +16,10 @@ from client.privacy.bounded_sum import BoundedSum
 from client.run import secure_session as summing
 from client.secagg.persistent_participant import identity_of
 from client.worker.request_handler import Worker
-from shared.adapter import initial
 from shared.base.errors import StorageError
 from shared.base.settings import Settings, flatten, unflatten
 from shared.ledger.format import read
+from shared.model.adapter import initial
 from shared.protocol.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
 from tests.client.run.test_secure_session import Federation
 from tests.support.neighbours import Released, Told, User, World, compare, held_noise

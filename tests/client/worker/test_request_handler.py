@@ -18,11 +18,11 @@ from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.run import session as sessions
 from client.worker.request_handler import Worker
-from shared.adapter import initial, layout_of
-from shared.backbone import shape_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.ledger.format import read
+from shared.model.adapter import initial, layout_of
+from shared.model.backbone import shape_of
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
     Answer,

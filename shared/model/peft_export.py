@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors.numpy import save as save_arrays
 
-from shared.adapter import HEAD, maps_of, require_layout
-from shared.backbone import EMBEDDED, EMBEDDED_SHA256, load_backbone, shape_of
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError
 from shared.base.safetensors_checks import read_tensors
 from shared.base.settings import ModelSettings, Settings, explain
-from shared.core import core_factors, folded
+from shared.model.adapter import HEAD, maps_of, require_layout
+from shared.model.backbone import EMBEDDED, EMBEDDED_SHA256, load_backbone, shape_of
+from shared.model.factor_schedule import scheme_of
+from shared.model.fixed_factors import core_factors, folded
+from shared.model.residual_factors import maps_in, merged
 from shared.protocol.messages import Arrays
-from shared.residual import maps_in, merged
-from shared.scheme import scheme_of
 
 _PREFIX = "base_model.model."
 _HUB_NAME = {EMBEDDED: "sentence-transformers/all-MiniLM-L6-v2"}

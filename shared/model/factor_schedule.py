@@ -24,8 +24,8 @@ class Scheme:
     Args:
         cycle: Factors that are trained and sent, round by round, over and over.
         kept: Factors that are trained too, and never leave the platform; the coordinator's copy of them is not used.
-        core: Whether the adapter is one r x r matrix between fixed factors (`shared/core.py`) instead of A and B.
-        residual: Whether the coordinator sends frozen low-rank factors beside the adapter (`shared/residual.py`).
+        core: Whether the adapter is one r x r matrix between fixed factors (`shared/model/fixed_factors.py`) instead of A and B.
+        residual: Whether the coordinator sends frozen low-rank factors beside the adapter (`shared/model/residual_factors.py`).
         restarts: Whether the factors are drawn or turned anew before every round, so that an optimizer's moments of the
             round before mean nothing.
         ranks: Whether platforms may train different ranks.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from shared.base.errors import ProtocolError
-from shared.low_rank import ProductSum
-from shared.residual import added, is_residual, maps_in, merged, require_with_residual, split
+from shared.model.low_rank_sums import ProductSum
+from shared.model.residual_factors import added, is_residual, maps_in, merged, require_with_residual, split
 
 LAYOUT = {"x.lora_A": (2, 5), "x.lora_B": (4, 2), "head.lora_A": (2, 3), "head.lora_B": (3, 2)}
 

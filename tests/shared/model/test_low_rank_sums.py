@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.low_rank import ProductSum
+from shared.model.low_rank_sums import ProductSum
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 12), st.lists(st.integers(1, 5), min_size=1, max_size=9), st.integers(0, 999))
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared import blocked, layer, native, plain
-from shared.adapter import HEAD, TARGETS, first_trained
 from shared.attention import attend
-from shared.backbone import Backbone
 from shared.base.settings import ModelSettings
 from shared.compiled import Compiled
 from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
 from shared.lora import Change, Parameters, changed, changes_of, linear
+from shared.model.adapter import HEAD, TARGETS, first_trained
+from shared.model.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Encoder:
         """The text's vector under an adapter: upper layers, mean over the real text tokens, LoRA head.
 
         Args:
-            adapter: The federated tensors (`shared/adapter.py`), one copy for all or one per example.
+            adapter: The federated tensors (`shared/model/adapter.py`), one copy for all or one per example.
 
         Returns:
             float32 (n, hidden), not normalised.

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.adapter import Layout, require_layout
 from shared.base.errors import ProtocolError
-from shared.low_rank import ProductSum
+from shared.model.adapter import Layout, require_layout
+from shared.model.low_rank_sums import ProductSum
 from shared.protocol.messages import Arrays
 
 Adapter = dict[str, NDArray[np.float32]]

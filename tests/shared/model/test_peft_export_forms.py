@@ -12,14 +12,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
-from shared.adapter import TARGETS, layout_of
-from shared.backbone import load_backbone, shape_of
 from shared.base.errors import InputError
 from shared.base.settings import Settings, build
-from shared.core import core_factors, folded
-from shared.encoder import Batch, Encoder
-from shared.peft_export import export, load_published
-from shared.scheme import scheme_of
+from shared.model.adapter import TARGETS, layout_of
+from shared.model.backbone import load_backbone, shape_of
+from shared.model.encoder import Batch, Encoder
+from shared.model.factor_schedule import scheme_of
+from shared.model.fixed_factors import core_factors, folded
+from shared.model.peft_export import export, load_published
 
 EVERY = ",".join(TARGETS)
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.adapter import (
+from shared.base.errors import InputError, ProtocolError
+from shared.base.settings import ModelSettings, Settings
+from shared.model.adapter import (
     TARGETS,
     first_trained,
     initial,
@@ -19,9 +21,7 @@ from shared.adapter import (
     targets_of,
     trained,
 )
-from shared.backbone import BackboneShape, shape_of
-from shared.base.errors import InputError, ProtocolError
-from shared.base.settings import ModelSettings, Settings
+from shared.model.backbone import BackboneShape, shape_of
 from shared.protocol.messages import Factors
 
 SHAPE = BackboneShape(hidden=8, layers=6, heads=2, intermediate=20, vocabulary=99, positions=16)

@@ -24,10 +24,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.adapter import HEAD, maps_of
-from shared.backbone import Backbone
 from shared.base.errors import InputError
 from shared.base.settings import Settings
+from shared.model.adapter import HEAD, maps_of
+from shared.model.backbone import Backbone
 
 _ROW = 1 / np.sqrt(3)
 """Norm of a row of A: as PEFT's uniform start has it."""

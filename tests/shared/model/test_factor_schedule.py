@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.base.errors import ProtocolError
+from shared.model.factor_schedule import PLAIN, SCHEMES, personalises, scheme_of
 from shared.protocol.messages import Factors
-from shared.scheme import PLAIN, SCHEMES, personalises, scheme_of
 
 
 @pytest.mark.parametrize("name", SCHEMES)

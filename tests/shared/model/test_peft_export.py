@@ -14,12 +14,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import BertModel
 
-from shared.adapter import TARGETS, layout_of
-from shared.backbone import load_backbone, shape_of
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.settings import ModelSettings, Settings
-from shared.encoder import Batch, Encoder
-from shared.peft_export import export, load_published, usage
+from shared.model.adapter import TARGETS, layout_of
+from shared.model.backbone import load_backbone, shape_of
+from shared.model.encoder import Batch, Encoder
+from shared.model.peft_export import export, load_published, usage
 
 EVERY = ",".join(TARGETS)
 FILES = ["adapter_config.json", "adapter_model.safetensors", "fedfuse.json", "head.safetensors"]

@@ -4,8 +4,8 @@ An adapter is a mapping of names to float32 arrays. For each trainable layer i a
 are `encoder.layer.<i>.<module>.lora_A` (r x d) and `...lora_B` (k x r), named as PEFT names the modules, and for
 the pooled output `head.lora_A`, `head.lora_B`. The update of a map is alpha / r * B A (Hu et al. 2021).
 
-A scheme with a core (`shared/scheme.py`) federates one `...lora_R` (r x r) a map instead, between fixed factors that each
-party makes itself (`shared/core.py`); one with a residual has frozen factors beside these (`shared/residual.py`).
+A scheme with a core (`shared/model/factor_schedule.py`) federates one `...lora_R` (r x r) a map instead, between fixed factors that each
+party makes itself (`shared/model/fixed_factors.py`); one with a residual has frozen factors beside these (`shared/model/residual_factors.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.backbone import BackboneShape, shape_of
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import ModelSettings, Settings
+from shared.model.backbone import BackboneShape, shape_of
+from shared.model.factor_schedule import PLAIN, Scheme, scheme_of
 from shared.protocol.messages import Arrays, Factors
-from shared.scheme import PLAIN, Scheme, scheme_of
 
 Layout = Mapping[str, tuple[int, int]]
 """Name -> shape of every federated tensor, in a fixed order."""

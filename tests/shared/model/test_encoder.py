@@ -11,12 +11,12 @@ import torch
 from transformers import BertModel
 
 from shared import attention, layer, lora
-from shared import encoder as encoder_module
-from shared.adapter import TARGETS, initial, layout_of
-from shared.backbone import folder_of, load_backbone, shape_of
 from shared.base.settings import ModelSettings, Settings
-from shared.encoder import Batch, Encoder, compute_dtype, default_device
 from shared.lora import apply
+from shared.model import encoder as encoder_module
+from shared.model.adapter import TARGETS, initial, layout_of
+from shared.model.backbone import folder_of, load_backbone, shape_of
+from shared.model.encoder import Batch, Encoder, compute_dtype, default_device
 from shared.plain import plainly
 
 CPU = torch.device("cpu")

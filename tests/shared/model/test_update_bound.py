@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.training.adam import Adam
 from shared.base.settings import Settings, TrainingSettings
-from shared.step_bound import ADAM, largest_change
+from shared.model.update_bound import ADAM, largest_change
 
 
 def moved(gradients: list[float], rate: float = 1.0) -> list[float]:

