@@ -1,4 +1,4 @@
-"""A transformer layer with an adapter in kernels of our own: what `shared/layer.py` computes, by blocks of rows.
+"""A transformer layer with an adapter in kernels of our own: what `shared/layers/manual_backward.py` computes, by blocks of rows.
 
 On a processor a layer's products take less than half of its time; the rest is what lies between them, read from memory and
 written there again. The kernels (`shared/kernels`) let a block of rows go through a whole half of a layer before the next one
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared import layer as written
-from shared.frozen import FrozenLayer, FrozenMap
-from shared.layer import Changes, halves
-from shared.merged import Place, touched
+from shared.layers import manual_backward as written
+from shared.layers.frozen_maps import FrozenLayer, FrozenMap
+from shared.layers.manual_backward import Changes, halves
+from shared.layers.merged_maps import Place, touched
 
 MOST_RANKS = 64
 """Of all changes of a map together."""
@@ -33,7 +33,7 @@ def suits(x: Tensor, changes: Changes) -> bool:
 
 
 def layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Tensor:
-    """The layer's output, as `shared.layer.layer`; bfloat16."""
+    """The layer's output, as `shared.layers.manual_backward.layer`; bfloat16."""
     maps = [_Map.of(of, each) for of, each in zip((frozen.stacked, frozen.mixing, frozen.up, frozen.down), changes, strict=True)]
     stacked, mixing, up, down = ([factor for change in each for factor in (change.a, change.b)] for each in changes)
     y = _Attention.apply(x.contiguous(), mask.contiguous(), frozen, maps[:2], *stacked, *mixing)  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ def mean(x: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Map:
-    """A map merged with its changes (`shared/merged.py`), as the kernels read it.
+    """A map merged with its changes (`shared/layers/merged_maps.py`), as the kernels read it.
 
     Args:
         ahead, back: W'^T and W', columns in blocks.

@@ -9,7 +9,7 @@ import torch
 from shared import native
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings, Settings
-from shared.compiled import obstacle
+from shared.layers.torch_compile import obstacle
 from shared.model.backbone import Backbone, BackboneShape
 from shared.model.encoder import Encoder, compute_dtype
 

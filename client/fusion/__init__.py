@@ -19,7 +19,7 @@ from client.fusion.concat import Concat
 from client.fusion.gated import Gated
 from client.fusion.vote import Vote
 from shared.base.errors import InputError
-from shared.lora import Parameters
+from shared.layers.lora import Parameters
 
 
 class Fusion(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from client.examples.vectors import SourceVectors
 from client.fusion.projector import orthonormal, projected
-from shared.lora import Parameters
+from shared.layers.lora import Parameters
 
 _SCALE = 0.3  # of a hidden state's usual norm at the start: heard by attention, but not louder than a word
 

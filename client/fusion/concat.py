@@ -10,7 +10,7 @@ from torch import Tensor
 
 from client.examples.vectors import SourceVectors
 from client.fusion.projector import orthonormal, projected
-from shared.lora import Parameters
+from shared.layers.lora import Parameters
 
 
 class Concat:

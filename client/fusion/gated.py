@@ -11,8 +11,8 @@ from torch import Tensor
 
 from client.examples.vectors import SourceVectors
 from client.fusion.projector import LOCAL, orthonormal, projected
-from shared import lora
-from shared.lora import Parameters
+from shared.layers import lora
+from shared.layers.lora import Parameters
 
 
 def _gate(source: str) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from client.examples.vectors import SourceVectors
-from shared import lora
-from shared.lora import Parameters
+from shared.layers import lora
+from shared.layers.lora import Parameters
 
 LOCAL = "source."
 """Prefix of every platform-local parameter's name; what has it is never sent."""

@@ -14,7 +14,7 @@ from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
 from client.examples.vectors import SourceVectors, VectorRows
 from client.fusion import Fusion
-from shared.lora import Parameters
+from shared.layers.lora import Parameters
 from shared.model.encoder import Batch, Encoder
 
 _MULTIPLE = {"cuda": 8}

@@ -24,8 +24,8 @@ from client.run.adapter_partition import Part
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.fixed_point import planning
+from shared.layers.lora import Parameters
 from shared.ledger.format import Entry
-from shared.lora import Parameters
 from shared.model.adapter import drawn
 from shared.model.factor_schedule import personalises
 from shared.model.residual_factors import maps_in

@@ -17,7 +17,7 @@ from client.examples.split import ragged
 from client.examples.user_examples import Examples
 from client.training.per_user_gradients import Losses, per_user
 from shared.base.errors import PrivacyError
-from shared.plain import plainly
+from shared.layers.reference_path import plainly
 
 _MADE_UP = 3
 

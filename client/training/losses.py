@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.lora import Parameters
+from shared.layers.lora import Parameters
 
 CLICK_BIAS = "click.bias"
 """Platform-local intercept of the click objective."""

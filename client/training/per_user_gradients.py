@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import Mechanism
-from shared.compiled import Compiled
-from shared.lora import all_one
+from shared.layers.lora import all_one
+from shared.layers.torch_compile import Compiled
 
 Losses = Callable[[Mapping[str, Tensor]], Tensor]
 """Parameters with a leading user axis -> loss of each user, (n,)."""

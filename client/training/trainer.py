@@ -27,7 +27,7 @@ from client.training.micro_batch import MicroBatch
 from client.training.opacus_gradients import ENGINES
 from client.training.per_user_gradients import Losses, by_sequence, clip_of
 from shared.base.settings import Settings
-from shared.heap import keep
+from shared.layers.malloc_tuning import keep
 
 log = logging.getLogger("fedfuse.training")
 ROW_STEP = 8

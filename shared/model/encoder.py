@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import blocked, layer, native, plain
-from shared.attention import attend
+from shared import blocked, native
 from shared.base.settings import ModelSettings
-from shared.compiled import Compiled
-from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
-from shared.lora import Change, Parameters, changed, changes_of, linear
+from shared.layers import manual_backward as layer
+from shared.layers import reference_path as plain
+from shared.layers.attention import attend
+from shared.layers.frozen_maps import FrozenLayer, FrozenMap, FrozenNorm
+from shared.layers.lora import Change, Parameters, changed, changes_of, linear
+from shared.layers.torch_compile import Compiled
 from shared.model.adapter import HEAD, TARGETS, first_trained
 from shared.model.backbone import Backbone
 

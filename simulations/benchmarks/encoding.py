@@ -21,7 +21,7 @@ from client.compute.backend import uses_kernels
 from client.compute.batching import Passes
 from client.compute.resident_features import Features
 from shared.base.settings import ModelSettings, Settings
-from shared.heap import keep
+from shared.layers.malloc_tuning import keep
 from shared.model.backbone import Backbone, load_backbone
 from shared.model.encoder import Batch, Encoder, compute_dtype
 from simulations.benchmarks.report import report

@@ -4,7 +4,7 @@
 
 On a processor, with the default backbone; every side computes the same sum of clipped gradients. `given back` is what glibc comes
 to by itself (it keeps free twice the largest block that it ever got from the system alone, here the wide inner layer), `kept`
-what `shared/heap.py` asks for. The order of the sides changes in every turn, all in one process; a figure is the median over
+what `shared/layers/malloc_tuning.py` asks for. The order of the sides changes in every turn, all in one process; a figure is the median over
 turns, a ratio is the first side's time over this one's.
 """
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from client.compute.backend import uses_kernels
 from client.privacy.bounded_sum import BoundedSum
 from shared.base.settings import Settings
-from shared.heap import KEPT, keep, set_thresholds
+from shared.layers.malloc_tuning import KEPT, keep, set_thresholds
 from shared.model.backbone import load_backbone
 from shared.model.encoder import compute_dtype
 from simulations.benchmarks.report import report

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import Losses
-from shared import blocked, layer, native
+from shared import blocked, native
 from shared.base.errors import PrivacyError
-from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm
-from shared.lora import Change
+from shared.layers import manual_backward as layer
+from shared.layers.frozen_maps import FrozenLayer, FrozenMap, FrozenNorm
+from shared.layers.lora import Change
 from shared.model.backbone import BackboneShape
 
 pytestmark = pytest.mark.skipif(

@@ -15,7 +15,7 @@ from client.compute.backend import compiles, ready_encoder, uses_kernels
 from client.model.prepared_platform import prepare
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.compiled import obstacle
+from shared.layers.torch_compile import obstacle
 from shared.model.backbone import BackboneShape, load_backbone
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

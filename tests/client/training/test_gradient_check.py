@@ -12,10 +12,10 @@ from torch import Tensor
 import client.training.gradient_check
 from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import per_user
-from shared import layer
-from shared.attention import derivative
 from shared.base.errors import PrivacyError
-from shared.merged import Merged
+from shared.layers import manual_backward as layer
+from shared.layers.attention import derivative
+from shared.layers.merged_maps import Merged
 from shared.model.adapter import TARGETS
 
 Make = Callable[..., Any]

@@ -21,7 +21,7 @@ from client.training.opacus_gradients import opacus_per_user
 from client.training.per_user_gradients import by_sequence, clip, clipped_sum, per_user
 from shared import blocked, native
 from shared.base.settings import ModelSettings
-from shared.compiled import MOST_GRAPHS, Compiled
+from shared.layers.torch_compile import MOST_GRAPHS, Compiled
 from shared.model.adapter import TARGETS, layout_of
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Batch, Encoder

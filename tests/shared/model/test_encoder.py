@@ -10,14 +10,15 @@ import pytest
 import torch
 from transformers import BertModel
 
-from shared import attention, layer, lora
 from shared.base.settings import ModelSettings, Settings
-from shared.lora import apply
+from shared.layers import attention, lora
+from shared.layers import manual_backward as layer
+from shared.layers.lora import apply
+from shared.layers.reference_path import plainly
 from shared.model import encoder as encoder_module
 from shared.model.adapter import TARGETS, initial, layout_of
 from shared.model.backbone import folder_of, load_backbone, shape_of
 from shared.model.encoder import Batch, Encoder, compute_dtype, default_device
-from shared.plain import plainly
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from shared import heap
+from shared.layers import malloc_tuning as heap
 
 FAULTS = """
 import resource
 import torch
-from shared.heap import keep, set_thresholds
+from shared.layers.malloc_tuning import keep, set_thresholds
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,9 +10,9 @@ Each line is one function to autograd, and the way back is the chain rule step b
 third of the matrix products on a processor; here sums happen inside the products, and a gradient is written over the last.
 
 An adapter's factor comes either once, (r, d), and then without a gradient, or as a copy for each example, (n, r, d), where all
-are one in memory (`factor.expand(n, r, d)`): they are multiplied as one and differentiated one by one (`shared/merged.py`),
+are one in memory (`factor.expand(n, r, d)`): they are multiplied as one and differentiated one by one (`shared/layers/merged_maps.py`),
 which is what private training asks for (`client/training/per_user_gradients.py`). Copies that differ go the way of
-`shared/lora.py`.
+`shared/layers/lora.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared import plain
-from shared.attention import ALL, derivative, mix
-from shared.frozen import FrozenLayer, FrozenMap, FrozenNorm, affine_gelu
-from shared.lora import Change
-from shared.merged import Merged, Place
+from shared.layers import reference_path as plain
+from shared.layers.attention import ALL, derivative, mix
+from shared.layers.frozen_maps import FrozenLayer, FrozenMap, FrozenNorm, affine_gelu
+from shared.layers.lora import Change
+from shared.layers.merged_maps import Merged, Place
 
 Changes = Sequence[Sequence[Change]]
 """What the adapter changes of the stacked, mixing, up and down maps."""

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared import plain
-from shared.frozen import FrozenMap
-from shared.merged import Merged, Place
+from shared.layers import reference_path as plain
+from shared.layers.frozen_maps import FrozenMap
+from shared.layers.merged_maps import Merged, Place
 
 Parameters = Mapping[str, Tensor]
 """Name -> factor, (r, d) shared by all examples or (n, r, d) with a copy for each."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.frozen import FrozenMap, affine
+from shared.layers.frozen_maps import FrozenMap, affine
 
 Place = tuple[float, int, int]
 """Scale of a change, and the outputs at which it begins and ends."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared import plain
+from shared.layers import reference_path as plain
 
 ALL = (True, True, True)
 """Query, key and value: all of them."""

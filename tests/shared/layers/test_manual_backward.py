@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared import layer
 from shared.base.settings import ModelSettings
-from shared.frozen import FrozenMap, affine, affine_gelu
-from shared.lora import Change
+from shared.layers import manual_backward as layer
+from shared.layers.frozen_maps import FrozenMap, affine, affine_gelu
+from shared.layers.lora import Change
 from shared.model import encoder as encoder_module
 from shared.model.adapter import TARGETS
 from shared.model.backbone import load_backbone
