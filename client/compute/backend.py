@@ -6,9 +6,9 @@ import logging
 
 import torch
 
-from shared import native
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings, Settings
+from shared.layers.native import build as native
 from shared.layers.torch_compile import obstacle
 from shared.model.backbone import Backbone, BackboneShape
 from shared.model.encoder import Encoder, compute_dtype

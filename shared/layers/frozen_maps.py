@@ -27,7 +27,7 @@ class FrozenMap:
 
     @cached_property
     def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The weight as `shared/kernels` reads it, on the way ahead and back, and no change of it."""
+        """The weight as `shared/layers/native/kernels` reads it, on the way ahead and back, and no change of it."""
         return torch.ops.fedfuse.merged(self.weight, [], [], [], [])  # type: ignore[no-any-return]
 
     def place(self, part: int) -> tuple[int, int]:

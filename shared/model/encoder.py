@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared import blocked, native
 from shared.base.settings import ModelSettings
 from shared.layers import manual_backward as layer
 from shared.layers import reference_path as plain
 from shared.layers.attention import attend
 from shared.layers.frozen_maps import FrozenLayer, FrozenMap, FrozenNorm
 from shared.layers.lora import Change, Parameters, changed, changes_of, linear
+from shared.layers.native import build as native
+from shared.layers.native import layer as blocked
 from shared.layers.torch_compile import Compiled
 from shared.model.adapter import HEAD, TARGETS, first_trained
 from shared.model.backbone import Backbone
@@ -51,7 +52,7 @@ class Encoder:
     Args:
         dtype: Of the frozen weights and the activations; bfloat16 where the processor has it, else float32.
         compiled: Whether the trained layers run through torch.compile where a gradient is asked for.
-        kernels: Whether layers run through the kernels of `shared/native.py`, which must be there, where they serve.
+        kernels: Whether layers run through the kernels of `shared/layers/native/build.py`, which must be there, where they serve.
     """
 
     def __init__(

@@ -19,8 +19,9 @@ from client.privacy.mechanism import Mechanism
 from client.training.losses import CLICK_BIAS, Answers, click
 from client.training.opacus_gradients import opacus_per_user
 from client.training.per_user_gradients import by_sequence, clip, clipped_sum, per_user
-from shared import blocked, native
 from shared.base.settings import ModelSettings
+from shared.layers.native import build as native
+from shared.layers.native import layer as blocked
 from shared.layers.torch_compile import MOST_GRAPHS, Compiled
 from shared.model.adapter import TARGETS, layout_of
 from shared.model.backbone import load_backbone

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared import native
-from shared.native import KernelError, built
+from shared.layers.native import build as native
+from shared.layers.native.build import KernelError, built
 
 pytestmark = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="the kernels are for processors with AVX-512 and bfloat16"
 )
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def compiler(folder: Path, *lines: str) -> str:
@@ -100,7 +100,7 @@ def test_processes_wait_for_the_one_that_builds_and_not_for_one_that_died(tmp_pa
     command = [
         sys.executable,
         "-c",
-        f"from pathlib import Path; from shared.native import built; built(Path({str(tmp_path / 'cache')!r}))",
+        f"from pathlib import Path; from shared.layers.native.build import built; built(Path({str(tmp_path / 'cache')!r}))",
     ]
 
     def start() -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""Kernels of our own for a processor (`shared/kernels`, C++): built once on a machine, and loaded into torch.
+"""Kernels of our own for a processor (`shared/layers/native/kernels`, C++): built once on a machine, and loaded into torch.
 
 They are built by the C++ compiler that is there, as torch.compile's are, for the torch that is installed and the processor
 that is there, and kept in the user's cache. Without a compiler everything goes on without them, and takes longer.

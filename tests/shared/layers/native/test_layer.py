@@ -16,11 +16,12 @@ from torch import Tensor
 
 from client.training.gradient_check import check_gradients
 from client.training.per_user_gradients import Losses
-from shared import blocked, native
 from shared.base.errors import PrivacyError
 from shared.layers import manual_backward as layer
 from shared.layers.frozen_maps import FrozenLayer, FrozenMap, FrozenNorm
 from shared.layers.lora import Change
+from shared.layers.native import build as native
+from shared.layers.native import layer as blocked
 from shared.model.backbone import BackboneShape
 
 pytestmark = pytest.mark.skipif(

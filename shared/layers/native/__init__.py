@@ -1,0 +1,1 @@
+"""A processor's own kernels, behind one interface; see the README beside this file."""
