@@ -14,13 +14,13 @@ from flwr.serverapp import Grid
 from server.mailbox import MailFolder
 from server.outcome import Kind
 from server.rounds import Exchange
-from shared.agreement import declared_by
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.catalogues import POPULARITY, Popularity, places
 from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
+from shared.secagg.noise_agreement import declared_by
+from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.coordinator import Abandoned, Coordinator, Enrolment
 from strategies.encoded import Encoded

@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
-from shared.agreement import Agreement, number_of, require_owners
 from shared.base.errors import ProtocolError
-from shared.catalogues import POPULARITY, Popularity, Taken, places
-from shared.fixed_point import FixedPoint
 from shared.model.adapter import trained
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
 from shared.protocol.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
+from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.masks import Frame
+from shared.secagg.noise_agreement import Agreement, number_of, require_owners
+from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
 from strategies.coordinator import Abandoned, Coordinator

@@ -13,12 +13,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.base.errors import InputError, NoisyPlan, ProtocolError
 from shared.base.settings import Settings
 from shared.privacy.plan import signal_to_noise
 from shared.protocol.messages import Arrays, Joined
 from shared.secagg.codec import decode, encode
+from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.secagg.roster import Advert, Entry
 from strategies.base import AdapterStrategy, Card
 from strategies.coordinator import Enrolment

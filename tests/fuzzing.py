@@ -184,10 +184,10 @@ def secure_sum() -> Iterator[Target]:
     """The messages of the secure sum, each once."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from shared.agreement import Agreement
-    from shared.catalogues import Catalogue, Popularity
     from shared.secagg import messages as said
     from shared.secagg.codec import decode, encode
+    from shared.secagg.noise_agreement import Agreement
+    from shared.secagg.shared_catalogues import Catalogue, Popularity
 
     signature = Ed25519PrivateKey.generate().sign(b"x")
     valid = [

@@ -32,9 +32,9 @@ from client.sources import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.catalogues import digest_of
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
+from shared.secagg.shared_catalogues import digest_of
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, of how many."""

@@ -23,7 +23,6 @@ from client.privacy.noise_sources import NoiseSource
 from client.run.adapter_partition import Part
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.fixed_point import planning
 from shared.layers.lora import Parameters
 from shared.ledger.format import Entry
 from shared.model.adapter import drawn
@@ -33,6 +32,7 @@ from shared.privacy.accountants import PREFERRED
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.plan import signal_to_noise
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.fixed_point import planning
 
 CONFIDENCE = 2.0
 """Standard deviations of its noise by which a comparison must be won: a model that is no better wins with probability 2.3 %."""

@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.base.errors import InputError
-from shared.fixed_point import FixedPoint, Words
 from shared.privacy.integers import FINE
+from shared.secagg.fixed_point import FixedPoint, Words
 
 LARGEST_TABLE = 2.0**26
 """Variance of the largest table; above it a share is a sum of several draws."""

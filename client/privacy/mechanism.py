@@ -4,7 +4,7 @@ Because they are one object they cannot disagree: the sensitivity is the clip, t
 the Poisson sample that the accountant assumes, and the divisor is declared. See DESIGN, "Guarantees are built".
 
 Every mechanism releases integers: a `BoundedSum` is scaled, rounded by chance to whole steps and noised with a discrete Gaussian
-(`shared/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid. Noise in
+(`shared/secagg/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid. Noise in
 floating point tells neighbouring data sets apart by its low bits (Mironov 2012), and is rounded away where values are small.
 """
 
@@ -25,9 +25,9 @@ from client.privacy.discrete_gaussian import local_noise, noise_share
 from client.privacy.noise_sources import NoiseSource
 from shared.base.errors import PrivacyError
 from shared.base.settings import CLIPS
-from shared.fixed_point import FixedPoint, rounded
 from shared.privacy.integers import FINE
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.fixed_point import FixedPoint, rounded
 
 
 def noised_steps(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.int64]:

@@ -16,8 +16,8 @@ from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import NoiseSource
 from client.sources.tables import Tables
 from shared.base.settings import Settings
-from shared.catalogues import BOUND
 from shared.privacy.releases import ReleaseKind
+from shared.secagg.shared_catalogues import BOUND
 
 _LEAST = 0.5 / np.sqrt(BOUND)
 """Popularity of an item that nobody liked: half a like."""

@@ -10,9 +10,9 @@ from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import CountMechanism
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.fixed_point import FixedPoint, planning
 from shared.privacy.plan import Plan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.fixed_point import FixedPoint, planning
 
 WIDTH = 4
 """Numbers that one user contributes to metrics: one, and three metrics."""

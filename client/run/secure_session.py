@@ -27,10 +27,10 @@ from client.run.session import Session
 from client.secagg.persistent_participant import SecureSum
 from client.training.adam import Adam
 from shared.base.errors import OutOfOrder, ProtocolError
-from shared.catalogues import POPULARITY, Popularity, Taken, order_of, places
-from shared.fixed_point import FixedPoint, stretch
 from shared.protocol.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
 from shared.secagg.codec import decode, encode
+from shared.secagg.fixed_point import FixedPoint, stretch
+from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, order_of, places
 
 
 class SummingSession(Session):

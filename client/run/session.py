@@ -44,7 +44,6 @@ from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder, PrivacyError
 from shared.base.settings import Settings
-from shared.catalogues import POPULARITY
 from shared.model.factor_schedule import personalises
 from shared.privacy.releases import Release
 from shared.protocol.messages import (
@@ -59,6 +58,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from shared.secagg.shared_catalogues import POPULARITY
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 

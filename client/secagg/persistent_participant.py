@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from client.secagg.enrolment import Dealing, Enrolled, Peers
 from client.secagg.participant import Active, Ready
 from client.secagg.participant_state import State, read_state, write_state
-from shared.agreement import Agreement, number_of, require_owners, terms_of
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
 from shared.base.settings import Settings
-from shared.catalogues import POPULARITY, Catalogue, Popularity
-from shared.fixed_point import FixedPoint
 from shared.protocol.keys import load_ed25519, make_ed25519
 from shared.protocol.messages import Count, Sum
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
+from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.identity import PUBLIC, Identity
+from shared.secagg.noise_agreement import Agreement, number_of, require_owners, terms_of
 from shared.secagg.roster import NAME, Roster
+from shared.secagg.shared_catalogues import POPULARITY, Catalogue, Popularity
 
 
 @dataclass(frozen=True, kw_only=True)

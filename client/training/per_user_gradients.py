@@ -78,7 +78,7 @@ class _DealtOnce(torch.autograd.Function):
 class Clip:
     """Clips the gradients of users by their joint norm, and sums them.
 
-    Norms and sums are in float64, whose rounding `shared/fixed_point.py` accounts for to a million users a batch.
+    Norms and sums are in float64, whose rounding `shared/secagg/fixed_point.py` accounts for to a million users a batch.
 
     Args:
         compiled: Whether it runs through torch.compile, which reads every gradient twice, and writes none.

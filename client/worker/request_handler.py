@@ -43,9 +43,9 @@ from shared.base.errors import (
 )
 from shared.base.logs import about, tell
 from shared.base.settings import Settings, flatten
-from shared.catalogues import Catalogue
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.secagg.shared_catalogues import Catalogue
 
 log = logging.getLogger("fedfuse.worker")
 Observer = Callable[[Request, Answer, float], None]

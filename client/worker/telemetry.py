@@ -10,8 +10,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from shared.catalogues import POPULARITY
 from shared.protocol.messages import Answer, Refusal, Released, Request, Summed, Update
+from shared.secagg.shared_catalogues import POPULARITY
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 

@@ -1,7 +1,7 @@
 """The integer sum that a secure sum releases - rounded, noised in shares, sampled - held against a Gaussian mechanism.
 
 **What is released.** In a step every user of a platform is sampled with probability q. The clipped vectors of the
-sampled are summed, scaled, boxed and rounded by chance (`shared/fixed_point.py`), and every platform adds a share of
+sampled are summed, scaled, boxed and rounded by chance (`shared/secagg/fixed_point.py`), and every platform adds a share of
 integer noise: discrete Gaussians N_Z(0, sigma^2 / h), of mass proportional to e^(-k^2 h / 2 sigma^2) at every whole k. The
 server and the platforms that collude with it know and subtract the colluders' shares. Of the honest survivors, at least h,
 they see only the sum modulo 2^b. More than h honest shares are independent noise on top, and the modulus is a function

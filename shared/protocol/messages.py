@@ -62,7 +62,7 @@ class Phase(StrEnum):
     DEAL = "deal"
     CONFIRM = "confirm"
     UNMASK = "unmask"
-    POPULARITY = "popularity"  # here is what round 0 summed; `shared/catalogues.py`
+    POPULARITY = "popularity"  # here is what round 0 summed; `shared/secagg/shared_catalogues.py`
 
 
 class Factors(StrEnum):
@@ -160,7 +160,7 @@ class Secure(_Message):
 
     Args:
         round: 0 for what happens once in a run.
-        body: `Deal`, `Confirm` or `Unmask` of `shared.secagg.messages`, or `Popularity` of `shared.catalogues`.
+        body: `Deal`, `Confirm` or `Unmask` of `shared.secagg.messages`, or `Popularity` of `shared.secagg.shared_catalogues`.
     """
 
     kind: ClassVar[str] = "secure"
@@ -183,7 +183,7 @@ class Joined(_Message):
         finished: Last round that this platform has answered in this run; 0 if none.
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
         keys: Its public keys for the secure sum (`shared.secagg.roster.Advert`); empty without one.
-        catalogue: Hash of its public item ids (`shared.catalogues.digest_of`), in hex; empty without a secure sum.
+        catalogue: Hash of its public item ids (`shared.secagg.shared_catalogues.digest_of`), in hex; empty without a secure sum.
     """
 
     kind: ClassVar[str] = "joined"
@@ -245,7 +245,7 @@ class Secured(_Message):
     """The answer to `Secure`.
 
     Args:
-        body: `Dealt`, `Confirmed` or `Unmasked` of `shared.secagg.messages`, or `Taken` of `shared.catalogues`.
+        body: `Dealt`, `Confirmed` or `Unmasked` of `shared.secagg.messages`, or `Taken` of `shared.secagg.shared_catalogues`.
     """
 
     kind: ClassVar[str] = "secured"

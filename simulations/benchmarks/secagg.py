@@ -34,8 +34,8 @@ from rich.table import Table
 from client.privacy.noise_sources import SecureNoise
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
-from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode, encode
+from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.identity import Identity
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Confirm, Confirmed, Deal, Dealt, Mask, Masked, Unmask, Unmasked

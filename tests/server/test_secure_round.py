@@ -17,7 +17,6 @@ from server.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.catalogues import Catalogue
 from shared.model.adapter import initial, trained
 from shared.protocol.messages import (
     Answer,
@@ -37,6 +36,7 @@ from shared.protocol.messages import (
 )
 from shared.secagg.codec import VERSION, decode
 from shared.secagg.roster import Advert
+from shared.secagg.shared_catalogues import Catalogue
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
 

@@ -28,9 +28,9 @@ from client.run import secure_session as summing
 from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
-from shared.fixed_point import FixedPoint
 from shared.ledger.format import Entry, read
 from shared.protocol.messages import Answer, Request
+from shared.secagg.fixed_point import FixedPoint
 
 ROUNDING = 1e-4
 """Part of a sensitivity by which float32 kernels may differ between batches of different users."""

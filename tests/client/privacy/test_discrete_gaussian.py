@@ -17,10 +17,10 @@ from scipy import stats
 from client.privacy.discrete_gaussian import LARGEST_TABLE, noise_share, noise_table
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from shared.base.errors import InputError
-from shared.fixed_point import FixedPoint, Words
 from shared.privacy.accountants import OPACUS
 from shared.privacy.discrete import SAMPLER_BITS
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.fixed_point import FixedPoint, Words
 
 ALMOST_NEVER = 1e-7
 """Smallest probability of a right sampler's draws that is let pass."""

@@ -17,15 +17,15 @@ import pytest
 from client.privacy import mechanism
 from client.privacy.popularity_release import bounded_counts
 from client.secagg.persistent_participant import SecureSum
-from shared.agreement import Agreement, number_of
 from shared.base.errors import ProtocolError
-from shared.catalogues import MOST_ITEMS, Catalogue, Popularity
 from shared.model.adapter import initial
 from shared.protocol.messages import Arrays, Join, Joined, Phase, Reason, Refusal, Secured, Summed
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame, derive
+from shared.secagg.noise_agreement import Agreement, number_of
+from shared.secagg.shared_catalogues import MOST_ITEMS, Catalogue, Popularity
 from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
 from tests.client.run.test_secure_session import Eyes, Federation, federation

@@ -21,10 +21,8 @@ from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.training.adam import Adam
 from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
-from shared.agreement import Agreement, number_of, terms_of
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.catalogues import Popularity, places
 from shared.ledger.format import read
 from shared.model.adapter import initial, trained
 from shared.protocol.flower_records import request_from, to_record
@@ -49,7 +47,9 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame
+from shared.secagg.noise_agreement import Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
+from shared.secagg.shared_catalogues import Popularity, places
 from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
 from strategies.secure import Candidates, StepOnSums
@@ -563,7 +563,7 @@ def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
     """Users of norm 1 each: the clip's float64 sum is far nearer to the exact one than the accountant allows for."""
     from client.privacy.mechanism import Mechanism
     from client.training.per_user_gradients import clip
-    from shared.fixed_point import SLACK
+    from shared.secagg.fixed_point import SLACK
 
     random = np.random.default_rng(0)
     users = torch.tensor(random.normal(0.3, 1, (5000, 50)), dtype=torch.float32)

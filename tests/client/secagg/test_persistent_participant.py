@@ -14,17 +14,17 @@ import pytest
 
 from client.secagg import participant_state as secure_state
 from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
-from shared.agreement import Agreement, terms_of
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.catalogues import Catalogue
 from shared.protocol.messages import Factors, Sum
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import Frame
+from shared.secagg.noise_agreement import Agreement, terms_of
 from shared.secagg.roster import Advert
+from shared.secagg.shared_catalogues import Catalogue
 from strategies.coordinator import Coordinator, Enrolment
 from strategies.masked_sum import Round
 

@@ -13,7 +13,6 @@ from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
 from shared.base.errors import InputError
-from shared.fixed_point import FixedPoint, planning
 from shared.privacy import discrete
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
@@ -22,6 +21,7 @@ from shared.privacy.integers import LEAST_SHARE, Integers
 from shared.privacy.plan import make_plan
 from shared.privacy.releases import MAX_INTEGER_GROUP, Release, ReleaseKind, merge
 from shared.privacy.spent import Method
+from shared.secagg.fixed_point import FixedPoint, planning
 
 Law = NDArray[np.float64]
 """Masses of -K ... K, K the same for all laws of a test."""

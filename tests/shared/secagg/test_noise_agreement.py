@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from shared.agreement import Agreement, declared_by, pooled, require_owners
 from shared.base.errors import ProtocolError
-from shared.catalogues import MOST_CATALOGUES, MOST_ITEMS, Catalogue, Popularity, shared_catalogues
 from shared.secagg.codec import encode
+from shared.secagg.noise_agreement import Agreement, declared_by, pooled, require_owners
 from shared.secagg.roster import Entry, Roster, Terms
+from shared.secagg.shared_catalogues import MOST_CATALOGUES, MOST_ITEMS, Catalogue, Popularity, shared_catalogues
 
 
 def of(mark: int, *, items: int = 10, users: int = 5) -> Catalogue:

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, digest
-from shared.catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
-from shared.fixed_point import FixedPoint
 from shared.secagg.codec import decode
+from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
 from shared.secagg.roster import Entry, Roster, Terms
+from shared.secagg.shared_catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
 
 MOST_NOISE = 1e6
 """Noise multiplier, at most; a plan at a thousandth of it is noise."""
