@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
+from shared.secagg.bit_packing import add_packed
 from shared.secagg.identity import signed_by
 from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
-from shared.secagg.words import add_packed
 from strategies.coordinator import SHARE, Abandoned, Coordinator
 
 

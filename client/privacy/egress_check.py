@@ -17,11 +17,11 @@ from client.privacy.answer_timing import Pace
 from shared.base.errors import PrivacyError, ProtocolError
 from shared.model.adapter import Layout
 from shared.protocol.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Released, Secured, Summed, Update
+from shared.secagg.bit_packing import packed_size
 from shared.secagg.codec import Message, decode
 from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Taken
-from shared.secagg.words import packed_size
 
 _KINDS = (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)
 _PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {

@@ -4,8 +4,9 @@ Because they are one object they cannot disagree: the sensitivity is the clip, t
 the Poisson sample that the accountant assumes, and the divisor is declared. See DESIGN, "Guarantees are built".
 
 Every mechanism releases integers: a `BoundedSum` is scaled, rounded by chance to whole steps and noised with a discrete Gaussian
-(`shared/secagg/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid. Noise in
-floating point tells neighbouring data sets apart by its low bits (Mironov 2012), and is rounded away where values are small.
+(`shared/secagg/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid.
+Noise in floating point tells neighbouring data sets apart by its low bits (Mironov 2012), and is rounded away where values are
+small.
 """
 
 from __future__ import annotations

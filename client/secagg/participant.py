@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from shared.base.errors import OutOfOrder, ProtocolError
+from shared.secagg.bit_packing import Packer
 from shared.secagg.identity import Identity, digest_of, signed_by
 from shared.secagg.masks import KEY, PART, Frame, Masks, agree, derive
 from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import Advert, Session, Terms
 from shared.secagg.shamir import WORDS
-from shared.secagg.words import Packer
 
 PAIR = 2 * KEY
 """Bytes of one round's secrets: the mask key, then the seed."""

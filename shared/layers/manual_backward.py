@@ -10,9 +10,9 @@ Each line is one function to autograd, and the way back is the chain rule step b
 third of the matrix products on a processor; here sums happen inside the products, and a gradient is written over the last.
 
 An adapter's factor comes either once, (r, d), and then without a gradient, or as a copy for each example, (n, r, d), where all
-are one in memory (`factor.expand(n, r, d)`): they are multiplied as one and differentiated one by one (`shared/layers/merged_maps.py`),
-which is what private training asks for (`client/training/per_user_gradients.py`). Copies that differ go the way of
-`shared/layers/lora.py`.
+are one in memory (`factor.expand(n, r, d)`): they are multiplied as one and differentiated one by one
+(`shared/layers/merged_maps.py`), which is what private training asks for (`client/training/per_user_gradients.py`). Copies that
+differ go the way of `shared/layers/lora.py`.
 """
 
 from __future__ import annotations

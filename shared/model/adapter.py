@@ -4,8 +4,9 @@ An adapter is a mapping of names to float32 arrays. For each trainable layer i a
 are `encoder.layer.<i>.<module>.lora_A` (r x d) and `...lora_B` (k x r), named as PEFT names the modules, and for
 the pooled output `head.lora_A`, `head.lora_B`. The update of a map is alpha / r * B A (Hu et al. 2021).
 
-A scheme with a core (`shared/model/factor_schedule.py`) federates one `...lora_R` (r x r) a map instead, between fixed factors that each
-party makes itself (`shared/model/fixed_factors.py`); one with a residual has frozen factors beside these (`shared/model/residual_factors.py`).
+A scheme with a core (`shared/model/factor_schedule.py`) federates one `...lora_R` (r x r) a map instead, between fixed factors
+that each party makes itself (`shared/model/fixed_factors.py`); one with a residual has frozen factors beside these
+(`shared/model/residual_factors.py`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ where b_i is its seed of the round and s_ij comes from X25519 of both platforms'
 derivation and a stream: HKDF-SHA256 with the session's digest and the *frame* of the round, then AES-256-CTR. The frame names the
 round, the vector's length and width, and the digest of the question that the vector answers: every field of the request (adapter,
 factors, settings, round) and what its answers depend on from before: the popularities that platforms were told, and the question
-of the round whose items' vectors serve (`shared/protocol/question.py`, `messages.Before`). Each platform's mask key sk_i and seed b_i of
-every round are dealt beforehand as Shamir shares to its neighbours and to itself, its *holders*. For a survivor its holders give
-shares of b_i; for one that is gone, shares of sk_i.
+of the round whose items' vectors serve (`shared/protocol/question.py`, `messages.Before`). Each platform's mask key sk_i and seed
+b_i of every round are dealt beforehand as Shamir shares to its neighbours and to itself, its *holders*. For a survivor its
+holders give shares of b_i; for one that is gone, shares of sk_i.
 
 Phases of a round: `mask`; if somebody is missing, `confirm`; `unmask`. So two without dropouts, three with. The platform's
 side is `client/secagg/enrolment.py` and `client/secagg/participant.py`, the coordinator's `strategies/coordinator.py` and

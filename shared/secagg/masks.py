@@ -53,7 +53,8 @@ class Frame:
     and its vector stays hidden.
 
     Args:
-        question: Digest of everything that the vector depends on and the coordinator chooses (`shared.protocol.question`), 32 bytes.
+        question: Digest of everything that the vector depends on and the coordinator chooses (`shared.protocol.question`), 32
+        bytes.
     """
 
     round: int

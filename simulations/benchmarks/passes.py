@@ -4,8 +4,8 @@
 
 On a processor, with the default backbone; every side computes the same sum of clipped gradients. `given back` is what glibc comes
 to by itself (it keeps free twice the largest block that it ever got from the system alone, here the wide inner layer), `kept`
-what `shared/layers/malloc_tuning.py` asks for. The order of the sides changes in every turn, all in one process; a figure is the median over
-turns, a ratio is the first side's time over this one's.
+what `shared/layers/malloc_tuning.py` asks for. The order of the sides changes in every turn, all in one process; a figure is the
+median over turns, a ratio is the first side's time over this one's.
 """
 
 from __future__ import annotations

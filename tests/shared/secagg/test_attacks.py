@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
 from shared.base.errors import OutOfOrder, ProtocolError
+from shared.secagg.bit_packing import unpack
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked
 from shared.secagg.roster import Entry, Keys, Roster, Session
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
-from shared.secagg.words import unpack
 from tests.shared.secagg.conftest import QUESTION, stream
 
 Make = Callable[..., Any]

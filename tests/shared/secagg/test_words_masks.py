@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import ProtocolError
+from shared.secagg.bit_packing import add_packed, pack, packed_size, unpack
 from shared.secagg.masks import Frame, add_masks, agree, derive, small_order
-from shared.secagg.words import add_packed, pack, packed_size, unpack
 
 
 @given(length=st.integers(0, 200), bits=st.integers(1, 32), seed=st.integers(0, 9))
