@@ -16,9 +16,9 @@ from rich.console import Console
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client
 from client.cli.local import check, recommend
-from server.commands import audit, models, publish, pull, strategies
-from server.deploy_commands import approve, init_server, invite, revoke, run, status
-from server.deploy_commands import server as server_app
+from server.cli.deployment import approve, init_server, invite, revoke, run, status
+from server.cli.deployment import server as server_app
+from server.cli.local import audit, models, publish, pull, strategies
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, environment
 from simulations.commands import simulate, world
