@@ -8,10 +8,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.checkpoint import run_of
 from server.deployed import deployed
-from server.federation import run_federation
 from server.outcome import Event, Outcome
+from server.run.checkpoint import run_of
+from server.run.federation import run_federation
 from shared.base.errors import InputError
 from shared.base.logs import configure_from_environment, tell
 from shared.base.settings import unflatten

@@ -14,9 +14,9 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from server.checkpoint import run_of
-from server.federation import run_federation
 from server.outcome import Event, Outcome
+from server.run.checkpoint import run_of
+from server.run.federation import run_federation
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
 

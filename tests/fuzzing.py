@@ -337,7 +337,7 @@ def checkpoints(folder: Path, settings: Settings, tally: Any) -> Iterator[Target
     import torch
 
     from client.run.run_state import Memory, load_memory, save_memory
-    from server.checkpoint import NAME, Checkpoint, load_checkpoint, run_of, save_checkpoint
+    from server.run.checkpoint import NAME, Checkpoint, load_checkpoint, run_of, save_checkpoint
     from shared.model.adapter import initial, layout_of
     from shared.model.backbone import shape_of
 

@@ -80,7 +80,7 @@ class Checkpoints:
         pass
 
     def state(self, round_: int) -> Any:
-        from server.checkpoint import Checkpoint
+        from server.run.checkpoint import Checkpoint
         from tests.server.conftest import tally_of
 
         adapter = {name: value + np.float32(round_) for name, value in self.start.items()}
@@ -88,14 +88,14 @@ class Checkpoints:
         return Checkpoint(run="spring", round=round_, settings=self.settings, adapter=adapter, tallies=tallies)
 
     def act(self, folder: Path, said: Said) -> None:
-        from server.checkpoint import save_checkpoint
+        from server.run.checkpoint import save_checkpoint
 
         for round_ in range(1, self.ROUNDS + 1):
             save_checkpoint(folder, self.state(round_))
             said(round_)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.checkpoint import load_checkpoint, run_of, save_checkpoint
+        from server.run.checkpoint import load_checkpoint, run_of, save_checkpoint
 
         if run_of(folder) is None:
             assert steps == 0

@@ -24,8 +24,8 @@ from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
 from server.control import Control
 from server.coordinator import open_coordinator
-from server.federation import run_federation
 from server.launch import Launch, federate, record
+from server.run.federation import run_federation
 from shared.base.settings import Settings, build
 from shared.ledger.format import read
 from shared.model.adapter import layout_of
@@ -269,7 +269,7 @@ class _Absent:
 
 
 def _checkpoint(folder: Path, run: str, settings: Settings) -> dict[str, Any]:
-    from server.checkpoint import load_checkpoint
+    from server.run.checkpoint import load_checkpoint
 
     layout = layout_of(shape_of(settings.model.backbone), settings.model)
     return dict(load_checkpoint(folder, run=run, settings=settings, layout=layout).adapter)

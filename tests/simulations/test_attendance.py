@@ -18,15 +18,15 @@ from client.app import app
 from client.config.platform_file import load
 from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
-from server.federation import run_federation
 from server.outcome import Event, Kind, Outcome
-from server.rounds import Exchange
+from server.run.exchange import Exchange
+from server.run.federation import run_federation
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit
 from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
 from simulations.grid import InProcessGrid
-from tests.server.test_federation import Scripted
+from tests.server.run.test_federation import Scripted
 
 Make = Callable[..., Settings]
 Write = Callable[..., Path]
@@ -143,7 +143,7 @@ def test_one_joins_at_round_five_one_leaves_and_one_is_too_slow(
             if begun.is_set() and not over.is_set() and self.silent == [4]:
                 self._end = time.monotonic()
 
-    monkeypatch.setattr("server.federation.Exchange", Impatient)
+    monkeypatch.setattr("server.run.federation.Exchange", Impatient)
 
     def on(event: Event, doors: Doors) -> None:
         if event.kind is Kind.SILENT:

@@ -13,14 +13,14 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.attendance import Attendance
 from server.board import Board
-from server.checkpoint import NAME as CHECKPOINT
-from server.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.outcome import Event, Kind, Outcome, Tally, Watcher
 from server.publication import MODEL, Export, publish_adapter
-from server.rounds import Exchange
-from server.secure_round import SecureRounds
+from server.run.attendance import Attendance
+from server.run.checkpoint import NAME as CHECKPOINT
+from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from server.run.exchange import Exchange
+from server.run.secure_round import SecureRounds
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.adapter import initial

@@ -11,9 +11,9 @@ from typing import ClassVar, Protocol, TypeVar
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from server.mailbox import MailFolder
 from server.outcome import Kind
-from server.rounds import Exchange
+from server.run.exchange import Exchange
+from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings

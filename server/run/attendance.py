@@ -12,7 +12,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.outcome import Kind
-from server.rounds import Exchange
+from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings
 from shared.protocol.flower_records import answer_from, bytes_of, to_record

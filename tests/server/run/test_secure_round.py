@@ -13,7 +13,7 @@ import pytest
 
 from client.secagg.persistent_participant import Register, SecureSum, identity_of
 from server.outcome import Event, Kind, Outcome
-from server.secure_round import FOLDER
+from server.run.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.checkpoint import load_checkpoint, run_of
 from server.outcome import Event, Kind, Outcome
+from server.run.checkpoint import load_checkpoint, run_of
 from shared.base.errors import FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.model.adapter import initial, layout_of

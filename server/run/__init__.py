@@ -1,0 +1,1 @@
+"""One run at the coordinator: who is there, its rounds, its checkpoints."""
