@@ -16,12 +16,12 @@ from flwr.serverapp import Grid
 
 from server.bundle import RUN_KEYS
 from server.coordinator import ENVIRONMENT, Coordinator, here
-from server.journal import Journal
-from server.outcome import Outcome, Watcher
+from server.monitoring.journal import Journal
+from server.monitoring.run_events import Outcome, Watcher
+from server.monitoring.telemetry import RunMetrics, log_events, together
 from server.platforms import Platforms
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
-from server.telemetry import RunMetrics, log_events, together
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.prometheus import new_registry, serve_metrics
 from shared.base.settings import unflatten

@@ -23,7 +23,7 @@ import tomli_w
 from server.bundle import build_bundle
 from server.control import Control, FlowerRun, Unreachable
 from server.coordinator import Coordinator
-from server.journal import read_events, read_state
+from server.monitoring.journal import read_events, read_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings, build, digest, flatten

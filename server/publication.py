@@ -13,7 +13,7 @@ from pathlib import Path
 from server.facts import facts_of, origin_of
 from server.manifest import MANIFEST, describe
 from server.model_card import model_card_files
-from server.outcome import Tally
+from server.monitoring.run_events import Tally
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import StorageError
 from shared.base.settings import Settings

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from server.control import Control, Node, Unreachable
 from server.coordinator import Coordinator
-from server.journal import read_state
+from server.monitoring.journal import read_state
 from server.platforms import Platforms
 from shared.base.errors import FedfuseError
 

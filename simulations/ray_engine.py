@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from server.outcome import Event, Outcome
+from server.monitoring.run_events import Event, Outcome
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.errors import FedfuseError

@@ -24,7 +24,7 @@ from client.config.platform_file import PlatformFile, load
 from client.messenger import worker_link as link
 from client.model.prepared_platform import Platform, prepare
 from client.worker.request_handler import Worker
-from server.outcome import Event, Outcome, Tally
+from server.monitoring.run_events import Event, Outcome, Tally
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.atomic_files import write_whole

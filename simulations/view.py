@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from server.outcome import Event, Kind
+from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
 
 _SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED, Kind.PERSONALISED)

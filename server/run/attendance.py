@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.outcome import Kind
+from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from server.outcome import Tally
+from server.monitoring.run_events import Tally
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError, StorageError
 from shared.base.safetensors_checks import feed

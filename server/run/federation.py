@@ -13,8 +13,8 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.board import Board
-from server.outcome import Event, Kind, Outcome, Tally, Watcher
+from server.monitoring.run_events import Event, Kind, Outcome, Tally, Watcher
+from server.monitoring.tensorboard import Board
 from server.publication import MODEL, Export, publish_adapter
 from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT

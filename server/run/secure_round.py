@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, TypeVar
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from server.outcome import Kind
+from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked

@@ -17,7 +17,7 @@ import pytest
 
 from client.app import app
 from client.messenger import worker_link as link
-from server.outcome import Outcome, Tally
+from server.monitoring.run_events import Outcome, Tally
 from server.publication import publish_adapter
 from server.run.federation import run_federation
 from server.signing import Signer, load_signer, make_key_pair

@@ -23,9 +23,9 @@ from server import launch as launching
 from server.control import FlowerRun, Unreachable
 from server.coordinator import Coordinator
 from server.deployed import deployed
-from server.journal import EVENTS, Journal, read_events, read_state
 from server.launch import ATTEMPT, Launch, federate, record, recorded
-from server.outcome import Event, Kind, Outcome
+from server.monitoring.journal import EVENTS, Journal, read_events, read_state
+from server.monitoring.run_events import Event, Kind, Outcome
 from server.provisioning import init_server
 from server.run.federation import run_federation
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError

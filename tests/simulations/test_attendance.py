@@ -18,7 +18,7 @@ from client.app import app
 from client.config.platform_file import load
 from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
-from server.outcome import Event, Kind, Outcome
+from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.exchange import Exchange
 from server.run.federation import run_federation
 from shared.base.errors import FedfuseError

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client.run.secure_session import SummingSession
-from server.outcome import Event, Kind
+from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
 from shared.ledger.audit import audit
 from shared.ledger.format import read

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
 from client.recommender.recommend import recommend
-from server.outcome import Event, Kind
+from server.monitoring.run_events import Event, Kind
 from server.pull import pull
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings

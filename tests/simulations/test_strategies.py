@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from server.outcome import Event, Kind
+from server.monitoring.run_events import Event, Kind
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.outcome import Event, Kind, Outcome
+from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.checkpoint import load_checkpoint, run_of
 from shared.base.errors import FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.settings import Settings

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from client.secagg.persistent_participant import Register, SecureSum, identity_of
-from server.outcome import Event, Kind, Outcome
+from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.outcome import Event, Kind
-from server.telemetry import RunMetrics, log_events, together
+from server.monitoring.run_events import Event, Kind
+from server.monitoring.telemetry import RunMetrics, log_events, together
 from shared.base.logs import Lines
 from shared.protocol.messages import Reason
 from tests.server.conftest import tally_of

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.outcome import Event, Kind, Tally
+from server.monitoring.run_events import Event, Kind, Tally
 from shared.base.atomic_files import write_whole
 
 EVENTS, STATE = "events.jsonl", "state.json"

@@ -9,7 +9,7 @@ from typing import Self
 
 from tensorboard.summary import Writer
 
-from server.outcome import Event, Kind
+from server.monitoring.run_events import Event, Kind
 from shared.protocol.messages import Label
 
 

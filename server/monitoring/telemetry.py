@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server.outcome import Event, Kind, Watcher
+from server.monitoring.run_events import Event, Kind, Watcher
 from shared.base.logs import tell
 
 log = logging.getLogger("fedfuse.run")
