@@ -92,9 +92,9 @@ def _publish(coordinator: Coordinator, outcome: Outcome) -> str:
     """Sign and publish the model, where `server.toml` names a registry; says what was done."""
     if not coordinator.file.registry:
         return f"the model is in {outcome.model}"
-    from server.registry import Registry
-    from server.signing import load_signer
-    from server.store import open_store
+    from server.registry.registry import Registry
+    from server.registry.signing import load_signer
+    from server.registry.store import open_store
 
     signer = load_signer(coordinator.model_key)
     manifest = Registry(open_store(coordinator.file.registry), [signer.public]).publish(outcome.model.parent, signer)

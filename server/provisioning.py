@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from server.certificates import Certificates, name_of
 from server.coordinator import NAME, Coordinator, ServerFile, open_coordinator
 from server.platforms import Platforms
-from server.signing import load_trusted, make_key_pair
+from server.registry.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.settings import explain

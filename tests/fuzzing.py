@@ -210,7 +210,7 @@ def documents() -> Iterator[Target]:
     """Invitations, applications, warrants, keys."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from server.signing import load_trusted
+    from server.registry.signing import load_trusted
     from shared.protocol.invitation import Application, parse_application, parse_invitation
     from shared.protocol.keys import ed25519_line
     from shared.protocol.run_authorization import Warrant, parse_warrant
@@ -292,12 +292,12 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     """A published model's files, one by one, and a registry's."""
     import shutil
 
-    from server.facts import facts_in
-    from server.manifest import parse
-    from server.model_card import render
-    from server.pull import pull
-    from server.registry import Registry
-    from server.store import open_store
+    from server.registry.manifest import parse
+    from server.registry.model_card import render
+    from server.registry.pull import pull
+    from server.registry.registry import Registry
+    from server.registry.run_facts import facts_in
+    from server.registry.store import open_store
     from shared.model.peft_export import load_published
 
     model = run / "model"

@@ -209,12 +209,12 @@ class Publisher:
     def __init__(self, backbone: str) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from server.signing import Signer
+        from server.registry.signing import Signer
 
         self.settings, self.signer = tiny(backbone), Signer(Ed25519PrivateKey.generate())
 
     def make(self, out: Path, name: str, seed: int) -> Path:
-        from server.publication import publish_adapter
+        from server.registry.publication import publish_adapter
         from shared.model.adapter import initial
         from tests.server.conftest import tally_of
 
@@ -225,8 +225,8 @@ class Publisher:
         return out
 
     def registry(self, folder: Path) -> Any:
-        from server.registry import Registry
-        from server.store import open_store
+        from server.registry.registry import Registry
+        from server.registry.store import open_store
 
         return Registry(open_store(str(folder / "registry")), [self.signer.public])
 
@@ -245,7 +245,7 @@ class Publisher:
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.pull import pull
+        from server.registry.pull import pull
 
         listed = list(self.registry(folder).versions())
         assert [m.version for m in listed] in ([2, 1], [1]) and len(listed) >= (steps or 1), [m.version for m in listed]
@@ -269,7 +269,7 @@ class Puller(Publisher):
         self.take(folder, "1")
 
     def take(self, folder: Path, model: str = "") -> Any:
-        from server.pull import pull
+        from server.registry.pull import pull
 
         address = str(folder.parent / "source" / "registry")
         return pull(address, folder / "model", trusted=[self.signer.public], model=model)
@@ -279,7 +279,7 @@ class Puller(Publisher):
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.manifest import describe, parse
+        from server.registry.manifest import describe, parse
         from shared.model.peft_export import load_published
 
         manifest = parse((folder / "model" / "manifest.json").read_bytes(), "here")
@@ -306,7 +306,7 @@ class Ending(Publisher):
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.pull import pull
+        from server.registry.pull import pull
 
         pulled = pull(str(folder), folder / "out", unsigned=True)
         assert pulled.manifest.origin.rounds in (1, 2) and pulled.manifest.origin.rounds >= steps

@@ -40,10 +40,10 @@ def many_tensors(count: int) -> bytes:
 
 def bombs(folder: Path) -> Iterator[Bomb]:
     """Every kind, against the parser that it is for."""
-    from server.facts import facts_in
-    from server.manifest import MAX_MANIFEST, parse
-    from server.registry import INDEX, Registry
-    from server.store import open_store
+    from server.registry.manifest import MAX_MANIFEST, parse
+    from server.registry.registry import INDEX, Registry
+    from server.registry.run_facts import facts_in
+    from server.registry.store import open_store
     from shared.base.safetensors_checks import read_tensors
     from shared.ledger.audit import MAX_METRICS, audit
     from shared.ledger.format import MAX_BYTES, MAX_LINE, read

@@ -19,7 +19,7 @@ from client.model.towers import Towers
 from client.recommender.recommend import recommend
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
-from server.pull import pull
+from server.registry.pull import pull
 from shared.base.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world

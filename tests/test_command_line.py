@@ -123,7 +123,7 @@ class TestRuns:
         assert "Traceback" not in broken.text
 
     def publish_list_and_pull(self, call: Callable[..., Result], out: Path, tmp_path: Path) -> None:
-        from server.signing import make_key_pair
+        from server.registry.signing import make_key_pair
 
         key, public, registry = tmp_path / "model.key", tmp_path / "model.pub", tmp_path / "registry"
         fingerprint = make_key_pair(key, public).fingerprint

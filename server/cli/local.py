@@ -15,7 +15,7 @@ from rich.table import Table
 from shared.base.errors import ExitCode
 
 if TYPE_CHECKING:
-    from server.manifest import Manifest
+    from server.registry.manifest import Manifest
 
 
 def audit(
@@ -56,8 +56,8 @@ def pull(
     fedfuse pull s3://models/ours --trust key.pub --out model        the newest version; again: bring it up to date
     fedfuse pull runs/first --unsigned --out model                   a run's own copy, on your own disk
     """
-    from server.pull import pull as fetch
-    from server.signing import load_trusted
+    from server.registry.pull import pull as fetch
+    from server.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust or []]
     pulled = fetch(source, out, trusted=keys, unsigned=unsigned, model=model)
@@ -105,9 +105,9 @@ def publish(
 
     Refused where noise came from a seed or figures are exact, as in every simulation, unless --as-simulation says so.
     """
-    from server.registry import Registry
-    from server.signing import load_signer, load_trusted
-    from server.store import open_store
+    from server.registry.registry import Registry
+    from server.registry.signing import load_signer, load_trusted
+    from server.registry.store import open_store
 
     signer = load_signer(key)
     trusted = [signer.public, *(load_trusted(path) for path in trust or [])]
@@ -124,9 +124,9 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the versions of a registry, newest first. With --trust, what no trusted key vouches for is an error."""
-    from server.registry import Registry
-    from server.signing import load_trusted
-    from server.store import open_store
+    from server.registry.registry import Registry
+    from server.registry.signing import load_trusted
+    from server.registry.store import open_store
 
     keys = [load_trusted(path) for path in trust or []]
     versions = list(Registry(open_store(registry), keys).versions())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from server.monitoring.run_events import Event, Kind, Outcome, Tally, Watcher
 from server.monitoring.tensorboard import Board
-from server.publication import MODEL, Export, publish_adapter
+from server.registry.publication import MODEL, Export, publish_adapter
 from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

@@ -4,7 +4,7 @@
     head.safetensors                                  lora_A (r, hidden), lora_B (hidden, r) on the mean-pooled output
     fedfuse.json                                      the settings of the model, and the backbone's hash
 
-The coordinator adds its model card (`server/model_card.py`), of which `usage` is the part that a test runs.
+The coordinator adds its model card (`server/registry/model_card.py`), of which `usage` is the part that a test runs.
 
 An adapter of another form is published as the plain one that it stands for: a residual is stacked beside A and B, so that the
 rank differs from map to map (`rank_pattern`, and `alpha_pattern` for one scale), and a core is multiplied into A.

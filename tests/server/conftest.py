@@ -18,9 +18,9 @@ import pytest
 from client.app import app
 from client.messenger import worker_link as link
 from server.monitoring.run_events import Outcome, Tally
-from server.publication import publish_adapter
+from server.registry.publication import publish_adapter
+from server.registry.signing import Signer, load_signer, make_key_pair
 from server.run.federation import run_federation
-from server.signing import Signer, load_signer, make_key_pair
 from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of

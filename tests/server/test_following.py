@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from server import registry as module
-from server.manifest import Manifest, parse
-from server.pull import pull
-from server.registry import INDEX, Registry
-from server.signing import Signer, Untrusted
-from server.store import FolderStore, open_store
+from server.registry import registry as module
+from server.registry.manifest import Manifest, parse
+from server.registry.pull import pull
+from server.registry.registry import INDEX, Registry
+from server.registry.signing import Signer, Untrusted
+from server.registry.store import FolderStore, open_store
 from shared.base.errors import FedfuseError, StorageError
 
 MakeRun = Callable[..., Path]

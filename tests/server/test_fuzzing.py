@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from server.registry import Registry
-from server.store import open_store
+from server.registry.registry import Registry
+from server.registry.store import open_store
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
 from shared.protocol.messages import ANSWERS, REQUESTS
@@ -35,8 +35,8 @@ NAMES = (
 def targets(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[str, Target]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from server.publication import publish_adapter
-    from server.signing import Signer
+    from server.registry.publication import publish_adapter
+    from server.registry.signing import Signer
     from shared.model.adapter import initial
     from tests.kill_scenarios import tiny
 

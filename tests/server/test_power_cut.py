@@ -17,11 +17,11 @@ import torch
 
 from client.privacy.ledger_writer import LedgerWriter
 from client.run.run_state import Memory, load_memory, save_memory
-from server.pull import pull
-from server.registry import Registry
+from server.registry.pull import pull
+from server.registry.registry import Registry
+from server.registry.signing import Signer, make_key_pair
+from server.registry.store import FolderStore, open_store
 from server.run.checkpoint import NAME, Checkpoint, save_checkpoint
-from server.signing import Signer, make_key_pair
-from server.store import FolderStore, open_store
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.settings import Settings
 from shared.ledger.format import parse

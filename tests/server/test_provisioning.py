@@ -32,7 +32,7 @@ from server.certificates import Certificates
 from server.coordinator import Coordinator, open_coordinator
 from server.platforms import Platforms
 from server.provisioning import init_server, invite
-from server.signing import make_key_pair
+from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import Application, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line

@@ -15,7 +15,7 @@ from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
 from client.recommender.recommend import recommend
 from server.monitoring.run_events import Event, Kind
-from server.pull import pull
+from server.registry.pull import pull
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit

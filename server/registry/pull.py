@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.facts import FACTS, facts_in, unpromised
-from server.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, parse
-from server.registry import Registry
-from server.signing import PublicKey, Untrusted
-from server.store import NotThere, Store, blocks, open_store, read_bounded, shown
+from server.registry.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, parse
+from server.registry.registry import Registry
+from server.registry.run_facts import FACTS, facts_in, unpromised
+from server.registry.signing import PublicKey, Untrusted
+from server.registry.store import NotThere, Store, blocks, open_store, read_bounded, shown
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.safetensors_checks import read_tensors

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from server.manifest import MANIFEST, Entry, Manifest, parse
-from server.pull import PulledModel, pull
-from server.registry import Registry
-from server.signing import Signer, Untrusted
-from server.store import open_store
+from server.registry.manifest import MANIFEST, Entry, Manifest, parse
+from server.registry.pull import PulledModel, pull
+from server.registry.registry import Registry
+from server.registry.signing import Signer, Untrusted
+from server.registry.store import open_store
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.model.peft_export import load_published
 
@@ -264,7 +264,7 @@ class TestDamage:
 
 def remade(run: Path) -> None:
     """Give a model that was changed a manifest that fits it, as its own coordinator could."""
-    from server.manifest import describe
+    from server.registry.manifest import describe
 
     folder = run / "model"
     (folder / MANIFEST).write_bytes(describe(folder, parse((folder / MANIFEST).read_bytes(), "").origin).content)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from server.signing import PublicKey, Signer, Untrusted, load_signer, load_trusted, make_key_pair, require_signature
+from server.registry.signing import PublicKey, Signer, Untrusted, load_signer, load_trusted, make_key_pair, require_signature
 from shared.base.errors import FedfuseError, InputError, StorageError
 
 

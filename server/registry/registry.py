@@ -22,12 +22,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.facts import FACTS, Facts, facts_in, origin_of, unpromised
-from server.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
-from server.model_card import Lineage, model_card_files
-from server.publication import MODEL
-from server.signing import PublicKey, Signer, Untrusted
-from server.store import NotThere, Store, read_bounded
+from server.registry.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
+from server.registry.model_card import Lineage, model_card_files
+from server.registry.publication import MODEL
+from server.registry.run_facts import FACTS, Facts, facts_in, origin_of, unpromised
+from server.registry.signing import PublicKey, Signer, Untrusted
+from server.registry.store import NotThere, Store, read_bounded
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import explain
 
@@ -144,8 +144,8 @@ class Registry:
         Args:
             run: The run's folder, or its `model` folder.
             name: What the model is called; the run's name where it is ''.
-            as_simulation: The run promises nothing (`server.facts.unpromised`), and is to be published as such: the first
-                line of its card says so.
+            as_simulation: The run promises nothing (`server.registry.run_facts.unpromised`), and is to be published as such: the
+                first line of its card says so.
 
         Guarantees: when this returns, the version is there for every reader; when it does not, no reader meets a part of it.
         The same model under the same name is published once, however often it is asked for.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
+from server.registry.run_facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
 from shared.base.settings import Settings, digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage

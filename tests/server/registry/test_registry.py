@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from server.manifest import MANIFEST, Manifest, parse
-from server.pull import pull
-from server.registry import INDEX, Registry
-from server.signing import Signer, Untrusted
-from server.store import FolderStore, ObjectStore, Store, open_store, shown
+from server.registry.manifest import MANIFEST, Manifest, parse
+from server.registry.pull import pull
+from server.registry.registry import INDEX, Registry
+from server.registry.signing import Signer, Untrusted
+from server.registry.store import FolderStore, ObjectStore, Store, open_store, shown
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.model.adapter import digest
 from shared.model.peft_export import load_published

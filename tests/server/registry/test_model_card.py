@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from server.facts import FACTS, facts_in, json_of, origin_of, unpromised
-from server.manifest import MANIFEST, describe, parse
-from server.model_card import Lineage, render
-from server.pull import pull
-from server.registry import Registry
-from server.store import open_store
+from server.registry.manifest import MANIFEST, describe, parse
+from server.registry.model_card import Lineage, render
+from server.registry.pull import pull
+from server.registry.registry import Registry
+from server.registry.run_facts import FACTS, facts_in, json_of, origin_of, unpromised
+from server.registry.store import open_store
 from shared.base.errors import InputError
 from shared.ledger.format import Entry, Header, now, seal
 from shared.privacy.releases import ReleaseKind
@@ -232,12 +232,17 @@ class TestRunsThatPromiseNothing:
 
 def test_nothing_else_signs_a_manifest() -> None:
     """Every signed card passes the registry's question whether the run promises anything."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     places = [
         path.relative_to(root).as_posix()
         for room in ("client", "server", "shared", "strategies", "simulations")
         for path in (root / room).rglob("*.py")
         if re.search(r"\.signed\(signer|Signer\(|load_signer\(", path.read_text())
     ]
-    assert sorted(places) == ["server/cli/local.py", "server/deployed.py", "server/registry.py", "server/signing.py"]
+    assert sorted(places) == [
+        "server/cli/local.py",
+        "server/deployed.py",
+        "server/registry/registry.py",
+        "server/registry/signing.py",
+    ]
     assert (root / "server" / "registry.py").read_text().count(".signed(signer)") == 1

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from server.facts import facts_of, origin_of
-from server.manifest import MANIFEST, describe
-from server.model_card import model_card_files
 from server.monitoring.run_events import Tally
+from server.registry.manifest import MANIFEST, describe
+from server.registry.model_card import model_card_files
+from server.registry.run_facts import facts_of, origin_of
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import StorageError
 from shared.base.settings import Settings

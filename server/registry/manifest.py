@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from server.signing import PublicKey, Signer, require_signature
+from server.registry.signing import PublicKey, Signer, require_signature
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import explain
 

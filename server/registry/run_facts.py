@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
 
-from server.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from server.monitoring.run_events import Tally
+from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
 from shared.ledger.format import now

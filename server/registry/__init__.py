@@ -1,0 +1,1 @@
+"""Published models: signed, stored, described, pulled."""
