@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.deployed import deployed
+from server.deployment.resumable_run import deployed
 from server.monitoring.run_events import Event, Outcome
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation

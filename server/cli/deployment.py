@@ -14,7 +14,7 @@ from rich.markup import escape
 from shared.base.errors import ExitCode, FedfuseError, InputError
 
 if TYPE_CHECKING:
-    from server.launch import Launch
+    from server.deployment.launch import Launch
 
 At = Annotated[Path, typer.Option("--server", envvar="FEDFUSE_SERVER", help="The coordinator's folder.")]
 _HERE = Path("coordinator")
@@ -31,7 +31,7 @@ def init_server(
     listen: Annotated[str, typer.Option(help="Address to listen on for platforms.")] = "0.0.0.0",  # noqa: S104
 ) -> None:
     """Make a coordinator: authority, TLS certificate, keys, configuration, start script."""
-    from server.provisioning import init_server as make
+    from server.deployment.provisioning import init_server as make
 
     made = make(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
     typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
@@ -42,8 +42,8 @@ def init_server(
 @server.command("start")
 def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
     """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
-    from server.coordinator import open_coordinator
-    from server.superlink import serve
+    from server.deployment.folder import open_coordinator
+    from server.deployment.superlink import serve
     from shared.base.logs import configure_as_told
 
     coordinator = open_coordinator(folder)
@@ -54,8 +54,8 @@ def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.
 @server.command("health")
 def health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
     """Exit 0 if the server answers and its certificate is valid, 1 if not."""
-    from server.control import Control
-    from server.coordinator import open_coordinator
+    from server.deployment.flower_control import Control
+    from server.deployment.folder import open_coordinator
 
     coordinator = open_coordinator(folder)
     with Control(coordinator) as control:
@@ -70,7 +70,7 @@ def renew(
     days: Annotated[int, typer.Option(help="Days that the new certificate holds.", min=1)] = 365,
 ) -> None:
     """Make a new TLS certificate from the same authority; platforms need nothing new. Restart the server afterwards."""
-    from server.coordinator import open_coordinator
+    from server.deployment.folder import open_coordinator
 
     coordinator = open_coordinator(folder)
     coordinator.certificates.issue(coordinator.file.host, days=days)
@@ -81,8 +81,8 @@ def invite(
     platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")], server: At = _HERE
 ) -> None:
     """Print what a platform needs to take part: addresses, certificates, public keys. There is no secret in it."""
-    from server.coordinator import open_coordinator
-    from server.provisioning import invite as make
+    from server.deployment.folder import open_coordinator
+    from server.deployment.provisioning import invite as make
 
     invitation = make(open_coordinator(server), platform)
     typer.echo(invitation.text(), nl=False)
@@ -98,9 +98,9 @@ def approve(
     ] = "",
 ) -> None:
     """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do."""
-    from server.coordinator import open_coordinator
-    from server.enlist import enlist_if_running
-    from server.platforms import Platforms
+    from server.deployment.approved_platforms import Platforms
+    from server.deployment.folder import open_coordinator
+    from server.deployment.supernode_sync import enlist_if_running
     from shared.protocol.invitation import read_application
 
     coordinator = open_coordinator(server)
@@ -122,9 +122,9 @@ def approve(
 
 def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")], server: At = _HERE) -> None:
     """Shut a platform out, from this moment on. What it gave to finished rounds stays in the model."""
-    from server.coordinator import open_coordinator
-    from server.enlist import enlist_if_running
-    from server.platforms import Platforms
+    from server.deployment.approved_platforms import Platforms
+    from server.deployment.folder import open_coordinator
+    from server.deployment.supernode_sync import enlist_if_running
 
     coordinator = open_coordinator(server)
     Platforms(coordinator.platforms).revoke(platform)
@@ -154,8 +154,8 @@ def run(
     """
     from dataclasses import replace
 
-    from server.coordinator import open_coordinator
-    from server.launch import federate, record, recorded, stop
+    from server.deployment.folder import open_coordinator
+    from server.deployment.launch import federate, record, recorded, stop
     from shared.base.setting_overrides import settings_of
 
     coordinator = open_coordinator(server)
@@ -188,7 +188,7 @@ def run(
 
 
 def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float, restarts: int) -> Launch:
-    from server.launch import Launch
+    from server.deployment.launch import Launch
 
     if settings.simulation:
         raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
@@ -204,8 +204,8 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float
 
 def status(server: At = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False) -> None:
     """Show how the federation stands: platforms seen, round, budget left as each allows to be shown, last trouble."""
-    from server.coordinator import open_coordinator
-    from server.status import render, status_of
+    from server.deployment.folder import open_coordinator
+    from server.deployment.status import render, status_of
 
     found = status_of(open_coordinator(server))
     if as_json:

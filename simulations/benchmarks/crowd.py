@@ -27,10 +27,10 @@ from client.config.deployment_folder import Deployment
 from client.setup.provisioning import init_client
 from client.supernode.process import Messenger
 from client.supernode.process import environment as node_environment
-from server.coordinator import open_coordinator
-from server.judge import QUESTIONS
-from server.platforms import Platforms
-from server.provisioning import init_server, invite
+from server.deployment.approved_platforms import Platforms
+from server.deployment.folder import open_coordinator
+from server.deployment.gate_verdicts import QUESTIONS
+from server.deployment.provisioning import init_server, invite
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
 from shared.protocol.messages import Answer, Request

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
-from server.certificates import Certificates
+from server.deployment.certificates import Certificates
 from shared.protocol.keys import make_node_key
 from simulations.local import LocalDeployment, connects, free_ports, run
 

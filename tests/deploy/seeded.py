@@ -22,9 +22,9 @@ from client.app import app
 from client.config.platform_file import load
 from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
-from server.control import Control
-from server.coordinator import open_coordinator
-from server.launch import Launch, federate, record
+from server.deployment.flower_control import Control
+from server.deployment.folder import open_coordinator
+from server.deployment.launch import Launch, federate, record
 from server.run.federation import run_federation
 from shared.base.settings import Settings, build
 from shared.ledger.format import read

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from server.control import Control, Unreachable
-from server.coordinator import open_coordinator
-from server.status import status_of
+from server.deployment.flower_control import Control, Unreachable
+from server.deployment.folder import open_coordinator
+from server.deployment.status import status_of
 from simulations.local import free_ports
 
 ROOT = Path(__file__).parents[2]

@@ -190,7 +190,7 @@ def test_an_unknown_key_waits_for_its_approval(deployed: Stage, small_shop: Make
 
 
 def test_a_certificate_that_has_expired(deployed: Stage) -> None:
-    from server.certificates import Certificates
+    from server.deployment.certificates import Certificates
 
     deployed.processes["server"].terminate()
     deployed.processes["server"].wait(60)

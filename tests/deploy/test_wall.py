@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.supernode.sandbox import wall
-from server.bundle import MESSENGER, ROOMS, Bundle, build_bundle
-from server.control import Control
-from server.coordinator import open_coordinator
+from server.deployment.bundle import MESSENGER, ROOMS, Bundle, build_bundle
+from server.deployment.flower_control import Control
+from server.deployment.folder import open_coordinator
 from shared.base.settings import Settings, build, digest, flatten
 from shared.ledger.format import read
 from shared.protocol.keys import load_ed25519

@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from client.supernode import gate_client as greeting
-from server.gate import FLEET, HEADERS, STATUS_PATH, Sparing
-from server.judge import LINES, STRANGERS, Allowance
+from server.deployment.gate import FLEET, HEADERS, STATUS_PATH, Sparing
+from server.deployment.gate_verdicts import LINES, STRANGERS, Allowance
 from shared.protocol.gate_protocol import COMPLAINT_DOMAIN, COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, Complaint
 from shared.protocol.keys import load_node_key
-from tests.server.test_gate import Site, open_site, signed, site
+from tests.server.deployment.test_gate import Site, open_site, signed, site
 
 __all__ = ["open_site", "site"]
 

@@ -18,8 +18,8 @@ from client.config.confirmed_changes import Change, ask, parse_replacements, req
 from client.config.deployment_folder import Deployment, open_deployment
 from client.config.trusted_peers import identities_of, read_peers, trust
 from client.setup.provisioning import accept, init_client
-from server.coordinator import Coordinator
-from server.provisioning import init_server, invite
+from server.deployment.folder import Coordinator
+from server.deployment.provisioning import init_server, invite
 from shared.base.errors import InputError
 from shared.protocol.invitation import Application, Invitation, fingerprint_of
 from shared.protocol.keys import ed25519_line

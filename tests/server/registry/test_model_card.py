@@ -241,7 +241,7 @@ def test_nothing_else_signs_a_manifest() -> None:
     ]
     assert sorted(places) == [
         "server/cli/local.py",
-        "server/deployed.py",
+        "server/deployment/resumable_run.py",
         "server/registry/registry.py",
         "server/registry/signing.py",
     ]

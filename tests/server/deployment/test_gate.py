@@ -19,10 +19,10 @@ import uvicorn
 
 from client.supernode import gate_client as greeting
 from client.supernode.gate_client import Away, Refused, greet
-from server.certificates import Certificates
-from server.gate import BUNDLE_PATH, HTTP, LARGEST, SILENCE, STATUS_PATH, Gate
-from server.judge import QUESTIONS, Judge
-from server.platforms import Platforms
+from server.deployment.approved_platforms import Platforms
+from server.deployment.certificates import Certificates
+from server.deployment.gate import BUNDLE_PATH, HTTP, LARGEST, SILENCE, STATUS_PATH, Gate
+from server.deployment.gate_verdicts import QUESTIONS, Judge
 from shared.base.errors import ExitCode, ProtocolError
 from shared.protocol.invitation import Application
 from shared.protocol.keys import load_node_key, make_ed25519, make_node_key

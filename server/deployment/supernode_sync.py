@@ -8,9 +8,9 @@ import time
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.control import Control, Unreachable
-from server.coordinator import Coordinator
-from server.platforms import Platform, Platforms
+from server.deployment.approved_platforms import Platform, Platforms
+from server.deployment.flower_control import Control, Unreachable
+from server.deployment.folder import Coordinator
 from shared.base.errors import FedfuseError
 from shared.protocol.keys import node_key_from_line
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import tomli_w
 
-from server.bundle import build_bundle
-from server.control import Control, FlowerRun, Unreachable
-from server.coordinator import Coordinator
+from server.deployment.bundle import build_bundle
+from server.deployment.flower_control import Control, FlowerRun, Unreachable
+from server.deployment.folder import Coordinator
 from server.monitoring.journal import read_events, read_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError

@@ -19,14 +19,14 @@ import pytest
 
 from client.app import app
 from client.messenger import worker_link as link
-from server import launch as launching
-from server.control import FlowerRun, Unreachable
-from server.coordinator import Coordinator
-from server.deployed import deployed
-from server.launch import ATTEMPT, Launch, federate, record, recorded
+from server.deployment import launch as launching
+from server.deployment.flower_control import FlowerRun, Unreachable
+from server.deployment.folder import Coordinator
+from server.deployment.launch import ATTEMPT, Launch, federate, record, recorded
+from server.deployment.provisioning import init_server
+from server.deployment.resumable_run import deployed
 from server.monitoring.journal import EVENTS, Journal, read_events, read_state
 from server.monitoring.run_events import Event, Kind, Outcome
-from server.provisioning import init_server
 from server.run.federation import run_federation
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
@@ -211,7 +211,7 @@ class TestGoingOn:
         assert flower.started == [1]
         (config,) = flower.configs
         assert (config["run"], config["nodes"], config["training.clip"]) == (launch.run, 2, 1.0)
-        from server.provisioning import invite
+        from server.deployment.provisioning import invite
         from shared.base.settings import digest
         from shared.protocol.keys import ed25519_from_line
         from shared.protocol.run_authorization import parse_warrant
@@ -316,7 +316,7 @@ def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPat
 
 
 def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
-    from server import deployed as module
+    from server.deployment import resumable_run as module
 
     monkeypatch.setattr(module, "LEAVING", 0.0)
     folder = coordinator.run("once")
@@ -326,7 +326,7 @@ def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_a_process_that_leaves_is_waited_for(coordinator: Coordinator) -> None:
-    from server.deployed import _alone
+    from server.deployment.resumable_run import _alone
 
     folder = coordinator.run("twice")
     folder.mkdir(parents=True)

@@ -27,8 +27,8 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from server.coordinator import Coordinator
-from server.gate import BUNDLE_PATH, STATUS_PATH
+from server.deployment.folder import Coordinator
+from server.deployment.gate import BUNDLE_PATH, STATUS_PATH
 from shared.base.errors import FedfuseError
 
 FINISHED = "finished"

@@ -22,7 +22,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import verify_signature
 
-from server.platforms import Platform, Platforms
+from server.deployment.approved_platforms import Platform, Platforms
 from shared.base.version import VERSION, release
 from shared.protocol.gate_protocol import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
 from shared.protocol.keys import fingerprint

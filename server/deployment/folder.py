@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from server.certificates import Certificates
+from server.deployment.certificates import Certificates
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.base.version import VERSION, release

@@ -9,9 +9,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from server.certificates import Certificates, name_of
-from server.coordinator import NAME, Coordinator, ServerFile, open_coordinator
-from server.platforms import Platforms
+from server.deployment.approved_platforms import Platforms
+from server.deployment.certificates import Certificates, name_of
+from server.deployment.folder import NAME, Coordinator, ServerFile, open_coordinator
 from server.registry.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError

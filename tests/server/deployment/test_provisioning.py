@@ -27,17 +27,17 @@ from flwr.supernode.start_client_internal import _verify_fab
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.bundle import build_bundle, key_id
-from server.certificates import Certificates
-from server.coordinator import Coordinator, open_coordinator
-from server.platforms import Platforms
-from server.provisioning import init_server, invite
+from server.deployment.approved_platforms import Platforms
+from server.deployment.bundle import build_bundle, key_id
+from server.deployment.certificates import Certificates
+from server.deployment.folder import Coordinator, open_coordinator
+from server.deployment.provisioning import init_server, invite
 from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import Application, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
 

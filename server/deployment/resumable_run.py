@@ -14,12 +14,12 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from server.bundle import RUN_KEYS
-from server.coordinator import ENVIRONMENT, Coordinator, here
+from server.deployment.approved_platforms import Platforms
+from server.deployment.bundle import RUN_KEYS
+from server.deployment.folder import ENVIRONMENT, Coordinator, here
 from server.monitoring.journal import Journal
 from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import RunMetrics, log_events, together
-from server.platforms import Platforms
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.errors import FedfuseError, InputError, StorageError

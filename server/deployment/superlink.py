@@ -22,12 +22,12 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
-from server.bundle import deposit
-from server.coordinator import ENVIRONMENT, Coordinator
-from server.enlist import enlist_at_start
-from server.gate import HTTP, Gate, Sparing
-from server.judge import Judge
-from server.platforms import Platforms
+from server.deployment.approved_platforms import Platforms
+from server.deployment.bundle import deposit
+from server.deployment.folder import ENVIRONMENT, Coordinator
+from server.deployment.gate import HTTP, Gate, Sparing
+from server.deployment.gate_verdicts import Judge
+from server.deployment.supernode_sync import enlist_at_start
 from shared.base.errors import InputError, StorageError
 
 log = logging.getLogger("fedfuse.server")

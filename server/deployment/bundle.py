@@ -61,7 +61,7 @@ class Bundle:
 
 def build_bundle(root: Path | None = None) -> Bundle:
     """The bundle of the code at `root`; by default of the code that is running."""
-    root = root or Path(__file__).resolve().parents[1]
+    root = root or Path(__file__).resolve().parents[2]
     files: dict[str, bytes | Path] = {"pyproject.toml": tomli_w.dumps(_project()).encode()}
     files |= {name: root / name for name in MESSENGER}
     for folder in FOLDERS:

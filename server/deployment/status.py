@@ -12,10 +12,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from server.control import Control, Node, Unreachable
-from server.coordinator import Coordinator
+from server.deployment.approved_platforms import Platforms
+from server.deployment.flower_control import Control, Node, Unreachable
+from server.deployment.folder import Coordinator
 from server.monitoring.journal import read_state
-from server.platforms import Platforms
 from shared.base.errors import FedfuseError
 
 

@@ -7,7 +7,7 @@ this gate. It also tells a platform why it is refused, which Flower does not, an
 
 Guarantees: what reaches Flower from the public port is a Fleet request that an approved key signed within Flower's window of
 time, and is of bounded size; Flower then checks that the key belongs to the node. What nobody signed changes nothing
-(`server.judge`).
+(`server.deployment.gate_verdicts`).
 Flower's signature covers the time of a request alone; that nobody between the two can take one and use it is TLS's part.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
-from server.judge import CREDENTIALS, Allowance, Judge
+from server.deployment.gate_verdicts import CREDENTIALS, Allowance, Judge
 from shared.base.errors import StorageError
 from shared.base.version import VERSION
 from shared.protocol.gate_protocol import COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
