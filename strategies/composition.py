@@ -25,7 +25,7 @@ from strategies.base import AdapterStrategy, Member
 from strategies.card import Card, Role
 from strategies.optimizers import ServerOptimizer
 from strategies.robust import Robust
-from strategies.secure import StepOnSums
+from strategies.secure_sum.summed_step import StepOnSums
 
 _DEFAULT = "fedavg"
 

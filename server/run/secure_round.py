@@ -22,11 +22,11 @@ from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
-from strategies.coordinator import Abandoned, Coordinator, Enrolment
-from strategies.encoded import Encoded
 from strategies.optimizers import Adapter
-from strategies.phases import Phases
-from strategies.secure import Candidates, require_signal
+from strategies.secure_sum.encoded_items import Encoded
+from strategies.secure_sum.flower_phases import Phases
+from strategies.secure_sum.protocol import Abandoned, Coordinator, Enrolment
+from strategies.secure_sum.summed_step import Candidates, require_signal
 
 FOLDER = "secure"
 _FILE, _ENCODED = "session.bin", "encoded.bin"

@@ -12,7 +12,7 @@ _HEAD = struct.Struct("<II")
 
 
 class MailFolder:
-    """`strategies.coordinator.Mail` in a folder, one file per receiver.
+    """`strategies.secure_sum.protocol.Mail` in a folder, one file per receiver.
 
     Shares are dealt once, before anything depends on them, so a coordinator that stops meanwhile empties the folder and asks
     again. What is torn or lost is as if it had never been dealt.

@@ -15,8 +15,8 @@ b_i of every round are dealt beforehand as Shamir shares to its neighbours and t
 holders give shares of b_i; for one that is gone, shares of sk_i.
 
 Phases of a round: `mask`; if somebody is missing, `confirm`; `unmask`. So two without dropouts, three with. The platform's
-side is `client/secagg/enrolment.py` and `client/secagg/participant.py`, the coordinator's `strategies/coordinator.py` and
-`strategies/masked_sum.py`; what both must have the same is here. None of it touches a disk or a network.
+side is `client/secagg/enrolment.py` and `client/secagg/participant.py`, the coordinator's `strategies/secure_sum/protocol.py` and
+`strategies/secure_sum/masked_sum.py`; what both must have the same is here. None of it touches a disk or a network.
 
 Threat model
 ============

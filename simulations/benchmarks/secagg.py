@@ -40,8 +40,8 @@ from shared.secagg.identity import Identity
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Confirm, Confirmed, Deal, Dealt, Mask, Masked, Unmask, Unmasked
 from shared.secagg.roster import Advert, Terms
-from strategies.coordinator import Coordinator, Enrolment
-from strategies.masked_sum import Round
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Coordinator, Enrolment
 
 THRESHOLD = 0.8
 COLLUDERS = 1

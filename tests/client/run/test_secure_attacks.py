@@ -26,8 +26,8 @@ from shared.secagg.codec import decode, encode
 from shared.secagg.masks import Frame, derive
 from shared.secagg.noise_agreement import Agreement, number_of
 from shared.secagg.shared_catalogues import MOST_ITEMS, Catalogue, Popularity
-from strategies.coordinator import Coordinator, Enrolment
-from strategies.masked_sum import Round
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Coordinator, Enrolment
 from tests.client.run.test_secure_session import Eyes, Federation, federation
 
 __all__ = ["federation"]

@@ -50,9 +50,9 @@ from shared.secagg.masks import Frame
 from shared.secagg.noise_agreement import Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Popularity, places
-from strategies.coordinator import Coordinator, Enrolment
-from strategies.masked_sum import Round
-from strategies.secure import Candidates, StepOnSums
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.summed_step import Candidates, StepOnSums
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

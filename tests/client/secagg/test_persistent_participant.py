@@ -25,8 +25,8 @@ from shared.secagg.masks import Frame
 from shared.secagg.noise_agreement import Agreement, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Catalogue
-from strategies.coordinator import Coordinator, Enrolment
-from strategies.masked_sum import Round
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Coordinator, Enrolment
 
 Make = Callable[..., Settings]
 DIMENSION = 40

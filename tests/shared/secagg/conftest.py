@@ -17,8 +17,8 @@ from shared.secagg.codec import decode, encode
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import Frame
 from shared.secagg.roster import Advert, Terms
-from strategies.coordinator import Coordinator, Enrolment
-from strategies.masked_sum import Round
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Coordinator, Enrolment
 
 QUESTION = digest_of("question", b"model")
 

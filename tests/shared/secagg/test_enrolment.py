@@ -13,7 +13,7 @@ from shared.base.errors import ProtocolError
 from shared.secagg.codec import decode, encode
 from shared.secagg.messages import Deal
 from shared.secagg.roster import Advert, Entry
-from strategies.coordinator import Enrolment
+from strategies.secure_sum.protocol import Enrolment
 from tests.shared.secagg.conftest import QUESTION, stream
 
 Make = Callable[..., Any]

@@ -16,8 +16,8 @@ from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.masks import Frame
 from shared.secagg.messages import Masked, Unmasked
 from shared.secagg.roster import Terms
-from strategies.coordinator import Abandoned, Enrolment
-from strategies.masked_sum import Round
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Abandoned, Enrolment
 
 Make = Callable[..., Any]
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -127,7 +127,7 @@ class TestRepeatedQuestions:
             dealing.deal(other.coordinator.deal_for(0))
 
     def test_a_coordinator_that_comes_back_goes_on_with_the_session(self, world: Make) -> None:
-        from strategies.coordinator import Coordinator
+        from strategies.secure_sum.protocol import Coordinator
 
         made = world(5, rounds=2, threshold=0.6)
         made.play(1, lost=[4])

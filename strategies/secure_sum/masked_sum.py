@@ -16,7 +16,7 @@ from shared.secagg.masks import Frame, add_masks, agree, derive
 from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
-from strategies.coordinator import SHARE, Abandoned, Coordinator
+from strategies.secure_sum.protocol import SHARE, Abandoned, Coordinator
 
 
 class Round:

@@ -22,10 +22,10 @@ from shared.secagg.noise_agreement import Agreement, number_of, require_owners
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
-from strategies.coordinator import Abandoned, Coordinator
-from strategies.encoded import Encoded
-from strategies.masked_sum import Round
 from strategies.optimizers import Adapter
+from strategies.secure_sum.encoded_items import Encoded
+from strategies.secure_sum.masked_sum import Round
+from strategies.secure_sum.protocol import Abandoned, Coordinator
 
 _BODY = "body"
 

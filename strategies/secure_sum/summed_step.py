@@ -21,8 +21,8 @@ from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.secagg.roster import Advert, Entry
 from strategies.base import AdapterStrategy, Card
-from strategies.coordinator import Enrolment
 from strategies.optimizers import ServerOptimizer, State
+from strategies.secure_sum.protocol import Enrolment
 
 _COUNT = "count:"
 
