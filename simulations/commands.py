@@ -37,7 +37,7 @@ def deal(
     seed: Annotated[int, typer.Option(help="Another seed deals the users otherwise.")] = 0,
 ) -> None:
     """Deal each platform's users to several platforms of the same kind, to see what it costs to be spread thin."""
-    from simulations.worlds.dealt import deal as deal_world
+    from simulations.worlds.repartition import deal as deal_world
     from simulations.worlds.world import open_world
 
     made = deal_world(open_world(world), out, parts=parts, seed=seed)

@@ -3,7 +3,7 @@
     python -m simulations.benchmarks.federation WORLD --out FOLDER [--parts 1 4 8] [--epsilon 8 2] [--seeds 0 1 2]
     python -m simulations.benchmarks.federation WORLD --out FOLDER --table
 
-Each platform of the world (a domain) is dealt to so many parts (`simulations/worlds/dealt.py`), and every method trains on
+Each platform of the world (a domain) is dealt to so many parts (`simulations/worlds/repartition.py`), and every method trains on
 the parts with the same budget, number of private steps and sampling rate. One cell (parts, epsilon, seed, method, settings, and
 the part that trains alone) is one line of FOLDER/results.jsonl; what is there is not run again. A domain's figure is the mean
 of its parts' NDCG@10, weighted by declared users. A part whose plan is refused as noise keeps the model that it had before.
@@ -42,7 +42,7 @@ from simulations.benchmarks.spread import spread
 from simulations.benchmarks.sweep import read
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate
-from simulations.worlds.dealt import deal
+from simulations.worlds.repartition import deal
 from simulations.worlds.world import World, open_world
 
 Cell = dict[str, Any]

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from simulations.worlds import files
 from simulations.worlds.crowd import Crowd
 from simulations.worlds.taste import AXES
-from simulations.worlds.words import headline, sentence, with_article
+from simulations.worlds.vocabulary import headline, sentence, with_article
 from simulations.worlds.writers import Writer
 
 PLATFORM_FILE = """\

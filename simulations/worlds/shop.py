@@ -12,7 +12,7 @@ from numpy.random import Generator
 from simulations.worlds import files
 from simulations.worlds.crowd import Choice, Crowd, any_time
 from simulations.worlds.taste import AXES
-from simulations.worlds.words import TOPICS, headline, sentence
+from simulations.worlds.vocabulary import TOPICS, headline, sentence
 from simulations.worlds.writers import Writer
 
 PLATFORM_FILE = """\

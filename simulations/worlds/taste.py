@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from simulations.worlds.words import TOPICS
+from simulations.worlds.vocabulary import TOPICS
 
 AXES = ("price", "level", "era")
 """Each axis has a side -1 (budget, beginner, classic) and a side +1 (premium, expert, modern)."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from simulations.worlds import files
 from simulations.worlds.crowd import Crowd, any_time
 from simulations.worlds.taste import AXES
-from simulations.worlds.words import FIRST_NAMES, LAST_NAMES, TOPICS, headline, sentence, with_article
+from simulations.worlds.vocabulary import FIRST_NAMES, LAST_NAMES, TOPICS, headline, sentence, with_article
 from simulations.worlds.writers import Writer
 
 PLATFORM_FILE = """\

@@ -9,7 +9,7 @@ from typing import TypeVar
 from numpy.random import Generator
 
 from simulations.worlds.taste import AXES, Catalogue
-from simulations.worlds.words import MANNER, TOPICS, Topic
+from simulations.worlds.vocabulary import MANNER, TOPICS, Topic
 
 T = TypeVar("T")
 _TRIES = 50

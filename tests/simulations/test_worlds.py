@@ -22,7 +22,7 @@ from simulations.worlds import files, news, shop, taste, video
 from simulations.worlds.crowd import Crowd, Sizes, gather, population
 from simulations.worlds.generated import PLATFORMS, crowds, sizes_at, write_world
 from simulations.worlds.taste import AXES, Strengths
-from simulations.worlds.words import FIRST_NAMES, LAST_NAMES, MANNER, TOPICS
+from simulations.worlds.vocabulary import FIRST_NAMES, LAST_NAMES, MANNER, TOPICS
 from simulations.worlds.world import open_world
 from simulations.worlds.writers import Writer
 

@@ -18,8 +18,8 @@ from client.config.platform_file import load
 from client.sources import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
-from simulations.worlds.dealt import deal, part_of
 from simulations.worlds.generated import write_world
+from simulations.worlds.repartition import deal, part_of
 from simulations.worlds.world import World, open_world
 
 USERS = [f"u{number}" for number in range(40)]
