@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def deaths(folder: Path, backbone: str, *scenarios: str) -> dict[str, dict[str, Any]]:
     """Runs the scenarios in a process of their own, whose forks are the ones that die."""
     run = subprocess.run(
-        [sys.executable, "-m", "tests.kill_points", str(folder), *scenarios, "--backbone", backbone],
+        [sys.executable, "-m", "tests.support.kill_points", str(folder), *scenarios, "--backbone", backbone],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,

@@ -14,7 +14,7 @@ MOST = 256 << 20
 
 def test_all_of_them() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "tests.memory_bombs"],
+        [sys.executable, "-m", "tests.support.memory_bombs"],
         cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -161,7 +161,7 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     import google.auth
     import google.auth.compute_engine._metadata as metadata
 
-    from tests.server.object_services import GoogleStore
+    from tests.support.object_services import GoogleStore
 
     looked: list[object] = []
 

@@ -18,9 +18,9 @@ from server.registry.store import open_store
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
 from shared.protocol.messages import ANSWERS, REQUESTS
-from tests import fuzzing
-from tests.fuzzing import Target, mutants, npy, parse_message, record_of
 from tests.server.conftest import tally_of
+from tests.support import fuzzing
+from tests.support.fuzzing import Target, mutants, npy, parse_message, record_of
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 NAMES = (
@@ -38,7 +38,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[st
     from server.registry.publication import publish_adapter
     from server.registry.signing import Signer
     from shared.model.adapter import initial
-    from tests.kill_scenarios import tiny
+    from tests.support.kill_scenarios import tiny
 
     folder = tmp_path_factory.mktemp("fuzz")
     chosen: Settings = tiny(tiny_bert)

@@ -27,7 +27,7 @@ from shared.base.settings import Settings
 from shared.ledger.format import parse
 from shared.model.adapter import initial
 from shared.privacy.releases import Release, ReleaseKind
-from tests.kill_scenarios import Tenths
+from tests.support.kill_scenarios import Tenths
 
 MakeRun = Callable[..., Path]
 

@@ -43,7 +43,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from tests.client.asking import Asking
+from tests.support.asking import Asking
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

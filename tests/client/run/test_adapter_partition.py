@@ -21,7 +21,7 @@ from shared.model.backbone import load_backbone, shape_of
 from shared.model.fixed_factors import core_factors
 from shared.protocol.flower_records import to_record
 from shared.protocol.messages import Answer, Evaluate, Factors, Join, Joined, Label, Metrics, Reason, Refusal, Train, Update
-from tests.client.asking import Asking
+from tests.support.asking import Asking
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

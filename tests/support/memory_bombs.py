@@ -1,6 +1,6 @@
 """Small inputs that ask for much memory, and how much each really takes: run in a process of its own, which is measured.
 
-`python -m tests.memory_bombs` prints a line of JSON per bomb: its name, its bytes, by how much a process grows that reads
+`python -m tests.support.memory_bombs` prints a line of JSON per bomb: its name, its bytes, by how much a process grows that reads
 it, and what comes of it.
 """
 
@@ -51,7 +51,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from shared.protocol.run_authorization import parse_warrant
     from shared.secagg import messages as said
     from shared.secagg.codec import VERSION, decode
-    from tests.fuzzing import example, parse_message, record_of, through_socket, to_record, written
+    from tests.support.fuzzing import example, parse_message, record_of, through_socket, to_record, written
 
     deep, wide = b"[" * 500_000, b"[" + b"0," * 500_000 + b"0]"
     digits, empty = b"9" * 1_000_000, b"{" + b",".join(b'"k%d":{}' % n for n in range(80_000)) + b"}"

@@ -14,7 +14,7 @@ from shared.base.errors import FedfuseError
 from shared.base.settings import Settings, build
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
-from tests.kill_points import Said, Scenario
+from tests.support.kill_points import Said, Scenario
 
 
 class Tenths:

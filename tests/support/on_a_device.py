@@ -1,6 +1,6 @@
-"""Everything on another device than the processor, as far as that can be seen without one (`tests/pretended_device.py`).
+"""Everything on another device than the processor, as far as that can be seen without one (`tests/support/pretended_device.py`).
 
-Run by `tests/simulations/test_any_device.py` in a process of its own, or by hand: python -m pytest tests/on_a_device.py
+Run by `tests/simulations/test_any_device.py` in a process of its own, or by hand: python -m pytest tests/support/on_a_device.py
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from server.registry.pull import pull
 from shared.base.settings import Settings
 from simulations.run import Simulation, simulate
 from simulations.worlds.world import World, open_world
-from tests import pretended_device
-from tests.pretended_device import FORBIDDEN, device
+from tests.support import pretended_device
+from tests.support.pretended_device import FORBIDDEN, device
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]

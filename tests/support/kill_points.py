@@ -1,6 +1,6 @@
 """Kills a process at every point where it touches the disk, and looks at what it leaves.
 
-    python -m tests.kill_points FOLDER NAME:EVERY:TORN:RANDOM ... [--backbone FOLDER]
+    python -m tests.support.kill_points FOLDER NAME:EVERY:TORN:RANDOM ... [--backbone FOLDER]
 
 A scenario *prepares* a folder, *acts* on it (saying after each step that the step's result has left the process), and
 *checks* what a restarted process finds. The act runs in a fork that is killed
@@ -193,7 +193,7 @@ def main() -> None:
     # Who dies cleans nothing up: what it had in hand goes with the folder.
     tempfile.tempdir = str(chosen.folder / "temporary")
     Path(tempfile.tempdir).mkdir(parents=True)
-    from tests.kill_scenarios import scenario_named
+    from tests.support.kill_scenarios import scenario_named
 
     for words in chosen.scenarios:
         name, every, torn, chances = words.split(":")
