@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.config.table_location import SUFFIXES, Reading
-from client.sources.cells import canonical
-from client.sources.database import open_query, reason_of, shown
-from client.sources.delimited import open_delimited
-from client.sources.jsonlines import open_json_lines
-from client.sources.scan import Key, Scan, reading
+from client.sources.readers.cells import canonical
+from client.sources.readers.database import open_query, reason_of, shown
+from client.sources.readers.delimited import open_delimited
+from client.sources.readers.json_lines import open_json_lines
+from client.sources.readers.scan import Key, Scan, reading
 from shared.base.errors import InputError
 
 ROWS = 5_000

@@ -13,18 +13,18 @@ from client.config.source_schema import (
     SocialSource,
     VectorsSource,
 )
-from client.sources.catalogue import described_items, read_catalogue
 from client.sources.cleaning import Cleaning
 from client.sources.description import coordinates
-from client.sources.interactions import merge, read_interactions
-from client.sources.items import read_items
-from client.sources.knowledge import read_knowledge
-from client.sources.profiles import read_profiles
-from client.sources.reviews import read_reviews
-from client.sources.rows import place
-from client.sources.social import read_social
+from client.sources.kinds.catalogue import described_items, read_catalogue
+from client.sources.kinds.interactions import merge, read_interactions
+from client.sources.kinds.items import read_items
+from client.sources.kinds.knowledge import read_knowledge
+from client.sources.kinds.profiles import read_profiles
+from client.sources.kinds.reviews import read_reviews
+from client.sources.kinds.social import read_social
+from client.sources.kinds.vectors import read_vectors
+from client.sources.source_rows import place
 from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
-from client.sources.vectors import read_vectors
 
 __all__ = ["read_tables"]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from client.config.source_schema import ItemsSource, NumberRange, ProfilesSource
 from client.config.table_location import Column
-from client.sources.buckets import bucketed
+from client.sources.cell_values import LONGEST_TEXT, as_texts
 from client.sources.cleaning import Cleaning
+from client.sources.number_buckets import bucketed
 from client.sources.numbering import Numbering
-from client.sources.rows import Table, Wanted
+from client.sources.source_rows import Table, Wanted
 from client.sources.tables import Vectors
-from client.sources.values import LONGEST_TEXT, as_texts
 
 # After these words a value reads on without a colon: "by Toni Morrison", "from Porto".
 _LEADING = frozenset({"about", "at", "by", "for", "from", "in", "of", "on", "with"})

@@ -33,12 +33,12 @@ from client.config.source_schema import (
     Source,
     VectorsSource,
 )
-from client.sources.cells import Kind
+from client.sources.cell_values import as_ids
 from client.sources.description import name_of
-from client.sources.encoding import id_lines
-from client.sources.rows import Wanted, read_table
-from client.sources.scan import reading
-from client.sources.values import as_ids
+from client.sources.readers.cells import Kind
+from client.sources.readers.scan import reading
+from client.sources.readers.text_encoding import id_lines
+from client.sources.source_rows import Wanted, read_table
 from shared.base.errors import InputError
 from simulations.worlds.files import whole, write_text
 from simulations.worlds.world import World, open_world

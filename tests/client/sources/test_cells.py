@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from client.config.platform_file import load
 from client.sources import read_tables
-from client.sources.cells import A_LIST, INEXACT, canonical
-from client.sources.records import BROKEN, records
+from client.sources.cell_values import as_ids, as_numbers, as_times
+from client.sources.readers.cells import A_LIST, INEXACT, canonical
+from client.sources.readers.csv_records import BROKEN, records
 from client.sources.tables import Tables
-from client.sources.values import as_ids, as_numbers, as_times
 
 
 def read(folder: Path, **source: Any) -> Tables:

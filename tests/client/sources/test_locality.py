@@ -343,7 +343,8 @@ def public(tables: Tables) -> list[Any]:
 def test_removing_one_user_changes_nothing_of_the_others(form: str, data: st.DataObject) -> None:
     removed, rows, declared = data.draw(platforms(form))
     if form == "csv":
-        # Where quoted text may hold line ends, others' marks must be closed for rows to be rows (`client/sources/records.py`).
+        # Where quoted text may hold line ends, others' marks must be closed for rows to be rows
+        # (`client/sources/readers/csv_records.py`).
         rows = {
             source: [(user, row, flaw if user == removed or flaw not in ("open", "text") else "") for user, row, flaw in of]
             for source, of in rows.items()

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from client.config.source_schema import NumberRange
 from client.config.table_location import Reading
-from client.sources.buckets import bucket_words, bucketed
+from client.sources.cell_values import LONGEST_TEXT, as_ids, as_texts, as_times
 from client.sources.cleaning import Cleaning
-from client.sources.database import shown
-from client.sources.delimited import RAGGED, open_delimited
-from client.sources.records import BROKEN
-from client.sources.values import LONGEST_TEXT, as_ids, as_texts, as_times
-from client.sources.vectors import bounded
+from client.sources.kinds.vectors import bounded
+from client.sources.number_buckets import bucket_words, bucketed
+from client.sources.readers.csv_records import BROKEN
+from client.sources.readers.database import shown
+from client.sources.readers.delimited import RAGGED, open_delimited
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff") | st.sampled_from('",;\n'), max_size=6)
 

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from client.config.table_location import Reading
-from client.sources.encoding import lines_of
-from client.sources.scan import Key, Portion, Scan, reading
+from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.text_encoding import lines_of
 
 BROKEN = "line that is no JSON object"
 _ROWS_AT_ONCE = 100_000

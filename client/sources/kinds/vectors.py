@@ -7,14 +7,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.config.source_schema import VectorsSource
+from client.sources.cell_values import as_ids, as_numbers
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
-from client.sources.encoding import id_lines
-from client.sources.interactions import keyed
+from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
-from client.sources.rows import Wanted, read_source
-from client.sources.scan import reading
+from client.sources.readers.scan import reading
+from client.sources.readers.text_encoding import id_lines
+from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import SourceReport, Vectors
-from client.sources.values import as_ids, as_numbers
 from shared.base.errors import InputError
 
 NOT_FINITE = "value not finite"

@@ -11,13 +11,13 @@ import polars as pl
 
 from client.config.source_schema import Source
 from client.config.table_location import Column, Lookup, Reading
-from client.sources.cells import Kind, canonical, empty
+from client.sources.cell_values import as_ids
 from client.sources.cleaning import Cleaning
-from client.sources.database import open_query, shown
-from client.sources.delimited import open_delimited
-from client.sources.jsonlines import open_json_lines
-from client.sources.scan import Key, Portion, Scan, reading
-from client.sources.values import as_ids
+from client.sources.readers.cells import Kind, canonical, empty
+from client.sources.readers.database import open_query, shown
+from client.sources.readers.delimited import open_delimited
+from client.sources.readers.json_lines import open_json_lines
+from client.sources.readers.scan import Key, Portion, Scan, reading
 from shared.base.errors import InputError
 
 UNDECODED = "text that cannot be decoded"
@@ -49,7 +49,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows, cell by cell as text or as lists of numbers (`client/sources/cells.py`).
+    """Rows, cell by cell as text or as lists of numbers (`client/sources/readers/cells.py`).
 
     Args:
         frame: Columns named as they were wanted; those that are not required may be absent.

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from client.config.source_schema import InteractionsSource
-from client.sources.cells import A_LIST, INEXACT, UNUSABLE
+from client.sources.cell_values import as_ids, as_numbers, as_times
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.numbering import Numbering, offsets
-from client.sources.rows import Wanted, read_source
+from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE
+from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import Interactions, SourceReport
-from client.sources.values import as_ids, as_numbers, as_times
 
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"

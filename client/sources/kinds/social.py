@@ -9,9 +9,9 @@ import polars as pl
 
 from client.config.source_schema import SocialSource
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
-from client.sources.interactions import keyed
+from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering, offsets
-from client.sources.rows import Wanted, read_source
+from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import SourceReport, Ties
 
 DUPLICATE = "duplicate (user, friend)"

@@ -6,7 +6,7 @@ import html
 
 import polars as pl
 
-from client.sources.cells import UNUSABLE, canonical
+from client.sources.readers.cells import UNUSABLE, canonical
 
 LONGEST_TEXT = 2000
 """Characters that are kept of one text."""
@@ -18,7 +18,7 @@ _LINK = r"(?i)\bhttps?://\S+"
 _INVISIBLE = r"[\u{AD}\u{200B}\u{200E}\u{200F}\u{202A}-\u{202E}\u{2060}-\u{2069}\u{FEFF}]"
 _DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d")
 _TYPED = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}$"
-"""How `client/sources/cells.py` writes what is a date or a time by type."""
+"""How `client/sources/readers/cells.py` writes what is a date or a time by type."""
 _ZONED = "%Y-%m-%d %H:%M:%S%.f%#z"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import polars as pl
 
 from client.config.source_schema import ProfilesSource
+from client.sources.cell_values import as_ids, as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
 from client.sources.description import coordinates, further_texts, name_of, numbers, sentences, wanted
-from client.sources.interactions import keyed
+from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
-from client.sources.rows import Table, Wanted, read_source
+from client.sources.source_rows import Table, Wanted, read_source
 from client.sources.tables import SourceReport, Vectors
-from client.sources.values import as_ids, as_texts
 
 DUPLICATE = "duplicate user"
 _NUMBER = "user's number"

@@ -8,10 +8,10 @@ import polars as pl
 
 from client.config.source_schema import CatalogueFile
 from client.sources.cleaning import Cleaning
-from client.sources.interactions import keyed
-from client.sources.items import DUPLICATE, Described
+from client.sources.kinds.interactions import keyed
+from client.sources.kinds.items import DUPLICATE, Described
 from client.sources.numbering import Numbering
-from client.sources.rows import Wanted, place, read_table
+from client.sources.source_rows import Wanted, place, read_table
 from client.sources.tables import SourceReport
 
 NAME = "catalogue"

@@ -1,8 +1,8 @@
 """Delimited text: any separator, any encoding, with or without header, quotes and equally long rows.
 
 What a row says depends on that row alone. UTF-8 without a quotation mark is scanned by polars, lazily and in parallel. Text with
-quotation marks is cut into records first (`client/sources/records.py`), so that a mark out of place spoils its own row and no
-other.
+quotation marks is cut into records first (`client/sources/readers/csv_records.py`), so that a mark out of place spoils its own
+row and no other.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from client.config.table_location import Reading
-from client.sources.encoding import lines_of
-from client.sources.records import header_of, records
-from client.sources.scan import Key, Portion, Scan, reading
+from client.sources.readers.csv_records import header_of, records
+from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.text_encoding import lines_of
 from shared.base.errors import InputError
 
 RAGGED = "row with more columns than the first"

@@ -12,12 +12,12 @@ import polars as pl
 
 from client.config.source_schema import KnowledgeSource
 from client.config.table_location import Linked
+from client.sources.cell_values import LONGEST_TEXT, as_ids, as_texts
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
-from client.sources.interactions import keyed
+from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
-from client.sources.rows import Wanted, read_source, read_table
+from client.sources.source_rows import Wanted, read_source, read_table
 from client.sources.tables import SourceReport
-from client.sources.values import LONGEST_TEXT, as_ids, as_texts
 
 DUPLICATE = "duplicate triple"
 LOOP = "tail is the head itself"

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from client.config.source_schema import ReviewsSource
+from client.sources.cell_values import LONGEST_TEXT, as_ids, as_numbers, as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
-from client.sources.interactions import keyed, timed
+from client.sources.kinds.interactions import keyed, timed
 from client.sources.numbering import Numbering, offsets
-from client.sources.rows import Wanted, read_source
+from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import Notes, SourceReport
-from client.sources.values import LONGEST_TEXT, as_ids, as_numbers, as_texts
 
 DUPLICATE = "duplicate (user, item, text)"
 SHOWN = 3

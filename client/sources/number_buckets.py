@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from client.config.source_schema import NumberRange
+from client.sources.cell_values import as_ids, as_numbers
 from client.sources.cleaning import Cleaning
-from client.sources.values import as_ids, as_numbers
 
 _SCALES = {
     2: ("low", "high"),

@@ -1,0 +1,1 @@
+"""Kinds of source: each turns rows into its part of a platform's tables."""
