@@ -168,8 +168,8 @@ def _linear() -> list[str]:
 def _known() -> dict[str, Any]:
     """Every class in this package with a card of its own; adding a part is adding a module."""
     found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(strategies.__path__):
-        for thing in vars(importlib.import_module(f"{strategies.__name__}.{module.name}")).values():
+    for module in pkgutil.walk_packages(strategies.__path__, f"{strategies.__name__}."):
+        for thing in vars(importlib.import_module(module.name)).values():
             if isinstance(thing, type) and isinstance(vars(thing).get("card"), Card):
                 found[thing.card.name] = thing  # type: ignore[attr-defined]
     return dict(sorted(found.items()))

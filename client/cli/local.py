@@ -117,7 +117,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     import numpy as np
 
     from client.examples.vectors import widths_of
-    from client.fusion import fusion_named
+    from client.fusion.operators import fusion_named
     from client.personalisation.plan import reserved
     from client.privacy.release_plan import plan_of
     from client.run.adapter_partition import Part

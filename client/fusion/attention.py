@@ -19,6 +19,8 @@ _SCALE = 0.3  # of a hidden state's usual norm at the start: heard by attention,
 class Attention:
     """Attention itself weighs sources against words; an absent source is masked (the default)."""
 
+    OPERATOR = "attention"
+
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Projectors whose tokens begin small beside the text's hidden states."""
         return orthonormal(widths, hidden, random, scale=_SCALE * hidden**0.5)

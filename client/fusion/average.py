@@ -16,6 +16,8 @@ from shared.layers.lora import Parameters
 class Average:
     """Every present modality counts the same."""
 
+    OPERATOR = "average"
+
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Projectors that keep the source's cosines."""
         return orthonormal(widths, hidden, random, scale=1.0)

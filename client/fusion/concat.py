@@ -16,6 +16,8 @@ from shared.layers.lora import Parameters
 class Concat:
     """[I W1 W2 ...] [text; source 1; source 2; ...]: the text's block stays the identity."""
 
+    OPERATOR = "concat"
+
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """The blocks of the map, one per source."""
         return orthonormal(widths, hidden, random, scale=0.3)

@@ -22,6 +22,8 @@ def _gate(source: str) -> str:
 class Gated:
     """text + sigmoid(g . text) * source, one gate g (1, hidden) per source (Arevalo et al. 2017)."""
 
+    OPERATOR = "gated"
+
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Projectors, and gates that begin half open."""
         return orthonormal(widths, hidden, random, scale=0.6) | {

@@ -17,6 +17,8 @@ from shared.layers.lora import Parameters
 class Vote:
     """The mean of the cosines of text and sources, written as one inner product of concatenated unit vectors."""
 
+    OPERATOR = "vote"
+
     def initial(self, widths: Mapping[str, int], hidden: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Projectors that keep the source's cosines."""
         return orthonormal(widths, hidden, random, scale=1.0)

@@ -24,11 +24,11 @@ from client.examples.split import Split, leave_one_out
 from client.examples.texts import Texts
 from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
 from client.examples.vectors import item_vectors, user_vectors
-from client.fusion import fusion_named
+from client.fusion.operators import fusion_named
 from client.model.item_bank import Bank
 from client.model.towers import Rows, Towers, cached_rows
 from client.privacy.failure_guard import Guard, raising
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.settings import Settings

@@ -13,7 +13,7 @@ from client.compute.batching import Passes
 from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
 from client.examples.vectors import SourceVectors, VectorRows
-from client.fusion import Fusion
+from client.fusion.operators import Fusion
 from shared.layers.lora import Parameters
 from shared.model.encoder import Batch, Encoder
 

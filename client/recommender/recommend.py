@@ -20,7 +20,7 @@ from client.config.platform_file import PlatformFile
 from client.examples.split import ragged
 from client.examples.user_examples import Examples
 from client.examples.vectors import item_vectors, user_vectors, widths_of
-from client.fusion import fusion_named
+from client.fusion.operators import fusion_named
 from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
 from client.personalisation.residual import CHOSEN, own_of

@@ -5,7 +5,7 @@
 The first two phases are `client/secagg/enrolment.py`. Each phase is a frozen dataclass; a question gives the next phase and the
 answer. Whoever calls writes the next phase to disk *before* the answer leaves, so that a platform that comes back after a
 crash is where it was, and says again only what it said. What a phase never does, whatever it is asked, is what
-`shared.secagg` builds its argument on:
+`shared.secagg.security_argument` builds its argument on:
 
 - it deals its secrets once in a run, to one roster, and takes part in one session;
 - it masks one vector in a round;

@@ -29,7 +29,7 @@ from client.run.secure_session import SummingSession
 from client.run.session import Session
 from client.secagg.enrolment import Peers
 from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import (
     BudgetExceeded,

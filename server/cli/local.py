@@ -173,9 +173,8 @@ def _title(manifest: Manifest) -> str:
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the parts of a strategy: when to use each, what it trusts, what it sends, and whether the secure sum carries it."""
-    from strategies import catalogue
     from strategies.card import Role
-    from strategies.composition import under_secure_sum
+    from strategies.composition import catalogue, under_secure_sum
 
     cards = catalogue()
     if as_json:

@@ -29,8 +29,8 @@ from shared.model.residual_factors import require_with_residual, split
 from shared.model.update_bound import largest_change
 from shared.protocol.flower_records import bytes_of, request_from
 from shared.protocol.messages import Arrays, Joined, Label, Reason
-from strategies import named
 from strategies.base import Member, NoUpdate, Receipt, adapter_from, record_of
+from strategies.composition import named
 
 
 def run_federation(

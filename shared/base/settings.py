@@ -55,7 +55,9 @@ class ModelSettings(_Frozen):
     temperature: Annotated[float, _between(1e-3, 1e2)] = Field(
         0.12, description="score = cosine / temperature + popularity prior"
     )
-    fusion: Literal["attention", "concat", "gated", "average", "vote"] = "attention"
+    fusion: str = Field(
+        "attention", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="how source vectors join the text; a module of client/fusion"
+    )
 
 
 class TrainingSettings(_Frozen):
@@ -119,7 +121,7 @@ class PrivacySettings(_Frozen):
 
 
 class SecureSettings(_Frozen):
-    """The secure sum; see `shared/secagg`."""
+    """The secure sum; see `shared/secagg/security_argument.py`."""
 
     threshold: Annotated[float, _between(0.01, 1.0)] = Field(0.8, description="part of the platforms that a round needs")
     colluders: int = Field(1, ge=0, le=1000, description="platforms that may tell the coordinator all they know")

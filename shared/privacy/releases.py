@@ -3,6 +3,11 @@
 A release says how noise was added and to what share of the examples; it holds no data and no
 result. Accountants (`shared/privacy/accountants.py`) are interpreters of lists of releases, so the
 same list can be planned, charged, written to a ledger and recomputed by an auditor.
+
+Beside this algebra, `groups` says what one user touches; `rdp`, `prv` and `pld` are three interpreters of the same releases;
+`accountants` chooses between them, `calibration` inverts them, and `plan` decides before the first round. `integers` is the part
+of a release that is of integers, `rounding` says how far a user moves rounded integers, and `discrete` which Gaussian mechanism
+their noise is worth.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Up to `COMPLETE` platforms everyone masks with everyone. Above that the platforms stand on a ring in an order that nobody
 chose, and each masks with the k/2 next on either side (Bell et al. 2020, "Secure single-server aggregation with
-(poly)logarithmic overhead", section 3). The security of both is argued in `shared.secagg`; it needs no luck. Only
+(poly)logarithmic overhead", section 3). The security of both is argued in `shared.secagg.security_argument`; it needs no luck.
+Only
 *liveness* on the ring is a matter of chance: when n - t platforms chosen without regard to the ring's order are gone, some
 neighbourhood has too few left with probability at most 2**-30, and then the round is given up, not the secret.
 """
@@ -35,7 +36,7 @@ class Quorum:
         degree: k, neighbours of a platform; n - 1 where everyone is everyone's.
         shares: t', shares that give a secret back; a secret has one holder per neighbour, and its owner.
 
-    Guarantees (checked where it is made, used by the argument in `shared.secagg`):
+    Guarantees (checked where it is made, used by the argument in `shared.secagg.security_argument`):
         2 q > n + c and q <= t; 2 t' > k + 1 + c; and k = n - 1, or k > n - t + c with k even.
     """
 

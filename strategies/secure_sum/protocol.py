@@ -4,8 +4,8 @@
 
 It relays keys and sealed shares, adds masked vectors as they come into one buffer, and takes the masks off the sum
 (`strategies/secure_sum/masked_sum.py`). It is trusted with nothing but the work: whatever it says that is not so, the platforms
-notice or the sum stays hidden (`shared.secagg`). What it checks here, it checks so that one faulty platform does not spoil the
-round for all.
+notice or the sum stays hidden (`shared.secagg.security_argument`). What it checks here, it checks so that one faulty platform
+does not spoil the round for all.
 """
 
 from __future__ import annotations

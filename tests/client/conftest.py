@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from client.fusion import fusion_named
+from client.fusion.operators import fusion_named
 from client.model.towers import Towers
 from shared.base.settings import ModelSettings
 from shared.model.adapter import layout_of

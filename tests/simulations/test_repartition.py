@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import fedfuse
 from client.config.platform_file import load
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from simulations.worlds.generated import write_world

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from client.config.platform_file import load
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError, StorageError
 from simulations.worlds import files, news, shop, taste, video
 from simulations.worlds.crowd import Crowd, Sizes, gather, population

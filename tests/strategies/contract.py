@@ -19,8 +19,8 @@ from shared.model.factor_schedule import scheme_of
 from shared.model.residual_factors import is_residual, require_with_residual
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
-from strategies import named
 from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
+from strategies.composition import named
 
 RUN = "trial"
 # The check fears one test run by several classes; that is just what a contract is, and these tests keep no state.

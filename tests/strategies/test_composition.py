@@ -10,8 +10,8 @@ import pytest
 
 from shared.base.errors import InputError
 from shared.base.settings import build
-from strategies import catalogue, named
 from strategies.card import Role
+from strategies.composition import catalogue, named
 from strategies.optimizers import FedAdam, FedAvgM, ServerOptimizer
 from strategies.robust import Krum, Median
 from strategies.rolora import RoLoRA

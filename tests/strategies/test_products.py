@@ -16,8 +16,8 @@ from shared.base.settings import build
 from shared.model.residual_factors import is_residual, merged
 from shared.protocol.flower_records import request_from
 from shared.protocol.messages import Train
-from strategies import named
 from strategies.base import AdapterStrategy, Member, adapter_from, record_of
+from strategies.composition import named
 from strategies.svd import FlexLoRA, Slices, leading, truncated
 from tests.strategies.contract import (
     RUN,

@@ -10,9 +10,9 @@ import pytest
 from shared.base.settings import Settings, build
 from shared.model.factor_schedule import SCHEMES
 from shared.protocol.messages import Factors
-from strategies import catalogue, named
 from strategies.base import AdapterStrategy
 from strategies.card import Role
+from strategies.composition import catalogue, named
 from tests.strategies.contract import RUN, SHAPES, Arrays, ExactContract, StrategyContract, drawn, identify
 
 

@@ -8,7 +8,7 @@ import torch
 
 from client.evaluation.ranking_metrics import Quality, exclusion, per_user, quality, ranks
 from client.examples.split import ragged
-from client.fusion import FUSIONS, fusion_named
+from client.fusion.operators import FUSIONS, fusion_named
 from client.model.towers import Towers
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings

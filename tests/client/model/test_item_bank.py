@@ -11,7 +11,7 @@ import torch
 
 from client.compute.feature_cache import TrunkCache
 from client.examples.vectors import VectorRows
-from client.fusion import fusion_named
+from client.fusion.operators import fusion_named
 from client.model.item_bank import Bank, BankOfRounds
 from client.model.towers import Towers, cached_rows
 from shared.base.settings import ModelSettings, Settings

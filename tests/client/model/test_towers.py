@@ -10,7 +10,7 @@ import torch
 
 from client.compute.feature_cache import TrunkCache
 from client.examples.vectors import VectorRows
-from client.fusion import FUSIONS, fusion_named
+from client.fusion.operators import FUSIONS, fusion_named
 from client.model.towers import Rows, Towers, cached_rows
 from shared.base.settings import ModelSettings
 from shared.model.backbone import load_backbone

@@ -18,7 +18,7 @@ from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
 from client.setup.provisioning import accept, init_client
 from client.setup.schema_inference import Guess, guess
 from client.setup.table_preview import Sample, sample_database, sample_file
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.supernode.sandbox import Wall
 from client.supernode.supervisor import require_wall
 from shared.base.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from client.config.platform_file import load
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from client.config.platform_file import load
 from client.examples.vectors import widths_of
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 
 MISSING = object()

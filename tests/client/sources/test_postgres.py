@@ -12,7 +12,7 @@ import sqlalchemy as sql
 from client.config.platform_file import load
 from client.setup.schema_inference import guess
 from client.setup.table_preview import sample_database
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
 
 SECRET = "zebrafinch-secret"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from client.config.platform_file import load
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 
 WORLD = Path(__file__).parents[3] / "simulations" / "worlds" / "movies-music-books"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
-from client.sources import read_tables
+from client.sources.platform_tables import read_tables
 from client.sources.tables import Notes, Tables
 from shared.base.errors import InputError
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from client.fusion import FUSIONS
+from client.fusion.operators import FUSIONS
 from client.privacy.mechanism import Mechanism
 from client.training.losses import CLICK_BIAS, Answers, click
 from client.training.opacus_gradients import opacus_per_user

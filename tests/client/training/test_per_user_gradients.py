@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from client.fusion import FUSIONS
+from client.fusion.operators import FUSIONS
 from client.privacy.mechanism import Mechanism
 from client.training import per_user_gradients as gradients
 from client.training.per_user_gradients import Clip, Losses, per_user

@@ -21,7 +21,7 @@ from client.evaluation.ranking_metrics import exclusion, quality, ranks
 from client.examples.split import ragged
 from client.examples.user_examples import Examples, rows_by_user
 from client.examples.vectors import VectorRows
-from client.fusion import fusion_named
+from client.fusion.operators import fusion_named
 from client.model.towers import Towers, cached_rows
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise

@@ -86,7 +86,7 @@ def test_the_flat_table_survives_toml_and_json(values: dict[str, Any]) -> None:
         {"training": {"sample_rate": 1.5}},
         {"training": {"sample_rate": 0}},
         {"training": []},
-        {"model": {"fusion": "magic"}},
+        {"model": {"fusion": "no magic"}},
         {"privacy": {"generator": "seeded"}},
     ],
     ids=str,

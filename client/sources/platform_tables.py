@@ -1,0 +1,127 @@
+"""A platform's sources, read and cleaned: the only place where its files and databases are opened."""
+
+from __future__ import annotations
+
+from client.config.platform_file import PlatformFile
+from client.config.source_schema import (
+    CatalogueFile,
+    InteractionsSource,
+    ItemsSource,
+    KnowledgeSource,
+    ProfilesSource,
+    ReviewsSource,
+    SocialSource,
+    VectorsSource,
+)
+from client.sources.cleaning import Cleaning
+from client.sources.description import coordinates
+from client.sources.kinds.catalogue import described_items, read_catalogue
+from client.sources.kinds.interactions import merge, read_interactions
+from client.sources.kinds.items import read_items
+from client.sources.kinds.knowledge import read_knowledge
+from client.sources.kinds.profiles import read_profiles
+from client.sources.kinds.reviews import read_reviews
+from client.sources.kinds.social import read_social
+from client.sources.kinds.vectors import read_vectors
+from client.sources.source_rows import place
+from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
+
+__all__ = ["read_tables"]
+
+
+def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
+    """Read every source of a platform.
+
+    Args:
+        lenient: Whether a source of users' rows may be empty; else that is an error, which tells of a wrong separator, say.
+
+    The catalogue is what the item sources list, or the declared list of ids. Where neither is declared it is what was
+    interacted with (`Tables.catalogue_public` is False then, and the tables are for simulations alone). Users are those with an
+    interaction.
+
+    Guarantees:
+        What the tables hold of a user depends on the platform file, the public tables and that user's own rows; and, of
+        friends, on whether whom they name has interactions. What they hold of items depends on public tables alone, if the
+        catalogue is declared.
+
+    Raises:
+        InputError: a source cannot be read, lacks a column, is empty, or keeps no row after cleaning.
+    """
+    cleanings = {
+        name: Cleaning(
+            source=name,
+            kind=source.kind,
+            where=f"{place(source)} ({platform.path}, [sources.{name}])",
+            lenient=lenient and not isinstance(source, ItemsSource | KnowledgeSource),
+        )
+        for name, source in platform.sources.items()
+    }
+    reports: dict[str, SourceReport] = {}
+
+    described = {
+        name: read_items(source, cleanings[name]) for name, source in platform.sources.items() if isinstance(source, ItemsSource)
+    }
+    reports |= {name: table.report for name, table in described.items()}
+    catalogue, listed = described_items(list(described.values())) if described else None, None
+    if isinstance(platform.catalogue, CatalogueFile):
+        catalogue, listed = read_catalogue(platform.catalogue, where=str(platform.path))
+
+    met = {
+        name: read_interactions(source, cleanings[name])
+        for name, source in platform.sources.items()
+        if isinstance(source, InteractionsSource)
+    }
+    items, users, interactions, merged = merge(list(met.values()), catalogue)
+    reports |= dict(zip(met, merged, strict=True))
+
+    titles = list(items.ids)
+    item_text: dict[str, list[str]] = {}
+    item_vectors: dict[str, Vectors] = {}
+    for name, table in reversed(described.items()):
+        # In reverse, so that the first source that has a title gives it.
+        places = items.numbers(table.ids)
+        titles = [given or so_far for given, so_far in zip(items.texts(places, table.titles), titles, strict=True)]
+        item_text = {name: items.texts(places, table.texts), **item_text}
+        numbers = coordinates(table.coordinates, places, items)
+        if numbers is not None:
+            item_vectors[name] = numbers
+
+    user_text: dict[str, list[str]] = {}
+    user_vectors: dict[str, Vectors] = {}
+    notes: dict[str, Notes] = {}
+    ties: dict[str, Ties] = {}
+    public: dict[str, list[str]] = {}
+    for name, source in platform.sources.items():
+        cleaning = cleanings[name]
+        if isinstance(source, ProfilesSource):
+            user_text[name], numbers, reports[name] = read_profiles(source, cleaning, users)
+            if numbers is not None:
+                user_vectors[name] = numbers
+        elif isinstance(source, ReviewsSource):
+            reviewed = read_reviews(source, cleaning, users, items)
+            notes[name], reports[name] = reviewed.notes, reviewed.report
+            if reviewed.item_texts is not None:
+                public[name] = reviewed.item_texts
+        elif isinstance(source, SocialSource):
+            ties[name], reports[name] = read_social(source, cleaning, users)
+        elif isinstance(source, KnowledgeSource):
+            item_text[name], reports[name] = read_knowledge(source, cleaning, items, titles)
+        elif isinstance(source, VectorsSource):
+            owner, vectors, reports[name] = read_vectors(source, cleaning, users, items)
+            (user_vectors if owner == "user" else item_vectors)[name] = vectors
+
+    return Tables(
+        platform=platform.name,
+        item_ids=items.ids,
+        item_titles=titles,
+        item_text={**item_text, **public},
+        user_ids=users.ids,
+        interactions=interactions,
+        item_vectors=item_vectors,
+        user_text=user_text,
+        notes=notes,
+        user_vectors=user_vectors,
+        ties=ties,
+        reports=[*([listed] if listed else []), *(reports[name] for name in platform.sources)],
+        catalogue_public=catalogue is not None,
+    )
