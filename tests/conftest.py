@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import string
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from shared.base.settings import Settings, build
+
+# Continuous integration draws the same examples every time; people's machines draw new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 # The models here are tiny: a second thread costs more than it brings, above all beside other processes.
 torch.set_num_threads(1)

@@ -200,18 +200,13 @@ def test_a_simulated_node_opens_its_platform_once(monkeypatch: pytest.MonkeyPatc
     assert link.connect(nodes[1]).ask(Join(run="r", settings=Settings())).platform == "p1"
 
 
-def test_importing_the_messenger_is_light_and_quick() -> None:
-    """In a deployment every message pays for this import; torch alone would be seconds."""
+def test_importing_the_messenger_is_light() -> None:
+    """In a deployment every message pays for this import; torch alone would be seconds (`simulations.benchmarks.phase`)."""
     script = """
-import json, sys, time
-start = time.process_time()
+import json, sys
 import client.app
-spent = time.process_time() - start
 heavy = ("torch", "polars", "transformers", "peft", "opacus", "sqlalchemy", "client.sources", "client.worker.request_handler")
-print(json.dumps({"seconds": spent, "heavy": [name for name in heavy if name in sys.modules]}))
+print(json.dumps([name for name in heavy if name in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"importing client.app took {found['seconds']:.2f} s of CPU time")
-    assert found["heavy"] == []
-    assert found["seconds"] < 1.0
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -238,25 +238,31 @@ class TestComingAndGoing:
 
     def test_slow_preparation_holds_no_round_up(self, bench: Callable[..., Bench]) -> None:
         made = bench(rounds=6)
-        begun: list[float] = []
+        begun: list[int] = []
+        enough, ready = threading.Event(), threading.Event()
 
         class Preparing(Scripted):
             def handle(self, request: Request) -> Answer:
-                if isinstance(request, Join):
-                    begun.append(time.monotonic())
-                    time.sleep(1.0)
-                return super().handle(request)
+                if not isinstance(request, Join):
+                    return super().handle(request)
+                begun.append(1)
+                assert enough.wait(60)  # two rounds go by meanwhile
+                answer = super().handle(request)
+                ready.set()
+                return answer
 
         class Steady(Scripted):
             def handle(self, request: Request) -> Answer:
-                if isinstance(request, Train) and request.round > 2:
-                    time.sleep(0.4)
+                if isinstance(request, Train) and request.round == 4:
+                    enough.set()
+                if isinstance(request, Train) and request.round == 5:
+                    assert ready.wait(60)
                 return super().handle(request)
 
         late = Preparing("late")
         outcome = made.run(Steady("a"), late, late=1, on=at(2, lambda doors: doors.shut.clear()), workers=2)
         assert len(begun) == 1  # not asked again while it prepares
-        assert outcome.tallies["a"].rounds == 6 and 1 <= outcome.tallies["late"].rounds <= 3
+        assert outcome.tallies["a"].rounds == 6 and 1 <= outcome.tallies["late"].rounds <= 2
 
     def test_everybody_is_away_for_a_while(self, bench: Callable[..., Bench]) -> None:
         made = bench(rounds=4)

@@ -139,15 +139,40 @@ def test_a_process_of_another_user_cannot_even_connect(echo: Echo, tmp_path: Pat
     assert echo.asked == []
 
 
-def test_one_at_a_time(door: Path, echo: Echo) -> None:
-    answers: list[Answer] = []
-    threads = [threading.Thread(target=lambda: answers.append(Remote(path=door).ask(train()))) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 5
-    assert echo.most == 1
+class Counted:
+    """A lock that says how many have come to it."""
+
+    def __init__(self) -> None:
+        self._lock, self.came = threading.Lock(), threading.Semaphore(0)
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def test_one_at_a_time(echo: Echo, tmp_path: Path) -> None:
+    path = tmp_path / "worker.sock"
+    with Door(echo, listen(path)) as door:
+        door._serial = serial = Counted()  # type: ignore[assignment]
+        echo.wait.clear()
+        answers: list[Answer] = []
+        threads = [threading.Thread(target=lambda: answers.append(Remote(path=path).ask(train()))) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert serial.came.acquire(timeout=20)
+        # All five requests are read; one is being answered, and the others wait.
+        assert len(echo.asked) <= 1
+        echo.wait.set()
+        for thread in threads:
+            thread.join()
+    assert len(answers) == 5 and echo.most == 1
 
 
 def greet(path: Path) -> Frame:
