@@ -79,7 +79,7 @@ def simulate(
     """
     from simulations.run import Simulation
     from simulations.run import simulate as run
-    from simulations.view import Board, table_of
+    from simulations.view import ProgressBoard, table_of
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 
@@ -106,7 +106,7 @@ def simulate(
             errors.print(f"no world named: generating one in {world}")
             write_world(world)
     plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume, ray=engine == "ray")
-    with Board(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
+    with ProgressBoard(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
         metrics = run(plan, events=board.event, progress=board.progress)
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)

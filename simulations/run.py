@@ -22,7 +22,7 @@ import torch
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
 from client.messenger import worker_link as link
-from client.model.prepared_platform import Platform, prepare
+from client.model.prepared_platform import PreparedPlatform, prepare
 from client.worker.request_handler import Worker
 from server.monitoring.run_events import Event, Outcome, Tally
 from server.run.checkpoint import run_of
@@ -144,7 +144,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     return known
 
 
-def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> Platform:
+def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> PreparedPlatform:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(file.name, what, done, total)
@@ -155,7 +155,7 @@ def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progres
 def federate(
     plan: Simulation,
     run: str,
-    platforms: dict[str, Platform],
+    platforms: dict[str, PreparedPlatform],
     out: Path,
     *,
     events: Callable[[Event], None] | None = None,
@@ -186,7 +186,7 @@ def federate(
             worker.close()
 
 
-def _worker(platform: Platform, out: Path, progress: Progress | None, prefix: str) -> Worker:
+def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None, prefix: str) -> Worker:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(platform.name, prefix + what, done, total)

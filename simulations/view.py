@@ -25,7 +25,7 @@ _SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
 
 
-class Board:
+class ProgressBoard:
     """A progress bar over all training steps of a simulation, on standard error so that `--json` stays clean.
 
     Args:

@@ -40,7 +40,7 @@ from shared.protocol.messages import (
 from strategies.averaging import Change, WeightedMean
 from strategies.card import Card
 from strategies.optimizers import ServerOptimizer
-from strategies.report import Drop, Member, NoUpdate, Receipt, Report, receipt_of
+from strategies.report import Drop, Member, NoUpdate, Receipt, RoundReport, receipt_of
 
 __all__ = [
     "Adapter",
@@ -51,7 +51,7 @@ __all__ = [
     "Member",
     "NoUpdate",
     "Receipt",
-    "Report",
+    "RoundReport",
     "adapter_from",
     "receipt_of",
     "record_of",
@@ -108,7 +108,7 @@ class AdapterStrategy(Strategy):
         self.settings, self.run, self.least = settings, run, least
         self.members: dict[int, Member] | None = None if members is None else {member.node: member for member in members}
         self.optimizer = optimizer or ServerOptimizer(settings.server)
-        self.report = Report()
+        self.report = RoundReport()
         self._combining = combining
         self.largest: float | None = None
         """The most that an update may move a parameter; None: any finite number. A deployed coordinator sets it."""
@@ -200,7 +200,7 @@ class AdapterStrategy(Strategy):
         Raises:
             NoUpdate: no usable update came, or fewer than the combiner needs; the adapter would silently stay as it was.
         """
-        self.report = Report()
+        self.report = RoundReport()
         combiner = self.combiner(_layout(self._adapter, self.factors(server_round)))
         for answer in self._accepted(server_round, replies, Update):
             assert isinstance(answer, Update)
@@ -242,7 +242,7 @@ class AdapterStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Means weighted by declared users; each platform's own figures are in `report`. None if nobody answered."""
-        self.report = Report()
+        self.report = RoundReport()
         for answer in self._accepted(server_round, replies, Metrics):
             assert isinstance(answer, Metrics)
             self.report.metrics.append(answer)
@@ -263,7 +263,7 @@ class AdapterStrategy(Strategy):
 
     def aggregate_personalise(self, server_round: int, replies: Iterable[Message]) -> None:
         """Put into `report` what the platforms say; there is nothing to combine."""
-        self.report = Report()
+        self.report = RoundReport()
         for answer in self._accepted(server_round, replies, Personalised):
             assert isinstance(answer, Personalised)
             self.report.personalised.append(answer)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from strategies.card import Card, Role
 
 
-class Personalise:
+class PersonaliseStrategy:
     """Added to any strategy: `ffa+personalise`.
 
     The platforms do the work (`client/personalisation/plan.py`), from a part of their budget that the federation leaves

@@ -49,7 +49,7 @@ class Drop:
 
 
 @dataclass(kw_only=True)
-class Report:
+class RoundReport:
     """What the platforms answered in one phase of a round.
 
     Args:

@@ -13,7 +13,7 @@ from shared.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class IdentityChange:
     """Something known that would be replaced.
 
     Args:
@@ -45,7 +45,7 @@ def parse_replacements(words: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def require_agreed(changes: Iterable[Change], replace: Mapping[str, str], *, where: str) -> None:
+def require_agreed(changes: Iterable[IdentityChange], replace: Mapping[str, str], *, where: str) -> None:
     """Check that each change is named in `replace`, by what takes its place.
 
     Raises:
@@ -70,7 +70,7 @@ def require_agreed(changes: Iterable[Change], replace: Mapping[str, str], *, whe
         )
 
 
-def ask(changes: Iterable[Change], replace: Mapping[str, str], *, confirm: Callable[[str], bool]) -> dict[str, str]:
+def ask(changes: Iterable[IdentityChange], replace: Mapping[str, str], *, confirm: Callable[[str], bool]) -> dict[str, str]:
     """What `replace` accepts, and what a person at the terminal accepts besides; every change is asked for by itself."""
     agreed = dict(replace)
     for change in changes:

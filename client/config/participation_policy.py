@@ -38,7 +38,7 @@ def _identity(text: str) -> str:
     raise ValueError("expected 32 bytes in base64, as `fedfuse init client` prints them")
 
 
-class Terms(Frozen):
+class ParticipationPolicy(Frozen):
     """What this platform lets its federation ask for.
 
     Args:

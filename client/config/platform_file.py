@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
-from client.config.participation_policy import Terms
+from client.config.participation_policy import ParticipationPolicy
 from client.config.source_schema import (
     AnySource,
     CatalogueFile,
@@ -69,7 +69,7 @@ class PlatformFile(Frozen):
     users: int = Field(ge=1, lt=1 << 53)
     rank: int | None = Field(None, ge=1, le=256)
     privacy: Budget
-    federation: Terms = Terms()
+    federation: ParticipationPolicy = ParticipationPolicy()
     catalogue: Annotated[CatalogueFile | Literal["from-interactions"] | None, PlainValidator(catalogue_of)] = None
     sources: dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[AnySource, PlainValidator(source_of)]]
     state: FilePath

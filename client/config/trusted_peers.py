@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from client.config.confirmed_changes import Change, require_agreed
+from client.config.confirmed_changes import IdentityChange, require_agreed
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.protocol.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
@@ -72,11 +72,11 @@ def identities_of(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def changes_in(path: Path, found: Mapping[str, str]) -> list[Change]:
+def changes_in(path: Path, found: Mapping[str, str]) -> list[IdentityChange]:
     """Which identities in the file of peers these would replace."""
     known = read_peers(path)
     return [
-        Change(name=name, old=fingerprint_of(known[name]), new=fingerprint_of(key))
+        IdentityChange(name=name, old=fingerprint_of(known[name]), new=fingerprint_of(key))
         for name, key in sorted(found.items())
         if known.get(name, key) != key
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from client.evaluation.ranking_metrics import exclusion, ranks
 from client.examples.user_examples import held_out_examples
 from client.examples.vectors import user_vectors
-from client.model.prepared_platform import Platform
+from client.model.prepared_platform import PreparedPlatform
 from client.model.towers import cached_rows
 from shared.base.settings import Settings
 
@@ -20,7 +20,7 @@ _USERS_AT_ONCE = 256
 
 
 def held_out_ranks(
-    platform: Platform,
+    platform: PreparedPlatform,
     settings: Settings,
     bank: Tensor,
     parameters: Mapping[str, Tensor],

@@ -16,7 +16,7 @@ _TITLE_TOKENS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalogue:
+class ItemTexts:
     """Items as token ids.
 
     Args:
@@ -28,7 +28,7 @@ class Catalogue:
     titles: list[Ids]
 
 
-def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings, declared: Mapping[str, int] | None = None) -> Catalogue:
+def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings, declared: Mapping[str, int] | None = None) -> ItemTexts:
     """Join what the public sources say of each item, most important source first.
 
     The first source may take what the others leave; each further one has its declared tokens, else an equal share of half the
@@ -48,4 +48,4 @@ def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings, declared
         sequences.append(texts.join(pieces, most=model.item_tokens))
     separator = texts.tokenise([";"], most=1)[0]
     titles = [np.concatenate([ids, separator]) for ids in texts.tokenise(tables.item_titles, most=_TITLE_TOKENS)]
-    return Catalogue(sequences=sequences, titles=titles)
+    return ItemTexts(sequences=sequences, titles=titles)

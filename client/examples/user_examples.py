@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.compute.feature_cache import Ids
 from client.examples.friends import Friends
-from client.examples.item_texts import Catalogue
+from client.examples.item_texts import ItemTexts
 from client.examples.split import Ragged, Split, ragged, user_generator
 from client.examples.texts import Piece, Texts
 from client.sources.tables import Notes, Tables
@@ -59,7 +59,7 @@ class Reader:
     def __init__(
         self,
         tables: Tables,
-        catalogue: Catalogue,
+        catalogue: ItemTexts,
         texts: Texts,
         friends: Friends,
         model: ModelSettings,

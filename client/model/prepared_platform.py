@@ -19,7 +19,7 @@ from client.compute.backend import require_compiler, training_encoder
 from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
 from client.examples.friends import Friends
-from client.examples.item_texts import Catalogue, build_catalogue
+from client.examples.item_texts import ItemTexts, build_catalogue
 from client.examples.split import Split, leave_one_out
 from client.examples.texts import Texts
 from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Platform:
+class PreparedPlatform:
     """A platform ready to train and to recommend.
 
     Args:
@@ -54,7 +54,7 @@ class Platform:
     file: PlatformFile
     tables: Tables
     split: Split
-    catalogue: Catalogue
+    catalogue: ItemTexts
     friends: Friends
     reader: Reader
     texts: Texts
@@ -105,7 +105,7 @@ def require_usable(tables: Tables, *, where: str) -> None:
 
 def read_platform(
     file: PlatformFile, settings: Settings, *, tables: Tables | None = None
-) -> tuple[Tables, Split, Catalogue, Friends, Reader, Texts]:
+) -> tuple[Tables, Split, ItemTexts, Friends, Reader, Texts]:
     """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
 
     Args:
@@ -137,7 +137,7 @@ def prepare(
     guard: Guard = raising,
     device: torch.device | None = None,
     progress: Progress | None = None,
-) -> Platform:
+) -> PreparedPlatform:
     """Make a platform ready: the slow part of joining, most of it the trunk features of texts not yet cached.
 
     Args:
@@ -178,7 +178,7 @@ def prepare(
     items = cached_rows(trunk, catalogue.sequences, vectors, advance)
     examples, rows = guard(lambda: cached(examples), lambda: cached(no_examples()), what="encoding users' texts")
     held_out, serving = guard(lambda: cached(held_out), lambda: cached(no_examples()), what="encoding users' texts")
-    return Platform(
+    return PreparedPlatform(
         file=file,
         tables=tables,
         split=split,

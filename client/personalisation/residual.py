@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.model.prepared_platform import Platform
+from client.model.prepared_platform import PreparedPlatform
 from client.personalisation.plan import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
@@ -49,7 +49,7 @@ class Own:
     """
 
     run: str
-    platform: Platform
+    platform: PreparedPlatform
     part: Part
     budget: float
     ledger: LedgerWriter

@@ -24,7 +24,7 @@ from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import bounded_counts, log_popularity
 from client.privacy.release_plan import popularity_release, round_release
 from client.run.session import Session
-from client.secagg.persistent_participant import SecureSum
+from client.secagg.persistent_participant import PersistentParticipant
 from client.training.adam import Adam
 from shared.base.errors import OutOfOrder, ProtocolError
 from shared.protocol.messages import Count, Joined, Phase, Secure, Secured, Sum, Summed, Train, Update
@@ -40,7 +40,7 @@ class SummingSession(Session):
         secure: The platform's part in it.
     """
 
-    def __init__(self, *, secure: SecureSum, **session: Any) -> None:
+    def __init__(self, *, secure: PersistentParticipant, **session: Any) -> None:
         super().__init__(**session)
         self._secure = secure
 

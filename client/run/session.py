@@ -22,7 +22,7 @@ from client.evaluation.ranking_metrics import per_user, quality
 from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.model.item_bank import BankOfRounds
-from client.model.prepared_platform import Platform, Progress
+from client.model.prepared_platform import PreparedPlatform, Progress
 from client.personalisation.plan import reserved
 from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
@@ -84,7 +84,7 @@ class Session:
         run: str,
         settings: Settings,
         digest: str,
-        platform: Platform,
+        platform: PreparedPlatform,
         budget: float,
         ledger: LedgerWriter,
         memory: Path,

@@ -16,7 +16,7 @@ from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.identity import Identity, signed_by
 from shared.secagg.masks import KEY
 from shared.secagg.messages import Deal, Dealt, Mask
-from shared.secagg.roster import Advert, Keys, Roster, Session, Terms, commitment_to
+from shared.secagg.roster import Advert, Keys, Roster, SumSession, SumTerms, commitment_to
 from shared.secagg.sealing import seal, unseal
 from shared.secagg.shamir import NONE, WORDS, Entropy, split, valid
 
@@ -39,13 +39,13 @@ class Enrolled:
 
     tag: ClassVar[int] = 40
 
-    terms: Terms
+    terms: SumTerms
     advert: Advert
     sealing: bytes = field(repr=False)
     secrets: bytes = field(repr=False)
 
     @classmethod
-    def enrol(cls, terms: Terms, *, platform: str, identity: Identity, entropy: Entropy, declared: bytes = b"") -> Enrolled:
+    def enrol(cls, terms: SumTerms, *, platform: str, identity: Identity, entropy: Entropy, declared: bytes = b"") -> Enrolled:
         """Draw the keys of all rounds and sign them.
 
         Args:
@@ -164,7 +164,7 @@ class Dealing:
         return self.enrolled.advert
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> SumTerms:
         """What this platform was told at the start."""
         return self.enrolled.terms
 
@@ -187,7 +187,7 @@ class Dealing:
         Raises:
             ProtocolError: this platform is not among those present, or they are too few.
         """
-        session = Session(roster=self.roster, present=request.present)
+        session = SumSession(roster=self.roster, present=request.present)
         own = self.roster.number(self.advert.keys.platform)
         if own not in session.present:
             raise ProtocolError("this platform dealt, and is not among those present")

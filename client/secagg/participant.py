@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.bit_packing import Packer
 from shared.secagg.identity import Identity, digest_of, signed_by
-from shared.secagg.masks import KEY, PART, Frame, Masks, agree, derive
+from shared.secagg.masks import KEY, PART, MaskFrame, Masks, agree, derive
 from shared.secagg.messages import Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
-from shared.secagg.roster import Advert, Session, Terms
+from shared.secagg.roster import Advert, SumSession, SumTerms
 from shared.secagg.shamir import WORDS
 
 PAIR = 2 * KEY
@@ -48,7 +48,7 @@ class Ready:
         anew: Whether items are encoded anew in this round, so that later ones may go on with their vectors.
     """
 
-    frame: Frame
+    frame: MaskFrame
     keys: tuple[tuple[bytes, bool], ...] = field(repr=False)
     anew: bool
 
@@ -75,7 +75,7 @@ class Active:
     tag: ClassVar[int] = 42
 
     advert: Advert
-    session: Session
+    session: SumSession
     number: int
     masks: tuple[bytes, ...] = field(repr=False)
     first: int
@@ -91,7 +91,7 @@ class Active:
     based: bytes = b""
 
     @property
-    def terms(self) -> Terms:
+    def terms(self) -> SumTerms:
         """What this platform was told at the start."""
         return self.session.roster.terms
 
@@ -200,7 +200,7 @@ class Active:
         given = [shares[at, 0, int(other in alive)] for at, other in enumerate(holders) if other in present]
         return replace(self, consented=tuple(sorted(consented)), listed=digest), Unmasked(shares=np.stack(given).tobytes())
 
-    def _keys(self, frame: Frame, pair: bytes) -> Iterator[tuple[bytes, bool]]:
+    def _keys(self, frame: MaskFrame, pair: bytes) -> Iterator[tuple[bytes, bool]]:
         """The keys of a round's masks, and whether each is taken away: its own, and one with every partner."""
         salt = self.session.digest
         yield derive(pair[KEY:], salt=salt, info=frame.self(self.number)), False
@@ -238,10 +238,10 @@ class Active:
         return np.frombuffer(self.shares, "<u4").reshape(-1, rounds, 2, WORDS)
 
 
-def _frame(request: Mask, question: bytes) -> Frame:
-    return Frame(round=request.round, length=request.length, bits=request.bits, question=question)
+def _frame(request: Mask, question: bytes) -> MaskFrame:
+    return MaskFrame(round=request.round, length=request.length, bits=request.bits, question=question)
 
 
-def _asked(frame: Frame) -> bytes:
+def _asked(frame: MaskFrame) -> bytes:
     numbers = b"".join(value.to_bytes(4, "little") for value in (frame.round, frame.length, frame.bits))
     return digest_of("question", numbers, frame.question)

@@ -26,7 +26,7 @@ from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.identity import PUBLIC, Identity
 from shared.secagg.noise_agreement import Agreement, number_of, require_owners, terms_of
 from shared.secagg.roster import NAME, Roster
-from shared.secagg.shared_catalogues import POPULARITY, Catalogue, Popularity
+from shared.secagg.shared_catalogues import POPULARITY, DeclaredCatalogue, Popularity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Asked:
     since: int
 
 
-class SecureSum:
+class PersistentParticipant:
     """One run's secure sum on one platform.
 
     Args:
@@ -66,7 +66,7 @@ class SecureSum:
         path: Path,
         identity: Identity,
         peers: Callable[[], Peers],
-        declared: Catalogue,
+        declared: DeclaredCatalogue,
         known: bool,
     ) -> None:
         self._platform, self._path, self._identity, self._peers = platform, path, identity, peers
@@ -231,7 +231,7 @@ class SecureSum:
         return self._fitting(asked, agreement.popularity_point(quorum=roster.quorum, settings=self._settings))
 
     @property
-    def catalogues(self) -> tuple[Catalogue, ...]:
+    def catalogues(self) -> tuple[DeclaredCatalogue, ...]:
         """Those whose popularities are summed, as the roster has it.
 
         Raises:

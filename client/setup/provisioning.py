@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from client.config.confirmed_changes import Change, require_agreed
+from client.config.confirmed_changes import IdentityChange, require_agreed
 from client.config.deployment_folder import Deployment
 from client.config.platform_file import load
 from client.config.table_location import SUFFIXES
@@ -86,7 +86,7 @@ def init_client(
     return Made(deployment=made, application=application, guesses=guesses)
 
 
-def changes_in(deployment: Deployment, invitation: Invitation) -> list[Change]:
+def changes_in(deployment: Deployment, invitation: Invitation) -> list[IdentityChange]:
     """What of the invitation that was taken earlier this one would replace, besides the least version and the members.
 
     Raises:
@@ -104,7 +104,7 @@ def changes_in(deployment: Deployment, invitation: Invitation) -> list[Change]:
                 do="take the invitation in a folder of its own: fedfuse init client",
             )
     before, after = known.fingerprints(), invitation.fingerprints()
-    return [Change(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
+    return [IdentityChange(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
 
 
 def accept(deployment: Deployment, invitation: Invitation, *, replace: Mapping[str, str] | None = None) -> None:

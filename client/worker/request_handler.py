@@ -19,7 +19,7 @@ import torch
 
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import Platform, Progress, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, Progress, fingerprint, prepare
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
@@ -28,7 +28,7 @@ from client.run.adapter_partition import Part
 from client.run.secure_session import SummingSession
 from client.run.session import Session
 from client.secagg.enrolment import Peers
-from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
+from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of, known_peers
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import (
@@ -45,7 +45,7 @@ from shared.base.logs import about, tell
 from shared.base.settings import Settings, flatten
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
-from shared.secagg.shared_catalogues import Catalogue
+from shared.secagg.shared_catalogues import DeclaredCatalogue
 
 log = logging.getLogger("fedfuse.worker")
 Observer = Callable[[Request, Answer, float], None]
@@ -74,7 +74,7 @@ class Worker:
         state: Path,
         ledger: Path,
         simulation: bool = False,
-        prepared: Platform | None = None,
+        prepared: PreparedPlatform | None = None,
         device: torch.device | None = None,
         progress: Progress | None = None,
         observer: Observer | None = None,
@@ -253,7 +253,7 @@ class Worker:
             self._session = Session(**facts)
         return self._session
 
-    def _secure_sum(self, run: str, settings: Settings) -> SecureSum:
+    def _secure_sum(self, run: str, settings: Settings) -> PersistentParticipant:
         identity = identity_of(self._state, make=self._simulation)
         peers: Callable[[], Peers] = partial(known_peers, self._file.federation.identities)
         if self._simulation:
@@ -263,12 +263,12 @@ class Worker:
             peers = register.peers
         path = self._state / "runs" / f"{run}.secure"
         assert self._platform is not None and self._writer is not None
-        declared = Catalogue(
+        declared = DeclaredCatalogue(
             digest=self._platform.catalogue_digest, items=self._platform.tables.items, users=max(1, self._file.users)
         )
         # Looked up before the session can charge or remember anything of the run.
         known = path.with_suffix(".safetensors").exists() or any(entry.run == run for entry in self._writer.ledger.entries)
-        return SecureSum(
+        return PersistentParticipant(
             run=run,
             settings=settings,
             platform=self.name,
@@ -279,7 +279,7 @@ class Worker:
             known=known,
         )
 
-    def _prepared(self, settings: Settings) -> Platform:
+    def _prepared(self, settings: Settings) -> PreparedPlatform:
         wanted = fingerprint(settings)
         if self._platform is None or self._fingerprint not in (None, wanted):
             cache = self._state / "trunk"

@@ -33,7 +33,7 @@ VISITORS = 8
 """Connections at a time; a frame at its limit is the memory that one may take."""
 
 
-class Handler(Protocol):
+class RequestHandler(Protocol):
     """Whoever answers; `client.worker.request_handler.Worker` does."""
 
     @property
@@ -56,7 +56,7 @@ class Door:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: RequestHandler,
         listener: socket.socket,
         *,
         users: Iterable[int] = (),

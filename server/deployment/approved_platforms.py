@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Platform:
+class ApprovedPlatform:
     """One platform that was approved once.
 
     Args:
@@ -49,7 +49,7 @@ class Platform:
         return fingerprint(self.node_key)
 
 
-def _changed(one: Platform, application: Application) -> list[str]:
+def _changed(one: ApprovedPlatform, application: Application) -> list[str]:
     """Which keys of a platform that is approved, or of a SuperNode that was, an application would replace."""
     same_node = one.node_key == application.node_key
     if one.name != application.platform or (one.revoked is not None and not same_node):
@@ -68,9 +68,9 @@ class Platforms:
         self._path = path
         self._serial = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
-        self._known: dict[str, Platform] = {}
+        self._known: dict[str, ApprovedPlatform] = {}
 
-    def all(self) -> list[Platform]:
+    def all(self) -> list[ApprovedPlatform]:
         """Every platform, revoked ones too, by key: a platform that changed its key is there twice.
 
         Raises:
@@ -80,17 +80,17 @@ class Platforms:
             self._read()
             return sorted(self._known.values(), key=lambda one: (one.name, one.approved))
 
-    def approved(self) -> list[Platform]:
+    def approved(self) -> list[ApprovedPlatform]:
         """Those that may take part."""
         return [one for one in self.all() if one.revoked is None]
 
-    def by_key(self, node_key: str) -> Platform | None:
+    def by_key(self, node_key: str) -> ApprovedPlatform | None:
         """The platform with that SuperNode key (OpenSSH, without a comment)."""
         with self._serial:
             self._read()
             return self._known.get(node_key)
 
-    def approve(self, application: Application, *, replace_with: str = "") -> Platform:
+    def approve(self, application: Application, *, replace_with: str = "") -> ApprovedPlatform:
         """Let a platform in.
 
         Args:
@@ -126,7 +126,7 @@ class Platforms:
                         f"--replace {application.fingerprint}",
                     )
                 known[one.node_key] = replace(one, revoked=time.time())
-            made = Platform(
+            made = ApprovedPlatform(
                 name=application.platform,
                 node_key=application.node_key,
                 identity=application.identity,
@@ -136,7 +136,7 @@ class Platforms:
             known[made.node_key] = made
         return made
 
-    def revoke(self, name: str) -> Platform:
+    def revoke(self, name: str) -> ApprovedPlatform:
         """Shut a platform out, from now on.
 
         Raises:
@@ -157,7 +157,7 @@ class Platforms:
                 known[node_key] = replace(known[node_key], node=node)
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[dict[str, Platform]]:
+    def _change(self) -> Iterator[dict[str, ApprovedPlatform]]:
         """The list, to be changed; written back whole, and by one process at a time."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -186,7 +186,7 @@ class Platforms:
             values = json.loads(self._path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT:
                 raise ValueError(f"format {values['format']}")
-            self._known = {one["node_key"]: Platform(**one) for one in values["platforms"]}
+            self._known = {one["node_key"]: ApprovedPlatform(**one) for one in values["platforms"]}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StorageError(f"the list of platforms cannot be read: {error}", where=str(self._path), do="restore it") from None
         self._seen = seen

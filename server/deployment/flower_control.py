@@ -27,7 +27,7 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from server.deployment.gate import BUNDLE_PATH, STATUS_PATH
 from shared.base.errors import FedfuseError
 
@@ -76,7 +76,7 @@ class Unreachable(FedfuseError):
 class Control:
     """A connection to the coordinator's own SuperLink. Use it as a context manager."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: CoordinatorFolder) -> None:
         self._place = coordinator.control
         self._client = ControlHttpClient.from_server_address(
             self._place,

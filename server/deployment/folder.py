@@ -56,7 +56,7 @@ class ServerFile(BaseModel):
 
 
 @dataclass(frozen=True)
-class Coordinator:
+class CoordinatorFolder:
     """A coordinator's folder.
 
     Args:
@@ -113,7 +113,7 @@ class Coordinator:
         return f"{host}:{self.file.port}"
 
 
-def open_coordinator(folder: Path) -> Coordinator:
+def open_coordinator(folder: Path) -> CoordinatorFolder:
     """The coordinator whose folder that is.
 
     Raises:
@@ -122,7 +122,7 @@ def open_coordinator(folder: Path) -> Coordinator:
     path = folder / NAME
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Coordinator(folder=folder.absolute(), file=ServerFile.model_validate(values))
+        return CoordinatorFolder(folder=folder.absolute(), file=ServerFile.model_validate(values))
     except FileNotFoundError:
         raise InputError(
             "is no coordinator's folder", where=str(folder), do="name the one that `fedfuse init server DIR --host NAME` made"
@@ -133,7 +133,7 @@ def open_coordinator(folder: Path) -> Coordinator:
         raise InputError(f"cannot be read: {error}", where=str(path), do="mend the file") from None
 
 
-def here() -> Coordinator | None:
+def here() -> CoordinatorFolder | None:
     """The coordinator that started this process, or None in a simulation."""
     folder = os.environ.get(ENVIRONMENT)
     return open_coordinator(Path(folder)) if folder else None

@@ -22,7 +22,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import verify_signature
 
-from server.deployment.approved_platforms import Platform, Platforms
+from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from shared.base.version import VERSION, release
 from shared.protocol.gate_protocol import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
 from shared.protocol.keys import fingerprint
@@ -100,7 +100,7 @@ class Verdict:
     """
 
     standing: Standing
-    platform: Platform | None = None
+    platform: ApprovedPlatform | None = None
     mark: str = ""
 
     @property
@@ -142,7 +142,7 @@ class Judge:
         standing = self._standing(platform, age=now - _seconds(stamp), version=headers.get(VERSION_HEADER, ""))
         return Verdict(standing=standing, platform=platform, mark=mark)
 
-    def _standing(self, platform: Platform | None, *, age: float, version: str) -> Standing:
+    def _standing(self, platform: ApprovedPlatform | None, *, age: float, version: str) -> Standing:
         if platform is None:
             return Standing.UNKNOWN
         if platform.revoked is not None:

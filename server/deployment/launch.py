@@ -22,7 +22,7 @@ import tomli_w
 
 from server.deployment.bundle import build_bundle
 from server.deployment.flower_control import Control, FlowerRun, Unreachable
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
@@ -54,7 +54,7 @@ class Launch:
         patience: Seconds that a server which went away is waited for.
     """
 
-    coordinator: Coordinator
+    coordinator: CoordinatorFolder
     run: str
     settings: Settings
     nodes: int = 0
@@ -85,7 +85,7 @@ def record(launch: Launch) -> None:
     write_whole(folder / RECORD, tomli_w.dumps(values).encode())
 
 
-def recorded(coordinator: Coordinator, run: str) -> Launch:
+def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
     """The run of that name, as it was written down.
 
     Raises:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.certificates import Certificates, name_of
-from server.deployment.folder import NAME, Coordinator, ServerFile, open_coordinator
+from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
 from server.registry.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
@@ -49,7 +49,7 @@ runs/
 """
 
 
-def init_server(folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str) -> Coordinator:
+def init_server(folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str) -> CoordinatorFolder:
     """Make a coordinator's folder (0700).
 
     Raises:
@@ -70,7 +70,7 @@ def init_server(folder: Path, *, host: str, name: str, port: int, control_port: 
     certificates = Certificates.of(folder)
     certificates.make_authority(name)
     certificates.issue(host)
-    coordinator = Coordinator(folder=folder.absolute(), file=file)
+    coordinator = CoordinatorFolder(folder=folder.absolute(), file=file)
     make_ed25519(coordinator.federation_key)
     make_key_pair(coordinator.model_key, coordinator.model_key.with_suffix(".pub"))
     text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
@@ -81,7 +81,7 @@ def init_server(folder: Path, *, host: str, name: str, port: int, control_port: 
     return open_coordinator(folder)
 
 
-def invite(coordinator: Coordinator, platform: str) -> Invitation:
+def invite(coordinator: CoordinatorFolder, platform: str) -> Invitation:
     """What `platform` needs to take part; there is no secret in it.
 
     Raises:

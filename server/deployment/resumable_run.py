@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import RUN_KEYS
-from server.deployment.folder import ENVIRONMENT, Coordinator, here
+from server.deployment.folder import ENVIRONMENT, CoordinatorFolder, here
 from server.monitoring.journal import Journal
 from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import RunMetrics, log_events, together
@@ -88,7 +88,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def _publish(coordinator: Coordinator, outcome: Outcome) -> str:
+def _publish(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
     """Sign and publish the model, where `server.toml` names a registry; says what was done."""
     if not coordinator.file.registry:
         return f"the model is in {outcome.model}"
@@ -101,12 +101,12 @@ def _publish(coordinator: Coordinator, outcome: Outcome) -> str:
     return f"the model is in {outcome.model}, and version {manifest.version} of {coordinator.file.registry}"
 
 
-def _names(coordinator: Coordinator) -> dict[int, str]:
+def _names(coordinator: CoordinatorFolder) -> dict[int, str]:
     # Looked at each time: a platform may be approved or revoked while the run goes on.
     return {one.node: one.name for one in Platforms(coordinator.platforms).approved() if one.node}
 
 
-def _identities(coordinator: Coordinator) -> dict[str, bytes]:
+def _identities(coordinator: CoordinatorFolder) -> dict[str, bytes]:
     return {one.name: b64decode(one.identity) for one in Platforms(coordinator.platforms).approved()}
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.flower_control import Control, Node, Unreachable
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_state
 from shared.base.errors import FedfuseError
 
@@ -83,7 +83,7 @@ class Status:
         return values
 
 
-def status_of(coordinator: Coordinator) -> Status:
+def status_of(coordinator: CoordinatorFolder) -> Status:
     """How that coordinator's federation stands.
 
     Raises:
@@ -158,7 +158,7 @@ def render(status: Status) -> Group:
     return Group(*parts)
 
 
-def _newest_run(coordinator: Coordinator) -> dict[str, Any]:
+def _newest_run(coordinator: CoordinatorFolder) -> dict[str, Any]:
     states = [state for path in (coordinator.folder / "runs").glob("*") if (state := read_state(path)) is not None]
     try:
         return max(states, key=lambda state: float(state["time"]), default={})

@@ -24,7 +24,7 @@ from flwr.superlink.main import create_app
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import deposit
-from server.deployment.folder import ENVIRONMENT, Coordinator
+from server.deployment.folder import ENVIRONMENT, CoordinatorFolder
 from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
 from server.deployment.supernode_sync import enlist_at_start
@@ -39,7 +39,7 @@ PATIENCE = 60_000
 SuperNode whose answer met a 500 does not send it again: of fifty at once some were lost."""
 
 
-def serve(coordinator: Coordinator) -> None:
+def serve(coordinator: CoordinatorFolder) -> None:
     """Run the server until it is told to stop.
 
     Raises:
@@ -94,7 +94,7 @@ def serve(coordinator: Coordinator) -> None:
     server.run(sockets=[public, private])
 
 
-def _flower_config(coordinator: Coordinator) -> SuperLinkLifespanConfig:
+def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
     certificates = coordinator.certificates
     files = (certificates.authority, certificates.server, certificates.server_key)
     try:
@@ -129,7 +129,7 @@ def _flower_config(coordinator: Coordinator) -> SuperLinkLifespanConfig:
     )
 
 
-def _prepare_environment(coordinator: Coordinator) -> None:
+def _prepare_environment(coordinator: CoordinatorFolder) -> None:
     """For this process and those that Flower starts from it."""
     os.environ[ENVIRONMENT] = str(coordinator.folder)
     os.environ["FLWR_HOME"] = str(coordinator.state / "flwr")

@@ -8,9 +8,9 @@ import time
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from server.deployment.approved_platforms import Platform, Platforms
+from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from server.deployment.flower_control import Control, Unreachable
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from shared.base.errors import FedfuseError
 from shared.protocol.keys import node_key_from_line
 
@@ -37,7 +37,7 @@ def enlist(control: Control, platforms: Platforms) -> list[str]:
     return done
 
 
-def enlist_if_running(coordinator: Coordinator) -> bool:
+def enlist_if_running(coordinator: CoordinatorFolder) -> bool:
     """`enlist`, where the server runs; False where it does not: it enlists by itself when it starts."""
     try:
         with Control(coordinator) as control:
@@ -47,7 +47,7 @@ def enlist_if_running(coordinator: Coordinator) -> bool:
     return True
 
 
-def enlist_at_start(coordinator: Coordinator, *, seconds: float = 60.0) -> threading.Thread:
+def enlist_at_start(coordinator: CoordinatorFolder, *, seconds: float = 60.0) -> threading.Thread:
     """`enlist` as soon as the server that is being started in this process answers."""
 
     def wait() -> None:
@@ -72,5 +72,5 @@ def enlist_at_start(coordinator: Coordinator, *, seconds: float = 60.0) -> threa
     return thread
 
 
-def _pem(platform: Platform) -> bytes:
+def _pem(platform: ApprovedPlatform) -> bytes:
     return node_key_from_line(platform.node_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -13,7 +13,7 @@ from server.monitoring.run_events import Event, Kind
 from shared.protocol.messages import Label
 
 
-class Board:
+class TensorBoardWriter:
     """A watcher that writes scalars under `folder`: one curve per platform for each of
     `ndcg`, `hr`, `auc`, `epsilon`, `bytes_up` and `bytes_down`, over rounds.
 

@@ -41,7 +41,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Entry(_Frozen):
+class ManifestEntry(_Frozen):
     """One file of a model.
 
     Args:
@@ -55,7 +55,7 @@ class Entry(_Frozen):
     sha256: Sha256
 
     @model_validator(mode="after")
-    def _inside(self) -> Entry:
+    def _inside(self) -> ManifestEntry:
         require_inside(self.name)
         return self
 
@@ -104,7 +104,7 @@ class Manifest(_Frozen):
     version: Annotated[int, Field(ge=0, le=MAX_VERSION)] = 0
     previous: Perhaps256 = ""
     # At the first mistake: half a million of them would be described, each with its place.
-    files: Annotated[tuple[Entry, ...], FailFast(), Field(min_length=1, max_length=MAX_FILES, strict=False)]
+    files: Annotated[tuple[ManifestEntry, ...], FailFast(), Field(min_length=1, max_length=MAX_FILES, strict=False)]
     signer: Perhaps256 = ""
     signature: Annotated[str, Field(max_length=100)] = ""
 
@@ -201,7 +201,7 @@ def describe(folder: Path, origin: Origin) -> Manifest:
         raise InputError(explain(error), where=str(folder), do="rename the files") from None
 
 
-def entry_of(folder: Path, path: Path) -> Entry:
+def entry_of(folder: Path, path: Path) -> ManifestEntry:
     """The entry of a file that is there.
 
     Raises:
@@ -217,7 +217,7 @@ def entry_of(folder: Path, path: Path) -> Entry:
     except OSError as error:
         raise StorageError(f"cannot be read ({error.strerror})", where=str(path), do="check the disk and its rights") from None
     try:
-        return Entry(name=str(PurePosixPath(path.relative_to(folder))), size=size, sha256=digest.hexdigest())
+        return ManifestEntry(name=str(PurePosixPath(path.relative_to(folder))), size=size, sha256=digest.hexdigest())
     except ValidationError as error:
         raise InputError(explain(error), where=str(path), do="rename the file, or leave it out") from None
 

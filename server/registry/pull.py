@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, Entry, Manifest, describe, parse
+from server.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestEntry, describe, parse
 from server.registry.registry import Registry
 from server.registry.run_facts import FACTS, facts_in, unpromised
 from server.registry.signing import PublicKey, Untrusted
@@ -266,7 +266,7 @@ def _take(store: Store, folder: str, manifest: Manifest, out: Path, *, backbone:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def _fetch(store: Store, name: str, entry: Entry, target: Path) -> None:
+def _fetch(store: Store, name: str, entry: ManifestEntry, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     try:
@@ -304,7 +304,7 @@ def _require_model(folder: Path, manifest: Manifest, where: str, *, backbone: bo
         raise InputError("its settings name another backbone than its manifest", where=where, do="publish it again")
 
 
-def _differs(entry: Entry, how: str, where: str) -> StorageError:
+def _differs(entry: ManifestEntry, how: str, where: str) -> StorageError:
     return StorageError(
         f"{entry.name} {how}", where=where, do="the copy is damaged or was changed: publish it again, or pull from elsewhere"
     )

@@ -36,7 +36,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Quality(_Frozen):
+class PublishedQuality(_Frozen):
     """How well a platform's held-out items were ranked; `exact` only in a simulation, else noised and charged."""
 
     round: Count
@@ -69,8 +69,8 @@ class PlatformFacts(_Frozen):
     released: dict[Word, Count] = {}
     accountant: Word = ""
     ledger: Perhaps256 = ""
-    before: Quality | None = None
-    federated: Quality | None = None
+    before: PublishedQuality | None = None
+    federated: PublishedQuality | None = None
 
 
 class Facts(_Frozen):
@@ -216,7 +216,7 @@ def _charged(path: Path, head: str) -> tuple[dict[str, int], str]:
     return dict(sorted(released.items())), str(entries[upto - 1].accountant) if upto else ""
 
 
-def _measured(metrics: Metrics | None) -> Quality | None:
+def _measured(metrics: Metrics | None) -> PublishedQuality | None:
     if metrics is None:
         return None
-    return Quality(round=metrics.round, ndcg=metrics.ndcg, hr=metrics.hr, auc=metrics.auc, exact=metrics.exact)
+    return PublishedQuality(round=metrics.round, ndcg=metrics.ndcg, hr=metrics.hr, auc=metrics.auc, exact=metrics.exact)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server.monitoring.run_events import Event, Kind, Outcome, Tally, Watcher
-from server.monitoring.tensorboard import Board
+from server.monitoring.tensorboard import TensorBoardWriter
 from server.registry.publication import MODEL, Export, publish_adapter
 from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT
@@ -73,7 +73,7 @@ def run_federation(
     adapter = dict(initial(settings) if start is None else start)
     if not resume and ((out / CHECKPOINT).exists() or (out / MODEL).exists()):
         raise InputError("holds a run already", where=str(out), do="resume it, or name another folder")
-    with Board(out / "tensorboard") as board:
+    with TensorBoardWriter(out / "tensorboard") as board:
 
         def tell(event: Event) -> None:
             board(event)

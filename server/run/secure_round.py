@@ -25,7 +25,7 @@ from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.optimizers import Adapter
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.flower_phases import Phases
-from strategies.secure_sum.protocol import Abandoned, Coordinator, Enrolment
+from strategies.secure_sum.protocol import Abandoned, Enrolment, SumCoordinator
 from strategies.secure_sum.summed_step import Candidates, require_signal
 
 FOLDER = "secure"
@@ -153,7 +153,7 @@ class SecureRounds:
             closed = self._candidates().close(joined, left_out=self._left_out)
             self._keep(Saved(closed=closed, present=None))
         assert self._saved is not None
-        coordinator = Coordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
+        coordinator = SumCoordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
         users = sum(member.users for member in members.values())
         ratio = require_signal(self._settings, phases.agreement, users=users, parameters=phases.parameters(adapter))

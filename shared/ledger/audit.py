@@ -100,7 +100,7 @@ class Everywhere:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class AuditReport:
     """The whole audit; `everywhere` is None where some ledger cannot be read."""
 
     run: str
@@ -129,7 +129,7 @@ class Report:
         return json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False)
 
 
-def audit(run: Path) -> Report:
+def audit(run: Path) -> AuditReport:
     """The audit of every ledger under `run`/ledger, against `run`/metrics.json if that is there.
 
     Raises:
@@ -157,7 +157,9 @@ def audit(run: Path) -> Report:
         ledgers.append(ledger)
         platforms.append(examine(ledger, file=path.name, receipt=receipts.get(ledger.header.platform, "")))
     everywhere = compose(ledgers) if len(ledgers) == len(paths) else None
-    return Report(run=str(run), platforms=tuple(platforms), everywhere=everywhere, general=tuple(_across(platforms, receipts)))
+    return AuditReport(
+        run=str(run), platforms=tuple(platforms), everywhere=everywhere, general=tuple(_across(platforms, receipts))
+    )
 
 
 def examine(ledger: Ledger, *, file: str, receipt: str = "") -> PlatformAudit:
@@ -203,7 +205,7 @@ def compose(ledgers: Sequence[Ledger]) -> Everywhere:
     )
 
 
-def render(report: Report) -> RenderableType:
+def render(report: AuditReport) -> RenderableType:
     """The report as a table for a terminal, with the composition and the problems under it."""
     table = Table(title=f"Privacy audit of {report.run}", title_justify="left")
     table.add_column("platform", overflow="fold")

@@ -1,9 +1,9 @@
 """What a masked vector answers: one digest of everything that it depends on and the coordinator chooses.
 
-The digest enters the derivation of every mask (`shared.secagg.masks.Frame`), so vectors that were made for different questions
-do not cancel each other's masks and none of them can be read. Without it a coordinator that sends one platform the model, and
-all others a model whose gradient is zero, reads that platform's vector off the sum (Pasquini et al. 2022, "Eluding secure
-aggregation in federated learning via model inconsistency").
+The digest enters the derivation of every mask (`shared.secagg.masks.MaskFrame`), so vectors that were made for different
+questions do not cancel each other's masks and none of them can be read. Without it a coordinator that sends one platform the
+model, and all others a model whose gradient is zero, reads that platform's vector off the sum (Pasquini et al. 2022, "Eluding
+secure aggregation in federated learning via model inconsistency").
 
 The terms of the run, the roster and the agreed facts enter the derivation as the session's digest (its HKDF salt).
 """

@@ -46,7 +46,7 @@ _START = modes.CTR(bytes(16))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
+class MaskFrame:
     """What a mask is for: a round (from 1), a vector of `length` words of `bits` bits, and the question that it answers.
 
     It enters the derivation of every key, so a platform that was asked anything else than the others shares no mask with them,

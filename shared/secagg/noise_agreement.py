@@ -12,8 +12,8 @@ from shared.base.settings import Settings, digest
 from shared.secagg.codec import decode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
-from shared.secagg.roster import Entry, Roster, Terms
-from shared.secagg.shared_catalogues import BOUND, MOST_ITEMS, MOST_USERS, Catalogue, shared_catalogues
+from shared.secagg.roster import Roster, RosterEntry, SumTerms
+from shared.secagg.shared_catalogues import BOUND, MOST_ITEMS, MOST_USERS, DeclaredCatalogue, shared_catalogues
 
 MOST_NOISE = 1e6
 """Noise multiplier, at most; a plan at a thousandth of it is noise."""
@@ -24,9 +24,9 @@ def number_of(round_: int) -> int:
     return round_ + 1
 
 
-def terms_of(settings: Settings, run: str) -> Terms:
+def terms_of(settings: Settings, run: str) -> SumTerms:
     """What every platform of the run was told; each makes the same of the settings that it got."""
-    return Terms(
+    return SumTerms(
         run=run,
         rounds=number_of(settings.rounds),
         threshold=settings.secure.threshold,
@@ -36,19 +36,19 @@ def terms_of(settings: Settings, run: str) -> Terms:
     )
 
 
-def declared_by(entry: Entry) -> Catalogue:
+def declared_by(entry: RosterEntry) -> DeclaredCatalogue:
     """The catalogue and the users that a platform declares, signed with its keys (`Entry.declared`).
 
     Raises:
         ProtocolError: it declares nothing that can be read.
     """
     try:
-        return decode(Catalogue, entry.declared)
+        return decode(DeclaredCatalogue, entry.declared)
     except ProtocolError as error:
         raise ProtocolError(f"what {entry.platform!r} declares cannot be read: {error.found}") from None
 
 
-def pooled(entries: Iterable[Entry], *, colluders: int) -> tuple[Catalogue, ...]:
+def pooled(entries: Iterable[RosterEntry], *, colluders: int) -> tuple[DeclaredCatalogue, ...]:
     """The catalogues whose popularities round 0 sums, from the platforms' signed lines; both sides compute them.
 
     Raises:
@@ -57,7 +57,7 @@ def pooled(entries: Iterable[Entry], *, colluders: int) -> tuple[Catalogue, ...]
     return shared_catalogues((declared_by(entry) for entry in entries), colluders=colluders)
 
 
-def batch_of(entries: Iterable[Entry], *, sample_rate: float) -> float:
+def batch_of(entries: Iterable[RosterEntry], *, sample_rate: float) -> float:
     """Expected number of users in the largest platform's batch, from the platforms' signed lines.
 
     Raises:
@@ -66,7 +66,7 @@ def batch_of(entries: Iterable[Entry], *, sample_rate: float) -> float:
     return sample_rate * max((declared_by(entry).users for entry in entries), default=0)
 
 
-def require_owners(roster: Roster, catalogues: Iterable[Catalogue], survivors: Collection[int]) -> None:
+def require_owners(roster: Roster, catalogues: Iterable[DeclaredCatalogue], survivors: Collection[int]) -> None:
     """Check that nobody's popularity stands alone in the sum of round 0 over these survivors.
 
     The roster's lines are counted when the catalogues are agreed on; this counts those that the sum still has, since the
@@ -85,7 +85,7 @@ def require_owners(roster: Roster, catalogues: Iterable[Catalogue], survivors: C
             )
 
 
-def _same(one: Catalogue, other: Catalogue) -> bool:
+def _same(one: DeclaredCatalogue, other: DeclaredCatalogue) -> bool:
     return (one.digest, one.items) == (other.digest, other.items)
 
 
@@ -103,7 +103,7 @@ class Agreement:
 
     noise_multiplier: float
     batch: float
-    catalogues: tuple[Catalogue, ...] = ()
+    catalogues: tuple[DeclaredCatalogue, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in (("noise_multiplier", MOST_NOISE), ("batch", MOST_USERS)):

@@ -25,7 +25,7 @@ _DECLARED = 1 << 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class SumTerms:
     """What all parties of a run agree on before anyone joins.
 
     Args:
@@ -153,7 +153,7 @@ def commitment_to(seed: bytes, *, run: str, platform: str, round_: int) -> bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RosterEntry:
     """One line of the roster: enough to check who it is and what it declares, without its keys of all rounds.
 
     Args:
@@ -169,7 +169,7 @@ class Entry:
     declared: bytes = b""
 
     @classmethod
-    def of(cls, advert: Advert) -> Entry:
+    def of(cls, advert: Advert) -> RosterEntry:
         """The line of a platform with those keys."""
         keys = advert.keys
         return cls(
@@ -201,8 +201,8 @@ class Roster:
 
     tag: ClassVar[int] = 3
 
-    terms: Terms
-    entries: tuple[Entry, ...] = field(repr=False)
+    terms: SumTerms
+    entries: tuple[RosterEntry, ...] = field(repr=False)
     facts: bytes = b""
 
     def __post_init__(self) -> None:
@@ -263,7 +263,7 @@ class Roster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Session:
+class SumSession:
     """A roster and those on it whose shares were dealt: the ones that can be masked with.
 
     Args:

@@ -35,7 +35,7 @@ MOST_USERS = (1 << 32) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalogue:
+class DeclaredCatalogue:
     """A catalogue: of one platform, or of several of a run.
 
     Args:
@@ -116,7 +116,7 @@ def order_of(item_ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), np.int64)
 
 
-def shared_catalogues(catalogues: Iterable[Catalogue], *, colluders: int) -> tuple[Catalogue, ...]:
+def shared_catalogues(catalogues: Iterable[DeclaredCatalogue], *, colluders: int) -> tuple[DeclaredCatalogue, ...]:
     """Those that colluders + 2 platforms or more have, each once, by digest: at least two of the platforms are honest.
 
     The coordinator and every platform compute this from the same signed lines of the roster, so a coordinator cannot list a
@@ -132,19 +132,19 @@ def shared_catalogues(catalogues: Iterable[Catalogue], *, colluders: int) -> tup
     found: dict[tuple[bytes, int], list[int]] = {}
     for one in catalogues:
         found.setdefault((one.digest, one.items), []).append(one.users)
-    chosen: list[Catalogue] = []
+    chosen: list[DeclaredCatalogue] = []
     total = 0
     for (digest, items), users in sorted(found.items()):
         # Two sizes under one hash: one of them is a lie, and a place in the summed vector is found by the hash alone.
         alone = not chosen or chosen[-1].digest != digest
         fits = total + items <= MOST_ITEMS and len(chosen) < MOST_CATALOGUES
         if len(users) >= colluders + 2 and alone and fits:
-            chosen.append(Catalogue(digest=digest, items=items, users=max(users)))
+            chosen.append(DeclaredCatalogue(digest=digest, items=items, users=max(users)))
             total += items
     return tuple(chosen)
 
 
-def places(catalogues: Sequence[Catalogue]) -> dict[bytes, slice]:
+def places(catalogues: Sequence[DeclaredCatalogue]) -> dict[bytes, slice]:
     """Where each catalogue stands in the pooled vector."""
     ends = np.cumsum([one.items for one in catalogues]).tolist()
     return {one.digest: slice(end - one.items, end) for one, end in zip(catalogues, ends, strict=True)}

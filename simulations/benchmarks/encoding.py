@@ -32,7 +32,7 @@ BASE = 2048
 _LONGEST = 64
 
 
-class Texts:
+class EncodedTexts:
     """Random features of random lengths, and an adapter at random.
 
     Args:
@@ -80,7 +80,7 @@ def main() -> None:
     keep()
     backbone = load_backbone("minilm")
     kernels = not options.eager and uses_kernels(Settings(), device, backbone.shape)
-    texts = Texts(backbone, device, rows=options.rows, layers=options.layers, kernels=kernels)
+    texts = EncodedTexts(backbone, device, rows=options.rows, layers=options.layers, kernels=kernels)
     with Console(stderr=True).status("measuring") as status:
         results = measure({str(side): texts.step(side) for side in SIDES}, turns=options.turns, device=device, say=status.update)
     report(

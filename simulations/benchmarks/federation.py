@@ -35,7 +35,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import load
-from client.model.prepared_platform import Platform, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, fingerprint, prepare
 from shared.base.errors import InputError, NoisyPlan
 from shared.base.settings import Settings
 from simulations.benchmarks.spread import spread
@@ -93,7 +93,7 @@ def settings_of(cell: Cell) -> Settings:
     return settings_from(None, [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"])
 
 
-def run_cell(cell: Cell, platforms: Mapping[str, Platform], world: World) -> Cell:
+def run_cell(cell: Cell, platforms: Mapping[str, PreparedPlatform], world: World) -> Cell:
     """The federation, or the one platform, of a cell; `scores` is empty where the plan is refused as noise."""
     out = Path(tempfile.mkdtemp(prefix="federation-"))
     taking = {name: platforms[name] for name in ([cell["platform"]] if cell["platform"] else platforms)}
@@ -317,7 +317,7 @@ def _dealt(world: Path, folder: Path, parts: int) -> World:
 
 
 def _run(todo: Sequence[Cell], worlds: Mapping[int, tuple[World, list[str]]], cache: Path) -> Iterator[Cell]:
-    held: tuple[tuple[int, str] | None, dict[str, Platform]] = (None, {})
+    held: tuple[tuple[int, str] | None, dict[str, PreparedPlatform]] = (None, {})
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("cells", total=len(todo))
         for cell in todo:

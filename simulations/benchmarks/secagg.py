@@ -37,11 +37,11 @@ from client.secagg.participant import Active
 from shared.secagg.codec import decode, encode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.identity import Identity
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.messages import Confirm, Confirmed, Deal, Dealt, Mask, Masked, Unmask, Unmasked
-from shared.secagg.roster import Advert, Terms
+from shared.secagg.roster import Advert, SumTerms
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 
 THRESHOLD = 0.8
 COLLUDERS = 1
@@ -51,7 +51,7 @@ QUESTION = bytes(32)
 """Digest of what all platforms are asked; what it is a digest of is counted elsewhere."""
 
 
-class Clock:
+class Stopwatch:
     """Processor seconds by side and phase, and those of each platform."""
 
     def __init__(self) -> None:
@@ -75,9 +75,9 @@ class Bench:
 
     def __init__(self, *, participants: int, parameters: int, rounds: int = 1) -> None:
         self.participants, self.parameters = participants, parameters
-        self.clock = Clock()
+        self.clock = Stopwatch()
         self.uplink: Counter[str] = Counter()
-        self.terms = Terms(run="bench", rounds=rounds, threshold=THRESHOLD, colluders=COLLUDERS)
+        self.terms = SumTerms(run="bench", rounds=rounds, threshold=THRESHOLD, colluders=COLLUDERS)
         self.names = [f"p{number:05d}" for number in range(participants)]
         self.identities = [Identity(os.urandom(32)) for _ in self.names]
         self.peers = {name: identity.public for name, identity in zip(self.names, self.identities, strict=True)}
@@ -105,7 +105,7 @@ class Bench:
             with self.clock.at("server", "keys"):
                 enrolment.add(decode(Advert, sent), platform=name)
         with self.clock.at("server", "keys"):
-            self.coordinator = Coordinator(enrolment.close())
+            self.coordinator = SumCoordinator(enrolment.close())
         for number in range(self.participants):
             with self.clock.at("server", "deal"):
                 asked = encode(self.coordinator.deal_for(number))
@@ -121,7 +121,7 @@ class Bench:
     def round(self, round_: int, *, gone: set[int]) -> bool:
         """A round without those in `gone`; whether the sum is exact."""
         clock, uplink = self.clock, self.uplink
-        work = Round(self.coordinator, Frame(round=round_, length=self.parameters, bits=self.point.bits, question=QUESTION))
+        work = Round(self.coordinator, MaskFrame(round=round_, length=self.parameters, bits=self.point.bits, question=QUESTION))
         wanted = np.zeros(self.parameters, np.uint32)
         for number in range(self.participants):
             if number in gone:
@@ -188,11 +188,11 @@ def measure(*, participants: int, parameters: int, dropout: float, rounds: int, 
     bench = Bench(participants=participants, parameters=parameters, rounds=rounds)
     bench.point.encode(np.zeros(parameters), bench.noise)  # computes the scale, once in a run
     bench.set_up()
-    setup, bench.clock = bench.clock, Clock()
+    setup, bench.clock = bench.clock, Stopwatch()
     exact = bench.round(1, gone=gone)
     first = later = bench.clock
     if rounds > 1:
-        bench.clock, bench.uplink["round"] = Clock(), 0
+        bench.clock, bench.uplink["round"] = Stopwatch(), 0
         exact &= bench.round(2, gone=gone)
         later = bench.clock
     quorum = bench.coordinator.roster.quorum
@@ -259,7 +259,7 @@ def memory(*, participants: int, parameters: int) -> dict[str, Any]:
     """The coordinator's memory while the masked vectors come: the most that one of them takes, and what stays of it."""
     bench = Bench(participants=participants, parameters=parameters)
     bench.set_up()
-    work = Round(bench.coordinator, Frame(round=1, length=parameters, bits=bench.point.bits, question=QUESTION))
+    work = Round(bench.coordinator, MaskFrame(round=1, length=parameters, bits=bench.point.bits, question=QUESTION))
     most = kept = 0
     for number in range(participants):
         words = np.random.default_rng(number).integers(0, 1 << bench.point.bits, parameters, dtype=np.uint32)

@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import Platform, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, fingerprint, prepare
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from simulations.benchmarks.design import Share, cross, effects
@@ -75,7 +75,7 @@ def cells(
                 yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
 
 
-def run_cell(cell: Mapping[str, Any], platform: Platform, settings: Settings, world: Path) -> dict[str, Any]:
+def run_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings: Settings, world: Path) -> dict[str, Any]:
     """One training; `ndcg` is None where the plan is refused as noise."""
     out = Path(tempfile.mkdtemp(prefix="sweep-"))
     began = time.monotonic()
@@ -216,7 +216,7 @@ def _key(cell: Mapping[str, Any]) -> str:
 
 
 def _run(todo: list[dict[str, Any]], files: Mapping[str, PlatformFile], world: Path, out: Path) -> list[dict[str, Any]]:
-    prepared: dict[str, tuple[str, Platform]] = {}
+    prepared: dict[str, tuple[str, PreparedPlatform]] = {}
     results = []
     cut_off = out.exists() and not out.read_bytes().endswith(b"\n")
     with Progress(console=Console(stderr=True)) as progress, out.open("a", encoding="utf-8") as lines:

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from simulations.worlds import taste
-from simulations.worlds.taste import Catalogue, People, Strengths
+from simulations.worlds.taste import People, Strengths, TasteCatalogue
 
 START = 1_704_067_200
 """2024-01-01 00:00 UTC, in seconds since 1970: no history begins earlier."""
@@ -74,7 +74,7 @@ class Crowd:
     """
 
     people: People
-    items: Catalogue
+    items: TasteCatalogue
     chosen: tuple[NDArray[np.int64], ...]
     strengths: Strengths
 

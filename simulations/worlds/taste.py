@@ -90,7 +90,7 @@ class People:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalogue:
+class TasteCatalogue:
     """Items of one platform.
 
     Args:
@@ -120,7 +120,7 @@ def people(rng: Generator, *, count: int) -> People:
     return People(loves=np.stack([first, second], axis=1), style=style)
 
 
-def catalogue(rng: Generator, *, count: int) -> Catalogue:
+def catalogue(rng: Generator, *, count: int) -> TasteCatalogue:
     """`count` items: equally many per topic, sides of the axes at random, popularity by a random rank."""
     main = rng.permutation(np.arange(count) % len(TOPICS))
     second = (main + rng.integers(1, len(TOPICS), size=count)) % len(TOPICS)
@@ -129,7 +129,7 @@ def catalogue(rng: Generator, *, count: int) -> Catalogue:
     mix[np.arange(count), second] = 1.0 - share
     mix[np.arange(count), main] = share
     rank = rng.permutation(count) + 1.0
-    return Catalogue(
+    return TasteCatalogue(
         mix=mix,
         style=rng.choice(np.array([-1, 1]), size=(count, len(AXES))),
         popularity=-np.log(rank),
@@ -138,7 +138,7 @@ def catalogue(rng: Generator, *, count: int) -> Catalogue:
 
 def appeal(
     person: People,
-    items: Catalogue,
+    items: TasteCatalogue,
     moments: NDArray[np.float64],
     *,
     strengths: Strengths,

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from numpy.random import Generator
 
-from simulations.worlds.taste import AXES, Catalogue
+from simulations.worlds.taste import AXES, TasteCatalogue
 from simulations.worlds.vocabulary import MANNER, TOPICS, Topic
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Writer:
         """An adjective for that side of that axis."""
         return self.pick(MANNER[AXES.index(axis)][side])
 
-    def subject(self, items: Catalogue, item: int) -> Subject:
+    def subject(self, items: TasteCatalogue, item: int) -> Subject:
         """The words of one item's topics and style; drawn anew at each call."""
         first, second = items.topics(item)
         price, level, era = (self.manner(axis, int(side)) for axis, side in zip(AXES, items.style[item], strict=True))

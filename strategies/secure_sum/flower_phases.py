@@ -17,15 +17,15 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.fixed_point import FixedPoint
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import Agreement, number_of, require_owners
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
-from strategies.base import AdapterStrategy, Drop, Member, Report, receipt_of
+from strategies.base import AdapterStrategy, Drop, Member, RoundReport, receipt_of
 from strategies.optimizers import Adapter
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Abandoned, Coordinator
+from strategies.secure_sum.protocol import Abandoned, SumCoordinator
 
 _BODY = "body"
 
@@ -41,10 +41,10 @@ class Phases:
     `report` says what the last phase brought.
     """
 
-    def __init__(self, *, strategy: AdapterStrategy, coordinator: Coordinator, members: Mapping[str, Member]) -> None:
+    def __init__(self, *, strategy: AdapterStrategy, coordinator: SumCoordinator, members: Mapping[str, Member]) -> None:
         self._strategy, self._settings, self._run = strategy, strategy.settings, strategy.run
         self.coordinator, self.members = coordinator, members
-        self.report = Report()
+        self.report = RoundReport()
         self.known: tuple[Popularity, ...] = ()
         """What round 0 summed and platforms were told, in the order of the agreed catalogues; the vectors depend on it."""
         self.encoded: Encoded | None = None
@@ -70,7 +70,7 @@ class Phases:
 
     def dealt(self, replies: Iterable[Message]) -> None:
         """Take the shares in."""
-        self.report = Report()
+        self.report = RoundReport()
         for number, body in self._bodies(replies, Phase.DEAL, 0):
             with _Dropping(self, number):
                 self.coordinator.dealt(number, decode(secagg.Dealt, body))
@@ -122,7 +122,7 @@ class Phases:
 
     def told(self, replies: Iterable[Message]) -> set[str]:
         """Who has it now."""
-        self.report = Report()
+        self.report = RoundReport()
         found: set[str] = set()
         for number, body in self._bodies(replies, Phase.POPULARITY, POPULARITY):
             with _Dropping(self, number):
@@ -134,7 +134,7 @@ class Phases:
         """One question for all: only then do the masks of what they answer cancel."""
         self._point, self._server_round = point, server_round
         question = question_of(request, before=before)
-        frame = Frame(round=number_of(server_round), length=point.dimension, bits=point.bits, question=question)
+        frame = MaskFrame(round=number_of(server_round), length=point.dimension, bits=point.bits, question=question)
         self._round = Round(self.coordinator, frame, before=before)
 
     def _before(self, server_round: int) -> secagg.Before:
@@ -189,7 +189,7 @@ class Phases:
 
     def masked(self, replies: Iterable[Message]) -> None:
         """Add masked sums as they come."""
-        self.report = Report()
+        self.report = RoundReport()
         for number, answer in self._answers(replies, Summed):
             assert isinstance(answer, Summed)
             member = self._member(number)
@@ -208,7 +208,7 @@ class Phases:
 
     def confirmed(self, replies: Iterable[Message]) -> None:
         """Take the signatures in."""
-        self.report = Report()
+        self.report = RoundReport()
         for number, body in self._bodies(replies, Phase.CONFIRM, self._server_round):
             with _Dropping(self, number):
                 self.work.confirmed(number, decode(secagg.Confirmed, body))
@@ -225,7 +225,7 @@ class Phases:
 
     def unmasked(self, replies: Iterable[Message]) -> None:
         """Take the shares in."""
-        self.report = Report()
+        self.report = RoundReport()
         for number, body in self._bodies(replies, Phase.UNMASK, self._server_round):
             with _Dropping(self, number):
                 self.work.unmasked(number, decode(secagg.Unmasked, body))

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from shared.base.errors import ProtocolError
 from shared.secagg.bit_packing import add_packed
 from shared.secagg.identity import signed_by
-from shared.secagg.masks import Frame, add_masks, agree, derive
+from shared.secagg.masks import MaskFrame, add_masks, agree, derive
 from shared.secagg.messages import Before, Confirm, Confirmed, Mask, Masked, Signed, Unmask, Unmasked
 from shared.secagg.roster import commitment_to
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
-from strategies.secure_sum.protocol import SHARE, Abandoned, Coordinator
+from strategies.secure_sum.protocol import SHARE, Abandoned, SumCoordinator
 
 
 class Round:
@@ -29,7 +29,7 @@ class Round:
         before: `Mask.before`.
     """
 
-    def __init__(self, coordinator: Coordinator, frame: Frame, *, before: Before = Before()) -> None:  # noqa: B008 - frozen
+    def __init__(self, coordinator: SumCoordinator, frame: MaskFrame, *, before: Before = Before()) -> None:  # noqa: B008 - frozen
         self._coordinator, self._session, self.frame, self._before = coordinator, coordinator.session, frame, before
         self._total = np.zeros(frame.length, np.uint32)
         self._sum: NDArray[np.uint32] | None = None

@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 from shared.base.errors import ProtocolError
 from shared.secagg.identity import signed_by
 from shared.secagg.messages import Deal, Dealt, Parcel, Signed
-from shared.secagg.roster import Advert, Entry, Roster, Session, Terms
+from shared.secagg.roster import Advert, Roster, RosterEntry, SumSession, SumTerms
 from shared.secagg.sealing import OVERHEAD
 from shared.secagg.shamir import WORDS
 
@@ -68,15 +68,15 @@ class Enrolment:
         approved: Platform -> the Ed25519 identity that it was approved with; None where nobody approves.
     """
 
-    def __init__(self, terms: Terms, *, approved: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, terms: SumTerms, *, approved: Mapping[str, bytes] | None = None) -> None:
         self._terms, self._approved = terms, approved
         self._adverts: dict[str, Advert] = {}
         self._owners: dict[bytes, str] = {}
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[RosterEntry, ...]:
         """The lines of those whose keys are there, in the roster's order."""
-        return tuple(Entry.of(self._adverts[name]) for name in sorted(self._adverts))
+        return tuple(RosterEntry.of(self._adverts[name]) for name in sorted(self._adverts))
 
     def add(self, advert: Advert, *, platform: str) -> None:
         """Take a platform's keys, of which none is of small order (`Keys`).
@@ -120,7 +120,7 @@ class Enrolment:
         adverts: tuple[Advert, ...] = field(repr=False)
 
 
-class Coordinator:
+class SumCoordinator:
     """Sets a session up and holds its rounds.
 
     Args:
@@ -141,11 +141,11 @@ class Coordinator:
         self.roster, self.adverts = closed.roster, closed.adverts
         self.mail: Mail = Pigeonholes() if mail is None else mail
         self._dealt: set[int] = set()
-        self._session = None if present is None else Session(roster=self.roster, present=present)
+        self._session = None if present is None else SumSession(roster=self.roster, present=present)
         self._consents = {one.number: one.signature for one in consents}
 
     @property
-    def session(self) -> Session:
+    def session(self) -> SumSession:
         """The session; only once it is settled."""
         if self._session is None:
             raise ProtocolError("the session is not settled yet")
@@ -184,7 +184,7 @@ class Coordinator:
             self.mail.put(Parcel(sender=number, sealed=sealed), receiver=other)
         self._dealt.add(number)
 
-    def settle(self) -> Session:
+    def settle(self) -> SumSession:
         """Close the dealing phase: whoever dealt is present.
 
         Raises:
@@ -193,7 +193,7 @@ class Coordinator:
         quorum = self.roster.quorum
         if len(self._dealt) < quorum.threshold:
             raise Abandoned(f"{len(self._dealt)} of {quorum.members} platforms dealt shares, {quorum.threshold} are needed")
-        self._session = Session(roster=self.roster, present=tuple(sorted(self._dealt)))
+        self._session = SumSession(roster=self.roster, present=tuple(sorted(self._dealt)))
         return self._session
 
     def consented(self, number: int, signature: bytes) -> None:

@@ -19,7 +19,7 @@ from shared.privacy.plan import signal_to_noise
 from shared.protocol.messages import Arrays, Joined
 from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
-from shared.secagg.roster import Advert, Entry
+from shared.secagg.roster import Advert, RosterEntry
 from strategies.base import AdapterStrategy, Card
 from strategies.optimizers import ServerOptimizer, State
 from strategies.secure_sum.protocol import Enrolment
@@ -27,7 +27,7 @@ from strategies.secure_sum.protocol import Enrolment
 _COUNT = "count:"
 
 
-class SecureSum(AdapterStrategy):
+class SecureSumStrategy(AdapterStrategy):
     """Both factors, trained by one clipped, noised gradient sum a round over all platforms together."""
 
     card: ClassVar[Card] = Card(
@@ -78,7 +78,7 @@ class StepOnSums(ServerOptimizer):
 def agreement_of(
     settings: Settings,
     needs: Mapping[str, float],
-    entries: Sequence[Entry],
+    entries: Sequence[RosterEntry],
 ) -> Agreement:
     """The noise that suffices for every platform, by their own word, and the catalogues that enough of them signed.
 

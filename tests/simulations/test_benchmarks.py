@@ -88,7 +88,7 @@ class TestReport:
 class TestEncoding:
     def test_every_side_gives_the_same_vectors(self, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(encoding, "compute_dtype", lambda device: torch.float32)
-        texts = encoding.Texts(load_backbone(tiny_bert), CPU, rows=40, layers=1)
+        texts = encoding.EncodedTexts(load_backbone(tiny_bert), CPU, rows=40, layers=1)
         whole = texts.vectors(65536)
         assert whole.shape == (40, 32)
         for tokens in (1, 100, 1024):

@@ -187,7 +187,7 @@ def secure_sum() -> Iterator[Target]:
     from shared.secagg import messages as said
     from shared.secagg.codec import decode, encode
     from shared.secagg.noise_agreement import Agreement
-    from shared.secagg.shared_catalogues import Catalogue, Popularity
+    from shared.secagg.shared_catalogues import DeclaredCatalogue, Popularity
 
     signature = Ed25519PrivateKey.generate().sign(b"x")
     valid = [
@@ -198,7 +198,7 @@ def secure_sum() -> Iterator[Target]:
         said.Confirmed(signature=signature),
         said.Unmask(round=1, survivors=(1, 2), consents=(said.Signed(number=1, signature=signature),), confirmations=()),
         said.Unmasked(shares=b"s" * 72),
-        Agreement(noise_multiplier=1.0, batch=10.0, catalogues=(Catalogue(digest=bytes(32), items=3, users=10),)),
+        Agreement(noise_multiplier=1.0, batch=10.0, catalogues=(DeclaredCatalogue(digest=bytes(32), items=3, users=10),)),
         Popularity(counts=np.ones(3, "<f4").tobytes(), noise=1.0),
     ]
     for message in valid:

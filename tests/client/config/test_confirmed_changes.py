@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.config.confirmed_changes import Change, ask, parse_replacements, require_agreed
+from client.config.confirmed_changes import IdentityChange, ask, parse_replacements, require_agreed
 from client.config.deployment_folder import Deployment, open_deployment
 from client.config.trusted_peers import identities_of, read_peers, trust
 from client.setup.provisioning import accept, init_client
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import init_server, invite
 from shared.base.errors import InputError
 from shared.protocol.invitation import Application, Invitation, fingerprint_of
@@ -30,14 +30,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     return init_server(
         tmp_path_factory.mktemp("c") / "c", host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
     )
 
 
 @pytest.fixture(scope="module")
-def impostor(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     """Calls its federation by the same name."""
     return init_server(
         tmp_path_factory.mktemp("i") / "c", host="evil.example", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
@@ -45,7 +45,7 @@ def impostor(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
 
 
 @pytest.fixture
-def invitation(coordinator: Coordinator) -> Invitation:
+def invitation(coordinator: CoordinatorFolder) -> Invitation:
     return invite(coordinator, "shop")
 
 
@@ -78,7 +78,7 @@ def fedfuse(tmp_path: Path) -> Run:
 
 class TestAnInvitation:
     @pytest.fixture
-    def foreign(self, impostor: Coordinator) -> Invitation:
+    def foreign(self, impostor: CoordinatorFolder) -> Invitation:
         return invite(impostor, "shop")
 
     def test_of_another_coordinator_is_not_taken(self, deployment: Deployment, foreign: Invitation) -> None:
@@ -190,7 +190,7 @@ class TestReplacements:
                 parse_replacements(words)
 
     def test_a_person_is_asked_for_each(self) -> None:
-        changes = [Change(name=name, old="1", new="2") for name in "abc"]
+        changes = [IdentityChange(name=name, old="1", new="2") for name in "abc"]
         asked: list[str] = []
 
         def confirm(question: str) -> bool:
@@ -203,6 +203,6 @@ class TestReplacements:
     @pytest.mark.parametrize("replace", [{}, {"a": "1"}, {"a": "2", "b": "2"}, {"b": "2"}])
     def test_nothing_else_is_agreed_to(self, replace: dict[str, Any]) -> None:
         with pytest.raises(InputError):
-            require_agreed([Change(name="a", old="1", new="2")], replace, where="x")
-        require_agreed([Change(name="a", old="1", new="2")], {"a": "2"}, where="x")
+            require_agreed([IdentityChange(name="a", old="1", new="2")], replace, where="x")
+        require_agreed([IdentityChange(name="a", old="1", new="2")], {"a": "2"}, where="x")
         require_agreed([], {}, where="x")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.secagg.persistent_participant import SecureSum
+from client.secagg.persistent_participant import PersistentParticipant
 from shared.model.adapter import initial
 from shared.protocol.messages import Count, Join, Joined, Reason, Refusal, Secured
 from tests.client.run.test_secure_attacks import correlation
@@ -60,9 +60,9 @@ class TestLostState:
         adapter = initial(made.settings)
         first, charges = made.play(1, adapter), made.charges(0)
         self.lose(made)
-        make, asked = SecureSum.__init__, SecureSum.asked
-        monkeypatch.setattr(SecureSum, "__init__", lambda self, **over: make(self, **{**over, "known": False}))
-        monkeypatch.setattr(SecureSum, "asked", lambda self, request, *, finished: asked(self, request, finished=-1))
+        make, asked = PersistentParticipant.__init__, PersistentParticipant.asked
+        monkeypatch.setattr(PersistentParticipant, "__init__", lambda self, **over: make(self, **{**over, "known": False}))
+        monkeypatch.setattr(PersistentParticipant, "asked", lambda self, request, *, finished: asked(self, request, finished=-1))
         made.set_up()
         moved = {name: value + 0.1 for name, value in adapter.items()}
         assert correlation(made.play(1, moved), first) < 0.99

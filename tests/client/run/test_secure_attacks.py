@@ -16,18 +16,18 @@ import pytest
 
 from client.privacy import mechanism
 from client.privacy.popularity_release import bounded_counts
-from client.secagg.persistent_participant import SecureSum
+from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.errors import ProtocolError
 from shared.model.adapter import initial
 from shared.protocol.messages import Arrays, Join, Joined, Phase, Reason, Refusal, Secured, Summed
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
-from shared.secagg.masks import Frame, derive
+from shared.secagg.masks import MaskFrame, derive
 from shared.secagg.noise_agreement import Agreement, number_of
-from shared.secagg.shared_catalogues import MOST_ITEMS, Catalogue, Popularity
+from shared.secagg.shared_catalogues import MOST_ITEMS, DeclaredCatalogue, Popularity
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 from tests.client.run.test_secure_session import Eyes, Federation, federation
 
 __all__ = ["federation"]
@@ -44,7 +44,9 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
 class Deceiver(Round):
     """Takes each platform's own mask away by the question that this platform was asked."""
 
-    def __init__(self, coordinator: Coordinator, frames: Mapping[int, Frame], told: Mapping[int, tuple[bytes, ...]]) -> None:
+    def __init__(
+        self, coordinator: SumCoordinator, frames: Mapping[int, MaskFrame], told: Mapping[int, tuple[bytes, ...]]
+    ) -> None:
         super().__init__(coordinator, frames[0])
         self.frames, self.said = frames, told
 
@@ -65,7 +67,7 @@ def deceive(
     """A round in which every platform is asked with an adapter of its own; what the coordinator decodes."""
     point, said = made.point(adapters[0]), told or {}
     frames = {
-        at: Frame(
+        at: MaskFrame(
             round=number_of(round_),
             length=point.dimension,
             bits=point.bits,
@@ -113,8 +115,8 @@ class TestModelInconsistency:
         assert self.attack(made) < 0.1
 
     def test_masks_without_the_question_give_it_away(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-        pair = Frame.pair
-        monkeypatch.setattr(Frame, "pair", lambda self, one, other: pair(replace(self, question=bytes(32)), one, other))
+        pair = MaskFrame.pair
+        monkeypatch.setattr(MaskFrame, "pair", lambda self, one, other: pair(replace(self, question=bytes(32)), one, other))
         assert self.attack(made) > 0.99
 
     def test_an_honest_round_decodes(self, made: Federation) -> None:
@@ -207,7 +209,7 @@ class TestItemsEncodedDifferently:
             assert "does not have" in str(made.workers[at].failure) and made.charges(at) == before[at]
 
     def test_without_the_check_their_sum_is_read(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(SecureSum, "_require_since", lambda self, active, mask, round_: mask.before.since - 1)
+        monkeypatch.setattr(PersistentParticipant, "_require_since", lambda self, active, mask, round_: mask.before.since - 1)
         adapter = initial(made.settings)
         work = made.begin(2, adapter, since=1)
         for at in range(3):
@@ -258,19 +260,19 @@ class TestItemsEncodedDifferently:
 class TestACatalogueListedAlone:
     """The coordinator agrees on a catalogue that the victim alone has: round 0 would be the victim's popularity."""
 
-    def agree_on(self, made: Federation, *catalogues: Catalogue) -> list[Any]:
+    def agree_on(self, made: Federation, *catalogues: DeclaredCatalogue) -> list[Any]:
         """Enrolled honestly, agreed dishonestly; the answers to the question for shares."""
         made.enrol()
         enrolment = Enrolment(made.coordinator.roster.terms)
         for advert in made.coordinator.adverts:
             enrolment.add(advert, platform=advert.keys.platform)
         made.agreement = replace(made.agreement, catalogues=tuple(sorted(catalogues, key=lambda one: one.digest)))
-        made.coordinator = Coordinator(enrolment.close(encode(made.agreement)))
+        made.coordinator = SumCoordinator(enrolment.close(encode(made.agreement)))
         return [made.secure(at, Phase.DEAL, 0, made.coordinator.deal_for(at)) for at in range(len(made.files))]
 
-    def catalogue(self, made: Federation, at: int) -> Catalogue:
+    def catalogue(self, made: Federation, at: int) -> DeclaredCatalogue:
         platform = made.workers[at]._platform
-        return Catalogue(digest=platform.catalogue_digest, items=platform.tables.items, users=platform.file.users)
+        return DeclaredCatalogue(digest=platform.catalogue_digest, items=platform.tables.items, users=platform.file.users)
 
     def join(self, made: Federation) -> None:
         for at in range(len(made.files)):
@@ -315,7 +317,7 @@ class TestACatalogueListedAlone:
 
     def test_without_the_count_it_reads_the_popularity(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Agreement, "require_signed", lambda self, roster, *, sample_rate: None)
-        monkeypatch.setattr(SecureSum, "_require_owners", lambda self, request: None)
+        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, request: None)
         monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made = federation(catalogues=[60, 11, 12], secure={"colluders": 0})
         self.join(made)
@@ -344,7 +346,7 @@ class TestACatalogueListedAlone:
             assert isinstance(made.secure(at, Phase.CONFIRM, 0, work.confirm()), Refusal)
             assert "1 platforms with catalogue" in str(made.workers[at].failure)
         # With the check taken out the round goes on, and the victim's popularity is read.
-        monkeypatch.setattr(SecureSum, "_require_owners", lambda self, request: None)
+        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, request: None)
         for at in work.survivors:
             answer = made.secure(at, Phase.CONFIRM, 0, work.confirm())
             assert isinstance(answer, Secured)
@@ -356,8 +358,8 @@ class TestACatalogueListedAlone:
         made = federation(catalogues=[11, 11, 12], secure={"colluders": 0})
         self.join(made)
         with pytest.raises(ProtocolError, match="items"):
-            Catalogue(digest=bytes(32), items=MOST_ITEMS + 1, users=1)
-        half = [Catalogue(digest=bytes([at]) * 32, items=MOST_ITEMS, users=1) for at in (1, 2)]
+            DeclaredCatalogue(digest=bytes(32), items=MOST_ITEMS + 1, users=1)
+        half = [DeclaredCatalogue(digest=bytes([at]) * 32, items=MOST_ITEMS, users=1) for at in (1, 2)]
         with pytest.raises(ProtocolError, match=f"{2 * MOST_ITEMS} items"):
             Agreement(noise_multiplier=1.0, batch=10.0, catalogues=tuple(half))
         tracemalloc.start()

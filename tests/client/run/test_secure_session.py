@@ -46,12 +46,12 @@ from shared.protocol.messages import (
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Popularity, places
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 from strategies.secure_sum.summed_step import Candidates, StepOnSums
 
 Write = Callable[..., Path]
@@ -108,7 +108,7 @@ class Federation:
         joined = [self.expect(Joined, at, Join(run="run", settings=self.settings)) for at in range(len(self.files))]
         closed = Candidates(self.settings, "run").close(joined, left_out=lambda *why: pytest.fail(str(why)))
         self.agreement = decode(Agreement, closed.roster.facts)
-        self.coordinator = Coordinator(closed)
+        self.coordinator = SumCoordinator(closed)
 
     def point(self, adapter: Arrays, factors: Factors = Factors.BOTH) -> Any:
         dimension = sum(adapter[name].size for name in trained(adapter, factors))
@@ -122,13 +122,13 @@ class Federation:
         point = self.point(adapter, factors)
         before = secagg.Before(told=self.told, since=since and number_of(since), based=self.asked[since] if since else b"")
         question = self.asked[round_] = question_of(self.request(round_, adapter, factors), before=before)
-        frame = Frame(round=number_of(round_), length=point.dimension, bits=point.bits, question=question)
+        frame = MaskFrame(round=number_of(round_), length=point.dimension, bits=point.bits, question=question)
         return Round(self.coordinator, frame, before=before)
 
     def begin_popularity(self, **over: int) -> Round:
         point = self.popularity()
         question = question_of(Count(run="run", settings=self.settings, body=b""))
-        frame = Frame(round=number_of(0), length=point.dimension, bits=point.bits, question=question)
+        frame = MaskFrame(round=number_of(0), length=point.dimension, bits=point.bits, question=question)
         return Round(self.coordinator, replace(frame, **over))
 
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
@@ -463,7 +463,7 @@ class TestPopularity:
         made = federation(2)
         made.set_up()
         assert made.agreement.catalogues == () and places(()) == {}
-        answer = made.count(0, Round(made.coordinator, Frame(round=number_of(0), length=10, bits=18, question=bytes(32))))
+        answer = made.count(0, Round(made.coordinator, MaskFrame(round=number_of(0), length=10, bits=18, question=bytes(32))))
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
         assert made.charges(0) == [("popularity", 0)]
 
@@ -474,7 +474,7 @@ def test_less_noise_than_a_platform_needs_is_refused(federation: Any) -> None:
     agreement = Agreement(noise_multiplier=answer.noise_multiplier * 0.99, batch=1000.0)
     enrolment = Enrolment(terms_of(made.settings, "run"))
     enrolment.add(decode(Advert, answer.keys), platform="p0")
-    refused = made.secure(0, Phase.DEAL, 0, Coordinator(enrolment.close(encode(agreement))).deal_for(0))
+    refused = made.secure(0, Phase.DEAL, 0, SumCoordinator(enrolment.close(encode(agreement))).deal_for(0))
     assert isinstance(refused, Refusal) and refused.reason is Reason.SETTINGS
 
 
@@ -575,11 +575,11 @@ def test_float_sums_keep_to_the_slack_that_is_accounted_for() -> None:
 
 
 def test_a_platform_may_ask_for_more_suspicion(tiny_settings: Make) -> None:
-    from client.config.participation_policy import Terms
+    from client.config.participation_policy import ParticipationPolicy
 
     settings = tiny_settings(strategy="secure-sum", secure={"colluders": 2})
     terms = {"backbones": (settings.model.backbone,)}
-    Terms.model_validate({**terms, "colluders": 2}).require_settings(settings)
+    ParticipationPolicy.model_validate({**terms, "colluders": 2}).require_settings(settings)
     with pytest.raises(PrivacyError, match=r"secure\.colluders = 2"):
-        Terms.model_validate({**terms, "colluders": 3}).require_settings(settings)
-    Terms.model_validate({**terms, "colluders": 3}).require_settings(tiny_settings())
+        ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(settings)
+    ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(tiny_settings())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from client.secagg import participant_state as secure_state
-from client.secagg.persistent_participant import Register, SecureSum, identity_of, known_peers
+from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of, known_peers
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
 from shared.base.settings import Settings
@@ -21,12 +21,12 @@ from shared.protocol.messages import Factors, Sum
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import VERSION, decode, encode
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import Agreement, terms_of
 from shared.secagg.roster import Advert
-from shared.secagg.shared_catalogues import Catalogue
+from shared.secagg.shared_catalogues import DeclaredCatalogue
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 
 Make = Callable[..., Settings]
 DIMENSION = 40
@@ -43,7 +43,7 @@ class Federation:
             self.register.add(name, identity_of(root / name, make=True))
             enrolment.add(decode(Advert, self.part(name).advert()), platform=name)
         agreement = Agreement(noise_multiplier=noise, batch=batch)
-        self.coordinator = Coordinator(enrolment.close(encode(agreement)))
+        self.coordinator = SumCoordinator(enrolment.close(encode(agreement)))
         self.point = agreement.point(dimension=DIMENSION, quorum=self.coordinator.roster.quorum, clip=settings.training.clip)
 
     @property
@@ -53,16 +53,16 @@ class Federation:
     def path(self, name: str) -> Path:
         return self.root / name / "run.secure"
 
-    def part(self, name: str, *, known: bool = False) -> SecureSum:
+    def part(self, name: str, *, known: bool = False) -> PersistentParticipant:
         identity = identity_of(self.root / name, make=False)
-        return SecureSum(
+        return PersistentParticipant(
             run="run",
             settings=self.settings,
             platform=name,
             path=self.path(name),
             identity=identity,
             peers=self.register.peers,
-            declared=Catalogue(digest=name.encode().ljust(32), items=10, users=10),
+            declared=DeclaredCatalogue(digest=name.encode().ljust(32), items=10, users=10),
             known=known,
         )
 
@@ -87,7 +87,7 @@ class Federation:
 
     def round(self, number: int) -> Round:
         question = question_of(self.request(number))
-        return Round(self.coordinator, Frame(round=number, length=DIMENSION, bits=self.point.bits, question=question))
+        return Round(self.coordinator, MaskFrame(round=number, length=DIMENSION, bits=self.point.bits, question=question))
 
     def sum(self, work: Round, name: str, words: np.ndarray, *, model: float = 1.0, finished: int = -1) -> bytes:
         part = self.part(name)

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import build_bundle, key_id
 from server.deployment.certificates import Certificates
-from server.deployment.folder import Coordinator, open_coordinator
+from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.provisioning import init_server, invite
 from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
@@ -42,7 +42,7 @@ NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encodi
 
 
 @pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     folder = tmp_path_factory.mktemp("coordinator") / "made"
     return init_server(folder, host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0")
 
@@ -55,18 +55,18 @@ def application(folder: Path, name: str, *, federation: str = "spring") -> Appli
 
 
 class TestAFolder:
-    def test_secrets_are_for_their_owner_alone(self, coordinator: Coordinator) -> None:
+    def test_secrets_are_for_their_owner_alone(self, coordinator: CoordinatorFolder) -> None:
         assert stat.S_IMODE(coordinator.folder.stat().st_mode) == 0o700
         secrets = [path for path in coordinator.folder.rglob("*") if path.suffix == ".key"]
         assert {path.name for path in secrets} == {"ca.key", "server.key", "federation.key", "models.key"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
 
-    def test_it_can_be_opened(self, coordinator: Coordinator) -> None:
+    def test_it_can_be_opened(self, coordinator: CoordinatorFolder) -> None:
         found = open_coordinator(coordinator.folder)
         assert (found.file.name, found.address, found.control) == ("spring", "fed.example.org:8000", "127.0.0.1:8001")
         assert os.access(coordinator.folder / "start.sh", os.X_OK)
 
-    def test_it_is_not_written_over(self, coordinator: Coordinator) -> None:
+    def test_it_is_not_written_over(self, coordinator: CoordinatorFolder) -> None:
         with pytest.raises(InputError, match="not empty"):
             init_server(coordinator.folder, host="x", name="spring", port=8000, control_port=8001, listen="0.0.0.0")
 
@@ -90,7 +90,7 @@ class TestAFolder:
 
 
 class TestCertificates:
-    def test_the_servers_is_for_the_host_and_this_machine(self, coordinator: Coordinator) -> None:
+    def test_the_servers_is_for_the_host_and_this_machine(self, coordinator: CoordinatorFolder) -> None:
         server = x509.load_pem_x509_certificate(coordinator.certificates.server.read_bytes())
         names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.DNSName) == ["fed.example.org", "localhost"]
@@ -115,34 +115,34 @@ class TestCertificates:
         assert certificates.authority.read_bytes() == before[0]
         assert certificates.server_key.read_bytes() != before[1]
 
-    def test_an_authority_is_not_replaced(self, coordinator: Coordinator) -> None:
+    def test_an_authority_is_not_replaced(self, coordinator: CoordinatorFolder) -> None:
         with pytest.raises(InputError, match="authority is there"):
             coordinator.certificates.make_authority("spring")
 
 
 class TestInvitations:
-    def test_hold_no_secret(self, coordinator: Coordinator) -> None:
+    def test_hold_no_secret(self, coordinator: CoordinatorFolder) -> None:
         text = invite(coordinator, "shop").text()
         assert "PRIVATE" not in text
         for path in coordinator.folder.rglob("*.key"):
             body = [line for line in path.read_text().splitlines() if "---" not in line]
             assert body and not any(line in text for line in body)
 
-    def test_come_back_whole(self, coordinator: Coordinator) -> None:
+    def test_come_back_whole(self, coordinator: CoordinatorFolder) -> None:
         made = invite(coordinator, "shop")
         assert parse_invitation(made.text(), where="x") == made
         assert parse_invitation(made.text().replace("\n", "\r\n").encode(), where="x") == made
         assert made.coordinator == ed25519_line(load_ed25519(coordinator.federation_key).public_key())
 
-    def test_name_the_others(self, tmp_path: Path, coordinator: Coordinator) -> None:
-        mine = Coordinator(folder=coordinator.folder, file=coordinator.file)
+    def test_name_the_others(self, tmp_path: Path, coordinator: CoordinatorFolder) -> None:
+        mine = CoordinatorFolder(folder=coordinator.folder, file=coordinator.file)
         asked = application(tmp_path, "video")
         Platforms(mine.platforms).approve(asked)
         assert invite(mine, "shop").members == {"video": asked.identity}
         assert invite(mine, "video").members == {}
         assert invite(mine, "shop").fingerprint == invite(mine, "video").fingerprint  # one to compare, for all
 
-    def test_a_name_that_cannot_be(self, coordinator: Coordinator) -> None:
+    def test_a_name_that_cannot_be(self, coordinator: CoordinatorFolder) -> None:
         with pytest.raises(InputError, match="platform"):
             invite(coordinator, "../shop")
 
@@ -151,7 +151,7 @@ class TestInvitations:
         [("address", '"nowhere"'), ("address", '"h:0"'), ("address", '"h:99999"'), ("address", '"a b:8000"'), ("format", "2"),
          ("coordinator", '"ssh-rsa AAAA"'), ("authority", '"x"'), ("minimum_version", '"soon"'), ("platform", '"Shop"')],
     )  # fmt: skip
-    def test_mistakes_are_named(self, coordinator: Coordinator, key: str, value: str) -> None:
+    def test_mistakes_are_named(self, coordinator: CoordinatorFolder, key: str, value: str) -> None:
         import tomli_w
 
         values = {**invite(coordinator, "shop").model_dump(), "members": {}}

@@ -21,7 +21,7 @@ from client.app import app
 from client.messenger import worker_link as link
 from server.deployment import launch as launching
 from server.deployment.flower_control import FlowerRun, Unreachable
-from server.deployment.folder import Coordinator
+from server.deployment.folder import CoordinatorFolder
 from server.deployment.launch import ATTEMPT, Launch, federate, record, recorded
 from server.deployment.provisioning import init_server
 from server.deployment.resumable_run import deployed
@@ -137,7 +137,7 @@ class TestTheJournal:
 
 
 @pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     folder = tmp_path_factory.mktemp("launch") / "c"
     return init_server(folder, host="127.0.0.1", name="spring", port=1, control_port=2, listen="127.0.0.1")
 
@@ -149,7 +149,7 @@ class Flower:
         self.attempts, self.started, self.stopped = attempts, [], []  # type: ignore[var-annotated]
         self.configs: list[dict[str, Any]] = []
 
-    def __call__(self, coordinator: Coordinator) -> Flower:
+    def __call__(self, coordinator: CoordinatorFolder) -> Flower:
         return self
 
     def __enter__(self) -> Flower:
@@ -179,7 +179,7 @@ class Flower:
 
 @pytest.fixture
 def make_launch(
-    coordinator: Coordinator, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+    coordinator: CoordinatorFolder, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Launch, Flower]]:
     def make(*attempts: list[object], **over: Any) -> tuple[Launch, Flower]:
         flower = Flower(list(attempts))
@@ -305,7 +305,7 @@ class TestGoingOn:
             record(replace(launch, run="No Name"))
 
 
-def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
+def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder) -> None:
     grid: Any = None
     monkeypatch.delenv("FEDFUSE_SERVER", raising=False)
     with pytest.raises(InputError, match="no coordinator's folder"):
@@ -315,7 +315,7 @@ def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPat
         deployed(grid, {"run": "../x"})
 
 
-def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: Coordinator) -> None:
+def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder) -> None:
     from server.deployment import resumable_run as module
 
     monkeypatch.setattr(module, "LEAVING", 0.0)
@@ -325,7 +325,7 @@ def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, c
         pass
 
 
-def test_a_process_that_leaves_is_waited_for(coordinator: Coordinator) -> None:
+def test_a_process_that_leaves_is_waited_for(coordinator: CoordinatorFolder) -> None:
     from server.deployment.resumable_run import _alone
 
     folder = coordinator.run("twice")

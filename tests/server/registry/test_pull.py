@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from server.registry.manifest import MANIFEST, Entry, Manifest, parse
+from server.registry.manifest import MANIFEST, Manifest, ManifestEntry, parse
 from server.registry.pull import PulledModel, pull
 from server.registry.registry import Registry
 from server.registry.signing import Signer, Untrusted
@@ -475,7 +475,7 @@ class TestHostileServers:
         path = registry / "manifests" / "000001.json"
         honest = parse(path.read_bytes(), "")
         # Even the holder of the key cannot make a puller write elsewhere, or take what a library would unpickle or run.
-        bad = Entry.model_construct(name=name, size=5, sha256="0" * 64)
+        bad = ManifestEntry.model_construct(name=name, size=5, sha256="0" * 64)
         files = tuple(sorted([*honest.files, bad], key=lambda entry: entry.name))
         path.write_bytes(honest.model_copy(update={"files": files}).signed(signer).content)
         before = set(tmp_path.rglob("*"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.secagg.persistent_participant import Register, SecureSum, identity_of
+from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of
 from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
@@ -36,7 +36,7 @@ from shared.protocol.messages import (
 )
 from shared.secagg.codec import VERSION, decode
 from shared.secagg.roster import Advert
-from shared.secagg.shared_catalogues import Catalogue
+from shared.secagg.shared_catalogues import DeclaredCatalogue
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
 
@@ -84,14 +84,14 @@ class Platform:
             return Refusal(run=request.run, platform=self.name, round=key[0], reason=Reason.MESSAGE)
         return planned(answer) if callable(planned) else answer
 
-    def part(self, request: Request) -> SecureSum:
+    def part(self, request: Request) -> PersistentParticipant:
         """Anew for every message, as after a restart."""
         register = Register(self.root / ".identities")
         identity = identity_of(self.root / self.name, make=True)
         if isinstance(request, Join):
             register.add(self.name, identity)
         path = self.root / self.name / f"{request.run}.secure"
-        return SecureSum(
+        return PersistentParticipant(
             run=request.run,
             settings=request.settings,
             platform=self.name,
@@ -103,9 +103,9 @@ class Platform:
         )
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> DeclaredCatalogue:
         """Its own, which no other platform has."""
-        return Catalogue(digest=self.name.encode().ljust(32), items=5, users=self.users)
+        return DeclaredCatalogue(digest=self.name.encode().ljust(32), items=5, users=self.users)
 
     def answer(self, request: Request) -> Answer:
         who = {"run": request.run, "platform": self.name}
@@ -134,7 +134,7 @@ class Platform:
             body=self.masked(request, part),
         )  # fmt: skip
 
-    def masked(self, request: Sum, part: SecureSum) -> bytes:
+    def masked(self, request: Sum, part: PersistentParticipant) -> bytes:
         asked = part.asked(request, finished=max(self.vectors, default=-1))
         self.since[request.round] = asked.since
         if asked.known is not None:
@@ -433,7 +433,7 @@ class TestItemsEncoded:
         platforms = several(4)
         honest = platforms[3].masked
 
-        def forgetful(request: Sum, part: SecureSum) -> bytes:
+        def forgetful(request: Sum, part: PersistentParticipant) -> bytes:
             if request.round == 2:
                 raise OutOfOrder("its items' vectors are lost")
             return honest(request, part)

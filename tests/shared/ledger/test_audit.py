@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from shared.base.errors import InputError
-from shared.ledger.audit import Report, audit, render
+from shared.ledger.audit import AuditReport, audit, render
 from shared.ledger.format import Header, entry_of, seal
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers
@@ -67,7 +67,7 @@ def receipt(run: Path, heads: dict[str, Any]) -> None:
     (run / "metrics.json").write_text(json.dumps({"platforms": {name: {"ledger": head} for name, head in heads.items()}}))
 
 
-def shown(report: Report) -> str:
+def shown(report: AuditReport) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(report))
     return console.export_text()

@@ -15,10 +15,10 @@ from client.secagg.participant import Active
 from shared.secagg import quorum
 from shared.secagg.codec import decode, encode
 from shared.secagg.identity import Identity, digest_of
-from shared.secagg.masks import Frame
-from shared.secagg.roster import Advert, Terms
+from shared.secagg.masks import MaskFrame
+from shared.secagg.roster import Advert, SumTerms
 from strategies.secure_sum.masked_sum import Round
-from strategies.secure_sum.protocol import Coordinator, Enrolment
+from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 
 QUESTION = digest_of("question", b"model")
 
@@ -54,7 +54,7 @@ class World:
         self.n, self.length, self.bits, self.seed = n, length, bits, seed
         self.direct = direct  # no bytes: for tests that ask very many questions
         self.objects: list[Any] = [None] * n
-        self.terms = Terms(run=run, rounds=rounds, threshold=threshold, colluders=colluders)
+        self.terms = SumTerms(run=run, rounds=rounds, threshold=threshold, colluders=colluders)
         self.names = [f"p{number:02d}" for number in range(n)]
         self.identities = [Identity(stream(seed, "identity", name)(32)) for name in self.names]
         self.peers = {name: identity.public for name, identity in zip(self.names, self.identities, strict=True)}
@@ -66,7 +66,7 @@ class World:
             enrolled = Enrolled.enrol(self.terms, platform=name, identity=self.identities[number], entropy=entropy)
             self.keep(number, enrolled)
             enrolment.add(wire(enrolled.advert), platform=name)
-        self.coordinator = Coordinator(enrolment.close())
+        self.coordinator = SumCoordinator(enrolment.close())
         random = np.random.default_rng(7)
         self.vectors = random.integers(0, 1 << bits, (n, length), dtype=np.uint32)
 
@@ -94,7 +94,7 @@ class World:
         self.coordinator.settle()
 
     def round(self, number: int = 1) -> Round:
-        return Round(self.coordinator, Frame(round=number, length=self.length, bits=self.bits, question=QUESTION))
+        return Round(self.coordinator, MaskFrame(round=number, length=self.length, bits=self.bits, question=QUESTION))
 
     def ask_mask(self, number: int, request: Any, *, question: bytes = QUESTION) -> Any:
         state = self.state(number)

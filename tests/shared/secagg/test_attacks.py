@@ -18,9 +18,9 @@ from client.secagg.participant import Active
 from shared.base.errors import OutOfOrder, ProtocolError
 from shared.secagg.bit_packing import unpack
 from shared.secagg.identity import Identity, digest_of
-from shared.secagg.masks import Frame, add_masks, agree, derive
+from shared.secagg.masks import MaskFrame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked
-from shared.secagg.roster import Entry, Keys, Roster, Session
+from shared.secagg.roster import Keys, Roster, RosterEntry, SumSession
 from shared.secagg.shamir import WORDS, combine, valid, weights_at_zero
 from tests.shared.secagg.conftest import QUESTION, stream
 
@@ -60,7 +60,7 @@ class Server:
         answer = self._try(lambda: self.world.ask_mask(number, request, question=question))
         if answer is not None:
             self.masked[number], self.questions[number] = (answer, request), question
-            session = Session(roster=self.roster, present=request.present)
+            session = SumSession(roster=self.roster, present=request.present)
             self.consents.setdefault(session.digest, {})[number] = answer.consent
         return answer is not None
 
@@ -76,7 +76,7 @@ class Server:
     ) -> bool:
         """With every signature that it has, and those that accomplices make for it."""
         wanted = tuple(sorted(survivors))
-        session = Session(roster=self.roster, present=present or self.present)
+        session = SumSession(roster=self.roster, present=present or self.present)
         request = Unmask(
             round=round_,
             survivors=wanted,
@@ -144,9 +144,9 @@ class Server:
         vectors: dict[int, np.ndarray] = {}
         for number in honest:
             answer, request = self.masked[number]
-            session = Session(roster=self.roster, present=request.present)
+            session = SumSession(roster=self.roster, present=request.present)
             question = self.questions.get(number, QUESTION)
-            frame = Frame(round=request.round, length=request.length, bits=request.bits, question=question)
+            frame = MaskFrame(round=request.round, length=request.length, bits=request.bits, question=question)
             total = unpack(answer.words, length=request.length, bits=request.bits).copy()
             seed = self.secret(number, "seed", request.round)
             # Each mask that stays is named by its key's two ends and its session.
@@ -316,7 +316,7 @@ class TestSignatures:
         return server
 
     def request(self, server: Server, **over: Any) -> Unmask:
-        session = Session(roster=server.roster, present=server.present)
+        session = SumSession(roster=server.roster, present=server.present)
         values = {
             "round": 1,
             "survivors": (0, 1, 2, 3, 4),
@@ -335,7 +335,7 @@ class TestSignatures:
     def test_signatures_that_do_not_count(self, server: Server, which: str, how: str) -> None:
         good = getattr(self.request(server), which)
         votes = server.roster.quorum.votes
-        session = Session(roster=server.roster, present=server.present)
+        session = SumSession(roster=server.roster, present=server.present)
         digest = session.survivors(2, (0, 1, 2, 3, 4)) if which == "confirmations" else session.survivors(1, server.present)
         bad = {
             "none": (),
@@ -359,13 +359,13 @@ class TestSignatures:
 class TestReplacedKeys:
     """The server slips in keys of its own, somewhere."""
 
-    def swapped(self, made: Any, victim: int, *, resigned: bool) -> tuple[Entry, Keys]:
+    def swapped(self, made: Any, victim: int, *, resigned: bool) -> tuple[RosterEntry, Keys]:
         old = made.coordinator.adverts[victim].keys
         own = X25519PrivateKey.generate().public_key().public_bytes_raw()
         mine = Identity(b"\7" * 32)
         keys = replace(old, masks=own * old.rounds, sealing=own, identity=mine.public if resigned else old.identity)
         signature = mine.sign(keys.signed) if resigned else made.coordinator.adverts[victim].signature
-        return Entry(platform=old.platform, identity=keys.identity, keys=keys.digest, signature=signature), keys
+        return RosterEntry(platform=old.platform, identity=keys.identity, keys=keys.digest, signature=signature), keys
 
     @pytest.mark.parametrize("resigned", [False, True], ids=["old signature", "own identity"])
     @pytest.mark.parametrize("victim", [0, 2])
@@ -406,14 +406,14 @@ class TestReplacedKeys:
             public = private[number].public_key().public_bytes_raw()
             swapped.append(replace(old, masks=public * old.rounds, sealing=public))
         entries = [made.coordinator.roster.entries[0]]
-        entries += [Entry(platform=k.platform, identity=k.identity, keys=k.digest, signature=bytes(64)) for k in swapped]
+        entries += [RosterEntry(platform=k.platform, identity=k.identity, keys=k.digest, signature=bytes(64)) for k in swapped]
         roster = replace(made.coordinator.roster, entries=tuple(entries))
         dealing, _ = made.state(0).deal(Deal(roster=roster, keys=tuple(swapped)), peers=made.peers, entropy=bytes)
         request = Mask(round=1, present=(0, 1, 2), parcels=(), length=5, bits=20)
         active = dealing.open(request)
         _, answer = active.mask(active.ready(request, QUESTION), made.vectors[0], identity=made.identities[0])
         total = unpack(answer.words, length=5, bits=20).copy()
-        frame = Frame(round=1, length=5, bits=20, question=QUESTION)
+        frame = MaskFrame(round=1, length=5, bits=20, question=QUESTION)
         for other in (1, 2):
             mine = made.coordinator.adverts[0].keys.mask(1)
             add_masks(total, [(agree(private[other], mine, salt=active.session.digest, info=frame.pair(0, other)), True)])

@@ -12,7 +12,7 @@ from client.secagg.enrolment import Enrolled
 from shared.base.errors import ProtocolError
 from shared.secagg.codec import decode, encode
 from shared.secagg.messages import Deal
-from shared.secagg.roster import Advert, Entry
+from shared.secagg.roster import Advert, RosterEntry
 from strategies.secure_sum.protocol import Enrolment
 from tests.shared.secagg.conftest import QUESTION, stream
 
@@ -41,7 +41,7 @@ class TestWorthlessKeys:
             keys = replace(state.advert.keys, **{which: bytes(len(getattr(state.advert.keys, which)))})
             advert = replace(state.advert, keys=keys, signature=made.identities[2].sign(keys.signed))
             made.coordinator.adverts = (*made.coordinator.adverts[:2], advert)
-            entries = (*made.coordinator.roster.entries[:2], Entry.of(advert))
+            entries = (*made.coordinator.roster.entries[:2], RosterEntry.of(advert))
             made.coordinator.roster = replace(made.coordinator.roster, entries=entries)
             arriving, dealing = encode(advert), encode(made.coordinator.deal_for(0))
         with pytest.raises(ProtocolError, match=r"'p02'.*small order"):
@@ -97,7 +97,7 @@ class TestIdentities:
         made, later = fresh(3), fresh(3, run="later")
         good = made.coordinator.deal_for(0)
         line = good.roster.entries[2]
-        old = Entry.of(later.state(2).advert)
+        old = RosterEntry.of(later.state(2).advert)
         for bad in (replace(line, declared=b"x"), old):
             roster = replace(good.roster, entries=(*good.roster.entries[:2], bad))
             with pytest.raises(ProtocolError, match="'p02'"):
@@ -108,7 +108,7 @@ class TestIdentities:
         made, later = (fresh(12, threshold=10 / 12, rounds=1, run=run) for run in ("run", "later"))
         tried = 0
         for number in range(1, 12):
-            old = Entry.of(later.state(number).advert)
+            old = RosterEntry.of(later.state(number).advert)
             entries = tuple(old if at == number else one for at, one in enumerate(made.coordinator.roster.entries))
             roster = replace(made.coordinator.roster, entries=entries)
             near = roster.neighbours(0)

@@ -12,7 +12,7 @@ import pytest
 from shared.base.settings import Settings
 from shared.protocol.messages import Count, Factors, Sum
 from shared.protocol.question import question_of
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.messages import Before
 from tests.shared.secagg.conftest import QUESTION
 from tests.shared.secagg.test_attacks import OTHER, Server
@@ -38,10 +38,10 @@ class TestModelInconsistency:
         assert self.attack(world).bared() == []
 
     def test_masks_that_bind_no_question_give_the_vector_away(self, world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        def without(self: Frame, one: int, other: int) -> bytes:
+        def without(self: MaskFrame, one: int, other: int) -> bytes:
             return self._numbers() + bytes((min(one, other), max(one, other)))
 
-        monkeypatch.setattr(Frame, "pair", without)
+        monkeypatch.setattr(MaskFrame, "pair", without)
         server = self.attack(world)
         assert server.bared() == [{0, 1, 2, 3, 4}]  # the sum of five, of which four are zero
         np.testing.assert_array_equal(server.world.total(range(5)), server.world.vectors[0])

@@ -9,20 +9,22 @@ import pytest
 from shared.base.errors import ProtocolError
 from shared.secagg.codec import encode
 from shared.secagg.noise_agreement import Agreement, declared_by, pooled, require_owners
-from shared.secagg.roster import Entry, Roster, Terms
-from shared.secagg.shared_catalogues import MOST_CATALOGUES, MOST_ITEMS, Catalogue, Popularity, shared_catalogues
+from shared.secagg.roster import Roster, RosterEntry, SumTerms
+from shared.secagg.shared_catalogues import MOST_CATALOGUES, MOST_ITEMS, DeclaredCatalogue, Popularity, shared_catalogues
 
 
-def of(mark: int, *, items: int = 10, users: int = 5) -> Catalogue:
-    return Catalogue(digest=bytes([mark]) * 32, items=items, users=users)
+def of(mark: int, *, items: int = 10, users: int = 5) -> DeclaredCatalogue:
+    return DeclaredCatalogue(digest=bytes([mark]) * 32, items=items, users=users)
 
 
-def roster(*catalogues: Catalogue, colluders: int = 0) -> Roster:
+def roster(*catalogues: DeclaredCatalogue, colluders: int = 0) -> Roster:
     entries = tuple(
-        Entry(platform=f"p{at:02d}", identity=bytes([at]) * 32, keys=bytes(32), signature=bytes(64), declared=encode(catalogue))
+        RosterEntry(
+            platform=f"p{at:02d}", identity=bytes([at]) * 32, keys=bytes(32), signature=bytes(64), declared=encode(catalogue)
+        )
         for at, catalogue in enumerate(catalogues)
     )
-    return Roster(terms=Terms(run="run", rounds=1, threshold=0.5, colluders=colluders), entries=entries)
+    return Roster(terms=SumTerms(run="run", rounds=1, threshold=0.5, colluders=colluders), entries=entries)
 
 
 @pytest.mark.parametrize("colluders", [0, 1, 3])

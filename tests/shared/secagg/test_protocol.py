@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.base.errors import OutOfOrder, ProtocolError
-from shared.secagg.masks import Frame
+from shared.secagg.masks import MaskFrame
 from shared.secagg.messages import Masked, Unmasked
-from shared.secagg.roster import Terms
+from shared.secagg.roster import SumTerms
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Abandoned, Enrolment
 
@@ -127,13 +127,13 @@ class TestRepeatedQuestions:
             dealing.deal(other.coordinator.deal_for(0))
 
     def test_a_coordinator_that_comes_back_goes_on_with_the_session(self, world: Make) -> None:
-        from strategies.secure_sum.protocol import Coordinator
+        from strategies.secure_sum.protocol import SumCoordinator
 
         made = world(5, rounds=2, threshold=0.6)
         made.play(1, lost=[4])
         old = made.coordinator
         closed = Enrolment.Closed(roster=old.roster, adverts=old.adverts)
-        made.coordinator = Coordinator(closed, mail=old.mail, present=old.session.present, consents=old.consents)
+        made.coordinator = SumCoordinator(closed, mail=old.mail, present=old.session.present, consents=old.consents)
         np.testing.assert_array_equal(made.play(2), made.total(range(5)))
 
 
@@ -240,7 +240,7 @@ def test_the_coordinators_memory_does_not_grow_with_the_number_of_platforms(fres
     for n in (5, 40):
         made = fresh(n, rounds=1, length=100_000, bits=18)
         made.deal()
-        work = Round(made.coordinator, Frame(round=1, length=made.length, bits=made.bits, question=bytes(32)))
+        work = Round(made.coordinator, MaskFrame(round=1, length=made.length, bits=made.bits, question=bytes(32)))
         gc.collect()
         tracemalloc.start()
         try:
@@ -261,7 +261,7 @@ def test_the_coordinators_memory_does_not_grow_with_the_number_of_platforms(fres
 
 def test_terms_are_those_that_platforms_were_told(fresh: Make) -> None:
     made = fresh(3)
-    told = Terms(run="run", rounds=2, threshold=0.9, colluders=0)
+    told = SumTerms(run="run", rounds=2, threshold=0.9, colluders=0)
     from dataclasses import replace
 
     state = replace(made.state(0), terms=told)

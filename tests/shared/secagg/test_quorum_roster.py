@@ -12,7 +12,7 @@ from shared.protocol.messages import NAME as MESSAGE_NAME
 from shared.secagg import roster as rosters
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.quorum import COMPLETE, Quorum, quorum_of
-from shared.secagg.roster import MOST_SHARES, Entry, Roster, Session, Terms
+from shared.secagg.roster import MOST_SHARES, Roster, RosterEntry, SumSession, SumTerms
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,10 +75,10 @@ def test_platform_names_are_those_of_messages() -> None:
 
 
 def made(n: int, **over: object) -> Roster:
-    terms = Terms(**{"run": "run", "rounds": 3, "threshold": 0.8, "colluders": 1, **over})  # type: ignore[arg-type]
+    terms = SumTerms(**{"run": "run", "rounds": 3, "threshold": 0.8, "colluders": 1, **over})  # type: ignore[arg-type]
     identities = [Identity(digest_of("test", bytes([at]))) for at in range(n)]
     entries = tuple(
-        Entry(platform=f"p{at:03d}", identity=one.public, keys=bytes([at]) * 32, signature=bytes(64))
+        RosterEntry(platform=f"p{at:03d}", identity=one.public, keys=bytes([at]) * 32, signature=bytes(64))
         for at, one in enumerate(identities)
     )
     return Roster(terms=terms, entries=entries)
@@ -130,7 +130,7 @@ def test_the_digest_stands_for_everything() -> None:
 
 def test_a_session_stands_for_who_is_present() -> None:
     roster = made(6)
-    whole, part = Session(roster=roster, present=tuple(range(6))), Session(roster=roster, present=(0, 1, 2, 4, 5))
+    whole, part = SumSession(roster=roster, present=tuple(range(6))), SumSession(roster=roster, present=(0, 1, 2, 4, 5))
     assert whole.digest != part.digest and whole.consent != part.consent
     lists = {whole.survivors(1, (0, 1, 2, 3, 4)), whole.survivors(2, (0, 1, 2, 3, 4)), whole.survivors(1, (0, 1, 2, 3, 5))}
     assert len(lists) == 3
@@ -141,14 +141,14 @@ def test_a_session_stands_for_who_is_present() -> None:
 def test_lists_that_are_none(present: tuple[int, ...]) -> None:
     roster = made(6)
     with pytest.raises(ProtocolError):
-        Session(roster=roster, present=present)
+        SumSession(roster=roster, present=present)
     with pytest.raises(ProtocolError):
-        Session(roster=roster, present=tuple(range(6))).survivors(1, present)
+        SumSession(roster=roster, present=tuple(range(6))).survivors(1, present)
 
 
 def test_a_run_too_long_for_its_neighbours_is_refused() -> None:
     with pytest.raises(InputError, match="rounds"):
-        Terms(run="run", rounds=MOST_SHARES // 69 + 1, threshold=0.8, colluders=1).quorum(200)
+        SumTerms(run="run", rounds=MOST_SHARES // 69 + 1, threshold=0.8, colluders=1).quorum(200)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.base.errors import ProtocolError
 from shared.secagg.bit_packing import add_packed, pack, packed_size, unpack
-from shared.secagg.masks import Frame, add_masks, agree, derive, small_order
+from shared.secagg.masks import MaskFrame, add_masks, agree, derive, small_order
 
 
 @given(length=st.integers(0, 200), bits=st.integers(1, 32), seed=st.integers(0, 9))
@@ -86,7 +86,7 @@ def test_a_mask_is_the_counter_mode_of_its_key(length: int) -> None:
 
 def test_two_ends_agree_and_nobody_else() -> None:
     a, b, c = (X25519PrivateKey.generate() for _ in range(3))
-    frame = Frame(round=1, length=5, bits=8, question=bytes(32))
+    frame = MaskFrame(round=1, length=5, bits=8, question=bytes(32))
 
     def key(own: X25519PrivateKey, other: X25519PrivateKey, *, salt: bytes = b"s", info: bytes = frame.pair(0, 1)) -> bytes:
         return agree(own, other.public_key().public_bytes_raw(), salt=salt, info=info)
@@ -111,7 +111,7 @@ def test_two_ends_agree_and_nobody_else() -> None:
 
 def test_a_frame_names_a_question() -> None:
     with pytest.raises(ProtocolError, match="question"):
-        Frame(round=1, length=5, bits=8, question=b"")
+        MaskFrame(round=1, length=5, bits=8, question=b"")
 
 
 # Points of small order on Curve25519: with them the common secret would be zero, whoever the other is.
