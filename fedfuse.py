@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 
 from client.cli.deployment import client as client_app
-from client.cli.deployment import init_client
-from client.cli.local import check, recommend
-from server.cli.deployment import approve, init_server, invite, revoke, run, status
+from client.cli.deployment import init_client_command
+from client.cli.local import check, recommend_command
+from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
-from server.cli.local import audit, models, publish, pull, strategies
+from server.cli.local import audit_command, models, publish, pull_command, strategies
 from shared.base.errors import ExitCode, FedfuseError
-from shared.base.logs import Form, configure, environment
-from simulations.commands import simulate, world
+from shared.base.logs import Form, configure, log_environment
+from simulations.commands import simulate_command, world
 
 app = typer.Typer(
     name="fedfuse",
@@ -31,22 +31,30 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Federated, private recommenders: platforms train one model together and pool no row.",
 )
-app.command(rich_help_panel="Try it")(simulate)
-app.add_typer(world, name="world", rich_help_panel="Try it")
-app.command(rich_help_panel="On a platform")(check)
-app.command(rich_help_panel="On a platform")(recommend)
+TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordinator", "For everyone"
+app.command("simulate", rich_help_panel=TRY)(simulate_command)
+app.add_typer(world, name="world", rich_help_panel=TRY)
+app.command("check", rich_help_panel=PLATFORM)(check)
+app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
 init = typer.Typer(no_args_is_help=True, help="Make the folder of a coordinator (server) or of a platform (client).")
-init.command("server")(init_server)
-init.command("client")(init_client)
+init.command("server")(init_server_command)
+init.command("client")(init_client_command)
 app.add_typer(init, name="init", rich_help_panel="Deploy it")
-app.add_typer(client_app, name="client", rich_help_panel="On a platform")
-app.add_typer(server_app, name="server", rich_help_panel="At the coordinator")
-for command in (invite, approve, revoke, run, status, publish):
-    app.command(rich_help_panel="At the coordinator")(command)
-app.command(rich_help_panel="For everyone")(audit)
-app.command(rich_help_panel="For everyone")(pull)
-app.command(rich_help_panel="For everyone")(models)
-app.command(rich_help_panel="For everyone")(strategies)
+app.add_typer(client_app, name="client", rich_help_panel=PLATFORM)
+app.add_typer(server_app, name="server", rich_help_panel=COORDINATOR)
+for name, command in (
+    ("invite", invite_command),
+    ("approve", approve),
+    ("revoke", revoke),
+    ("run", run_command),
+    ("status", server_status),
+    ("publish", publish),
+):
+    app.command(name, rich_help_panel=COORDINATOR)(command)
+app.command("audit", rich_help_panel=EVERYONE)(audit_command)
+app.command("pull", rich_help_panel=EVERYONE)(pull_command)
+app.command("models", rich_help_panel=EVERYONE)(models)
+app.command("strategies", rich_help_panel=EVERYONE)(strategies)
 
 
 @app.callback()
@@ -56,7 +64,7 @@ def _options(
 ) -> None:
     configure("fedfuse", form=log_format, level="info" if verbose or log_format is Form.JSON else "error")
     if verbose or log_format is Form.JSON:
-        os.environ.update(environment(log_format))  # for the processes that a command starts
+        os.environ.update(log_environment(log_format))  # for the processes that a command starts
     else:
         # What takes half a minute before anything moves, and why everything takes longer than it might, is said unasked.
         logging.getLogger("fedfuse.compile").setLevel(logging.INFO)

@@ -28,10 +28,10 @@ def main(grid: Grid, context: Context) -> None:
     if context.run_config.get("run"):
         deployed(grid, context.run_config)
     else:
-        simulate(grid, context)
+        run_in_engine(grid, context)
 
 
-def simulate(grid: Grid, context: Context) -> Outcome:
+def run_in_engine(grid: Grid, context: Context) -> Outcome:
     """The run that `context.run_config` describes. The same command once more goes on from the checkpoint in `out`.
 
     Raises:

@@ -30,21 +30,21 @@ def new(
 
 
 @world.command("deal")
-def deal(
+def deal_command(
     world: Annotated[Path, typer.Argument(help="Folder with one platform file per platform.")],
     parts: Annotated[int, typer.Option(help="Platforms that each platform becomes.")],
     out: Annotated[Path, typer.Option(help="A new or empty folder.")],
     seed: Annotated[int, typer.Option(help="Another seed deals the users otherwise.")] = 0,
 ) -> None:
     """Deal each platform's users to several platforms of the same kind, to see what it costs to be spread thin."""
-    from simulations.worlds.repartition import deal as deal_world
+    from simulations.worlds.repartition import deal_world
     from simulations.worlds.world import open_world
 
     made = deal_world(open_world(world), out, parts=parts, seed=seed)
     typer.echo(f"{len(made.platforms)} platforms in {out}")
 
 
-def simulate(
+def simulate_command(
     world: Annotated[
         Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")
     ] = None,
@@ -78,8 +78,8 @@ def simulate(
     fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
     """
     from simulations.run import Simulation
-    from simulations.run import simulate as run
-    from simulations.view import ProgressBoard, table_of
+    from simulations.run import run_simulation as run
+    from simulations.view import ProgressBoard, metrics_table
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 
@@ -111,7 +111,7 @@ def simulate(
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
-        Console().print(table_of(metrics))
+        Console().print(metrics_table(metrics))
         typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
 
 

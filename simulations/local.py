@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shared.base.errors import FedfuseError
-from shared.base.logs import environment
+from shared.base.logs import log_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ class LocalDeployment:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {
             **os.environ,
-            **environment("json"),
+            **log_environment("json"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -50,7 +50,7 @@ class LocalDeployment:
         Raises:
             FedfuseError: it failed.
         """
-        return run([sys.executable, "-m", "fedfuse", *map(str, words)], cwd=self.root, env=self.environment)
+        return run_words([sys.executable, "-m", "fedfuse", *map(str, words)], cwd=self.root, env=self.environment)
 
     def start(self, key: str, words: Sequence[str | Path], **over: str) -> None:
         """Start a process that stays; its log is KEY.log."""
@@ -130,9 +130,9 @@ class LocalDeployment:
                 )
             time.sleep(0.2)
 
-    def events(self, run: str) -> list[dict[str, Any]]:
+    def events(self, run_words: str) -> list[dict[str, Any]]:
         """What a run's journal says."""
-        path = self.coordinator / "runs" / run / "events.jsonl"
+        path = self.coordinator / "runs" / run_words / "events.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def __enter__(self) -> Self:
@@ -149,7 +149,7 @@ class LocalDeployment:
                     process.wait(20)
 
 
-def run(words: Sequence[str], *, cwd: Path, env: dict[str, str]) -> str:
+def run_words(words: Sequence[str], *, cwd: Path, env: dict[str, str]) -> str:
     """Run a command to its end; what it printed.
 
     Raises:

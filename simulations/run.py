@@ -62,7 +62,7 @@ class Simulation:
     ray: bool = False
 
 
-def simulate(
+def run_simulation(
     plan: Simulation, *, events: Callable[[Event], None] | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Run it and return the content of `metrics.json`.
@@ -90,11 +90,11 @@ def simulate(
             resume=plan.resume,
         )
     else:
-        together = federate(plan, run, platforms, plan.out, events=events, progress=progress)
+        together = federate_virtually(plan, run, platforms, plan.out, events=events, progress=progress)
     alone: dict[str, Outcome | None] = {file.name: None for file in files}
     if plan.alone:
         for name, platform in platforms.items():
-            alone[name] = federate(
+            alone[name] = federate_virtually(
                 plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone "
             )
     metrics = {
@@ -152,7 +152,7 @@ def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progres
     return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", device=device, progress=tell)
 
 
-def federate(
+def federate_virtually(
     plan: Simulation,
     run: str,
     platforms: dict[str, PreparedPlatform],

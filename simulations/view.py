@@ -82,7 +82,7 @@ class ProgressBoard:
             self._console.print(event.text)
 
 
-def table_of(metrics: dict[str, Any]) -> Table:
+def metrics_table(metrics: dict[str, Any]) -> Table:
     """The result of a simulation as a table of 80 columns, from the content of `metrics.json`."""
     title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
     off = None if metrics["private"] else _PRIVACY_OFF

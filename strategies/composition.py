@@ -150,7 +150,7 @@ def named(name: str) -> Composition:
     )
 
 
-def catalogue() -> tuple[Card, ...]:
+def strategy_cards() -> tuple[Card, ...]:
     """What there is to choose from, sorted by name."""
     return tuple(part.card for part in _known().values())
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.model.adapter import Layout
 from shared.model.low_rank_sums import ProductSum
-from shared.model.residual_factors import added, maps_in, split
+from shared.model.residual_factors import added, maps_in, split_residual
 from shared.protocol.messages import Arrays
 from strategies.averaging import WeightedMean
 from strategies.base import Adapter, Card
@@ -40,7 +40,7 @@ class Covariance(Products):
     """Running means of A and B, and the running sum of the products of their changes."""
 
     def __init__(self, sent: Adapter) -> None:
-        self._adapter, self._residual = split(sent)
+        self._adapter, self._residual = split_residual(sent)
         layout: Layout = {name: (array.shape[0], array.shape[1]) for name, array in self._adapter.items()}
         self._mean = WeightedMean(layout)
         self._sums = {

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from shared.model.adapter import drawn
 from shared.model.low_rank_sums import ProductSum
-from shared.model.residual_factors import added, maps_in, split
+from shared.model.residual_factors import added, maps_in, split_residual
 from shared.protocol.messages import Arrays
 from strategies.base import Adapter, Card
 from strategies.products import Products, ProductStrategy
@@ -41,7 +41,7 @@ class Stack(Products):
     """
 
     def __init__(self, sent: Adapter, *, seed: int, again: int) -> None:
-        self._adapter, self._residual = split(sent)
+        self._adapter, self._residual = split_residual(sent)
         self._seed, self._again = seed, again
         self._sums = {
             name: ProductSum(sent[f"{name}.lora_B"].shape[0], sent[f"{name}.lora_A"].shape[1]) for name in maps_in(sent)

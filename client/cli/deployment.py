@@ -22,7 +22,7 @@ Replace = Annotated[
 Socket = Annotated[Path | None, typer.Option("--socket", help="The worker's socket; default: socket/worker.sock in the folder.")]
 
 
-def init_client(
+def init_client_command(
     folder: Annotated[Path, typer.Argument(help="A new folder for the platform.")],
     invitation: Annotated[Path, typer.Option(help="The file that the coordinator sent.")],
     users: Annotated[int, typer.Option(help="Declared number of users: public, and need not be exact.", min=1)],
@@ -35,7 +35,7 @@ def init_client(
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
 ) -> None:
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
-    from client.setup.provisioning import init_client as make
+    from client.setup.provisioning import create_platform_folder as make
     from shared.protocol.invitation import read_invitation
 
     invited = read_invitation(invitation)
@@ -60,7 +60,7 @@ def init_client(
 
 
 @client.command("accept")
-def accept(
+def accept_command(
     folder: Folder,
     invitation: Annotated[Path, typer.Argument(help="A newer invitation: another address, authority, members.")],
     replace: Replace = None,
@@ -68,19 +68,19 @@ def accept(
     """Take a newer invitation of the same federation; keys, budget and ledger stay. What it changes is asked for."""
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
-    from client.setup.provisioning import accept as take
-    from client.setup.provisioning import changes_in
+    from client.setup.provisioning import accept_invitation as take
+    from client.setup.provisioning import invitation_changes
     from shared.protocol.invitation import read_invitation
 
     deployment, newer = open_deployment(folder), read_invitation(invitation)
-    named, changes = parse_replacements(replace or []), changes_in(deployment, newer)
+    named, changes = parse_replacements(replace or []), invitation_changes(deployment, newer)
     typer.echo(f"invitation fingerprint {newer.fingerprint}: compare it with the coordinator's people")
     take(deployment, newer, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
     typer.echo("taken; identities of other platforms are taken with: fedfuse client trust")
 
 
 @client.command("start")
-def start(
+def start_command(
     folder: Folder,
     socket: Socket = None,
     worker_user: Annotated[str | None, typer.Option(help="User of the worker; needs the rights of an administrator.")] = None,
@@ -114,7 +114,7 @@ def start(
 
 
 @client.command("worker")
-def worker(
+def worker_command(
     folder: Folder,
     socket: Socket = None,
     messenger: Annotated[
@@ -136,7 +136,7 @@ def worker(
 
 
 @client.command("node")
-def node(
+def node_command(
     folder: Annotated[Path, typer.Argument(help="The platform's folder, or a copy of its node/ and invitation.toml.")],
     socket: Socket = None,
     free: Annotated[
@@ -146,7 +146,7 @@ def node(
     """The messenger alone, for systemd and containers: Flower's SuperNode, which carries requests to the worker."""
     from client.config.deployment_folder import Deployment
     from client.supernode.gate_client import greet
-    from client.supernode.process import Messenger, run
+    from client.supernode.process import Messenger, run_supernode
     from shared.protocol.keys import load_node_key
 
     deployment = Deployment(folder.absolute())
@@ -154,11 +154,11 @@ def node(
     # Said here, since Flower does not say it: unknown key, wrong authority, expired certificate, revoked, clock, version.
     found = greet(invitation.address, authority=deployment.authority, key=load_node_key(deployment.node_key))
     messenger = Messenger.of(deployment, address=invitation.address, socket=socket)
-    run(messenger.paced(found.pace), caged=not free)
+    run_supernode(messenger.paced(found.pace), caged=not free)
 
 
 @client.command("health")
-def health(folder: Folder, socket: Socket = None) -> None:
+def client_health(folder: Folder, socket: Socket = None) -> None:
     """Exit 0 if the worker answers at its socket, 1 if not."""
     from client.config.deployment_folder import open_deployment
     from client.supernode.supervisor import greets
@@ -170,7 +170,7 @@ def health(folder: Folder, socket: Socket = None) -> None:
 
 
 @client.command("status")
-def status(
+def client_status(
     folder: Folder,
     socket: Socket = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
@@ -193,7 +193,7 @@ def status(
 
 
 @client.command("identity")
-def identity(folder: Folder) -> None:
+def identity_command(folder: Folder) -> None:
     """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
     from client.config.deployment_folder import open_deployment
     from shared.protocol.invitation import fingerprint_of, read_application
@@ -204,7 +204,7 @@ def identity(folder: Folder) -> None:
 
 
 @client.command("trust")
-def trust(
+def trust_command(
     folder: Folder,
     files: Annotated[list[Path], typer.Argument(help="application.toml of other platforms, or an invitation that names them.")],
     yes: Annotated[
@@ -218,14 +218,14 @@ def trust(
     """
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
-    from client.config.trusted_peers import changes_in, identities_of, read_peers
-    from client.config.trusted_peers import trust as write
+    from client.config.trusted_peers import identities_of, identity_changes, read_peers
+    from client.config.trusted_peers import trust_identities as write
     from shared.protocol.invitation import fingerprint_of
 
     deployment = open_deployment(folder)
     peers, own = deployment.folder / "peers.toml", deployment.invited().platform
     found = {name: key for name, key in identities_of(files).items() if name != own}
-    known, named, changes = read_peers(peers), parse_replacements(replace or []), changes_in(peers, found)
+    known, named, changes = read_peers(peers), parse_replacements(replace or []), identity_changes(peers, found)
     for name, key in sorted(found.items()):
         state = "known" if known.get(name) == key else "CHANGED" if name in known else "new"
         typer.echo(f"{name}: fingerprint {fingerprint_of(key)} ({state})")

@@ -70,7 +70,7 @@ def check(
     _show(report)
 
 
-def recommend(
+def recommend_command(
     model: Annotated[Path, typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave.")],
     platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
     user: Annotated[str, typer.Option(help="Id of the user, as in the platform's own tables.")],
@@ -80,7 +80,7 @@ def recommend(
     """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.recommender.recommend import recommend as rank
+    from client.recommender.recommend import recommend_items as rank
 
     file = load(platform_file_in(platform))
     inside = model.resolve().parent / "state" / file.name

@@ -9,7 +9,7 @@ import torch
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings, Settings
 from shared.layers.native import build as native
-from shared.layers.torch_compile import obstacle
+from shared.layers.torch_compile import compile_obstacle
 from shared.model.backbone import Backbone, BackboneShape
 from shared.model.encoder import Encoder, compute_dtype
 
@@ -53,7 +53,7 @@ def compiles(settings: Settings, device: torch.device) -> bool:
     # On a processor kernels of our own are faster, and torch's code is as fast without half a minute of compiling.
     if wish == "off" or (wish == "auto" and device.type != "cuda"):
         return False
-    found = obstacle(device)
+    found = compile_obstacle(device)
     if found and wish == "on":
         raise InputError(
             f"torch.compile does not work here: {found}",
@@ -69,7 +69,7 @@ def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape)
     """Whether a processor's layers go through kernels of our own, which are built if they are not there yet."""
     if settings.training.compile == "off" or not _serve(device, shape):
         return False
-    found = native.obstacle()
+    found = native.kernel_obstacle()
     if found:
         log.warning("training goes without kernels of our own and takes longer, for they do not work here: %s", found)
     return not found

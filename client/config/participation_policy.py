@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from client.config.table_location import AsTuple, Frozen
 from shared.base.errors import PrivacyError, ProtocolError
-from shared.base.settings import CLIPS, Settings, digest
+from shared.base.settings import CLIPS, Settings, settings_digest
 from shared.protocol.keys import ed25519_from_line, ed25519_line
 from shared.protocol.run_authorization import parse_warrant
 
@@ -100,7 +100,7 @@ class ParticipationPolicy(Frozen):
         if key is None:
             return
         try:
-            parse_warrant(warrant).require(key, run=run, settings=digest(settings), now=now)
+            parse_warrant(warrant).require(key, run=run, settings=settings_digest(settings), now=now)
         except ProtocolError as error:
             raise Unwarranted(error.found, where="[federation] coordinator", do="ask who runs the federation") from None
 

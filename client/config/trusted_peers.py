@@ -72,7 +72,7 @@ def identities_of(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def changes_in(path: Path, found: Mapping[str, str]) -> list[IdentityChange]:
+def identity_changes(path: Path, found: Mapping[str, str]) -> list[IdentityChange]:
     """Which identities in the file of peers these would replace."""
     known = read_peers(path)
     return [
@@ -82,7 +82,7 @@ def changes_in(path: Path, found: Mapping[str, str]) -> list[IdentityChange]:
     ]
 
 
-def trust(path: Path, found: Mapping[str, str], *, replace: Mapping[str, str] | None = None) -> dict[str, str]:
+def trust_identities(path: Path, found: Mapping[str, str], *, replace: Mapping[str, str] | None = None) -> dict[str, str]:
     """Write these identities into the file of peers; returns those that were new or are others than before.
 
     Args:
@@ -91,7 +91,7 @@ def trust(path: Path, found: Mapping[str, str], *, replace: Mapping[str, str] | 
     Raises:
         InputError: a known identity would be replaced, and `replace` does not name it.
     """
-    require_agreed(changes_in(path, found), replace or {}, where=str(path))
+    require_agreed(identity_changes(path, found), replace or {}, where=str(path))
     known = read_peers(path)
     changed = {name: key for name, key in found.items() if known.get(name) != key}
     if changed:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from client.evaluation.ranking_metrics import Quality, per_user
+from client.evaluation.ranking_metrics import Quality, per_user_metrics
 from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import NoiseSource
@@ -21,7 +21,7 @@ def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> Bou
         rank: float64 (n,). Of each user's held-out item.
         candidates: int64 (n,). Items that it was ranked among.
     """
-    gain, hit, auc = per_user(rank, candidates)
+    gain, hit, auc = per_user_metrics(rank, candidates)
     return of_contributions(np.stack([np.ones_like(gain), gain, hit, auc], 1) / math.sqrt(WIDTH))
 
 

@@ -57,11 +57,11 @@ def quality(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> Quality
     """
     if not len(rank):
         return Quality(ndcg=0.0, hr=0.0, auc=0.0, users=0)
-    gain, hit, auc = per_user(rank, candidates)
+    gain, hit, auc = per_user_metrics(rank, candidates)
     return Quality(ndcg=float(gain.mean()), hr=float(hit.mean()), auc=float(auc.mean()), users=len(rank))
 
 
-def per_user(
+def per_user_metrics(
     rank: NDArray[np.float64], candidates: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """NDCG@10, HR@10 and AUC of every user, each float64 (n,) in [0, 1]."""

@@ -113,7 +113,7 @@ def receive(connection: socket.socket, *, header: int = MAX_HEADER, body: int = 
     return Frame(header=fields, body=_exactly(connection, body_size, end))
 
 
-def pack(kind: str, record: RecordDict) -> Frame:
+def pack_record(kind: str, record: RecordDict) -> Frame:
     """A message's record as a frame of that type."""
     scalars: dict[str, dict[str, Any]] = {}
     arrays: dict[str, np.ndarray] = {}
@@ -130,7 +130,7 @@ def pack(kind: str, record: RecordDict) -> Frame:
     return Frame(header={"type": kind, "scalars": scalars, "arrays": tables}, body=save(arrays) if arrays else b"")
 
 
-def unpack(frame: Frame) -> RecordDict:
+def unpack_record(frame: Frame) -> RecordDict:
     """The record in a frame, for `shared.protocol.messages` to judge.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Protocol
 from flwr.app import Context
 
 from client.messenger.unix_socket import BROKER, connect_through, connect_to
-from client.messenger.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
+from client.messenger.wire import WIRE, Frame, Hangup, pack_record, receive, send, unpack_record
 from shared.base.errors import ProtocolError
 from shared.base.version import VERSION
 from shared.protocol.flower_records import answer_from, to_record
@@ -70,7 +70,7 @@ class Remote:
         Raises:
             ProtocolError: no worker came in time, or it said something that is no answer.
         """
-        question = pack("request", to_record(request))
+        question = pack_record("request", to_record(request))
         end = time.monotonic() + self.patience
         while True:
             try:
@@ -102,7 +102,7 @@ class Remote:
                 )
                 return Refusal(run=request.run, platform=_name_in(welcome), round=0, reason=Reason.VERSION)
             send(connection, question)
-            return answer_from(unpack(receive(connection)))
+            return answer_from(unpack_record(receive(connection)))
 
 
 def _name_in(welcome: Frame) -> str:

@@ -34,7 +34,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
-from shared.secagg.shared_catalogues import digest_of
+from shared.secagg.shared_catalogues import catalogue_digest
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how many are done, of how many."""
@@ -76,10 +76,10 @@ class PreparedPlatform:
     @cached_property
     def catalogue_digest(self) -> bytes:
         """What stands for its public item ids."""
-        return digest_of(self.tables.item_ids)
+        return catalogue_digest(self.tables.item_ids)
 
 
-def fingerprint(settings: Settings) -> str:
+def preparation_key(settings: Settings) -> str:
     """What a prepared platform depends on; two settings with the same one can share it."""
     training = settings.training
     parts = [settings.model.model_dump(), settings.seed, training.views, training.targets, training.compile]

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
-from shared.base.settings import Settings, digest
+from shared.base.settings import Settings, settings_digest
 from shared.protocol.messages import Request
 
 
-def question_of(request: Request, release: str) -> str:
+def charged_question(request: Request, release: str) -> str:
     """SHA-256, in hex, of a request and of what is released in answer to it.
 
     Settings count by their digest, arrays by their bytes. The frames of the secure sum are left out: they say who is present and
@@ -29,7 +29,7 @@ def question_of(request: Request, release: str) -> str:
             continue
         _text(sha, field.name)
         if isinstance(value, Settings):
-            _text(sha, digest(value))
+            _text(sha, settings_digest(value))
         elif isinstance(value, Mapping):
             feed(sha, value)
         else:

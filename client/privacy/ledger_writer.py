@@ -24,7 +24,7 @@ from types import TracebackType
 
 from shared.base.atomic_files import sync_folder, sync_way
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger.format import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse, seal
+from shared.ledger.format import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse_ledger, seal_line
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent
@@ -64,10 +64,10 @@ class LedgerWriter:
         if not 0 < delta < 1:
             raise InputError(f"delta is {delta!r}", where=place, do="delta must be above 0 and below 1")
         header = Header(platform=platform, budget=float(budget), delta=float(delta), created=now())
-        digest, line = seal(header)
+        digest, line = seal_line(header)
         header = replace(header, hash=digest)
         try:
-            parse(line, where=place)  # what could not be read back is not written
+            parse_ledger(line, where=place)  # what could not be read back is not written
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=place, do="correct the platform file") from None
         descriptor = _locked(path)
@@ -143,7 +143,7 @@ class LedgerWriter:
                 previous=self.head,
                 question=question,
             )
-            digest, line = seal(entry)
+            digest, line = seal_line(entry)
             entry = replace(entry, hash=digest)
             self._check_entry(line, entry)
             try:
@@ -187,10 +187,10 @@ class LedgerWriter:
     def _check_entry(self, line: bytes, entry: Entry) -> None:
         # The reader's own rules, on a chain of two lines: what could not be read back is not written.
         head = replace(self._ledger.header, hash="")
-        digest, first = seal(head)
-        _, second = seal(replace(entry, seq=1, previous=digest, hash=""))
+        digest, first = seal_line(head)
+        _, second = seal_line(replace(entry, seq=1, previous=digest, hash=""))
         try:
-            parse(first + second, where=str(self.path))
+            parse_ledger(first + second, where=str(self.path))
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=f"a charge to {self.path}", do="run names are like 'spring-2'") from None
         if len(line) > MAX_LINE or entry.seq > MAX_ENTRIES or self._length + len(line) > MAX_BYTES:
@@ -246,7 +246,7 @@ def _continue(descriptor: int, path: Path) -> tuple[Ledger, int] | None:
         raise StorageError(
             f"the last {len(torn)} bytes are not a ledger line", where=str(path), do="restore the ledger from a backup"
         )
-    ledger = parse(content[:whole], where=str(path)) if whole else None  # everything before the tear, before cutting
+    ledger = parse_ledger(content[:whole], where=str(path)) if whole else None  # everything before the tear, before cutting
     if torn:
         try:
             os.ftruncate(descriptor, whole)

@@ -47,7 +47,7 @@ class Recommendation:
     score: float
 
 
-def recommend(
+def recommend_items(
     file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, memory: Path | None = None
 ) -> list[Recommendation]:
     """The best items that the user has not had, best first.

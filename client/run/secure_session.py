@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from client.privacy.bounded_sum import BoundedSum, nothing
-from client.privacy.charged_question import question_of
+from client.privacy.charged_question import charged_question
 from client.privacy.mechanism import noised_local, noised_steps
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import bounded_counts, log_popularity
@@ -96,7 +96,7 @@ class SummingSession(Session):
             group_size=self._platform.friends.group_size,
             local=self._staying,
         )
-        self._pay(release, request.round, question_of(request, "sum"))
+        self._pay(release, request.round, charged_question(request, "sum"))
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         bank = self._bank.since(asked.since, request.round, parameters)
         random = self._random("train", request.round)
@@ -129,7 +129,7 @@ class SummingSession(Session):
         tables = self._platform.tables
         vector = np.zeros(point.dimension)
         if place is not None:
-            self._pay(popularity_release(point), POPULARITY, question_of(request, "popularity"))
+            self._pay(popularity_release(point), POPULARITY, charged_question(request, "popularity"))
             counts = self._guard(
                 lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
                 lambda: nothing({"sum": (tables.items,)}, bound=1.0),

@@ -18,7 +18,7 @@ from torch import Tensor
 from client.evaluation.answered_evaluations import kept, recall, remember
 from client.evaluation.held_out_ranking import held_out_ranks
 from client.evaluation.private_metrics import metric_sums, noised_quality
-from client.evaluation.ranking_metrics import per_user, quality
+from client.evaluation.ranking_metrics import per_user_metrics, quality
 from client.examples.vectors import widths_of
 from client.fusion.projector import LOCAL
 from client.model.item_bank import BankOfRounds
@@ -27,7 +27,7 @@ from client.personalisation.plan import reserved
 from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
-from client.privacy.charged_question import question_of
+from client.privacy.charged_question import charged_question
 from client.privacy.failure_guard import Guard, raising
 from client.privacy.generators import generator
 from client.privacy.ledger_writer import LedgerWriter
@@ -177,7 +177,7 @@ class Session:
         prior = self._prior()
         steps = self.settings.round_steps
         mechanism = replace(self._mechanism, dimension=sum(math.prod(shape) for shape in sent.values()) + self._staying)
-        self._pay(mechanism.release(steps), request.round, question_of(request, "training"))
+        self._pay(mechanism.release(steps), request.round, charged_question(request, "training"))
         parameters = {**self._tensors(request.adapter), **self._local_values()}
         optimizer = Adam(learning_rate=self.settings.training.learning_rate, moments=self._moments())
         bank = self._bank.of_round(request.round, parameters)
@@ -231,7 +231,7 @@ class Session:
             result = quality(*self.ranks(parameters, prior, serving=True))
         else:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
-            self._pay(mechanism.release(), request.round, question_of(request, "metrics"))
+            self._pay(mechanism.release(), request.round, charged_question(request, "metrics"))
             sums = self._guard(
                 lambda: metric_sums(*self.ranks(parameters, prior, serving=False)),
                 lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
@@ -271,11 +271,11 @@ class Session:
             budget=self._budget,
             ledger=self._ledger,
             trainer=lambda mechanism: self._trainer(prior, mechanism),
-            gains=lambda parameters: per_user(*self.ranks(parameters, prior, serving=False))[0],
+            gains=lambda parameters: per_user_metrics(*self.ranks(parameters, prior, serving=False))[0],
             random=self._random,
             guard=self._guard,
             pace=self._pace,
-            pay=lambda release, round_: self._pay(release, round_, question_of(request, str(release.kind))),
+            pay=lambda release, round_: self._pay(release, round_, charged_question(request, str(release.kind))),
             recall=lambda: self._memory,
             keep=self._keep,
         )
@@ -305,7 +305,7 @@ class Session:
         tables = self._platform.tables
         mechanism = count_mechanism(self.settings, items=tables.items, private=self.plan.private)
         asked = Join(run=self.run, settings=self.settings)
-        self._pay(mechanism.release(), POPULARITY, question_of(asked, "popularity"))
+        self._pay(mechanism.release(), POPULARITY, charged_question(asked, "popularity"))
         counts = self._guard(
             lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
             lambda: nothing({"sum": (tables.items,)}, bound=1.0),

@@ -18,7 +18,7 @@ from shared.secagg.masks import KEY
 from shared.secagg.messages import Deal, Dealt, Mask
 from shared.secagg.roster import Advert, Keys, Roster, SumSession, SumTerms, commitment_to
 from shared.secagg.sealing import seal, unseal
-from shared.secagg.shamir import NONE, WORDS, Entropy, split, valid
+from shared.secagg.shamir import NONE, WORDS, Entropy, split_secret, valid
 
 Peers = Mapping[str, bytes]
 """Platform -> its Ed25519 public key, as this platform's operator knows it. The coordinator is not asked."""
@@ -83,7 +83,7 @@ class Enrolled:
         neighbours = roster.neighbours(own)
         self._require_signed(roster, neighbours, request.keys)
         rounds = self.terms.rounds
-        shares = split(
+        shares = split_secret(
             np.frombuffer(self.secrets, np.uint8).reshape(-1, KEY),
             threshold=roster.quorum.shares,
             holders=len(neighbours) + 1,

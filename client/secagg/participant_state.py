@@ -24,7 +24,7 @@ def write_state(path: Path, state: State) -> None:
     write_checked(path, encode(state), mode=0o600)
 
 
-def read_state(path: Path) -> State:
+def read_participant(path: Path) -> State:
     """The phase on disk.
 
     Raises:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from client.secagg.enrolment import Dealing, Enrolled, Peers
 from client.secagg.participant import Active, Ready
-from client.secagg.participant_state import State, read_state, write_state
+from client.secagg.participant_state import State, read_participant, write_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
 from shared.base.settings import Settings
@@ -302,7 +302,7 @@ class PersistentParticipant:
     @property
     def _state(self) -> State | None:
         if self._known is None and self._path.exists():
-            known = read_state(self._path)
+            known = read_participant(self._path)
             for differs, what in (
                 (known.terms != self.terms, "settings"),
                 (known.advert.keys.declared != encode(self._declared), "declared users or another catalogue"),

@@ -28,7 +28,7 @@ _TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What `init_client` made.
+    """What `create_platform_folder` made.
 
     Args:
         guesses: What each table was taken for; None where it was left out.
@@ -39,7 +39,7 @@ class Made:
     guesses: list[tuple[Sample, Guess | None]]
 
 
-def init_client(
+def create_platform_folder(
     folder: Path,
     invitation: Invitation,
     *,
@@ -86,7 +86,7 @@ def init_client(
     return Made(deployment=made, application=application, guesses=guesses)
 
 
-def changes_in(deployment: Deployment, invitation: Invitation) -> list[IdentityChange]:
+def invitation_changes(deployment: Deployment, invitation: Invitation) -> list[IdentityChange]:
     """What of the invitation that was taken earlier this one would replace, besides the least version and the members.
 
     Raises:
@@ -107,7 +107,7 @@ def changes_in(deployment: Deployment, invitation: Invitation) -> list[IdentityC
     return [IdentityChange(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
 
 
-def accept(deployment: Deployment, invitation: Invitation, *, replace: Mapping[str, str] | None = None) -> None:
+def accept_invitation(deployment: Deployment, invitation: Invitation, *, replace: Mapping[str, str] | None = None) -> None:
     """Take a newer invitation: the address, the authority, who may sign bundles, who signs models.
 
     Args:
@@ -116,7 +116,7 @@ def accept(deployment: Deployment, invitation: Invitation, *, replace: Mapping[s
     Raises:
         InputError: it is for another platform or federation, or changes something that `replace` does not name.
     """
-    require_agreed(changes_in(deployment, invitation), replace or {}, where=str(deployment.invitation))
+    require_agreed(invitation_changes(deployment, invitation), replace or {}, where=str(deployment.invitation))
     _take(deployment, invitation)
 
 

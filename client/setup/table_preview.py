@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.config.table_location import SUFFIXES, Reading
-from client.sources.readers.cells import canonical
-from client.sources.readers.database import open_query, reason_of, shown
+from client.sources.readers.cells import canonical_text
+from client.sources.readers.database import open_query, reason_of, shown_url
 from client.sources.readers.delimited import open_delimited
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.scan import Key, Scan, reading
@@ -96,10 +96,12 @@ def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
             engine.dispose()
     except (SQLAlchemyError, ImportError, ValueError) as error:
         do = "check the URL and the driver"
-        raise InputError("the database cannot be opened", where=shown(how.url), do=do, quote=reason_of(error)) from None
+        raise InputError("the database cannot be opened", where=shown_url(how.url), do=do, quote=reason_of(error)) from None
     missing = [name for name in tables if name not in known]
     if missing:
-        raise InputError(f"no table {missing[0]!r}", where=shown(how.url), do=f"tables are: {', '.join(sorted(known)) or 'none'}")
+        raise InputError(
+            f"no table {missing[0]!r}", where=shown_url(how.url), do=f"tables are: {', '.join(sorted(known)) or 'none'}"
+        )
     for name in tables or sorted(known):
         begin = Reading(url=url, query=f"SELECT * FROM {quote(name)} LIMIT {ROWS}")  # noqa: S608 - quoted by the dialect
         yield Sample(name=_name(name), keys={"url": url, "table": name}, frame=_rows(open_query(begin)))
@@ -123,7 +125,7 @@ def _guessed(values: Sequence[Any]) -> pl.Series:
     try:
         return pl.Series(values[:ROWS], strict=True)
     except (TypeError, OverflowError, PolarsError, PanicException, ValueError):
-        return canonical(values[:ROWS], "text")
+        return canonical_text(values[:ROWS], "text")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:

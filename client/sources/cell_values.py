@@ -6,7 +6,7 @@ import html
 
 import polars as pl
 
-from client.sources.readers.cells import UNUSABLE, canonical
+from client.sources.readers.cells import UNUSABLE, canonical_text
 
 LONGEST_TEXT = 2000
 """Characters that are kept of one text."""
@@ -30,7 +30,7 @@ def as_ids(column: pl.Series) -> pl.Series:
     >>> as_ids(pl.Series([1.0, None, 7.0])).to_list(), as_ids(pl.Series([" 1.0", "guest", "2.50"])).to_list()
     (['1', None, '7'], ['1', 'guest', '2.50'])
     """
-    ids = canonical(column, "id").str.strip_chars()
+    ids = canonical_text(column, "id").str.strip_chars()
     ids = ids.set(((ids == "") | ids.str.starts_with(UNUSABLE)).fill_null(False), None)
     return ids.str.replace(r"^(-?\d+)\.0+$", "$1")
 
@@ -41,7 +41,7 @@ def as_numbers(column: pl.Series) -> pl.Series:
     >>> as_numbers(pl.Series([" 2.5", "x", None, "true"])).to_list()
     [2.5, None, None, 1.0]
     """
-    texts = canonical(column, "text").str.strip_chars()
+    texts = canonical_text(column, "text").str.strip_chars()
     texts = texts.set((texts.str.to_lowercase() == "true").fill_null(False), "1")
     return texts.set((texts.str.to_lowercase() == "false").fill_null(False), "0").cast(pl.Float64, strict=False)
 
@@ -56,7 +56,7 @@ def as_times(column: pl.Series, time_format: str | None) -> pl.Series:
     >>> as_times(pl.Series(["86400", "1970-01-02", "1969-12-31", "soon"]), None).to_list()
     [86400, 86400, None, None]
     """
-    texts = canonical(column, "time").str.strip_chars()
+    texts = canonical_text(column, "time").str.strip_chars()
     if time_format in (None, "unix", "unix-ms"):
         seconds = as_numbers(texts)
         if time_format == "unix-ms":
@@ -79,7 +79,7 @@ def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
     >>> as_texts(pl.Series(["Angels &amp; Demons\\t ", "see http://x.y/z ", None, "5.0"])).to_list()
     ['Angels & Demons', 'see', None, '5']
     """
-    texts = canonical(column, "text").str.head(8 * longest)
+    texts = canonical_text(column, "text").str.head(8 * longest)
     entities = texts.str.contains("&", literal=True).fill_null(False)
     if entities.any():
         decoded = pl.Series([html.unescape(text) for text in texts.filter(entities)], dtype=pl.String)

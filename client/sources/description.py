@@ -22,7 +22,7 @@ from client.sources.tables import Vectors
 _LEADING = frozenset({"about", "at", "by", "for", "from", "in", "of", "on", "with"})
 
 
-def name_of(column: Column) -> str:
+def text_name(column: Column) -> str:
     """The frame's name for a further column.
 
     >>> name_of("Publisher"), name_of(3)
@@ -33,7 +33,7 @@ def name_of(column: Column) -> str:
 
 def wanted(source: ItemsSource | ProfilesSource) -> list[Wanted]:
     """The further columns that the source's `text`, `numbers` and `values` speak of."""
-    columns = {name_of(column): source.column(column) for column in source.further()}
+    columns = {text_name(column): source.column(column) for column in source.further()}
     return [Wanted(name=name, column=column) for name, column in columns.items()]
 
 
@@ -43,7 +43,7 @@ def label(column: Column, table: Table) -> str:
     >>> label("Book-Author", Table(frame=pl.DataFrame(), labels={})), label("by", Table(frame=pl.DataFrame(), labels={}))
     ('book author: ', 'by ')
     """
-    name = column if isinstance(column, str) else table.labels.get(name_of(column), "")
+    name = column if isinstance(column, str) else table.labels.get(text_name(column), "")
     words = re.sub(r"[\s_-]+", " ", name).strip().lower()
     return f"{words} " if words in _LEADING else words and f"{words}: "
 
@@ -78,7 +78,7 @@ def numbers(
 
 def further_texts(table: Table, columns: Sequence[Column], *, without: Sequence[str]) -> list[pl.Series]:
     """The `text` columns with their labels, but for those that are shown in other words."""
-    return [labelled(column, as_texts(table.frame[name_of(column)]), table) for column in columns if column not in without]
+    return [labelled(column, as_texts(table.frame[text_name(column)]), table) for column in columns if column not in without]
 
 
 def coordinates(values: NDArray[np.float64] | None, places: pl.Series, owners: Numbering) -> Vectors | None:

@@ -16,7 +16,7 @@ from client.config.source_schema import (
 from client.sources.cleaning import Cleaning
 from client.sources.description import coordinates
 from client.sources.kinds.catalogue import described_items, read_catalogue
-from client.sources.kinds.interactions import merge, read_interactions
+from client.sources.kinds.interactions import merge_interactions, read_interactions
 from client.sources.kinds.items import read_items
 from client.sources.kinds.knowledge import read_knowledge
 from client.sources.kinds.profiles import read_profiles
@@ -71,7 +71,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         for name, source in platform.sources.items()
         if isinstance(source, InteractionsSource)
     }
-    items, users, interactions, merged = merge(list(met.values()), catalogue)
+    items, users, interactions, merged = merge_interactions(list(met.values()), catalogue)
     reports |= dict(zip(met, merged, strict=True))
 
     titles = list(items.ids)

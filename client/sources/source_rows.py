@@ -13,8 +13,8 @@ from client.config.source_schema import Source
 from client.config.table_location import Column, Lookup, Reading
 from client.sources.cell_values import as_ids
 from client.sources.cleaning import Cleaning
-from client.sources.readers.cells import Kind, canonical, empty
-from client.sources.readers.database import open_query, shown
+from client.sources.readers.cells import Kind, canonical_text, empty
+from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import open_delimited
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.scan import Key, Portion, Scan, reading
@@ -121,7 +121,7 @@ def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted]
 
 def place(how: Reading) -> str:
     """The first file or the URL without its password, for messages."""
-    return str(how.path[0]) if how.path else shown(how.url or "")
+    return str(how.path[0]) if how.path else shown_url(how.url or "")
 
 
 def _open(how: Reading, path: Path | None) -> Scan:
@@ -174,7 +174,7 @@ def _asked(scan: Scan, keys: Sequence[Key]) -> str:
 
 
 def _cells(portion: Portion, keys: Mapping[str, Key], kinds: Mapping[str, Kind], *, decoded: bool) -> pl.DataFrame:
-    columns = [canonical(portion.columns[key], kinds[name]).alias(name) for name, key in keys.items()]
+    columns = [canonical_text(portion.columns[key], kinds[name]).alias(name) for name, key in keys.items()]
     frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
     return _decoded(frame) if decoded else frame
 

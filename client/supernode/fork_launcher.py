@@ -145,7 +145,7 @@ class ForkingExecutor:
         return getattr(self._stock, name)
 
 
-def install(folder: Path) -> Path:
+def install_fork_launcher(folder: Path) -> Path:
     """Write a `flower-superexec` that runs this file into a folder, which then goes before others on the PATH."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / COMMAND

@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 from client.config.deployment_folder import Deployment
 from client.messenger.unix_socket import BROKER
 from client.supernode import socket_broker as broker
-from client.supernode.fork_launcher import Passing, install
-from client.supernode.sandbox import confine, devices, of_python, wall
+from client.supernode.fork_launcher import Passing, install_fork_launcher
+from client.supernode.sandbox import confine, harmless_devices, of_python, wall
 from shared.base.errors import InputError
 
 IDLE, PATIENT = 0.25, 3.0
@@ -110,7 +110,7 @@ class Clock:
         return getattr(time, name)
 
 
-def environment(folder: Path, *, given: dict[str, str] | None = None) -> dict[str, str]:
+def supernode_environment(folder: Path, *, given: dict[str, str] | None = None) -> dict[str, str]:
     """The messenger's environment: what it needs, and nothing that it was not meant to have."""
     found = dict(os.environ) if given is None else given
     kept = {name: found[name] for name in KEPT if name in found}
@@ -128,7 +128,7 @@ def environment(folder: Path, *, given: dict[str, str] | None = None) -> dict[st
     }
 
 
-def run(messenger: Messenger, *, caged: bool = True) -> None:
+def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     """Become the SuperNode; does not return.
 
     Args:
@@ -141,7 +141,7 @@ def run(messenger: Messenger, *, caged: bool = True) -> None:
     for name in ("tmp", "flwr"):
         (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
     # Taken before the clearing: once, it was read from what had just been emptied, and a proxy's address was lost.
-    kept = environment(folder)
+    kept = supernode_environment(folder)
     os.environ.clear()
     os.environ.update(kept)
     # A log or a file without end must not fill the platform's disk.
@@ -152,7 +152,7 @@ def run(messenger: Messenger, *, caged: bool = True) -> None:
         passed = _shut(messenger, port)
     try:
         # From inside the cage: what a bundle may have put into this folder leads no write out of it.
-        os.environ["PATH"] = f"{install(folder / 'bin').parent}{os.pathsep}{os.environ['PATH']}"
+        os.environ["PATH"] = f"{install_fork_launcher(folder / 'bin').parent}{os.pathsep}{os.environ['PATH']}"
     except OSError as error:
         print(f"ClientApps are started in Flower's own way, which takes longer: {error}", file=sys.stderr)
     from flwr.supernode import start_client_internal as loop
@@ -202,13 +202,13 @@ def _shut(messenger: Messenger, port: int) -> int | None:
         )
     for left in found.open:
         print(f"this kernel does not close to the coordinator's code: {left}", file=sys.stderr)
-    channel = broker.start(Path(messenger.socket)) if found.sockets else None
+    channel = broker.start_broker(Path(messenger.socket)) if found.sockets else None
     if channel is not None:
         os.environ[BROKER] = str(channel)
     readable = [Path(messenger.authority), Path(messenger.key), *([Path(messenger.trusted)] if messenger.trusted else [])]
     confine(
         read=[*of_python(), *readable],
-        write=[Path(messenger.folder), *devices()],
+        write=[Path(messenger.folder), *harmless_devices()],
         connect=ports(messenger.address, port, given=dict(os.environ)),
         listen=[port],
     )
@@ -240,4 +240,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    run(Messenger(**json.loads(sys.argv[1])), caged=sys.argv[2] == "caged")
+    run_supernode(Messenger(**json.loads(sys.argv[1])), caged=sys.argv[2] == "caged")

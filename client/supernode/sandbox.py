@@ -94,11 +94,11 @@ class Wall:
 
 def wall() -> Wall:
     """What `confine` would close, found without closing anything."""
-    version = available()
-    return Wall(landlock=version, sockets=version > 0 and syscalls.available())
+    version = landlock_version()
+    return Wall(landlock=version, sockets=version > 0 and syscalls.seccomp_available())
 
 
-def available() -> int:
+def landlock_version() -> int:
     """Version of Landlock that this kernel has; 0 where it has none."""
     if sys.platform != "linux":
         return 0
@@ -154,7 +154,7 @@ def confine(
     finally:
         os.close(descriptor)
     if found.sockets:
-        syscalls.install()
+        syscalls.install_filter()
     return found
 
 
@@ -172,7 +172,7 @@ def of_python() -> list[Path]:
     return [*(Path(name) for name in dict.fromkeys(named)), *own]
 
 
-def devices() -> list[Path]:
+def harmless_devices() -> list[Path]:
     """Devices that programs write to and read from without harm.
 
     Neither the terminal, into which one can type, nor /dev/shm, where other processes of this user keep memory.

@@ -1,8 +1,8 @@
 """A seccomp filter over the system calls that reach other processes without opening a file (Linux 4.14, x86-64 and AArch64).
 
 Landlock checks paths. It does not see a connection to a Unix socket, what io_uring does on a process's behalf, System V and POSIX
-message queues, shared memory and semaphores, or the keyrings of the user. `install` denies all of these to the process and to
-everything that it starts later; no process can remove the filter.
+message queues, shared memory and semaphores, or the keyrings of the user. `install_filter` denies all of these to the process and
+to everything that it starts later; no process can remove the filter.
 
 What stays allowed: TCP and UDP over IPv4 and IPv6, connected pairs (`socketpair`), and every descriptor that is open already.
 `seccomp(2)` specifies the filter; addresses in `struct seccomp_data` assume a little-endian machine.
@@ -93,8 +93,8 @@ _MACHINES = {
 }
 
 
-def available() -> bool:
-    """Whether `install` can close these calls on this machine."""
+def seccomp_available() -> bool:
+    """Whether `install_filter` can close these calls on this machine."""
     machine = _machine()
     if machine is None:
         return False
@@ -102,7 +102,7 @@ def available() -> bool:
     return int(_libc().syscall(machine.seccomp, _ACTION_AVAILABLE, 0, ctypes.byref(action))) == 0
 
 
-def install() -> None:
+def install_filter() -> None:
     """Install the filter in every thread of this process, for good; children inherit it.
 
     Denied calls fail as on a kernel that lacks them (ENOSYS; a socket with EAFNOSUPPORT, as under systemd's

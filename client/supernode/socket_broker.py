@@ -1,8 +1,8 @@
 """Connections to the worker for the messenger's cage, in which no process can open a Unix socket.
 
-`start` forks a process that stays outside the cage. The other end of its channel is inherited by everything in the cage; whoever
-sends one byte and a socket through it gets back, over that socket, a new connection to the worker and to nothing else: the path
-is fixed at the start and no part of a request. `client.messenger.unix_socket.connect_through` is the other side.
+`start_broker` forks a process that stays outside the cage. The other end of its channel is inherited by everything in the cage;
+whoever sends one byte and a socket through it gets back, over that socket, a new connection to the worker and to nothing else:
+the path is fixed at the start and no part of a request. `client.messenger.unix_socket.connect_through` is the other side.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONNECTING = 10.0
 _DIES_WITH_PARENT = 1
 
 
-def start(path: Path) -> int:
+def start_broker(path: Path) -> int:
     """Fork the broker of the worker's socket at `path`.
 
     Call it before the process is confined and before it has threads.
@@ -38,7 +38,7 @@ def start(path: Path) -> int:
         try:
             inside.close()
             _end_with(parent)
-            serve(outside, path)
+            serve_broker(outside, path)
             code = 0
         finally:
             os._exit(code)
@@ -46,7 +46,7 @@ def start(path: Path) -> int:
     return inside.detach()
 
 
-def serve(channel: socket.socket, path: Path) -> None:
+def serve_broker(channel: socket.socket, path: Path) -> None:
     """Answer requests until every holder of the other end has closed it."""
     while True:
         # One descriptor at most: the kernel closes all others that come along.

@@ -11,7 +11,7 @@ from client.config.deployment_folder import Deployment
 from client.config.platform_file import load
 from client.supernode.sandbox import wall
 from client.supernode.supervisor import greets
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def state_of(deployment: Deployment, *, at: Path | None = None) -> PlatformState
     """
     file, invitation = load(deployment.file), deployment.invited()
     path = file.state / "ledger" / f"{file.name}.jsonl"
-    ledger = read(path) if path.exists() else None
+    ledger = read_ledger(path) if path.exists() else None
     runs: dict[str, int] = {}
     for entry in ledger.entries if ledger else ():
         runs[entry.run] = max(runs.get(entry.run, 0), entry.round)

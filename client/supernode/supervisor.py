@@ -26,7 +26,7 @@ from client.config.deployment_folder import Deployment
 from client.messenger.unix_socket import connect_to, process_of
 from client.messenger.wire import WIRE, Frame, receive, send
 from client.supernode.gate_client import Away, Refused, greet
-from client.supernode.process import Messenger, environment
+from client.supernode.process import Messenger, supernode_environment
 from client.supernode.sandbox import Wall
 from shared.base.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
 from shared.base.version import VERSION
@@ -136,7 +136,11 @@ class Supervisor:
             worker += ["--metrics-port", str(self.metrics_port)]
         self.worker = Child("worker", worker, _importable(dict(os.environ)), place.log / "worker.log", user=self.users[0])
         self.node = Child(
-            "messenger", self._words(0.0), _importable(environment(place.node)), place.log / "messenger.log", user=self.users[1]
+            "messenger",
+            self._words(0.0),
+            _importable(supernode_environment(place.node)),
+            place.log / "messenger.log",
+            user=self.users[1],
         )
 
     def run(self) -> ExitCode:

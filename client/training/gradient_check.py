@@ -15,7 +15,7 @@ from torch import Tensor
 
 from client.examples.split import ragged
 from client.examples.user_examples import Examples
-from client.training.per_user_gradients import Losses, per_user
+from client.training.per_user_gradients import Losses, user_gradients
 from shared.base.errors import PrivacyError
 from shared.layers.reference_path import plainly
 
@@ -61,7 +61,7 @@ def check_gradients(
         name: (parameters[name] + 0.02 * torch.randn(parameters[name].shape, generator=random).to(parameters[name].device))
         for name in trained
     }
-    together = per_user(batch, stirred, users)
+    together = user_gradients(batch, stirred, users)
     expected = [_plain(alone(user), stirred) for user in range(users)]
     greatest = max((_norm(each) for each in expected), default=torch.zeros(()))
     for user, each in enumerate(expected):

@@ -14,14 +14,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from client.training.per_user_gradients import Losses, per_user
+from client.training.per_user_gradients import Losses, user_gradients
 
 Engine = Callable[[Losses, Mapping[str, Tensor], int], dict[str, Tensor]]
 """Losses, the parameters that train, number of users -> gradient of each user, name -> float32 (users, *shape)."""
 
 
 def opacus_per_user(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> dict[str, Tensor]:
-    """`per_user` by Opacus' hooks on linear modules (Yousefpour et al. 2021).
+    """`user_gradients` by Opacus' hooks on linear modules (Yousefpour et al. 2021).
 
     Args:
         parameters: Matrices (k, d), and vectors (k,) that are added to every row as they are.
@@ -69,4 +69,4 @@ def _sample(factor: _Factor, users: int) -> Tensor:
     return cast(Tensor, found).detach().float().reshape(users, *factor.shape)
 
 
-ENGINES: Mapping[str, Engine] = {"batched": per_user, "opacus": opacus_per_user}
+ENGINES: Mapping[str, Engine] = {"batched": user_gradients, "opacus": opacus_per_user}

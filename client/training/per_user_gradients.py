@@ -26,7 +26,7 @@ Flat = Mapping[str, Tensor]
 """Name -> float32 (users, elements)."""
 
 
-def per_user(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> dict[str, Tensor]:
+def user_gradients(losses: Losses, parameters: Mapping[str, Tensor], users: int) -> dict[str, Tensor]:
     """Gradient of each user's loss, name -> float32 (users, *shape)."""
     copies = {name: value.detach().expand(users, *value.shape).requires_grad_() for name, value in parameters.items()}
     total = losses(copies).sum()
@@ -149,5 +149,5 @@ clip = clip_of(compiled=False)
 def clipped_sum(
     losses: Losses, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism, *, clip: Clip = clip
 ) -> BoundedSum:
-    """`clip` of `per_user`."""
-    return clip(per_user(losses, parameters, len(real)), real, mechanism)
+    """`clip` of `user_gradients`."""
+    return clip(user_gradients(losses, parameters, len(real)), real, mechanism)

@@ -49,7 +49,7 @@ def serve_worker(
     from client.worker.request_handler import Worker
     from client.worker.telemetry import WorkerMetrics
     from shared.base.prometheus import new_registry, serve_metrics
-    from shared.ledger.format import read
+    from shared.ledger.format import read_ledger
 
     file = load(deployment.file)
     # This user besides: its own health check; it could read everything anyway.
@@ -67,7 +67,7 @@ def serve_worker(
         worker.hold()
         if observer is not None:
             # Not before the worker holds it: only then is the torn end that a crash may leave cut off.
-            observer.spent(read(ledger).epsilon)
+            observer.spent(read_ledger(ledger).epsilon)
         if file.federation.coordinator is None:
             log.warning("no coordinator is pinned ([federation] coordinator): whoever reaches this worker may ask")
         door = Door(worker, _listener(at or deployment.socket, group), users=allowed)

@@ -19,7 +19,7 @@ import torch
 
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import PreparedPlatform, Progress, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, Progress, preparation_key, prepare
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
@@ -280,7 +280,7 @@ class Worker:
         )
 
     def _prepared(self, settings: Settings) -> PreparedPlatform:
-        wanted = fingerprint(settings)
+        wanted = preparation_key(settings)
         if self._platform is None or self._fingerprint not in (None, wanted):
             cache = self._state / "trunk"
             self._platform = prepare(

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from client.messenger.unix_socket import user_of
-from client.messenger.wire import MAX_BODY, WIRE, Frame, Hangup, pack, receive, send, unpack
+from client.messenger.wire import MAX_BODY, WIRE, Frame, Hangup, pack_record, receive, send, unpack_record
 from shared.base.errors import ProtocolError
 from shared.base.version import VERSION
 from shared.protocol.flower_records import request_from, to_record
@@ -142,7 +142,7 @@ class Door:
         answer = self._answer(frame, str(hello.header.get("warrant", "")))
         try:
             # An answer may be large, and the messenger is a process on a busy machine.
-            send(connection, pack("answer", to_record(answer)), seconds=self._request)
+            send(connection, pack_record("answer", to_record(answer)), seconds=self._request)
         except Hangup:
             log.warning("nobody waited for the answer to '%s'; it is kept for who asks again", answer.kind)
         return None
@@ -151,7 +151,7 @@ class Door:
         try:
             if frame.type != "request":
                 raise ProtocolError(f"a '{frame.type[:40]}' where a request was expected")
-            request = request_from(unpack(frame))
+            request = request_from(unpack_record(frame))
         except ProtocolError as error:
             log.info("refused what is no request: %s", error.found)
             return Refusal(run="unknown", platform=self._handler.name, round=0, reason=Reason.MESSAGE)

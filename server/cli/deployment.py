@@ -22,7 +22,7 @@ _HERE = Path("coordinator")
 server = typer.Typer(no_args_is_help=True, help="The coordinator's server: start, health, renew.")
 
 
-def init_server(
+def init_server_command(
     folder: Annotated[Path, typer.Argument(help="A new folder for the coordinator.")],
     host: Annotated[str, typer.Option(help="Name or address under which platforms will reach this machine.")],
     name: Annotated[str, typer.Option(help="Name of the federation.")] = "federation",
@@ -31,7 +31,7 @@ def init_server(
     listen: Annotated[str, typer.Option(help="Address to listen on for platforms.")] = "0.0.0.0",  # noqa: S104
 ) -> None:
     """Make a coordinator: authority, TLS certificate, keys, configuration, start script."""
-    from server.deployment.provisioning import init_server as make
+    from server.deployment.provisioning import create_coordinator_folder as make
 
     made = make(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
     typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
@@ -40,19 +40,19 @@ def init_server(
 
 
 @server.command("start")
-def start(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+def start_server(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
     """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
     from server.deployment.folder import open_coordinator
-    from server.deployment.superlink import serve
+    from server.deployment.superlink import serve_superlink
     from shared.base.logs import configure_as_told
 
     coordinator = open_coordinator(folder)
     configure_as_told("server", flower=True)
-    serve(coordinator)
+    serve_superlink(coordinator)
 
 
 @server.command("health")
-def health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
     """Exit 0 if the server answers and its certificate is valid, 1 if not."""
     from server.deployment.flower_control import Control
     from server.deployment.folder import open_coordinator
@@ -77,12 +77,12 @@ def renew(
     typer.echo(f"a certificate for {coordinator.file.host}, for {days} days; restart the server to use it")
 
 
-def invite(
+def invite_command(
     platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")], server: At = _HERE
 ) -> None:
     """Print what a platform needs to take part: addresses, certificates, public keys. There is no secret in it."""
     from server.deployment.folder import open_coordinator
-    from server.deployment.provisioning import invite as make
+    from server.deployment.provisioning import make_invitation as make
 
     invitation = make(open_coordinator(server), platform)
     typer.echo(invitation.text(), nl=False)
@@ -132,7 +132,7 @@ def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")
     typer.echo(f"{platform} is revoked")
 
 
-def run(
+def run_command(
     server: At = _HERE,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
@@ -155,7 +155,7 @@ def run(
     from dataclasses import replace
 
     from server.deployment.folder import open_coordinator
-    from server.deployment.launch import federate, record, recorded, stop
+    from server.deployment.launch import federate_deployed, record, recorded, stop
     from shared.base.setting_overrides import settings_of
 
     coordinator = open_coordinator(server)
@@ -176,7 +176,7 @@ def run(
             console.print(f"[dim]round {event.get('round', 0):>3}[/]  {escape(str(event.get('text', '')))}", highlight=False)
 
     try:
-        state = federate(launch, tell)
+        state = federate_deployed(launch, tell)
     except KeyboardInterrupt:
         stop(launch)
         console.print(f"stopped; go on with: fedfuse run --resume {launch.run}", highlight=False)
@@ -202,13 +202,15 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float
     return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, wait=wait, restarts=restarts)
 
 
-def status(server: At = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False) -> None:
+def server_status(
+    server: At = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
+) -> None:
     """Show how the federation stands: platforms seen, round, budget left as each allows to be shown, last trouble."""
     from server.deployment.folder import open_coordinator
-    from server.deployment.status import render, status_of
+    from server.deployment.status import render_status, status_of
 
     found = status_of(open_coordinator(server))
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
-        Console().print(render(found))
+        Console().print(render_status(found))

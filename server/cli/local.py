@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from server.registry.manifest import Manifest
 
 
-def audit(
+def audit_command(
     run: Annotated[Path, typer.Argument(help="Run folder, with the platforms' ledgers in ledger/.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -26,19 +26,19 @@ def audit(
 
     Exit code 4 when anything does not hold.
     """
-    from shared.ledger.audit import audit as look
-    from shared.ledger.audit import render
+    from shared.ledger.audit import audit_run as look
+    from shared.ledger.audit import render_audit
 
     report = look(run)
     if as_json:
         typer.echo(report.to_json())
     else:
-        Console().print(render(report))
+        Console().print(render_audit(report))
     if not report.ok:
         raise typer.Exit(ExitCode.PRIVACY)
 
 
-def pull(
+def pull_command(
     source: Annotated[str, typer.Argument(help="A registry or one published model: a folder, s3://, gs://, https:// ...")],
     out: Annotated[Path, typer.Option(help="A folder for the model: new, or one that an earlier pull made.")],
     trust: Annotated[
@@ -56,7 +56,7 @@ def pull(
     fedfuse pull s3://models/ours --trust key.pub --out model        the newest version; again: bring it up to date
     fedfuse pull runs/first --unsigned --out model                   a run's own copy, on your own disk
     """
-    from server.registry.pull import pull as fetch
+    from server.registry.pull import pull_model as fetch
     from server.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust or []]
@@ -174,9 +174,9 @@ def _title(manifest: Manifest) -> str:
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the parts of a strategy: when to use each, what it trusts, what it sends, and whether the secure sum carries it."""
     from strategies.card import Role
-    from strategies.composition import catalogue, under_secure_sum
+    from strategies.composition import strategy_cards, under_secure_sum
 
-    cards = catalogue()
+    cards = strategy_cards()
     if as_json:
         shown = [
             {

@@ -79,7 +79,7 @@ class Certificates:
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
         authority = _load(self.authority)
         key = ec.generate_private_key(ec.SECP256R1())
-        names = list(dict.fromkeys([name_of(host), name_of("localhost"), name_of("127.0.0.1")]))
+        names = list(dict.fromkeys([certificate_name(host), certificate_name("localhost"), certificate_name("127.0.0.1")]))
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
         builder = (
             _builder(subject, authority.subject, key.public_key(), days=days)
@@ -140,7 +140,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def name_of(host: str) -> x509.GeneralName:
+def certificate_name(host: str) -> x509.GeneralName:
     """A host as a certificate names it.
 
     Raises:

@@ -26,7 +26,7 @@ from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
-from shared.base.settings import Settings, build, digest, flatten
+from shared.base.settings import Settings, build, flatten, settings_digest
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
 from shared.protocol.run_authorization import Warrant, federation_of
@@ -102,7 +102,7 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
         raise InputError(f"there is no run {run!r}", where=str(runs), do=f"runs are: {names}") from None
 
 
-def federate(launch: Launch, tell: Tell) -> dict[str, Any]:
+def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
     """Run it to its end; returns its last state.
 
     Args:
@@ -184,7 +184,7 @@ def _start(launch: Launch) -> int:
     warrant = Warrant(
         federation=federation_of(key.public_key().public_bytes_raw()),
         run=launch.run,
-        settings=digest(launch.settings),
+        settings=settings_digest(launch.settings),
         expires=int(time.time()) + LIFETIME,
     ).signed(key)
     config = {

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from server.deployment.approved_platforms import Platforms
-from server.deployment.certificates import Certificates, name_of
+from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
 from server.registry.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
@@ -49,7 +49,9 @@ runs/
 """
 
 
-def init_server(folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str) -> CoordinatorFolder:
+def create_coordinator_folder(
+    folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str
+) -> CoordinatorFolder:
     """Make a coordinator's folder (0700).
 
     Raises:
@@ -64,7 +66,7 @@ def init_server(folder: Path, *, host: str, name: str, port: int, control_port: 
         file = ServerFile(name=name, host=host, port=port, control_port=control_port, listen=listen)
     except ValidationError as error:
         raise InputError(explain(error), where="the options", do="correct what is named above") from None
-    name_of(host)
+    certificate_name(host)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     certificates = Certificates.of(folder)
@@ -81,7 +83,7 @@ def init_server(folder: Path, *, host: str, name: str, port: int, control_port: 
     return open_coordinator(folder)
 
 
-def invite(coordinator: CoordinatorFolder, platform: str) -> Invitation:
+def make_invitation(coordinator: CoordinatorFolder, platform: str) -> Invitation:
     """What `platform` needs to take part; there is no secret in it.
 
     Raises:

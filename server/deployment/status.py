@@ -131,7 +131,7 @@ def status_of(coordinator: CoordinatorFolder) -> Status:
     )
 
 
-def render(status: Status) -> Group:
+def render_status(status: Status) -> Group:
     """For a terminal."""
     head = f"federation [bold]{escape(status.federation)}[/] at {escape(status.address)}: " + (
         f"the server runs, its certificate holds for {status.certificate:.0f} days"

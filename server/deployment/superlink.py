@@ -39,7 +39,7 @@ PATIENCE = 60_000
 SuperNode whose answer met a 500 does not send it again: of fifty at once some were lost."""
 
 
-def serve(coordinator: CoordinatorFolder) -> None:
+def serve_superlink(coordinator: CoordinatorFolder) -> None:
     """Run the server until it is told to stop.
 
     Raises:

@@ -68,10 +68,10 @@ class Origin(_Frozen):
         run: The run that trained it.
         created: When the run ended, UTC by the coordinator's clock. Informative.
         strategy, rounds, platforms: How it was trained, over whom (public names).
-        settings_sha256: `shared.base.settings.digest` of the run's settings.
+        settings_sha256: `shared.base.settings.settings_digest` of the run's settings.
         backbone: Name of the frozen model that the adapter belongs to.
         backbone_sha256: Of its weights; '' where the coordinator had none at hand.
-        adapter_sha256: Of the trained tensors (`shared.model.adapter.digest`).
+        adapter_sha256: Of the trained tensors (`shared.model.adapter.adapter_digest`).
         start_sha256: Of the tensors that training began from; '' if they were fresh ones, drawn from the run's seed.
     """
 
@@ -191,7 +191,7 @@ def describe(folder: Path, origin: Origin) -> Manifest:
         for name in [*folders, *files]:
             if (Path(root) / name).is_symlink():
                 raise InputError("is a symbolic link", where=str(Path(root) / name), do="put the file itself there")
-        entries += [entry_of(folder, Path(root) / name) for name in files if not name.startswith(".") and name != MANIFEST]
+        entries += [manifest_entry(folder, Path(root) / name) for name in files if not name.startswith(".") and name != MANIFEST]
     if not entries:
         raise InputError("there is no model to publish", where=str(folder), do="name the folder that holds the model's files")
     ordered = sorted(entries, key=lambda entry: entry.name)
@@ -201,7 +201,7 @@ def describe(folder: Path, origin: Origin) -> Manifest:
         raise InputError(explain(error), where=str(folder), do="rename the files") from None
 
 
-def entry_of(folder: Path, path: Path) -> ManifestEntry:
+def manifest_entry(folder: Path, path: Path) -> ManifestEntry:
     """The entry of a file that is there.
 
     Raises:
@@ -222,7 +222,7 @@ def entry_of(folder: Path, path: Path) -> ManifestEntry:
         raise InputError(explain(error), where=str(path), do="rename the file, or leave it out") from None
 
 
-def parse(data: bytes, where: str) -> Manifest:
+def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`, which is somebody's and not yet checked by any signature.
 
     Guarantees: what is returned renders to exactly `data`, so nothing in the bytes escapes the checks or the signature.

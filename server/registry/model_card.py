@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.registry.run_facts import FACTS, Facts, PlatformFacts, json_of, settings_of, unpromised
-from shared.base.settings import Settings, digest
+from server.registry.run_facts import FACTS, Facts, PlatformFacts, json_of, published_settings, unpromised
+from shared.base.settings import Settings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
 
@@ -29,9 +29,9 @@ class Lineage:
     start: int | None = None
 
 
-def render(facts: Facts, lineage: Lineage | None = None) -> str:
+def render_card(facts: Facts, lineage: Lineage | None = None) -> str:
     """The model card, in Markdown; `lineage` is None for a model that is in no registry."""
-    settings = settings_of(facts)
+    settings = published_settings(facts)
     model = settings.model
     reasons = unpromised(facts)
     first = f"**NOTHING IS PROMISED to the users behind this model: {'; '.join(reasons)}.**\n\n" if reasons else ""
@@ -164,7 +164,7 @@ def _lineage(facts: Facts, settings: Settings, lineage: Lineage | None) -> str:
     place = f"- version {lineage.version}; the version before: {before}\n" if lineage else ""
     return f"""{place}- training began from {start}
 - this adapter: `{facts.adapter_sha256}`
-- settings of the run: `{digest(settings)}` (in full in `{FACTS}`)
+- settings of the run: `{settings_digest(settings)}` (in full in `{FACTS}`)
 """
 
 
@@ -174,4 +174,4 @@ def _number(value: float) -> str:
 
 def model_card_files(facts: Facts, lineage: Lineage | None = None) -> Mapping[str, bytes]:
     """The two files that a model's folder gets beside its tensors."""
-    return {FACTS: json_of(facts), CARD: render(facts, lineage).encode()}
+    return {FACTS: json_of(facts), CARD: render_card(facts, lineage).encode()}

@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestEntry, describe, parse
+from server.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestEntry, describe, parse_manifest
 from server.registry.registry import Registry
 from server.registry.run_facts import FACTS, facts_in, unpromised
 from server.registry.signing import PublicKey, Untrusted
-from server.registry.store import NotThere, Store, blocks, open_store, read_bounded, shown
+from server.registry.store import NotThere, Store, blocks, open_store, read_bounded, shown_address
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.safetensors_checks import read_tensors
@@ -27,7 +27,7 @@ from shared.model.backbone import weights_sha256
 from shared.model.peft_export import load_published
 
 MAX_TOTAL = 1 << 33
-"""Bytes of the largest model that `pull` fetches, unless it is told otherwise."""
+"""Bytes of the largest model that `pull_model` fetches, unless it is told otherwise."""
 _MODEL = "model"
 
 
@@ -55,7 +55,7 @@ class PulledModel:
     unpromised: tuple[str, ...]
 
 
-def pull(
+def pull_model(
     source: str,
     out: Path,
     *,
@@ -87,7 +87,7 @@ def pull(
     if bool(keys) == unsigned:
         raise InputError(
             "whose signature is to be trusted?" if not keys else "--unsigned trusts nobody's signature, --trust somebody's",
-            where=shown(source),
+            where=shown_address(source),
             do="name the coordinator's public key with --trust key.pub; --unsigned takes a model that anyone may have forged",
         )
     here = _present(out)
@@ -141,7 +141,7 @@ def _find(store: Store, keys: tuple[PublicKey, ...], model: str, here: Manifest 
             data = read_bounded(store, name, MAX_MANIFEST)
         except NotThere:
             continue
-        manifest = parse(data, f"{store.where}/{name}")
+        manifest = parse_manifest(data, f"{store.where}/{name}")
         if keys:
             manifest.require_signed(keys, where=store.where)
         if here is not None:
@@ -206,7 +206,7 @@ def _present(out: Path) -> Manifest | None:
     if MANIFEST not in found or (out / MANIFEST).is_symlink():
         raise InputError("is there already and not empty", where=str(out), do="name another folder, or remove this one first")
     with (out / MANIFEST).open("rb") as file:
-        here = parse(file.read(MAX_MANIFEST + 1), str(out))
+        here = parse_manifest(file.read(MAX_MANIFEST + 1), str(out))
     more = sorted(found - {entry.name for entry in here.files} - {MANIFEST})
     if more:
         raise InputError(

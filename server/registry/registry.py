@@ -22,7 +22,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse, read_json
+from server.registry.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse_manifest, read_json
 from server.registry.model_card import Lineage, model_card_files
 from server.registry.publication import MODEL
 from server.registry.run_facts import FACTS, Facts, facts_in, origin_of, unpromised
@@ -201,7 +201,7 @@ class Registry:
     def _read(self, number: int) -> Manifest:
         name = _manifest(number)
         where = f"{self.store.where}/{name}"
-        manifest = parse(read_bounded(self.store, name, MAX_MANIFEST), where)
+        manifest = parse_manifest(read_bounded(self.store, name, MAX_MANIFEST), where)
         if manifest.version != number:
             raise InputError(
                 f"is the manifest of version {manifest.version}",
@@ -248,7 +248,7 @@ def _manifest(number: int) -> str:
 
 def _copy(source: Path, draft: Path) -> None:
     """Copy a run's model, and check the copy against the run's own manifest."""
-    manifest = parse(_file(source / MANIFEST), str(source))
+    manifest = parse_manifest(_file(source / MANIFEST), str(source))
     for entry in manifest.files:
         target = draft / entry.name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, Va
 from server.monitoring.run_events import Tally
 from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
 from shared.base.errors import FedfuseError, InputError
-from shared.base.settings import Scalar, Settings, digest, explain, flatten, unflatten
-from shared.ledger.format import now
-from shared.ledger.format import read as read_ledger
-from shared.model.adapter import digest as adapter_digest
+from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
+from shared.ledger.format import now, read_ledger
+from shared.model.adapter import adapter_digest
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"
@@ -144,7 +143,7 @@ def origin_of(facts: Facts, name: str = "") -> Origin:
     Raises:
         InputError: the name is none.
     """
-    settings = settings_of(facts)
+    settings = published_settings(facts)
     try:
         return Origin(
             name=name or facts.run,
@@ -153,7 +152,7 @@ def origin_of(facts: Facts, name: str = "") -> Origin:
             strategy=settings.strategy,
             rounds=facts.rounds,
             platforms=tuple(platform.name for platform in facts.platforms),
-            settings_sha256=digest(settings),
+            settings_sha256=settings_digest(settings),
             backbone=settings.model.backbone,
             backbone_sha256=facts.backbone_sha256,
             adapter_sha256=facts.adapter_sha256,
@@ -163,7 +162,7 @@ def origin_of(facts: Facts, name: str = "") -> Origin:
         raise InputError(explain(error), where="the model", do="names are like 'spring-2'") from None
 
 
-def settings_of(facts: Facts) -> Settings:
+def published_settings(facts: Facts) -> Settings:
     """The run's settings."""
     return unflatten(dict(facts.settings), where=FACTS)
 
@@ -173,7 +172,7 @@ def unpromised(facts: Facts) -> list[str]:
 
     Privacy that was off needs no mention here: such a card claims no epsilon.
     """
-    settings = settings_of(facts)
+    settings = published_settings(facts)
     exact = [p.name for p in facts.platforms if any(q is not None and q.exact for q in (p.before, p.federated))]
     reasons = {
         "it comes from a simulation": settings.simulation,

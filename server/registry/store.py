@@ -73,7 +73,7 @@ def open_store(address: str) -> Store:
     parts = urlsplit(address)
     if parts.scheme in ("http", "https") and (parts.query or parts.fragment):
         raise InputError(
-            "the address has a query", where=shown(address), do="give the address of a folder, to which names are added"
+            "the address has a query", where=shown_address(address), do="give the address of a folder, to which names are added"
         )
     try:
         system, root = fsspec.core.url_to_fs(address)
@@ -81,13 +81,13 @@ def open_store(address: str) -> Store:
         extra = _EXTRA.get(parts.scheme, "")
         raise InputError(
             f"no reader for {parts.scheme}:// is installed",
-            where=shown(address),
+            where=shown_address(address),
             do=f"pip install 'fedfuse[{extra}]'" if extra else "install the fsspec package for it",
         ) from None
     except Exception as error:
         # Each of fsspec's systems has its own; all mean that this address is none.
         raise InputError(
-            f"cannot be opened: {type(error).__name__}", where=shown(address), do="name a folder or a URL"
+            f"cannot be opened: {type(error).__name__}", where=shown_address(address), do="name a folder or a URL"
         ) from error
     protocols = (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
     if "file" in protocols:
@@ -95,7 +95,7 @@ def open_store(address: str) -> Store:
     return ObjectStore(system, root, address, writable="http" not in protocols)
 
 
-def shown(address: str) -> str:
+def shown_address(address: str) -> str:
     """The address as it may be shown and logged: without user, password and query.
 
     >>> shown("https://ann:secret@models.example/x?token=1")
@@ -199,7 +199,7 @@ class ObjectStore:
     @property
     def where(self) -> str:
         """The address, without secrets."""
-        return shown(self._address)
+        return shown_address(self._address)
 
     def open(self, name: str) -> IO[bytes]:
         """As the protocol says."""

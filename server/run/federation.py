@@ -25,7 +25,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.adapter import initial
 from shared.model.factor_schedule import personalises
-from shared.model.residual_factors import require_with_residual, split
+from shared.model.residual_factors import require_with_residual, split_residual
 from shared.model.update_bound import largest_change
 from shared.protocol.flower_records import bytes_of, request_from
 from shared.protocol.messages import Arrays, Joined, Label, Reason
@@ -147,7 +147,7 @@ class _Federation:
         if names is not None:
             # Platforms are strangers here: what their training cannot have made is not combined.
             self._strategy.largest = largest_change(settings)
-        self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split(adapter)[0].items()}
+        self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split_residual(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter, self.round = adapter, 0
         self.tallies: dict[str, Tally] = {}

@@ -101,12 +101,12 @@ def configure_as_told(room: str, *, flower: bool = False) -> None:
 
 
 def configure_from_environment(room: str, *, platform: str = "") -> None:
-    """As `configure`, in a process that Flower started, if whoever started Flower asked for it (`environment`)."""
+    """As `configure`, in a process that Flower started, if whoever started Flower asked for it (`log_environment`)."""
     if os.environ.get(FORMAT):
         configure(room, form=os.environ[FORMAT], level=os.environ.get(LEVEL, "info"), platform=platform, flower=True)
 
 
-def environment(form: Form | str, level: str = "info") -> dict[str, str]:
+def log_environment(form: Form | str, level: str = "info") -> dict[str, str]:
     """What to put into a process's environment so that the rooms in it, and below it, log in this form."""
     return {FORMAT: str(form), LEVEL: level}
 

@@ -288,7 +288,7 @@ def unflatten(flat: dict[str, Any], *, where: str) -> Settings:
     return build(nested, where=where)
 
 
-def digest(settings: Settings) -> str:
+def settings_digest(settings: Settings) -> str:
     """SHA-256 of the settings, in hex: two runs with the same one were asked for the same thing."""
     return hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest()
 

@@ -36,8 +36,8 @@ Changes = Sequence[Sequence[Change]]
 _T = TypeVar("_T")
 
 
-def suits(x: Tensor, changes: Changes) -> bool:
-    """Whether `layer` can do it: on a processor, and every factor given once, or as copies that are all one.
+def backward_suits(x: Tensor, changes: Changes) -> bool:
+    """Whether `backward_layer` can do it: on a processor, and every factor given once, or as copies that are all one.
 
     The compiler is left to see the small steps, which it joins by itself.
     """
@@ -46,7 +46,7 @@ def suits(x: Tensor, changes: Changes) -> bool:
     return all(change.for_all for each in changes for change in each)
 
 
-def layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Tensor:
+def backward_layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Tensor:
     """The layer's output.
 
     Args:

@@ -57,7 +57,7 @@ class Compiled(Generic[P, R]):
 
 
 @cache
-def obstacle(device: torch.device) -> str:
+def compile_obstacle(device: torch.device) -> str:
     """What keeps torch.compile from working here, which needs a C compiler, and a folder to write to and to run from.
 
     Found out once a process, by compiling something small.

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.base.errors import FedfuseError, InputError
-from shared.ledger.format import Ledger, read
+from shared.ledger.format import Ledger, read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, family
 from shared.privacy.spent import Spent
 
@@ -129,7 +129,7 @@ class AuditReport:
         return json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False)
 
 
-def audit(run: Path) -> AuditReport:
+def audit_run(run: Path) -> AuditReport:
     """The audit of every ledger under `run`/ledger, against `run`/metrics.json if that is there.
 
     Raises:
@@ -147,7 +147,7 @@ def audit(run: Path) -> AuditReport:
     platforms: list[PlatformAudit] = []
     for path in paths:
         try:
-            ledger = read(path)
+            ledger = read_ledger(path)
         except FedfuseError as error:
             reason = f"{error.found} ({error.where})"
             platforms.append(
@@ -205,7 +205,7 @@ def compose(ledgers: Sequence[Ledger]) -> Everywhere:
     )
 
 
-def render(report: AuditReport) -> RenderableType:
+def render_audit(report: AuditReport) -> RenderableType:
     """The report as a table for a terminal, with the composition and the problems under it."""
     table = Table(title=f"Privacy audit of {report.run}", title_justify="left")
     table.add_column("platform", overflow="fold")

@@ -22,7 +22,7 @@ def number(values: dict[str, Any], name: str, where: str, *, infinite: bool = Fa
     return value
 
 
-def whole(values: dict[str, Any], name: str, where: str, *, at_most: int = 1 << 62) -> int:
+def whole_number(values: dict[str, Any], name: str, where: str, *, at_most: int = 1 << 62) -> int:
     """A whole number from 0 to `at_most`."""
     value = values[name]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= at_most:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.ledger.fields import TIME, damaged, hold, matching, moment, number, whole
+from shared.ledger.fields import TIME, damaged, hold, matching, moment, number, whole_number
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
@@ -159,7 +159,7 @@ class Ledger:
         return math.isfinite(self.header.budget)
 
 
-def read(path: Path) -> Ledger:
+def read_ledger(path: Path) -> Ledger:
     """The ledger at `path`, verified whole.
 
     Raises:
@@ -173,11 +173,11 @@ def read(path: Path) -> Ledger:
                 content += file.read(MAX_BYTES)
     except OSError as error:
         raise StorageError(f"the ledger cannot be read ({error.strerror})", where=str(path)) from None
-    return parse(content, where=str(path))
+    return parse_ledger(content, where=str(path))
 
 
-def parse(content: bytes, *, where: str) -> Ledger:
-    """The ledger in `content`; errors as `read`."""
+def parse_ledger(content: bytes, *, where: str) -> Ledger:
+    """The ledger in `content`; errors as `read_ledger`."""
     if len(content) > MAX_BYTES or content.count(b"\n") > MAX_ENTRIES + 1:
         raise StorageError(
             f"the ledger has more than {MAX_ENTRIES} entries, or {MAX_BYTES} bytes",
@@ -209,14 +209,14 @@ def parse(content: bytes, *, where: str) -> Ledger:
     return Ledger(header=header, entries=tuple(entries))
 
 
-def seal(line: Header | Entry) -> tuple[str, bytes]:
+def seal_line(line: Header | Entry) -> tuple[str, bytes]:
     """The hash of `line` (its own `hash` field left out), and the bytes to write, newline and all."""
     values = _plain(line)
-    digest = hashlib.sha256(canonical(values)).hexdigest()
-    return digest, canonical({**values, "hash": digest}) + b"\n"
+    digest = hashlib.sha256(canonical_json(values)).hexdigest()
+    return digest, canonical_json({**values, "hash": digest}) + b"\n"
 
 
-def canonical(values: dict[str, Any]) -> bytes:
+def canonical_json(values: dict[str, Any]) -> bytes:
     """Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
 
     >>> canonical({"b": 1.0, "a": "x"})
@@ -261,8 +261,8 @@ def _table(line: bytes, kind: type[Header] | type[Entry], *, where: str) -> dict
         damaged(f"fields differ from a ledger's by {sorted(set(values) ^ expected)!r:.200}", where)
     digest = values.pop("hash")
     try:
-        body = canonical(values)
-        text = canonical({**values, "hash": digest})
+        body = canonical_json(values)
+        text = canonical_json({**values, "hash": digest})
     except (ValueError, RecursionError):
         damaged("values that no ledger holds", where)
     # Comparing the text also refuses doubled keys, other spellings of a number, and spaces.
@@ -286,7 +286,7 @@ def _header(values: dict[str, Any], *, where: str) -> Header:
         delta=number(values, "delta", where),
         unit=UNIT,
         created=moment(values, "created", where),
-        seq=whole(values, "seq", where, at_most=0),
+        seq=whole_number(values, "seq", where, at_most=0),
         previous=matching(values, "previous", _HASH, where),
         hash=matching(values, "hash", _HASH, where),
     )
@@ -310,15 +310,15 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
     make = IntegerEntry if "integers" in values else Entry
     entry = make(
         **optional,
-        seq=whole(values, "seq", where, at_most=MAX_ENTRIES),
+        seq=whole_number(values, "seq", where, at_most=MAX_ENTRIES),
         time=moment(values, "time", where),
         run=matching(values, "run", NAME, where),
-        round=whole(values, "round", where, at_most=MAX_ROUND),
+        round=whole_number(values, "round", where, at_most=MAX_ROUND),
         kind=kind,
         noise_multiplier=number(values, "noise_multiplier", where),
         sample_rate=number(values, "sample_rate", where),
-        steps=whole(values, "steps", where),
-        group_size=whole(values, "group_size", where),
+        steps=whole_number(values, "steps", where),
+        group_size=whole_number(values, "group_size", where),
         epsilon=number(values, "epsilon", where, infinite=True),
         delta=number(values, "delta", where),
         accountant=method,
@@ -338,10 +338,10 @@ def _integers(values: Any, where: str) -> Integers:
     try:
         return Integers(
             reach=number(values, "reach", where),
-            dimension=whole(values, "dimension", where),
+            dimension=whole_number(values, "dimension", where),
             failure=number(values, "failure", where),
-            honest=whole(values, "honest", where),
-            **({"local": whole(values, "local", where)} if "local" in values else {}),
+            honest=whole_number(values, "honest", where),
+            **({"local": whole_number(values, "local", where)} if "local" in values else {}),
         )
     except InputError as error:
         damaged(error.found, where)

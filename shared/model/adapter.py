@@ -134,7 +134,7 @@ def trained(names: Mapping[str, object], factors: Factors) -> list[str]:
     return [name for name in names if name.endswith(wanted)]
 
 
-def digest(arrays: Arrays) -> str:
+def adapter_digest(arrays: Arrays) -> str:
     """SHA-256 of an adapter's names, shapes and values, in hex: which adapter a model is, or began from."""
     sha = hashlib.sha256()
     for name in sorted(arrays):

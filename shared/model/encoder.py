@@ -119,7 +119,7 @@ class Encoder:
         allowed = _attention_mask(mask)
         for place in range(self.cut, self.backbone.shape.layers):
             x = self._layer(place, x, allowed, adapter)
-        if self._kernels and blocked.suits(x, []):
+        if self._kernels and blocked.kernels_suit(x, []):
             counted = F.pad(batch.mask, (0, x.shape[1] - text))
             return self._head(blocked.mean(x, counted), adapter)
         total = (x[:, :text] * batch.mask.unsqueeze(-1)).sum(1, dtype=torch.float32)
@@ -133,10 +133,10 @@ class Encoder:
         frozen = self._frozen.layers[place]
         maps = (frozen.stacked, frozen.mixing, frozen.up, frozen.down)
         changes = tuple(self._changes(of, adapter) for of in maps)
-        if self._kernels and blocked.suits(x, changes):
-            return blocked.layer(x, allowed, frozen, changes)
-        if layer.suits(x, changes):
-            return layer.layer(x, allowed, frozen, changes)
+        if self._kernels and blocked.kernels_suit(x, changes):
+            return blocked.native_layer(x, allowed, frozen, changes)
+        if layer.backward_suits(x, changes):
+            return layer.backward_layer(x, allowed, frozen, changes)
         stacked, mixing, up, down = (partial(linear, frozen=of, changes=each) for of, each in zip(maps, changes, strict=True))
         mixed = attend(stacked(x), allowed, frozen.heads)
         x = frozen.attention_norm(x + mixing(mixed))

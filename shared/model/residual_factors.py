@@ -34,7 +34,7 @@ def maps_in(arrays: Mapping[str, object]) -> list[str]:
     return [name.removesuffix(".lora_A") for name in arrays if name.endswith(".lora_A")]
 
 
-def split(arrays: Arrays) -> tuple[Adapter, Adapter]:
+def split_residual(arrays: Arrays) -> tuple[Adapter, Adapter]:
     """The adapter proper, and its residual."""
     return (
         {name: array for name, array in arrays.items() if not is_residual(name)},
@@ -48,7 +48,7 @@ def require_with_residual(arrays: Arrays, layout: Layout, *, where: str) -> None
     Raises:
         ProtocolError: anything differs.
     """
-    adapter, residual = split(arrays)
+    adapter, residual = split_residual(arrays)
     require_layout(adapter, layout, where=where)
     wanted: dict[str, tuple[int, int]] = {}
     for name in maps_in(layout):
@@ -77,7 +77,7 @@ def merged(arrays: Arrays) -> Adapter:
 
     A pair that adds nothing (a B of zeros) is left out where there is a residual to stand for the map.
     """
-    adapter, residual = split(arrays)
+    adapter, residual = split_residual(arrays)
     result = dict(adapter)
     for name in maps_in(adapter):
         if f"{name}.residual_A" not in residual:

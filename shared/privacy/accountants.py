@@ -15,7 +15,7 @@ from typing import Protocol
 from shared.base.errors import InputError
 from shared.privacy import discrete, pld, prv, rdp
 from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
-from shared.privacy.releases import Release, Steps, merge
+from shared.privacy.releases import Release, Steps, merge_releases
 from shared.privacy.spent import Method, Spent
 
 PRV_LIMIT = 10.0
@@ -46,7 +46,7 @@ class RenyiAccountant:
 
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """See `Accountant.epsilon`."""
-        return _interpret(_opacus_rdp, merge(releases), _checked(delta))
+        return _interpret(_opacus_rdp, merge_releases(releases), _checked(delta))
 
 
 class OpacusAccountant:
@@ -60,7 +60,7 @@ class OpacusAccountant:
 
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """See `Accountant.epsilon`."""
-        return _interpret(_opacus, merge(releases), _checked(delta))
+        return _interpret(_opacus, merge_releases(releases), _checked(delta))
 
 
 class DpAccounting:
@@ -70,7 +70,7 @@ class DpAccounting:
 
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """See `Accountant.epsilon`."""
-        return _interpret(_dp_accounting, merge(releases), _checked(delta))
+        return _interpret(_dp_accounting, merge_releases(releases), _checked(delta))
 
 
 class Preferred:
@@ -127,7 +127,7 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
             parts.append(method(ideal, at))
             return parts[-1].epsilon
 
-        return lambda at: discrete.epsilon(removed, at, curve)
+        return lambda at: discrete.integer_epsilon(removed, at, curve)
 
     total = triangle(through(out), through(back), delta) if back else through(out)(delta)
     if not parts:
@@ -137,7 +137,7 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
 
 
 def _opacus_rdp(removed: tuple[Removal, ...], delta: float) -> Spent:
-    return Spent(epsilon=rdp.epsilon(removed, delta), accountant=Method.OPACUS_RDP, tight=False)
+    return Spent(epsilon=rdp.rdp_epsilon(removed, delta), accountant=Method.OPACUS_RDP, tight=False)
 
 
 def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
@@ -146,7 +146,7 @@ def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
     if bound.epsilon > 2 * PRV_LIMIT:
         return bound
     try:
-        spent = prv.epsilon(removed, delta, rough=bound.epsilon)
+        spent = prv.prv_epsilon(removed, delta, rough=bound.epsilon)
     except CannotCompose:
         return bound
     if spent > PRV_LIMIT:
@@ -158,6 +158,6 @@ def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
 
 def _dp_accounting(removed: tuple[Removal, ...], delta: float) -> Spent:
     try:
-        return Spent(epsilon=pld.epsilon(removed, delta), accountant=Method.DP_ACCOUNTING_PLD)
+        return Spent(epsilon=pld.pld_epsilon(removed, delta), accountant=Method.DP_ACCOUNTING_PLD)
     except CannotCompose:
         return Spent(epsilon=pld.renyi(removed, delta), accountant=Method.DP_ACCOUNTING_RDP, tight=False)

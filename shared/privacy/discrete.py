@@ -89,7 +89,7 @@ def gaussian(removals: Sequence[Removal]) -> tuple[Removal, ...] | None:
     return tuple(found)
 
 
-def epsilon(removals: Sequence[Removal], delta: float, convert: Callable[[float], float]) -> float:
+def integer_epsilon(removals: Sequence[Removal], delta: float, convert: Callable[[float], float]) -> float:
     """Epsilon of `removals` at `delta`, given that of the mechanisms that `gaussian` names.
 
     Args:

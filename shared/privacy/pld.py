@@ -27,7 +27,7 @@ _POINTS = 400_000
 _RARE = 1e-18
 
 
-def epsilon(removals: tuple[Removal, ...], delta: float) -> float:
+def pld_epsilon(removals: tuple[Removal, ...], delta: float) -> float:
     """An epsilon (>= 0) at `delta` of the composition of `removals`.
 
     Raises:

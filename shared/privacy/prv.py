@@ -51,7 +51,7 @@ class Addition:
         return np.where(ratio > 0, np.exp(log_ndtr(-x)), 1.0)
 
 
-def epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> float:
+def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> float:
     """An epsilon (>= 0) at `delta` of the composition of `removals`, both directions.
 
     Args:
@@ -101,8 +101,8 @@ def _half_width(removals: Sequence[Removal], delta_error: float) -> float:
     time of a plan. They bound both directions (see `rdp`).
     """
     single = delta_error / (8 * sum(removal.steps for removal in removals))
-    widest = max(rdp.epsilon([replace(removal, steps=1)], single) for removal in removals)
-    half_width = max(widest, rdp.epsilon(removals, delta_error / 4), 0.01) + 3
+    widest = max(rdp.rdp_epsilon([replace(removal, steps=1)], single) for removal in removals)
+    half_width = max(widest, rdp.rdp_epsilon(removals, delta_error / 4), 0.01) + 3
     if not math.isfinite(half_width):
         raise CannotCompose("the privacy loss has no bound that a grid could reach")
     return half_width

@@ -28,7 +28,7 @@ ORDERS: tuple[float, ...] = (
 )
 
 
-def epsilon(removals: Sequence[Removal], delta: float) -> float:
+def rdp_epsilon(removals: Sequence[Removal], delta: float) -> float:
     """An epsilon (>= 0, possibly infinite) at `delta` of the composition of `removals`."""
     from opacus.accountants.analysis.rdp import get_privacy_spent
 

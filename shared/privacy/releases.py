@@ -116,7 +116,7 @@ class Steps:
     integers: Integers | None = None
 
 
-def merge(releases: Iterable[Release]) -> tuple[Steps, ...]:
+def merge_releases(releases: Iterable[Release]) -> tuple[Steps, ...]:
     """Equal releases added up, in a fixed order, so that cost does not grow with the number of rounds.
 
     Adaptive composition of the same dominating pair does not depend on the order in which steps

@@ -183,7 +183,8 @@ class Joined(_Message):
         finished: Last round that this platform has answered in this run; 0 if none.
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
         keys: Its public keys for the secure sum (`shared.secagg.roster.Advert`); empty without one.
-        catalogue: Hash of its public item ids (`shared.secagg.shared_catalogues.digest_of`), in hex; empty without a secure sum.
+        catalogue: Hash of its public item ids (`shared.secagg.shared_catalogues.catalogue_digest`), in hex; empty without a
+        secure sum.
     """
 
     kind: ClassVar[str] = "joined"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
-from shared.base.settings import Settings, digest
+from shared.base.settings import Settings, settings_digest
 from shared.protocol.messages import Count, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
@@ -40,7 +40,7 @@ def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  #
 
 def _named(name: str, value: object) -> tuple[bytes, bytes]:
     if isinstance(value, Settings):
-        raw = digest(value).encode()
+        raw = settings_digest(value).encode()
     elif isinstance(value, Mapping):
         sha = hashlib.sha256()
         feed(sha, value)

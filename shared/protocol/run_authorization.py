@@ -34,7 +34,7 @@ class Warrant:
     Args:
         federation: Id of the federation, as `federation_of` gives it.
         run: Name of the run.
-        settings: Digest of its settings, as `shared.base.settings.digest` gives it.
+        settings: Digest of its settings, as `shared.base.settings.settings_digest` gives it.
         expires: Seconds since 1970; requests are refused after it.
         signature: Ed25519 (RFC 8032), 64 bytes.
     """

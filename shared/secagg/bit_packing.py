@@ -60,7 +60,7 @@ class Packer:
         return self._packed.data.toreadonly()
 
 
-def pack(values: NDArray[np.uint32], bits: int) -> bytes:
+def pack_words(values: NDArray[np.uint32], bits: int) -> bytes:
     """The low `bits` bits of each value.
 
     Args:
@@ -105,8 +105,8 @@ def add_packed(total: NDArray[np.uint32], data: bytes | memoryview, bits: int) -
             part += wide
 
 
-def unpack(data: bytes | memoryview, *, length: int, bits: int) -> NDArray[np.uint32]:
-    """The inverse of `pack`: uint32 (length,).
+def unpack_words(data: bytes | memoryview, *, length: int, bits: int) -> NDArray[np.uint32]:
+    """The inverse of `pack_words`: uint32 (length,).
 
     Raises:
         ProtocolError: as `add_packed`.

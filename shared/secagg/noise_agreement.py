@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shared.base.errors import ProtocolError
-from shared.base.settings import Settings, digest
+from shared.base.settings import Settings, settings_digest
 from shared.secagg.codec import decode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
@@ -32,7 +32,7 @@ def terms_of(settings: Settings, run: str) -> SumTerms:
         threshold=settings.secure.threshold,
         colluders=settings.secure.colluders,
         least=settings.server.minimum_platforms,
-        settings=bytes.fromhex(digest(settings)),
+        settings=bytes.fromhex(settings_digest(settings)),
     )
 
 

@@ -28,7 +28,7 @@ _P = np.uint64(PRIME)
 _31 = np.uint64(31)
 
 
-def split(secrets: NDArray[np.uint8], *, threshold: int, holders: int, entropy: Entropy) -> NDArray[np.uint32]:
+def split_secret(secrets: NDArray[np.uint8], *, threshold: int, holders: int, entropy: Entropy) -> NDArray[np.uint32]:
     """Shares of every secret for holders 1 ... `holders`.
 
     Args:

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
-from shared.secagg.identity import DIGEST
-from shared.secagg.identity import digest_of as message_digest
+from shared.secagg.identity import DIGEST, digest_of
 
 BOUND = 20
 """Items that one user contributes to a popularity release at most, each 1 / sqrt(BOUND): an L2 norm of at most 1."""
@@ -39,7 +38,7 @@ class DeclaredCatalogue:
     """A catalogue: of one platform, or of several of a run.
 
     Args:
-        digest: `digest_of` its item ids, 32 bytes.
+        digest: `catalogue_digest` its item ids, 32 bytes.
         items: How many.
         users: Declared users of the largest of these platforms.
 
@@ -81,7 +80,7 @@ class Popularity:
     @property
     def digest(self) -> bytes:
         """Stands for what a platform was told; later rounds are asked with it."""
-        return message_digest("popularity", self.counts, struct.pack("<d", self.noise))
+        return digest_of("popularity", self.counts, struct.pack("<d", self.noise))
 
     @property
     def values(self) -> NDArray[np.float32]:
@@ -98,10 +97,10 @@ class Taken:
     tag: ClassVar[int] = 62
 
 
-def digest_of(item_ids: Iterable[str]) -> bytes:
+def catalogue_digest(item_ids: Iterable[str]) -> bytes:
     """SHA-256 of a catalogue's item ids, whatever their order.
 
-    >>> digest_of(["b", "a"]) == digest_of(["a", "b"]) != digest_of(["ab"])
+    >>> catalogue_digest(["b", "a"]) == catalogue_digest(["a", "b"]) != catalogue_digest(["ab"])
     True
     """
     sha = hashlib.sha256(b"fedfuse catalogue")

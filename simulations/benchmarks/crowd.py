@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from client.config.deployment_folder import Deployment
-from client.setup.provisioning import init_client
+from client.setup.provisioning import create_platform_folder
 from client.supernode.process import Messenger
-from client.supernode.process import environment as node_environment
+from client.supernode.process import supernode_environment as node_environment
 from server.deployment.approved_platforms import Platforms
 from server.deployment.folder import open_coordinator
 from server.deployment.gate_verdicts import QUESTIONS
-from server.deployment.provisioning import init_server, invite
+from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
 from shared.protocol.messages import Answer, Request
@@ -122,19 +122,19 @@ def serve_workers(root: Path, names: list[str]) -> None:
         time.sleep(60.0)
 
 
-def measure(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
+def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
     """Run it; memory in MiB after every round, and whose updates each round has."""
     names = [f"p{number:03d}" for number in range(platforms)]
     with LocalDeployment(root, patience=3600.0) as local:
         backbone = tiny_bert(root / "bert")
-        init_server(
+        create_coordinator_folder(
             local.coordinator, host="127.0.0.1", name="crowd", port=local.port, control_port=local.control, listen="127.0.0.1"
         )
         coordinator = open_coordinator(local.coordinator)
         for number, name in enumerate(names):
-            made = init_client(
+            made = create_platform_folder(
                 root / name,
-                invite(coordinator, name),
+                make_invitation(coordinator, name),
                 data=[write_tables(root / "data" / name, seed=number)],
                 users=100,
                 epsilon=100.0,
@@ -156,7 +156,7 @@ def measure(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
         began = time.monotonic()
         memory = _federate(local, backbone, platforms=platforms, rounds=rounds)
         seconds = time.monotonic() - began
-        return summary(local.events(RUN), memory, platforms=platforms, rounds=rounds, seconds=seconds)
+        return crowd_summary(local.events(RUN), memory, platforms=platforms, rounds=rounds, seconds=seconds)
 
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
@@ -229,7 +229,7 @@ def _rss(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
 
 
-def summary(
+def crowd_summary(
     events: list[dict[str, Any]], memory: list[dict[str, float]], *, platforms: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """What came of it. Growth is the last quarter's mean over the second quarter's: the first still fills caches."""
@@ -277,7 +277,7 @@ def main() -> None:
     if options.platforms < 1 or options.rounds < 4:
         parser.error("needs a platform and at least 4 rounds")
     with tempfile.TemporaryDirectory(prefix="fedfuse-crowd-") as folder:
-        result = measure(Path(folder) / "all", platforms=options.platforms, rounds=options.rounds)
+        result = measure_crowd(Path(folder) / "all", platforms=options.platforms, rounds=options.rounds)
     if options.json:
         json.dump(result, sys.stdout, indent=2)
         sys.stdout.write("\n")

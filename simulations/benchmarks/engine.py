@@ -100,7 +100,7 @@ def on_ray(*, platforms: int, rounds: int, values: int) -> tuple[float, list[flo
     return reached[0] - began + max(0.0, seconds[0] - statistics.median(seconds[1:])), seconds
 
 
-def measure(*, platforms: int, rounds: int, megabytes: float) -> dict[str, Any]:
+def measure_engine(*, platforms: int, rounds: int, megabytes: float) -> dict[str, Any]:
     """Both engines at one size; milliseconds per message are medians over the rounds after the first."""
     values = int(megabytes * 1e6 / 4)
     result: dict[str, Any] = {"platforms": platforms}
@@ -127,7 +127,7 @@ def main() -> None:
     if options.rounds < 3 or min(options.platforms) < 1 or options.megabytes <= 0:
         parser.error("needs at least 3 rounds, 1 platform and a positive size")
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    results = [measure(platforms=count, rounds=options.rounds, megabytes=options.megabytes) for count in options.platforms]
+    results = [measure_engine(platforms=count, rounds=options.rounds, megabytes=options.megabytes) for count in options.platforms]
     ratios = {f"{result['platforms']}_platforms": result["ratio"] for result in results}
     if options.json:
         json.dump(

@@ -35,14 +35,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import load
-from client.model.prepared_platform import PreparedPlatform, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, preparation_key, prepare
 from shared.base.errors import InputError, NoisyPlan
 from shared.base.settings import Settings
 from simulations.benchmarks.spread import spread
-from simulations.benchmarks.sweep import read
+from simulations.benchmarks.sweep import read_cells
 from simulations.commands import settings_from
-from simulations.run import Simulation, federate
-from simulations.worlds.repartition import deal
+from simulations.run import Simulation, federate_virtually
+from simulations.worlds.repartition import deal_world
 from simulations.worlds.world import World, open_world
 
 Cell = dict[str, Any]
@@ -65,7 +65,7 @@ def words_of(method: str, *, steps: int, local_steps: int, settings: Sequence[st
     return ["strategy=fedavg", f"rounds={steps // local_steps}", f"training.local_steps={local_steps}", *settings]
 
 
-def cells(worlds: Mapping[int, World], options: argparse.Namespace) -> Iterator[Cell]:
+def federation_cells(worlds: Mapping[int, World], options: argparse.Namespace) -> Iterator[Cell]:
     """What is to be run, by seed and parts, so that texts are read as rarely as possible."""
     for seed in options.seeds:
         for parts, world in worlds.items():
@@ -88,20 +88,20 @@ def _words(method: str, options: argparse.Namespace) -> list[str]:
     return words_of(method, steps=options.steps, local_steps=options.local_steps, settings=options.set, secure=options.secure_set)
 
 
-def settings_of(cell: Cell) -> Settings:
+def cell_settings(cell: Cell) -> Settings:
     """The settings that a cell is run with."""
     return settings_from(None, [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"])
 
 
-def run_cell(cell: Cell, platforms: Mapping[str, PreparedPlatform], world: World) -> Cell:
+def run_federation_cell(cell: Cell, platforms: Mapping[str, PreparedPlatform], world: World) -> Cell:
     """The federation, or the one platform, of a cell; `scores` is empty where the plan is refused as noise."""
     out = Path(tempfile.mkdtemp(prefix="federation-"))
     taking = {name: platforms[name] for name in ([cell["platform"]] if cell["platform"] else platforms)}
     began = time.monotonic()
     found: Cell
     try:
-        plan = Simulation(world=world, settings=settings_of(cell), out=out, alone=False)
-        outcome = federate(plan, "benchmark", taking, out)
+        plan = Simulation(world=world, settings=cell_settings(cell), out=out, alone=False)
+        outcome = federate_virtually(plan, "benchmark", taking, out)
         tallies = {name: tally for name, tally in outcome.tallies.items() if tally.before and tally.federated}
         found = {
             "scores": {
@@ -168,7 +168,7 @@ def _refused(results: Iterable[Mapping[str, Any]], parts: int, method: str, epsi
     return all(any(r["platform"] in ("", name) for r in said) for name in names)
 
 
-def table_of(found: Mapping[tuple[int, str, str, str], Sequence[float]]) -> Table:
+def federation_table(found: Mapping[tuple[int, str, str, str], Sequence[float]]) -> Table:
     """Methods down; domains and parts across; median (least to greatest) over seeds."""
     columns = sorted({(domain, parts) for parts, _, _, domain in found})
     table = Table(title="NDCG@10: median (range) over seeds, by parts a domain")
@@ -269,13 +269,13 @@ def main() -> int:
         raise InputError(f"steps is {options.steps}", where="--steps", do=f"a multiple of {options.local_steps}")
     options.out.mkdir(parents=True, exist_ok=True)
     lines = options.out / "results.jsonl"
-    results = read(lines)
+    results = read_cells(lines)
     if not options.table:
         if lines.exists() and not lines.read_bytes().endswith(b"\n"):
             lines.write_bytes(lines.read_bytes() + b"\n")  # a crash cut the last line off: the next is not to be glued to it
         worlds = {parts: _dealt(options.world, options.out / f"world-{parts}", parts) for parts in options.parts}
         done = {_key(result) for result in results}
-        todo = [cell for cell in cells(worlds, options) if _key(cell) not in done]
+        todo = [cell for cell in federation_cells(worlds, options) if _key(cell) not in done]
         for result in _run(
             todo, {parts: (world, _names(world, options)) for parts, world in worlds.items()}, options.out / "cache"
         ):
@@ -292,7 +292,7 @@ def main() -> int:
         sys.stdout.write(json.dumps({"figures": figures, "verdicts": judged}, indent=2) + "\n")
     else:
         console = Console(width=200)
-        console.print(table_of(found))
+        console.print(federation_table(found))
         for verdict in judged:
             console.print(
                 f"{'ok    ' if verdict['ok'] else 'FAILED'} {verdict['domain']}, epsilon {verdict['epsilon']}, "
@@ -311,7 +311,7 @@ def _dealt(world: Path, folder: Path, parts: int) -> World:
     whole = folder.with_name(f"{folder.name}.whole")
     if not whole.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        deal(open_world(world), folder, parts=parts)
+        deal_world(open_world(world), folder, parts=parts)
         whole.touch()
     return open_world(folder)
 
@@ -321,15 +321,15 @@ def _run(todo: Sequence[Cell], worlds: Mapping[int, tuple[World, list[str]]], ca
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("cells", total=len(todo))
         for cell in todo:
-            settings = settings_of(cell)
-            key = (int(cell["parts"]), fingerprint(settings))
+            settings = cell_settings(cell)
+            key = (int(cell["parts"]), preparation_key(settings))
             if held[0] != key:
                 held = (None, {})  # the last ones out of memory first
                 world, names = worlds[key[0]]
                 files = [load(path) for path in world.platforms if path.stem in names]
                 # One cache for all: parts of a domain have the same items, and here nobody hides them from each other.
                 held = (key, {file.name: prepare(file, settings, cache=cache) for file in files})
-            yield run_cell(cell, held[1], worlds[key[0]][0])
+            yield run_federation_cell(cell, held[1], worlds[key[0]][0])
             progress.advance(task)
 
 

@@ -46,7 +46,7 @@ def plan(rounds: int) -> Settings:
     return build({"rounds": rounds, "training": TRAINING}, where="benchmark")
 
 
-def measure(root: Path, *, rounds: int, platforms: int) -> list[dict[str, float]]:
+def measure_phase(root: Path, *, rounds: int, platforms: int) -> list[dict[str, float]]:
     """Seconds of each phase of training after the first, by column."""
     sources: dict[str, list[str | Path]] = {
         "shop": ["--data", "shop/events.csv", "--data", "shop/products.csv"],
@@ -117,7 +117,7 @@ def main() -> None:
     values = sum(array.size for array in initial(plan(options.rounds)).values())
     with tempfile.TemporaryDirectory(prefix="fedfuse-phase-") as folder:
         root = Path(folder)
-        found = measure(root / "ours", rounds=options.rounds, platforms=options.platforms)
+        found = measure_phase(root / "ours", rounds=options.rounds, platforms=options.platforms)
         stock = (
             stock_seconds(root / "stock", rounds=options.rounds, platforms=options.platforms, values=values)
             if options.stock

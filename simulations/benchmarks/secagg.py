@@ -181,7 +181,7 @@ class Bench:
                 work.unmasked(number, decode(Unmasked, sent))
 
 
-def measure(*, participants: int, parameters: int, dropout: float, rounds: int, legacy: bool = True) -> dict[str, Any]:
+def measure_secagg(*, participants: int, parameters: int, dropout: float, rounds: int, legacy: bool = True) -> dict[str, Any]:
     """Our figures and theirs at one size; milliseconds of processor time."""
     gone = set(np.random.default_rng(1).permutation(participants)[: round(dropout * participants)].tolist())
     alive = participants - len(gone)
@@ -300,7 +300,7 @@ def main() -> None:
     if options.memory:
         result = memory(participants=options.participants, parameters=options.parameters)
     else:
-        result = measure(
+        result = measure_secagg(
             participants=options.participants,
             parameters=options.parameters,
             dropout=options.dropout,

@@ -11,7 +11,7 @@ import tomli_w
 
 from server.deployment.certificates import Certificates
 from shared.protocol.keys import make_node_key
-from simulations.local import LocalDeployment, connects, free_ports, run
+from simulations.local import LocalDeployment, connects, free_ports, run_words
 
 _SERVER = """
 import json, os, time
@@ -96,7 +96,7 @@ def stock_seconds(root: Path, *, rounds: int, platforms: int, values: int) -> li
         for number in range(platforms):
             key = root / f"node-{number}"
             (root / f"node-{number}.pub").write_text(make_node_key(key) + "\n", encoding="utf-8")
-            run([str(bin_ / "flwr"), "supernode", "register", f"{key}.pub", "stock"], cwd=root, env=local.environment)
+            run_words([str(bin_ / "flwr"), "supernode", "register", f"{key}.pub", "stock"], cwd=root, env=local.environment)
             home = root / f"home-{number}"
             home.mkdir()
             local.start(
@@ -116,7 +116,7 @@ def stock_seconds(root: Path, *, rounds: int, platforms: int, values: int) -> li
                 ],
                 FLWR_HOME=str(home),
             )
-        run([str(bin_ / "flwr"), "run", str(app), "stock"], cwd=root, env=local.environment)
+        run_words([str(bin_ / "flwr"), "run", str(app), "stock"], cwd=root, env=local.environment)
         local.wait(out.exists, "stock Flower has run")
     seconds: list[float] = json.loads(out.read_text(encoding="utf-8"))
     return seconds[1:]

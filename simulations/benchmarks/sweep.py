@@ -30,13 +30,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import PreparedPlatform, fingerprint, prepare
+from client.model.prepared_platform import PreparedPlatform, preparation_key, prepare
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from simulations.benchmarks.design import Share, cross, effects
 from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from
-from simulations.run import Simulation, federate
+from simulations.run import Simulation, federate_virtually
 from simulations.worlds.world import open_world
 
 Variation = tuple[str, ...]
@@ -61,7 +61,7 @@ def variations(vary: Sequence[str]) -> list[Variation]:
     return found
 
 
-def cells(
+def sweep_cells(
     files: Sequence[PlatformFile], runs: Sequence[tuple[Variation, int]], epsilons: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """What is to be run, by platform and then by settings, so that a platform is prepared as rarely as possible.
@@ -75,13 +75,13 @@ def cells(
                 yield {"platform": file.name, "epsilon": epsilon, "seed": seed, "settings": list(settings)}
 
 
-def run_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings: Settings, world: Path) -> dict[str, Any]:
+def run_sweep_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings: Settings, world: Path) -> dict[str, Any]:
     """One training; `ndcg` is None where the plan is refused as noise."""
     out = Path(tempfile.mkdtemp(prefix="sweep-"))
     began = time.monotonic()
     try:
         plan = Simulation(world=open_world(world), settings=settings, out=out, alone=False)
-        outcome = federate(plan, "sweep", {platform.name: platform}, out)
+        outcome = federate_virtually(plan, "sweep", {platform.name: platform}, out)
         tally = outcome.tallies[platform.name]
         assert tally.before is not None and tally.federated is not None
         found: dict[str, Any] = {"before": tally.before.ndcg, "ndcg": tally.federated.ndcg, "hr": tally.federated.hr}
@@ -93,7 +93,7 @@ def run_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings: Sett
     return {**cell, **found, "seconds": round(time.monotonic() - began, 1)}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_cells(path: Path) -> list[dict[str, Any]]:
     """The lines of a sweep's file; a line that a crash cut off is left out."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = []
@@ -105,7 +105,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table_of(results: Sequence[Mapping[str, Any]]) -> Table:
+def sweep_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Settings down, platform and epsilon across; median (least to greatest) over seeds."""
     columns = sorted({(str(r["platform"]), str(r["epsilon"])) for r in results})
     table = Table(title="NDCG@10 by settings: median (range) over seeds")
@@ -163,7 +163,7 @@ def main() -> None:
     world = open_world(options.world)
     files = [load(path) for path in world.platforms]
     files = [file for file in files if not options.platforms or file.name in options.platforms]
-    results = read(options.out)
+    results = read_cells(options.out)
     factors = {key: values.split(",") for key, _, values in (entry.partition("=") for entry in options.cross)}
     if factors and options.vary:
         parser.error("--vary and --cross: one of them at a time")
@@ -177,7 +177,7 @@ def main() -> None:
         )
     except ValueError as error:
         parser.error(f"--cross: {error}")
-    todo = list(cells(files, [((*options.base, *settings), seed) for settings, seed in runs], options.epsilon))
+    todo = list(sweep_cells(files, [((*options.base, *settings), seed) for settings, seed in runs], options.epsilon))
     if not options.table:
         done = {_key(r) for r in results}
         results += _run([cell for cell in todo if _key(cell) not in done], {f.name: f for f in files}, options.world, options.out)
@@ -185,7 +185,7 @@ def main() -> None:
     if factors:
         _print_effects(console, todo, results, factors, pairs=options.share != "part")
     else:
-        console.print(table_of(results))
+        console.print(sweep_table(results))
 
 
 def _print_effects(
@@ -226,11 +226,11 @@ def _run(todo: list[dict[str, Any]], files: Mapping[str, PlatformFile], world: P
         for cell in todo:
             words = [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"]
             settings = settings_from(None, words)
-            name, key = cell["platform"], fingerprint(settings)
+            name, key = cell["platform"], preparation_key(settings)
             if prepared.get(name, ("", None))[0] != key:
                 # One platform at a time in memory; the texts' features are on disk.
                 prepared = {name: (key, prepare(files[name], settings, cache=out.with_suffix(".cache") / name))}
-            results.append(run_cell(cell, prepared[name][1], settings, world))
+            results.append(run_sweep_cell(cell, prepared[name][1], settings, world))
             lines.write(json.dumps(results[-1]) + "\n")
             lines.flush()
             progress.advance(task)

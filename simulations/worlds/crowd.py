@@ -118,7 +118,7 @@ def population(rng: Generator, *, sizes: Sizes, platforms: int) -> tuple[People,
 def gather(rng: Generator, *, people: People, sizes: Sizes) -> Crowd:
     """One platform: shuffles the people, makes a catalogue and lets everyone choose."""
     people = people.take(rng.permutation(len(people)))
-    items = taste.catalogue(rng, count=sizes.items)
+    items = taste.taste_catalogue(rng, count=sizes.items)
     spread = sizes.positives - sizes.least
     counts = sizes.least + rng.gamma(shape=2.0, scale=spread / 2.0, size=len(people))
     most = min(sizes.most, sizes.items // 2)

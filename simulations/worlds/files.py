@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def write_folder(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its name once the block is over and the bytes are on disk.
 
     Raises:
@@ -43,13 +43,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """`text` in UTF-8, with the line ends it has."""
-    with whole(path) as draft:
+    with write_folder(path) as draft:
         draft.write_bytes(text.encode("utf-8"))
 
 
 def write_csv(path: Path, rows: Rows, *, separator: str = ",") -> None:
     """A header and the rows; a missing value is an empty field."""
-    with whole(path) as draft:
+    with write_folder(path) as draft:
         _frame(rows).write_csv(draft, separator=separator, line_terminator="\n")
 
 
@@ -60,13 +60,13 @@ def write_jsonl(path: Path, rows: Rows) -> None:
 
 def write_parquet(path: Path, rows: Rows, *, schema: Mapping[str, Any]) -> None:
     """Columns of the given polars types."""
-    with whole(path) as draft:
+    with write_folder(path) as draft:
         pl.DataFrame(rows, schema=dict(schema), orient="row").write_parquet(draft, compression="zstd", statistics=False)
 
 
 def write_sqlite(path: Path, tables: Mapping[str, Rows]) -> None:
     """One SQLite database; a column whose values are all int (or missing) is INTEGER, any other TEXT."""
-    with whole(path) as draft:
+    with write_folder(path) as draft:
         engine = create_engine(f"sqlite:///{draft}", poolclass=NullPool)
         metadata = MetaData()
         made = {name: Table(name, metadata, *_columns(rows)) for name, rows in tables.items()}

@@ -53,7 +53,7 @@ _CHEAP, _DEAR = ("old phone", "shared computer"), ("tablet", "laptop")
 _Row = dict[str, Any]
 
 
-def write(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
+def write_news(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     """The news site's database, `folder/news/news.db`."""
     writer = Writer(rng)
     numbers = rng.permutation(1 << 20)[: len(crowd.people)]

@@ -34,13 +34,13 @@ from client.config.source_schema import (
     VectorsSource,
 )
 from client.sources.cell_values import as_ids
-from client.sources.description import name_of
+from client.sources.description import text_name
 from client.sources.readers.cells import Kind
 from client.sources.readers.scan import reading
 from client.sources.readers.text_encoding import id_lines
 from client.sources.source_rows import Wanted, read_table
 from shared.base.errors import InputError
-from simulations.worlds.files import whole, write_text
+from simulations.worlds.files import write_folder, write_text
 from simulations.worlds.world import World, open_world
 
 MOST_PARTS = 1000
@@ -81,7 +81,7 @@ def part_of(user: str, parts: int, *, seed: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{user}".encode()).digest()[:8]) % parts
 
 
-def deal(world: World, folder: Path, *, parts: int, seed: int = 0) -> World:
+def deal_world(world: World, folder: Path, *, parts: int, seed: int = 0) -> World:
     """Write the world in which each platform's users are dealt to `parts` platforms.
 
     Args:
@@ -156,8 +156,8 @@ def _table(source: Source, given: dict[str, Any], folder: Path, names: list[str]
     for number, column in enumerate(getattr(source, "text", ()), start=1):
         if isinstance(column, int):
             # Shown under the file's own name for the column. Without one it has a blank name here, which shows nothing.
-            labels[column] = read.labels.get(name_of(column), " " * number)
-    frame = frame.rename({name_of(column): label for column, label in labels.items()})
+            labels[column] = read.labels.get(text_name(column), " " * number)
+    frame = frame.rename({text_name(column): label for column, label in labels.items()})
 
     table = {key: value for key, value in given.items() if key not in (*_READING, "columns", "text")}
     if "text" in given:
@@ -169,7 +169,7 @@ def _table(source: Source, given: dict[str, Any], folder: Path, names: list[str]
     for part, rows in zip(names, _split(frame, len(names), seed=seed), strict=True):
         path = folder / part / f"{name}.parquet"
         if rows.height:
-            with whole(path) as draft:
+            with write_folder(path) as draft:
                 rows.write_parquet(draft, compression="zstd", statistics=False)
                 draft.chmod(0o600)
         dealt.append(({"path": f"{part}/{path.name}", **table} if rows.height else None, rows.height))
@@ -189,7 +189,7 @@ def _matrix(source: VectorsSource, given: dict[str, Any], folder: Path, names: l
     dealt: Dealt = []
     for part, rows in zip(names, _split(frame, len(names), seed=seed), strict=True):
         if rows.height:
-            with whole(folder / part / f"{name}.npy") as draft:
+            with write_folder(folder / part / f"{name}.npy") as draft:
                 with draft.open("wb") as out:  # np.save would add a suffix to a name
                     np.save(out, matrix[rows["row"].to_numpy()], allow_pickle=False)
                 draft.chmod(0o600)
@@ -209,7 +209,7 @@ def _wanted(source: Source) -> list[Wanted]:
         kinds: dict[str, Kind] = {"user": "id", "vector": "vector"}
         return [Wanted(name=name, column=column, kind=kinds.get(name, "text")) for name, column in columns.items()]
     roles = {role: source.column(role) for role in source.roles}
-    further = {name_of(column): source.column(column) for column in source.further()}
+    further = {text_name(column): source.column(column) for column in source.further()}
     # What a part's file holds is read there, so an optional role is dealt where the platform itself would read it.
     required = {"user", "friend", *further, *source.columns}
     if isinstance(source, InteractionsSource):

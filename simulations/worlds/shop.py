@@ -65,7 +65,7 @@ _WIDTH = 16
 _Row = dict[str, Any]
 
 
-def write(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
+def write_shop(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     """The shop's files, under `folder/shop`."""
     writer = Writer(rng)
     customers = [f"C{number:06d}" for number in rng.permutation(10 * len(crowd.people))[: len(crowd.people)]]

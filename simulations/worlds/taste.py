@@ -120,7 +120,7 @@ def people(rng: Generator, *, count: int) -> People:
     return People(loves=np.stack([first, second], axis=1), style=style)
 
 
-def catalogue(rng: Generator, *, count: int) -> TasteCatalogue:
+def taste_catalogue(rng: Generator, *, count: int) -> TasteCatalogue:
     """`count` items: equally many per topic, sides of the axes at random, popularity by a random rank."""
     main = rng.permutation(np.arange(count) % len(TOPICS))
     second = (main + rng.integers(1, len(TOPICS), size=count)) % len(TOPICS)

@@ -65,7 +65,7 @@ _Row = dict[str, Any]
 _Ids = NDArray[np.int64]
 
 
-def write(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
+def write_video(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     """The video site's files, under `folder/video`."""
     writer = Writer(rng)
     viewers = rng.permutation(10 * len(crowd.people))[: len(crowd.people)] + 1

@@ -24,10 +24,10 @@ from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
 from server.deployment.flower_control import Control
 from server.deployment.folder import open_coordinator
-from server.deployment.launch import Launch, federate, record
+from server.deployment.launch import Launch, federate_deployed, record
 from server.run.federation import run_federation
 from shared.base.settings import Settings, build
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Request, Train
@@ -158,7 +158,7 @@ class Seeded:
 
         def run_it() -> None:
             try:
-                self.result = federate(launch, self.heard.append)
+                self.result = federate_deployed(launch, self.heard.append)
             except Exception as error:  # noqa: BLE001 - the test looks at it
                 self.result = error
 
@@ -178,7 +178,7 @@ class Seeded:
         return {line["round"] for line in lines if (line["what"], line.get("answer")) == ("end", "update")}
 
     def charged(self, name: str, run: str) -> list[tuple[str, int]]:
-        entries = read(self.stage.root / name / "worker" / "ledger" / f"{name}.jsonl").entries
+        entries = read_ledger(self.stage.root / name / "worker" / "ledger" / f"{name}.jsonl").entries
         return [(str(entry.kind), entry.round) for entry in entries if entry.run == run]
 
     def participants(self, run: str) -> dict[int, set[str]]:

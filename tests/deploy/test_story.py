@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sql
 
-from shared.ledger.audit import audit
-from shared.ledger.format import read
+from shared.ledger.audit import audit_run
+from shared.ledger.format import read_ledger
 from simulations.worlds.generated import write_world
 from tests.deploy.stage import Stage, until
 
@@ -105,11 +105,11 @@ def test_from_invitation_to_recommendation(
 
     # Every charge is in a ledger, once for each release; an auditor agrees, and so do the coordinator's receipts.
     for name, line in state["platforms"].items():
-        ledger = read(stage.root / name / "worker" / "ledger" / f"{name}.jsonl")
+        ledger = read_ledger(stage.root / name / "worker" / "ledger" / f"{name}.jsonl")
         kinds = [str(entry.kind) for entry in ledger.entries]
         assert kinds == ["popularity", "evaluate", *["train"] * 4, "evaluate"]
         assert ledger.epsilon == pytest.approx(line["epsilon"]) and ledger.epsilon <= 50.0
-        assert audit(stage.root / name / "worker").ok
+        assert audit_run(stage.root / name / "worker").ok
     status = stage.status()
     assert {one["name"]: one["left"] >= 0 for one in status["platforms"]} == dict.fromkeys(names, True)
 

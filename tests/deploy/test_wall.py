@@ -20,8 +20,8 @@ from client.supernode.sandbox import wall
 from server.deployment.bundle import MESSENGER, ROOMS, Bundle, build_bundle
 from server.deployment.flower_control import Control
 from server.deployment.folder import open_coordinator
-from shared.base.settings import Settings, build, digest, flatten
-from shared.ledger.format import read
+from shared.base.settings import Settings, build, flatten, settings_digest
+from shared.ledger.format import read_ledger
 from shared.protocol.keys import load_ed25519
 from shared.protocol.run_authorization import Warrant, federation_of
 from tests.deploy.stage import ROOT, Stage, until
@@ -49,7 +49,7 @@ def send(stage: Stage, bundle: Bundle, settings: Settings, run: str, *, signer: 
     warrant = Warrant(
         federation=federation_of(key.public_key().public_bytes_raw()),
         run=run,
-        settings=digest(settings),
+        settings=settings_digest(settings),
         expires=int(time.time()) + 3600,
     ).signed(key)
     with Control(coordinator) as control:
@@ -117,7 +117,7 @@ def test_a_hostile_bundle(
 
     asked = json.loads(said)
     # Two rounds were paid for, so two updates came, however often it asked; the other run's name had no warrant.
-    ledger = read(files[2])
+    ledger = read_ledger(files[2])
     trained = [entry.round for entry in ledger.entries if str(entry.kind) == "train"]
     assert trained == [1, 2] and asked["updates"] == 2
     assert {entry.run for entry in ledger.entries} == {"robbery"} and ledger.epsilon <= 20.0
@@ -130,4 +130,4 @@ def test_a_hostile_bundle(
     # And a bundle that another key signed does not even start: Flower answers for the platform with its error 7.
     (refused,) = send(stage, hostile_bundle(tmp_path / "foreign"), settings, "foreign", signer=Ed25519PrivateKey.generate())
     assert "error" in refused
-    assert {entry.run for entry in read(files[2]).entries} == {"robbery"}
+    assert {entry.run for entry in read_ledger(files[2]).entries} == {"robbery"}

@@ -17,14 +17,14 @@ import torch
 
 from client.privacy.ledger_writer import LedgerWriter
 from client.run.run_state import Memory, load_memory, save_memory
-from server.registry.pull import pull
+from server.registry.pull import pull_model
 from server.registry.registry import Registry
 from server.registry.signing import Signer, make_key_pair
 from server.registry.store import FolderStore, open_store
 from server.run.checkpoint import NAME, Checkpoint, save_checkpoint
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.settings import Settings
-from shared.ledger.format import parse
+from shared.ledger.format import parse_ledger
 from shared.model.adapter import initial
 from shared.privacy.releases import Release, ReleaseKind
 from tests.support.kill_scenarios import Tenths
@@ -98,7 +98,7 @@ def test_a_charge(disk: Disk, tmp_path: Path) -> None:
         for number in range(1, 4):
             writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=number, question="5" * 64)
             left = disk.content(path, tmp_path)
-            assert left is not None and parse(left, where="the disk").head == writer.head
+            assert left is not None and parse_ledger(left, where="the disk").head == writer.head
 
 
 def test_a_checkpoint_and_a_platforms_memory(disk: Disk, tmp_path: Path, tiny_settings: Callable[..., Settings]) -> None:
@@ -148,7 +148,7 @@ def test_a_version_is_there_only_after_its_files(
     for path in (tmp_path / "registry").rglob("*"):
         if path.is_file():
             assert disk.content(path, tmp_path) == path.read_bytes(), path
-    pulled = pull(str(tmp_path / "registry"), tmp_path / "out", trusted=[signer.public])
+    pulled = pull_model(str(tmp_path / "registry"), tmp_path / "out", trusted=[signer.public])
     for entry in pulled.manifest.files:
         assert disk.content(tmp_path / "out" / entry.name, tmp_path) == (tmp_path / "out" / entry.name).read_bytes()
 

@@ -23,7 +23,7 @@ from server.run.exchange import Exchange
 from server.run.federation import run_federation
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
-from shared.ledger.audit import audit
+from shared.ledger.audit import audit_run
 from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
 from simulations.grid import InProcessGrid
 from tests.server.run.test_federation import Scripted
@@ -175,7 +175,7 @@ def test_one_joins_at_round_five_one_leaves_and_one_is_too_slow(
     assert joined >= 4 and outcome.tallies["zlate"].rounds == 7 - joined
     assert outcome.tallies["zlate"].before is None and outcome.tallies["zlate"].federated is not None
     assert outcome.tallies["leaver"].before is not None and outcome.tallies["leaver"].federated is None
-    assert audit(made.out).ok
+    assert audit_run(made.out).ok
 
 
 class TestComingAndGoing:

@@ -102,7 +102,7 @@ class TestSweep:
             for seed, value in enumerate((0.1, 0.3, 0.2))
         ] + [{"platform": "b", "epsilon": "8", "seed": 0, "settings": ["model.rank=4"], "ndcg": None}]
         console = Console(width=120, file=io.StringIO())
-        console.print(sweep.table_of(results))
+        console.print(sweep.sweep_table(results))
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "0.200 (0.100-0.300)" in text and "noise" in text
 
@@ -127,10 +127,10 @@ class TestSweep:
         assert all(0 < row["ndcg"] <= 1 for row in rows)
         out.write_text(first + '{"platform": "sh')  # a crash
         sweep.main()
-        assert out.read_text().startswith(first) and len(sweep.read(out)) == 2
+        assert out.read_text().startswith(first) and len(sweep.read_cells(out)) == 2
         monkeypatch.setattr("sys.argv", [*words, "--seeds", "1"])
         sweep.main()
-        assert len(sweep.read(out)) == 4, "what came after the crash stands on a line of its own"
+        assert len(sweep.read_cells(out)) == 4, "what came after the crash stands on a line of its own"
 
     def test_crossed_settings_give_a_table_of_their_means(
         self,

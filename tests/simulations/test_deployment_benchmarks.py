@@ -46,7 +46,7 @@ def test_lost_answers_and_growing_memory_are_seen(lost: bool, slope: float, grow
         events += [event("answered", round_, round_ - 0.5) for _ in range(3 - (lost and round_ == 4))]
         events.append(event("round", round_, float(round_)))
         memory.append({"round": float(round_), "superlink": 45.0 + slope * round_, "serverapp": 100.0})
-    found = crowd.summary(events, memory, platforms=3, rounds=8, seconds=9.0)
+    found = crowd.crowd_summary(events, memory, platforms=3, rounds=8, seconds=9.0)
     assert found["whole_rounds"] == 8 - lost and found["seconds_a_round"] == 1.0
     assert found["growth"] == {"superlink": pytest.approx(growth, abs=0.005), "serverapp": 1.0}
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from shared.base.errors import InputError
 from simulations.benchmarks import federation
-from simulations.benchmarks.federation import ALONE, AVERAGED, SECURE, plot, scores, table_of, verdicts, words_of
+from simulations.benchmarks.federation import ALONE, AVERAGED, SECURE, federation_table, plot, scores, verdicts, words_of
 
 
 def line(parts: int, method: str, ndcgs: dict[str, float], *, seed: int = 0, platform: str = "", **more: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def test_what_was_refused_as_noise_is_told_and_what_is_not_yet_run_is_no_result(
     found = scores([together, everybody])
     assert found[2, AVERAGED, "8", "shop"] == []
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table_of(found))
+    console.print(federation_table(found))
     assert console.export_text().count("noise") == 1
 
 
@@ -87,7 +87,7 @@ def test_the_plot_and_the_table_show_every_method(tmp_path: Path) -> None:
     found = scores(lines)
     plot(found, tmp_path / "federation.png")
     assert (tmp_path / "federation.png").stat().st_size > 10_000
-    assert table_of(found).row_count == 3
+    assert federation_table(found).row_count == 3
 
 
 def test_it_runs_and_goes_on_where_it_was_cut_off(
@@ -110,7 +110,7 @@ def test_it_runs_and_goes_on_where_it_was_cut_off(
     assert len(lines) == 2 + 3
     (out / "results.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
     ran: list[str] = []
-    real = federation.run_cell
+    real = federation.run_federation_cell
     monkeypatch.setattr(federation, "run_cell", lambda cell, *rest: (ran.append(cell["platform"]), real(cell, *rest))[1])
     assert federation.main() == 0
     assert ran == [json.loads(lines[-1])["platform"]]

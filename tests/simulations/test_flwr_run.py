@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shared.base.settings import Settings, flatten
-from shared.ledger.audit import audit
+from shared.ledger.audit import audit_run
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -133,4 +133,4 @@ def test_flwr_run(superlink: dict[str, str], write_platform: Write, tiny_bert: s
     assert state["runs"][0]["status"] == "finished:completed"
     assert (out / "model" / "manifest.json").exists()
     assert sorted(path.name for path in (out / "ledger").iterdir()) == ["shop.jsonl", "video.jsonl"]
-    assert audit(out).ok
+    assert audit_run(out).ok

@@ -19,7 +19,7 @@ from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from simulations.worlds.generated import write_world
-from simulations.worlds.repartition import deal, part_of
+from simulations.worlds.repartition import deal_world, part_of
 from simulations.worlds.world import World, open_world
 
 USERS = [f"u{number}" for number in range(40)]
@@ -165,7 +165,7 @@ def ties(tables: Tables) -> Counter[tuple[str, str]]:
 @pytest.mark.parametrize("parts", [1, 3])
 def test_a_part_says_of_its_users_what_the_whole_said(world: World, tmp_path: Path, parts: int) -> None:
     whole = read_tables(load(world.platforms[0]))
-    made = deal(world, tmp_path / "dealt", parts=parts)
+    made = deal_world(world, tmp_path / "dealt", parts=parts)
     assert len(made.platforms) == parts
     dealt: dict[str, Any] = {}
     for part, path in enumerate(made.platforms):
@@ -183,7 +183,7 @@ def test_a_part_says_of_its_users_what_the_whole_said(world: World, tmp_path: Pa
 
 def test_ties_within_a_part_stay_and_others_keep_their_place(world: World, tmp_path: Path) -> None:
     whole = ties(read_tables(load(world.platforms[0])))
-    made = deal(world, tmp_path / "dealt", parts=3)
+    made = deal_world(world, tmp_path / "dealt", parts=3)
     parts = [read_tables(load(path)) for path in made.platforms]
     expected = Counter({pair: n for pair, n in whole.items() if part_of(pair[0], 3) == part_of(pair[1], 3)})
     assert sum((ties(tables) for tables in parts), Counter()) == expected
@@ -192,7 +192,7 @@ def test_ties_within_a_part_stay_and_others_keep_their_place(world: World, tmp_p
 
 
 def test_declared_users_and_everything_else_of_the_file(world: World, tmp_path: Path) -> None:
-    made = deal(world, tmp_path / "dealt", parts=3)
+    made = deal_world(world, tmp_path / "dealt", parts=3)
     files = [load(path) for path in made.platforms]
     assert [file.name for file in files] == ["shop-1", "shop-2", "shop-3"]
     assert [file.users for file in files] == [15, 14, 14]  # of 43 declared, whatever there are
@@ -201,7 +201,7 @@ def test_declared_users_and_everything_else_of_the_file(world: World, tmp_path: 
 
 
 def test_tables_of_users_are_for_their_owner_alone(world: World, tmp_path: Path) -> None:
-    deal(world, tmp_path / "dealt", parts=2)
+    deal_world(world, tmp_path / "dealt", parts=2)
     tables = [path for path in (tmp_path / "dealt").rglob("*") if path.is_file() and path.suffix not in (".toml", ".md")]
     assert len(tables) == 2 * 11
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tables)
@@ -210,7 +210,7 @@ def test_tables_of_users_are_for_their_owner_alone(world: World, tmp_path: Path)
 def test_the_same_seed_deals_the_same_and_another_does_not(world: World, tmp_path: Path) -> None:
     def content(name: str, seed: int) -> dict[str, bytes]:
         folder = tmp_path / name
-        deal(world, folder, parts=2, seed=seed)
+        deal_world(world, folder, parts=2, seed=seed)
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     assert content("a", 0) == content("b", 0) != content("c", 1)
@@ -231,7 +231,7 @@ def test_a_declared_catalogue_stays_whole_and_where_it_is(tmp_path: Path) -> Non
         '[sources.log]\nkind = "interactions"\npath = "log.csv"\n',
         encoding="utf-8",
     )
-    for path in deal(open_world(at), tmp_path / "dealt", parts=2).platforms:
+    for path in deal_world(open_world(at), tmp_path / "dealt", parts=2).platforms:
         tables = read_tables(load(path))
         assert tables.catalogue_public and list(tables.item_ids) == ["i0", "i1", "i9"]
 
@@ -240,7 +240,7 @@ def test_a_source_that_says_nothing_of_a_part_is_left_out_there(tmp_path: Path, 
     write_platform(
         "shop", extra='[sources.p]\nkind = "profiles"\npath = "p.csv"\ntext = ["town"]', files={"p.csv": "user,town\nu3,Rome\n"}
     )
-    made = deal(open_world(tmp_path / "world"), tmp_path / "dealt", parts=2)
+    made = deal_world(open_world(tmp_path / "world"), tmp_path / "dealt", parts=2)
     having = ["p" in load(path).sources for path in made.platforms]
     assert sorted(having) == [False, True] and having[part_of("u3", 2)]
     for path in made.platforms:
@@ -251,14 +251,14 @@ def test_what_cannot_be_dealt(tmp_path: Path, write_platform: Any) -> None:
     write_platform("shop", users=2, declared=40)
     small = open_world(tmp_path / "world")
     with pytest.raises(InputError, match="got no interaction"):
-        deal(small, tmp_path / "a", parts=8)
+        deal_world(small, tmp_path / "a", parts=8)
     with pytest.raises(InputError, match="40 users are declared for 41 parts"):
-        deal(small, tmp_path / "b", parts=41)
+        deal_world(small, tmp_path / "b", parts=41)
     for parts in (0, 1001):
         with pytest.raises(InputError, match="parts is"):
-            deal(small, tmp_path / "c", parts=parts)
+            deal_world(small, tmp_path / "c", parts=parts)
     with pytest.raises(InputError, match="not empty"):
-        deal(small, small.folder, parts=1)
+        deal_world(small, small.folder, parts=1)
 
 
 def test_the_command_deals_the_generated_world(tmp_path: Path) -> None:

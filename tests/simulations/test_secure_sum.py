@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from client.run.secure_session import SummingSession
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
-from shared.ledger.audit import audit
-from shared.ledger.format import read
-from simulations.run import Simulation, simulate
+from shared.ledger.audit import audit_run
+from shared.ledger.format import read_ledger
+from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 
 Write = Callable[..., Path]
@@ -51,7 +51,7 @@ def run(world: World, settings: Settings, out: Path, *, stop: int = 0, **over: A
             raise KeyboardInterrupt
 
     plan = Simulation(world=world, settings=settings, out=out, **{"alone": False, **over})
-    return simulate(plan, events=watch), told
+    return run_simulation(plan, events=watch), told
 
 
 def model(out: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make
     for name, platform in metrics["platforms"].items():
         assert platform["rounds"] == 3
         assert platform["alone"]
-        entries = read(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
+        entries = read_ledger(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
         assert [(str(entry.kind), entry.round) for entry in entries] == [
             ("popularity", 0),
             ("train", 1),
@@ -75,7 +75,7 @@ def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make
         ]
         assert all(entry.release.integers is not None for entry in entries[1:])
         assert entries[-1].epsilon <= platform["budget"] == 50.0
-    assert audit(tmp_path / "straight").ok
+    assert audit_run(tmp_path / "straight").ok
     with pytest.raises(KeyboardInterrupt):
         run(made, settings, tmp_path / "broken", stop=1)
     run(made, settings, tmp_path / "broken", resume=True)
@@ -86,7 +86,7 @@ def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make
     assert straight.keys() == resumed.keys()
     assert all((straight[name] == resumed[name]).all() for name in straight)
     assert any(value.any() for name, value in straight.items() if "lora_B" in name)
-    assert audit(tmp_path / "broken").ok
+    assert audit_run(tmp_path / "broken").ok
 
 
 def test_platforms_of_one_catalogue_pool_its_popularity(world: Any, secure: Make, tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_platforms_of_one_catalogue_pool_its_popularity(world: Any, secure: Make
     metrics, told = run(made, settings, tmp_path / "straight")
     assert [event.text for event in told if event.kind is Kind.SECURED][1] == "3 platforms summed the popularity of 8 items"
     for name, platform in metrics["platforms"].items():
-        entries = read(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
+        entries = read_ledger(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
         assert [(str(entry.kind), entry.round) for entry in entries][:2] == [("popularity", 0), ("train", 1)]
         assert all(entry.release.integers is not None for entry in entries)
         assert entries[-1].epsilon <= platform["budget"] == 50.0
-    assert audit(tmp_path / "straight").ok
+    assert audit_run(tmp_path / "straight").ok
     with pytest.raises(KeyboardInterrupt):
         run(made, settings, tmp_path / "broken", stop=1)
     run(made, settings, tmp_path / "broken", resume=True)
@@ -122,12 +122,12 @@ def test_without_enough_counts_a_run_goes_on_without_popularity(
     assert given_up.startswith("popularities are given up: 2 masked vectors, 3 are needed")
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3] * 4
     rounds = {
-        name: [entry.round for entry in read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
+        name: [entry.round for entry in read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
         for name in metrics["platforms"]
     }
     # Whoever masked its counts has paid for them, though nobody will ever see them.
     assert rounds == {"p0": [1, 2, 3], "p1": [1, 2, 3], "p2": [0, 1, 2, 3], "p3": [0, 1, 2, 3]}
-    assert audit(tmp_path / "run").ok
+    assert audit_run(tmp_path / "run").ok
 
 
 def test_popularity_of_one_that_is_left_is_not_summed(
@@ -147,7 +147,7 @@ def test_popularity_of_one_that_is_left_is_not_summed(
     (given_up,) = [event.text for event in told if event.kind is Kind.ABANDONED]
     assert given_up.startswith("popularities are given up: 1 platforms with catalogue")
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3] * 4
-    assert audit(tmp_path / "run").ok
+    assert audit_run(tmp_path / "run").ok
 
 
 @pytest.mark.parametrize("phase", ["sum", "secure"])
@@ -169,9 +169,9 @@ def test_what_platforms_paid_for_a_round_that_is_given_up_stays_paid(
     assert [event.round for event in told if event.kind is Kind.ABANDONED] == [2]
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [2] * 4
     for name in metrics["platforms"]:
-        entries = read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries
+        entries = read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries
         assert [entry.round for entry in entries] == [0, 1, 2, 3]
-    assert audit(tmp_path / "run").ok
+    assert audit_run(tmp_path / "run").ok
 
 
 def test_one_of_four_is_lost_and_the_round_goes_on(
@@ -188,5 +188,5 @@ def test_one_of_four_is_lost_and_the_round_goes_on(
     metrics, told = run(world(4), secure(strategy="ffa"), tmp_path / "run")
     assert not [event for event in told if event.kind is Kind.ABANDONED]
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3, 3, 3, 2]
-    assert [entry.round for entry in read(tmp_path / "run" / "ledger" / "p3.jsonl").entries] == [0, 1, 3]
-    assert audit(tmp_path / "run").ok
+    assert [entry.round for entry in read_ledger(tmp_path / "run" / "ledger" / "p3.jsonl").entries] == [0, 1, 3]
+    assert audit_run(tmp_path / "run").ok

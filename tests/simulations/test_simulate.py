@@ -13,14 +13,14 @@ from safetensors.numpy import load_file
 
 from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
-from client.recommender.recommend import recommend
+from client.recommender.recommend import recommend_items
 from server.monitoring.run_events import Event, Kind
-from server.registry.pull import pull
+from server.registry.pull import pull_model
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings
-from shared.ledger.audit import audit
+from shared.ledger.audit import audit_run
 from shared.privacy.releases import Release, ReleaseKind
-from simulations.run import Simulation, simulate
+from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 
 Write = Callable[..., Path]
@@ -41,7 +41,7 @@ def two(write_platform: Write) -> World:
 
 
 def run(world: World, settings: Settings, out: Path, **over: Any) -> dict[str, Any]:
-    return simulate(Simulation(world=world, settings=settings, out=out, **over))
+    return run_simulation(Simulation(world=world, settings=settings, out=out, **over))
 
 
 def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Make, tmp_path: Path, tiny_bert: str) -> None:
@@ -65,15 +65,15 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
     trained = [parameter for name, parameter in stock.named_parameters() if "lora_B" in name]
     assert trained and all(parameter.abs().sum() > 0 for parameter in trained)
     assert set(load_file(out / "model" / "head.safetensors")) == {"lora_A", "lora_B"}
-    assert audit(out).ok
-    pulled = pull(str(out), tmp_path / "pulled", unsigned=True)
+    assert audit_run(out).ok
+    pulled = pull_model(str(out), tmp_path / "pulled", unsigned=True)
     file = load(two.platforms[0])
-    items = recommend(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
+    items = recommend_items(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
     had = {line.split(",")[1] for line in (two.folder / "shop-events.csv").read_text().splitlines() if line.startswith("u3,")}
     assert len(items) == 4
     assert not had & {item.item for item in items}
     assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
-    again = recommend(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
+    again = recommend_items(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
     assert items == again
 
 
@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: M
     out = tmp_path / "broken"
     plan = Simulation(world=two, settings=settings, out=out, alone=False)
     with pytest.raises(KeyboardInterrupt):
-        simulate(plan, events=stop)
+        run_simulation(plan, events=stop)
     resumed = run(two, settings, out, alone=False, resume=True)
     for name in ("adapter_model.safetensors", "head.safetensors"):
         a, b = load_file(tmp_path / "straight" / "model" / name), load_file(out / "model" / name)
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: M
     for name in straight["platforms"]:
         assert resumed["platforms"][name]["federated"] == straight["platforms"][name]["federated"]
         assert resumed["platforms"][name]["epsilon"] == straight["platforms"][name]["epsilon"]
-    assert audit(out).ok
+    assert audit_run(out).ok
 
 
 def test_the_same_seed_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_platform_that_runs_out_leaves_and_the_others_go_on(two: World, tiny_s
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_worker", keep)
-        metrics = simulate(Simulation(world=two, settings=settings, out=out, alone=False), events=spend)
+        metrics = run_simulation(Simulation(world=two, settings=settings, out=out, alone=False), events=spend)
     assert metrics["rounds"] == 3
     shop, video = metrics["platforms"]["shop"], metrics["platforms"]["video"]
     assert "budget" in shop["refusals"].values()
@@ -139,20 +139,20 @@ def test_a_platform_that_runs_out_leaves_and_the_others_go_on(two: World, tiny_s
     assert shop["epsilon"] <= 50.0
     assert any(event.kind is Kind.LEFT and event.platform == "shop" for event in told)
     assert isinstance(workers[0]._writer, LedgerWriter | None)
-    assert audit(out).ok
+    assert audit_run(out).ok
 
 
 def test_without_privacy_every_output_says_so(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from simulations.view import table_of
+    from simulations.view import metrics_table
 
     out = tmp_path / "run"
     metrics = run(two, tiny_settings(privacy={"epsilon": "inf"}), out, alone=False)
     assert metrics["private"] is False
     assert json.loads((out / "metrics.json").read_text())["platforms"]["shop"]["epsilon"] == "inf"
     console = Console(width=200, record=True)
-    console.print(table_of(json.loads((out / "metrics.json").read_text())))
+    console.print(metrics_table(json.loads((out / "metrics.json").read_text())))
     assert "PRIVACY IS OFF" in console.export_text()
     assert "Privacy was OFF" in (out / "model" / "README.md").read_text()
 
@@ -165,9 +165,9 @@ def test_a_tampered_ledger_is_found(two: World, tiny_settings: Make, tmp_path: P
     lines = whole.splitlines(keepends=True)
     for damaged in (whole.replace(b'"steps":2', b'"steps":1'), b"".join(lines[:-1]), b"".join([lines[0], *lines[2:]])):
         path.write_bytes(damaged)
-        assert not audit(out).ok
+        assert not audit_run(out).ok
     path.write_bytes(whole)
-    assert audit(out).ok
+    assert audit_run(out).ok
 
 
 def test_a_tampered_model_is_not_pulled(two: World, tiny_settings: Make, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_tampered_model_is_not_pulled(two: World, tiny_settings: Make, tmp_pat
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(StorageError):
-        pull(str(out), tmp_path / "pulled", unsigned=True)
+        pull_model(str(out), tmp_path / "pulled", unsigned=True)
     assert not (tmp_path / "pulled").exists()
 
 
@@ -207,4 +207,4 @@ def test_flowers_ray_engine_gives_the_same_model(two: World, tiny_settings: Make
     a, b = (load_file(tmp_path / name / "model" / "head.safetensors") for name in ("process", "ray"))
     # Ray's workers use one thread each, so sums may round otherwise.
     assert all(torch.allclose(torch.from_numpy(a[key]), torch.from_numpy(b[key]), atol=1e-3) for key in a)
-    assert audit(tmp_path / "ray").ok
+    assert audit_run(tmp_path / "ray").ok

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from server.monitoring.run_events import Event, Kind
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.ledger.audit import audit
-from shared.ledger.format import read
+from shared.ledger.audit import audit_run
+from shared.ledger.format import read_ledger
 from shared.model.peft_export import load_published
-from simulations.run import Simulation, simulate
+from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 
 Write = Callable[..., Path]
@@ -44,7 +44,7 @@ def three(write_platform: Write) -> World:
 
 
 def run(world: World, settings: Settings, out: Path, *, events: Any = None, **over: Any) -> dict[str, Any]:
-    return simulate(Simulation(world=world, settings=settings, out=out, alone=False, **over), events=events)
+    return run_simulation(Simulation(world=world, settings=settings, out=out, alone=False, **over), events=events)
 
 
 @pytest.mark.parametrize("strategy", SENT)
@@ -56,7 +56,7 @@ def test_a_run_sends_what_it_says_and_ends_with_a_model_that_loads(
     per_round = {name: platform["bytes_up"] / 2 for name, platform in straight["platforms"].items()}
     for sent in per_round.values():
         assert 4 * SENT[strategy] < sent < 4 * SENT[strategy] + 1500  # names and facts beside the numbers
-    assert audit(tmp_path / "straight").ok
+    assert audit_run(tmp_path / "straight").ok
     published = load_published(tmp_path / "straight" / "model")
     products = [
         published.adapter[name] @ published.adapter[name.replace("lora_B", "lora_A")]
@@ -104,9 +104,9 @@ def test_personalising_comes_after_the_last_round_and_costs_no_more_than_the_bud
         # Whoever kept the global model ranks as it does; whoever did not has a model of its own.
         if not platform["personal_chosen"]:
             assert platform["personal"] == platform["federated"]
-        kinds = [(str(entry.kind), entry.round) for entry in read(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
+        kinds = [(str(entry.kind), entry.round) for entry in read_ledger(tmp_path / "run" / "ledger" / f"{name}.jsonl").entries]
         assert kinds == [("popularity", 0), ("train", 1), ("train", 2), ("train", 3), ("evaluate", 3)]
-    assert audit(tmp_path / "run").ok
+    assert audit_run(tmp_path / "run").ok
 
 
 def test_without_it_the_federation_plans_with_the_whole_budget(three: World, tiny_settings: Make, tmp_path: Path) -> None:
@@ -145,4 +145,4 @@ def test_platforms_of_different_rank(write_platform: Write, tiny_settings: Make,
         assert rank * whole < sent[name] < rank * whole + 3000
     published = load_published(tmp_path / "run" / "model")
     assert {min(array.shape) for array in published.adapter.values()} == {16}
-    assert audit(tmp_path / "run").ok
+    assert audit_run(tmp_path / "run").ok

@@ -124,7 +124,7 @@ class TestWriting:
     def test_an_interrupted_write_leaves_the_old_file_and_no_draft(self, tmp_path: Path) -> None:
         path = tmp_path / "table.csv"
         files.write_csv(path, [{"a": 1}])
-        with pytest.raises(StorageError, match="disk is full") as caught, files.whole(path) as draft:
+        with pytest.raises(StorageError, match="disk is full") as caught, files.write_folder(path) as draft:
             draft.write_text("half")
             raise OSError(28, "disk is full")
         assert caught.value.where == str(path)
@@ -245,7 +245,7 @@ class TestTaste:
     def test_interest_moves_from_the_first_love_to_the_last_and_to_its_companion(self) -> None:
         rng = np.random.default_rng(0)
         person = taste.people(rng, count=1)
-        items = taste.catalogue(rng, count=600)
+        items = taste.taste_catalogue(rng, count=600)
         strengths = Strengths(style=0.0, popularity=0.0)
         logits = taste.appeal(person, items, np.array([0.0, 1.0]), strengths=strengths)
         pure = np.flatnonzero(items.mix.max(axis=1) == 1.0)

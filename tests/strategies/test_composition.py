@@ -11,14 +11,14 @@ import pytest
 from shared.base.errors import InputError
 from shared.base.settings import build
 from strategies.card import Role
-from strategies.composition import catalogue, named
+from strategies.composition import named, strategy_cards
 from strategies.optimizers import FedAdam, FedAvgM, ServerOptimizer
 from strategies.robust import Krum, Median
 from strategies.rolora import RoLoRA
 
-UPDATES = [card.name for card in catalogue() if card.role is Role.UPDATES and card.name != "secure-sum"]
-COMBINING = [card.name for card in catalogue() if card.role is Role.COMBINING]
-OPTIMIZERS = [card.name for card in catalogue() if card.role is Role.OPTIMIZER]
+UPDATES = [card.name for card in strategy_cards() if card.role is Role.UPDATES and card.name != "secure-sum"]
+COMBINING = [card.name for card in strategy_cards() if card.role is Role.COMBINING]
+OPTIMIZERS = [card.name for card in strategy_cards() if card.role is Role.OPTIMIZER]
 PRODUCTS = ["exact", "flora", "svd"]
 
 
@@ -96,7 +96,7 @@ def test_robust_combiners_are_refused_under_the_secure_sum(combining: str) -> No
 def test_the_readme_has_every_part() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = text[text.index("## Strategies") : text.index("## Under Flower")]
-    assert all(f"`{card.name}`" in table for card in catalogue())
+    assert all(f"`{card.name}`" in table for card in strategy_cards())
 
 
 def test_the_card_of_a_composition_speaks_of_all_its_parts() -> None:

@@ -12,7 +12,7 @@ from shared.model.factor_schedule import SCHEMES
 from shared.protocol.messages import Factors
 from strategies.base import AdapterStrategy
 from strategies.card import Role
-from strategies.composition import catalogue, named
+from strategies.composition import named, strategy_cards
 from tests.strategies.contract import RUN, SHAPES, Arrays, ExactContract, StrategyContract, drawn, identify
 
 
@@ -162,13 +162,13 @@ def test_the_catalogue_lists_every_strategy_once_and_each_has_its_contract() -> 
             name for inner in contract.__subclasses__() for name in below(inner)
         }
 
-    names = [card.name for card in catalogue()]
+    names = [card.name for card in strategy_cards()]
     assert names == sorted(set(names))
     assert set(names) <= below(StrategyContract)
 
 
 def test_whoever_makes_updates_is_known_to_the_platforms() -> None:
-    made = {card.name for card in catalogue() if card.role is Role.UPDATES}
+    made = {card.name for card in strategy_cards() if card.role is Role.UPDATES}
     # The secure sum trains and sends both factors, as whoever is not in the table.
     assert made - {"secure-sum"} == set(SCHEMES)
 

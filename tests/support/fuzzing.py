@@ -33,7 +33,7 @@ class Target:
     """
 
     name: str
-    parse: Callable[[bytes], object]
+    parse_manifest: Callable[[bytes], object]
     valid: tuple[bytes, ...] = field(repr=False)
     sealed: bool = False
 
@@ -147,35 +147,35 @@ def npy(array: np.ndarray) -> bytes:
 
 def through_socket(data: bytes) -> object:
     """What the worker's socket makes of bytes: a frame, a record, a message."""
-    from client.messenger.wire import receive, unpack
+    from client.messenger.wire import receive, unpack_record
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
         theirs.send(data)
         theirs.shutdown(socket.SHUT_WR)
-        return parse_message(unpack(receive(ours, seconds=5.0)))
+        return parse_message(unpack_record(receive(ours, seconds=5.0)))
 
 
 def frames() -> tuple[bytes, ...]:
     """One message of every kind as the socket carries it."""
-    from client.messenger.wire import WIRE, pack
+    from client.messenger.wire import WIRE, pack_record
 
     made = []
     for record in records():
-        frame = pack("request", record)
+        frame = pack_record("request", record)
         header = json.dumps(dict(frame.header), separators=(",", ":")).encode()
         made.append(b"FEDFUSE" + bytes([WIRE]) + len(header).to_bytes(4, "big") + len(frame.body).to_bytes(8, "big") + header)
         made[-1] += bytes(frame.body)
     return tuple(made)
 
 
-def written(folder: Path, name: str, parse: Callable[[], object]) -> Callable[[bytes], object]:
+def written(folder: Path, name: str, parse_manifest: Callable[[], object]) -> Callable[[bytes], object]:
     """A parser of a file that stands between others."""
 
     def run(data: bytes) -> object:
         (folder / name).write_bytes(data)
-        return parse()
+        return parse_manifest()
 
     return run
 
@@ -257,8 +257,8 @@ def node_line() -> str:
 def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
     from client.privacy.ledger_writer import LedgerWriter
-    from shared.ledger.audit import audit
-    from shared.ledger.format import parse
+    from shared.ledger.audit import audit_run
+    from shared.ledger.format import parse_manifest
     from shared.privacy.accountants import DP_ACCOUNTING
     from shared.privacy.releases import Release, ReleaseKind
 
@@ -275,26 +275,26 @@ def ledgers(folder: Path) -> Iterator[Target]:
     path.chmod(0o600)
 
     def whole() -> None:
-        report = audit(folder)
+        report = audit_run(folder)
         if not report.ok:
             raise FedfuseError("the audit found something", where="; ".join(report.problems)[:2000])
         report.to_json()
 
-    yield Target("ledger", lambda data: parse(data, where="x"), (content,))
+    yield Target("ledger", lambda data: parse_manifest(data, where="x"), (content,))
     yield Target("ledger, audited", written(folder / "ledger", "shop.jsonl", whole), (content,))
     other = folder / "with receipts"
     (other / "ledger").mkdir(parents=True)
     (other / "ledger" / "shop.jsonl").write_bytes(content)
-    yield Target("receipts", written(other, "metrics.json", lambda: audit(other).to_json()), (receipts,))
+    yield Target("receipts", written(other, "metrics.json", lambda: audit_run(other).to_json()), (receipts,))
 
 
 def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     """A published model's files, one by one, and a registry's."""
     import shutil
 
-    from server.registry.manifest import parse
-    from server.registry.model_card import render
-    from server.registry.pull import pull
+    from server.registry.manifest import parse_manifest
+    from server.registry.model_card import render_card
+    from server.registry.pull import pull_model
     from server.registry.registry import Registry
     from server.registry.run_facts import facts_in
     from server.registry.store import open_store
@@ -303,9 +303,9 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     model = run / "model"
     manifest = (model / "manifest.json").read_bytes()
     signed = (registry / "manifests" / "000001.json").read_bytes()
-    yield Target("manifest", lambda data: parse(data, "x"), (manifest, signed))
+    yield Target("manifest", lambda data: parse_manifest(data, "x"), (manifest, signed))
     facts = (model / "training.json").read_bytes()
-    yield Target("facts", lambda data: render(facts_in(data, "x")), (facts,))
+    yield Target("facts", lambda data: render_card(facts_in(data, "x")), (facts,))
     for name in ("adapter_model.safetensors", "head.safetensors", "fedfuse.json"):
         folder = out / f"model {name}"
         shutil.copytree(model, folder)
@@ -326,7 +326,7 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
         def fetch(copy: Path = copy) -> object:
             target = copy.with_name(f"{copy.name} out")
             shutil.rmtree(target, ignore_errors=True)
-            return pull(str(copy), target, unsigned=True)
+            return pull_model(str(copy), target, unsigned=True)
 
         # A manifest that nobody signed may say anything that is well-formed; each of its files, only what it names.
         yield Target(f"pull: {path.name}", written(copy, name, fetch), (path.read_bytes(),), sealed=path.suffix != ".json")

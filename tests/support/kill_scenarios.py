@@ -47,7 +47,7 @@ class Ledger:
                 said(number)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.ledger.format import read
+        from shared.ledger.format import read_ledger
 
         with self.open(folder) as writer:  # as the restarted client does: a torn last line is cut off
             rounds = [entry.round for entry in writer.ledger.entries]
@@ -58,7 +58,7 @@ class Ledger:
                 Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=len(rounds) + 1, question="5" * 64
             )
             heads = writer.head
-        verified = read(folder / "shop.jsonl")
+        verified = read_ledger(folder / "shop.jsonl")
         assert verified.head == heads and len(verified.entries) == len(rounds) + 1
         assert died or steps == self.CHARGES
 
@@ -169,27 +169,27 @@ class Platform:
         return answer
 
     def act(self, folder: Path, said: Said) -> None:
-        from shared.model.adapter import digest
+        from shared.model.adapter import adapter_digest
 
         worker = self.worker(folder)
         try:
             self.ask(worker, 0)
             for round_ in range(1, self.ROUNDS + 1):
-                (folder / f"sent-{round_}").write_text(digest(self.ask(worker, round_).change))
+                (folder / f"sent-{round_}").write_text(adapter_digest(self.ask(worker, round_).change))
                 said(round_)
         finally:
             worker.close()
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.ledger.format import read
-        from shared.model.adapter import digest
+        from shared.ledger.format import read_ledger
+        from shared.model.adapter import adapter_digest
 
         worker = self.worker(folder)
         try:
             joined = self.ask(worker, 0)
             assert joined.finished >= steps
             if joined.finished:
-                again = digest(self.ask(worker, joined.finished).change)
+                again = adapter_digest(self.ask(worker, joined.finished).change)
                 sent = folder / f"sent-{joined.finished}"
                 if joined.finished == steps:
                     # It has left: anything else now would be a second release, and nobody paid for that.
@@ -198,7 +198,7 @@ class Platform:
                 self.ask(worker, round_)
         finally:
             worker.close()
-        charged = [(str(entry.kind), entry.round) for entry in read(folder / "ledger.jsonl").entries]
+        charged = [(str(entry.kind), entry.round) for entry in read_ledger(folder / "ledger.jsonl").entries]
         # Nothing lost, and nothing charged twice for what was released once.
         assert charged == [("popularity", 0), *(("train", round_) for round_ in range(1, self.ROUNDS + 1))], charged
 
@@ -245,13 +245,13 @@ class Publisher:
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.registry.pull import pull
+        from server.registry.pull import pull_model
 
         listed = list(self.registry(folder).versions())
         assert [m.version for m in listed] in ([2, 1], [1]) and len(listed) >= (steps or 1), [m.version for m in listed]
         for manifest in listed:
             out = folder / f"out-{manifest.version}"
-            assert pull(str(folder / "registry"), out, trusted=[self.signer.public], model=str(manifest.version)).fresh
+            assert pull_model(str(folder / "registry"), out, trusted=[self.signer.public], model=str(manifest.version)).fresh
         again = self.registry(folder).publish(self.runs(folder)[1], self.signer, as_simulation=True)
         assert again.version == 2 and [m.version for m in self.registry(folder).versions()] == [2, 1]
         if len(listed) == 2:
@@ -269,20 +269,20 @@ class Puller(Publisher):
         self.take(folder, "1")
 
     def take(self, folder: Path, model: str = "") -> Any:
-        from server.registry.pull import pull
+        from server.registry.pull import pull_model
 
         address = str(folder.parent / "source" / "registry")
-        return pull(address, folder / "model", trusted=[self.signer.public], model=model)
+        return pull_model(address, folder / "model", trusted=[self.signer.public], model=model)
 
     def act(self, folder: Path, said: Said) -> None:
         self.take(folder)
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.registry.manifest import describe, parse
+        from server.registry.manifest import describe, parse_manifest
         from shared.model.peft_export import load_published
 
-        manifest = parse((folder / "model" / "manifest.json").read_bytes(), "here")
+        manifest = parse_manifest((folder / "model" / "manifest.json").read_bytes(), "here")
         assert manifest.version in (1, 2) and manifest.version >= steps
         assert describe(folder / "model", manifest.origin).files == manifest.files
         load_published(folder / "model")
@@ -306,9 +306,9 @@ class Ending(Publisher):
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.registry.pull import pull
+        from server.registry.pull import pull_model
 
-        pulled = pull(str(folder), folder / "out", unsigned=True)
+        pulled = pull_model(str(folder), folder / "out", unsigned=True)
         assert pulled.manifest.origin.rounds in (1, 2) and pulled.manifest.origin.rounds >= steps
         assert self.make(folder, "second", 2).exists()
 

@@ -40,13 +40,13 @@ def many_tensors(count: int) -> bytes:
 
 def bombs(folder: Path) -> Iterator[Bomb]:
     """Every kind, against the parser that it is for."""
-    from server.registry.manifest import MAX_MANIFEST, parse
+    from server.registry.manifest import MAX_MANIFEST, parse_manifest
     from server.registry.registry import INDEX, Registry
     from server.registry.run_facts import facts_in
     from server.registry.store import open_store
     from shared.base.safetensors_checks import read_tensors
-    from shared.ledger.audit import MAX_METRICS, audit
-    from shared.ledger.format import MAX_BYTES, MAX_LINE, read
+    from shared.ledger.audit import MAX_METRICS, audit_run
+    from shared.ledger.format import MAX_BYTES, MAX_LINE, read_ledger
     from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
     from shared.protocol.run_authorization import parse_warrant
     from shared.secagg import messages as said
@@ -56,7 +56,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     deep, wide = b"[" * 500_000, b"[" + b"0," * 500_000 + b"0]"
     digits, empty = b"9" * 1_000_000, b"{" + b",".join(b'"k%d":{}' % n for n in range(80_000)) + b"}"
     for name, content in {"deep": deep, "wide": wide, "digits": digits, "keys": empty}.items():
-        for field, what, parser in (("files", "manifest", parse), ("platforms", "facts", facts_in)):
+        for field, what, parser in (("files", "manifest", parse_manifest), ("platforms", "facts", facts_in)):
             yield f"{what}: {name}", b'{"format":2,"' + field.encode() + b'":' + content + b"}", lambda d, p=parser: p(d, "x")
             yield f"{what}: only {name}", content, lambda d, p=parser: p(d, "x")
         index = Registry(open_store(str(folder / name)))
@@ -64,7 +64,11 @@ def bombs(folder: Path) -> Iterator[Bomb]:
         yield f"index: {name}", content, written(folder / name, INDEX, lambda r=index: list(r.versions()))
         (folder / name / "ledger").mkdir()
         (folder / name / "ledger" / "a.jsonl").write_bytes(b"{}\n")
-        yield f"receipts: {name}", content[:MAX_METRICS], written(folder / name, "metrics.json", lambda f=folder / name: audit(f))
+        yield (
+            f"receipts: {name}",
+            content[:MAX_METRICS],
+            written(folder / name, "metrics.json", lambda f=folder / name: audit_run(f)),
+        )
         yield f"warrant: {name}", content, lambda d: parse_warrant(d.decode())
         toml = b"members = " + content.replace(b"{}", b"1").replace(b":", b"=")
         for what, parser in (("invitation", parse_invitation), ("application", parse_application)):
@@ -73,8 +77,8 @@ def bombs(folder: Path) -> Iterator[Bomb]:
         frame = b"FEDFUSE\x01" + struct.pack(">IQ", len(header), 0) + header
         yield f"socket: header, {name}", frame[:60_000], through_socket
     entries = b",".join(b'{"name":"%d.json","sha256":"%s","size":1}' % (n, b"0" * 64) for n in range(9000))
-    yield "manifest: files", b'{"files":[' + entries + b'],"format":2}', lambda d: parse(d, "x")
-    yield "manifest: too large", b" " * (MAX_MANIFEST + 1), lambda d: parse(d, "x")
+    yield "manifest: files", b'{"files":[' + entries + b'],"format":2}', lambda d: parse_manifest(d, "x")
+    yield "manifest: too large", b" " * (MAX_MANIFEST + 1), lambda d: parse_manifest(d, "x")
     dotted = b".".join([b"a"] * 300_000) + b"=1"
     yield "invitation: dotted keys", dotted, lambda d: parse_invitation(d, where="x")
     hidden = b".".join([b'a."\xe2\x80\xa8"'] * 25_000) + b"=1"
@@ -87,7 +91,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
         "long lines": (b"{" * (MAX_LINE - 1) + b"\n") * 20_000,
         "beyond": b"\0" * (MAX_BYTES + 100),
     }.items():
-        yield f"ledger: {name}", content, written(folder, "ledger.jsonl", lambda: read(folder / "ledger.jsonl"))
+        yield f"ledger: {name}", content, written(folder, "ledger.jsonl", lambda: read_ledger(folder / "ledger.jsonl"))
 
     for name, content in {
         "announced": safetensors_of(b"{}", 1 << 40),
@@ -136,13 +140,13 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def growth(parse: Callable[[bytes], object], content: bytes) -> tuple[int, str]:
+def growth(parse_manifest: Callable[[bytes], object], content: bytes) -> tuple[int, str]:
     """By how many bytes a fork of this process grows at most over it, and what comes of it."""
     before, child = resident(), os.fork()
     if child == 0:
         code = 3
         try:
-            parse(content)
+            parse_manifest(content)
             code = 0
         except FedfuseError:
             code = 1
@@ -158,9 +162,9 @@ def growth(parse: Callable[[bytes], object], content: bytes) -> tuple[int, str]:
 def main() -> None:
     """See the module."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content, parse in bombs(Path(folder)):
+        for name, content, parse_manifest in bombs(Path(folder)):
             began = time.process_time() + os.times().children_user
-            grown, outcome = growth(parse, content)
+            grown, outcome = growth(parse_manifest, content)
             seconds = time.process_time() + os.times().children_user - began
             line = {"name": name, "bytes": len(content), "growth": grown, "outcome": outcome, "seconds": round(seconds, 2)}
             print(json.dumps(line), flush=True)

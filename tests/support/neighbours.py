@@ -28,7 +28,7 @@ from client.run import secure_session as summing
 from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
-from shared.ledger.format import Entry, read
+from shared.ledger.format import Entry, read_ledger
 from shared.protocol.messages import Answer, Request
 from shared.secagg.fixed_point import FixedPoint
 
@@ -188,7 +188,7 @@ def ask(path: Path, state: Path, requests: Sequence[Request]) -> Told:
             answers = [worker.handle(request) for request in requests]
         finally:
             worker.close()
-    entries = read(state / "ledger.jsonl").entries if (state / "ledger.jsonl").exists() else ()
+    entries = read_ledger(state / "ledger.jsonl").entries if (state / "ledger.jsonl").exists() else ()
     return Told(answers=answers, released=seen, charges=entries)
 
 

@@ -16,12 +16,12 @@ import torch
 from client.compute.resident_features import Features
 from client.config.platform_file import load
 from client.model.towers import Towers
-from client.recommender.recommend import recommend
+from client.recommender.recommend import recommend_items
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
-from server.registry.pull import pull
+from server.registry.pull import pull_model
 from shared.base.settings import Settings
-from simulations.run import Simulation, simulate
+from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 from tests.support import pretended_device
 from tests.support.pretended_device import FORBIDDEN, device
@@ -114,7 +114,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
 ) -> None:
     settings, places = tiny_settings(**over), set[torch.device]()
-    expected = simulate(Simulation(world=world, settings=settings, out=tmp_path / "here", alone=False))
+    expected = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "here", alone=False))
     use(DEVICE, monkeypatch)
     vectors = Towers.vectors
 
@@ -124,7 +124,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
         return found
 
     monkeypatch.setattr(Towers, "vectors", watched)
-    found = simulate(Simulation(world=world, settings=settings, out=tmp_path / "there", alone=False))
+    found = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "there", alone=False))
     assert places == {DEVICE}
     for name, platform in expected["platforms"].items():
         other = found["platforms"][name]
@@ -162,7 +162,9 @@ def test_a_step_waits_for_the_device_once_for_its_sum(
 
     monkeypatch.setattr(pretended_device, "_run", watched)
     monkeypatch.setattr(Trainer, "run", training)
-    simulate(Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run", alone=False))
+    run_simulation(
+        Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run", alone=False)
+    )
     assert steps > 0 and read == waits * steps
     assert not sent
 
@@ -171,23 +173,23 @@ def test_a_step_waits_for_the_device_once_for_its_sum(
 def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = simulate(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "whole"))
+    whole = run_simulation(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "whole"))
     out = tmp_path / "run"
 
     def stop(event: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(Simulation(world=world, settings=tiny_settings(), out=out), events=stop)
+        run_simulation(Simulation(world=world, settings=tiny_settings(), out=out), events=stop)
     use(DEVICE, monkeypatch)
-    resumed = simulate(Simulation(world=world, settings=tiny_settings(), out=out, resume=True))
+    resumed = run_simulation(Simulation(world=world, settings=tiny_settings(), out=out, resume=True))
     for name, platform in whole["platforms"].items():
         assert resumed["platforms"][name]["federated"] == pytest.approx(platform["federated"], abs=2e-3)
-    model = pull(str(out), tmp_path / "pulled", unsigned=True).folder
+    model = pull_model(str(out), tmp_path / "pulled", unsigned=True).folder
     shop = load(world.platforms[0])
-    there = recommend(shop, model=model, user="u3", top=4, cache=tmp_path / "there")
+    there = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "there")
     use(torch.device("cpu"), monkeypatch)
-    here = recommend(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
+    here = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
     assert [one.item for one in there] == [one.item for one in here]
     assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
 

@@ -77,7 +77,9 @@ def read_interactions(source: InteractionsSource, cleaning: Cleaning) -> Met:
     return Met(frame=frame, timed=has_time, cleaning=cleaning)
 
 
-def merge(parts: Sequence[Met], catalogue: Numbering | None) -> tuple[Numbering, Numbering, Interactions, list[SourceReport]]:
+def merge_interactions(
+    parts: Sequence[Met], catalogue: Numbering | None
+) -> tuple[Numbering, Numbering, Interactions, list[SourceReport]]:
     """All interactions of a platform, one row per (user, item): items, users, interactions, one report per part.
 
     Of several rows on one pair the last time and the largest weight stay, and one positive row makes it positive.

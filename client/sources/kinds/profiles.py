@@ -7,7 +7,7 @@ import polars as pl
 from client.config.source_schema import ProfilesSource
 from client.sources.cell_values import as_ids, as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
-from client.sources.description import coordinates, further_texts, name_of, numbers, sentences, wanted
+from client.sources.description import coordinates, further_texts, numbers, sentences, text_name, wanted
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.source_rows import Table, Wanted, read_source
@@ -33,7 +33,7 @@ def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) 
 
     table = Table(frame=kept, labels=table.labels)
     # A code's word is chosen to be read by itself, without a label: "woman".
-    words = [as_texts(as_ids(kept[name_of(name)]).replace(codes)) for name, codes in source.values.items()]
+    words = [as_texts(as_ids(kept[text_name(name)]).replace(codes)) for name, codes in source.values.items()]
     others = further_texts(table, source.text, without=(*source.values, *source.numbers))
     bucket_words, places = numbers(table, source.numbers, cleaning)
     texts = users.texts(kept[_NUMBER], sentences([*words, *bucket_words, *others]))

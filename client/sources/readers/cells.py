@@ -30,7 +30,7 @@ _VECTOR = pl.List(pl.Float64)
 _NUMBERS = r"[^\s,;\[\]{}()]+"
 
 
-def canonical(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
+def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
     """The cells of a column as text, or as lists of float64 for vectors; null where a cell is missing.
 
     Args:

@@ -27,7 +27,7 @@ def open_query(how: Reading) -> Scan:
         InputError: the URL cannot be used, the database cannot be reached, or it refuses the query.
     """
     assert how.url is not None
-    url, where = how.url, shown(how.url)
+    url, where = how.url, shown_url(how.url)
     with _result(how, url, where) as result:
         names = list(result.keys())
 
@@ -42,7 +42,7 @@ def open_query(how: Reading) -> Scan:
     return Scan(where=where, names=names, take=take, decoded=sql.make_url(url).get_backend_name() == "sqlite")
 
 
-def shown(url: str) -> str:
+def shown_url(url: str) -> str:
     """A URL without its password."""
     try:
         return sql.make_url(url).render_as_string(hide_password=True)

@@ -38,7 +38,7 @@ class KernelError(Exception):
 
 
 @cache
-def obstacle() -> str:
+def kernel_obstacle() -> str:
     """What keeps the kernels from working here; they are built and loaded if nothing does.
 
     Found out once a process.
@@ -64,7 +64,7 @@ def ready() -> bool:
     except OSError:
         log.debug("the kernels cannot be looked for", exc_info=True)
         return False
-    return not obstacle()
+    return not kernel_obstacle()
 
 
 def _try() -> None:

@@ -26,15 +26,15 @@ MOST_RANKS = 64
 """Of all changes of a map together."""
 
 
-def suits(x: Tensor, changes: Changes) -> bool:
-    """Whether `layer` can do it, if the kernels are there and know its widths (`shared/layers/native/build.py`)."""
-    if x.dtype != torch.bfloat16 or not written.suits(x, changes):
+def kernels_suit(x: Tensor, changes: Changes) -> bool:
+    """Whether `native_layer` can do it, if the kernels are there and know its widths (`shared/layers/native/build.py`)."""
+    if x.dtype != torch.bfloat16 or not written.backward_suits(x, changes):
         return False
     return all(sum(change.a.shape[-2] for change in each) <= MOST_RANKS for each in changes)
 
 
-def layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Tensor:
-    """The layer's output, as `shared.layers.manual_backward.layer`; bfloat16."""
+def native_layer(x: Tensor, mask: Tensor, frozen: FrozenLayer, changes: Changes) -> Tensor:
+    """The layer's output, as `shared.layers.manual_backward.backward_layer`; bfloat16."""
     maps = [_Map.of(of, each) for of, each in zip((frozen.stacked, frozen.mixing, frozen.up, frozen.down), changes, strict=True)]
     stacked, mixing, up, down = ([factor for change in each for factor in (change.a, change.b)] for each in changes)
     y = _Attention.apply(x.contiguous(), mask.contiguous(), frozen, maps[:2], *stacked, *mixing)  # type: ignore[no-untyped-call]

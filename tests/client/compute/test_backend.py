@@ -15,7 +15,7 @@ from client.compute.backend import compiles, ready_encoder, uses_kernels
 from client.model.prepared_platform import prepare
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.layers.torch_compile import obstacle
+from shared.layers.torch_compile import compile_obstacle
 from shared.model.backbone import BackboneShape, load_backbone
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -24,9 +24,9 @@ Make = Callable[..., Settings]
 
 @pytest.fixture(autouse=True)
 def asked_anew() -> Iterator[None]:
-    obstacle.cache_clear()
+    compile_obstacle.cache_clear()
     yield
-    obstacle.cache_clear()
+    compile_obstacle.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_missing_compiler_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_
     torch._dynamo.reset()
     # monkeypatch would not put it back: the setting is no attribute of the class that `config.cpp` is.
     with config.patch({"cpp.cxx": (None, "/nonexistent/c++")}):
-        assert "compiler" in obstacle(CPU)
+        assert "compiler" in compile_obstacle(CPU)
 
 
 def test_what_compiles_has_none_and_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_what_compiles_has_none_and_is_tried_once(monkeypatch: pytest.MonkeyPatc
         return function
 
     monkeypatch.setattr(torch, "compile", compiled)
-    assert obstacle(CPU) == obstacle(CPU) == ""
+    assert compile_obstacle(CPU) == compile_obstacle(CPU) == ""
     assert len(made) == 1
 
 
@@ -97,7 +97,7 @@ def test_an_error_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError
 
     monkeypatch.setattr(torch, "compile", lambda function, **keywords: broken)
-    assert obstacle(CPU) == "OSError"
+    assert compile_obstacle(CPU) == "OSError"
 
 
 MINILM = BackboneShape(hidden=384, layers=6, heads=12, intermediate=1536, vocabulary=9, positions=9)

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.config.confirmed_changes import IdentityChange, ask, parse_replacements, require_agreed
 from client.config.deployment_folder import Deployment, open_deployment
-from client.config.trusted_peers import identities_of, read_peers, trust
-from client.setup.provisioning import accept, init_client
+from client.config.trusted_peers import identities_of, read_peers, trust_identities
+from client.setup.provisioning import accept_invitation, create_platform_folder
 from server.deployment.folder import CoordinatorFolder
-from server.deployment.provisioning import init_server, invite
+from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import InputError
 from shared.protocol.invitation import Application, Invitation, fingerprint_of
 from shared.protocol.keys import ed25519_line
@@ -31,7 +31,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
-    return init_server(
+    return create_coordinator_folder(
         tmp_path_factory.mktemp("c") / "c", host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
     )
 
@@ -39,20 +39,20 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
 @pytest.fixture(scope="module")
 def impostor(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     """Calls its federation by the same name."""
-    return init_server(
+    return create_coordinator_folder(
         tmp_path_factory.mktemp("i") / "c", host="evil.example", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
     )
 
 
 @pytest.fixture
 def invitation(coordinator: CoordinatorFolder) -> Invitation:
-    return invite(coordinator, "shop")
+    return make_invitation(coordinator, "shop")
 
 
 @pytest.fixture
 def deployment(tmp_path: Path, invitation: Invitation) -> Deployment:
     (tmp_path / "orders.csv").write_text("customer,sku,at\n" + "".join(f"u{n},i{n % 5},{1_700_000_000 + n}\n" for n in range(20)))
-    init_client(tmp_path / "shop", invitation, data=[tmp_path / "orders.csv"], users=20, epsilon=8.0, delta=1e-5)
+    create_platform_folder(tmp_path / "shop", invitation, data=[tmp_path / "orders.csv"], users=20, epsilon=8.0, delta=1e-5)
     return open_deployment(tmp_path / "shop")
 
 
@@ -79,13 +79,13 @@ def fedfuse(tmp_path: Path) -> Run:
 class TestAnInvitation:
     @pytest.fixture
     def foreign(self, impostor: CoordinatorFolder) -> Invitation:
-        return invite(impostor, "shop")
+        return make_invitation(impostor, "shop")
 
     def test_of_another_coordinator_is_not_taken(self, deployment: Deployment, foreign: Invitation) -> None:
         """One file in the post made a stranger the one whose code runs here."""
         before = contents(deployment.folder)
         with pytest.raises(InputError) as caught:
-            accept(deployment, foreign)
+            accept_invitation(deployment, foreign)
         for name, mark in foreign.fingerprints().items():
             assert f"{name} CHANGED" in caught.value.found and mark in caught.value.found
             assert deployment.invited().fingerprints()[name] in caught.value.found
@@ -98,21 +98,21 @@ class TestAnInvitation:
         rest = {one: mark for one, mark in marks.items() if one != name}
         for replace in (rest, {**marks, name: deployment.invited().fingerprints()[name]}, {**marks, name: ""}):
             with pytest.raises(InputError, match=f"{name} CHANGED"):
-                accept(deployment, foreign, replace=replace)
+                accept_invitation(deployment, foreign, replace=replace)
         assert contents(deployment.folder) == before
-        accept(deployment, foreign, replace=marks)
+        accept_invitation(deployment, foreign, replace=marks)
         assert deployment.invited() == foreign
 
     def test_each_part_counts_by_itself(self, deployment: Deployment, invitation: Invitation, foreign: Invitation) -> None:
         for name in invitation.fingerprints():
             one = invitation.model_copy(update={name: getattr(foreign, name)})
             with pytest.raises(InputError, match=f"{name} CHANGED"):
-                accept(deployment, one)
+                accept_invitation(deployment, one)
 
     def test_of_another_federation_never(self, deployment: Deployment, invitation: Invitation) -> None:
         other = invitation.model_copy(update={"federation": "autumn"})
         with pytest.raises(InputError, match="is for federation 'autumn'"):
-            accept(deployment, other, replace=other.fingerprints())
+            accept_invitation(deployment, other, replace=other.fingerprints())
 
     def test_at_the_command_line(self, deployment: Deployment, invitation: Invitation, fedfuse: Run, tmp_path: Path) -> None:
         path, before = tmp_path / "new.invitation", contents(deployment.folder)
@@ -135,12 +135,12 @@ class TestAnInvitation:
 class TestAnIdentity:
     def test_a_known_one_is_not_replaced(self, tmp_path: Path) -> None:
         peers = tmp_path / "peers.toml"
-        trust(peers, {"video": OLD})
+        trust_identities(peers, {"video": OLD})
         for replace in ({}, {"video": fingerprint_of(OLD)}, {"video": fingerprint_of(OTHER)}, {"news": fingerprint_of(NEW)}):
             with pytest.raises(InputError):
-                trust(peers, {"video": NEW, "news": OTHER}, replace=replace)
+                trust_identities(peers, {"video": NEW, "news": OTHER}, replace=replace)
         assert read_peers(peers) == {"video": OLD}  # and what is new was not written either
-        trust(peers, {"video": NEW, "news": OTHER}, replace={"video": fingerprint_of(NEW)})
+        trust_identities(peers, {"video": NEW, "news": OTHER}, replace={"video": fingerprint_of(NEW)})
         assert read_peers(peers) == {"video": NEW, "news": OTHER}
 
     def test_files_that_disagree(self, tmp_path: Path, invitation: Invitation) -> None:

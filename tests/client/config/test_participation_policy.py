@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from client.config.platform_file import load
 from client.worker.request_handler import Worker
 from shared.base.errors import InputError, ProtocolError
-from shared.base.settings import Settings, digest
-from shared.ledger.format import read
+from shared.base.settings import Settings, settings_digest
+from shared.ledger.format import read_ledger
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from shared.protocol.run_authorization import MAX_TEXT, Warrant, federation_of, parse_warrant
 
@@ -37,7 +37,7 @@ def warrant_of(key: Ed25519PrivateKey, settings: Settings, *, run: str = "run-1"
     made = Warrant(
         federation=federation_of(key.public_key().public_bytes_raw()),
         run=run,
-        settings=digest(settings),
+        settings=settings_digest(settings),
         expires=int(time.time() + seconds),
     )
     return replace(made.signed(key), **over).text()
@@ -165,7 +165,7 @@ def test_a_plan_with_too_little_noise_is_refused(bench: Callable[..., Bench], de
     answer = made.join(settings)
     assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
     assert "noise multiplier of" in str(made.worker.failure)
-    assert read(made.ledger).entries == ()
+    assert read_ledger(made.ledger).entries == ()
 
 
 def test_one_run_may_not_take_the_whole_budget(bench: Callable[..., Bench], deployed: Make) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.evaluation.ranking_metrics import Quality, exclusion, per_user, quality, ranks
+from client.evaluation.ranking_metrics import Quality, exclusion, per_user_metrics, quality, ranks
 from client.examples.split import ragged
 from client.fusion.operators import FUSIONS, fusion_named
 from client.model.towers import Towers
@@ -238,7 +238,7 @@ class TestEvaluation:
         assert found.auc == pytest.approx(np.mean(aucs))
 
     def test_every_users_part_is_bounded(self) -> None:
-        parts = per_user(np.array([1.0, 5.5, 99.0]), np.array([1, 100, 99]))
+        parts = per_user_metrics(np.array([1.0, 5.5, 99.0]), np.array([1, 100, 99]))
         assert all(((part >= 0) & (part <= 1)).all() for part in parts)
 
     def test_nobody(self) -> None:

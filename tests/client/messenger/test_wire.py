@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from client.messenger.wire import MAX_BODY, MAX_HEADER, WIRE, Frame, Hangup, pack, receive, send, unpack
+from client.messenger.wire import MAX_BODY, MAX_HEADER, WIRE, Frame, Hangup, pack_record, receive, send, unpack_record
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.protocol.flower_records import request_from, to_record
@@ -47,7 +47,7 @@ def through(pair: tuple[socket.socket, socket.socket], frame: Frame) -> Frame:
 def test_a_message_arrives_whole(pair: tuple[socket.socket, socket.socket]) -> None:
     adapter = {f"layer.{n}.lora_A": np.random.default_rng(n).normal(size=(4, 300 * n)).astype(np.float32) for n in range(1, 6)}
     request = Train(run="r", settings=Settings(rounds=7), round=3, factors=Factors.B, adapter=adapter)
-    got = request_from(unpack(through(pair, pack("request", to_record(request)))))
+    got = request_from(unpack_record(through(pair, pack_record("request", to_record(request)))))
     assert isinstance(got, Train)
     assert (got.run, got.settings, got.round, got.factors) == ("r", Settings(rounds=7), 3, Factors.B)
     for name, value in adapter.items():
@@ -81,7 +81,7 @@ def test_any_record_of_scalars_and_arrays_comes_back(configs: dict[str, Any], ta
     for name, values in tables.items():
         if name not in configs:
             record[name] = ArrayRecord({key: Array(value) for key, value in values.items()})
-    got = unpack(pack("request", record))
+    got = unpack_record(pack_record("request", record))
     assert set(got) == set(record)
     for name, value in record.items():
         if isinstance(value, ConfigRecord):
@@ -97,9 +97,9 @@ def test_any_record_of_scalars_and_arrays_comes_back(configs: dict[str, Any], ta
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinity_is_carried(value: float) -> None:
     """Privacy turned off is an infinite epsilon, which JSON does not have."""
-    frame = pack("answer", RecordDict({"fedfuse": ConfigRecord({"epsilon": value, "list": [1.0, value]})}))
+    frame = pack_record("answer", RecordDict({"fedfuse": ConfigRecord({"epsilon": value, "list": [1.0, value]})}))
     assert "Infinity" not in json.dumps(dict(frame.header))
-    got = unpack(frame)["fedfuse"]
+    got = unpack_record(frame)["fedfuse"]
     assert (got["epsilon"], got["list"]) == (value, [1.0, value])
 
 
@@ -184,7 +184,7 @@ def frame_of(header: Any, body: bytes = b"") -> Frame:
 )
 def test_frames_that_hold_no_record(frame: Frame) -> None:
     with pytest.raises(ProtocolError):
-        unpack(frame)
+        unpack_record(frame)
 
 
 def test_a_table_of_contents_is_no_memory_bomb() -> None:
@@ -195,7 +195,7 @@ def test_a_table_of_contents_is_no_memory_bomb() -> None:
     assert len(body) > 1 << 22
     tracemalloc.start()
     with pytest.raises(ProtocolError, match="table of contents"):
-        unpack(frame_of({"type": "request", "scalars": {}, "arrays": ["a"]}, body))
+        unpack_record(frame_of({"type": "request", "scalars": {}, "arrays": ["a"]}, body))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * len(body)
@@ -206,7 +206,7 @@ def test_a_table_of_contents_is_no_memory_bomb() -> None:
 def test_changed_bytes_are_an_error_or_a_record(data: st.DataObject) -> None:
     """Bits flipped anywhere in a valid frame: the reader answers with a record or with its one kind of error."""
     adapter = {"x.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    frame = pack("request", to_record(Train(run="r", settings=Settings(), round=1, factors=Factors.A, adapter=adapter)))
+    frame = pack_record("request", to_record(Train(run="r", settings=Settings(), round=1, factors=Factors.A, adapter=adapter)))
     raw = bytearray(json.dumps(dict(frame.header)).encode() + b"\0\0" + frame.body)
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -215,6 +215,6 @@ def test_changed_bytes_are_an_error_or_a_record(data: st.DataObject) -> None:
     with ours, theirs:
         ours.sendall(HEAD.pack(b"FEDFUSE", WIRE, len(header), len(body)) + header + body)
         try:
-            request_from(unpack(receive(theirs, seconds=5.0)))
+            request_from(unpack_record(receive(theirs, seconds=5.0)))
         except ProtocolError:
             return

@@ -17,11 +17,11 @@ from client.personalisation.plan import CONFIDENCE, begun, flattened, gains, pla
 from client.personalisation.residual import PERSONAL, Own, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
-from client.recommender.recommend import recommend
+from client.recommender.recommend import recommend_items
 from client.run.adapter_partition import Part
 from client.run.run_state import load_memory, save_memory
 from shared.base.settings import Settings
-from shared.ledger.format import Entry, read
+from shared.ledger.format import Entry, read_ledger
 from shared.model.adapter import initial
 from shared.model.backbone import load_backbone, shape_of
 from shared.model.encoder import Batch, Encoder
@@ -251,7 +251,7 @@ class Bench(Asking):
         return answer
 
     def entries(self) -> list[tuple[str, int]]:
-        return [(str(entry.kind), entry.round) for entry in read(self.ledger).entries]
+        return [(str(entry.kind), entry.round) for entry in read_ledger(self.ledger).entries]
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ class TestOnAPlatform:
         first = made.personalise()
         assert isinstance(first, Personalised), made.worker.failure
         assert made.entries() == PAID
-        assert first.epsilon == read(made.ledger).epsilon <= 50.0 and first.ledger == read(made.ledger).head
+        assert first.epsilon == read_ledger(made.ledger).epsilon <= 50.0 and first.ledger == read_ledger(made.ledger).head
         assert made.personalise() == first
         made.restart()
         assert made.personalise() == first
@@ -430,9 +430,9 @@ class TestOnAPlatform:
         model.mkdir()
         export(made.adapter, made.settings, model)
         file, cache = load(made.path), made.root / "state" / "trunk"
-        with_own = recommend(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
+        with_own = recommend_items(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
         save_memory(made.memory, replace(known, facts={**known.facts, "chosen": 0}))
-        without = recommend(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
+        without = recommend_items(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
         assert [item.score for item in with_own] != [item.score for item in without]
 
     def test_training_on_own_users_helps_where_there_is_no_noise(self, bench: Callable[..., Bench]) -> None:

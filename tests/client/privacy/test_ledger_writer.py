@@ -20,7 +20,7 @@ import pytest
 from client.privacy import ledger_writer as module
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
@@ -57,12 +57,12 @@ def test_a_charge_is_on_disk_with_all_that_was_spent_so_far(path: Path) -> None:
         assert writer.epsilon == 0
         for number, release in enumerate([PRIOR, TRAIN, TRAIN], start=1):
             entry = writer.charge(release, run="spring", round=number, question="5" * 64)
-            on_disk = read(path)
+            on_disk = read_ledger(path)
             assert on_disk.entries[-1] == entry and on_disk.head == writer.head == entry.hash
             everything = [PRIOR, TRAIN, TRAIN][:number]
             assert entry.epsilon == DP_ACCOUNTING.epsilon(everything, 1e-5).epsilon == writer.epsilon
             assert entry.release == release
-    assert [entry.seq for entry in read(path).entries] == [1, 2, 3]
+    assert [entry.seq for entry in read_ledger(path).entries] == [1, 2, 3]
 
 
 def test_integers_of_a_secure_sum_are_charged_and_read_back(charged: Path) -> None:
@@ -79,13 +79,13 @@ def test_integers_of_a_secure_sum_are_charged_and_read_back(charged: Path) -> No
 
 
 def test_a_ledger_goes_on_after_reopening(charged: Path) -> None:
-    before = read(charged)
+    before = read_ledger(charged)
     with opened(charged) as writer:
         assert writer.epsilon == before.epsilon and writer.head == before.head
         entry = writer.charge(TRAIN, run="autumn", round=1, question="5" * 64)
     # An accountant that began anew at each start would say less than half of this.
     assert entry.epsilon == DP_ACCOUNTING.epsilon([PRIOR, TRAIN, TRAIN, TRAIN], 1e-5).epsilon > before.epsilon
-    assert read(charged).entries[:3] == before.entries
+    assert read_ledger(charged).entries[:3] == before.entries
 
 
 def test_only_the_owner_may_read_or_write(path: Path) -> None:
@@ -140,7 +140,7 @@ def test_privacy_off_is_charged_as_infinite(path: Path) -> None:
         entry = writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="spring", round=1, question="5" * 64)
         assert entry.epsilon == math.inf and entry.accountant == Method.NONE
         assert writer.charge(TRAIN, run="spring", round=2, question="5" * 64).epsilon == math.inf
-    assert read(path).epsilon == math.inf
+    assert read_ledger(path).epsilon == math.inf
 
 
 # --- crashes ---------------------------------------------------------------------------------------
@@ -160,14 +160,14 @@ def test_a_line_torn_at_any_byte_is_cut_off(charged: Path) -> None:
 def read_head(content: bytes, like: Path) -> str:
     other = like.with_suffix(".other")
     other.write_bytes(content)
-    return read(other).head
+    return read_ledger(other).head
 
 
 def test_after_a_tear_charges_go_on(charged: Path) -> None:
     charged.write_bytes(charged.read_bytes()[:-7])
     with opened(charged) as writer:
         writer.charge(TRAIN, run="spring", round=2, question="5" * 64)
-    assert [entry.round for entry in read(charged).entries] == [0, 1, 2]
+    assert [entry.round for entry in read_ledger(charged).entries] == [0, 1, 2]
 
 
 def test_zeros_that_a_crash_left_at_the_end_are_cut_off(charged: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_torn_header_begins_anew(path: Path, kept: int) -> None:
     path.write_bytes(content[:kept])
     with opened(path) as writer:
         writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
-    assert len(read(path).entries) == 1
+    assert len(read_ledger(path).entries) == 1
 
 
 @pytest.mark.parametrize("content", [b"my dissertation, without a newline", b"two\nlines\n", b'{"a":1}\n', b"x" * 100_000])
@@ -230,7 +230,7 @@ def test_a_full_disk_charges_nothing_and_damages_nothing(charged: Path, monkeypa
             writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
     with opened(charged) as writer:
         writer.charge(TRAIN, run="spring", round=3, question="5" * 64)
-    assert len(read(charged).entries) == 4
+    assert len(read_ledger(charged).entries) == 4
 
 
 def test_a_short_write_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_short_write_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module.os, "write", lambda descriptor, data: real(descriptor, data[:17]))
     with opened(path) as writer:
         writer.charge(TRAIN, run="spring", round=1, question="5" * 64)
-    assert len(read(path).entries) == 1
+    assert len(read_ledger(path).entries) == 1
 
 
 def test_a_charge_that_is_not_synced_is_no_charge(charged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_threads_take_turns(path: Path) -> None:
         for thread in threads:
             thread.join()
         assert len(writer.ledger.entries) == 12
-    assert len(read(path).entries) == 12
+    assert len(read_ledger(path).entries) == 12
 
 
 def test_previews_charge_nothing(charged: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from client.run.adapter_partition import Part
 from client.run.run_state import load_memory, save_memory
-from client.training.per_user_gradients import per_user
+from client.training.per_user_gradients import user_gradients
 from shared.base.errors import InputError, PrivacyError, ProtocolError
 from shared.base.settings import Settings
 from shared.model.adapter import drawn, initial
@@ -284,7 +284,7 @@ class TestGradients:
             trained = [name for name in toy.parameters if name.endswith("lora_R")]
         fixed = {name: value for name, value in toy.parameters.items() if name not in trained}
         losses = toy.losses()
-        together = per_user(lambda copies: losses({**fixed, **copies}), {name: toy.parameters[name] for name in trained}, 4)
+        together = user_gradients(lambda copies: losses({**fixed, **copies}), {name: toy.parameters[name] for name in trained}, 4)
         for user, alone in enumerate(toy.one_by_one(trained)):
             for name in trained:
                 torch.testing.assert_close(together[name][user], alone[name], atol=1e-4, rtol=1e-3)

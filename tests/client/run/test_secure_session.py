@@ -23,7 +23,7 @@ from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.model.adapter import initial, trained
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
@@ -177,7 +177,7 @@ class Federation:
         return self.workers[at]._session._memory.tensors["prior"]["log"].numpy()
 
     def charges(self, at: int) -> list[tuple[str, int]]:
-        return [(str(entry.kind), entry.round) for entry in read(self.ledger(at)).entries]
+        return [(str(entry.kind), entry.round) for entry in read_ledger(self.ledger(at)).entries]
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ class TestCharges:
         alone.play(1, adapter)
         alone.play(2, adapter)
         alone.play(3, adapter)
-        entries = read(alone.ledger(0)).entries
+        entries = read_ledger(alone.ledger(0)).entries
         assert [(str(entry.kind), entry.round) for entry in entries] == [
             ("popularity", 0),
             ("train", 1),
@@ -410,7 +410,7 @@ class TestPopularity:
         found, point = made.play_popularity(), made.popularity()
         assert [made.charges(at) for at in range(3)] == [[("popularity", 0)]] * 3
         for at in (0, 1):
-            entry = read(made.ledger(at)).entries[0]
+            entry = read_ledger(made.ledger(at)).entries[0]
             assert entry.release.integers == point.integers
             assert entry.release.noise_multiplier == made.settings.privacy.prior_noise_multiplier
             made.tell(at, found, 1.0)
@@ -423,7 +423,7 @@ class TestPopularity:
             made.play(round_, adapter)
         for at in range(3):
             worker = made.workers[at]
-            assert read(made.ledger(at)).epsilon <= worker._session.plan.epsilon <= 50.0
+            assert read_ledger(made.ledger(at)).epsilon <= worker._session.plan.epsilon <= 50.0
 
     def test_the_same_question_has_the_same_answer(self, made: Federation) -> None:
         work = made.begin_popularity()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from client.config.deployment_folder import open_deployment
 from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
-from client.setup.provisioning import accept, init_client
+from client.setup.provisioning import accept_invitation, create_platform_folder
 from client.setup.schema_inference import Guess, guess
 from client.setup.table_preview import Sample, sample_database, sample_file
 from client.sources.platform_tables import read_tables
@@ -78,7 +78,7 @@ def tables(folder: Path) -> Path:
 
 def made(tmp_path: Path, invitation: Invitation, **over: Any) -> tuple[PlatformFile, list[tuple[Sample, Guess | None]]]:
     values: dict[str, Any] = {"data": [tables(tmp_path / "data")], "users": 1000, "epsilon": 8.0, "delta": 1e-5, **over}
-    result = init_client(tmp_path / "platform", invitation, **values)
+    result = create_platform_folder(tmp_path / "platform", invitation, **values)
     return load(result.deployment.file), result.guesses
 
 
@@ -131,13 +131,13 @@ class TestAPlatform:
     def test_a_newer_invitation_is_for_the_same_platform(self, tmp_path: Path, invitation: Invitation) -> None:
         made(tmp_path, invitation)
         deployment = open_deployment(tmp_path / "platform")
-        accept(deployment, invitation.model_copy(update={"members": {}, "minimum_version": "0.2.0"}))
+        accept_invitation(deployment, invitation.model_copy(update={"members": {}, "minimum_version": "0.2.0"}))
         assert deployment.invited().minimum_version == "0.2.0"
         moved = invitation.model_copy(update={"address": "new.example.org:1"})
-        accept(deployment, moved, replace={"address": "new.example.org:1"})
+        accept_invitation(deployment, moved, replace={"address": "new.example.org:1"})
         assert deployment.invited().address == "new.example.org:1"
         with pytest.raises(InputError, match="is for platform 'video'"):
-            accept(deployment, invitation.model_copy(update={"platform": "video"}))
+            accept_invitation(deployment, invitation.model_copy(update={"platform": "video"}))
 
     def test_nothing_is_made_of_what_cannot_be_used(self, tmp_path: Path, invitation: Invitation) -> None:
         (tmp_path / "w.csv").write_text("day,rain\n1,2\n")
@@ -164,7 +164,9 @@ class TestAPlatform:
         assert "the ids of 'products'" in (tmp_path / "platform" / "platform.toml").read_text()
 
         (tmp_path / "clicks.jsonl").write_text('{"user": "a", "item": "i"}\n{"user": "b", "item": "j"}\n')
-        result = init_client(tmp_path / "bare", invitation, data=[tmp_path / "clicks.jsonl"], users=10, epsilon=8.0, delta=1e-5)
+        result = create_platform_folder(
+            tmp_path / "bare", invitation, data=[tmp_path / "clicks.jsonl"], users=10, epsilon=8.0, delta=1e-5
+        )
         bare, text = load(result.deployment.file), result.deployment.file.read_text()
         assert bare.catalogue == "from-interactions" and bare.warnings == (UNDECLARED_CATALOGUE,)
         assert read_tables(bare).catalogue_public is False
@@ -182,7 +184,7 @@ class TestAPlatform:
         pl.DataFrame({"user": ["a", "b"], "item": ["i", "j"]}).write_csv(tmp_path / "clicks.csv")
         pl.DataFrame({"user": ["a", "b"], "voice": [[1.0, 2.0], [0.0, 1.0]]}).write_parquet(tmp_path / "voices.parquet")
         data = [tmp_path / "clicks.csv", tmp_path / "voices.parquet"]
-        result = init_client(tmp_path / "bare", invitation, data=data, users=10, epsilon=8.0, delta=1e-5)
+        result = create_platform_folder(tmp_path / "bare", invitation, data=data, users=10, epsilon=8.0, delta=1e-5)
         file = load(result.deployment.file)
         assert file.sources["voices"].width == 2  # type: ignore[union-attr]
         assert read_tables(file).user_vectors["voices"].values.shape == (2, 2)
@@ -307,19 +309,19 @@ def test_a_start_without_a_wall_must_be_asked_for() -> None:
 
 
 def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Invitation) -> None:
-    from client.config.trusted_peers import identities_in, read_peers, trust
+    from client.config.trusted_peers import identities_in, read_peers, trust_identities
     from shared.protocol.invitation import fingerprint_of
 
     made(tmp_path, invitation)
     folder = tmp_path / "platform"
     (tmp_path / "video").mkdir()
     named = invitation.model_copy(update={"platform": "video"})
-    other = init_client(tmp_path / "video" / "p", named, data=[tmp_path / "data"], users=10, epsilon=1.0, delta=1e-5)
+    other = create_platform_folder(tmp_path / "video" / "p", named, data=[tmp_path / "data"], users=10, epsilon=1.0, delta=1e-5)
     found = identities_in(other.deployment.application)
     assert found == {"video": other.application.identity}
     assert identities_in(folder / "invitation.toml") == invitation.members
-    assert trust(folder / "peers.toml", found) == found
-    assert trust(folder / "peers.toml", found) == {}
+    assert trust_identities(folder / "peers.toml", found) == found
+    assert trust_identities(folder / "peers.toml", found) == {}
     assert load(folder / "platform.toml").federation.identities == found
     assert read_peers(folder / "peers.toml") == found
     assert fingerprint_of(other.application.identity) != fingerprint_of(invitation.members["video"])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from client.config.platform_file import load
 from client.sources.cell_values import as_ids, as_numbers, as_times
 from client.sources.platform_tables import read_tables
-from client.sources.readers.cells import A_LIST, INEXACT, canonical
+from client.sources.readers.cells import A_LIST, INEXACT, canonical_text
 from client.sources.readers.csv_records import BROKEN, records
 from client.sources.tables import Tables
 
@@ -57,8 +57,8 @@ def test_a_column_of_a_type_reads_as_its_cells_do(name: str, kind: Any, data: st
     """What a file's type makes of a cell is what a parser's value becomes: by itself, and beside cells of other types."""
     cells, dtype = SCALARS[name]
     values = data.draw(st.lists(st.none() | cells, max_size=5))
-    typed = canonical(pl.Series(values, dtype=dtype), kind)
-    alone = [canonical([value], kind)[0] for value in values]
+    typed = canonical_text(pl.Series(values, dtype=dtype), kind)
+    alone = [canonical_text([value], kind)[0] for value in values]
     read = {"id": as_ids, "text": as_numbers, "time": lambda column: as_times(column, None)}[kind]
     assert typed.dtype == pl.String
     if name == "float":  # digits of a float may differ, not its value
@@ -66,15 +66,15 @@ def test_a_column_of_a_type_reads_as_its_cells_do(name: str, kind: Any, data: st
     else:
         assert typed.to_list() == alone
     others = ["x", 1, 2.5, None, [1], {"k": 2}, dt.date(2000, 1, 1)]
-    assert canonical([*others, *values], kind).to_list()[len(others) :] == alone
+    assert canonical_text([*others, *values], kind).to_list()[len(others) :] == alone
 
 
 @given(st.lists(st.integers(-(10**37), 10**37), min_size=1, max_size=5, unique=True))
 @settings(deadline=None)
 def test_ids_are_exact_whatever_their_size(ids: Sequence[int]) -> None:
     expected = [str(number) for number in ids]
-    assert as_ids(canonical(list(ids), "id")).to_list() == expected
-    assert as_ids(canonical([Decimal(number) for number in ids], "id")).to_list() == expected
+    assert as_ids(canonical_text(list(ids), "id")).to_list() == expected
+    assert as_ids(canonical_text([Decimal(number) for number in ids], "id")).to_list() == expected
     assert as_ids(pl.Series([Decimal(number) for number in ids], dtype=pl.Decimal(38, 0))).to_list() == expected
     assert as_ids(pl.Series(expected)).to_list() == expected
 

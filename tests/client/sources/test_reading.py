@@ -19,7 +19,7 @@ from client.sources.cleaning import Cleaning
 from client.sources.kinds.vectors import bounded
 from client.sources.number_buckets import bucket_words, bucketed
 from client.sources.readers.csv_records import BROKEN
-from client.sources.readers.database import shown
+from client.sources.readers.database import shown_url
 from client.sources.readers.delimited import RAGGED, open_delimited
 
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff") | st.sampled_from('",;\n'), max_size=6)
@@ -172,6 +172,6 @@ def test_an_odd_time_format_reads_nothing(time_format: str) -> None:
 
 
 def test_a_url_is_shown_without_its_password() -> None:
-    assert "secret" not in shown("postgresql://me:secret@host/db")
-    assert "host" in shown("postgresql://me:secret@host/db")
-    assert "secret" not in shown("no url: secret")
+    assert "secret" not in shown_url("postgresql://me:secret@host/db")
+    assert "host" in shown_url("postgresql://me:secret@host/db")
+    assert "secret" not in shown_url("no url: secret")

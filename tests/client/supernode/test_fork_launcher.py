@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from client.supernode.fork_launcher import COMMAND, ForkingExecutor, Nursery, Order, install
+from client.supernode.fork_launcher import COMMAND, ForkingExecutor, Nursery, Order, install_fork_launcher
 
 LAUNCHER = Path(__file__).parents[3] / "client" / "supernode" / "fork_launcher.py"
 touched: list[str] = []
@@ -122,7 +122,7 @@ def test_the_command_runs_flowers_superexec(tmp_path: Path) -> None:
     elsewhere.write_text("mine")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / COMMAND).symlink_to(elsewhere)
-    path = install(tmp_path / "bin")
+    path = install_fork_launcher(tmp_path / "bin")
     assert elsewhere.read_text() == "mine" and not path.is_symlink()
     done = subprocess.run([COMMAND, "--help"], env={**os.environ, "PATH": f"{path.parent}:/usr/bin:/bin"}, capture_output=True)
     assert done.returncode == 0 and b"--runtime-api-address" in done.stdout

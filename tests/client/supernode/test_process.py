@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.supernode import process as node
-from client.supernode.process import IDLE, LONG, PATIENT, Clock, Messenger, environment
+from client.supernode.process import IDLE, LONG, PATIENT, Clock, Messenger, supernode_environment
 
 
 @pytest.fixture
@@ -39,6 +39,6 @@ def test_the_coordinator_may_slow_it_down_but_never_below_flowers_own_pace(pace:
 
 def test_it_gets_nothing_that_it_was_not_meant_to_have() -> None:
     given = {"PATH": "/usr/bin", "SHOP_PASSWORD": "s", "PGPASSWORD": "p", "LANG": "C", "FEDFUSE_LOG_FORMAT": "json"}
-    found = environment(Path("/node"), given=given)
+    found = supernode_environment(Path("/node"), given=given)
     assert not {"SHOP_PASSWORD", "PGPASSWORD"} & set(found)
     assert found["HOME"] == "/node" and found["LANG"] == "C" and found["FEDFUSE_LOG_FORMAT"] == "json"

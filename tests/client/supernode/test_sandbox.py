@@ -17,11 +17,13 @@ from typing import Any
 import pytest
 
 from client.supernode import seccomp as syscalls
-from client.supernode.sandbox import Wall, available, confine, wall
+from client.supernode.sandbox import Wall, confine, landlock_version, wall
 
 ROOT = Path(__file__).parents[3]
-needs_landlock = pytest.mark.skipif(available() == 0, reason="this kernel has no Landlock")
-needs_seccomp = pytest.mark.skipif(not syscalls.available(), reason="this kernel has no seccomp, or this processor is unknown")
+needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
+needs_seccomp = pytest.mark.skipif(
+    not syscalls.seccomp_available(), reason="this kernel has no seccomp, or this processor is unknown"
+)
 SECRET = "zebrafinch"
 
 CAGE = """
@@ -168,7 +170,7 @@ def test_nothing_outside_is_within_reach(tmp_path: Path) -> None:
         victim.wait()
     denied = {"PermissionError", "CalledProcessError", "OSError"}
     allowed = {"own file", "import"}
-    if available() < 6:  # older kernels do not confine signals
+    if landlock_version() < 6:  # older kernels do not confine signals
         allowed.add("kill")
     assert {name for name, result in found.items() if result not in denied} == allowed
     assert (outside / "rows.csv").read_text() == SECRET
@@ -230,7 +232,7 @@ class TestOtherProcesses:
         inside.mkdir()
         found = caged(inside, CONNECT.format(**helpers), connect=[port])
         open_ = {"allowed port", "pair", "event loop", "UDP"}
-        if available() < 4:  # older kernels do not confine TCP
+        if landlock_version() < 4:  # older kernels do not confine TCP
             open_ |= {"TCP", "listen"}
         denied = {"PermissionError", "CalledProcessError", "OSError", "AttributeError"}
         assert {name for name, result in found.items() if result not in denied} == open_
@@ -289,7 +291,7 @@ print(got)
 
 
 class TestOldKernels:
-    @pytest.mark.skipif(available() < 6, reason="this kernel does not scope abstract sockets")
+    @pytest.mark.skipif(landlock_version() < 6, reason="this kernel does not scope abstract sockets")
     def test_landlock_alone_closes_abstract_sockets(self, tmp_path: Path, helpers: dict[str, Any]) -> None:
         helpers.pop("box")
         without = "from client import syscalls\nsyscalls.available = lambda: False\n"
@@ -300,7 +302,7 @@ class TestOldKernels:
         assert SECRET in found["pathname"]  # what `Wall.open` says of such a kernel is true
 
     def test_one_without_landlock_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("client.supernode.sandbox.available", lambda: 0)
+        monkeypatch.setattr("client.supernode.sandbox.landlock_version", lambda: 0)
         assert not confine(read=[], write=[])
         assert Path(__file__).read_text()  # nothing was confined
         assert socket.socket(socket.AF_UNIX).close() is None
@@ -308,6 +310,6 @@ class TestOldKernels:
     def test_what_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert Wall(landlock=6, sockets=True).open == []
         assert [len(Wall(landlock=version, sockets=False).open) for version in (1, 4, 6)] == [3, 2, 1]
-        monkeypatch.setattr("client.supernode.sandbox.available", lambda: 6)
+        monkeypatch.setattr("client.supernode.sandbox.landlock_version", lambda: 6)
         monkeypatch.setattr(platform, "machine", lambda: "riscv64")
         assert wall() == Wall(landlock=6, sockets=False) and "Unix sockets" in str(wall())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import client.training.gradient_check
 from client.training.gradient_check import check_gradients
-from client.training.per_user_gradients import per_user
+from client.training.per_user_gradients import user_gradients
 from shared.base.errors import PrivacyError
 from shared.layers import manual_backward as layer
 from shared.layers.attention import derivative
@@ -129,7 +129,7 @@ BROKEN = [
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("tolerance", [1e-3, 0.1], ids=["float32", "bfloat16"])
 def test_wrong_gradients_stop_everything(toy: Any, monkeypatch: pytest.MonkeyPatch, broken: Broken, tolerance: float) -> None:
-    monkeypatch.setattr(client.training.gradient_check, "per_user", lambda *arguments: broken(per_user(*arguments)))
+    monkeypatch.setattr(client.training.gradient_check, "per_user", lambda *arguments: broken(user_gradients(*arguments)))
     with pytest.raises(PrivacyError) as caught:
         run(toy, tolerance=tolerance)
     assert caught.value.do

@@ -18,7 +18,7 @@ from client.fusion.operators import FUSIONS
 from client.privacy.mechanism import Mechanism
 from client.training.losses import CLICK_BIAS, Answers, click
 from client.training.opacus_gradients import opacus_per_user
-from client.training.per_user_gradients import by_sequence, clip, clipped_sum, per_user
+from client.training.per_user_gradients import by_sequence, clip, clipped_sum, user_gradients
 from shared.base.settings import ModelSettings
 from shared.layers.native import build as native
 from shared.layers.native import layer as blocked
@@ -58,7 +58,7 @@ class TestOpacus:
         toy = make_toy(rows=rows, length=length, fusion=fusion, targets=targets, seed=seed)
         real = torch.ones(rows, dtype=torch.bool)
         theirs = opacus_per_user(toy.losses(), toy.parameters, rows)
-        ours = per_user(toy.losses(), toy.parameters, rows)
+        ours = user_gradients(toy.losses(), toy.parameters, rows)
         assert theirs.keys() == ours.keys()
         for name in ours:
             assert gap({name: ours[name]}, {name: theirs[name]}) < 1e-3 or float(theirs[name].norm()) < 1e-4, name
@@ -72,7 +72,7 @@ class TestOpacus:
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
             return toy.losses()({**fixed, **copies})  # type: ignore[no-any-return]
 
-        theirs, ours = opacus_per_user(losses, only_b, 4), per_user(losses, only_b, 4)
+        theirs, ours = opacus_per_user(losses, only_b, 4), user_gradients(losses, only_b, 4)
         assert set(theirs) == set(ours) == set(only_b)
         assert gap(ours, theirs) < 1e-5
 
@@ -85,7 +85,7 @@ class TestOpacus:
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
             return click(scores, answers, copies)
 
-        assert gap(per_user(losses, parameters, 3), opacus_per_user(losses, parameters, 3)) < 1e-6
+        assert gap(user_gradients(losses, parameters, 3), opacus_per_user(losses, parameters, 3)) < 1e-6
 
     def test_its_hooks_are_gone_afterwards(self, make_toy: Make) -> None:
         toy = make_toy(rows=2, length=4)
@@ -99,7 +99,7 @@ class TestKernels:
 
     @pytest.fixture(autouse=True)
     def there(self) -> None:
-        assert native.obstacle() == ""
+        assert native.kernel_obstacle() == ""
 
     @pytest.mark.parametrize("fusion", sorted(FUSIONS))
     @pytest.mark.parametrize("targets", ["query,value", ",".join(TARGETS)])
@@ -114,9 +114,9 @@ class TestKernels:
             # As small as training has them: larger ones make a tiny model's gradients chaotic, and bfloat16 loses them.
             each.parameters = {name: 0.25 * value for name, value in each.parameters.items()}
         ran = []
-        layer = blocked.layer
+        layer = blocked.native_layer
         monkeypatch.setattr(blocked, "layer", lambda *args: ran.append(1) or layer(*args))
-        ours, torchs = (per_user(of.losses(), of.parameters, 9) for of in (toy, half))
+        ours, torchs = (user_gradients(of.losses(), of.parameters, 9) for of in (toy, half))
         theirs = opacus_per_user(exact.losses(), exact.parameters, 9)
         assert len(ran) == 2, "every trained layer went through the kernels, and torch's did not"
         for name, value in theirs.items():
@@ -143,8 +143,8 @@ class TestKernels:
     def test_several_sequences_of_a_user(self, make_toy: Make, kernel_bert: str) -> None:
         toy = make_toy(kernel_bert, rows=6, length=9, dtype=torch.bfloat16, kernels=True)
         owner = torch.tensor([0, 1, 1, 0, 2, 1])
-        found = per_user(by_sequence(toy.losses(), owner, 3), toy.parameters, 3)
-        each = per_user(toy.losses(), toy.parameters, 6)
+        found = user_gradients(by_sequence(toy.losses(), owner, 3), toy.parameters, 3)
+        each = user_gradients(toy.losses(), toy.parameters, 6)
         expected = {name: torch.stack([value[owner == user].mean(0) for user in range(3)]) for name, value in each.items()}
         assert gap(found, expected) < 0.01
 
@@ -155,7 +155,7 @@ class TestSeveralSequences:
     def test_a_user_is_an_index_into_the_copies(self, make_toy: Make, owners: list[int], length: int, seed: int) -> None:
         toy = make_toy(rows=len(owners), length=length, seed=seed)
         owner = torch.tensor(owners)
-        found = per_user(by_sequence(toy.losses(), owner, 4), toy.parameters, 4)
+        found = user_gradients(by_sequence(toy.losses(), owner, 4), toy.parameters, 4)
         each = toy.one_by_one(list(toy.parameters))
         for user in range(4):
             own = [each[place] for place, name in enumerate(owners) if name == user]
@@ -200,9 +200,9 @@ class TestCompiled:
         counters["graph_break"].clear()
         for length in (4, 9, 16):
             losses, parameters = parts(tiny_bert, dtype=dtype)(length)
-            eager = per_user(losses, parameters, 8)
+            eager = user_gradients(losses, parameters, 8)
             losses, _ = parts(tiny_bert, dtype=dtype, compiled=True)(length)
-            found = per_user(losses, parameters, 8)
+            found = user_gradients(losses, parameters, 8)
             for name in eager:
                 assert gap({name: found[name]}, {name: eager[name]}) < (1e-4 if dtype == torch.float32 else 0.1), name
         assert not counters["graph_break"]
@@ -225,9 +225,9 @@ class TestCompiled:
 
 def test_bfloat16_is_near_float32_on_every_tensor(tiny_bert: str) -> None:
     losses, parameters = parts(tiny_bert, dtype=torch.float32)(9)
-    exact = per_user(losses, parameters, 8)
+    exact = user_gradients(losses, parameters, 8)
     losses, _ = parts(tiny_bert, dtype=torch.bfloat16)(9)
-    found = per_user(losses, parameters, 8)
+    found = user_gradients(losses, parameters, 8)
     for name in exact:
         assert found[name].dtype == torch.float32
         assert gap({name: found[name]}, {name: exact[name]}) < 0.1, name

@@ -15,7 +15,7 @@ from torch import Tensor
 from client.fusion.operators import FUSIONS
 from client.privacy.mechanism import Mechanism
 from client.training import per_user_gradients as gradients
-from client.training.per_user_gradients import Clip, Losses, per_user
+from client.training.per_user_gradients import Clip, Losses, user_gradients
 from shared.base.settings import ModelSettings
 from shared.model.adapter import TARGETS, layout_of
 from shared.model.backbone import load_backbone
@@ -54,7 +54,7 @@ def test_against_plain_autograd(make_toy: Make, rows: int, length: int, fusion: 
     # In float32 attention alone is off by up to 1e-3 in such a random model, on either road.
     toy = make_toy(rows=rows, length=length, fusion=fusion, targets=targets, seed=seed, dtype=torch.float64)
     names = list(toy.parameters)
-    found = per_user(toy.losses(), toy.parameters, rows)
+    found = user_gradients(toy.losses(), toy.parameters, rows)
     for row, expected in enumerate(toy.one_by_one(names)):
         for name in names:
             assert_near(found[name][row], expected[name], name)
@@ -64,8 +64,8 @@ def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(make_toy: M
     toy = make_toy(rows=3, length=6)
     only_b = {name: value for name, value in toy.parameters.items() if name.endswith("lora_B")}
     fixed = {name: value for name, value in toy.parameters.items() if name not in only_b}
-    found = per_user(lambda copies: toy.losses()({**fixed, **copies}), only_b, 3)
-    both = per_user(toy.losses(), toy.parameters, 3)
+    found = user_gradients(lambda copies: toy.losses()({**fixed, **copies}), only_b, 3)
+    both = user_gradients(toy.losses(), toy.parameters, 3)
     assert set(found) == set(only_b)
     for name in found:
         torch.testing.assert_close(found[name], both[name], atol=1e-6, rtol=1e-4)
@@ -123,7 +123,7 @@ def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
     def losses(copies: Mapping[str, Tensor]) -> Tensor:
         return (encoder.pooled(Batch(hidden=hidden, mask=mask), copies) * direction).sum(1)
 
-    found = per_user(losses, parameters, rows)
+    found = user_gradients(losses, parameters, rows)
     sums = clipped_sum(losses, parameters, torch.ones(rows, dtype=torch.bool), mechanism(clip=clip))
     for name, parameter in named.items():
         torch.testing.assert_close(found[name], gradients[name], atol=1e-5, rtol=1e-3)
@@ -160,7 +160,7 @@ class TestClippedSum:
         nobody = slice(0, 0)
         assert all(
             value.shape == (0, *toy.parameters[name].shape)
-            for name, value in per_user(toy.losses(nobody), toy.parameters, 0).items()
+            for name, value in user_gradients(toy.losses(nobody), toy.parameters, 0).items()
         )
         for losses, real in ((toy.losses(nobody), torch.zeros(0)), (toy.losses(), torch.zeros(2))):
             found = clipped_sum(losses, toy.parameters, real.bool(), mechanism())
@@ -175,7 +175,7 @@ class TestClippedSum:
         without = torch.tensor([True, False, True, True])
         expected = clipped_sum(toy.losses(), toy.parameters, without, mechanism(noise=noise))
         toy.hidden[1, 0] = poison
-        assert not all(torch.isfinite(value[1]).all() for value in per_user(toy.losses(), toy.parameters, 4).values())
+        assert not all(torch.isfinite(value[1]).all() for value in user_gradients(toy.losses(), toy.parameters, 4).values())
         found = clipped_sum(toy.losses(), toy.parameters, torch.ones(4, dtype=torch.bool), mechanism(noise=noise))
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -219,7 +219,7 @@ def greatest_influence(toy: Any, method: ClippedSum, clip: float) -> float:
 
 
 def not_clipped(losses: Any, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism) -> dict[str, Tensor]:
-    gradients = per_user(losses, parameters, len(real))
+    gradients = user_gradients(losses, parameters, len(real))
     return {name: torch.einsum("n,n...->...", real.float(), gradient) for name, gradient in gradients.items()}
 
 
@@ -227,7 +227,7 @@ def clipped_tensor_by_tensor(
     losses: Any, parameters: Mapping[str, Tensor], real: Tensor, mechanism: Mechanism
 ) -> dict[str, Tensor]:
     found = {}
-    for name, gradient in per_user(losses, parameters, len(real)).items():
+    for name, gradient in user_gradients(losses, parameters, len(real)).items():
         weights = mechanism.weights(gradient.flatten(1).square().sum(1)) * real
         found[name] = torch.einsum("n,n...->...", weights, gradient)
     return found
@@ -275,6 +275,6 @@ def test_a_second_road_by_functional_transforms(make_toy: Make, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr("shared.model.encoder.attend", stock)
         expected = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))(toy.parameters, toy.hidden, toy.mask, toy.sources, toy.target)
-    found = per_user(toy.losses(), toy.parameters, 3)
+    found = user_gradients(toy.losses(), toy.parameters, 3)
     for name in names:
         assert_near(found[name], expected[name], name)

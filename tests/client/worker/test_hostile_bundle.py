@@ -22,14 +22,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from client.config.platform_file import load
 from client.messenger.unix_socket import connect_to, listen
-from client.messenger.wire import WIRE, Frame, pack, receive, send, unpack
+from client.messenger.wire import WIRE, Frame, pack_record, receive, send, unpack_record
 from client.messenger.worker_link import Remote
 from client.worker.request_handler import Worker
 from client.worker.socket_server import Door
 from shared.base.errors import ProtocolError
-from shared.base.settings import Settings, digest
+from shared.base.settings import Settings, settings_digest
 from shared.base.version import VERSION
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.model.adapter import initial
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
@@ -57,7 +57,7 @@ KEY, OTHER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1,
 
 def warrant_of(key: Ed25519PrivateKey, settings: Settings, run: str) -> str:
     federation = federation_of(KEY.public_key().public_bytes_raw())
-    made = Warrant(federation=federation, run=run, settings=digest(settings), expires=int(time.time()) + 3600)
+    made = Warrant(federation=federation, run=run, settings=settings_digest(settings), expires=int(time.time()) + 3600)
     return made.signed(key).text()
 
 
@@ -96,7 +96,7 @@ class Coordinator:
         return found
 
     def require_everything_paid(self) -> None:
-        ledger = read(self.ledger)
+        ledger = read_ledger(self.ledger)
         paid = [entry for entry in ledger.entries if str(entry.kind) != "popularity"]
         assert len(self.releases()) <= len(paid)
         assert ledger.epsilon <= BUDGET
@@ -122,7 +122,7 @@ def coordinator(write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_
 def test_asking_often_gets_one_answer(coordinator: Coordinator) -> None:
     coordinator.join()
     first = coordinator.train(1)
-    charged = read(coordinator.ledger).entries
+    charged = read_ledger(coordinator.ledger).entries
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda _: coordinator.train(1), range(120)))
     assert isinstance(first, Update)
@@ -132,7 +132,7 @@ def test_asking_often_gets_one_answer(coordinator: Coordinator) -> None:
     for _ in range(40):
         coordinator.evaluate(Label.BEFORE, 0)
     assert len(coordinator.releases()) == 2
-    assert [str(entry.kind) for entry in read(coordinator.ledger).entries] == [*[str(e.kind) for e in charged], "evaluate"]
+    assert [str(entry.kind) for entry in read_ledger(coordinator.ledger).entries] == [*[str(e.kind) for e in charged], "evaluate"]
     coordinator.require_everything_paid()
 
 
@@ -149,7 +149,7 @@ def test_every_order_of_phases(coordinator: Coordinator) -> None:
         coordinator.train(1) if at == 0 else asks[at % len(asks)]()
     refused = [answer for answer in coordinator.answers if isinstance(answer, Refusal)]
     assert {answer.reason for answer in refused} >= {Reason.ROUND}
-    entries = [str(entry.kind) for entry in read(coordinator.ledger).entries]
+    entries = [str(entry.kind) for entry in read_ledger(coordinator.ledger).entries]
     assert entries.count("popularity") == 1
     assert entries.count("train") <= 2
     assert entries.count("evaluate") <= 2  # as many as the plan paid for
@@ -183,7 +183,7 @@ def test_settings_that_would_weaken_the_promise(coordinator: Coordinator, tiny_s
     for number, settings in enumerate(hostile):
         answer = coordinator.join(f"hostile-{number}", settings)
         assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
-    assert read(coordinator.ledger).entries == ()
+    assert read_ledger(coordinator.ledger).entries == ()
     # An infinite epsilon is the coordinator's wish, not the platform's.
     joined = coordinator.join("loose", asks(privacy={"generator": "secure", "epsilon": float("inf")}))
     assert isinstance(joined, Joined) and joined.planned_epsilon <= BUDGET and joined.noise_multiplier > 0
@@ -223,7 +223,7 @@ def test_malformed_and_oversized_requests(coordinator: Coordinator) -> None:
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
     with pytest.raises(ProtocolError):
         coordinator.train(1, adapter={**adapter, "huge": np.ones((2048, 1024), np.float32)})
-    header = pack("request", to_record(Join(run="run-1", settings=coordinator.settings))).header
+    header = pack_record("request", to_record(Join(run="run-1", settings=coordinator.settings))).header
     for kind in ("shell", "ledger", "__class__", ""):
         frame = Frame(header={**header, "scalars": {"fedfuse": {"protocol": PROTOCOL, "kind": kind, "run": "run-1"}}})
         with connect_to(coordinator.socket) as connection:
@@ -231,7 +231,7 @@ def test_malformed_and_oversized_requests(coordinator: Coordinator) -> None:
             send(connection, Frame(header=hello))
             receive(connection, seconds=5.0)
             send(connection, frame)
-            assert answer_from(unpack(receive(connection, seconds=5.0))).reason is Reason.MESSAGE  # type: ignore[union-attr]
-    assert "train" not in [str(entry.kind) for entry in read(coordinator.ledger).entries]
+            assert answer_from(unpack_record(receive(connection, seconds=5.0))).reason is Reason.MESSAGE  # type: ignore[union-attr]
+    assert "train" not in [str(entry.kind) for entry in read_ledger(coordinator.ledger).entries]
     assert isinstance(coordinator.join(), Joined)  # and it still answers what is in order
     coordinator.require_everything_paid()

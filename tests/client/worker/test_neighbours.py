@@ -407,9 +407,9 @@ def test_a_model_that_stays_here_is_not_evaluated_for_anybody(play: Any) -> None
 def test_a_hostile_adapter_ranks_within_its_bounds() -> None:
     import torch
 
-    from client.evaluation.ranking_metrics import per_user, ranks
+    from client.evaluation.ranking_metrics import per_user_metrics, ranks
 
     scores = torch.tensor([[np.nan, 1.0, np.inf], [np.nan] * 3, [-np.inf] * 3], dtype=torch.float32)
     rank, candidates = ranks(scores, torch.tensor([0, 1, 2]), torch.zeros(3, 3, dtype=torch.bool))
     assert ((rank >= 1) & (rank <= candidates)).all()
-    assert all(((value >= 0) & (value <= 1)).all() for value in per_user(rank.numpy(), candidates.numpy()))
+    assert all(((value >= 0) & (value <= 1)).all() for value in per_user_metrics(rank.numpy(), candidates.numpy()))

@@ -18,7 +18,7 @@ from client.secagg.persistent_participant import identity_of
 from client.worker.request_handler import Worker
 from shared.base.errors import StorageError
 from shared.base.settings import Settings, flatten, unflatten
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.model.adapter import initial
 from shared.protocol.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
 from tests.client.run.test_secure_session import Federation
@@ -89,7 +89,7 @@ def played(worlds: list[World], settings: Settings, root: Path) -> Told:
             made.secure(0, Phase.UNMASK, 2, Dull())
         finally:
             made.close()
-        return Told(answers=made.answers, released=made.seen, charges=read(made.ledger(0)).entries)
+        return Told(answers=made.answers, released=made.seen, charges=read_ledger(made.ledger(0)).entries)
 
 
 class Dull:

@@ -20,7 +20,7 @@ from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.ledger.format import read
+from shared.ledger.format import read_ledger
 from shared.model.adapter import initial, layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.flower_records import request_from, to_record
@@ -87,7 +87,7 @@ class Bench:
         return self.worker.handle(request_from(to_record(request)))
 
     def entries(self) -> list[tuple[str, int]]:
-        return [(str(entry.kind), entry.round) for entry in read(self.ledger).entries]
+        return [(str(entry.kind), entry.round) for entry in read_ledger(self.ledger).entries]
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ class TestARun:
         metrics = expect(Metrics, bench.evaluate(Label.FEDERATED, 1), bench)
         assert metrics.exact
         assert bench.entries() == [("popularity", 0), ("train", 1)]
-        assert metrics.ledger == read(bench.ledger).head
+        assert metrics.ledger == read_ledger(bench.ledger).head
         assert update.epsilon <= joined.planned_epsilon
 
     def test_the_whole_plan_costs_what_was_announced(self, bench: Bench) -> None:
@@ -216,7 +216,7 @@ class TestCharges:
         answer = expect(Refusal, bench.train(1), bench)
         assert answer.reason is Reason.BUDGET
         assert bench.entries() == charged
-        assert read(bench.ledger).epsilon <= 50.0
+        assert read_ledger(bench.ledger).epsilon <= 50.0
 
     def test_other_runs_count_against_the_budget(self, bench: Bench) -> None:
         joined = expect(Joined, bench.join(), bench)
@@ -395,5 +395,5 @@ def test_privacy_off_is_said_everywhere(write_platform: Write, tiny_settings: Ma
     assert (joined.budget, joined.planned_epsilon, joined.noise_multiplier) == (float("inf"), float("inf"), 0.0)
     update = expect(Update, made.train(1), made)
     assert update.epsilon == float("inf")
-    assert read(made.ledger).epsilon == float("inf")
+    assert read_ledger(made.ledger).epsilon == float("inf")
     made.worker.close()

@@ -22,7 +22,7 @@ from flwr.app import Context, RecordDict
 
 from client.messenger import unix_socket
 from client.messenger.unix_socket import connect_to, listen
-from client.messenger.wire import WIRE, Frame, Hangup, pack, receive, send, unpack
+from client.messenger.wire import WIRE, Frame, Hangup, pack_record, receive, send, unpack_record
 from client.messenger.worker_link import Remote, connect
 from client.worker.socket_server import VISITORS, Door
 from shared.base.errors import ProtocolError, StorageError
@@ -198,7 +198,7 @@ def test_who_goes_away_does_not_stop_what_was_begun(door: Path, echo: Echo) -> N
     with connect_to(door) as connection:
         send(connection, Frame(header=HELLO))
         receive(connection, seconds=2.0)
-        send(connection, pack("request", to_record(train(200_000))))
+        send(connection, pack_record("request", to_record(train(200_000))))
         while not echo.asked:
             time.sleep(0.01)
     echo.wait.set()
@@ -233,7 +233,7 @@ def test_the_messenger_of_a_newer_coordinator_says_so(
 def test_fuzzed_conversations_leave_the_door_open(door: Path, echo: Echo) -> None:
     """Every sort of rubbish, at every point of the conversation."""
     random = np.random.default_rng(0)
-    whole = [Frame(header=HELLO), pack("request", to_record(train()))]
+    whole = [Frame(header=HELLO), pack_record("request", to_record(train()))]
     head = struct.Struct(">7sBIQ")
     for number in range(60):
         with connect_to(door) as connection:
@@ -263,8 +263,8 @@ def test_what_is_no_request_is_answered_with_one_word(door: Path, echo: Echo) ->
     with connect_to(door) as connection:
         send(connection, Frame(header=HELLO))
         receive(connection, seconds=2.0)
-        send(connection, pack("request", to_record(Refusal(run="r", platform="p", round=1, reason=Reason.FAILED))))
-        answer = answer_from(unpack(receive(connection, seconds=2.0)))
+        send(connection, pack_record("request", to_record(Refusal(run="r", platform="p", round=1, reason=Reason.FAILED))))
+        answer = answer_from(unpack_record(receive(connection, seconds=2.0)))
     assert answer == Refusal(run="unknown", platform="shop", round=0, reason=Reason.MESSAGE)
     assert echo.asked == []
 

@@ -1,4 +1,5 @@
-"""`fedfuse init server`, `invite`, `approve`, `revoke`: what is made, that no secret gets out, and the list of platforms."""
+"""`fedfuse init server`, `make_invitation`, `approve`, `revoke`: what is made, that no secret gets out, and the list of
+platforms."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import build_bundle, key_id
 from server.deployment.certificates import Certificates
 from server.deployment.folder import CoordinatorFolder, open_coordinator
-from server.deployment.provisioning import init_server, invite
+from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import Application, parse_application, parse_invitation
@@ -44,7 +45,9 @@ NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encodi
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     folder = tmp_path_factory.mktemp("coordinator") / "made"
-    return init_server(folder, host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0")
+    return create_coordinator_folder(
+        folder, host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
+    )
 
 
 def application(folder: Path, name: str, *, federation: str = "spring") -> Application:
@@ -68,7 +71,7 @@ class TestAFolder:
 
     def test_it_is_not_written_over(self, coordinator: CoordinatorFolder) -> None:
         with pytest.raises(InputError, match="not empty"):
-            init_server(coordinator.folder, host="x", name="spring", port=8000, control_port=8001, listen="0.0.0.0")
+            create_coordinator_folder(coordinator.folder, host="x", name="spring", port=8000, control_port=8001, listen="0.0.0.0")
 
     @pytest.mark.parametrize(
         "over",
@@ -77,7 +80,7 @@ class TestAFolder:
     def test_what_cannot_be(self, tmp_path: Path, over: dict[str, Any]) -> None:
         values = {"host": "h", "name": "n", "port": 8000, "control_port": 8001, "listen": "0.0.0.0", **over}
         with pytest.raises(InputError):
-            init_server(tmp_path / "c", **values)
+            create_coordinator_folder(tmp_path / "c", **values)
         assert not (tmp_path / "c").exists()
 
     def test_a_folder_that_is_none(self, tmp_path: Path) -> None:
@@ -122,14 +125,14 @@ class TestCertificates:
 
 class TestInvitations:
     def test_hold_no_secret(self, coordinator: CoordinatorFolder) -> None:
-        text = invite(coordinator, "shop").text()
+        text = make_invitation(coordinator, "shop").text()
         assert "PRIVATE" not in text
         for path in coordinator.folder.rglob("*.key"):
             body = [line for line in path.read_text().splitlines() if "---" not in line]
             assert body and not any(line in text for line in body)
 
     def test_come_back_whole(self, coordinator: CoordinatorFolder) -> None:
-        made = invite(coordinator, "shop")
+        made = make_invitation(coordinator, "shop")
         assert parse_invitation(made.text(), where="x") == made
         assert parse_invitation(made.text().replace("\n", "\r\n").encode(), where="x") == made
         assert made.coordinator == ed25519_line(load_ed25519(coordinator.federation_key).public_key())
@@ -138,13 +141,13 @@ class TestInvitations:
         mine = CoordinatorFolder(folder=coordinator.folder, file=coordinator.file)
         asked = application(tmp_path, "video")
         Platforms(mine.platforms).approve(asked)
-        assert invite(mine, "shop").members == {"video": asked.identity}
-        assert invite(mine, "video").members == {}
-        assert invite(mine, "shop").fingerprint == invite(mine, "video").fingerprint  # one to compare, for all
+        assert make_invitation(mine, "shop").members == {"video": asked.identity}
+        assert make_invitation(mine, "video").members == {}
+        assert make_invitation(mine, "shop").fingerprint == make_invitation(mine, "video").fingerprint  # one to compare, for all
 
     def test_a_name_that_cannot_be(self, coordinator: CoordinatorFolder) -> None:
         with pytest.raises(InputError, match="platform"):
-            invite(coordinator, "../shop")
+            make_invitation(coordinator, "../shop")
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -154,7 +157,7 @@ class TestInvitations:
     def test_mistakes_are_named(self, coordinator: CoordinatorFolder, key: str, value: str) -> None:
         import tomli_w
 
-        values = {**invite(coordinator, "shop").model_dump(), "members": {}}
+        values = {**make_invitation(coordinator, "shop").model_dump(), "members": {}}
         text = tomli_w.dumps({name: one for name, one in values.items() if name != key})
         with pytest.raises(InputError, match=key):
             parse_invitation(f"{key} = {value}\n" + text, where="x")

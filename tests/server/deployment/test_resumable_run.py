@@ -22,8 +22,8 @@ from client.messenger import worker_link as link
 from server.deployment import launch as launching
 from server.deployment.flower_control import FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
-from server.deployment.launch import ATTEMPT, Launch, federate, record, recorded
-from server.deployment.provisioning import init_server
+from server.deployment.launch import ATTEMPT, Launch, federate_deployed, record, recorded
+from server.deployment.provisioning import create_coordinator_folder
 from server.deployment.resumable_run import deployed
 from server.monitoring.journal import EVENTS, Journal, read_events, read_state
 from server.monitoring.run_events import Event, Kind, Outcome
@@ -139,7 +139,7 @@ class TestTheJournal:
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     folder = tmp_path_factory.mktemp("launch") / "c"
-    return init_server(folder, host="127.0.0.1", name="spring", port=1, control_port=2, listen="127.0.0.1")
+    return create_coordinator_folder(folder, host="127.0.0.1", name="spring", port=1, control_port=2, listen="127.0.0.1")
 
 
 class Flower:
@@ -207,29 +207,29 @@ def says(launch: Launch, state: str, **over: Any) -> Callable[[], str]:
 class TestGoingOn:
     def test_a_run_that_completes(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["pending", "running", "finished:completed"])
-        federate(launch, lambda _: None)
+        federate_deployed(launch, lambda _: None)
         assert flower.started == [1]
         (config,) = flower.configs
         assert (config["run"], config["nodes"], config["training.clip"]) == (launch.run, 2, 1.0)
-        from server.deployment.provisioning import invite
-        from shared.base.settings import digest
+        from server.deployment.provisioning import make_invitation
+        from shared.base.settings import settings_digest
         from shared.protocol.keys import ed25519_from_line
         from shared.protocol.run_authorization import parse_warrant
 
-        key = ed25519_from_line(invite(launch.coordinator, "shop").coordinator).public_bytes_raw()
-        parse_warrant(config["warrant"]).require(key, run=launch.run, settings=digest(launch.settings), now=0.0)
+        key = ed25519_from_line(make_invitation(launch.coordinator, "shop").coordinator).public_bytes_raw()
+        parse_warrant(config["warrant"]).require(key, run=launch.run, settings=settings_digest(launch.settings), now=0.0)
 
     def test_a_failed_attempt_is_followed_by_another(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "finished:failed"], ["running", "finished:completed"])
         told: list[dict[str, Any]] = []
-        federate(launch, told.append)
+        federate_deployed(launch, told.append)
         assert flower.started == [1, 2]
         assert [event["kind"] for event in told] == ["restart"]
 
     def test_but_not_for_ever(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(*[["finished:failed"] for _ in range(3)], restarts=2)
         with pytest.raises(FedfuseError, match="failed") as caught:
-            federate(launch, lambda _: None)
+            federate_deployed(launch, lambda _: None)
         assert flower.started == [1, 2, 3]
         assert f"--resume {launch.run}" in caught.value.do
 
@@ -238,19 +238,19 @@ class TestGoingOn:
         launch, flower = make_launch([])
         flower.attempts[0] = [says(launch, "failed", why="the settings are wrong", code=int(code)), "finished:failed"]
         with pytest.raises(FedfuseError, match="the settings are wrong") as caught:
-            federate(launch, lambda _: None)
+            federate_deployed(launch, lambda _: None)
         assert flower.started == [1] and caught.value.exit_code is code
 
     def test_a_server_that_went_away_is_waited_for(self, make_launch: Callable[..., Any]) -> None:
         gone = Unreachable("gone")
         launch, flower = make_launch(["running", gone, gone, "finished:failed"], ["finished:completed"])
-        federate(launch, lambda _: None)
+        federate_deployed(launch, lambda _: None)
         assert flower.started == [1, 2]
 
     def test_but_not_longer_than_agreed(self, make_launch: Callable[..., Any]) -> None:
         launch, _ = make_launch(["running", Unreachable("gone")], patience=0.0)
         with pytest.raises(FedfuseError, match="did not come back"):
-            federate(launch, lambda _: None)
+            federate_deployed(launch, lambda _: None)
 
     @pytest.mark.parametrize("buried", [True, False])
     def test_a_killed_process_is_noticed_before_flower_does(self, make_launch: Callable[..., Any], buried: bool) -> None:
@@ -268,14 +268,14 @@ class TestGoingOn:
             return "running"
 
         flower.attempts[0] = [dies, "running"]
-        federate(launch, lambda _: None)
+        federate_deployed(launch, lambda _: None)
         assert (flower.started, flower.stopped) == ([1, 2], [1])
         done.wait()
 
     def test_an_attempt_that_nobody_watches_is_gone_on_with(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "running", "finished:completed"])
         (launch.coordinator.run(launch.run) / ATTEMPT).write_text('{"flower": 1}')
-        federate(launch, lambda _: None)
+        federate_deployed(launch, lambda _: None)
         assert flower.started == []
 
     def test_a_full_disk_is_a_failed_attempt(self, make_launch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ class TestGoingOn:
             whole(path, data, **over)
 
         monkeypatch.setattr(launching, "write_whole", full)
-        federate(launch, lambda _: None)
+        federate_deployed(launch, lambda _: None)
         assert len(flower.started) >= 1
 
     def test_what_a_run_is_is_written_down_once(self, make_launch: Callable[..., Any]) -> None:

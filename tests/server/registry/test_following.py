@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from server.registry import registry as module
-from server.registry.manifest import Manifest, parse
-from server.registry.pull import pull
+from server.registry.manifest import Manifest, parse_manifest
+from server.registry.pull import pull_model
 from server.registry.registry import INDEX, Registry
 from server.registry.signing import Signer, Untrusted
 from server.registry.store import FolderStore, open_store
@@ -52,7 +52,7 @@ def at(address: Path, number: int) -> Path:
 def forge(address: Path, count: int, *, signer: Signer | None = None) -> None:
     """Whoever can write into the store goes on with the history: each manifest names the hash of the one before."""
     last = max(int(path.stem) for path in (address / "manifests").iterdir())
-    manifest = parse(at(address, last).read_bytes(), "")
+    manifest = parse_manifest(at(address, last).read_bytes(), "")
     for number in range(last + 1, last + 1 + count):
         before = manifest.sha256
         manifest = Manifest.model_validate(
@@ -71,7 +71,7 @@ def test_nothing_follows_a_manifest_that_nobody_signed(
     forge(address, MANY, signer=keys("stranger")[0] if stranger else None)
     read.clear()
     with pytest.raises(Untrusted):
-        pull(str(address), tmp_path / "out", trusted=[signer.public])
+        pull_model(str(address), tmp_path / "out", trusted=[signer.public])
     assert [name for name in read if name.startswith("manifests/")] == ["manifests/000002.json", "manifests/000003.json"]
 
 
@@ -80,7 +80,7 @@ def test_an_index_that_points_at_a_forged_one(address: Path, signer: Signer, tmp
     (address / INDEX).write_bytes(json.dumps({"format": 1, "newest": 20}).encode())
     read.clear()
     with pytest.raises(Untrusted):
-        pull(str(address), tmp_path / "out", trusted=[signer.public], model="1")
+        pull_model(str(address), tmp_path / "out", trusted=[signer.public], model="1")
     assert [name for name in read if name.startswith("manifests/")] == ["manifests/000020.json"]
 
 
@@ -106,17 +106,17 @@ def test_without_a_key_it_is_followed_for_a_while(
         list(registry.versions())
     assert len(read) <= 16
     with pytest.raises(FedfuseError, match="10 versions"):
-        pull(str(address), tmp_path / "out", unsigned=True, model="nowhere")
+        pull_model(str(address), tmp_path / "out", unsigned=True, model="nowhere")
 
 
 def test_a_puller_is_not_led_back_without_end(
     address: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pull(str(address), tmp_path / "out", unsigned=True, model="1")
+    pull_model(str(address), tmp_path / "out", unsigned=True, model="1")
     forge(address, MANY)
     (address / INDEX).write_bytes(json.dumps({"format": 1, "newest": MANY + 2}).encode())
     monkeypatch.setattr(module, "FURTHER", 10)
     before = hashlib.sha256((tmp_path / "out" / "manifest.json").read_bytes()).digest()
     with pytest.raises(Untrusted, match="10 versions"):
-        pull(str(address), tmp_path / "out", unsigned=True)
+        pull_model(str(address), tmp_path / "out", unsigned=True)
     assert hashlib.sha256((tmp_path / "out" / "manifest.json").read_bytes()).digest() == before

@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 import pytest
 
-from server.registry.manifest import MANIFEST, describe, parse
-from server.registry.model_card import Lineage, render
-from server.registry.pull import pull
+from server.registry.manifest import MANIFEST, describe, parse_manifest
+from server.registry.model_card import Lineage, render_card
+from server.registry.pull import pull_model
 from server.registry.registry import Registry
 from server.registry.run_facts import FACTS, facts_in, json_of, origin_of, unpromised
 from server.registry.store import open_store
 from shared.base.errors import InputError
-from shared.ledger.format import Entry, Header, now, seal
+from shared.ledger.format import Entry, Header, now, seal_line
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method
 from tests.server.conftest import tally_of
@@ -80,7 +80,7 @@ def test_quality_says_whether_it_is_exact(make_run: MakeRun) -> None:
 def test_it_names_the_charged_releases_of_a_ledger_that_is_here(make_run: MakeRun, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "spring" / "ledger"
     folder.mkdir(parents=True)
-    previous, content = seal(Header(platform="shop", budget=8.0, delta=1e-5, created=now()))
+    previous, content = seal_line(Header(platform="shop", budget=8.0, delta=1e-5, created=now()))
     heads = []
     for seq, (kind, steps) in enumerate([("popularity", 1), ("train", 8), ("train", 8), ("train", 8)], start=1):
         entry = Entry(
@@ -98,7 +98,7 @@ def test_it_names_the_charged_releases_of_a_ledger_that_is_here(make_run: MakeRu
             accountant=Method.OPACUS_PRV,
             previous=previous,
         )
-        previous, line = seal(entry)
+        previous, line = seal_line(entry)
         content += line
         heads.append(previous)
     (folder / "shop.jsonl").write_bytes(content)
@@ -114,13 +114,13 @@ def test_it_names_the_charged_releases_of_a_ledger_that_is_here(make_run: MakeRu
 
 def test_lineage(make_run: MakeRun) -> None:
     facts = facts_of_run(make_run())
-    first = section(render(facts, Lineage(version=1)), "Lineage")
+    first = section(render_card(facts, Lineage(version=1)), "Lineage")
     assert "version 1; the version before: none" in first and "drawn from seed 0" in first
     later = facts.model_copy(update={"start_sha256": "ab" * 32})
-    card = render(later, Lineage(version=4, previous="cd" * 32, start=2))
+    card = render_card(later, Lineage(version=4, previous="cd" * 32, start=2))
     assert "# A cross-platform recommender's encoder: spring\n\nVersion 4." in card
     assert f"the version before: manifest `{'cd' * 32}`" in card and "version 2 of this registry" in card
-    assert f"began from the adapter `{'ab' * 32}`" in render(later, Lineage(version=4, previous="cd" * 32))
+    assert f"began from the adapter `{'ab' * 32}`" in render_card(later, Lineage(version=4, previous="cd" * 32))
 
 
 def test_the_facts_come_back(make_run: MakeRun) -> None:
@@ -202,7 +202,7 @@ class TestRunsThatPromiseNothing:
             assert "--as-simulation" in caught.value.do
         assert registry.newest() is None and not (tmp_path / "r" / "models").exists()
         registry.publish(run, signer, as_simulation=True)
-        pulled = pull(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
+        pulled = pull_model(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
         assert pulled.unpromised
         assert (tmp_path / "out" / "README.md").read_text().split("---\n")[2].startswith("**NOTHING IS PROMISED")
 
@@ -215,19 +215,19 @@ class TestRunsThatPromiseNothing:
         with pytest.raises(InputError, match="deployed run"):
             registry.publish(run, signer, as_simulation=True)
         registry.publish(run, signer)
-        pulled = pull(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
+        pulled = pull_model(str(tmp_path / "r"), tmp_path / "out", trusted=[signer.public])
         assert pulled.unpromised == () and "NOTHING IS PROMISED" not in (tmp_path / "out" / "README.md").read_text()
 
     def test_facts_that_cannot_be_read_promise_nothing(self, make_run: MakeRun, tmp_path: Path) -> None:
         run = make_run()
         path = run / "model" / FACTS
         path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
-        manifest = parse((run / "model" / MANIFEST).read_bytes(), "")
+        manifest = parse_manifest((run / "model" / MANIFEST).read_bytes(), "")
         (run / "model" / MANIFEST).write_bytes(describe(run / "model", manifest.origin).content)
-        assert pull(str(run), tmp_path / "out", unsigned=True).unpromised
+        assert pull_model(str(run), tmp_path / "out", unsigned=True).unpromised
         path.unlink()
         (run / "model" / MANIFEST).write_bytes(describe(run / "model", manifest.origin).content)
-        assert pull(str(run), tmp_path / "other", unsigned=True).unpromised
+        assert pull_model(str(run), tmp_path / "other", unsigned=True).unpromised
 
 
 def test_nothing_else_signs_a_manifest() -> None:

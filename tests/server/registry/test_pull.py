@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from server.registry.manifest import MANIFEST, Manifest, ManifestEntry, parse
-from server.registry.pull import PulledModel, pull
+from server.registry.manifest import MANIFEST, Manifest, ManifestEntry, parse_manifest
+from server.registry.pull import PulledModel, pull_model
 from server.registry.registry import Registry
 from server.registry.signing import Signer, Untrusted
 from server.registry.store import open_store
@@ -48,7 +48,7 @@ def publish(address: Path, run: Path, signer: Signer) -> Manifest:
 
 
 def take(address: Path | str, out: Path, *signers: Signer, **how: Any) -> PulledModel:
-    return pull(str(address), out, trusted=[signer.public for signer in signers], **how)
+    return pull_model(str(address), out, trusted=[signer.public for signer in signers], **how)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -77,10 +77,10 @@ class TestSources:
     def test_a_run_its_model_folder_and_a_copy_of_a_pull(self, make_run: MakeRun, tmp_path: Path) -> None:
         run = make_run()
         for number, source in enumerate([str(run), str(run / "model"), (run / "model").as_uri(), f"{run}/model/"]):
-            pulled = pull(source, tmp_path / f"out{number}", unsigned=True)
+            pulled = pull_model(source, tmp_path / f"out{number}", unsigned=True)
             assert contents(pulled.folder) == contents(run / "model")
             assert (pulled.signer, pulled.manifest.version) == ("", 0)
-        again = pull(str(tmp_path / "out0"), tmp_path / "copy", unsigned=True)
+        again = pull_model(str(tmp_path / "out0"), tmp_path / "copy", unsigned=True)
         assert contents(again.folder) == contents(run / "model")
 
     def test_http(self, registry: Path, signer: Signer, make_run: MakeRun, tmp_path: Path, serve: Serve) -> None:
@@ -104,16 +104,16 @@ class TestSources:
             with pytest.raises(InputError, match="no model"):
                 take(registry, tmp_path / "c", signer, model=name)
         with pytest.raises(InputError, match="no registry"):
-            pull(str(tmp_path / "a"), tmp_path / "c", unsigned=True, model="spring")
+            pull_model(str(tmp_path / "a"), tmp_path / "c", unsigned=True, model="spring")
 
 
 class TestTrust:
     def test_it_must_be_said_whose(self, registry: Path, signer: Signer, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="whose signature"):
-            pull(str(registry), tmp_path / "out")
+            pull_model(str(registry), tmp_path / "out")
         with pytest.raises(InputError, match="--unsigned trusts nobody"):
             take(registry, tmp_path / "out", signer, unsigned=True)
-        assert pull(str(registry), tmp_path / "out", unsigned=True).signer == ""
+        assert pull_model(str(registry), tmp_path / "out", unsigned=True).signer == ""
 
     def test_another_key(self, registry: Path, keys: Keys, tmp_path: Path) -> None:
         other = keys("somebody")[0]
@@ -149,7 +149,7 @@ class TestTrust:
     def test_a_signature_of_something_else(self, registry: Path, signer: Signer, tmp_path: Path, make_run: MakeRun) -> None:
         other = publish(tmp_path / "elsewhere", make_run("b", seed=2), signer)
         path = registry / "manifests" / "000001.json"
-        mixed = parse(path.read_bytes(), "").model_copy(update={"signature": other.signature})
+        mixed = parse_manifest(path.read_bytes(), "").model_copy(update={"signature": other.signature})
         path.write_bytes(mixed.content)
         with pytest.raises(Untrusted, match="changed after it was signed"):
             take(registry, tmp_path / "out", signer)
@@ -159,7 +159,7 @@ class TestTrust:
         import base64
 
         path = registry / "manifests" / "000001.json"
-        manifest = parse(path.read_bytes(), "").model_copy(update={"signature": ""})
+        manifest = parse_manifest(path.read_bytes(), "").model_copy(update={"signature": ""})
         bare = base64.b64encode(signer._key.sign(manifest.content)).decode()
         path.write_bytes(manifest.model_copy(update={"signature": bare}).content)
         with pytest.raises(Untrusted):
@@ -169,7 +169,7 @@ class TestTrust:
         run = make_run()
         spoil(run / "model" / "README.md")
         with pytest.raises(StorageError, match=r"README\.md has another SHA-256"):
-            pull(str(run), tmp_path / "out", unsigned=True)
+            pull_model(str(run), tmp_path / "out", unsigned=True)
 
 
 def other_than(value: Any) -> Any:
@@ -267,7 +267,7 @@ def remade(run: Path) -> None:
     from server.registry.manifest import describe
 
     folder = run / "model"
-    (folder / MANIFEST).write_bytes(describe(folder, parse((folder / MANIFEST).read_bytes(), "").origin).content)
+    (folder / MANIFEST).write_bytes(describe(folder, parse_manifest((folder / MANIFEST).read_bytes(), "").origin).content)
 
 
 class TestTarget:
@@ -356,9 +356,9 @@ class TestRollBack:
         assert digest_of(five) == pulled.manifest.origin.adapter_sha256
 
     def test_a_run_is_not_mixed_with_another(self, make_run: MakeRun, tmp_path: Path) -> None:
-        pull(str(make_run("a", seed=1)), tmp_path / "out", unsigned=True)
+        pull_model(str(make_run("a", seed=1)), tmp_path / "out", unsigned=True)
         with pytest.raises(InputError, match="another model"):
-            pull(str(make_run("b", seed=2)), tmp_path / "out", unsigned=True)
+            pull_model(str(make_run("b", seed=2)), tmp_path / "out", unsigned=True)
 
     def test_the_exchange_is_one_step(self, registry: Path, five: Path, signer: Signer, make_run: MakeRun) -> None:
         """A reader of the folder, at any moment, finds one whole model; never none."""
@@ -386,9 +386,9 @@ class TestRollBack:
 
 
 def digest_of(folder: Path) -> str:
-    from shared.model.adapter import digest
+    from shared.model.adapter import adapter_digest
 
-    return digest(load_published(folder).adapter)
+    return adapter_digest(load_published(folder).adapter)
 
 
 class TestHostileServers:
@@ -473,7 +473,7 @@ class TestHostileServers:
     )
     def test_names_that_no_model_has(self, registry: Path, signer: Signer, tmp_path: Path, name: str) -> None:
         path = registry / "manifests" / "000001.json"
-        honest = parse(path.read_bytes(), "")
+        honest = parse_manifest(path.read_bytes(), "")
         # Even the holder of the key cannot make a puller write elsewhere, or take what a library would unpickle or run.
         bad = ManifestEntry.model_construct(name=name, size=5, sha256="0" * 64)
         files = tuple(sorted([*honest.files, bad], key=lambda entry: entry.name))

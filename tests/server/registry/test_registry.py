@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from server.registry.manifest import MANIFEST, Manifest, parse
-from server.registry.pull import pull
+from server.registry.manifest import MANIFEST, Manifest, parse_manifest
+from server.registry.pull import pull_model
 from server.registry.registry import INDEX, Registry
 from server.registry.signing import Signer, Untrusted
-from server.registry.store import FolderStore, ObjectStore, Store, open_store, shown
+from server.registry.store import FolderStore, ObjectStore, Store, open_store, shown_address
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.model.adapter import digest
+from shared.model.adapter import adapter_digest
 from shared.model.peft_export import load_published
 
 MakeRun = Callable[..., Path]
@@ -58,13 +58,13 @@ class TestEveryStore:
     def test_what_is_pulled_is_what_the_run_wrote(self, address: str, make_run: MakeRun, signer: Signer, tmp_path: Path) -> None:
         run = make_run()
         published = registry_at(address, signer).publish(run, signer)
-        pulled = pull(address, tmp_path / "out", trusted=[signer.public])
+        pulled = pull_model(address, tmp_path / "out", trusted=[signer.public])
         assert pulled.manifest == published and pulled.signer == signer.public.fingerprint and pulled.fresh and pulled.backbone
         wrote, got = contents(run / "model"), contents(tmp_path / "out")
         assert wrote.keys() == got.keys()
         assert all(wrote[name] == got[name] for name in wrote if name not in (MANIFEST, "README.md"))
-        assert parse(got[MANIFEST], "") == published
-        assert digest(load_published(tmp_path / "out").adapter) == published.origin.adapter_sha256
+        assert parse_manifest(got[MANIFEST], "") == published
+        assert adapter_digest(load_published(tmp_path / "out").adapter) == published.origin.adapter_sha256
 
     def test_a_model_is_published_once(self, address: str, make_run: MakeRun, signer: Signer) -> None:
         registry, run = registry_at(address, signer), make_run()
@@ -86,7 +86,7 @@ class TestEveryStore:
             remove(registry.store, INDEX)
         else:
             registry.store.replace(INDEX, b'{"format":1,"newest":1}')
-        assert pull(address, tmp_path / "out", trusted=[signer.public]).manifest.version == 3
+        assert pull_model(address, tmp_path / "out", trusted=[signer.public]).manifest.version == 3
         registry.publish(make_run("r4", seed=4), signer)  # mends it
         assert json.loads(registry.store.open(INDEX).read()) == {"format": 1, "newest": 4}
 
@@ -132,7 +132,7 @@ class TestEveryStore:
 
     def test_where_nothing_is(self, address: str, tmp_path: Path, signer: Signer) -> None:
         with pytest.raises(InputError, match=r"no manifest\.json"):
-            pull(address, tmp_path / "out", trusted=[signer.public])
+            pull_model(address, tmp_path / "out", trusted=[signer.public])
         assert not (tmp_path / "out").exists()
 
 
@@ -227,17 +227,17 @@ class TestHistory:
             registry_at(address, new).publish(make_run("b", seed=2), new)  # would vouch for what it cannot check
         registry_at(address, new, old).publish(make_run("b", seed=2), new)
         assert [m.version for m in registry_at(address, new).versions()] == [2, 1]
-        assert pull(address, tmp_path / "one", trusted=[new.public], model="1").manifest == first
+        assert pull_model(address, tmp_path / "one", trusted=[new.public], model="1").manifest == first
         with pytest.raises(Untrusted, match="signed by key"):
-            pull(address, tmp_path / "two", trusted=[old.public])
+            pull_model(address, tmp_path / "two", trusted=[old.public])
 
     def test_lineage_names_the_version_that_training_began_from(self, make_run: MakeRun, signer: Signer, tmp_path: Path) -> None:
         registry = registry_at(str(tmp_path / "r"), signer)
         registry.publish(make_run("a", seed=1), signer)
-        start = load_published(pull(str(tmp_path / "r"), tmp_path / "m", trusted=[signer.public]).folder).adapter
+        start = load_published(pull_model(str(tmp_path / "r"), tmp_path / "m", trusted=[signer.public]).folder).adapter
         registry.publish(make_run("b", seed=2, start=start), signer)
-        pulled = pull(str(tmp_path / "r"), tmp_path / "m", trusted=[signer.public])
-        assert pulled.manifest.origin.start_sha256 == digest(start)
+        pulled = pull_model(str(tmp_path / "r"), tmp_path / "m", trusted=[signer.public])
+        assert pulled.manifest.origin.start_sha256 == adapter_digest(start)
         card = (tmp_path / "m" / "README.md").read_text()
         assert "training began from version 1 of this registry" in card and "# A cross-platform" in card
 
@@ -311,9 +311,9 @@ class TestAddresses:
     def test_never_show_their_secrets(self, tmp_path: Path, signer: Signer) -> None:
         address = "http://ann:secret@127.0.0.1:9/models"
         with pytest.raises(FedfuseError) as caught:
-            pull(address, tmp_path / "out", trusted=[signer.public])
+            pull_model(address, tmp_path / "out", trusted=[signer.public])
         assert "secret" not in str(caught.value) and "127.0.0.1" in str(caught.value)
-        assert shown("s3://bucket/x") == "s3://bucket/x"
+        assert shown_address("s3://bucket/x") == "s3://bucket/x"
 
     def test_of_a_service_that_is_away(self, tmp_path: Path, signer: Signer, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
         import s3fs
@@ -323,7 +323,7 @@ class TestAddresses:
         monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(StorageError, match="cannot be read") as caught:
-            pull(s3, tmp_path / "out", trusted=[signer.public])
+            pull_model(s3, tmp_path / "out", trusted=[signer.public])
         assert "secret-of-s3" not in str(caught.value)
 
     def test_of_a_bucket_that_is_not_there(self, tmp_path: Path, signer: Signer, s3: str, make_run: MakeRun) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.base.logs import FORMAT, LEVEL, LONGEST, Form, Lines, about, configure, environment, tell
+from shared.base.logs import FORMAT, LEVEL, LONGEST, Form, Lines, about, configure, log_environment, tell
 
 FIELDS = ["ts", "level", "room", "run", "round", "platform", "event", "message"]
 log = logging.getLogger("client.test")
@@ -155,7 +155,7 @@ class TestConfigure:
         run = subprocess.run(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parents[3],
-            env={**os.environ, **environment("json", "info")},
+            env={**os.environ, **log_environment("json", "info")},
             capture_output=True,
             text=True,
             check=True,

@@ -135,20 +135,20 @@ class TestWhatSuits:
         return [[Change(**given, scale=1.0, start=0, stop=8)], [], [], []]
 
     def test_factors_given_once_and_copies_of_one(self) -> None:
-        assert layer.suits(self.X, self.change())
-        assert layer.suits(self.X, self.change(a=torch.zeros(3, 8).expand(4, 3, 8).requires_grad_()))
+        assert layer.backward_suits(self.X, self.change())
+        assert layer.backward_suits(self.X, self.change(a=torch.zeros(3, 8).expand(4, 3, 8).requires_grad_()))
 
     def test_not_copies_that_may_differ(self) -> None:
-        assert not layer.suits(self.X, self.change(a=torch.zeros(4, 3, 8)))
+        assert not layer.backward_suits(self.X, self.change(a=torch.zeros(4, 3, 8)))
 
     def test_not_one_factor_for_all_that_is_to_be_differentiated(self) -> None:
         trained = torch.zeros(3, 8, requires_grad=True)
-        assert not layer.suits(self.X, self.change(a=trained))
+        assert not layer.backward_suits(self.X, self.change(a=trained))
         with torch.no_grad():
-            assert layer.suits(self.X, self.change(a=trained))
+            assert layer.backward_suits(self.X, self.change(a=trained))
 
     def test_not_a_module_that_stands_for_a_factor(self) -> None:
-        assert not layer.suits(self.X, self.change(a=torch.nn.Linear(8, 3)))
+        assert not layer.backward_suits(self.X, self.change(a=torch.nn.Linear(8, 3)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from shared.base.errors import InputError
-from shared.ledger.audit import AuditReport, audit, render
-from shared.ledger.format import Header, entry_of, seal
+from shared.ledger.audit import AuditReport, audit_run, render_audit
+from shared.ledger.format import Header, entry_of, seal_line
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
@@ -39,12 +39,12 @@ def write(
     """A ledger of these releases, written by someone who may lie about epsilon; returns every head."""
     path = run / "ledger" / (file or f"{platform}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    previous, line = seal(Header(platform=platform, budget=budget, delta=delta, created=TIME))
+    previous, line = seal_line(Header(platform=platform, budget=budget, delta=delta, created=TIME))
     heads, lines = [previous], [line]
     for number, release in enumerate(releases, start=1):
         spent = accountant.epsilon(releases[:number], delta)
         off = math.isinf(budget)
-        previous, line = seal(
+        previous, line = seal_line(
             entry_of(
                 release,
                 seq=number,
@@ -69,14 +69,14 @@ def receipt(run: Path, heads: dict[str, Any]) -> None:
 
 def shown(report: AuditReport) -> str:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(render(report))
+    console.print(render_audit(report))
     return console.export_text()
 
 
 def test_an_honest_ledger_passes(tmp_path: Path) -> None:
     heads = write(tmp_path, [PRIOR, TRAIN, TRAIN])
     receipt(tmp_path, {"movies": heads[-1]})
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert report.ok and report.problems == []
     (one,) = report.platforms
     assert one.entries == {"popularity": 1, "train": 2} and one.releases == 41
@@ -90,7 +90,7 @@ def test_an_honest_ledger_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.5, 0.97, 0.9999, 1.01])
 def test_a_lie_about_epsilon_is_found(tmp_path: Path, share: float) -> None:
     write(tmp_path, [PRIOR, TRAIN], lie=lambda epsilon: epsilon * share)
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert not report.ok and "its entries give" in report.problems[0]
     # The second library sees it by itself where the lie is larger than the two may differ.
     assert any("dp-accounting" in problem for problem in report.problems) == (share <= 0.97)
@@ -105,9 +105,9 @@ def test_a_group_that_was_not_paid_for_is_found(tmp_path: Path) -> None:
             return DP_ACCOUNTING.epsilon([replace(release, group_size=1) for release in releases], delta)
 
     write(tmp_path, [PRIOR, social], accountant=Forgets())
-    assert not audit(tmp_path).ok
+    assert not audit_run(tmp_path).ok
     write(tmp_path, [PRIOR, social])
-    assert audit(tmp_path).ok  # although Opacus' loose bound for the group is far above what was recorded
+    assert audit_run(tmp_path).ok  # although Opacus' loose bound for the group is far above what was recorded
 
 
 INTEGER = replace(TRAIN, integers=Integers(reach=40.0, dimension=36_864, failure=2.0**-64, honest=4))
@@ -115,7 +115,7 @@ INTEGER = replace(TRAIN, integers=Integers(reach=40.0, dimension=36_864, failure
 
 def test_integers_are_recomputed_with_their_rounding(tmp_path: Path) -> None:
     write(tmp_path, [PRIOR, INTEGER])
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert report.ok
     assert report.platforms[0].opacus is not None and report.platforms[0].opacus.tight
 
@@ -134,7 +134,7 @@ def test_integers_are_recomputed_with_their_rounding(tmp_path: Path) -> None:
             return PREFERRED.epsilon(ideal, delta)
 
     write(tmp_path, [PRIOR, INTEGER], accountant=RealScale())
-    assert not audit(tmp_path).ok
+    assert not audit_run(tmp_path).ok
 
 
 def test_steps_that_were_not_added_up_are_found(tmp_path: Path) -> None:
@@ -143,12 +143,12 @@ def test_steps_that_were_not_added_up_are_found(tmp_path: Path) -> None:
             return OPACUS.epsilon(releases[-1:], delta)
 
     write(tmp_path, [TRAIN] * 5, accountant=PerRound())
-    assert not audit(tmp_path).ok
+    assert not audit_run(tmp_path).ok
 
 
 def test_an_overspent_ledger_is_found(tmp_path: Path) -> None:
     write(tmp_path, [PRIOR, *[TRAIN] * 12], budget=2.0, lie=lambda epsilon: min(epsilon, 1.99))
-    assert any("above the budget of 2" in problem for problem in audit(tmp_path).problems)
+    assert any("above the budget of 2" in problem for problem in audit_run(tmp_path).problems)
 
 
 def test_a_cut_ledger_is_seen_through_its_receipt(tmp_path: Path) -> None:
@@ -156,33 +156,33 @@ def test_a_cut_ledger_is_seen_through_its_receipt(tmp_path: Path) -> None:
     receipt(tmp_path, {"movies": heads[-1]})
     path = tmp_path / "ledger" / "movies.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert not report.ok and "cut or rewritten" in report.problems[0]
     (tmp_path / "metrics.json").unlink()
-    assert audit(tmp_path).ok  # without the receipt nobody can know
+    assert audit_run(tmp_path).ok  # without the receipt nobody can know
 
 
 def test_a_ledger_written_anew_is_seen_through_its_receipt(tmp_path: Path) -> None:
     heads = write(tmp_path, [PRIOR, TRAIN, TRAIN])
     receipt(tmp_path, {"movies": heads[-1]})
     write(tmp_path, [PRIOR, replace(TRAIN, noise_multiplier=30.0), TRAIN])
-    assert not audit(tmp_path).ok
+    assert not audit_run(tmp_path).ok
 
 
 def test_charges_after_the_receipt_are_legitimate_and_shown(tmp_path: Path) -> None:
     heads = write(tmp_path, [PRIOR, TRAIN, TRAIN])
     receipt(tmp_path, {"movies": heads[-2]})
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert report.ok and report.platforms[0].later == 1 and "1 unanswered" in shown(report)
 
 
 def test_a_missing_and_a_doubled_ledger_are_found(tmp_path: Path) -> None:
     heads = write(tmp_path, [PRIOR])
     receipt(tmp_path, {"movies": heads[-1], "music": "a" * 64})
-    assert any("music" in problem for problem in audit(tmp_path).problems)
+    assert any("music" in problem for problem in audit_run(tmp_path).problems)
     receipt(tmp_path, {"movies": heads[-1]})
     write(tmp_path, [PRIOR], file="again.jsonl")
-    assert any("2 ledgers" in problem for problem in audit(tmp_path).problems)
+    assert any("2 ledgers" in problem for problem in audit_run(tmp_path).problems)
 
 
 def test_an_unreadable_ledger_is_a_problem_and_not_the_end(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_an_unreadable_ledger_is_a_problem_and_not_the_end(tmp_path: Path) -> No
     write(tmp_path, [PRIOR], platform="music")
     path = tmp_path / "ledger" / "music.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"steps":1', b'"steps":9'))
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert [p.ok for p in report.platforms] == [True, False]
     assert report.everywhere is None and "line 2" in report.problems[0]
     assert "music" in shown(report)
@@ -199,7 +199,7 @@ def test_an_unreadable_ledger_is_a_problem_and_not_the_end(tmp_path: Path) -> No
 def test_a_person_on_every_platform_pays_for_every_ledger(tmp_path: Path) -> None:
     write(tmp_path, [PRIOR, TRAIN])
     write(tmp_path, [PRIOR, TRAIN, TRAIN], platform="music", delta=2e-5)
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     everywhere = report.everywhere
     assert everywhere is not None and everywhere.platforms == 2 and everywhere.delta == pytest.approx(3e-5)
     together = [PRIOR, PRIOR, TRAIN, TRAIN, TRAIN]
@@ -213,7 +213,7 @@ def test_a_person_on_every_platform_pays_for_every_ledger(tmp_path: Path) -> Non
 def test_privacy_off_is_said_plainly(tmp_path: Path) -> None:
     write(tmp_path, [replace(TRAIN, noise_multiplier=0.0)], budget=math.inf)
     write(tmp_path, [PRIOR], platform="music")
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert report.ok and report.everywhere is not None and report.everywhere.epsilon == math.inf
     text = shown(report)
     assert "privacy off" in text and "∞" in text and "OFF" in text
@@ -222,7 +222,7 @@ def test_privacy_off_is_said_plainly(tmp_path: Path) -> None:
 def test_the_report_is_json(tmp_path: Path) -> None:
     write(tmp_path, [replace(TRAIN, noise_multiplier=0.0)], budget=math.inf)
     write(tmp_path, [PRIOR, TRAIN], platform="music", lie=lambda epsilon: epsilon / 2)
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     values = json.loads(report.to_json())
     assert values["ok"] is False and values["problems"] == report.problems
     assert [p["platform"] for p in values["platforms"]] == ["movies", "music"]
@@ -232,13 +232,13 @@ def test_the_report_is_json(tmp_path: Path) -> None:
 
 def test_an_empty_ledger_passes(tmp_path: Path) -> None:
     write(tmp_path, [])
-    report = audit(tmp_path)
+    report = audit_run(tmp_path)
     assert report.ok and report.platforms[0].recorded == 0
 
 
 def test_no_ledger_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ledger found"):
-        audit(tmp_path)
+        audit_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,10 @@ def test_receipts_that_cannot_be_read_are_an_input_error(tmp_path: Path, content
     write(tmp_path, [PRIOR])
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(InputError, match=r"metrics\.json|receipt"):
-        audit(tmp_path)
+        audit_run(tmp_path)
 
 
 def test_metrics_without_receipts_are_fine(tmp_path: Path) -> None:
     write(tmp_path, [PRIOR])
     (tmp_path / "metrics.json").write_text(json.dumps({"platforms": {"movies": {"ledger": ""}, "music": {"users": 3}}}))
-    assert audit(tmp_path).ok
+    assert audit_run(tmp_path).ok

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from client.privacy import ledger_writer as writing
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, FedfuseError, InputError, PrivacyError, StorageError
-from shared.ledger.audit import audit
-from shared.ledger.format import Ledger, parse, read
+from shared.ledger.audit import audit_run
+from shared.ledger.format import Ledger, parse_ledger, read_ledger
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
 
@@ -40,7 +40,7 @@ class TestWriter:
     def test_what_is_charged_is_read_back(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger" / "shop.jsonl"
         written(path)
-        ledger = read(path)
+        ledger = read_ledger(path)
         assert ledger.releases == (PRIOR, STEPS, STEPS, STEPS)
         assert [(entry.seq, entry.round) for entry in ledger.entries] == [(1, 0), (2, 1), (3, 2), (4, 3)]
         assert ledger.epsilon == PREFERRED.epsilon(ledger.releases, 1e-4).epsilon
@@ -48,7 +48,7 @@ class TestWriter:
 
     def test_epsilon_is_of_the_whole_run_and_not_of_a_round(self, tmp_path: Path) -> None:
         written(tmp_path / "l")
-        spent = [entry.epsilon for entry in read(tmp_path / "l").entries]
+        spent = [entry.epsilon for entry in read_ledger(tmp_path / "l").entries]
         assert spent == sorted(spent)
         assert spent[-1] > 1.2 * spent[0]
 
@@ -57,7 +57,7 @@ class TestWriter:
         with opened(tmp_path / "l") as ledger:
             ledger.charge(STEPS, run="run", round=4, question="5" * 64)
         assert (tmp_path / "l").read_bytes().startswith(before)
-        assert len(read(tmp_path / "l").entries) == 5
+        assert len(read_ledger(tmp_path / "l").entries) == 5
 
     def test_above_the_budget_nothing_is_written(self, tmp_path: Path) -> None:
         written(tmp_path / "l")
@@ -87,7 +87,7 @@ class TestWriter:
     def test_privacy_off_is_recorded_as_infinite(self, tmp_path: Path) -> None:
         with opened(tmp_path / "l", budget=math.inf) as ledger:
             ledger.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.0), run="run", round=1, question="5" * 64)
-        assert read(tmp_path / "l").epsilon == math.inf
+        assert read_ledger(tmp_path / "l").epsilon == math.inf
         assert '"inf"' in (tmp_path / "l").read_text()
 
 
@@ -102,7 +102,7 @@ class TestCrash:
             with opened(path) as ledger:
                 assert len(ledger.ledger.entries) == len(lines) - 2
                 ledger.charge(STEPS, run="run", round=9, question="5" * 64)
-            assert [entry.round for entry in read(path).entries] == [0, 1, 2, 9]
+            assert [entry.round for entry in read_ledger(path).entries] == [0, 1, 2, 9]
 
     @pytest.mark.parametrize("call", ["write", "fsync"])
     def test_a_full_disk_charges_nothing_and_damages_nothing(
@@ -125,7 +125,7 @@ class TestCrash:
         with opened(tmp_path / "l") as again:
             again.charge(STEPS, run="run", round=4, question="5" * 64)
         assert (tmp_path / "l").read_bytes().startswith(before)
-        assert len(read(tmp_path / "l").entries) == 5
+        assert len(read_ledger(tmp_path / "l").entries) == 5
 
 
 class TestTampering:
@@ -136,21 +136,21 @@ class TestTampering:
         at = data.draw(st.integers(0, len(whole) - 1))
         byte = data.draw(st.integers(0, 255).filter(lambda value: value != whole[at]))
         with pytest.raises(FedfuseError):
-            parse(whole[:at] + bytes([byte]) + whole[at + 1 :], where="test")
+            parse_ledger(whole[:at] + bytes([byte]) + whole[at + 1 :], where="test")
 
     @pytest.mark.parametrize("gone", [0, 1, 2, 3])
     def test_no_line_can_be_taken_out(self, tmp_path: Path, gone: int) -> None:
         lines = written(tmp_path / "l").splitlines(keepends=True)
         with pytest.raises(FedfuseError):
-            parse(b"".join(lines[:gone] + lines[gone + 1 :]), where="test")
+            parse_ledger(b"".join(lines[:gone] + lines[gone + 1 :]), where="test")
 
     def test_a_cut_end_is_found_by_the_receipt(self, tmp_path: Path) -> None:
         whole = written(tmp_path / "ledger" / "shop.jsonl")
-        head = read(tmp_path / "ledger" / "shop.jsonl").head
+        head = read_ledger(tmp_path / "ledger" / "shop.jsonl").head
         (tmp_path / "metrics.json").write_text(json.dumps({"platforms": {"shop": {"ledger": head}}}))
-        assert audit(tmp_path).ok
+        assert audit_run(tmp_path).ok
         (tmp_path / "ledger" / "shop.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
-        report = audit(tmp_path)
+        report = audit_run(tmp_path)
         assert not report.ok
         assert any("receipt" in problem for problem in report.problems)
 
@@ -168,7 +168,7 @@ class TestTampering:
         path = tmp_path / "ledger" / "shop.jsonl"
         with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-4, accountant=Flattering()) as ledger:  # type: ignore[arg-type]
             ledger.charge(STEPS, run="run", round=1, question="5" * 64)
-        report = audit(tmp_path)
+        report = audit_run(tmp_path)
         assert not report.ok
         assert report.problems
 
@@ -176,7 +176,7 @@ class TestTampering:
     @settings(deadline=None)
     def test_any_bytes_give_a_ledger_or_an_error(self, content: bytes) -> None:
         try:
-            assert isinstance(parse(content, where="test"), Ledger)
+            assert isinstance(parse_ledger(content, where="test"), Ledger)
         except FedfuseError:
             return
 
@@ -187,7 +187,7 @@ class TestAudit:
             with opened(tmp_path / "ledger" / f"{name}.jsonl", platform=name) as ledger:
                 ledger.charge(PRIOR, run="run", round=0, question="5" * 64)
                 ledger.charge(STEPS, run="run", round=1, question="5" * 64)
-        report = audit(tmp_path)
+        report = audit_run(tmp_path)
         assert report.ok
         one = report.platforms[0]
         assert one.opacus is not None and one.dp_accounting is not None
@@ -198,4 +198,4 @@ class TestAudit:
 
     def test_nothing_to_audit(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no ledger"):
-            audit(tmp_path)
+            audit_run(tmp_path)

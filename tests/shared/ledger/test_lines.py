@@ -14,7 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.base.errors import FedfuseError, PrivacyError, StorageError
-from shared.ledger.format import GENESIS, MAX_LINE, Entry, Header, IntegerEntry, Ledger, canonical, entry_of, parse, read, seal
+from shared.ledger.format import (
+    GENESIS,
+    MAX_LINE,
+    Entry,
+    Header,
+    IntegerEntry,
+    Ledger,
+    canonical_json,
+    entry_of,
+    parse_ledger,
+    read_ledger,
+    seal_line,
+)
 from shared.privacy.integers import Integers
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method
@@ -69,13 +81,13 @@ WHOLE = chain({}, {"kind": ReleaseKind.POPULARITY, "sample_rate": 1.0, "steps": 
 
 def test_the_writer_and_the_format_agree() -> None:
     for line in (header(), header(budget=math.inf), entry(1, GENESIS), entry(1, GENESIS, epsilon=math.inf)):
-        assert seal(line) == sealed(asdict(line))
+        assert seal_line(line) == sealed(asdict(line))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "movies.jsonl"
     path.write_bytes(b"".join(WHOLE))
-    ledger = read(path)
+    ledger = read_ledger(path)
     assert (ledger.header.platform, ledger.header.budget, ledger.header.delta) == ("movies", 8.0, 1e-5)
     assert [(r.kind, r.steps, r.group_size) for r in ledger.releases] == [
         ("train", 20, 1),
@@ -92,8 +104,8 @@ INTEGERS = {"reach": 2100.5, "dimension": 36_864, "failure": 2.0**-64, "honest":
 
 def test_a_line_of_the_secure_sum_says_what_the_integers_are() -> None:
     made = IntegerEntry(**asdict(entry(1, GENESIS)), integers=Integers(**INTEGERS))
-    assert seal(made) == sealed({**asdict(made), "integers": INTEGERS})
-    plain, integer = parse(b"".join(chain({}, {"integers": INTEGERS})), where="x").entries
+    assert seal_line(made) == sealed({**asdict(made), "integers": INTEGERS})
+    plain, integer = parse_ledger(b"".join(chain({}, {"integers": INTEGERS})), where="x").entries
     assert (plain.release.integers, integer.release.integers) == (None, Integers(**INTEGERS))
     assert replace(integer.release, integers=None) == plain.release
     for line in (plain, integer):
@@ -124,25 +136,25 @@ def test_a_line_of_the_secure_sum_says_what_the_integers_are() -> None:
 )
 def test_the_integers_of_a_line_are_checked(integers: Any) -> None:
     with pytest.raises(StorageError, match="line 2"):
-        parse(b"".join(chain({"integers": integers})), where="x")
+        parse_ledger(b"".join(chain({"integers": integers})), where="x")
 
 
 def test_a_line_that_lost_its_integers_is_an_altered_one() -> None:
     lines = chain({"integers": INTEGERS})
     values = {key: value for key, value in json.loads(lines[1]).items() if key != "integers"}
     with pytest.raises(PrivacyError, match="altered"):
-        parse(lines[0] + canonical(values) + b"\n", where="x")
+        parse_ledger(lines[0] + canonical_json(values) + b"\n", where="x")
 
 
 def test_an_empty_ledger_has_spent_nothing() -> None:
-    ledger = parse(WHOLE[0], where="x")
+    ledger = parse_ledger(WHOLE[0], where="x")
     assert (ledger.entries, ledger.epsilon, ledger.head) == ((), 0.0, ledger.header.hash)
 
 
 def test_no_privacy_is_written_as_a_word() -> None:
     lines = chain({"epsilon": math.inf, "noise_multiplier": 0.0, "accountant": Method.NONE}, head={"budget": math.inf})
     assert b'"budget":"inf"' in lines[0] and b'"epsilon":"inf"' in lines[1]
-    ledger = parse(b"".join(lines), where="x")
+    ledger = parse_ledger(b"".join(lines), where="x")
     assert ledger.epsilon == math.inf and not ledger.private and ledger.releases[0].exact
 
 
@@ -152,17 +164,17 @@ def test_any_changed_byte_is_noticed(position: int, difference: int) -> None:
     content = bytearray(b"".join(WHOLE))
     content[position] ^= difference
     with pytest.raises((PrivacyError, StorageError)):
-        parse(bytes(content), where="x")
+        parse_ledger(bytes(content), where="x")
 
 
 @pytest.mark.parametrize("gone", range(len(WHOLE) - 1))
 def test_any_removed_line_is_noticed_but_the_last(gone: int) -> None:
     with pytest.raises((PrivacyError, StorageError)):
-        parse(b"".join(WHOLE[:gone] + WHOLE[gone + 1 :]), where="x")
+        parse_ledger(b"".join(WHOLE[:gone] + WHOLE[gone + 1 :]), where="x")
 
 
 def test_a_cut_end_is_seen_only_by_whoever_holds_the_head() -> None:
-    whole, cut = parse(b"".join(WHOLE), where="x"), parse(b"".join(WHOLE[:-1]), where="x")
+    whole, cut = parse_ledger(b"".join(WHOLE), where="x"), parse_ledger(b"".join(WHOLE[:-1]), where="x")
     assert whole.head not in [cut.header.hash, *(e.hash for e in cut.entries)]
 
 
@@ -174,7 +186,7 @@ def test_lines_cannot_be_swapped_doubled_or_taken_from_another_ledger() -> None:
         [*chain(head={"platform": "music"}), *WHOLE[1:]],
     ):
         with pytest.raises((PrivacyError, StorageError)):
-            parse(b"".join(lines), where="x")
+            parse_ledger(b"".join(lines), where="x")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +201,7 @@ def test_lines_cannot_be_swapped_doubled_or_taken_from_another_ledger() -> None:
 def test_a_figure_changed_without_its_hash_is_an_alteration(change: dict[str, Any], said: str) -> None:
     values = {**json.loads(WHOLE[3]), **change}
     with pytest.raises(PrivacyError, match=said) as caught:
-        parse(b"".join([*WHOLE[:3], canonical(values) + b"\n"]), where="a.jsonl")
+        parse_ledger(b"".join([*WHOLE[:3], canonical_json(values) + b"\n"]), where="a.jsonl")
     assert "line 4" in caught.value.where
 
 
@@ -204,7 +216,7 @@ def test_a_figure_changed_without_its_hash_is_an_alteration(change: dict[str, An
 )
 def test_a_forger_who_can_hash_still_cannot_break_the_rules(change: dict[str, Any]) -> None:
     with pytest.raises(PrivacyError, match="x, line 2") as caught:
-        parse(b"".join(chain(change)), where="x")
+        parse_ledger(b"".join(chain(change)), where="x")
     assert caught.value.do
 
 
@@ -233,7 +245,7 @@ def test_a_forger_who_can_hash_still_cannot_break_the_rules(change: dict[str, An
 )
 def test_values_of_another_type_or_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(StorageError, match="line 2"):
-        parse(b"".join(chain(change)), where="x")
+        parse_ledger(b"".join(chain(change)), where="x")
 
 
 @pytest.mark.parametrize(
@@ -255,12 +267,12 @@ def test_values_of_another_type_or_range_are_refused(change: dict[str, Any]) -> 
 )
 def test_headers_are_checked(change: dict[str, Any]) -> None:
     with pytest.raises((PrivacyError, StorageError), match="line 1"):
-        parse(b"".join(chain(head=change)), where="x")
+        parse_ledger(b"".join(chain(head=change)), where="x")
 
 
 def test_a_finite_epsilon_without_privacy_would_look_like_a_promise() -> None:
     with pytest.raises(PrivacyError, match="privacy is off"):
-        parse(b"".join(chain({}, head={"budget": math.inf})), where="x")
+        parse_ledger(b"".join(chain({}, head={"budget": math.inf})), where="x")
 
 
 @pytest.mark.parametrize(
@@ -287,23 +299,23 @@ def test_there_is_one_spelling(spelling: Any) -> None:
     changed = spelling(second)
     assert changed != second
     with pytest.raises((PrivacyError, StorageError), match="line 2"):
-        parse(first + changed, where="x")
+        parse_ledger(first + changed, where="x")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, len(WHOLE[0]) - 1, len(WHOLE[0]) + 30, len(b"".join(WHOLE)) - 1])
 def test_a_torn_end_is_not_a_ledger(cut: int) -> None:
     with pytest.raises(StorageError, match=r"middle of a line|empty"):
-        parse(b"".join(WHOLE)[:cut], where="x")
+        parse_ledger(b"".join(WHOLE)[:cut], where="x")
 
 
 def test_a_missing_file_and_a_huge_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be read"):
-        read(tmp_path / "none.jsonl")
+        read_ledger(tmp_path / "none.jsonl")
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(1 << 40)  # sparse: a reader that loads it all would run out of memory
     with pytest.raises(StorageError):
-        read(big)
+        read_ledger(big)
 
 
 json_like = st.recursive(
@@ -326,15 +338,15 @@ json_like = st.recursive(
 )
 def test_bytes_give_a_ledger_or_an_error_of_ours(content: bytes) -> None:
     try:
-        assert isinstance(parse(content, where="x"), Ledger)
+        assert isinstance(parse_ledger(content, where="x"), Ledger)
     except FedfuseError as error:
         assert "x" in error.where
 
 
 def test_the_hash_covers_every_field() -> None:
     first = entry(1, GENESIS)
-    digests = {seal(replace(first, **{name: value}))[0] for name, value in _others().items()}
-    assert len(digests | {seal(first)[0]}) == len(_others()) + 1
+    digests = {seal_line(replace(first, **{name: value}))[0] for name, value in _others().items()}
+    assert len(digests | {seal_line(first)[0]}) == len(_others()) + 1
 
 
 def _others() -> dict[str, Any]:

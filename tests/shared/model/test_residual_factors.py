@@ -9,7 +9,7 @@ import pytest
 
 from shared.base.errors import ProtocolError
 from shared.model.low_rank_sums import ProductSum
-from shared.model.residual_factors import added, is_residual, maps_in, merged, require_with_residual, split
+from shared.model.residual_factors import added, is_residual, maps_in, merged, require_with_residual, split_residual
 
 LAYOUT = {"x.lora_A": (2, 5), "x.lora_B": (4, 2), "head.lora_A": (2, 3), "head.lora_B": (3, 2)}
 
@@ -23,7 +23,7 @@ def arrays(**residual: tuple[int, ...]) -> dict[str, Any]:
 @pytest.mark.parametrize("residual", [{}, {"A": (1, 5), "B": (4, 1)}, {"A": (4, 5), "B": (4, 4)}])
 def test_what_fits_passes(residual: dict[str, tuple[int, ...]]) -> None:
     require_with_residual(arrays(**residual), LAYOUT, where="test")
-    adapter, rest = split(arrays(**residual))
+    adapter, rest = split_residual(arrays(**residual))
     assert set(adapter) == set(LAYOUT) and all(map(is_residual, rest))
     assert maps_in(arrays(**residual)) == ["x", "head"]
 

@@ -224,7 +224,7 @@ def test_the_fallback_does_not_understate(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_result_that_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch, nonsense: float) -> None:
     monkeypatch.setattr(prv, "_read", lambda *_, **__: nonsense)
     with pytest.raises(CannotCompose):
-        prv.epsilon([Removal(noise_multiplier=2.0, sample_rate=0.1, examples=1, steps=5)], DELTA, rough=3.0)
+        prv.prv_epsilon([Removal(noise_multiplier=2.0, sample_rate=0.1, examples=1, steps=5)], DELTA, rough=3.0)
 
 
 @pytest.mark.parametrize(("noise", "rate"), [(0.5, 0.2), (2.0, 0.05), (1.0, 1.0)])
@@ -246,7 +246,7 @@ def test_both_directions_are_composed(monkeypatch: pytest.MonkeyPatch) -> None:
         return read(module, losses, *rest, **more)
 
     monkeypatch.setattr(prv, "_read", spy)
-    prv.epsilon([Removal(noise_multiplier=2.0, sample_rate=0.1, examples=1, steps=5)], DELTA, rough=3.0)
+    prv.prv_epsilon([Removal(noise_multiplier=2.0, sample_rate=0.1, examples=1, steps=5)], DELTA, rough=3.0)
     assert seen == ["PoissonSubsampledGaussianPRV", "Addition"]
 
 

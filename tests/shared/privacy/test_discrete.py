@@ -19,7 +19,7 @@ from shared.privacy.calibration import noise_multiplier
 from shared.privacy.groups import Removal
 from shared.privacy.integers import LEAST_SHARE, Integers
 from shared.privacy.plan import make_plan
-from shared.privacy.releases import MAX_INTEGER_GROUP, Release, ReleaseKind, merge
+from shared.privacy.releases import MAX_INTEGER_GROUP, Release, ReleaseKind, merge_releases
 from shared.privacy.spent import Method
 from shared.secagg.fixed_point import FixedPoint, planning
 
@@ -244,10 +244,10 @@ def test_the_sampler_is_paid_for_and_e_to_the_epsilon_too() -> None:
         asked.append(delta)
         return 190.0
 
-    assert discrete.epsilon([removal], 1e-5, convert) == 190.0
+    assert discrete.integer_epsilon([removal], 1e-5, convert) == 190.0
     assert asked == [pytest.approx(1e-5)]  # far below the last digit of delta, so not asked again
-    assert discrete.epsilon([removal], 1e-5, lambda delta: 201.0) == math.inf
-    assert discrete.epsilon([replace(removal, integers=None)], 1e-5, lambda delta: 201.0) == 201.0
+    assert discrete.integer_epsilon([removal], 1e-5, lambda delta: 201.0) == math.inf
+    assert discrete.integer_epsilon([replace(removal, integers=None)], 1e-5, lambda delta: 201.0) == 201.0
 
 
 def test_a_worse_sampler_would_be_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +260,10 @@ def test_a_worse_sampler_would_be_paid_for(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(delta)
         return 3.0 + (len(asked) > 1) / 4
 
-    assert discrete.epsilon([removal], 1e-5, convert) == pytest.approx(3.25)
+    assert discrete.integer_epsilon([removal], 1e-5, convert) == pytest.approx(3.25)
     assert asked[1] == pytest.approx(1e-5 - shares * 2.0**-60 * (1 + math.exp(4.0)), rel=1e-6)
     monkeypatch.setattr(discrete, "SAMPLER_BITS", 30)
-    assert discrete.epsilon([removal], 1e-5, lambda delta: 3.0) == math.inf
+    assert discrete.integer_epsilon([removal], 1e-5, lambda delta: 3.0) == math.inf
 
 
 def test_what_a_plan_promises_its_rounds_keep() -> None:
@@ -296,7 +296,9 @@ def test_honest_platforms_and_dimension_cost_nothing_that_can_be_seen() -> None:
 
 def test_equal_integer_releases_are_added_up_and_never_mixed_with_others() -> None:
     coarse = replace(PART, reach=100.0)
-    merged = merge([release(2.0, 0.1, 3), release(2.0, 0.1, 4), release(2.0, 0.1, 5, None), release(2.0, 0.1, 6, coarse)])
+    merged = merge_releases(
+        [release(2.0, 0.1, 3), release(2.0, 0.1, 4), release(2.0, 0.1, 5, None), release(2.0, 0.1, 6, coarse)]
+    )
     assert sorted((steps.steps, steps.integers and steps.integers.reach) for steps in merged) == [
         (5, None),
         (6, 100.0),

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from shared.privacy import pld
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS
 from shared.privacy.groups import Removal, additions, removals, triangle
-from shared.privacy.releases import Release, ReleaseKind, merge
+from shared.privacy.releases import Release, ReleaseKind, merge_releases
 
 
 def train(group: int, noise: float = 6.0) -> Release:
@@ -24,13 +24,13 @@ PRIOR = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=4.0)
 
 
 def test_a_group_of_one_is_the_plain_epsilon_with_the_whole_delta() -> None:
-    merged = merge([PRIOR, train(1)])
+    merged = merge_releases([PRIOR, train(1)])
     assert additions(merged) == ()
-    assert DP_ACCOUNTING.epsilon([PRIOR, train(1)], 1e-5).epsilon == pld.epsilon(removals(merged), 1e-5)
+    assert DP_ACCOUNTING.epsilon([PRIOR, train(1)], 1e-5).epsilon == pld.pld_epsilon(removals(merged), 1e-5)
 
 
 def test_releases_of_different_groups_share_the_two_steps() -> None:
-    merged = merge([PRIOR, train(3)])
+    merged = merge_releases([PRIOR, train(3)])
     assert sorted((r.examples, r.steps) for r in removals(merged)) == [(1, 1), (3, 50)]
     assert [(r.examples, r.steps) for r in additions(merged)] == [(2, 50)]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import InputError
-from shared.privacy.releases import Release, ReleaseKind, merge
+from shared.privacy.releases import Release, ReleaseKind, merge_releases
 
 
 def train(**changes: Any) -> Release:
@@ -66,12 +66,12 @@ releases = st.lists(
 
 @given(releases, st.randoms())
 def test_merging_keeps_every_step_and_forgets_order_and_kind(some: list[Release], random: Any) -> None:
-    merged = merge(some)
+    merged = merge_releases(some)
     assert sum(s.steps for s in merged) == sum(r.steps for r in some)
     assert len({(s.noise_multiplier, s.sample_rate, s.group_size) for s in merged}) == len(merged)
     shuffled = list(some)
     random.shuffle(shuffled)
-    assert merge(shuffled) == merged
+    assert merge_releases(shuffled) == merged
     # Steps of different groups, noises or rates never mix.
     for s in merged:
         assert s.steps == sum(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
 from shared.base.errors import OutOfOrder, ProtocolError
-from shared.secagg.bit_packing import unpack
+from shared.secagg.bit_packing import unpack_words
 from shared.secagg.identity import Identity, digest_of
 from shared.secagg.masks import MaskFrame, add_masks, agree, derive
 from shared.secagg.messages import Confirm, Deal, Mask, Masked, Parcel, Signed, Unmask, Unmasked
@@ -147,7 +147,7 @@ class Server:
             session = SumSession(roster=self.roster, present=request.present)
             question = self.questions.get(number, QUESTION)
             frame = MaskFrame(round=request.round, length=request.length, bits=request.bits, question=question)
-            total = unpack(answer.words, length=request.length, bits=request.bits).copy()
+            total = unpack_words(answer.words, length=request.length, bits=request.bits).copy()
             seed = self.secret(number, "seed", request.round)
             # Each mask that stays is named by its key's two ends and its session.
             left[number] = set() if seed else {frozenset((number,))}
@@ -412,7 +412,7 @@ class TestReplacedKeys:
         request = Mask(round=1, present=(0, 1, 2), parcels=(), length=5, bits=20)
         active = dealing.open(request)
         _, answer = active.mask(active.ready(request, QUESTION), made.vectors[0], identity=made.identities[0])
-        total = unpack(answer.words, length=5, bits=20).copy()
+        total = unpack_words(answer.words, length=5, bits=20).copy()
         frame = MaskFrame(round=1, length=5, bits=20, question=QUESTION)
         for other in (1, 2):
             mine = made.coordinator.adverts[0].keys.mask(1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.secagg.shamir import NONE, PRIME, SECRET, WORDS, combine, split, valid, weights_at_zero
+from shared.secagg.shamir import NONE, PRIME, SECRET, WORDS, combine, split_secret, valid, weights_at_zero
 
 
 def drawn(count: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def drawn(count: int, seed: int = 0) -> np.ndarray:
 def test_any_threshold_of_shares_gives_the_secrets_back(data: st.DataObject, holders: int, seed: int) -> None:
     threshold = data.draw(st.integers(1, holders))
     secrets = drawn(3, seed)
-    shares = split(secrets, threshold=threshold, holders=holders, entropy=os.urandom)
+    shares = split_secret(secrets, threshold=threshold, holders=holders, entropy=os.urandom)
     assert shares.shape == (holders, 3, WORDS) and shares.dtype == np.uint32 and valid(shares).all()
     some = data.draw(st.permutations(range(holders)))[:threshold]
     found = combine(shares[some], weights_at_zero([at + 1 for at in some]))
@@ -31,7 +31,7 @@ def test_any_threshold_of_shares_gives_the_secrets_back(data: st.DataObject, hol
 @pytest.mark.parametrize("byte", [0, 255])
 def test_the_smallest_and_the_largest_secret(byte: int) -> None:
     secrets = np.full((1, SECRET), byte, np.uint8)
-    shares = split(secrets, threshold=3, holders=5, entropy=os.urandom)
+    shares = split_secret(secrets, threshold=3, holders=5, entropy=os.urandom)
     np.testing.assert_array_equal(combine(shares[[4, 0, 2]], weights_at_zero([5, 1, 3])), secrets)
 
 
@@ -44,7 +44,7 @@ def test_shares_lie_on_the_polynomials_that_the_entropy_says() -> None:
         return taken[-1]
 
     secrets = drawn(2)
-    shares = split(secrets, threshold=4, holders=9, entropy=entropy)
+    shares = split_secret(secrets, threshold=4, holders=9, entropy=entropy)
     coefficients = (np.frombuffer(taken[0], "<u4") >> 1).astype(object).reshape(3, 2, WORDS)
     number = [int.from_bytes(row.tobytes(), "little") for row in secrets]
     for holder in range(1, 10):
@@ -71,7 +71,7 @@ def test_fewer_shares_are_uniform_whatever_the_secret() -> None:
     count = 4000
     for byte in (0, 255):
         secrets = np.full((count, SECRET), byte, np.uint8)
-        shares = split(secrets, threshold=3, holders=3, entropy=os.urandom)
+        shares = split_secret(secrets, threshold=3, holders=3, entropy=os.urandom)
         seen = (shares[:2] >> 28).reshape(2, -1)  # 31-bit words: 8 classes
         joint = np.bincount(seen[0] * 8 + seen[1], minlength=64)
         expected = joint.sum() / 64
@@ -81,7 +81,7 @@ def test_fewer_shares_are_uniform_whatever_the_secret() -> None:
 def test_fewer_shares_fit_every_secret() -> None:
     """For two shares of a threshold of three and *any* candidate there is a polynomial: the shares exclude nothing."""
     secrets = drawn(1)
-    shares = split(secrets, threshold=3, holders=5, entropy=os.urandom)
+    shares = split_secret(secrets, threshold=3, holders=5, entropy=os.urandom)
     guess = drawn(1, seed=5)
     words = int.from_bytes(guess.tobytes(), "little")
     # Lagrange's basis over the points 0 (the guess), 1 and 2, at 3: f(3) = f(0) - 3 f(1) + 3 f(2).
@@ -95,7 +95,7 @@ def test_fewer_shares_fit_every_secret() -> None:
 
 def test_coefficients_are_drawn_anew_where_they_are_the_prime() -> None:
     answers = [b"\xff\xff\xff\xff" * WORDS, b"\x06\0\0\0" * WORDS]
-    shares = split(np.zeros((1, SECRET), np.uint8), threshold=2, holders=2, entropy=lambda _: answers.pop(0))
+    shares = split_secret(np.zeros((1, SECRET), np.uint8), threshold=2, holders=2, entropy=lambda _: answers.pop(0))
     assert (shares[0] == 3).all() and (shares[1] == 6).all()
     assert not answers
 
@@ -106,7 +106,7 @@ def test_it_keeps_what_pycryptodome_keeps() -> None:
 
     secrets = drawn(4, seed=3)
     for threshold, holders in ((2, 3), (5, 5), (4, 9)):
-        ours = split(secrets, threshold=threshold, holders=holders, entropy=os.urandom)
+        ours = split_secret(secrets, threshold=threshold, holders=holders, entropy=os.urandom)
         for at, secret in enumerate(secrets):
             halves = [secret.tobytes()[:16], secret.tobytes()[16:]]
             theirs = [Shamir.split(threshold, holders, half) for half in halves]
@@ -125,4 +125,4 @@ def test_no_share_is_valid_that_is_none() -> None:
 @pytest.mark.parametrize(("threshold", "holders"), [(0, 3), (4, 3), (1, 2**16 + 1)])
 def test_impossible_thresholds(threshold: int, holders: int) -> None:
     with pytest.raises(ValueError, match="threshold"):
-        split(drawn(1), threshold=threshold, holders=holders, entropy=os.urandom)
+        split_secret(drawn(1), threshold=threshold, holders=holders, entropy=os.urandom)

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import ProtocolError
-from shared.secagg.bit_packing import add_packed, pack, packed_size, unpack
+from shared.secagg.bit_packing import add_packed, pack_words, packed_size, unpack_words
 from shared.secagg.masks import MaskFrame, add_masks, agree, derive, small_order
 
 
 @given(length=st.integers(0, 200), bits=st.integers(1, 32), seed=st.integers(0, 9))
 def test_words_come_back(length: int, bits: int, seed: int) -> None:
     values = np.random.default_rng(seed).integers(0, 1 << 32, length, dtype=np.uint32)
-    data = pack(values, bits)
+    data = pack_words(values, bits)
     assert len(data) == packed_size(length, bits)
-    np.testing.assert_array_equal(unpack(data, length=length, bits=bits), values & np.uint32((1 << bits) - 1))
+    np.testing.assert_array_equal(unpack_words(data, length=length, bits=bits), values & np.uint32((1 << bits) - 1))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=70), st.integers(1, 32))
@@ -34,7 +34,7 @@ def test_the_format_is_planes_of_powers_of_two(values: list[int], bits: int) -> 
             number = sum((value >> shift) % (1 << width) << width * at for at, value in enumerate(values))
             wanted += number.to_bytes(-(-len(values) * width // 8), "little")
             shift += width
-    assert pack(np.array(values, np.uint32), bits) == wanted
+    assert pack_words(np.array(values, np.uint32), bits) == wanted
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 7, 17, 18, 32])
@@ -44,21 +44,21 @@ def test_long_vectors_come_back_and_add_up(length: int, bits: int) -> None:
     one, other = (random.integers(0, 1 << 32, length, dtype=np.uint32) for _ in range(2))
     total = np.full(length, 5, np.uint32)
     for values in (one, other):
-        add_packed(total, pack(values, bits), bits)
+        add_packed(total, pack_words(values, bits), bits)
     mask = np.uint32((1 << bits) - 1)
     np.testing.assert_array_equal(total, (one & mask) + (other & mask) + np.uint32(5))
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_another_size_is_refused(change: int) -> None:
-    data = pack(np.arange(10, dtype=np.uint32), 7)
+    data = pack_words(np.arange(10, dtype=np.uint32), 7)
     with pytest.raises(ProtocolError):
-        unpack(data[:change] if change < 0 else data + b"\0", length=10, bits=7)
+        unpack_words(data[:change] if change < 0 else data + b"\0", length=10, bits=7)
 
 
 @pytest.mark.parametrize(("length", "bits"), [(3, 5), (7, 18), (5, 4), (1, 1)])
 def test_bits_beyond_the_last_word_are_refused(length: int, bits: int) -> None:
-    data = bytearray(pack(np.arange(length, dtype=np.uint32), bits))
+    data = bytearray(pack_words(np.arange(length, dtype=np.uint32), bits))
     data[-1] |= 0x80
     total = np.zeros(length, np.uint32)
     with pytest.raises(ProtocolError, match="beyond"):

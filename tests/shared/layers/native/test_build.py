@@ -122,22 +122,22 @@ def test_processes_wait_for_the_one_that_builds_and_not_for_one_that_died(tmp_pa
 def test_an_obstacle_is_said_in_one_line_and_found_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CXX", compiler(tmp_path, "exit 3"))
-    native.obstacle.cache_clear()
+    native.kernel_obstacle.cache_clear()
     try:
-        assert native.obstacle() == native.obstacle() == f"{tmp_path}/compiler failed: exit code 3"
+        assert native.kernel_obstacle() == native.kernel_obstacle() == f"{tmp_path}/compiler failed: exit code 3"
         assert calls(tmp_path) == 1
     finally:
-        native.obstacle.cache_clear()
+        native.kernel_obstacle.cache_clear()
 
 
 def test_a_library_that_cannot_be_loaded_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("CXX", compiler(tmp_path, 'echo nonsense > "$to"'))
-    native.obstacle.cache_clear()
+    native.kernel_obstacle.cache_clear()
     try:
-        assert "file too short" in native.obstacle()
+        assert "file too short" in native.kernel_obstacle()
     finally:
-        native.obstacle.cache_clear()
+        native.kernel_obstacle.cache_clear()
 
 
 @pytest.mark.parametrize("damage", ["cut short", "changed", "without its sum"])

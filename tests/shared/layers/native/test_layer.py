@@ -34,7 +34,7 @@ WIDTHS = [(32, 2, 32), (64, 2, 96), (96, 2, 160), (128, 2, 64), (64, 4, 288)]
 
 @pytest.fixture(autouse=True, scope="module")
 def kernels() -> None:
-    assert native.obstacle() == ""
+    assert native.kernel_obstacle() == ""
 
 
 @dataclass
@@ -197,7 +197,7 @@ def test_steps_share_memory_one_after_the_other_and_not_at_once() -> None:
     for case in cases:  # both ways forward before any way back
         frozen, changes, copies = _parts(case)
         leaves.append(copies)
-        outs.append(blocked.layer(case.x.to(HALF), case.mask, frozen, changes))
+        outs.append(blocked.native_layer(case.x.to(HALF), case.mask, frozen, changes))
     for case, out, copies, (value, gradients) in reversed(list(zip(cases, outs, leaves, expected, strict=True))):
         found = torch.autograd.grad((out * case.direction.to(HALF)).sum(), copies)
         assert torch.equal(out, value)
@@ -229,15 +229,15 @@ def test_without_a_gradient_it_is_the_same_and_nothing_is_kept() -> None:
     case = Case(64, 2, 96, n=3, t=9, targets=[0, 2])
     frozen, changes, _ = _parts(case)
     with torch.no_grad():
-        quiet = blocked.layer(case.x.to(HALF), case.mask, frozen, changes)
+        quiet = blocked.native_layer(case.x.to(HALF), case.mask, frozen, changes)
     assert quiet.grad_fn is None
-    assert torch.equal(quiet, blocked.layer(case.x.to(HALF), case.mask, frozen, changes))
+    assert torch.equal(quiet, blocked.native_layer(case.x.to(HALF), case.mask, frozen, changes))
 
 
 def test_no_example_at_all() -> None:
     case = Case(64, 2, 96, n=0, t=5, targets=[])
     frozen, changes, _ = _parts(case)
-    assert blocked.layer(case.x.to(HALF), case.mask, frozen, changes).shape == (0, 5, 64)
+    assert blocked.native_layer(case.x.to(HALF), case.mask, frozen, changes).shape == (0, 5, 64)
 
 
 def test_a_residual_for_all_goes_with_copies() -> None:
@@ -246,7 +246,7 @@ def test_a_residual_for_all_goes_with_copies() -> None:
     frozen, changes, copies = _parts(case)
     beside = Change(a=torch.randn(5, 64) / 8, b=0.3 * torch.randn(64, 5), scale=1.0, start=0, stop=64)
     both = [[*changes[0], beside], *changes[1:]]
-    assert blocked.suits(case.x.to(HALF), both)
+    assert blocked.kernels_suit(case.x.to(HALF), both)
 
     def run(of: object, dtype: torch.dtype) -> list[Tensor]:
         out = of.layer(case.x.to(dtype), case.mask, frozen if dtype == HALF else _parts(case, dtype)[0], both)  # type: ignore[attr-defined]
@@ -282,13 +282,13 @@ class TestWhatSuits:
         return [[Change(**given, scale=1.0, start=0, stop=64)], [], [], []]
 
     def test_bfloat16_and_what_the_layer_takes(self) -> None:
-        assert blocked.suits(self.X, self.change())
-        assert not blocked.suits(self.X.float(), self.change())
-        assert not blocked.suits(self.X, self.change(a=torch.zeros(4, 3, 64)))
+        assert blocked.kernels_suit(self.X, self.change())
+        assert not blocked.kernels_suit(self.X.float(), self.change())
+        assert not blocked.kernels_suit(self.X, self.change(a=torch.zeros(4, 3, 64)))
 
     def test_not_more_ranks_than_a_block_has_columns(self) -> None:
-        assert blocked.suits(self.X, self.change(rank=64))
-        assert not blocked.suits(self.X, self.change(rank=65))
+        assert blocked.kernels_suit(self.X, self.change(rank=64))
+        assert not blocked.kernels_suit(self.X, self.change(rank=65))
 
     @pytest.mark.parametrize(
         ("hidden", "heads", "inner", "expected"),
@@ -323,8 +323,8 @@ class TestTheStartUpCheck:
                     changes[0].append(Change(a=copies[f"a{target}"], b=copies[f"b{target}"], scale=2.0, start=start, stop=stop))
                 x = case.x[rows].to(HALF)
                 # Alone, the check asks for autograd's own road: float32 here, which shares nothing with the kernels.
-                if blocked.suits(x, changes):
-                    out = blocked.layer(x, case.mask[rows], frozen, changes)
+                if blocked.kernels_suit(x, changes):
+                    out = blocked.native_layer(x, case.mask[rows], frozen, changes)
                 else:
                     changes = [[Change(**{**vars(c), "a": c.a[0], "b": c.b[0]}) for c in each] for each in changes]
                     out = _plain(case, rows, changes)

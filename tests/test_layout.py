@@ -1,0 +1,41 @@
+"""The folders: small enough to see into, each with one line that says what belongs there, and no two public names alike."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP = ("client", "server", "shared", "strategies", "simulations")
+MOST = 18
+ENTRANCE = "main"
+"""What a module that is run by its name begins with."""
+
+
+def folders() -> list[Path]:
+    return sorted({path.parent for name in TOP for path in (ROOT / name).rglob("*.py")})
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("folder", folders(), ids=shown)
+def test_a_folder_is_small_and_says_what_belongs_there(folder: Path) -> None:
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MOST, sorted(path.name for path in modules)
+    (line,) = (folder / "__init__.py").read_text().splitlines()
+    assert line.startswith('"""') and line.endswith('."""')
+
+
+def test_no_two_public_classes_or_functions_have_one_name() -> None:
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in folders():
+        for path in folder.glob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                    found[node.name].append(shown(path))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name != ENTRANCE} == {}
