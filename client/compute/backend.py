@@ -24,13 +24,23 @@ def training_encoder(backbone: Backbone, settings: Settings, device: torch.devic
     """
     compiled = compiles(settings, device)
     kernels = not compiled and uses_kernels(settings, device, backbone.shape)
-    return Encoder(backbone, settings.model, device=device, dtype=compute_dtype(device), compiled=compiled, kernels=kernels)
+    dtype = exact_dtype(device, kernels=kernels)
+    return Encoder(backbone, settings.model, device=device, dtype=dtype, compiled=compiled, kernels=kernels)
 
 
 def ready_encoder(backbone: Backbone, model: ModelSettings, device: torch.device) -> Encoder:
     """An encoder for a moment's work: kernels where training has built them here, since building takes longer than that."""
     kernels = _serve(device, backbone.shape) and native.ready()
-    return Encoder(backbone, model, device=device, dtype=compute_dtype(device), kernels=kernels)
+    return Encoder(backbone, model, device=device, dtype=exact_dtype(device, kernels=kernels), kernels=kernels)
+
+
+def exact_dtype(device: torch.device, *, kernels: bool) -> torch.dtype:
+    """The dtype in which a user's gradient does not depend on who else is in the batch.
+
+    torch's operations in bfloat16 on a processor round a row by the shape of its batch, and an adapter that a coordinator chooses
+    makes that large: one user moved a sum by four times their bound. Kernels that work row by row, and float32, do not.
+    """
+    return compute_dtype(device) if kernels or device.type != "cpu" else torch.float32
 
 
 def require_compiler(settings: Settings, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from client.config.table_location import AsTuple, Frozen
 from shared.base.errors import PrivacyError, ProtocolError
 from shared.base.settings import CLIPS, Settings, settings_digest
+from shared.model.factor_schedule import personalises
 from shared.protocol.keys import ed25519_from_line, ed25519_line
 from shared.protocol.run_authorization import parse_warrant
 
@@ -57,8 +58,8 @@ class ParticipationPolicy(Frozen):
         show_budget: Whether the coordinator may see the whole budget, instead of this run's part alone.
         colluders: Fewest platforms on the coordinator's side that a secure sum must withstand.
         minimum_threshold: Smallest part of the platforms of which a secure sum may be.
-        answer_step: Seconds between the moments at which answers made from rows may leave; how long rows took says something of
-            them. 0 sends an answer when it is there.
+        answer_step: Seconds to the first moment at which an answer made from rows may leave; each further one is a quarter later.
+            How long rows took says something of them. 0 sends an answer when it is there.
         identities: Other platforms' names -> their Ed25519 identity keys (base64); the secure sum runs among these alone.
         peers: A file with further identities, which `fedfuse client trust` keeps.
     """
@@ -134,12 +135,11 @@ class ParticipationPolicy(Frozen):
             "minimum_participants",
             f"server.minimum_platforms = {settings.server.minimum_platforms}",
         )
-        for name in ("prior_noise_multiplier", "metrics_noise_multiplier"):
-            _keep(
-                getattr(privacy, name) >= self.minimum_noise_multiplier,
-                "minimum_noise_multiplier",
-                f"{name} = {getattr(privacy, name)}",
-            )
+        asked = {name: getattr(privacy, name) for name in ("prior_noise_multiplier", "metrics_noise_multiplier")}
+        if personalises(settings.strategy):
+            asked["comparison_noise"] = settings.personal.comparison_noise
+        for name, multiplier in asked.items():
+            _keep(multiplier >= self.minimum_noise_multiplier, "minimum_noise_multiplier", f"{name} = {multiplier}")
 
     def require_noise(self, multiplier: float) -> None:
         """Check the noise multiplier of a planned training step.

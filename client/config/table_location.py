@@ -116,7 +116,8 @@ class Reading(Frozen):
         ragged: Rows with more columns than the header are cut instead of dropped.
         fields: Of delimited text without a header, how many columns a row has at most; without it, rows of any length are read.
         line_breaks: Whether quoted text may hold line ends. False says that a row is a line: then a quotation mark that is never
-            closed cannot reach another row.
+            closed cannot reach another row. By default true of public tables, and false of users' rows, where one user's mark
+            must not take another's row away.
     """
 
     path: Annotated[tuple[Path, ...] | None, BeforeValidator(_paths)] = Field(None, validate_default=False)
@@ -130,7 +131,7 @@ class Reading(Frozen):
     quote: str = Field('"', pattern=r"^[!-~]?$")
     ragged: bool = False
     fields: int | None = Field(None, ge=1, le=MOST_COLUMNS)
-    line_breaks: bool = True
+    line_breaks: bool | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Reading:

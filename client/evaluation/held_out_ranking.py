@@ -27,6 +27,7 @@ def held_out_ranks(
     prior: Tensor,
     *,
     serving: bool,
+    only: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Rank of every held-out item, and the number of candidates, each (users evaluated,).
 
@@ -40,12 +41,13 @@ def held_out_ranks(
     if not serving and platform.tables.ties:
         examples = held_out_examples(platform.split, platform.reader, serving=False)
         rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
-    users = platform.towers.encode(rows, parameters)
+    wanted = np.arange(len(examples)) if only is None else only
+    users = platform.towers.encode(rows if only is None else rows.some(only), parameters)
     found: list[Tensor] = []
     among: list[Tensor] = []
-    for begin in range(0, len(examples), _USERS_AT_ONCE):
-        part = np.arange(begin, min(begin + _USERS_AT_ONCE, len(examples)))
-        scores = users[torch.from_numpy(part)] @ bank.T / settings.model.temperature + prior
+    for begin in range(0, len(wanted), _USERS_AT_ONCE):
+        part = wanted[begin : begin + _USERS_AT_ONCE]
+        scores = users[begin : begin + _USERS_AT_ONCE] @ bank.T / settings.model.temperature + prior
         targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(bank.device)
         rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items, bank.device))
         found.append(rank)

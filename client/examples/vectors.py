@@ -29,6 +29,13 @@ class VectorRows:
     values: Mapping[str, NDArray[np.float32]]
     present: Mapping[str, NDArray[np.bool_]]
 
+    def some(self, rows: NDArray[np.int64]) -> VectorRows:
+        """Some of the rows, in that order."""
+        return VectorRows(
+            values={name: part[rows] for name, part in self.values.items()},
+            present={name: part[rows] for name, part in self.present.items()},
+        )
+
     def take(self, rows: NDArray[np.int64] | slice, device: torch.device) -> SourceVectors:
         """The vectors of some rows."""
         return {name: (sent(self.values[name][rows], device), sent(self.present[name][rows], device)) for name in self.values}

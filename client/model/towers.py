@@ -41,6 +41,10 @@ class Rows:
         """Tokens of each of some rows, up to a multiple of so many; int64, of the shape of `rows`."""
         return -(-self.lengths[rows] // multiple) * multiple
 
+    def some(self, rows: NDArray[np.int64]) -> Rows:
+        """Some of the rows, in that order."""
+        return Rows(self._cache, self._at[rows], self._vectors.some(rows))
+
     def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 1) -> tuple[Tensor, Tensor, SourceVectors]:
         """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
         longest = int(self.padded(rows, multiple).max(initial=multiple))

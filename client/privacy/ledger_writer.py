@@ -6,6 +6,8 @@ can only leave a charge whose mechanism never ran.
 - A torn last line (no newline) is a charge that never returned: its mechanism never ran. `open`
   cuts it off.
 - A failed write (disk full) is rolled back to the length before it; nothing earlier is touched.
+- Beside the ledger stands a list of the charges whose answers left (`.left`), written before they do. It tells a charge that a
+  crash cut off, which may pay for another attempt, from one whose answer an older copy of a run's state does not know.
 - One process at a time: the open file is locked (`flock`), and the lock dies with its process.
 - A ledger that is replaced, deleted or changed under the writer is noticed at the next charge.
 """
@@ -22,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from shared.base.atomic_files import sync_folder, sync_way
+from shared.base.atomic_files import sync_folder, sync_way, write_whole
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
 from shared.ledger.format import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse_ledger, seal_line
 from shared.privacy.accountants import PREFERRED, Accountant
@@ -41,6 +43,7 @@ class LedgerWriter:
         self._length = length
         self._accountant = accountant
         self._serial = threading.Lock()
+        self._noted = ""
 
     @classmethod
     def open(cls, path: Path, *, platform: str, budget: float, delta: float, accountant: Accountant = PREFERRED) -> LedgerWriter:
@@ -76,6 +79,7 @@ class LedgerWriter:
             if ledger is None:
                 _append(descriptor, line, length=0, path=path)
                 ledger, length = Ledger(header=header), len(line)
+                write_whole(path.with_suffix(".left"), b"", mode=0o600)
             # At every opening, since whoever made the file, or a folder on the way, may have died before this: a charge in a
             # file whose name a power cut takes away would be lost with it.
             sync_folder(path.parent)
@@ -100,6 +104,35 @@ class LedgerWriter:
     def head(self) -> str:
         """Hash of the last line: the receipt that goes out with every answer."""
         return self._ledger.head
+
+    @property
+    def left(self) -> bool:
+        """Whether an answer for the last charge has left, or may have: a ledger without its list is taken to have said all."""
+        try:
+            return self.head in self._left_path.read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return bool(self._ledger.entries)
+        except (OSError, ValueError) as error:
+            raise StorageError(f"the list of answers that left cannot be read ({error})", where=str(self._left_path)) from None
+
+    def leave(self) -> None:
+        """Note that an answer for the last charge is about to leave; on disk before this returns.
+
+        Raises:
+            StorageError: it could not be written, and the answer must not leave.
+        """
+        if not self._ledger.entries or self._noted == self.head:
+            return
+        try:
+            # The last one alone counts: an earlier charge pays for nothing again.
+            write_whole(self._left_path, f"{self.head}\n".encode("ascii"), mode=0o600)
+        except OSError as error:
+            raise _refused(self._left_path, error, "that an answer leaves could not be written") from None
+        self._noted = self.head
+
+    @property
+    def _left_path(self) -> Path:
+        return self.path.with_suffix(".left")
 
     def preview(self, release: Release) -> Spent:
         """What would have been spent after `release`; charges nothing."""

@@ -52,11 +52,14 @@ class Quantile:
         target: The share of users whose gradient should not be cut.
         rate: Step of the geometric update, C <- C exp(-rate (share - target)).
         noise: Standard deviation of the noise on the count of uncut users; the paper's is a twentieth of the batch.
+        least, most: Between which the bound stays.
     """
 
     target: float
     rate: float
     noise: float
+    least: float = CLIPS[0]
+    most: float = CLIPS[1]
 
     def __post_init__(self) -> None:
         if not (0 < self.target < 1 and self.rate > 0 and self.noise > 0):
@@ -196,8 +199,9 @@ class Mechanism:
         """The mechanism of the next step, its bound moved towards the quantile; `votes` are noised."""
         assert self.quantile is not None
         share = min(1.0, max(0.0, votes / self.expected_batch + 0.5))
-        # Within what settings may ask for, wherever the noise leads.
-        clip = min(CLIPS[1], max(CLIPS[0], self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target))))
+        # Within what may be asked for, wherever the noise leads.
+        moved = self.clip * math.exp(-self.quantile.rate * (share - self.quantile.target))
+        clip = min(self.quantile.most, max(self.quantile.least, moved))
         return replace(self, clip=clip)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.release_plan import plan_of
-from shared.base.settings import Settings, TrainingSettings
+from shared.base.settings import CLIPS, Settings, TrainingSettings
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
@@ -41,12 +41,21 @@ def plan_within(file: PlatformFile, settings: Settings, *, budget: float, spent:
     return plan
 
 
-def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, dimension: int, group_size: int) -> Mechanism:
+def mechanism_of(
+    plan: Plan,
+    training: TrainingSettings,
+    *,
+    users: int,
+    dimension: int,
+    group_size: int,
+    clips: tuple[float, float] = CLIPS,
+) -> Mechanism:
     """The training step that the plan pays for.
 
     Args:
         dimension: Parameters that the step trains, those that stay on the platform included.
         group_size: Users whose texts one user's rows reach.
+        clips: Between which an adaptive bound stays.
     """
     adaptive = plan.private and training.clipping == "adaptive"
     return Mechanism(
@@ -56,10 +65,16 @@ def mechanism_of(plan: Plan, training: TrainingSettings, *, users: int, dimensio
         noise_multiplier=plan.noise_multiplier,
         dimension=dimension,
         group_size=group_size,
-        quantile=_quantile(training, users) if adaptive else None,
+        quantile=_quantile(training, users, clips) if adaptive else None,
     )
 
 
-def _quantile(training: TrainingSettings, users: int) -> Quantile:
+def _quantile(training: TrainingSettings, users: int, clips: tuple[float, float]) -> Quantile:
     # A twentieth of the expected batch, as the paper proposes: it costs about a hundredth of the noise multiplier.
-    return Quantile(target=training.clip_quantile, rate=training.clip_rate, noise=training.sample_rate * users / 20)
+    return Quantile(
+        target=training.clip_quantile,
+        rate=training.clip_rate,
+        noise=training.sample_rate * users / 20,
+        least=clips[0],
+        most=clips[1],
+    )

@@ -87,6 +87,7 @@ class SummingSession(Session):
         if asked.known is not None:
             return self._summed(request.round, asked.known, began)
         point = self._secure.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
+        self._require_training()
         self._bank.require(asked.since, request.round)
         prior = self._prior()
         release = round_release(

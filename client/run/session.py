@@ -28,7 +28,7 @@ from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import charged_question
-from client.privacy.failure_guard import Guard, raising
+from client.privacy.failure_guard import Guard, by_parts, raising
 from client.privacy.generators import generator
 from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.mechanism import Mechanism
@@ -43,7 +43,7 @@ from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder, PrivacyError
-from shared.base.settings import Settings
+from shared.base.settings import CLIPS, Settings
 from shared.model.factor_schedule import personalises
 from shared.privacy.releases import Release
 from shared.protocol.messages import (
@@ -119,6 +119,7 @@ class Session:
             users=platform.file.users,
             dimension=self._part.learning + self._staying,
             group_size=platform.friends.group_size,
+            clips=CLIPS if simulation else (platform.file.federation.minimum_clip, platform.file.federation.maximum_clip),
         )
         known = load_memory(memory)
         if known is not None and known.settings != digest:
@@ -170,6 +171,7 @@ class Session:
         sent = self._part.sent(request.factors)
         if request.round == self._memory.finished and "change" in self._memory.tensors:
             return self._remembered()
+        self._require_training()
         # A platform that missed rounds may go on with a later one, never with an earlier one.
         if not self._memory.finished < request.round <= self.settings.rounds:
             raise OutOfOrder(f"round {request.round} after round {self._memory.finished} of {self.settings.rounds}")
@@ -208,6 +210,16 @@ class Session:
         )
         return self._remembered()
 
+    def _require_training(self) -> None:
+        """Check that the run's last word was not spoken: personalising is once, and its plan spends what the rounds have left.
+
+        Raises:
+            OutOfOrder: this platform was asked to personalise already.
+        """
+        last = self.settings.rounds + 1
+        if any((entry.run, entry.round) == (self.run, last) for entry in self._ledger.ledger.entries):
+            raise OutOfOrder("asked to train after personalising, which ends a run")
+
     def evaluate(self, request: Evaluate) -> Metrics:
         """Ranking quality of the global adapter; exact in a simulation, else noised, charged and remembered."""
         self._part.require(request.adapter, where=f"evaluation after round {request.round}", whole=True)
@@ -232,9 +244,11 @@ class Session:
         else:
             mechanism = metrics_mechanism(self.settings, group_size=self._platform.friends.group_size, private=self.plan.private)
             self._pay(mechanism.release(), request.round, charged_question(request, "metrics"))
-            sums = self._guard(
-                lambda: metric_sums(*self.ranks(parameters, prior, serving=False)),
-                lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
+            sums = by_parts(
+                lambda rows: metric_sums(*self.ranks(parameters, prior, serving=False, only=rows)),
+                np.arange(len(self._platform.held_out)),
+                guard=self._guard,
+                empty=lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
                 what="an evaluation",
             )
             random = self._random(f"evaluate-{request.label}", request.round)
@@ -286,10 +300,12 @@ class Session:
         self._memory = replace(known, facts={**known.facts, **facts}, tensors={**known.tensors, **tensors})
         save_memory(self._path, self._memory)
 
-    def ranks(self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool) -> tuple[np.ndarray, np.ndarray]:
+    def ranks(
+        self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool, only: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `held_out_ranks`, on this platform."""
         bank = self._bank.now(parameters)
-        return held_out_ranks(self._platform, self.settings, bank, parameters, prior, serving=serving)
+        return held_out_ranks(self._platform, self.settings, bank, parameters, prior, serving=serving, only=only)
 
     def _prior(self) -> Tensor:
         """The noised popularity prior: charged and released at the first need, remembered ever after."""
@@ -312,6 +328,8 @@ class Session:
             what="counting popularities",
         )
         self._take_prior(torch.from_numpy(release_prior(counts, mechanism, self._random("prior", POPULARITY))))
+        # Nothing left, but what was drawn is in every answer from now on.
+        self._ledger.leave()
 
     def _take_prior(self, prior: Tensor) -> None:
         """Remember the prior; float32 (items,)."""
@@ -335,6 +353,12 @@ class Session:
         last = self._ledger.ledger.entries[-1] if self._ledger.ledger.entries else None
         if last is None or (last.run, last.round, last.release, last.question) != (self.run, round_, release, question):
             self._ledger.charge(release, run=self.run, round=round_, question=question)
+        elif self._ledger.left:
+            raise PrivacyError(
+                "an answer for the ledger's last charge has left, and the run's state does not know it: it is an older copy",
+                where=str(self._path),
+                do="leave this run; a new one is open to this platform",
+            )
 
     def _initial_local(self) -> dict[str, Tensor]:
         settings = self.settings

@@ -6,7 +6,7 @@ import html
 
 import polars as pl
 
-from client.sources.readers.cells import UNUSABLE, canonical_text
+from client.sources.readers.cells import UNUSABLE, canonical_text, each
 
 LONGEST_TEXT = 2000
 """Characters that are kept of one text."""
@@ -82,7 +82,7 @@ def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
     texts = canonical_text(column, "text").str.head(8 * longest)
     entities = texts.str.contains("&", literal=True).fill_null(False)
     if entities.any():
-        decoded = pl.Series([html.unescape(text) for text in texts.filter(entities)], dtype=pl.String)
+        decoded = pl.Series(each(html.unescape, texts.filter(entities).to_list()), dtype=pl.String)
         texts = texts.scatter(entities.arg_true(), decoded)
     texts = texts.str.replace_all(_INVISIBLE, "").str.replace_all(_LINK, " ").str.replace_all(r"[\p{Cc}\s]+", " ")
     texts = texts.str.strip_chars().str.head(longest).str.strip_chars_end().str.replace(r"^(-?\d+)\.0$", "$1")

@@ -18,6 +18,7 @@ from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import open_delimited
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.text_encoding import by_line
 from shared.base.errors import InputError
 
 UNDECODED = "text that cannot be decoded"
@@ -89,6 +90,14 @@ def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted]
     Raises:
         InputError: it cannot be read, or lacks a required column.
     """
+    if how.line_breaks is None:
+        how = how.model_copy(update={"line_breaks": public})
+    if not public and how.path and not by_line(how.encoding):
+        raise InputError(
+            f"users' rows in {how.encoding}, where one stray byte moves all that follow it",
+            where=place(how),
+            do="convert the file to UTF-8",
+        )
     frames: list[pl.DataFrame] = []
     labels: dict[str, str] = {}
     found: list[dict[str, Key]] = []

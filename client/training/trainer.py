@@ -18,7 +18,7 @@ from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
 from client.model.towers import Rows, Towers
 from client.privacy.bounded_sum import BoundedSum, nothing
-from client.privacy.failure_guard import Guard, raising
+from client.privacy.failure_guard import Guard, by_parts, raising
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
 from client.training.adam import Adam
@@ -120,8 +120,13 @@ class Trainer:
         self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, random: NoiseSource
     ) -> BoundedSum:
         """The bounded sum over one Poisson sample; of nobody where the rows make it fail."""
-        empty = partial(nothing, {name: tuple(parameters[name].shape) for name in trained}, bound=self.mechanism.clip)
-        return self._guard(lambda: self.gradient(parameters, trained, bank, self.sample(random)), empty, what="a training step")
+        return by_parts(
+            lambda picked: self.gradient(parameters, trained, bank, picked),
+            self.sample(random),
+            guard=self._guard,
+            empty=partial(nothing, {name: tuple(parameters[name].shape) for name in trained}, bound=self.mechanism.clip),
+            what="a training step",
+        )
 
     def sample(self, random: NoiseSource) -> NDArray[np.int64]:
         """A Poisson sample of users, by their rows: int64 (users that have rows, sequences a user), rows by chance."""

@@ -44,7 +44,20 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings, flatten
 from shared.model.backbone import shape_of
-from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.protocol.messages import (
+    Answer,
+    Count,
+    Evaluate,
+    Join,
+    Personalise,
+    Reason,
+    Refusal,
+    Released,
+    Request,
+    Secure,
+    Sum,
+    Train,
+)
 from shared.secagg.shared_catalogues import DeclaredCatalogue
 
 log = logging.getLogger("fedfuse.worker")
@@ -87,6 +100,7 @@ class Worker:
         self._guard: Guard = raising if simulation else Silent()
         self._pace = Pace(step=0.0 if simulation else file.federation.answer_step)
         self._fingerprint: str | None = None
+        self._opening = False
         self._session: Session | None = None
         self._writer: LedgerWriter | None = None
         self.failure: Exception | None = None
@@ -103,11 +117,11 @@ class Worker:
         Args:
             warrant: The coordinator's leave for this run; needed where the platform file pins the coordinator.
         """
-        began = time.monotonic()
+        began, self._opening = time.monotonic(), False
         with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
             answer = self._handled(request, warrant)
-            if not isinstance(request, Secure):
-                # A phase of the secure sum reads no row.
+            if not isinstance(request, Secure) or self._opening:
+                # A phase of the secure sum reads no row, unless it is the first to come to a new process.
                 self._pace.wait(began)
             seconds = time.monotonic() - began
             if not isinstance(answer, Refusal):
@@ -125,7 +139,7 @@ class Worker:
             layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
             if isinstance(request, Count) and isinstance(self._session, SummingSession):
                 layout = {"popularity": (self._session.counted, 1)}
-            return checked(
+            out = checked(
                 answer,
                 platform=self._file,
                 layout=layout,
@@ -135,6 +149,9 @@ class Worker:
                 pace=self._pace,
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
             )
+            if isinstance(out, Released) and self._writer is not None and out.ledger == self._writer.head:
+                self._writer.leave()
+            return out
         except Exception as error:
             self.failure = error
             reason = _reason(error)
@@ -231,6 +248,8 @@ class Worker:
         budget = (
             settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
         )
+        self._require_joined(request)
+        self._opening = True
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
@@ -252,6 +271,13 @@ class Worker:
         else:
             self._session = Session(**facts)
         return self._session
+
+    def _require_joined(self, request: Request) -> None:
+        """Reading and encoding users' rows is for runs that were joined: whoever asks otherwise is refused before any of it."""
+        runs = self._state / "runs"
+        begun = any((runs / f"{request.run}{suffix}").exists() for suffix in (".safetensors", ".secure"))
+        if not self._simulation and not isinstance(request, Join) and not begun:
+            raise OutOfOrder(f"asked for a {request.kind} in a run that was not joined")
 
     def _secure_sum(self, run: str, settings: Settings) -> PersistentParticipant:
         identity = identity_of(self._state, make=self._simulation)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from shared.protocol.messages import Answer, Refusal, Released, Request, Summed, Update
 from shared.secagg.shared_catalogues import POPULARITY
 
+_GIB = 1 << 30
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -66,4 +67,5 @@ def _size(folder: Path) -> float:
                 total += (Path(root) / name).stat().st_size
             except OSError:  # gone while we were looking: a cache is replaced as a whole
                 continue
-    return float(total)
+    # In whole gibibytes: to the byte it would follow from the texts of single users, and every user of this machine may read it.
+    return float(-(-total // _GIB) * _GIB)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -48,14 +48,48 @@ def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
             return _vectors(column)
         text_of = _OF[kind]
         # Most cells are texts already.
-        return _strings([cell if type(cell) is str or cell is None else text_of(cell) for cell in column])
+        return _strings(each(lambda cell: cell if type(cell) is str or cell is None else text_of(cell), column))
     if kind == "vector":
         return _vector_column(column)
     try:
         texts = _text_column(column, kind)
     except (PolarsError, PanicException):
         texts = None
-    return texts if texts is not None else _strings([_OF[kind](cell) for cell in column])
+    return texts if texts is not None else _strings(each(_OF[kind], python_cells(column)))
+
+
+def each(convert: Callable[[Any], str | None], cells: Iterable[Any]) -> list[str | None]:
+    """Every cell converted by itself; missing where one cannot be, which says nothing of any other.
+
+    >>> each(str.upper, ["a", 1, "b"])
+    ['A', None, 'B']
+    """
+    found: list[str | None] = []
+    for cell in cells:
+        try:
+            found.append(convert(cell))
+        except _FLAWS:
+            found.append(None)
+    return found
+
+
+def python_cells(column: pl.Series) -> list[Any]:
+    """The cells as Python's values; None where one has none, such as a time beyond the year 9999."""
+    try:
+        return column.to_list()
+    except _FLAWS:
+        return [_one(column, at) for at in range(len(column))]
+
+
+def _one(column: pl.Series, at: int) -> Any:
+    try:
+        return column[at]
+    except _FLAWS:
+        return None
+
+
+_FLAWS = (ValueError, TypeError, ArithmeticError, RecursionError, LookupError, AttributeError, PolarsError, PanicException)
+"""What a value can provoke that no writer of tables meant."""
 
 
 def empty(kind: Kind) -> pl.Series:

@@ -38,10 +38,13 @@ def open_delimited(path: Path, how: Reading) -> Scan:
     table = _Table(path, how)
     names: list[str] | None
     with reading(where):
-        if not path.stat().st_size:
+        empty = not path.stat().st_size
+        if empty and how.header:
             raise InputError("the file is empty", where=where, do="check 'path' in the platform file")
         if not how.header:
             names = None if how.fields is None else [""] * how.fields
+            if empty:  # nobody is there, which is no error
+                return Scan(where=where, names=names, take=lambda keys: iter(()), seen=list, decoded=True)
             return Scan(where=where, names=names, take=table.take, seen=table.first, decoded=True)
         names = [name.strip() for name in table.first()]
         if not any(names):
@@ -94,7 +97,7 @@ class _Table:
         return pl.DataFrame([_full(column) for column in columns]).with_columns(pl.lit(None, pl.String).alias("flaw"))
 
     def _recorded(self, lines: list[str], width: int, names: dict[int, str]) -> pl.DataFrame:
-        found = records(lines, self._separator, self._quote, header=self._how.header, line_breaks=self._how.line_breaks)
+        found = records(lines, self._separator, self._quote, header=self._how.header, line_breaks=bool(self._how.line_breaks))
         # Every one of these lines is a well-formed row by itself, so none reaches into the next.
         text = "\n".join(found.plain).encode("utf-8", "replace")
         plain = _scanned(text, self._separator, self._quote or None, width, names, skip=0)

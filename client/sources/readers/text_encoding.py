@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def by_line(encoding: str) -> bool:
+    """Whether a line end is a byte of its own, so that each line can be decoded by itself.
+
+    >>> by_line("utf-8"), by_line("cp1252"), by_line("utf-16")
+    (True, True, False)
+    """
+    return "\n".encode(encoding, "replace") == b"\n"
+
+
 def lines_of(data: bytes, encoding: str) -> list[str]:
     """The lines, without their `\\n`; U+FFFD where bytes are no text.
 
@@ -15,7 +24,7 @@ def lines_of(data: bytes, encoding: str) -> list[str]:
     if encoding.lower() in ("utf-8", "utf8"):
         # A sequence that is cut off ends before the line end, so this is the same as line by line, and faster.
         return data.decode("utf-8", "replace").removeprefix("\ufeff").split("\n")
-    if "\n".encode(encoding, "replace") != b"\n":
+    if not by_line(encoding):
         return data.decode(encoding, "replace").removeprefix("\ufeff").split("\n")
     lines = [line.decode(encoding, "replace") for line in data.split(b"\n")]
     lines[0] = lines[0].removeprefix("\ufeff")

@@ -55,8 +55,9 @@ class TestLostState:
     def test_without_the_checks_one_charge_pays_for_two_releases(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         made = federation(1, secure={"colluders": 0})
         made.set_up()
-        # The charge would name its question, too.
-        monkeypatch.setattr("client.run.secure_session.question_of", lambda request, release: "5" * 64)
+        # The charge would name its question, too, and the ledger knows that its answer has left.
+        monkeypatch.setattr("client.privacy.ledger_writer.LedgerWriter.left", False)
+        monkeypatch.setattr("client.run.secure_session.charged_question", lambda request, release: "5" * 64)
         adapter = initial(made.settings)
         first, charges = made.play(1, adapter), made.charges(0)
         self.lose(made)

@@ -61,8 +61,8 @@ def write(folder: Path, rows: list[Row], format_: str) -> dict[str, Any]:
         case "csv" | "tsv":
             path.write_text(text(rows, "," if format_ == "csv" else "\t"), encoding="utf-8", newline="\r\n")
         case "colons":
-            path.write_text(text(rows, "::").replace('"', ""), encoding="utf-16")
-            return {"path": path.name, "separator": "::", "encoding": "utf-16"}
+            path.write_text(text(rows, "::").replace('"', ""), encoding="cp1252")
+            return {"path": path.name, "separator": "::", "encoding": "cp1252"}
         case "jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         case "parquet":

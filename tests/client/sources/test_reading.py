@@ -47,7 +47,7 @@ def test_quoted_text_is_read_as_it_was_written(
         [("a", "b", "c"), *rows]
     )
     encoding = "utf-16" if utf16 else "utf-8"
-    found = taken(tmp_path / "t.csv", text.getvalue().encode(encoding), separator=separator, encoding=encoding)
+    found = taken(tmp_path / "t.csv", text.getvalue().encode(encoding), separator=separator, encoding=encoding, line_breaks=True)
     assert [tuple(cell or "" for cell in row[:3]) for row in found] == rows
     assert all(row[3] is None for row in found)
 

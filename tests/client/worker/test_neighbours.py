@@ -261,15 +261,15 @@ def popularity_unbounded(patched: pytest.MonkeyPatch) -> None:
 
 def metrics_read_unbounded_friends(patched: pytest.MonkeyPatch) -> None:
     real = ranking.held_out_ranks
-    patched.setattr(sessions, "held_out_ranks", lambda *args, serving: real(*args, serving=True))
+    patched.setattr(sessions, "held_out_ranks", lambda *args, serving, **facts: real(*args, serving=True, **facts))
 
 
 def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
     """As it once was: with `influence = 0` the group is one, and the unbounded texts were read."""
     real = ranking.held_out_ranks
 
-    def ranks(platform: Any, *args: Any, serving: bool) -> Any:
-        return real(platform, *args, serving=serving or platform.friends.group_size == 1)
+    def ranks(platform: Any, *args: Any, serving: bool, **facts: Any) -> Any:
+        return real(platform, *args, serving=serving or platform.friends.group_size == 1, **facts)
 
     patched.setattr(sessions, "held_out_ranks", ranks)
 

@@ -280,6 +280,7 @@ class TestDeployed:
         assert expect(Joined, deployed.join(settings=loose), deployed).budget == 20.0
 
     def test_noise_is_not_seeded(self, deployed: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        expect(Joined, deployed.join(), deployed)
         monkeypatch.setattr(SeededNoise, "words", lambda *_: pytest.fail("seeded noise in a deployment"))
         expect(Update, deployed.train(1), deployed)
 
@@ -360,6 +361,7 @@ class TestNothingElseLeaves:
     def test_a_handler_that_leaks_is_stopped(self, planted: Bench, monkeypatch: pytest.MonkeyPatch, leak: dict[str, Any]) -> None:
         from dataclasses import replace
 
+        expect(Joined, planted.join(), planted)
         honest = sessions.Session.train
 
         def leaking(self: sessions.Session, request: Train) -> Update:
@@ -373,6 +375,7 @@ class TestNothingElseLeaves:
         assert not answer.__dict__.get("change")
 
     def test_exact_metrics_are_stopped_outside_a_simulation(self, deployed: Bench) -> None:
+        expect(Joined, deployed.join(), deployed)
         metrics = expect(Metrics, deployed.evaluate(), deployed)
         from dataclasses import replace
 
