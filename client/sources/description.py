@@ -25,7 +25,7 @@ _LEADING = frozenset({"about", "at", "by", "for", "from", "in", "of", "on", "wit
 def text_name(column: Column) -> str:
     """The frame's name for a further column.
 
-    >>> name_of("Publisher"), name_of(3)
+    >>> text_name("Publisher"), text_name(3)
     ('Publisher', 'column 3')
     """
     return column if isinstance(column, str) else f"column {column}"

@@ -98,7 +98,7 @@ def open_store(address: str) -> Store:
 def shown_address(address: str) -> str:
     """The address as it may be shown and logged: without user, password and query.
 
-    >>> shown("https://ann:secret@models.example/x?token=1")
+    >>> shown_address("https://ann:secret@models.example/x?token=1")
     'https://models.example/x'
     """
     parts = urlsplit(address)

@@ -219,7 +219,7 @@ def seal_line(line: Header | Entry) -> tuple[str, bytes]:
 def canonical_json(values: dict[str, Any]) -> bytes:
     """Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
 
-    >>> canonical({"b": 1.0, "a": "x"})
+    >>> canonical_json({"b": 1.0, "a": "x"})
     b'{"a":"x","b":1.0}'
     """
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")

@@ -95,7 +95,7 @@ def integer_epsilon(removals: Sequence[Removal], delta: float, convert: Callable
     Args:
         convert: delta -> epsilon of the Gaussian mechanisms; nonincreasing.
 
-    >>> epsilon([], 1e-5, lambda delta: 3.0)
+    >>> integer_epsilon([], 1e-5, lambda delta: 3.0)
     3.0
     """
     integer = [(removal, removal.integers) for removal in removals if removal.integers is not None]

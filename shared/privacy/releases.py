@@ -124,7 +124,7 @@ def merge_releases(releases: Iterable[Release]) -> tuple[Steps, ...]:
     function", Theorem 10), so neither does anything computed from the result.
 
     >>> a = Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, sample_rate=0.1, steps=20)
-    >>> [(s.steps, s.noise_multiplier) for s in merge([a, a, a])]
+    >>> [(s.steps, s.noise_multiplier) for s in merge_releases([a, a, a])]
     [(60, 2.0)]
     """
     total: Counter[tuple[float, float, int, tuple[Integers, ...]]] = Counter()

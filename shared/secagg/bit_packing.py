@@ -67,7 +67,7 @@ def pack_words(values: NDArray[np.uint32], bits: int) -> bytes:
         values: uint32 (length,).
         bits: Between 1 and 32.
 
-    >>> pack(np.array([0x21, 0x43, 0x65], np.uint32), 4).hex()
+    >>> pack_words(np.array([0x21, 0x43, 0x65], np.uint32), 4).hex()
     '3105'
     """
     packer = Packer(len(values), bits)

@@ -5,6 +5,8 @@ The same seed and scale give the same files, byte for byte (with the same librar
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,26 @@ from simulations.worlds import files, news, shop, video
 from simulations.worlds.crowd import Crowd, Sizes, gather, population
 from simulations.worlds.world import World, open_world
 
-PLATFORMS = {"shop": shop, "video": video, "news": news}
-"""Name -> the module that writes the platform; the order fixes which draws are whose."""
+
+@dataclass(frozen=True, kw_only=True)
+class Trade:
+    """A platform of the generated world.
+
+    Args:
+        write: Its files.
+        file: The text of its platform file, with `{users}` left out.
+    """
+
+    write: Callable[..., None]
+    file: str
+
+
+PLATFORMS = {
+    "shop": Trade(write=shop.write_shop, file=shop.PLATFORM_FILE),
+    "video": Trade(write=video.write_video, file=video.PLATFORM_FILE),
+    "news": Trade(write=news.write_news, file=news.PLATFORM_FILE),
+}
+"""The order fixes which draws are whose."""
 
 LEAST_SCALE, MOST_SCALE = 0.1, 10.0
 
@@ -71,7 +91,7 @@ def write_world(folder: Path, *, seed: int = 0, scale: float = 1.0) -> World:
     files.write_text(folder / "README.md", _readme(seed=seed, scale=scale, sizes=sizes))
     # The platform files come last: a world that was interrupted before its end names no missing source.
     for name, platform in PLATFORMS.items():
-        files.write_text(folder / f"{name}.toml", platform.PLATFORM_FILE.format(users=sizes.users))
+        files.write_text(folder / f"{name}.toml", platform.file.format(users=sizes.users))
     return open_world(folder)
 
 

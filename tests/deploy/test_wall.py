@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.supernode.sandbox import wall
-from server.deployment.bundle import MESSENGER, ROOMS, Bundle, build_bundle
+from server.deployment.bundle import FOLDERS, MESSENGER, Bundle, build_bundle
 from server.deployment.flower_control import Control
 from server.deployment.folder import open_coordinator
 from shared.base.settings import Settings, build, flatten, settings_digest
@@ -32,11 +32,10 @@ CANARY = "zebrafinch"
 
 def hostile_bundle(folder: Path) -> Bundle:
     """The coordinator's bundle with other apps in it."""
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "client").mkdir()
-    for module in MESSENGER:
-        shutil.copy(ROOT / "client" / f"{module}.py", folder / "client" / f"{module}.py")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in MESSENGER:
+        shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "tests" / "deploy" / "hostile_client.py", folder / "client" / "app.py")
     shutil.copy(ROOT / "tests" / "deploy" / "hostile_server.py", folder / "server" / "app.py")
     return build_bundle(folder)

@@ -111,7 +111,9 @@ def test_it_runs_and_goes_on_where_it_was_cut_off(
     (out / "results.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20], encoding="utf-8")
     ran: list[str] = []
     real = federation.run_federation_cell
-    monkeypatch.setattr(federation, "run_cell", lambda cell, *rest: (ran.append(cell["platform"]), real(cell, *rest))[1])
+    monkeypatch.setattr(
+        federation, "run_federation_cell", lambda cell, *rest: (ran.append(cell["platform"]), real(cell, *rest))[1]
+    )
     assert federation.main() == 0
     assert ran == [json.loads(lines[-1])["platform"]]
     assert len((out / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 6  # five, and the torn one

@@ -206,7 +206,7 @@ class TestTitles:
         sizes = Sizes(users=20, items=1500)
         crowd, rng = crowds(seed=3, sizes=sizes)[platform]
         PLATFORMS[platform].write(tmp_path, crowd=crowd, rng=rng)
-        (tmp_path / f"{platform}.toml").write_text(PLATFORMS[platform].PLATFORM_FILE.format(users=20))
+        (tmp_path / f"{platform}.toml").write_text(PLATFORMS[platform].file.format(users=20))
         titles = read_tables(load(tmp_path / f"{platform}.toml")).item_titles
         assert len(set(titles)) == len(titles) == 1500
 

@@ -33,7 +33,7 @@ class Target:
     """
 
     name: str
-    parse_manifest: Callable[[bytes], object]
+    parse: Callable[[bytes], object]
     valid: tuple[bytes, ...] = field(repr=False)
     sealed: bool = False
 
@@ -170,12 +170,12 @@ def frames() -> tuple[bytes, ...]:
     return tuple(made)
 
 
-def written(folder: Path, name: str, parse_manifest: Callable[[], object]) -> Callable[[bytes], object]:
+def written(folder: Path, name: str, parse: Callable[[], object]) -> Callable[[bytes], object]:
     """A parser of a file that stands between others."""
 
     def run(data: bytes) -> object:
         (folder / name).write_bytes(data)
-        return parse_manifest()
+        return parse()
 
     return run
 
@@ -258,7 +258,7 @@ def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
     from client.privacy.ledger_writer import LedgerWriter
     from shared.ledger.audit import audit_run
-    from shared.ledger.format import parse_manifest
+    from shared.ledger.format import parse_ledger
     from shared.privacy.accountants import DP_ACCOUNTING
     from shared.privacy.releases import Release, ReleaseKind
 
@@ -280,7 +280,7 @@ def ledgers(folder: Path) -> Iterator[Target]:
             raise FedfuseError("the audit found something", where="; ".join(report.problems)[:2000])
         report.to_json()
 
-    yield Target("ledger", lambda data: parse_manifest(data, where="x"), (content,))
+    yield Target("ledger", lambda data: parse_ledger(data, where="x"), (content,))
     yield Target("ledger, audited", written(folder / "ledger", "shop.jsonl", whole), (content,))
     other = folder / "with receipts"
     (other / "ledger").mkdir(parents=True)

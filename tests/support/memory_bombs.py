@@ -140,13 +140,13 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def growth(parse_manifest: Callable[[bytes], object], content: bytes) -> tuple[int, str]:
+def growth(parse: Callable[[bytes], object], content: bytes) -> tuple[int, str]:
     """By how many bytes a fork of this process grows at most over it, and what comes of it."""
     before, child = resident(), os.fork()
     if child == 0:
         code = 3
         try:
-            parse_manifest(content)
+            parse(content)
             code = 0
         except FedfuseError:
             code = 1
@@ -162,9 +162,9 @@ def growth(parse_manifest: Callable[[bytes], object], content: bytes) -> tuple[i
 def main() -> None:
     """See the module."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content, parse_manifest in bombs(Path(folder)):
+        for name, content, parse in bombs(Path(folder)):
             began = time.process_time() + os.times().children_user
-            grown, outcome = growth(parse_manifest, content)
+            grown, outcome = growth(parse, content)
             seconds = time.process_time() + os.times().children_user - began
             line = {"name": name, "bytes": len(content), "growth": grown, "outcome": outcome, "seconds": round(seconds, 2)}
             print(json.dumps(line), flush=True)

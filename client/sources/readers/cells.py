@@ -36,11 +36,11 @@ def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
     Args:
         column: A column of a file, or the values that a parser or a database driver made.
 
-    >>> canonical(pl.Series([1.0, 2.5, float("nan"), None]), "text").to_list()
+    >>> canonical_text(pl.Series([1.0, 2.5, float("nan"), None]), "text").to_list()
     ['1', '2.5', None, None]
-    >>> canonical([1.0, 2.5, True, "7", ["a", 1]], "text").to_list()
+    >>> canonical_text([1.0, 2.5, True, "7", ["a", 1]], "text").to_list()
     ['1', '2.5', 'true', '7', 'a, 1']
-    >>> canonical([[1, None], "0.5 2", None, {}], "vector").to_list()
+    >>> canonical_text([[1, None], "0.5 2", None, {}], "vector").to_list()
     [[1.0, nan], [0.5, 2.0], None, None]
     """
     if not isinstance(column, pl.Series):

@@ -48,14 +48,14 @@ def test_auto_compiles_on_a_gpu_where_that_works(
     works: bool,
     expected: bool,
 ) -> None:
-    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "" if works else "no compiler")
+    monkeypatch.setattr("client.compute.backend.compile_obstacle", lambda device: "" if works else "no compiler")
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert compiles(tiny_settings(training={"compile": choice}), device) == expected
     assert ("no compiler" in caplog.text) == (choice == "auto" and device == GPU and not works)
 
 
 def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.compute.backend.compile_obstacle", lambda device: "no compiler")
     with pytest.raises(InputError, match="does not work here: no compiler"):
         compiles(tiny_settings(training={"compile": "on"}), CPU)
 
@@ -63,7 +63,7 @@ def test_on_is_refused_with_the_reason_where_it_does_not_work(tiny_settings: Mak
 def test_a_compiler_that_was_asked_for_is_missed_before_anything_is_read(
     tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("client.compute.backend.obstacle", lambda device: "no compiler")
+    monkeypatch.setattr("client.compute.backend.compile_obstacle", lambda device: "no compiler")
     monkeypatch.setattr("client.model.prepared_platform.read_platform", lambda *_: pytest.fail("sources were read"))
     with pytest.raises(InputError, match="no compiler"):
         prepare(cast(Any, None), tiny_settings(training={"compile": "on"}), cache=tmp_path, device=CPU)
@@ -126,7 +126,7 @@ def test_a_processors_kernels_where_they_serve_and_work(
     expected: bool,
 ) -> None:
     asked = []
-    monkeypatch.setattr("client.compute.backend.native.obstacle", lambda: asked.append(1) or found)
+    monkeypatch.setattr("client.compute.backend.native.kernel_obstacle", lambda: asked.append(1) or found)
     monkeypatch.setattr("client.compute.backend.compute_dtype", lambda _: dtype)
     with caplog.at_level(logging.WARNING, "fedfuse.compile"):
         assert uses_kernels(tiny_settings(training={"compile": choice}), device, shape) == expected
@@ -143,6 +143,6 @@ def test_a_moments_work_goes_through_kernels_that_are_there(
     monkeypatch.setattr("client.compute.backend.compute_dtype", lambda _: torch.bfloat16)
     encoder = ready_encoder(load_backbone(kernel_bert), Settings().model, CPU)
     gone = []
-    monkeypatch.setattr("shared.model.encoder.blocked.suits", lambda *_: bool(gone.append(1)))
+    monkeypatch.setattr("shared.model.encoder.blocked.kernels_suit", lambda *_: bool(gone.append(1)))
     encoder.trunk(torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
     assert bool(gone) == there

@@ -30,7 +30,7 @@ CAGE = """
 import json, os, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from client.supernode.sandbox import confine, devices, of_python
+from client.supernode.sandbox import confine, harmless_devices, of_python
 found = {{}}
 
 def attempt(name, action):
@@ -39,7 +39,7 @@ def attempt(name, action):
     except BaseException as error:
         found[name] = type(error).__name__
 
-wall = confine(read=of_python(), write=[Path({inside!r}), *devices()], connect={connect!r})
+wall = confine(read=of_python(), write=[Path({inside!r}), *harmless_devices()], connect={connect!r})
 """
 
 ATTACK = """

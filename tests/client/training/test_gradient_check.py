@@ -129,7 +129,7 @@ BROKEN = [
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("tolerance", [1e-3, 0.1], ids=["float32", "bfloat16"])
 def test_wrong_gradients_stop_everything(toy: Any, monkeypatch: pytest.MonkeyPatch, broken: Broken, tolerance: float) -> None:
-    monkeypatch.setattr(client.training.gradient_check, "per_user", lambda *arguments: broken(user_gradients(*arguments)))
+    monkeypatch.setattr(client.training.gradient_check, "user_gradients", lambda *arguments: broken(user_gradients(*arguments)))
     with pytest.raises(PrivacyError) as caught:
         run(toy, tolerance=tolerance)
     assert caught.value.do

@@ -115,7 +115,7 @@ class TestKernels:
             each.parameters = {name: 0.25 * value for name, value in each.parameters.items()}
         ran = []
         layer = blocked.native_layer
-        monkeypatch.setattr(blocked, "layer", lambda *args: ran.append(1) or layer(*args))
+        monkeypatch.setattr(blocked, "native_layer", lambda *args: ran.append(1) or layer(*args))
         ours, torchs = (user_gradients(of.losses(), of.parameters, 9) for of in (toy, half))
         theirs = opacus_per_user(exact.losses(), exact.parameters, 9)
         assert len(ran) == 2, "every trained layer went through the kernels, and torch's did not"
@@ -161,7 +161,7 @@ class TestSeveralSequences:
             own = [each[place] for place, name in enumerate(owners) if name == user]
             for name, value in found.items():
                 expected = torch.stack([one[name] for one in own]).mean(0) if own else torch.zeros_like(value[user])
-                torch.testing.assert_close(value[user], expected, atol=2e-5, rtol=1e-3, msg=name)
+                torch.testing.assert_close(value[user], expected, atol=1e-4, rtol=2e-3, msg=name)
 
     def test_one_user_moves_the_sum_by_the_clip_however_many_sequences_he_has(self, make_toy: Make) -> None:
         toy = make_toy(rows=7, length=5)

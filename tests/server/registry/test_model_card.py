@@ -245,4 +245,4 @@ def test_nothing_else_signs_a_manifest() -> None:
         "server/registry/registry.py",
         "server/registry/signing.py",
     ]
-    assert (root / "server" / "registry.py").read_text().count(".signed(signer)") == 1
+    assert (root / "server" / "registry" / "registry.py").read_text().count(".signed(signer)") == 1

@@ -50,7 +50,7 @@ def gradients(encoder: Encoder, batch: Batch, copies: dict[str, Tensor], directi
 def small_steps(*, merged: bool = False) -> Iterator[None]:
     """The encoder goes the way that autograd differentiates, with every change beside its map, or merged into it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder_module.layer, "suits", lambda *_: False)
+        patch.setattr(encoder_module.layer, "backward_suits", lambda *_: False)
         if not merged:
             patch.setattr(Change, "for_all", property(lambda _: False))
         yield

@@ -204,8 +204,8 @@ def test_the_fallback_does_not_understate(monkeypatch: pytest.MonkeyPatch) -> No
     def fails(*_: Any, **__: Any) -> float:
         raise CannotCompose("on purpose")
 
-    monkeypatch.setattr(prv, "epsilon", fails)
-    monkeypatch.setattr(pld, "epsilon", fails)
+    monkeypatch.setattr(prv, "prv_epsilon", fails)
+    monkeypatch.setattr(pld, "pld_epsilon", fails)
     accountants._interpret.cache_clear()
     try:
         cases = [release(1.3, 0.15, 77), release(0.6, 0.02, 301), release(2.7, 0.15, 150, 2)]

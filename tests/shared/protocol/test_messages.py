@@ -265,7 +265,7 @@ class TestNoPickle:
         assert canary.exists()
 
     def test_no_module_of_the_product_can_unpickle(self) -> None:
-        root = Path(shared.__file__).parents[2]
+        root = Path(shared.__file__).parents[1]
         modules = [
             path for room in ("shared", "client", "server", "strategies", "simulations") for path in (root / room).rglob("*.py")
         ]

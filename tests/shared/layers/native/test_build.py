@@ -160,7 +160,7 @@ def test_a_library_that_was_damaged_on_disk_is_built_anew(monkeypatch: pytest.Mo
     ],
 )
 def test_kernels_that_do_not_work_are_an_obstacle(setting: str, expected: str) -> None:
-    code = f"import torch\nfrom shared import native\n{setting}\nprint(native.obstacle())"
+    code = f"import torch\nfrom shared.layers.native import build as native\n{setting}\nprint(native.kernel_obstacle())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert expected in done.stdout
 
@@ -168,13 +168,13 @@ def test_kernels_that_do_not_work_are_an_obstacle(setting: str, expected: str) -
 def test_a_moments_work_takes_what_is_there_and_builds_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", compiler(tmp_path, 'echo made > "$to"'))
-    monkeypatch.setattr(native, "obstacle", lambda: "")
+    monkeypatch.setattr(native, "kernel_obstacle", lambda: "")
     assert not native.ready()
     assert not (tmp_path / "calls").exists() and not (tmp_path / "fedfuse").exists()
     library = built(tmp_path / "fedfuse")
     assert native.ready()
-    monkeypatch.setattr(native, "obstacle", lambda: "they do not work")
+    monkeypatch.setattr(native, "kernel_obstacle", lambda: "they do not work")
     assert not native.ready()
-    monkeypatch.setattr(native, "obstacle", lambda: "")
+    monkeypatch.setattr(native, "kernel_obstacle", lambda: "")
     library.write_text("cut")
     assert not native.ready()

@@ -37,6 +37,13 @@ def kernels() -> None:
     assert native.kernel_obstacle() == ""
 
 
+WAYS: dict[object, tuple[Any, Any]] = {
+    layer: (layer.backward_suits, layer.backward_layer),
+    blocked: (blocked.kernels_suit, blocked.native_layer),
+}
+"""Module -> whether it serves, and the layer itself."""
+
+
 @dataclass
 class Case:
     """A random layer, its input, and copies of factors for each example."""
@@ -73,8 +80,9 @@ class Case:
         """The output, and the gradients of x (if asked for) and of every example's copies; weights as bfloat16 has them."""
         frozen, changes, copies = _parts(self, dtype)
         given = (self.x if x is None else x).to(HALF).to(dtype).requires_grad_(self.below)
-        assert module.suits(given, changes)  # type: ignore[attr-defined]
-        out: Tensor = module.layer(given, self.mask, frozen, changes)  # type: ignore[attr-defined]
+        suits, run = WAYS[module]
+        assert suits(given, changes)
+        out: Tensor = run(given, self.mask, frozen, changes)
         leaves = [value for value in (given, *copies) if value.requires_grad]
         found = torch.autograd.grad((out * self.direction.to(dtype)).sum(), leaves, materialize_grads=True) if leaves else ()
         return out.detach(), list(found)
@@ -249,7 +257,7 @@ def test_a_residual_for_all_goes_with_copies() -> None:
     assert blocked.kernels_suit(case.x.to(HALF), both)
 
     def run(of: object, dtype: torch.dtype) -> list[Tensor]:
-        out = of.layer(case.x.to(dtype), case.mask, frozen if dtype == HALF else _parts(case, dtype)[0], both)  # type: ignore[attr-defined]
+        out = WAYS[of][1](case.x.to(dtype), case.mask, frozen if dtype == HALF else _parts(case, dtype)[0], both)
         return [out.detach(), *torch.autograd.grad((out * case.direction.to(dtype)).sum(), copies)]
 
     for one, other in zip(run(blocked, HALF), run(layer, torch.float32), strict=True):
