@@ -58,8 +58,16 @@ class TrunkCache:
         self._itemsize = self._stored.itemsize
         self._width = encoder.hidden
         backbone = encoder.backbone
-        # The same weights under another number of heads or another epsilon give other features.
-        parts = (backbone.sha256, encoder.cut, encoder.dtype, backbone.shape, backbone.layer_norm_eps)
+        # The same weights under another number of heads or another epsilon, or through other kernels, give other features.
+        parts = (
+            backbone.sha256,
+            encoder.cut,
+            encoder.dtype,
+            encoder.kernels,
+            encoder.compiled,
+            backbone.shape,
+            backbone.layer_norm_eps,
+        )
         name = "trunk-" + hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:16]
         self._data_path, self._index_path = folder / f"{name}.bin", folder / f"{name}.idx"
         self._rows: dict[bytes, int] = {}

@@ -65,7 +65,7 @@ class Encoder:
         compiled: bool = False,
         kernels: bool = False,
     ) -> None:
-        self._kernels = kernels and native.serves(backbone.shape)
+        self.kernels = kernels and native.serves(backbone.shape)
         self.backbone, self.model, self.device, self.dtype, self.compiled = backbone, model, device, dtype, compiled
         self._upper = Compiled(self._trained_layers) if compiled else self._trained_layers
         self.cut = first_trained(backbone.shape, model)
@@ -119,7 +119,7 @@ class Encoder:
         allowed = _attention_mask(mask)
         for place in range(self.cut, self.backbone.shape.layers):
             x = self._layer(place, x, allowed, adapter)
-        if self._kernels and blocked.kernels_suit(x, []):
+        if self.kernels and blocked.kernels_suit(x, []):
             counted = F.pad(batch.mask, (0, x.shape[1] - text))
             return self._head(blocked.mean(x, counted), adapter)
         total = (x[:, :text] * batch.mask.unsqueeze(-1)).sum(1, dtype=torch.float32)
@@ -133,7 +133,7 @@ class Encoder:
         frozen = self._frozen.layers[place]
         maps = (frozen.stacked, frozen.mixing, frozen.up, frozen.down)
         changes = tuple(self._changes(of, adapter) for of in maps)
-        if self._kernels and blocked.kernels_suit(x, changes):
+        if self.kernels and blocked.kernels_suit(x, changes):
             return blocked.native_layer(x, allowed, frozen, changes)
         if layer.backward_suits(x, changes):
             return layer.backward_layer(x, allowed, frozen, changes)

@@ -166,8 +166,6 @@ def held_noise() -> Iterator[list[Released]]:
         patched.setattr(sessions, "generator", lambda settings, platform, purpose, round_, **_: Held(7, purpose, round_))
         patched.setattr(ledgers, "now", lambda: "2030-01-01T00:00:00Z")
         patched.setattr("client.privacy.answer_timing.time.sleep", lambda seconds: None)
-        # In bfloat16 kernels round other users' gradients by the batch that they stand in.
-        patched.setattr("client.compute.backend.compute_dtype", lambda device: torch.float32)
         yield seen
 
 
