@@ -416,16 +416,17 @@ def test_a_hostile_adapter_ranks_within_its_bounds() -> None:
 
 
 @pytest.mark.parametrize("compile_", ["auto", "off"])
-def test_other_users_gradients_do_not_depend_on_who_is_there(
-    play: Any, kernel_bert: str, compile_: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the number type that a deployment has here, with an adapter that makes much of every rounding."""
-    crowd = World(
-        users={f"u{at}": User(items=LIKES[at % 3 :], profile="nurse garden river") for at in range(24)}
-        | {"v": User(items=LIKES, profile="old jazz garden film river city " * 4)},
-        declared=400,
-        profiles=True,
-    )
-    for scale in (3.0, 100.0):
-        over = {"model.backbone": kernel_bert, "training.compile": compile_, "model.user_tokens": 60}
-        compare(*play(crowd, "v", scale=scale, only=lambda request: isinstance(request, Join | Train), **over))
+def test_other_users_gradients_do_not_depend_on_who_is_there(play: Any, compile_: str) -> None:
+    """With the backbone and the number type of a deployment, and an adapter that makes much of every rounding.
+
+    torch's bfloat16 operations, whose rounding depends on the shape of a batch, moved the sum by up to four times its bound.
+    """
+    random = np.random.default_rng(3)
+    users = {
+        f"u{at:03d}": User(items=tuple((int(n), True) for n in random.permutation(40)[: random.integers(3, 8)]), profile="nurse")
+        for at in range(40)
+    }
+    users["v"] = User(items=tuple((n, True) for n in range(12)), profile="old jazz garden film river city " * 10)
+    crowd = World(users=users, items=40, declared=400, profiles=True)
+    over = {"model.backbone": "minilm", "model.user_tokens": 60, "model.rank": 8, "training.compile": compile_}
+    compare(*play(crowd, "v", scale=3.0, only=lambda request: isinstance(request, Join | Train), **over))
