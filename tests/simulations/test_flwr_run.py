@@ -132,5 +132,5 @@ def test_flwr_run(superlink: dict[str, str], write_platform: Write, tiny_bert: s
     print(ran.stdout[-4000:], ran.stderr[-2000:], listed.stdout, log[-3000:])  # shown when the test fails
     assert state["runs"][0]["status"] == "finished:completed"
     assert (out / "model" / "manifest.json").exists()
-    assert sorted(path.name for path in (out / "ledger").iterdir()) == ["shop.jsonl", "video.jsonl"]
+    assert sorted(path.name for path in (out / "ledger").glob("*.jsonl")) == ["shop.jsonl", "video.jsonl"]
     assert audit_run(out).ok

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from client.supernode import seccomp as syscalls
+from client.supernode import seccomp
 from client.supernode.sandbox import Wall, confine, landlock_version, wall
 
 ROOT = Path(__file__).parents[3]
@@ -270,7 +270,7 @@ print("still here")
 import sys, threading
 sys.path.insert(0, {str(ROOT)!r})
 import socket
-from client.supernode import seccomp as syscalls
+from client.supernode import seccomp
 go, got = threading.Event(), []
 def other():
     go.wait()
@@ -281,7 +281,7 @@ def other():
         got.append(error.errno)
 thread = threading.Thread(target=other)
 thread.start()
-syscalls.install()
+seccomp.install_filter()
 go.set()
 thread.join()
 print(got)
@@ -294,7 +294,7 @@ class TestOldKernels:
     @pytest.mark.skipif(landlock_version() < 6, reason="this kernel does not scope abstract sockets")
     def test_landlock_alone_closes_abstract_sockets(self, tmp_path: Path, helpers: dict[str, Any]) -> None:
         helpers.pop("box")
-        without = "from client import syscalls\nsyscalls.available = lambda: False\n"
+        without = "from client.supernode import seccomp\nseccomp.seccomp_available = lambda: False\n"
         done = CAGE.format(root=str(ROOT), inside=str(tmp_path), connect=[1]).replace("wall =", f"{without}wall =")
         script = done + CONNECT.format(**helpers)
         found = json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

@@ -208,6 +208,7 @@ def test_another_federations_id(coordinator: Coordinator) -> None:
 
 
 def test_malformed_and_oversized_requests(coordinator: Coordinator) -> None:
+    assert isinstance(coordinator.join(), Joined)
     adapter = initial(coordinator.settings)
     name = next(iter(adapter))
     spoiled = [
