@@ -22,7 +22,7 @@ from client.supernode.sandbox import Wall, confine, landlock_version, wall
 ROOT = Path(__file__).parents[3]
 needs_landlock = pytest.mark.skipif(landlock_version() == 0, reason="this kernel has no Landlock")
 needs_seccomp = pytest.mark.skipif(
-    not syscalls.seccomp_available(), reason="this kernel has no seccomp, or this processor is unknown"
+    not seccomp.seccomp_available(), reason="this kernel has no seccomp, or this processor is unknown"
 )
 SECRET = "zebrafinch"
 
