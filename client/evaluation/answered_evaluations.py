@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from shared.base.errors import OutOfOrder
+from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings
 from shared.protocol.messages import Evaluate, Label, Metrics
 
@@ -58,6 +57,5 @@ def _key(request: Evaluate) -> str:
 
 def _digest(request: Evaluate) -> str:
     sha = hashlib.sha256()
-    for name, array in sorted(request.adapter.items()):
-        sha.update(f"|{name}|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
+    feed(sha, request.adapter)
     return sha.hexdigest()

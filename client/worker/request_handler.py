@@ -6,8 +6,6 @@ run needs between two messages is on disk, so that a message may be answered by 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -42,7 +40,7 @@ from shared.base.errors import (
     StorageError,
 )
 from shared.base.logs import about, tell
-from shared.base.settings import Settings, flatten
+from shared.base.settings import Settings, settings_digest
 from shared.model.backbone import shape_of
 from shared.protocol.messages import (
     Answer,
@@ -256,7 +254,7 @@ class Worker:
         facts: dict[str, Any] = {
             "run": request.run,
             "settings": settings,
-            "digest": hashlib.sha256(json.dumps(flatten(settings), sort_keys=True).encode()).hexdigest(),
+            "digest": settings_digest(settings),
             "platform": platform,
             "budget": budget,
             "ledger": self._writer,

@@ -16,7 +16,7 @@ from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, settings_digest
-from shared.protocol.messages import Count, Sum
+from shared.protocol.messages import Count, Request, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
 
@@ -32,10 +32,17 @@ def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  #
     Returns:
         32 bytes.
     """
+    return digest_of("question", *parts_of(request), before.digest)
+
+
+def parts_of(request: Request) -> list[bytes]:
+    """The kind of a request, and the name and value of every field but its body: what `digest_of` is to bind.
+
+    Settings and arrays count by their digests.
+    """
     # Whatever fields a request has: one that is added later is bound, or stops here.
     names = [field.name for field in fields(request) if field.name != _MASKS]
-    parts = [part for name in names for part in _named(name, getattr(request, name))]
-    return digest_of("question", request.kind.encode(), *parts, before.digest)
+    return [request.kind.encode(), *(part for name in names for part in _named(name, getattr(request, name)))]
 
 
 def _named(name: str, value: object) -> tuple[bytes, bytes]:
@@ -46,6 +53,6 @@ def _named(name: str, value: object) -> tuple[bytes, bytes]:
         feed(sha, value)
         raw = sha.digest()
     else:
-        assert isinstance(value, str | int), f"{name} of a request is not bound to its masks"
+        assert isinstance(value, str | int), f"{name} of a request has a type that no digest covers"
         raw = str(value).encode()
     return name.encode(), raw
