@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.evaluation.ranking_metrics import exclusion, ranks
-from client.examples.user_examples import held_out_examples
-from client.examples.vectors import user_vectors
 from client.model.prepared_platform import PreparedPlatform
-from client.model.towers import cached_rows
 from shared.base.settings import Settings
 
 _USERS_AT_ONCE = 256
@@ -36,11 +33,11 @@ def held_out_ranks(
         prior: float32 (items,). Log popularity.
         serving: Whether users are read as the recommender reads them, which stays on the platform; else as training does, which
             bounds every friend's influence (with `influence = 0`: to none), as what is released must.
+        only: int64 (users evaluated,). Which of the held-out examples; by default all.
     """
     examples, rows, items = platform.held_out, platform.serving, platform.tables.items
     if not serving and platform.tables.ties:
-        examples = held_out_examples(platform.split, platform.reader, serving=False)
-        rows = cached_rows(platform.cache, examples.sequences, user_vectors(platform.tables, examples))
+        examples, rows = platform.held_out_as_trained
     wanted = np.arange(len(examples)) if only is None else only
     users = platform.towers.encode(rows if only is None else rows.some(only), parameters)
     found: list[Tensor] = []

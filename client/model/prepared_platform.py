@@ -74,6 +74,12 @@ class PreparedPlatform:
         return self.file.name
 
     @cached_property
+    def held_out_as_trained(self) -> tuple[Examples, Rows]:
+        """The held-out users, their texts as training reads them: with every friend's influence bounded."""
+        examples = held_out_examples(self.split, self.reader, serving=False)
+        return examples, cached_rows(self.cache, examples.sequences, user_vectors(self.tables, examples))
+
+    @cached_property
     def catalogue_digest(self) -> bytes:
         """What stands for its public item ids."""
         return catalogue_digest(self.tables.item_ids)

@@ -130,15 +130,8 @@ class Mechanism:
     @cached_property
     def point(self) -> FixedPoint:
         """The grid, and the noise on it."""
-        return FixedPoint(
-            dimension=self.dimension + bool(self.vote),
-            participants=1,
-            honest=1,
-            clip=math.hypot(self.clip, self.vote / 2),
-            noise_multiplier=self.noise_multiplier,
-            batch=self.expected_batch,
-            alone=True,
-        )
+        clip = math.hypot(self.clip, self.vote / 2)
+        return _own_point(dimension=self.dimension + bool(self.vote), clip=clip, noise_multiplier=self.noise_multiplier)
 
     @property
     def expected_batch(self) -> float:
@@ -187,7 +180,7 @@ class Mechanism:
         if not self.private:
             return {name: (part / self.expected_batch).float() for name, part in total.parts.items()}, self
         # In one piece: a GPU is waited for once.
-        released = noised_steps(total.vector(vote=self.vote), self.point, random) / self.point.scale
+        released = _noised(total.vector(vote=self.vote), self.point, random)
         device = next(iter(total.parts.values())).device
         # All in one piece: on a GPU every copy has a price.
         whole = sent(torch.from_numpy((released[: self.dimension] / self.expected_batch).astype(np.float32)), device)
@@ -236,14 +229,7 @@ class CountMechanism:
     @cached_property
     def point(self) -> FixedPoint:
         """The grid, and the noise on it."""
-        return FixedPoint(
-            dimension=self.dimension,
-            participants=1,
-            honest=1,
-            clip=1.0,
-            noise_multiplier=self.noise_multiplier,
-            alone=True,
-        )
+        return _own_point(dimension=self.dimension, clip=1.0, noise_multiplier=self.noise_multiplier)
 
     def release(self) -> Release:
         """The accounting event."""
@@ -264,5 +250,15 @@ class CountMechanism:
             raise PrivacyError(f"a sum of bound {total.bound:g} over {total.dimension} coordinates, expected {self.dimension}")
         if not self.private:
             return total.vector()
-        noised: NDArray[np.float64] = noised_steps(total.vector(), self.point, random) / self.point.scale
-        return noised
+        return _noised(total.vector(), self.point, random)
+
+
+def _own_point(*, dimension: int, clip: float, noise_multiplier: float) -> FixedPoint:
+    """The grid of a release to which this platform alone adds all of the noise."""
+    return FixedPoint(dimension=dimension, participants=1, honest=1, clip=clip, noise_multiplier=noise_multiplier, alone=True)
+
+
+def _noised(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.float64]:
+    """`noised_steps` in the vector's own unit."""
+    noised: NDArray[np.float64] = noised_steps(vector, point, random) / point.scale
+    return noised

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.bounded_sum import BoundedSum
 from client.privacy.charged_question import charged_question
 from client.privacy.mechanism import noised_local, noised_steps
 from client.privacy.noise_sources import NoiseSource
-from client.privacy.popularity_release import bounded_counts, log_popularity
+from client.privacy.popularity_release import log_popularity
 from client.privacy.release_plan import popularity_release, round_release
 from client.run.session import Session
 from client.secagg.persistent_participant import PersistentParticipant
@@ -127,16 +127,10 @@ class SummingSession(Session):
         point = self._secure.popularity_point(asked)
         if self.plan.private and point.noise_multiplier != self.settings.privacy.prior_noise_multiplier:
             raise ProtocolError(f"popularities with a noise multiplier of {point.noise_multiplier:g}")
-        tables = self._platform.tables
         vector = np.zeros(point.dimension)
         if place is not None:
             self._pay(popularity_release(point), POPULARITY, charged_question(request, "popularity"))
-            counts = self._guard(
-                lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
-                lambda: nothing({"sum": (tables.items,)}, bound=1.0),
-                what="counting popularities",
-            )
-            vector[place] = counts.vector()[order_of(tables.item_ids)]
+            vector[place] = self._counted_items().vector()[order_of(self._platform.tables.item_ids)]
         # Who has none of these catalogues adds its share of the noise, and no row.
         random = self._random("prior", POPULARITY)
         words = point.wrap(noised_steps(vector, point, random))

@@ -26,7 +26,7 @@ from client.model.prepared_platform import PreparedPlatform, Progress
 from client.personalisation.plan import reserved
 from client.personalisation.residual import CHOSEN, Own, own_of, without_forms
 from client.privacy.answer_timing import Pace
-from client.privacy.bounded_sum import nothing
+from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.charged_question import charged_question
 from client.privacy.failure_guard import Guard, by_parts, raising
 from client.privacy.generators import generator
@@ -318,18 +318,22 @@ class Session:
         return "prior" in self._memory.tensors
 
     def _release_prior(self) -> None:
-        tables = self._platform.tables
-        mechanism = count_mechanism(self.settings, items=tables.items, private=self.plan.private)
+        mechanism = count_mechanism(self.settings, items=self._platform.tables.items, private=self.plan.private)
         asked = Join(run=self.run, settings=self.settings)
         self._pay(mechanism.release(), POPULARITY, charged_question(asked, "popularity"))
-        counts = self._guard(
+        random = self._random("prior", POPULARITY)
+        self._take_prior(torch.from_numpy(release_prior(self._counted_items(), mechanism, random)))
+        # Nothing left, but what was drawn is in every answer from now on.
+        self._ledger.leave()
+
+    def _counted_items(self) -> BoundedSum:
+        """How often each item was liked, every user's counts of norm at most 1; of nobody where the rows make it fail."""
+        tables = self._platform.tables
+        return self._guard(
             lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
             lambda: nothing({"sum": (tables.items,)}, bound=1.0),
             what="counting popularities",
         )
-        self._take_prior(torch.from_numpy(release_prior(counts, mechanism, self._random("prior", POPULARITY))))
-        # Nothing left, but what was drawn is in every answer from now on.
-        self._ledger.leave()
 
     def _take_prior(self, prior: Tensor) -> None:
         """Remember the prior; float32 (items,)."""

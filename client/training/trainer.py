@@ -124,7 +124,7 @@ class Trainer:
             lambda picked: self.gradient(parameters, trained, bank, picked),
             self.sample(random),
             guard=self._guard,
-            empty=partial(nothing, {name: tuple(parameters[name].shape) for name in trained}, bound=self.mechanism.clip),
+            empty=partial(self._nobody, {name: parameters[name] for name in trained}),
             what="a training step",
         )
 
@@ -164,7 +164,10 @@ class Trainer:
             total = total.plus(part) if total else part
             waiting, lengths = waiting[count:], lengths[count:]
         # Nobody may be in a sample.
-        return total or nothing({name: tuple(value.shape) for name, value in active.items()}, bound=self.mechanism.clip)
+        return total or self._nobody(active)
+
+    def _nobody(self, active: Mapping[str, Tensor]) -> BoundedSum:
+        return nothing({name: tuple(value.shape) for name, value in active.items()}, bound=self.mechanism.clip)
 
     def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
         """The loss of each of some users as a function of the parameters that train.
