@@ -77,8 +77,7 @@ def simulate_command(
     fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
     fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
     """
-    from simulations.run import Simulation
-    from simulations.run import run_simulation as run
+    from simulations.run import Simulation, run_simulation
     from simulations.view import ProgressBoard, metrics_table
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
@@ -107,7 +106,7 @@ def simulate_command(
             write_world(world)
     plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume, ray=engine == "ray")
     with ProgressBoard(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
-        metrics = run(plan, events=board.event, progress=board.progress)
+        metrics = run_simulation(plan, events=board.event, progress=board.progress)
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:

@@ -35,11 +35,13 @@ def init_client_command(
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
 ) -> None:
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
-    from client.setup.provisioning import create_platform_folder as make
+    from client.setup.provisioning import create_platform_folder
     from shared.protocol.invitation import read_invitation
 
     invited = read_invitation(invitation)
-    made = make(folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta)
+    made = create_platform_folder(
+        folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta
+    )
     console = Console()
     shown = Table(title=f"platform {invited.platform} of federation {invited.federation}")
     for name in ("table", "taken for", "columns"):
@@ -68,14 +70,13 @@ def accept_command(
     """Take a newer invitation of the same federation; keys, budget and ledger stay. What it changes is asked for."""
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
-    from client.setup.provisioning import accept_invitation as take
-    from client.setup.provisioning import invitation_changes
+    from client.setup.provisioning import accept_invitation, invitation_changes
     from shared.protocol.invitation import read_invitation
 
     deployment, newer = open_deployment(folder), read_invitation(invitation)
     named, changes = parse_replacements(replace or []), invitation_changes(deployment, newer)
     typer.echo(f"invitation fingerprint {newer.fingerprint}: compare it with the coordinator's people")
-    take(deployment, newer, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
+    accept_invitation(deployment, newer, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
     typer.echo("taken; identities of other platforms are taken with: fedfuse client trust")
 
 
@@ -218,8 +219,7 @@ def trust_command(
     """
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
-    from client.config.trusted_peers import identities_of, identity_changes, read_peers
-    from client.config.trusted_peers import trust_identities as write
+    from client.config.trusted_peers import identities_of, identity_changes, read_peers, trust_identities
     from shared.protocol.invitation import fingerprint_of
 
     deployment = open_deployment(folder)
@@ -233,7 +233,7 @@ def trust_command(
     if not found or (fresh and not (yes or typer.confirm("have you compared each new one with its platform's people?"))):
         typer.echo("nothing was written")
         raise typer.Exit(ExitCode.FAILED)
-    written = write(peers, found, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
+    written = trust_identities(peers, found, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
     typer.echo(f"written: {', '.join(written)}; restart the worker to use it" if written else "all were known")
 
 

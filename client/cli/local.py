@@ -80,13 +80,13 @@ def recommend_command(
     """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.recommender.recommend import recommend_items as rank
+    from client.recommender.recommend import recommend_items
 
     file = load(platform_file_in(platform))
     inside = model.resolve().parent / "state" / file.name
     memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
     cache = (inside if inside.is_dir() else file.state) / "trunk"
-    items = rank(file, model=model, user=user, top=top, cache=cache, memory=memory)
+    items = recommend_items(file, model=model, user=user, top=top, cache=cache, memory=memory)
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.supernode import seccomp as syscalls
+from client.supernode import seccomp
 from shared.base.errors import StorageError
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
@@ -95,7 +95,7 @@ class Wall:
 def wall() -> Wall:
     """What `confine` would close, found without closing anything."""
     version = landlock_version()
-    return Wall(landlock=version, sockets=version > 0 and syscalls.seccomp_available())
+    return Wall(landlock=version, sockets=version > 0 and seccomp.seccomp_available())
 
 
 def landlock_version() -> int:
@@ -154,7 +154,7 @@ def confine(
     finally:
         os.close(descriptor)
     if found.sockets:
-        syscalls.install_filter()
+        seccomp.install_filter()
     return found
 
 

@@ -31,9 +31,9 @@ def init_server_command(
     listen: Annotated[str, typer.Option(help="Address to listen on for platforms.")] = "0.0.0.0",  # noqa: S104
 ) -> None:
     """Make a coordinator: authority, TLS certificate, keys, configuration, start script."""
-    from server.deployment.provisioning import create_coordinator_folder as make
+    from server.deployment.provisioning import create_coordinator_folder
 
-    made = make(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
+    made = create_coordinator_folder(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
     typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
     typer.echo(f"start it:          fedfuse server start {folder}        (or {folder / 'start.sh'})")
     typer.echo(f"invite platforms:  fedfuse invite shop --server {folder} > shop.invitation")
@@ -82,9 +82,9 @@ def invite_command(
 ) -> None:
     """Print what a platform needs to take part: addresses, certificates, public keys. There is no secret in it."""
     from server.deployment.folder import open_coordinator
-    from server.deployment.provisioning import make_invitation as make
+    from server.deployment.provisioning import make_invitation
 
-    invitation = make(open_coordinator(server), platform)
+    invitation = make_invitation(open_coordinator(server), platform)
     typer.echo(invitation.text(), nl=False)
     typer.echo(f"fingerprint {invitation.fingerprint}: read it to the platform's people when they ask", err=True)
 

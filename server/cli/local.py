@@ -26,10 +26,9 @@ def audit_command(
 
     Exit code 4 when anything does not hold.
     """
-    from shared.ledger.audit import audit_run as look
-    from shared.ledger.audit import render_audit
+    from shared.ledger.audit import audit_run, render_audit
 
-    report = look(run)
+    report = audit_run(run)
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -56,11 +55,11 @@ def pull_command(
     fedfuse pull s3://models/ours --trust key.pub --out model        the newest version; again: bring it up to date
     fedfuse pull runs/first --unsigned --out model                   a run's own copy, on your own disk
     """
-    from server.registry.pull import pull_model as fetch
+    from server.registry.pull import pull_model
     from server.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust or []]
-    pulled = fetch(source, out, trusted=keys, unsigned=unsigned, model=model)
+    pulled = pull_model(source, out, trusted=keys, unsigned=unsigned, model=model)
     manifest = pulled.manifest
     if as_json:
         shown = {
