@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.protocol.messages import Request
-from shared.protocol.question import parts_of
+from shared.protocol.question import bound_parts
 from shared.secagg.identity import digest_of
 
 
@@ -16,4 +16,4 @@ def charged_question(request: Request, release: str) -> str:
     Args:
         release: A word for the release, where a request leads to more than one.
     """
-    return digest_of("charge", release.encode(), *parts_of(request)).hex()
+    return digest_of("charge", release.encode(), *bound_parts(request)).hex()

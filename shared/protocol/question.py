@@ -32,10 +32,10 @@ def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  #
     Returns:
         32 bytes.
     """
-    return digest_of("question", *parts_of(request), before.digest)
+    return digest_of("question", *bound_parts(request), before.digest)
 
 
-def parts_of(request: Request) -> list[bytes]:
+def bound_parts(request: Request) -> list[bytes]:
     """The kind of a request, and the name and value of every field but its body: what `digest_of` is to bind.
 
     Settings and arrays count by their digests.
