@@ -1,4 +1,4 @@
-"""What a platform's layers run through: torch.compile, kernels of our own, or torch's operations one by one."""
+"""What a platform's layers run through: torch.compile, the native kernels, or torch's operations one by one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compiles(settings: Settings, device: torch.device) -> bool:
         InputError: the settings ask for it, and it does not work here.
     """
     wish = settings.training.compile
-    # On a processor kernels of our own are faster, and torch's code is as fast without half a minute of compiling.
+    # On a CPU the native kernels are faster, and torch's code is as fast without half a minute of compiling.
     if wish == "off" or (wish == "auto" and device.type != "cuda"):
         return False
     found = compile_obstacle(device)
@@ -76,12 +76,12 @@ def compiles(settings: Settings, device: torch.device) -> bool:
 
 
 def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape) -> bool:
-    """Whether a processor's layers go through kernels of our own, which are built if they are not there yet."""
+    """Whether the layers run in the native CPU kernels, which are built on first use."""
     if settings.training.compile == "off" or not _serve(device, shape):
         return False
     found = native.kernel_obstacle()
     if found:
-        log.warning("training goes without kernels of our own and takes longer, for they do not work here: %s", found)
+        log.warning("training runs without the native kernels and takes longer, since they do not work here: %s", found)
     return not found
 
 

@@ -71,7 +71,7 @@ def require_agreed(changes: Iterable[IdentityChange], replace: Mapping[str, str]
 
 
 def ask(changes: Iterable[IdentityChange], replace: Mapping[str, str], *, confirm: Callable[[str], bool]) -> dict[str, str]:
-    """What `replace` accepts, and what a person at the terminal accepts besides; every change is asked for by itself."""
+    """The changes accepted by `replace` and those accepted at the terminal, where each is confirmed separately."""
     agreed = dict(replace)
     for change in changes:
         if change.name not in agreed and confirm(f"{change}\nreplace it? (have you asked the people concerned?)"):

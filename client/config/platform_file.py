@@ -106,8 +106,8 @@ class PlatformFile(Frozen):
         """What a person should know of this file before a run; no error."""
         found = [] if self.catalogue_declared else [UNDECLARED_CATALOGUE]
         found += [
-            f"source '{name}' is declared public: its texts enter the texts of items as they stand, and the promise of privacy "
-            "does not cover them"
+            f"source '{name}' is declared public: its texts enter the texts of items unchanged and without noise, and the "
+            "privacy guarantee does not cover them"
             for name, source in self.sources.items()
             if isinstance(source, ReviewsSource) and source.public
         ]

@@ -160,8 +160,8 @@ class ReviewsSource(Source):
     """Users' texts about items: reviews, tags.
 
     Args:
-        public: Whether everybody may read them, as on a page of reviews. Then they enter items' texts as they stand, so the
-            promise of privacy does not cover them: one user's review is there for all to see, and the model is trained on it.
+        public: Whether anybody may read them, as on a page of reviews. Then they enter items' texts unchanged and without noise,
+            so the privacy guarantee does not cover them: anybody can read one user's review, and the model is trained on it.
     """
 
     roles = ("user", "item", "text", "stars", "time")

@@ -3,9 +3,9 @@
 A friend's line makes one person touch several examples, so it costs privacy. The bound is enforced here and the
 accountant uses the group size that follows.
 
-A user's data are his rows: his history, and the rows in which *he* names friends. Others who name him keep the
+A user's data are their rows: their history, and the rows in which *they* name friends. Others who name them keep the
 name when he is removed, but nothing speaks under it any more. In training, each user asks the first m people he
-names (`friends`) to speak in his example, and each person speaks for at most k of those who ask (`influence`), chosen
+names (`friends`) to speak in their example, and each person speaks for at most k of those who ask (`influence`), chosen
 by a fixed pseudo-random rank of the pair. Removing user v then changes:
 
 - v's own example;
@@ -64,7 +64,7 @@ class Friends:
 
 
 def _granted(asked: Sequence[NDArray[np.int32]], tables: Tables, influence: int) -> dict[int, list[int]]:
-    """User -> the friends who speak for him: each friend takes the first `influence` of those who ask."""
+    """User -> the friends who speak for them: each friend takes the first `influence` of those who ask."""
     askers: dict[int, list[int]] = {}
     for user, friends in enumerate(asked):
         for friend in friends:
@@ -74,7 +74,7 @@ def _granted(asked: Sequence[NDArray[np.int32]], tables: Tables, influence: int)
     for friend, users in askers.items():
         for user in sorted(users, key=lambda user: _rank(tables, user, friend))[:influence]:
             granted.setdefault(user, set()).add(friend)
-    # In the user's own order: any other would let strangers reorder his text.
+    # In the user's own order: any other would let strangers reorder their text.
     return {user: [int(friend) for friend in asked[user] if friend in friends] for user, friends in granted.items()}
 
 

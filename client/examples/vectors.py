@@ -1,7 +1,7 @@
 """Sources that are vectors, as a model's rows see them.
 
 An item's row has the item's own vectors. A user's row has the user's own vectors and, for every source of item
-vectors, the mean over the items of his context. Absent is zero with presence False.
+vectors, the mean over the items of their context. Absent is zero with presence False.
 """
 
 from __future__ import annotations

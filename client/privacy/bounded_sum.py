@@ -56,7 +56,7 @@ class BoundedSum:
         """The whole vector, or some parts of it, in one piece on the processor; float64 (dimension,).
 
         Args:
-            vote: Length in which the votes stand behind it, as one coordinate more; 0 for none.
+            vote: Scale of the votes on the clip, appended as one more coordinate; 0 appends none.
         """
         chosen = [self.parts[name].reshape(-1) for name in (self.parts if names is None else names)]
         if vote:

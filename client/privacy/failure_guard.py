@@ -2,8 +2,8 @@
 
 A refusal, or a crash, that one user's rows bring about tells of that user. So whatever is computed from rows after a run was
 joined passes a guard: where it fails (a value that is not a number, memory that does not suffice, a fault of the program), the
-platform goes on without the users on whom it failed, releases the rest with all of the noise, and its own operator is told. A
-simulation promises nothing to anybody, and there a fault is to be seen: it raises.
+platform goes on without the users on whom it failed, releases the rest with all of the noise, and logs the failure for its own
+operator. A simulation promises nothing to anybody, and there a fault is to be seen: it raises.
 """
 
 from __future__ import annotations

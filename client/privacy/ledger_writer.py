@@ -6,7 +6,7 @@ can only leave a charge whose mechanism never ran.
 - A torn last line (no newline) is a charge that never returned: its mechanism never ran. `open`
   cuts it off.
 - A failed write (disk full) is rolled back to the length before it; nothing earlier is touched.
-- Beside the ledger stands a list of the charges whose answers left (`.left`), written before they do. It tells a charge that a
+- A file next to the ledger (`.left`) lists the charges whose answers left; it is written before they do. It tells a charge that a
   crash cut off, which may pay for another attempt, from one whose answer an older copy of a run's state does not know.
 - One process at a time: the open file is locked (`flock`), and the lock dies with its process.
 - A ledger that is replaced, deleted or changed under the writer is noticed at the next charge.

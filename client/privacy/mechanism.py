@@ -117,7 +117,7 @@ class Mechanism:
 
     @property
     def vote(self) -> float:
-        """The length in which a user's vote on the clip, plus or minus a half, stands beside the gradient; 0 without a quantile.
+        """Scale v of a user's vote on the clip (plus or minus a half), released with the gradient; 0 without a quantile.
 
         A user's vector is the gradient, of norm at most C, and the vote times v: together at most sqrt(C^2 + v^2 / 4) long, and
         every coordinate gets the same noise N = z sqrt(C^2 + v^2 / 4). The vote's own noise is N / v = quantile.noise, which

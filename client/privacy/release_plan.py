@@ -97,5 +97,5 @@ def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_si
 
 
 def popularity_release(point: FixedPoint) -> Release:
-    """What the round costs that sums popularities: every user's counts once, whatever his social ties."""
+    """What the round costs that sums popularities: every user's counts once, whatever their social ties."""
     return Release(kind=ReleaseKind.POPULARITY, noise_multiplier=point.noise_multiplier, integers=point.integers)

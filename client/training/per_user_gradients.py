@@ -35,7 +35,7 @@ def user_gradients(losses: Losses, parameters: Mapping[str, Tensor], users: int)
 
 
 def by_sequence(losses: Losses, owner: Tensor, users: int) -> Losses:
-    """Losses of users from losses of their sequences: a user's loss is the mean over his own.
+    """Losses of users from losses of their sequences: a user's loss is the mean over their own.
 
     Args:
         losses: Takes one copy per sequence and gives one loss per sequence.
@@ -60,7 +60,7 @@ def _dealt(copies: Tensor, owner: Tensor) -> Tensor:
 
 
 class _DealtOnce(torch.autograd.Function):
-    """`_dealt` of copies that are one; a user's gradient is the sum over his sequences' copies."""
+    """`_dealt` of copies that are one; a user's gradient is the sum over their sequences' copies."""
 
     @staticmethod
     def forward(ctx: Any, copies: Tensor, owner: Tensor) -> Tensor:

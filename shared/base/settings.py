@@ -88,7 +88,7 @@ class TrainingSettings(_Frozen):
     engine: Literal["batched", "opacus"] = Field("batched", description="how per-user gradients are made")
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="'auto': torch.compile on CUDA, and on a processor with bfloat16 kernels of our own, where they work; "
+        description="'auto': torch.compile on CUDA, and on a CPU with bfloat16 the native kernels, where they work; "
         "'on': torch.compile; 'off': neither",
     )
     micro_batch: int = Field(0, ge=0, le=65536, description="sequences of one backward pass; 0: by device")

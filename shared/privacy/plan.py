@@ -92,7 +92,7 @@ def make_plan(
         sample_rate: Poisson sampling probability of an example, per step.
         steps: Training steps of the whole run.
         prior_noise_multiplier: Noise of the popularity prior. One user's rows enter it once, whatever
-            his social ties, so its group is 1.
+            their social ties, so its group is 1.
         group_size: Greatest number of training examples that one user touches; see `groups`.
         parameters: Trainable parameters that leave the platform.
         evaluations: Noised evaluations, if any.

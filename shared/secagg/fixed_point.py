@@ -45,7 +45,7 @@ from shared.privacy.integers import LEAST_SHARE, MAX_DIMENSION, Integers
 SLACK = 2.0**-9
 """Part of the clip by which float arithmetic may lengthen one user's vector; accounted for."""
 FAILURE = 2.0**-64
-"""Probability, per step in which a user is sampled, that rounding lengthens his vector beyond the accounted norm."""
+"""Probability, per step in which a user is sampled, that rounding lengthens their vector beyond the accounted norm."""
 WRAP = 2.0**-60
 """Bound on the probability that noise and data together wrap anywhere in one round's sum."""
 MAX_BITS = 32

@@ -38,7 +38,7 @@ class EncodedTexts:
     Args:
         rows: How many texts.
         layers: That are trained, from the top; the features are those below.
-        kernels: Whether a processor's layers go through kernels of our own, which must be there.
+        kernels: Whether the layers run in the native CPU kernels, which must be built.
     """
 
     def __init__(self, backbone: Backbone, device: torch.device, *, rows: int, layers: int, kernels: bool = False) -> None:
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--eager", action="store_true", help="without kernels of our own")
+    parser.add_argument("--eager", action="store_true", help="without the native kernels")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     device = device_of(parser, options.device)

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64, help="tokens of a sequence")
     parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
     parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--eager", action="store_true", help="without kernels of our own")
+    parser.add_argument("--eager", action="store_true", help="without the native kernels")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     if not keep():

@@ -1,7 +1,7 @@
 """A world dealt out: each platform becomes several of the same kind, each with a share of its users.
 
 So it can be measured what it costs when the same users are spread over more and smaller platforms. A user goes to
-the part that a hash of the id names, with every row of his: interactions, profile, reviews, ties, vectors. What is public
+the part that a hash of the id names, with every row of theirs: interactions, profile, reviews, ties, vectors. What is public
 stays whole and where it is: items, knowledge, item vectors, and the tables that codes are looked up in.
 
 A part's tables hold the columns that the platform file speaks of, as they were read: text stays text, rows that no part

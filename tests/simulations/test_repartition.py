@@ -135,7 +135,7 @@ def world(tmp_path: Path) -> World:
 
 
 def said(tables: Tables) -> dict[str, Any]:
-    """User -> all that the tables hold of him, in terms that do not depend on numbering."""
+    """User -> all that the tables hold of them, in terms that do not depend on numbering."""
     told = {}
     for number, user in enumerate(tables.user_ids):
         of = slice(tables.interactions.offsets[number], tables.interactions.offsets[number + 1])

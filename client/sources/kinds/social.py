@@ -22,7 +22,7 @@ def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> t
     """Ties of users that have interactions, each user's in a fixed pseudo-random order of the pair.
 
     A friend without interactions keeps the place, as -1: if places were filled up, one person's removal would move others
-    up in the lists of everybody who names him, and his influence would have no bound (`client/examples/friends.py`).
+    up in the lists of everybody who names them, and their influence would have no bound (`client/examples/friends.py`).
 
     Raises:
         InputError: the source cannot be read or no row is usable.

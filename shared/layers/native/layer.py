@@ -1,4 +1,4 @@
-"""A transformer layer with an adapter in kernels of our own: what `shared/layers/manual_backward.py` computes, by blocks of rows.
+"""A transformer layer with an adapter in native kernels: what `shared/layers/manual_backward.py` computes, by blocks of rows.
 
 On a processor a layer's products take less than half of its time; the rest is what lies between them, read from memory and
 written there again. The kernels (`shared/layers/native/kernels`) let a block of rows go through a whole half of a layer before

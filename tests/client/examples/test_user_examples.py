@@ -222,7 +222,7 @@ def graph(edges: list[tuple[int, int]], people: int) -> Ties:
 
 
 def without(ties: Ties, gone: int, influence: int) -> Ties:
-    """The same people after one has left: his rows are gone, and his name keeps its place in the lists of others."""
+    """The same people after one has left: their rows are gone, and their name keeps its place in the lists of others."""
     lists = [ties.friend[ties.offsets[user] : ties.offsets[user + 1]] for user in range(len(ties.offsets) - 1)]
     kept = [np.where(names == gone, -1, names) if user != gone else names[:0] for user, names in enumerate(lists)]
     return Ties(
@@ -286,7 +286,7 @@ class TestFriends:
         assert worst <= group - 1
 
     def test_the_check_notices_unbounded_influence(self) -> None:
-        # Everybody names person 0: without the bound, his removal changes everybody's example.
+        # Everybody names person 0: without the bound, their removal changes everybody's example.
         star = graph([(user, 0) for user in range(1, 9)], 9)
         assert changed_by_removal(star, 9, 2)[0] <= 4
         assert changed_by_removal(star, 9, 100)[0] == 8

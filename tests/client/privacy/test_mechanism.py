@@ -174,7 +174,7 @@ def check_divisor(step: Step) -> None:
 
 
 def check_sampling(step: Step) -> None:
-    """Every user enters independently with the event's rate: read off releases in which every user has a direction of his own."""
+    """Every user enters independently with the event's rate: read off releases in which each user has their own direction."""
     users, steps = 120, 2500
     mechanism, random = make(noise_multiplier=0.01), SeededNoise(3)
     rate = mechanism.release(1).sample_rate

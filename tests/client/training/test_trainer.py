@@ -39,7 +39,7 @@ ITEMS = KINDS * EACH
 
 
 class Problem:
-    """Four kinds of users that like three items each; a user's kind is a word of his text, an item's name says nothing."""
+    """Four kinds of users that like three items each; a user's kind is a word of their text, an item's name says nothing."""
 
     def __init__(self, settings: Settings, folder: Path, *, fusion: str = "attention") -> None:
         random = np.random.default_rng(0)

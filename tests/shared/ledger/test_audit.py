@@ -120,7 +120,7 @@ def test_integers_are_recomputed_with_their_rounding(tmp_path: Path) -> None:
     assert report.platforms[0].opacus is not None and report.platforms[0].opacus.tight
 
     class RealScale:
-        """Charges as if a user's rounded vector were as long as his real one."""
+        """Charges as if a user's rounded vector were as long as the real one."""
 
         def epsilon(self, releases: list[Release], delta: float) -> Any:
             part = INTEGER.integers

@@ -86,7 +86,7 @@ def composed(p: Law, q: Law, steps: int, delta: float, *, grid: float = 1e-3) ->
 
 
 def pair(*, step: float, base: float, variance: float, shares: int, rate: float, reach: int) -> tuple[Law, Law]:
-    """What an honest but curious server sees of one coordinate with a user of real value `step`, and without him."""
+    """What an honest but curious server sees of one coordinate with a user of real value `step`, and without them."""
     noise = discrete_gaussian(variance / shares, reach)
     for _ in range(shares - 1):
         noise = np.convolve(noise, discrete_gaussian(variance / shares, reach))[reach:-reach]

@@ -1,4 +1,4 @@
-"""The kernels of our own against the layer written out, in float64 and in their own bfloat16."""
+"""The native kernels against the layer written out, in float64 and in their own bfloat16."""
 
 from __future__ import annotations
 
