@@ -124,6 +124,23 @@ def table(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
     path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
+LIKES = (0, True), (1, True), (2, True), (3, False)
+PLAIN = World(users={name: User(items=LIKES[at % 2 :]) for at, name in enumerate("abcde")})
+
+LAST = World(users={"a": User(items=LIKES)})
+"""Without its only user nobody is left."""
+EVERYTHING = World(
+    users={
+        name: User(items=LIKES[at % 3 :], friends=("a", "b"), profile="nurse", note="lovely", vector=(0.5, 1.0 * at))
+        for at, name in enumerate("abcd")
+    },
+    influence=1,
+    profiles=True,
+    notes=True,
+    vectors=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Released:
     """One release: what it would have been before the noise, and the grid it was meant for."""

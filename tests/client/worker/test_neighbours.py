@@ -39,7 +39,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from tests.support.neighbours import Told, User, World, compare, neighbours
+from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Told, User, World, compare, neighbours
 
 Make = Callable[..., Settings]
 Adapter = dict[str, np.ndarray]
@@ -92,8 +92,6 @@ def questions(settings: Settings, adapter: Adapter) -> list[Request]:
     ]
 
 
-LIKES = (0, True), (1, True), (2, True), (3, False)
-PLAIN = World(users={name: User(items=LIKES[at % 2 :]) for at, name in enumerate("abcde")})
 FRIENDS = World(
     users={
         "a": User(items=LIKES, friends=("b",)),
@@ -111,20 +109,14 @@ STAR = World(
     influence=0,
 )
 """Sixty who read alike name one who is gone next door."""
-LAST = World(users={"a": User(items=LIKES)})
-"""Without its only user nobody is left."""
-EVERYTHING = World(
-    users={
-        name: User(items=LIKES[at % 3 :], friends=("a", "b"), profile="nurse", note="lovely", vector=(0.5, 1.0 * at))
-        for at, name in enumerate("abcd")
-    },
-    influence=1,
-    profiles=True,
-    notes=True,
-    vectors=True,
-    times=False,
-)
-WORLDS = {"plain": PLAIN, "friends": FRIENDS, "bounded": BOUNDED, "star": STAR, "last": LAST, "everything": EVERYTHING}
+WORLDS = {
+    "plain": PLAIN,
+    "friends": FRIENDS,
+    "bounded": BOUNDED,
+    "star": STAR,
+    "last": LAST,
+    "everything": replace(EVERYTHING, times=False),
+}
 
 
 @pytest.fixture

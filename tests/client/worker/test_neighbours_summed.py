@@ -23,23 +23,10 @@ from shared.ledger.format import read_ledger
 from shared.model.adapter import initial
 from shared.protocol.messages import Answer, Factors, Phase, Request, Secured, Summed, Train
 from tests.client.run.test_secure_session import Federation
-from tests.support.neighbours import Released, Told, User, World, compare, held_noise
+from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Released, Told, User, World, compare, held_noise
 
 Make = Callable[..., Settings]
-LIKES = (0, True), (1, True), (2, True), (3, False)
 OTHERS = World(users={name: User(items=LIKES[at % 2 :]) for at, name in enumerate("vwxyz")})
-PLAIN = World(users={name: User(items=LIKES[at % 2 :]) for at, name in enumerate("abcde")})
-EVERYTHING = World(
-    users={
-        name: User(items=LIKES[at % 3 :], friends=("a", "b"), profile="nurse", note="lovely", vector=(0.5, 1.0 * at))
-        for at, name in enumerate("abcd")
-    },
-    influence=1,
-    profiles=True,
-    notes=True,
-    vectors=True,
-)
-LAST = World(users={"a": User(items=LIKES)})
 
 
 class Deployed(Federation):
