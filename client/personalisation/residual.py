@@ -18,7 +18,7 @@ from client.model.prepared_platform import PreparedPlatform
 from client.personalisation.plan import PersonalPlan, begun, flattened, gains, plan_personal, wins
 from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import nothing
-from client.privacy.failure_guard import Guard
+from client.privacy.failure_guard import Guard, by_parts
 from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
@@ -40,7 +40,7 @@ class Own:
     Args:
         budget: Epsilon of all runs together.
         trainer: Makes a trainer with that mechanism.
-        gains: NDCG@10 of every held-out user under parameters, float64 (users,).
+        gains: NDCG@10 under parameters of some held-out users, int64 (users,), by their place among them; float64 (users,).
         guard: What becomes of a comparison that fails on the rows.
         pace: When answers may leave.
         pay: Charges a release under a round, once.
@@ -54,7 +54,7 @@ class Own:
     budget: float
     ledger: LedgerWriter
     trainer: Callable[[Mechanism], Trainer]
-    gains: Callable[[Mapping[str, Tensor]], NDArray[np.float64]]
+    gains: Callable[[Mapping[str, Tensor], NDArray[np.int64]], NDArray[np.float64]]
     random: Callable[[str, int], NoiseSource]
     guard: Guard
     pace: Pace
@@ -111,10 +111,12 @@ class Own:
             trained = flattened(self._trained(plan, shared))
             self.keep({}, {PERSONAL: {name: value.detach().cpu() for name, value in trained.items()}})
         self.pay(plan.comparison.release(), plan.round)
-        own = {**shared, **own_of(self.recall(), like=shared)}
-        gained = self.guard(
-            lambda: gains(self.gains(shared), self.gains(without_forms(own))),
-            lambda: nothing({"sum": (1,)}, bound=1.0),
+        own = without_forms({**shared, **own_of(self.recall(), like=shared)})
+        gained = by_parts(
+            lambda users: gains(self.gains(shared, users), self.gains(own, users)),
+            np.arange(len(self.platform.held_out)),
+            guard=self.guard,
+            empty=lambda: nothing({"sum": (1,)}, bound=1.0),
             what="the comparison of the platform's own model",
         )
         return wins(gained, plan.comparison, self.random("compare", plan.round))

@@ -27,12 +27,17 @@ _PER_NOISE = 16
 """Noised counts are looked at on a grid of so many points per standard deviation: that moves none by more than a 32nd of it."""
 
 
-def bounded_counts(split: Split, tables: Tables, *, seed: int) -> BoundedSum:
+def bounded_counts(split: Split, tables: Tables, *, seed: int, only: NDArray[np.int64] | None = None) -> BoundedSum:
     """Counts of training items in which every user has L2 norm at most 1, float64 (items,).
 
     A user gives 1 / sqrt(BOUND) to each of at most BOUND distinct items, chosen among more by that user's own generator.
+
+    Args:
+        only: int64 (users counted,). Numbers of the users that are counted; by default all.
     """
-    chosen = (_chosen(split.train, user, tables.user_ids[user], seed) for user in range(split.users))
+    chosen = (
+        _chosen(split.train, int(user), tables.user_ids[user], seed) for user in (range(split.users) if only is None else only)
+    )
     return of_choices(chosen, width=tables.items, most=BOUND)
 
 

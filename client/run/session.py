@@ -285,7 +285,7 @@ class Session:
             budget=self._budget,
             ledger=self._ledger,
             trainer=lambda mechanism: self._trainer(prior, mechanism),
-            gains=lambda parameters: per_user_metrics(*self.ranks(parameters, prior, serving=False))[0],
+            gains=lambda parameters, users: per_user_metrics(*self.ranks(parameters, prior, serving=False, only=users))[0],
             random=self._random,
             guard=self._guard,
             pace=self._pace,
@@ -327,11 +327,13 @@ class Session:
         self._ledger.leave()
 
     def _counted_items(self) -> BoundedSum:
-        """How often each item was liked, every user's counts of norm at most 1; of nobody where the rows make it fail."""
-        tables = self._platform.tables
-        return self._guard(
-            lambda: bounded_counts(self._platform.split, tables, seed=self.settings.seed),
-            lambda: nothing({"sum": (tables.items,)}, bound=1.0),
+        """How often each item was liked, every user's counts of norm at most 1."""
+        tables, split = self._platform.tables, self._platform.split
+        return by_parts(
+            lambda users: bounded_counts(split, tables, seed=self.settings.seed, only=users),
+            np.arange(split.users),
+            guard=self._guard,
+            empty=lambda: nothing({"sum": (tables.items,)}, bound=1.0),
             what="counting popularities",
         )
 

@@ -242,10 +242,10 @@ def popularity_exact(patched: pytest.MonkeyPatch) -> None:
 
 
 def popularity_unbounded(patched: pytest.MonkeyPatch) -> None:
-    def counts(split: Any, tables: Any, *, seed: int) -> BoundedSum:
+    def counts(split: Any, tables: Any, *, seed: int, only: Any) -> BoundedSum:
         import torch
 
-        found = np.bincount(split.train.values, minlength=tables.items).astype(float)
+        found = sum(np.bincount(split.train[user], minlength=tables.items).astype(float) for user in only)
         return BoundedSum(parts={"sum": torch.from_numpy(found)}, bound=1.0)
 
     patched.setattr(sessions, "bounded_counts", counts)
@@ -422,3 +422,22 @@ def test_other_users_gradients_do_not_depend_on_who_is_there(play: Any, compile_
     crowd = World(users=users, items=40, declared=400, profiles=True)
     over = {"model.backbone": "minilm", "model.user_tokens": 60, "model.rank": 8, "training.compile": compile_}
     compare(*play(crowd, "v", scale=3.0, only=lambda request: isinstance(request, Join | Train), **over))
+
+
+def counting_fails_on_one(patched: pytest.MonkeyPatch) -> None:
+    real = popularity._chosen
+
+    def failing(train: Any, user: int, user_id: str, seed: int) -> Any:
+        if user_id == "a0":
+            raise ValueError("a0 cannot be counted")
+        return real(train, user, user_id, seed)
+
+    patched.setattr(popularity, "_chosen", failing)
+
+
+def test_a_fault_on_one_user_leaves_the_others_counted(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were all of them left out, that user's rows would move the counts by everybody's."""
+    counting_fails_on_one(monkeypatch)
+    here, there = play(STAR, "a0", only=lambda request: isinstance(request, Join))
+    compare(here, there)
+    assert any(released.vector.any() for released in here.released)
