@@ -462,6 +462,16 @@ class TestItemsEncoded:
         assert [one.since for one in platforms] == [{1: 1, 2: 1, 3: 1}] * 3
 
 
+def killed_after(round_: int) -> Callable[[Event], None]:
+    """A listener that ends the coordinator when that round is done."""
+
+    def stop(event: Event) -> None:
+        if event.kind is Kind.ROUND and event.round == round_:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 class TestResuming:
     def test_it_gives_the_uninterrupted_result(self, federate: Any, make: Any, tmp_path: Path) -> None:
         def platforms() -> list[Platform]:
@@ -469,14 +479,10 @@ class TestResuming:
 
         straight = federate(*platforms(), out="straight")
 
-        def stop(event: Event) -> None:
-            if event.kind is Kind.ROUND and event.round == 2:
-                raise KeyboardInterrupt
-
         for path in (tmp_path / "platforms").rglob("*.secure"):
             path.unlink()
         with pytest.raises(KeyboardInterrupt):
-            federate(*platforms(), events=stop)
+            federate(*platforms(), events=killed_after(2))
         again = platforms()
         resumed = federate(*again, resume=True)
         assert all((resumed.adapter[name] == straight.adapter[name]).all() for name in straight.adapter)
@@ -508,13 +514,9 @@ class TestResuming:
     def test_a_platform_that_forgot_its_keys_is_left_out(
         self, federate: Any, several: Any, tiny_settings: Make, tmp_path: Path
     ) -> None:
-        def stop(event: Event) -> None:
-            if event.kind is Kind.ROUND and event.round == 1:
-                raise KeyboardInterrupt
-
         platforms = several(4)
         with pytest.raises(KeyboardInterrupt):
-            federate(*platforms, events=stop)
+            federate(*platforms, events=killed_after(1))
         next((tmp_path / "platforms" / "p3").glob("*.secure")).unlink()
         outcome = federate(*platforms, resume=True)
         wanted = step(platforms, 1) + sum(step(platforms[:3], at) for at in (2, 3))
@@ -530,26 +532,18 @@ class TestResuming:
             federate(*platforms, resume=True)  # nothing was trained yet: there is nothing to resume
 
     def test_a_damaged_session_is_noticed(self, federate: Any, several: Any, tmp_path: Path) -> None:
-        def stop(event: Event) -> None:
-            if event.kind is Kind.ROUND:
-                raise KeyboardInterrupt
-
         platforms = several(3)
         with pytest.raises(KeyboardInterrupt):
-            federate(*platforms, events=stop)
+            federate(*platforms, events=killed_after(1))
         path = tmp_path / "run" / FOLDER / "session.bin"
         path.write_bytes(path.read_bytes()[:-1] + b"\xff")
         with pytest.raises(StorageError, match="session"):
             federate(*platforms, resume=True)
 
     def test_one_of_another_release_is_refused_in_words(self, federate: Any, several: Any, tmp_path: Path) -> None:
-        def stop(event: Event) -> None:
-            if event.kind is Kind.ROUND:
-                raise KeyboardInterrupt
-
         platforms = several(3)
         with pytest.raises(KeyboardInterrupt):
-            federate(*platforms, events=stop)
+            federate(*platforms, events=killed_after(1))
         path = tmp_path / "run" / FOLDER / "session.bin"
         data = bytearray(read_checked(path))
         data[2] = VERSION - 1
