@@ -197,7 +197,7 @@ def _vector_column(column: pl.Series) -> pl.Series:
     if dtype == pl.String:
         # Delimited text and databases have no lists: "[0.5, 1]" and "0.5 1" are read alike.
         return column.str.extract_all(_NUMBERS).cast(_VECTOR, strict=False)
-    return _vectors(column.to_list())
+    return _vectors(python_cells(column))
 
 
 def _vectors(cells: Sequence[Any]) -> pl.Series:
@@ -211,7 +211,7 @@ def _vectors(cells: Sequence[Any]) -> pl.Series:
 
 def _vector(cell: Any) -> list[float] | str | None:
     if isinstance(cell, pl.Series):
-        cell = cell.to_list()
+        cell = python_cells(cell)
     if isinstance(cell, list | tuple):
         return [_number(part) for part in cell]
     return None if cell is None or isinstance(cell, dict) else _valid(cell_text(cell))

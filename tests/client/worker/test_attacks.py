@@ -217,6 +217,16 @@ class TestOneUsersRows:
         more = '[sources.more]\nkind = "interactions"\npath = "more.parquet"\n'
         assert {"a", "b", "c"} <= set(self.users(folder, rows=self.OTHERS, sources=more))
 
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_a_time_beyond_all_calendars_among_vectors(self, tmp_path: Path, nested: bool) -> None:
+        folder = tmp_path / "w"
+        folder.mkdir()
+        times = pl.Series([0, 1, 10**15, 2**62], dtype=pl.Int64).cast(pl.Datetime("us"))
+        vectors = times.reshape((4, 1)).arr.to_list() if nested else times
+        pl.DataFrame({"user": ["a", "b", "c", "v"], "vector": vectors}).write_parquet(folder / "moods.parquet")
+        moods = '[sources.moods]\nkind = "vectors"\npath = "moods.parquet"\nwidth = 1\ncolumns = { user = "user" }\n'
+        assert self.users(folder, rows=self.OTHERS, sources=moods) == ["a", "b", "c"]
+
     def test_nobody_in_a_file_without_a_header(self, tmp_path: Path) -> None:
         folder = tmp_path / "w"
         folder.mkdir()
