@@ -40,7 +40,6 @@ Progress = Callable[[str, str, int, int], None]
 
 METRICS = "metrics.json"
 RECORD = "run.toml"
-_NAMES = {"ndcg": "ndcg@10", "hr": "hr@10", "auc": "auc"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +224,7 @@ def _platform(tally: Tally, alone: Outcome | None) -> dict[str, Any]:
 
 
 def _quality(metrics: Any) -> dict[str, float] | None:
-    return None if metrics is None else {name: round(getattr(metrics, key), 6) for key, name in _NAMES.items()}
+    return None if metrics is None else {name: round(mean, 6) for name, mean in metrics.quality.items()}
 
 
 def _tomlable(settings: Settings) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
+from shared.protocol.quality import METRICS
 
 _SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED, Kind.PERSONALISED)
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
@@ -88,7 +89,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     off = None if metrics["private"] else _PRIVACY_OFF
     table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("platform", overflow="fold", min_width=8)
-    for column in ("model", "NDCG@10", "HR@10", "AUC", "ε of budget", "δ", "KiB sent"):
+    for column in ("model", *(metric.title for metric in METRICS.values()), "ε of budget", "δ", "KiB sent"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for name, result in metrics["platforms"].items():
         # Beside the three models, the facts of the federation stand in one row each.
@@ -106,7 +107,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         stages = [stage for stage in facts if result[stage.partition(":")[0]]]
         for stage in stages:
             first, last = stage == stages[0], stage == stages[-1]
-            figures = [f"{result[stage.partition(':')[0]][key]:.3f}" for key in ("ndcg@10", "hr@10", "auc")]
+            figures = [f"{result[stage.partition(':')[0]][key]:.3f}" for key in METRICS]
             table.add_row(name if first else "", stage, *figures, *facts[stage], end_section=last)
     return table
 

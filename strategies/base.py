@@ -37,6 +37,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from shared.protocol.quality import METRICS
 from strategies.averaging import Change, WeightedMean
 from strategies.card import Card
 from strategies.optimizers import ServerOptimizer
@@ -249,10 +250,7 @@ class AdapterStrategy(Strategy):
         users = sum(metrics.users for metrics in self.report.metrics)
         if not users:
             return None
-        means = {
-            name: sum(getattr(metrics, name) * metrics.users for metrics in self.report.metrics) / users
-            for name in ("ndcg", "hr", "auc")
-        }
+        means = {name: sum(metrics.quality[name] * metrics.users for metrics in self.report.metrics) / users for name in METRICS}
         return MetricRecord({**means, "platforms": len(self.report.metrics), "users": users})
 
     def configure_personalise(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> list[Message]:

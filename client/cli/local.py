@@ -86,7 +86,7 @@ def recommend_command(
     inside = model.resolve().parent / "state" / file.name
     memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
     cache = (inside if inside.is_dir() else file.state) / "trunk"
-    items = recommend_items(file, model=model, user=user, top=top, cache=cache, memory=memory)
+    items = recommend_items(file, model=model, user=user, top=top, cache=cache, state=memory)
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return

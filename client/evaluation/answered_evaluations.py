@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
+from client.privacy.answer_stamp import AnswerStamp
 from shared.base.errors import OutOfOrder
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings
-from shared.protocol.messages import Evaluate, Label, Metrics
-
-Facts = Mapping[str, float | int | str]
-_PREFIX = "metrics "
+from shared.protocol.messages import Evaluate, Label
+from shared.protocol.quality import Quality
 
 
-def recall(facts: Facts, request: Evaluate, settings: Settings, *, users: int, platform: str) -> Metrics | None:
-    """The answer that was given to this very question, or None if it is new.
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """A noised and charged evaluation.
+
+    Args:
+        model: SHA-256 of the adapter that was evaluated, in hex.
+    """
+
+    model: str
+    quality: Quality
+    stamp: AnswerStamp
+
+
+def answered_before(known: Mapping[str, Evaluated], request: Evaluate, settings: Settings) -> Evaluated | None:
+    """What was answered to this very question, or None if it is new.
+
+    Args:
+        known: The run's evaluations, by `evaluation_key`.
 
     Raises:
         OutOfOrder: it is a question that the plan did not pay for: of another round, about another model than the one that
             was evaluated in its place, or one too many.
     """
-    known = kept(facts)
-    found = known.get(_key(request))
+    found = known.get(evaluation_key(request))
     if found is not None:
-        values: dict[str, Any] = json.loads(str(found))
-        if values.pop("model") != _digest(request):
+        if found.model != evaluated_model(request):
             raise OutOfOrder(f"another model was evaluated as '{request.label}' of round {request.round}")
-        return Metrics(
-            run=request.run, platform=platform, round=request.round, label=request.label, users=users, exact=False, **values
-        )
+        return found
     if (request.label is Label.BEFORE) != (request.round == 0) or request.round > settings.rounds:
         raise OutOfOrder(f"an evaluation '{request.label}' of round {request.round} of {settings.rounds}")
     if len(known) >= settings.evaluations:
@@ -39,23 +49,13 @@ def recall(facts: Facts, request: Evaluate, settings: Settings, *, users: int, p
     return None
 
 
-def remember(facts: Facts, request: Evaluate, metrics: Metrics) -> dict[str, float | int | str]:
-    """The facts with this answer among them."""
-    names = ("ndcg", "hr", "auc", "epsilon", "ledger", "seconds")
-    values = {"model": _digest(request), **{name: getattr(metrics, name) for name in names}}
-    return {**facts, _key(request): json.dumps(values, sort_keys=True)}
+def evaluation_key(request: Evaluate) -> str:
+    """Which of a run's evaluations it is."""
+    return f"{request.label} {request.round}"
 
 
-def kept(facts: Facts) -> dict[str, float | int | str]:
-    """Those of the facts that are remembered evaluations; they outlive the rounds."""
-    return {key: value for key, value in facts.items() if key.startswith(_PREFIX)}
-
-
-def _key(request: Evaluate) -> str:
-    return f"{_PREFIX}{request.label} {request.round}"
-
-
-def _digest(request: Evaluate) -> str:
+def evaluated_model(request: Evaluate) -> str:
+    """SHA-256 of the adapter to be evaluated, in hex."""
     sha = hashlib.sha256()
     feed(sha, request.adapter)
     return sha.hexdigest()

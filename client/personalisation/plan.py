@@ -1,9 +1,4 @@
-"""A model of a platform's own: after the federation, a residual adapter trained here from what is left of the budget.
-
-Everything learnt so far is frozen as it is, and a fresh adapter beside it is trained on this platform's users alone, with
-the same mechanism. It stays on the platform. It is used only if it ranks held-out items better, which a noised and charged
-comparison decides; otherwise the platform goes on with the global model.
-"""
+"""What personalising may spend: the plan for what a run has left of a platform's budget."""
 
 from __future__ import annotations
 
@@ -11,31 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from client.config.platform_file import PlatformFile
-from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism, Mechanism
-from client.privacy.noise_sources import NoiseSource
-from client.run.adapter_partition import Part
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.layers.lora import Parameters
 from shared.ledger.format import Entry
-from shared.model.adapter import drawn
 from shared.model.factor_schedule import personalises
-from shared.model.residual_factors import maps_in
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.plan import signal_to_noise
 from shared.privacy.releases import Release, ReleaseKind
 from shared.secagg.fixed_point import planning
-
-CONFIDENCE = 2.0
-"""Standard deviations of its noise by which a comparison must be won: a model that is no better wins with probability 2.3 %."""
 
 
 def reserved(settings: Settings) -> float:
@@ -145,49 +126,3 @@ def plan_personal(
             if not PREFERRED.epsilon([*spent, *plan.releases], delta).epsilon <= most:
                 return None
     return plan
-
-
-def flattened(parameters: Parameters) -> dict[str, Tensor]:
-    """One A and one B for each map, with core and residual in them; it computes the same."""
-    plain: dict[str, Tensor] = {}
-    for name in maps_in(parameters):
-        a, b = parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"]
-        if f"{name}.lora_R" in parameters:
-            a = parameters[f"{name}.lora_R"] @ a
-        if f"{name}.residual_A" in parameters:
-            a = torch.cat([a, parameters[f"{name}.residual_A"]])
-            b = torch.cat([b, parameters[f"{name}.residual_B"]], 1)
-        plain[f"{name}.lora_A"], plain[f"{name}.lora_B"] = a, b
-    return plain
-
-
-def begun(shared: Parameters, part: Part) -> dict[str, Tensor]:
-    """The same model with a fresh adapter beside it: the one learnt so far is all residual now.
-
-    Args:
-        shared: The global adapter completed, with this platform's own parameters.
-    """
-    frozen = {name.replace(".lora_", ".residual_"): value for name, value in flattened(shared).items()}
-    device = next(iter(frozen.values())).device
-    fresh = drawn(part.layout, seed=part.settings.seed, again=part.settings.rounds + 1)
-    return {**shared, **frozen, **{name: torch.from_numpy(value).to(device) for name, value in fresh.items()}}
-
-
-def gains(shared: NDArray[np.float64], own: NDArray[np.float64]) -> BoundedSum:
-    """How much better the platform's own model is, summed over users.
-
-    Args:
-        shared, own: float64 (users,). NDCG@10 of each held-out user under the global model and under the own one, in [0, 1].
-    """
-    return of_contributions((own - shared)[:, None])
-
-
-def wins(gained: BoundedSum, mechanism: CountMechanism, random: NoiseSource) -> bool:
-    """Whether the platform's own model is better, by a noised comparison; the caller has charged for it.
-
-    Guarantees:
-        One user moves the sum of differences by at most 1. A model that is no better on these users wins with probability
-        at most 2.3 %, whatever their number: the noise would have to exceed `CONFIDENCE` standard deviations.
-    """
-    noise = mechanism.point.noise if mechanism.private else 0.0
-    return float(mechanism.privatise(gained, random)[0]) > CONFIDENCE * noise

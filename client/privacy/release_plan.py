@@ -12,10 +12,11 @@ from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.privacy.plan import Plan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
+from shared.protocol.quality import METRICS
 from shared.secagg.fixed_point import FixedPoint, planning
 
-WIDTH = 4
-"""Numbers that one user contributes to metrics: one, and three metrics."""
+WIDTH = 1 + len(METRICS)
+"""Numbers that one user contributes to metrics: one, and every metric."""
 
 
 def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:

@@ -23,9 +23,8 @@ from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.fusion.operators import fusion_named
 from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
-from client.personalisation.residual import CHOSEN, own_of
 from client.privacy.popularity_release import bounded_counts, log_popularity
-from client.run.run_state import load_memory
+from client.run.run_state import load_run_state
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
@@ -48,14 +47,14 @@ class Recommendation:
 
 
 def recommend_items(
-    file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, memory: Path | None = None
+    file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, state: Path | None = None
 ) -> list[Recommendation]:
     """The best items that the user has not had, best first.
 
     Args:
         model: A published model's folder.
         cache: Folder of the trunk cache; a second call is quick.
-        memory: The platform's state of the run that made the model, if it is here.
+        state: The platform's file of the run that made the model, if it is here.
 
     Raises:
         InputError: the user is unknown, or the model or the sources cannot be used.
@@ -92,18 +91,18 @@ def recommend_items(
     device = default_device()
     encoder = ready_encoder(backbone, published.model, device)
     towers = Towers(encoder, fusion_named(published.model.fusion))
-    known = load_memory(memory) if memory else None
+    known = load_run_state(state) if state else None
     random = np.random.default_rng([settings.seed, *file.name.encode()])
     local: Mapping[str, Tensor] = towers.fusion.initial(widths_of(tables), encoder.hidden, random)
     if known is not None:
-        local = {**local, **known.tensors.get("local", {})}
+        local = {**local, **known.local}
     counts = bounded_counts(split, tables, seed=settings.seed).vector()
     prior = torch.from_numpy(log_popularity(counts, 0.0)).to(device)
     parameters = {name: torch.tensor(value, device=device) for name, value in published.adapter.items()}
     parameters |= {name: value.to(device) for name, value in local.items()}
-    if known is not None and known.facts.get(CHOSEN):
+    if known is not None and known.choice is not None and known.choice.own:
         # The platform's own model won: it stands for the whole adapter, what was published in it included.
-        parameters |= own_of(known, like=parameters)
+        parameters |= {name: value.to(device) for name, value in known.personal.items()}
     trunk = TrunkCache(cache, encoder)
     bank = towers.encode(cached_rows(trunk, catalogue.sequences, item_vectors(tables)), parameters)
     vector = towers.encode(cached_rows(trunk, example.sequences, user_vectors(tables, example)), parameters)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,8 +22,11 @@ from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
 from client.run.adapter_partition import Part
-from client.run.secure_session import SummingSession
-from client.run.session import Session
+from client.run.evaluating import answer_evaluation
+from client.run.local_session import LocalSession
+from client.run.personalising import answer_personalise
+from client.run.run_context import RunContext
+from client.run.secure_session import SecureSession
 from client.secagg.enrolment import Peers
 from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of, known_peers
 from client.sources.platform_tables import read_tables
@@ -40,7 +42,7 @@ from shared.base.errors import (
     StorageError,
 )
 from shared.base.logs import about, tell
-from shared.base.settings import Settings, settings_digest
+from shared.base.settings import Settings
 from shared.model.backbone import shape_of
 from shared.protocol.messages import (
     Answer,
@@ -99,7 +101,7 @@ class Worker:
         self._pace = Pace(step=0.0 if simulation else file.federation.answer_step)
         self._fingerprint: str | None = None
         self._opening = False
-        self._session: Session | None = None
+        self._session: LocalSession | SecureSession | None = None
         self._writer: LedgerWriter | None = None
         self.failure: Exception | None = None
         """What the last refusal was about, for the platform's own operator; never sent."""
@@ -135,7 +137,7 @@ class Worker:
             answer = self._answer(request)
             part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
             layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
-            if isinstance(request, Count) and isinstance(self._session, SummingSession):
+            if isinstance(request, Count) and isinstance(self._session, SecureSession):
                 layout = {"popularity": (self._session.counted, 1)}
             out = checked(
                 answer,
@@ -212,20 +214,21 @@ class Worker:
         session = self._open(request)
         if isinstance(request, Join):
             return session.join()
-        if isinstance(request, Train):
-            return session.train(request)
         if isinstance(request, Evaluate):
-            return session.evaluate(request)
+            return answer_evaluation(session.run, request)
         if isinstance(request, Personalise):
-            return session.personalise(request)
-        if isinstance(session, SummingSession):
+            return answer_personalise(session.run, request)
+        if isinstance(session, SecureSession):
             if isinstance(request, Sum):
                 return session.sum(request)
             if isinstance(request, Count):
                 return session.count(request)
             if isinstance(request, Secure):
                 return session.secure(request)
-        raise ProtocolError(f"unknown request {type(request).__name__}")
+        elif isinstance(request, Train):
+            return session.train(request)
+        noise = request.settings.privacy.noise
+        raise ProtocolError(f"run {request.run} has {noise} noise, and was asked to {request.kind}")
 
     def _require_leave(self, request: Request, warrant: str) -> None:
         """Only what this platform's own file allows, whoever asks. A simulation has no coordinator to distrust."""
@@ -234,14 +237,14 @@ class Worker:
             terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
             terms.require_settings(request.settings)
 
-    def _open(self, request: Request) -> Session:
+    def _open(self, request: Request) -> LocalSession | SecureSession:
         settings = request.settings
         if settings.simulation and not self._simulation:
             raise PrivacyError(
                 "the coordinator asks for a simulation", where=self.name, do="a deployed platform sends no exact metrics"
             )
         session = self._session
-        if session is not None and session.run == request.run and session.settings == settings:
+        if session is not None and session.run.name == request.run and session.run.settings == settings:
             return session
         budget = (
             settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
@@ -251,23 +254,21 @@ class Worker:
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
-        facts: dict[str, Any] = {
-            "run": request.run,
-            "settings": settings,
-            "digest": settings_digest(settings),
-            "platform": platform,
-            "budget": budget,
-            "ledger": self._writer,
-            "memory": self._state / "runs" / f"{request.run}.safetensors",
-            "simulation": self._simulation,
-            "progress": self._progress,
-            "guard": self._guard,
-            "pace": self._pace,
-        }
-        if settings.distributed:
-            self._session = SummingSession(secure=self._secure_sum(request.run, settings), **facts)
-        else:
-            self._session = Session(**facts)
+        # Made before the run's context, which may charge or remember something of the run.
+        participant = self._participant(request.run, settings) if settings.distributed else None
+        run = RunContext(
+            name=request.run,
+            settings=settings,
+            platform=platform,
+            budget=budget,
+            ledger=self._writer,
+            path=self._state / "runs" / f"{request.run}.safetensors",
+            simulation=self._simulation,
+            progress=self._progress,
+            guard=self._guard,
+            pace=self._pace,
+        )
+        self._session = LocalSession(run) if participant is None else SecureSession(run, participant)
         return self._session
 
     def _require_joined(self, request: Request) -> None:
@@ -277,7 +278,7 @@ class Worker:
         if not self._simulation and not isinstance(request, Join) and not begun:
             raise OutOfOrder(f"asked for a {request.kind} in a run that was not joined")
 
-    def _secure_sum(self, run: str, settings: Settings) -> PersistentParticipant:
+    def _participant(self, run: str, settings: Settings) -> PersistentParticipant:
         identity = identity_of(self._state, make=self._simulation)
         peers: Callable[[], Peers] = partial(known_peers, self._file.federation.identities)
         if self._simulation:

@@ -14,8 +14,8 @@ from shared.protocol.messages import Label
 
 
 class TensorBoardWriter:
-    """A watcher that writes scalars under `folder`: one curve per platform for each of
-    `ndcg`, `hr`, `auc`, `epsilon`, `bytes_up` and `bytes_down`, over rounds.
+    """A watcher that writes scalars under `folder`: one curve per platform for every metric and for
+    `epsilon`, `bytes_up` and `bytes_down`, over rounds.
 
     An infinite epsilon (privacy off) has no place on an axis and is left out.
     """
@@ -33,8 +33,9 @@ class TensorBoardWriter:
                 self._point("bytes_down", platform, tally.bytes_down, event.round)
             elif event.kind is Kind.EVALUATED:
                 metrics = tally.metrics(Label.BEFORE if event.round == 0 else Label.FEDERATED)
-                for name in ("ndcg", "hr", "auc") if metrics is not None and metrics.round == event.round else ():
-                    self._point(name, platform, getattr(metrics, name), event.round)
+                if metrics is not None and metrics.round == event.round:
+                    for name, mean in metrics.quality.items():
+                        self._point(name, platform, mean, event.round)
         if event.tallies:
             self._writer.flush()
 

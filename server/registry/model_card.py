@@ -11,6 +11,7 @@ from server.registry.run_facts import FACTS, Facts, PlatformFacts, json_of, publ
 from shared.base.settings import Settings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
+from shared.protocol.quality import METRICS
 
 CARD = "README.md"
 
@@ -129,14 +130,12 @@ def _quality(facts: Facts) -> str:
     measured = [q for p in facts.platforms for q in (p.before, p.federated) if q is not None]
     if not measured:
         return "Not measured.\n"
-    rows = "\n".join(
-        f"| {p.name} | {_change(p, 'ndcg')} | {_change(p, 'hr')} | {_change(p, 'auc')} | {_kind(p)} |" for p in facts.platforms
-    )
+    rows = "\n".join(f"| {p.name} | {' | '.join(_change(p, name) for name in METRICS)} | {_kind(p)} |" for p in facts.platforms)
     return f"""Each user's last item is ranked among the platform's whole catalogue without what the user already knows. Before
 training (text similarity and the popularity prior) -> this model:
 
-| platform | NDCG@10 | HR@10 | AUC | figures are |
-|---|---|---|---|---|
+| platform | {" | ".join(metric.title for metric in METRICS.values())} | figures are |
+|---|{"---|" * len(METRICS)}---|
 {rows}
 
 Exact figures exist only in simulations. Noised ones are estimates under differential privacy, charged to the platform's
@@ -145,7 +144,8 @@ ledger, and may be off by chance.
 
 
 def _change(platform: PlatformFacts, name: str) -> str:
-    return " -> ".join("?" if q is None else f"{getattr(q, name):.4f}" for q in (platform.before, platform.federated))
+    means = [None if q is None else q.quality.get(name) for q in (platform.before, platform.federated)]
+    return " -> ".join("?" if mean is None else f"{mean:.4f}" for mean in means)
 
 
 def _kind(platform: PlatformFacts) -> str:

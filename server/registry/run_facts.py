@@ -22,12 +22,13 @@ from shared.model.adapter import adapter_digest
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"
-_FORMAT = 1
+_FORMAT = 2
 
 # JSON knows no infinity; `ge` also refuses a NaN.
 Amount = Annotated[float, Field(ge=0), PlainSerializer(lambda value: "inf" if math.isinf(value) else value)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+MetricName = Annotated[str, Field(max_length=32, pattern=r"^[a-z0-9@_-]+$")]
 Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9 ._+-]*$")]
 
 
@@ -39,9 +40,7 @@ class PublishedQuality(_Frozen):
     """How well a platform's held-out items were ranked; `exact` only in a simulation, else noised and charged."""
 
     round: Count
-    ndcg: Share
-    hr: Share
-    auc: Share
+    quality: dict[MetricName, Share]
     exact: bool
 
 
@@ -218,4 +217,4 @@ def _charged(path: Path, head: str) -> tuple[dict[str, int], str]:
 def _measured(metrics: Metrics | None) -> PublishedQuality | None:
     if metrics is None:
         return None
-    return PublishedQuality(round=metrics.round, ndcg=metrics.ndcg, hr=metrics.hr, auc=metrics.auc, exact=metrics.exact)
+    return PublishedQuality(round=metrics.round, quality=dict(metrics.quality), exact=metrics.exact)

@@ -26,8 +26,9 @@ from shared.base.settings import Settings, flatten
 from shared.model.adapter import Layout
 from shared.model.residual_factors import require_with_residual
 from shared.protocol.messages import Joined, Label, Metrics, Reason
+from shared.protocol.quality import Quality
 
-FORMAT = 2
+FORMAT = 3
 NAME = "checkpoint.safetensors"
 _STATE = "state/"
 
@@ -152,11 +153,14 @@ def _tally_out(tally: Tally) -> dict[str, Any]:
     return values
 
 
+def _metrics_in(values: dict[str, Any]) -> Metrics:
+    return Metrics(**{**values, "label": Label(values["label"]), "quality": Quality(values["quality"]["means"])})
+
+
 def _tally_in(values: dict[str, Any]) -> Tally:
     joined = Joined(**values["joined"])
     metrics: dict[str, Any] = {
-        name: None if values.get(name) is None else Metrics(**{**values[name], "label": Label(values[name]["label"])})
-        for name in ("before", "federated", "personal")
+        name: None if values.get(name) is None else _metrics_in(values[name]) for name in ("before", "federated", "personal")
     }
     refusals = {int(round_): Reason(word) for round_, word in values["refusals"].items()}
     plain = {key: values[key] for key in ("bytes_down", "bytes_up", "rounds", "epsilon", "ledger", "failures")}

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
-from flwr.app import ArrayRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import Message
 
 from server.monitoring.run_events import Kind
+from server.run.attendance import Attendance
+from server.run.dispatch import Dispatch
 from server.run.exchange import Exchange
+from server.run.run_record import RunRecord
 from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
@@ -33,32 +35,6 @@ _FILE, _ENCODED = "session.bin", "encoded.bin"
 _IN_A_ROW = 3
 """Rounds given up one after the other that end a run: each costs every platform its charge."""
 _LOOK = 0.05
-
-
-class Host(Protocol):
-    """What a secure round needs of the federation that it is in."""
-
-    @property
-    def members(self) -> Mapping[int, Member]:
-        """Who is there now, by node."""
-
-    def look(self) -> None:
-        """Let go of who has left, and take in who has come back."""
-
-    def say(self, kind: Kind, text: str, *, platform: str = "", round_: int | None = None) -> None:
-        """Tell an event."""
-
-    def sent(self, platform: str, size: int) -> None:
-        """Count what was sent to a platform."""
-
-    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
-        """An exchange's answers, each told."""
-
-    def note(self, exchange: Exchange, round_: int) -> None:
-        """Count what came of an exchange, by the strategy's report."""
-
-    def credit(self, receipt: Receipt, *, counted: bool) -> None:
-        """Count a platform's masked sum, and the round if its sum came about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +68,19 @@ class SecureRounds:
     def __init__(
         self,
         *,
-        grid: Grid,
         settings: Settings,
         run: str,
         out: Path,
         strategy: AdapterStrategy,
-        host: Host,
+        attendance: Attendance,
+        record: RunRecord,
+        dispatch: Dispatch,
         wait: float,
         approved: Callable[[], Mapping[str, bytes]] | None = None,
     ) -> None:
-        self._grid, self._settings, self._run, self._host, self._wait = grid, settings, run, host, wait
+        self._settings, self._run, self._wait = settings, run, wait
         self._strategy, self._approved = strategy, approved
+        self._attendance, self._record, self._dispatch = attendance, record, dispatch
         self._path, self._encoded = out / FOLDER / _FILE, out / FOLDER / _ENCODED
         self._mail = MailFolder(out / FOLDER)
         self._joined: dict[str, Joined] = {}
@@ -164,7 +142,7 @@ class SecureRounds:
             self._note(exchange, 0)
             self._keep(Saved(closed=self._saved.closed, present=coordinator.settle().present))
         session, quorum = coordinator.session, coordinator.roster.quorum
-        self._host.say(
+        self._record.say(
             Kind.SECURED,
             f"{len(session.present)} of {quorum.members} platforms dealt shares; sums are of {quorum.threshold} or more, "
             f"{quorum.honest} of them honest; noise multiplier {phases.agreement.noise_multiplier:.3g}, "
@@ -186,11 +164,11 @@ class SecureRounds:
             self._gather(phases, POPULARITY, phases.count(), receipts)
             found = phases.popularities()
             text = f"{len(receipts)} platforms summed the popularity of {sum(one.items for one in catalogues)} items"
-            self._host.say(Kind.SECURED, text, round_=POPULARITY)
+            self._record.say(Kind.SECURED, text, round_=POPULARITY)
         except Abandoned as error:
             found = (Popularity(counts=b"", noise=0.0),) * len(catalogues)
             text = f"popularities are given up: {error.found}; platforms with a shared catalogue train without them"
-            self._host.say(Kind.ABANDONED, text, round_=POPULARITY)
+            self._record.say(Kind.ABANDONED, text, round_=POPULARITY)
         self._credit(receipts, counted=False)
         self._keep(replace(self._saved, popularities=found))
 
@@ -226,7 +204,7 @@ class SecureRounds:
         except Abandoned as error:
             self._credit(receipts, counted=False)
             self._abandoned += 1
-            self._host.say(Kind.ABANDONED, f"round {server_round} is given up: {error.found}", round_=server_round)
+            self._record.say(Kind.ABANDONED, f"round {server_round} is given up: {error.found}", round_=server_round)
             if self._abandoned >= _IN_A_ROW:
                 raise NoUpdate(
                     f"{self._abandoned} rounds in a row were given up, the last one because of {error.found}",
@@ -245,7 +223,7 @@ class SecureRounds:
             Abandoned: too few platforms are left.
         """
         exchange = self._send(asking)
-        phases.masked(self._host.watched(exchange, server_round))
+        phases.masked(self._dispatch.watched(exchange, server_round))
         receipts += phases.report.updates
         phases.report.updates = []
         self._note(exchange, server_round)
@@ -268,7 +246,7 @@ class SecureRounds:
         needed, names = session.roster.quorum.threshold, {session.roster.entries[number].platform for number in session.present}
         end = time.monotonic() + self._wait
         while True:
-            self._host.look()
+            self._attendance.look()
             members = self._by_name()
             here = names & set(members)
             if len(here) >= needed:
@@ -283,30 +261,24 @@ class SecureRounds:
             time.sleep(_LOOK)
 
     def _by_name(self) -> dict[str, Member]:
-        return {member.platform: member for member in self._host.members.values()}
+        return {member.platform: member for member in self._attendance.members.values()}
 
     def _send(self, messages: Iterator[Message]) -> Exchange:
-        return Exchange(self._grid, self._counted(messages), timeout=self._settings.reply_timeout)
-
-    def _counted(self, messages: Iterator[Message]) -> Iterator[Message]:
         assert self._phases is not None
         # As the round began: whoever left since is asked on, for its vector may be in the sum.
         names = {member.node: member.platform for member in self._phases.members.values()}
-        for message in messages:
-            self._host.sent(names[message.metadata.dst_node_id], _size(message))
-            yield message
+        return self._dispatch.send(messages, names=names)
 
     def _note(self, exchange: Exchange, server_round: int) -> None:
         assert self._phases is not None
-        self._strategy.report = self._phases.report
-        self._host.note(exchange, server_round)
+        self._dispatch.book(exchange, self._phases.report, server_round)
 
     def _credit(self, receipts: list[Receipt], *, counted: bool) -> None:
         for receipt in receipts:
-            self._host.credit(receipt, counted=counted)
+            self._record.credit(receipt, counted=counted)
 
     def _left_out(self, platform: str, why: str) -> None:
-        self._host.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
+        self._record.say(Kind.DROPPED, f"{platform} is not in the secure sum: {why}", platform=platform)
 
     def _note_encoded(self, phases: Phases) -> None:
         if phases.encoded is not None:
@@ -329,10 +301,3 @@ def _read(kind: type[Part], path: Path) -> Part:
             where=str(path),
             do="restore it from a copy, go on with the release that wrote it, or start the run anew",
         ) from None
-
-
-def _size(message: Message) -> int:
-    return sum(len(array.data) for part in message.content.values() if isinstance(part, ArrayRecord) for array in part.values())
-
-
-__all__ = ["FOLDER", "Host", "SecureRounds"]

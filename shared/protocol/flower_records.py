@@ -20,6 +20,7 @@ from shared.base.errors import ProtocolError
 from shared.base.safetensors_checks import parse_tensors
 from shared.base.settings import Settings, flatten, unflatten
 from shared.protocol.messages import ANSWERS, PROTOCOL, REQUESTS, Answer, Factors, Label, Phase, Reason, Request, require
+from shared.protocol.quality import Quality
 
 _RECORD, _BYTES = "fedfuse", "bytes"
 _WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase}
@@ -36,6 +37,8 @@ def to_record(message: Request | Answer) -> RecordDict:
         value = getattr(message, part.name)
         if isinstance(value, Settings):
             header[part.name] = json.dumps(flatten(value), sort_keys=True)
+        elif isinstance(value, Quality):
+            header[part.name] = json.dumps(value.means)
         elif isinstance(value, Mapping):
             record[part.name] = record_of_bytes(save({name: np.ascontiguousarray(array) for name, array in value.items()}))
         elif isinstance(value, bytes):
@@ -76,7 +79,9 @@ def bytes_of(message: Request | Answer) -> int:
     size = 0
     for part in fields(message):
         value = getattr(message, part.name)
-        if isinstance(value, Mapping):
+        if isinstance(value, Quality):
+            size += len(json.dumps(value.means))
+        elif isinstance(value, Mapping):
             size += sum(len(name) + array.nbytes for name, array in value.items())
         elif isinstance(value, bytes):
             size += len(value)
@@ -84,6 +89,17 @@ def bytes_of(message: Request | Answer) -> int:
             size += len(json.dumps(flatten(value)))
         else:
             size += len(part.name) + len(str(value))
+    return size
+
+
+def record_bytes(record: RecordDict) -> int:
+    """Bytes that a record's arrays and scalars take on the wire, before Flower's own framing."""
+    size = 0
+    for part in record.values():
+        if isinstance(part, ArrayRecord):
+            size += sum(len(array.data) for array in part.values())
+        elif isinstance(part, ConfigRecord):
+            size += sum(len(name) + len(str(value)) for name, value in part.items())
     return size
 
 
@@ -119,6 +135,10 @@ def _decode(kind: str, name: str, wanted: str, raw: Any) -> Any:
             values = json.loads(raw)
             require(isinstance(values, dict), f"{kind}.{name} is not a table")
             return unflatten(values, where="settings of the request")
+        if wanted == "Quality":
+            values = json.loads(raw)
+            require(isinstance(values, dict), f"{kind}.{name} is not a table")
+            return Quality(values)
         if wanted in _WORDS:
             return _WORDS[wanted](raw)
         expected = {"int": int, "float": (int, float), "bool": bool, "str": str}[wanted]

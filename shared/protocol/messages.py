@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
+from shared.protocol.quality import Quality
 
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the message format; two sides must have the same."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -262,9 +263,7 @@ class Metrics(Released):
 
     kind: ClassVar[str] = "metrics"
     label: Label
-    ndcg: float
-    hr: float
-    auc: float
+    quality: Quality
     exact: bool
 
 
@@ -297,6 +296,8 @@ ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Pe
 
 
 def _check(kind: str, name: str, value: Any) -> None:
+    if isinstance(value, Quality):
+        return  # it has checked itself
     if isinstance(value, Mapping):
         total = 0
         for key, array in value.items():

@@ -38,6 +38,7 @@ from client.config.platform_file import load
 from client.model.prepared_platform import PreparedPlatform, preparation_key, prepare
 from shared.base.errors import InputError, NoisyPlan
 from shared.base.settings import Settings
+from shared.protocol.quality import NDCG
 from simulations.benchmarks.spread import spread
 from simulations.benchmarks.sweep import read_cells
 from simulations.commands import settings_from
@@ -107,8 +108,8 @@ def run_federation_cell(cell: Cell, platforms: Mapping[str, PreparedPlatform], w
             "scores": {
                 name: {
                     "users": tally.users,
-                    "before": tally.before.ndcg if tally.before else 0.0,
-                    "ndcg": tally.federated.ndcg if tally.federated else 0.0,
+                    "before": tally.before.quality[NDCG] if tally.before else 0.0,
+                    "ndcg": tally.federated.quality[NDCG] if tally.federated else 0.0,
                     "epsilon": tally.epsilon,
                     "noise_multiplier": round(tally.joined.noise_multiplier, 4),
                 }

@@ -33,6 +33,7 @@ from client.config.platform_file import PlatformFile, load
 from client.model.prepared_platform import PreparedPlatform, preparation_key, prepare
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
+from shared.protocol.quality import NDCG
 from simulations.benchmarks.design import Share, cross, effects
 from simulations.benchmarks.spread import spread
 from simulations.commands import settings_from
@@ -84,7 +85,7 @@ def run_sweep_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings
         outcome = federate_virtually(plan, "sweep", {platform.name: platform}, out)
         tally = outcome.tallies[platform.name]
         assert tally.before is not None and tally.federated is not None
-        found: dict[str, Any] = {"before": tally.before.ndcg, "ndcg": tally.federated.ndcg, "hr": tally.federated.hr}
+        found: dict[str, Any] = {"before": tally.before.quality[NDCG], "ndcg": tally.federated.quality[NDCG]}
         found["noise_multiplier"] = round(tally.joined.noise_multiplier, 3)
     except PrivacyError as error:
         found = {"before": None, "ndcg": None, "refused": error.found[:80]}

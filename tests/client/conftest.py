@@ -61,7 +61,7 @@ class Toy:
     def losses(self, rows: slice = slice(None)):  # type: ignore[no-untyped-def]
         def losses(parameters: Mapping[str, Tensor]) -> Tensor:
             vectors = self.towers.vectors(*self._rows(rows), parameters)
-            return torch.nn.functional.cross_entropy(vectors @ self.bank.T / 0.1, self.target[rows], reduction="none")
+            return torch.nn.functional.cross_entropy(vectors @ self.bank.T / 0.5, self.target[rows], reduction="none")
 
         return losses
 

@@ -37,6 +37,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from shared.protocol.quality import Quality
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = {"head.lora_A": np.ones((2, 3), np.float32)}
@@ -65,7 +66,8 @@ class Scripted:
                 run=request.run, platform="movies", round=request.round, users=9, chosen=True, epsilon=1.0, ledger="", seconds=0.1
             )
         return Metrics(
-            run=request.run, platform="movies", round=request.round, label=request.label, users=9, ndcg=0.1, hr=0.2, auc=0.5,
+            run=request.run, platform="movies", round=request.round, label=request.label, users=9,
+            quality=Quality({"ndcg@10": 0.1, "hr@10": 0.2, "auc": 0.5}),
             exact=False, epsilon=1.0, ledger="", seconds=0.1,
         )  # fmt: skip
 

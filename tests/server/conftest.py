@@ -25,6 +25,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Joined, Label, Metrics
+from shared.protocol.quality import Quality
 from simulations.grid import InProcessGrid
 
 Make = Callable[..., Settings]
@@ -49,15 +50,13 @@ def tally_of(name: str, *, exact: bool = False, epsilon: float = 3.5, **over: An
         round=0,
         label=Label.BEFORE,
         users=40,
-        ndcg=0.125,
-        hr=0.25,
-        auc=0.5,
+        quality=Quality({"ndcg@10": 0.125, "hr@10": 0.25, "auc": 0.5}),
         exact=exact,
         epsilon=1.0,
         ledger="",
         seconds=0.1,
     )
-    after = replace(metrics, round=10, ndcg=0.375)
+    after = replace(metrics, round=10, quality=Quality({**metrics.quality, "ndcg@10": 0.375}))
     values: dict[str, Any] = {"rounds": 10, "epsilon": epsilon, "ledger": "ab" * 32, "before": metrics, "federated": after}
     return Tally(joined=joined, **{**values, **over})
 

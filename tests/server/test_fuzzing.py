@@ -27,7 +27,7 @@ NAMES = (
     *("socket", "ledger", "ledger, audited", "receipts", "invitation", "application", "warrant", "manifest", "facts", "index"),
     *(f"model: {name}" for name in ("adapter_model.safetensors", "head.safetensors", "fedfuse.json")),
     *(f"secure sum: {name}" for name in ("Dealt", "Mask", "Masked", "Confirm", "Confirmed", "Unmask", "Unmasked")),
-    *("pull: 000001.json", "pull: README.md", "pull: head.safetensors", "pull: fedfuse.json", "checkpoint", "memory"),
+    *("pull: 000001.json", "pull: README.md", "pull: head.safetensors", "pull: fedfuse.json", "checkpoint", "run state"),
 )
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from client.privacy.ledger_writer import LedgerWriter
-from client.run.run_state import Memory, load_memory, save_memory
+from client.run.run_state import RunState, load_run_state, save_run_state
 from server.registry.pull import pull_model
 from server.registry.registry import Registry
 from server.registry.signing import Signer, make_key_pair
@@ -108,11 +108,11 @@ def test_a_checkpoint_and_a_platforms_memory(disk: Disk, tmp_path: Path, tiny_se
         checkpoint = Checkpoint(run="r", round=round_, settings=settings, adapter=adapter, tallies={})
         save_checkpoint(tmp_path / "run", checkpoint)
         assert disk.content(tmp_path / "run" / NAME, tmp_path) == (tmp_path / "run" / NAME).read_bytes()
-        memory = Memory(settings="s", finished=round_, tensors={"prior": {"log": torch.full((3,), float(round_))}})
-        save_memory(tmp_path / "runs" / "r.safetensors", memory)
+        state = RunState(settings="s", finished=round_, prior=torch.full((3,), float(round_)))
+        save_run_state(tmp_path / "runs" / "r.safetensors", state)
         left = disk.content(tmp_path / "runs" / "r.safetensors", tmp_path)
         assert left == (tmp_path / "runs" / "r.safetensors").read_bytes()
-    assert load_memory(tmp_path / "runs" / "r.safetensors").finished == 2  # type: ignore[union-attr]
+    assert load_run_state(tmp_path / "runs" / "r.safetensors").finished == 2  # type: ignore[union-attr]
 
 
 def test_keys(disk: Disk, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_one_joins_at_round_five_one_leaves_and_one_is_too_slow(
             if begun.is_set() and not over.is_set() and self.silent == [4]:
                 self._end = time.monotonic()
 
-    monkeypatch.setattr("server.run.federation.Exchange", Impatient)
+    monkeypatch.setattr("server.run.dispatch.Exchange", Impatient)
 
     def on(event: Event, doors: Doors) -> None:
         if event.kind is Kind.SILENT:

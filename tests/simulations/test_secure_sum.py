@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from client.run.secure_session import SummingSession
+from client.run.secure_session import SecureSession
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
@@ -109,14 +109,14 @@ def test_platforms_of_one_catalogue_pool_its_popularity(world: Any, secure: Make
 def test_without_enough_counts_a_run_goes_on_without_popularity(
     world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = SummingSession.count
+    honest = SecureSession.count
 
-    def breaking(self: SummingSession, request: Any) -> Any:
-        if self._platform.name in ("p0", "p1"):
+    def breaking(self: SecureSession, request: Any) -> Any:
+        if self.run.platform.name in ("p0", "p1"):
             raise RuntimeError("u17")
         return honest(self, request)
 
-    monkeypatch.setattr(SummingSession, "count", breaking)
+    monkeypatch.setattr(SecureSession, "count", breaking)
     metrics, told = run(world(4, one_catalogue=True), secure(), tmp_path / "run")
     (given_up,) = [event.text for event in told if event.kind is Kind.ABANDONED]
     assert given_up.startswith("popularities are given up: 2 masked vectors, 3 are needed")
@@ -135,14 +135,14 @@ def test_popularity_of_one_that_is_left_is_not_summed(
 ) -> None:
     """Two of four have one catalogue, and one of the two breaks: the sum would be the other's popularity."""
     paths = [write_platform(f"p{at}", seed=at, items=items, users=12) for at, items in enumerate((8, 8, 9, 10))]
-    honest = SummingSession.count
+    honest = SecureSession.count
 
-    def breaking(self: SummingSession, request: Any) -> Any:
-        if self._platform.name == "p0":
+    def breaking(self: SecureSession, request: Any) -> Any:
+        if self.run.platform.name == "p0":
             raise RuntimeError("u17")
         return honest(self, request)
 
-    monkeypatch.setattr(SummingSession, "count", breaking)
+    monkeypatch.setattr(SecureSession, "count", breaking)
     metrics, told = run(open_world(paths[0].parent), secure(), tmp_path / "run")
     (given_up,) = [event.text for event in told if event.kind is Kind.ABANDONED]
     assert given_up.startswith("popularities are given up: 1 platforms with catalogue")
@@ -155,16 +155,16 @@ def test_what_platforms_paid_for_a_round_that_is_given_up_stays_paid(
     world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     """Two of four platforms break in round 2: before their vectors are masked, or when they are asked for shares."""
-    honest = getattr(SummingSession, phase)
+    honest = getattr(SecureSession, phase)
 
-    def breaking(self: SummingSession, request: Any) -> Any:
-        if request.round == 2 and self._platform.name in ("p0", "p1"):
+    def breaking(self: SecureSession, request: Any) -> Any:
+        if request.round == 2 and self.run.platform.name in ("p0", "p1"):
             if phase == "sum":
                 honest(self, request)  # charged and masked, and lost on the way
             raise RuntimeError("u17")
         return honest(self, request)
 
-    monkeypatch.setattr(SummingSession, phase, breaking)
+    monkeypatch.setattr(SecureSession, phase, breaking)
     metrics, told = run(world(4), secure(), tmp_path / "run")
     assert [event.round for event in told if event.kind is Kind.ABANDONED] == [2]
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [2] * 4
@@ -177,14 +177,14 @@ def test_what_platforms_paid_for_a_round_that_is_given_up_stays_paid(
 def test_one_of_four_is_lost_and_the_round_goes_on(
     world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = SummingSession.sum
+    honest = SecureSession.sum
 
-    def breaking(self: SummingSession, request: Any) -> Any:
-        if request.round == 2 and self._platform.name == "p3":
+    def breaking(self: SecureSession, request: Any) -> Any:
+        if request.round == 2 and self.run.platform.name == "p3":
             raise RuntimeError("u17")
         return honest(self, request)
 
-    monkeypatch.setattr(SummingSession, "sum", breaking)
+    monkeypatch.setattr(SecureSession, "sum", breaking)
     metrics, told = run(world(4), secure(strategy="ffa"), tmp_path / "run")
     assert not [event for event in told if event.kind is Kind.ABANDONED]
     assert [platform["rounds"] for platform in metrics["platforms"].values()] == [3, 3, 3, 2]

@@ -19,6 +19,7 @@ from shared.model.factor_schedule import scheme_of
 from shared.model.residual_factors import is_residual, require_with_residual
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
+from shared.protocol.quality import Quality
 from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
 from strategies.composition import named
 
@@ -66,7 +67,8 @@ def update(node: int, change: Mapping[str, Any], *, users: int = 1, **other: Any
 
 def metrics(node: int, *, users: int, ndcg: float) -> Metrics:
     return Metrics(
-        run=RUN, platform=f"p{node}", round=1, label=Label.FEDERATED, users=users, ndcg=ndcg, hr=ndcg / 2, auc=0.5,
+        run=RUN, platform=f"p{node}", round=1, label=Label.FEDERATED, users=users,
+        quality=Quality({"ndcg@10": ndcg, "hr@10": ndcg / 2, "auc": 0.5}),
         exact=True, epsilon=0.0, ledger="", seconds=0.1,
     )  # fmt: skip
 
@@ -314,7 +316,7 @@ class StrategyContract:
         answers = [metrics(1, users=30, ndcg=0.4), metrics(2, users=10, ndcg=0.8)]
         mean = strategy.aggregate_evaluate(1, [reply(answer, node) for node, answer in enumerate(answers, start=1)])
         assert mean is not None
-        assert mean["ndcg"] == pytest.approx(0.5) and mean["hr"] == pytest.approx(0.25)
+        assert mean["ndcg@10"] == pytest.approx(0.5) and mean["hr@10"] == pytest.approx(0.25)
         assert strategy.report.metrics == answers
         assert strategy.aggregate_evaluate(1, []) is None
 

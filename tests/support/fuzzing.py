@@ -21,6 +21,7 @@ from shared.base.settings import Settings
 from shared.protocol import messages
 from shared.protocol.flower_records import answer_from, request_from, to_record
 from shared.protocol.messages import ANSWERS, REQUESTS
+from shared.protocol.quality import METRICS, Quality
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def example(kind: type[Any]) -> Any:
     words = {name: value for name, value in vars(messages).items() if isinstance(value, type) and issubclass(value, StrEnum)}
     small = {"head.lora_A": np.ones((2, 3), np.float32), "head.lora_B": np.zeros((3, 2), np.float32)}
     plain: dict[str, Any] = {"str": "name", "int": 1, "float": 0.5, "bool": True, "bytes": b"body", "Arrays": small}
+    plain["Quality"] = Quality(dict.fromkeys(METRICS, 0.5))
     values: dict[str, Any] = {}
     for part in fields(kind):
         wanted = str(part.type)
@@ -333,10 +335,10 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
 
 
 def checkpoints(folder: Path, settings: Settings, tally: Any) -> Iterator[Target]:
-    """A run's checkpoint and a platform's memory: of this machine, and still no crash when the disk lies."""
+    """A run's checkpoint and a platform's state of it: of this machine, and still no crash when the disk lies."""
     import torch
 
-    from client.run.run_state import Memory, load_memory, save_memory
+    from client.run.run_state import RunState, load_run_state, save_run_state
     from server.run.checkpoint import NAME, Checkpoint, load_checkpoint, run_of, save_checkpoint
     from shared.model.adapter import initial, layout_of
     from shared.model.backbone import shape_of
@@ -352,5 +354,5 @@ def checkpoints(folder: Path, settings: Settings, tally: Any) -> Iterator[Target
 
     yield Target("checkpoint", written(folder, NAME, load), ((folder / NAME).read_bytes(),), sealed=True)
     path = folder / "memory.safetensors"
-    save_memory(path, Memory(settings="s", finished=2, facts={"epsilon": 1.5}, tensors={"prior": {"log": torch.ones(5)}}))
-    yield Target("memory", written(folder, path.name, lambda: load_memory(path)), (path.read_bytes(),), sealed=True)
+    save_run_state(path, RunState(settings="s", finished=2, clip=1.5, prior=torch.ones(5)))
+    yield Target("run state", written(folder, path.name, lambda: load_run_state(path)), (path.read_bytes(),), sealed=True)

@@ -24,8 +24,8 @@ from client.privacy import ledger_writer as ledgers
 from client.privacy import mechanism as mechanisms
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
+from client.run import run_context
 from client.run import secure_session as summing
-from client.run import session as sessions
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
 from shared.ledger.format import Entry, read_ledger
@@ -180,7 +180,7 @@ def held_noise() -> Iterator[list[Released]]:
         patched.setattr(summing, "noised_steps", steps)
         patched.setattr(summing, "noised_local", local)
         patched.setattr(Mechanism, "sample", lambda self, present, random: np.arange(present))
-        patched.setattr(sessions, "generator", lambda settings, platform, purpose, round_, **_: Held(7, purpose, round_))
+        patched.setattr(run_context, "generator", lambda settings, platform, purpose, round_, **_: Held(7, purpose, round_))
         patched.setattr(ledgers, "now", lambda: "2030-01-01T00:00:00Z")
         patched.setattr("client.privacy.answer_timing.time.sleep", lambda seconds: None)
         yield seen

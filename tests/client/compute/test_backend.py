@@ -17,6 +17,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.layers.torch_compile import compile_obstacle
 from shared.model.backbone import BackboneShape, load_backbone
+from tests.support.bfloat16 import needs_bfloat16
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 Make = Callable[..., Settings]
@@ -135,6 +136,7 @@ def test_a_processors_kernels_where_they_serve_and_work(
     assert ("no compiler" in caplog.text) == bool(found)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("there", [True, False])
 def test_a_moments_work_goes_through_kernels_that_are_there(
     kernel_bert: str, monkeypatch: pytest.MonkeyPatch, there: bool

@@ -17,6 +17,7 @@ from shared.base.errors import StorageError
 from shared.base.settings import ModelSettings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Encoder
+from tests.support.bfloat16 import needs_bfloat16
 
 
 def encoder_of(backbone: str, *, layers: int = 2, dtype: torch.dtype = torch.float32) -> Encoder:
@@ -101,6 +102,7 @@ def test_a_file_that_ends_early_is_mended(tiny_bert: str, tmp_path: Path, suffix
     assert_right(TrunkCache(tmp_path, encoder), encoder, sequences(20))
 
 
+@needs_bfloat16
 def test_what_another_cut_or_type_made_is_not_used(tiny_bert: str, tmp_path: Path) -> None:
     for encoder in (encoder_of(tiny_bert, layers=1), encoder_of(tiny_bert, layers=2)):
         assert_right(TrunkCache(tmp_path, encoder), encoder, sequences(6))
@@ -356,6 +358,7 @@ class TestBound:
         assert [path.suffix for path in replaced] == [".bin"]
         assert_right(TrunkCache(tmp_path, encoder), encoder, texts)
 
+    @needs_bfloat16
     def test_float32_is_kept_in_float16_and_bfloat16_as_it_is(self, tiny_bert: str, tmp_path: Path) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             encoder = encoder_of(tiny_bert, dtype=dtype)

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from client.config.platform_file import load
-from client.personalisation.plan import CONFIDENCE, begun, flattened, gains, plan_personal, reserved, wins
-from client.personalisation.residual import PERSONAL, Own, without_forms
+from client.personalisation.comparison import CONFIDENCE, gains, wins
+from client.personalisation.plan import plan_personal, reserved
+from client.personalisation.residual import begun, flattened, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.recommender.recommend import recommend_items
+from client.run import personalising, run_context
 from client.run.adapter_partition import Part
-from client.run.run_state import load_memory, save_memory
+from client.run.run_state import load_run_state, save_run_state
 from shared.base.settings import Settings
 from shared.ledger.format import Entry, read_ledger
 from shared.model.adapter import initial
@@ -43,6 +45,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from shared.protocol.quality import NDCG
 from tests.support.asking import Asking
 
 Write = Callable[..., Path]
@@ -315,18 +318,17 @@ class TestOnAPlatform:
     ) -> None:
         made, calls = bench(), []
         made.rounds()
-        from client.run import session as sessions
 
         def crash(*args: Any, **kwargs: Any) -> Any:
             raise KeyboardInterrupt
 
-        save = sessions.save_memory
+        save = run_context.save_run_state
 
-        def at_second(path: Path, memory: Any) -> None:
-            calls.append(memory)
+        def at_second(path: Path, state: Any) -> None:
+            calls.append(state)
             if len(calls) == (1 if place == "keep" else 2):
                 raise KeyboardInterrupt
-            save(path, memory)
+            save(path, state)
 
         with monkeypatch.context() as patched:
             if place == "train":
@@ -334,7 +336,7 @@ class TestOnAPlatform:
             elif place == "compare":
                 patched.setattr(CountMechanism, "privatise", crash)
             else:
-                patched.setattr(sessions, "save_memory", at_second)
+                patched.setattr(run_context, "save_run_state", at_second)
             with pytest.raises(KeyboardInterrupt):
                 made.personalise()
         made.restart()
@@ -346,9 +348,9 @@ class TestOnAPlatform:
         made = bench()
         made.rounds()
         made.personalise()
-        known = load_memory(made.memory)
-        assert known is not None and set(known.tensors[PERSONAL]) == set(made.adapter)
-        trained = {value.tobytes() for tensor in known.tensors[PERSONAL].values() for value in tensor.numpy()}
+        known = load_run_state(made.memory)
+        assert known is not None and set(known.personal) == set(made.adapter)
+        trained = {value.tobytes() for tensor in known.personal.values() for value in tensor.numpy()}
         for answer in (*made.left, made.personalise(), made.quality(Label.PERSONAL)):
             for record in to_record(answer).array_records.values():
                 for name, array in record.items():
@@ -372,7 +374,7 @@ class TestOnAPlatform:
         made = bench()
         made.rounds()
         spent = made.entries()
-        monkeypatch.setattr("client.personalisation.residual.plan_personal", lambda *args, **kwargs: None)
+        monkeypatch.setattr("client.run.personalising.plan_personal", lambda *args, **kwargs: None)
         answer = made.personalise()
         assert isinstance(answer, Personalised) and not answer.chosen
         assert made.entries() == spent
@@ -385,28 +387,28 @@ class TestOnAPlatform:
         made = bench(epsilon="inf")
         made.rounds()
         shared = made.quality(Label.FEDERATED)
-        begin, kept = load_memory(made.memory), []
-        real = Own._trained
+        begin, kept = load_run_state(made.memory), []
+        real = personalising._trained
         for seed in range(10):
 
-            def spoilt(self: Own, plan: Any, shared: Any, seed: int = seed) -> Any:
+            def spoilt(*args: Any, seed: int = seed) -> Any:
                 random = np.random.default_rng(seed)
                 return {
                     name: value + torch.from_numpy(random.normal(0, 0.3, tuple(value.shape)).astype(np.float32))
                     if name.startswith("head.lora")
                     else value
-                    for name, value in real(self, plan, shared).items()
+                    for name, value in real(*args).items()
                 }
 
-            monkeypatch.setattr(Own, "_trained", spoilt)
+            monkeypatch.setattr(personalising, "_trained", spoilt)
             assert begin is not None
-            save_memory(made.memory, begin)
+            save_run_state(made.memory, begin)
             made.restart()
             answer = made.personalise()
             assert isinstance(answer, Personalised), made.worker.failure
             own = made.quality(Label.PERSONAL)
             kept.append(answer.chosen)
-            assert own.ndcg > shared.ndcg if answer.chosen else (own.ndcg, own.auc) == (shared.ndcg, shared.auc)
+            assert own.quality[NDCG] > shared.quality[NDCG] if answer.chosen else own.quality == shared.quality
         assert len(set(kept)) == 2  # some were worse, and some better: else this shows nothing
 
     @pytest.mark.parametrize("strategy", ["ffa+personalise", "fedsa+personalise", "fedsb+personalise", "exact+personalise"])
@@ -416,23 +418,23 @@ class TestOnAPlatform:
         made = bench(strategy=strategy, epsilon="inf")
         made.rounds()
         # Whether it is better is the comparison's to find out elsewhere; here it is.
-        monkeypatch.setattr("client.personalisation.residual.wins", lambda *args: True)
+        monkeypatch.setattr("client.run.personalising.wins", lambda *args: True)
         answer = made.personalise()
         assert isinstance(answer, Personalised) and answer.chosen, made.worker.failure
-        known = load_memory(made.memory)
+        known = load_run_state(made.memory)
         assert known is not None
-        loud = {name: value * 40 for name, value in known.tensors[PERSONAL].items()}
-        save_memory(made.memory, replace(known, tensors={**known.tensors, PERSONAL: loud}))
+        loud = {name: value * 40 for name, value in known.personal.items()}
+        save_run_state(made.memory, replace(known, personal=loud))
         made.restart()
         own, shared = made.quality(Label.PERSONAL), made.quality(Label.FEDERATED)
-        assert (own.ndcg, own.auc) != (shared.ndcg, shared.auc)
+        assert own.quality != shared.quality
         model = tmp_path / "model"
         model.mkdir()
         export(made.adapter, made.settings, model)
         file, cache = load(made.path), made.root / "state" / "trunk"
-        with_own = recommend_items(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
-        save_memory(made.memory, replace(known, facts={**known.facts, "chosen": 0}))
-        without = recommend_items(file, model=model, user="u3", top=5, cache=cache, memory=made.memory)
+        with_own = recommend_items(file, model=model, user="u3", top=5, cache=cache, state=made.memory)
+        save_run_state(made.memory, replace(known, choice=replace(known.choice, own=False)))
+        without = recommend_items(file, model=model, user="u3", top=5, cache=cache, state=made.memory)
         assert [item.score for item in with_own] != [item.score for item in without]
 
     def test_training_on_own_users_helps_where_there_is_no_noise(self, bench: Callable[..., Bench]) -> None:
@@ -444,8 +446,8 @@ class TestOnAPlatform:
         made.rounds()
         answer = made.personalise()
         own, shared = made.quality(Label.PERSONAL), made.quality(Label.FEDERATED)
-        assert own.ndcg >= shared.ndcg  # never worse; and where it was not kept, the same
-        assert answer.chosen == (own.ndcg > shared.ndcg)
+        assert own.quality[NDCG] >= shared.quality[NDCG]  # never worse; and where it was not kept, the same
+        assert answer.chosen == (own.quality[NDCG] > shared.quality[NDCG])
 
 
 def test_the_shape_of_a_request_is_checked(bench: Callable[..., Bench]) -> None:

@@ -249,7 +249,7 @@ class TestItemsEncodedDifferently:
         assert ("train", 3) not in made.charges(0)
 
     def test_a_platform_that_lost_its_memory_of_them_pays_nothing(self, made: Federation) -> None:
-        made.workers[0]._session._bank.remembered = {}
+        made.workers[0]._session.run.bank.remembered = {}
         before = made.charges(0)
         adapter = initial(made.settings)
         answer = made.sum(0, made.begin(2, adapter, since=1), adapter)

@@ -174,7 +174,7 @@ class Federation:
         return self.secure(at, Phase.POPULARITY, 0, popularity)
 
     def prior(self, at: int) -> np.ndarray:
-        return self.workers[at]._session._memory.tensors["prior"]["log"].numpy()
+        return self.workers[at]._session.run.state.prior.numpy()
 
     def charges(self, at: int) -> list[tuple[str, int]]:
         return [(str(entry.kind), entry.round) for entry in read_ledger(self.ledger(at)).entries]
@@ -270,7 +270,7 @@ def test_the_noise_of_all_shares_is_what_was_agreed(federation: Any, monkeypatch
     assert quorum.honest < len(made.files)
     wanted = point.noise * math.sqrt(len(made.files) / quorum.honest)
     assert found.std() == pytest.approx(wanted, rel=6 / math.sqrt(2 * len(found)))
-    assert point.noise_multiplier >= max(worker._session.plan.noise_multiplier for worker in made.workers)
+    assert point.noise_multiplier >= max(worker._session.run.plan.noise_multiplier for worker in made.workers)
 
 
 class TestCharges:
@@ -423,7 +423,7 @@ class TestPopularity:
             made.play(round_, adapter)
         for at in range(3):
             worker = made.workers[at]
-            assert read_ledger(made.ledger(at)).epsilon <= worker._session.plan.epsilon <= 50.0
+            assert read_ledger(made.ledger(at)).epsilon <= worker._session.run.plan.epsilon <= 50.0
 
     def test_the_same_question_has_the_same_answer(self, made: Federation) -> None:
         work = made.begin_popularity()
@@ -447,11 +447,11 @@ class TestPopularity:
 
     @pytest.mark.parametrize("at, items", [(0, 9), (0, 12), (2, 9), (2, 11)])
     def test_what_is_not_its_own_is_refused(self, made: Federation, at: int, items: int) -> None:
-        known = made.workers[at]._session._memory.tensors.get("prior")
+        known = made.workers[at]._session.run.state.prior
         answer = made.tell(at, np.ones(items), 1.0)
         if known is None:
             assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
-        assert made.workers[at]._session._memory.tensors.get("prior") is known
+        assert made.workers[at]._session.run.state.prior is known
 
     @pytest.mark.parametrize("change", [{"length": 12}, {"bits": 31}])
     def test_a_question_for_other_words_is_not_charged(self, made: Federation, change: dict[str, int]) -> None:
@@ -506,8 +506,8 @@ class TestWhatStays:
         point = made.point(adapter, Factors.A)
         # All of the noise, not a share of it: nobody else adds to what stays.
         assert float(noise.std()) == pytest.approx(point.noise, rel=6 / math.sqrt(2 * len(noise)))
-        memory = made.workers[0]._session._memory.tensors["local"]
-        assert all(memory[name].abs().sum() > 0 for name in trained(adapter, Factors.B))
+        local = made.workers[0]._session.run.state.local
+        assert all(local[name].abs().sum() > 0 for name in trained(adapter, Factors.B))
 
     def test_its_b_is_not_summed(self, federation: Any) -> None:
         made = federation(1, strategy="fedsa")

@@ -26,6 +26,7 @@ from shared.layers.torch_compile import MOST_GRAPHS, Compiled
 from shared.model.adapter import TARGETS, layout_of
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Batch, Encoder
+from tests.support.bfloat16 import needs_bfloat16
 
 Make = Callable[..., Any]
 CPU = torch.device("cpu")
@@ -195,7 +196,7 @@ def parts(backbone: str, *, dtype: torch.dtype, compiled: bool = False, rows: in
 
 class TestCompiled:
     @pytest.mark.slow
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
     def test_compiled_and_eager_agree_on_every_tensor(self, tiny_bert: str, dtype: torch.dtype) -> None:
         counters["graph_break"].clear()
         for length in (4, 9, 16):
@@ -223,6 +224,7 @@ class TestCompiled:
         assert sum("compiled graph" in record.message for record in caplog.records) == MOST_GRAPHS
 
 
+@needs_bfloat16
 def test_bfloat16_is_near_float32_on_every_tensor(tiny_bert: str) -> None:
     losses, parameters = parts(tiny_bert, dtype=torch.float32)(9)
     exact = user_gradients(losses, parameters, 8)

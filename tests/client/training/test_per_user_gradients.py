@@ -270,7 +270,7 @@ def test_a_second_road_by_functional_transforms(make_toy: Make, monkeypatch: pyt
     ) -> Tensor:
         one = {name: (values[None], present[None]) for name, (values, present) in sources.items()}
         vectors = toy.towers.vectors(hidden[None], mask[None], one, parameters)
-        return torch.nn.functional.cross_entropy(vectors @ toy.bank.T / 0.1, target[None])
+        return torch.nn.functional.cross_entropy(vectors @ toy.bank.T / 0.5, target[None])
 
     with monkeypatch.context() as patch:
         patch.setattr("shared.model.encoder.attend", stock)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from client.compute.feature_cache import TrunkCache
-from client.evaluation.ranking_metrics import exclusion, quality, ranks
+from client.evaluation.ranking_metrics import exclusion, ranks
 from client.examples.split import ragged
 from client.examples.user_examples import Examples, rows_by_user
 from client.examples.vectors import VectorRows
@@ -25,7 +25,7 @@ from client.fusion.operators import fusion_named
 from client.model.towers import Towers, cached_rows
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
-from client.run.run_state import Memory, load_memory, save_memory
+from client.run.run_state import RunState, load_run_state, save_run_state
 from client.training.adam import Adam
 from client.training.losses import CLICK_BIAS, initial_bias
 from client.training.trainer import Trainer, TrainingData
@@ -33,6 +33,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import initial, layout_of
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Encoder
+from shared.protocol.quality import NDCG, mean_quality
 
 USERS, KINDS, EACH = 24, 4, 3
 ITEMS = KINDS * EACH
@@ -115,7 +116,7 @@ class Problem:
         scores = self.towers.encode(self.data.rows, parameters) @ self.bank.T
         targets = torch.from_numpy(self.examples.targets.values.astype(np.int64))
         rank, candidates = ranks(scores, targets, exclusion(self.examples.excluded, np.arange(len(self.examples)), ITEMS))
-        return quality(rank.numpy(), candidates.numpy()).ndcg
+        return mean_quality(rank.numpy(), candidates.numpy())[NDCG]
 
 
 @pytest.fixture
@@ -184,11 +185,11 @@ class TestRepeating:
         for _ in range(3):
             current = trainer.run(current, problem.trained, problem.bank, optimizer, steps=2, random=random)
             path = tmp_path / "memory"
-            save_memory(path, Memory(settings="s", tensors={"local": current, "moments": optimizer.moments()}))
-            back = load_memory(path)
+            save_run_state(path, RunState(settings="s", local=current, moments=optimizer.moments()))
+            back = load_run_state(path)
             assert back is not None
-            current = dict(back.tensors["local"])
-            optimizer = Adam(learning_rate=0.01, moments=back.tensors["moments"])
+            current = dict(back.local)
+            optimizer = Adam(learning_rate=0.01, moments=back.moments)
         assert equal(current, whole)
 
     def test_without_its_moments_it_is_another_run(self, problem: Problem) -> None:

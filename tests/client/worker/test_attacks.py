@@ -253,7 +253,7 @@ class TestTerms:
         assert isinstance(made.join(), Joined), made.worker.failure
         assert isinstance(made.train(1), Update), made.worker.failure
         assert made.worker._session is not None
-        assert 0.5 <= float(made.worker._session._memory.tensors["clip"]["clip"]) <= 2.0
+        assert 0.5 <= float(made.worker._session.run.state.clip or 0.0) <= 2.0
 
     def test_the_comparison_has_its_least_noise_too(self, deploy: Any) -> None:
         made = deploy(strategy="fedavg+personalise", **{"personal.comparison_noise": 1.0})

@@ -92,7 +92,7 @@ class Coordinator:
             if isinstance(answer, Update):
                 found.add(hashlib.sha256(b"".join(answer.change[name].tobytes() for name in sorted(answer.change))).hexdigest())
             elif isinstance(answer, Metrics):
-                found.add(f"{answer.ndcg!r} {answer.hr!r} {answer.auc!r}")
+                found.add(" ".join(map(repr, answer.quality.values())))
         return found
 
     def require_everything_paid(self) -> None:

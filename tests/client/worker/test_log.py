@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from client.app import Unanswered, app
 from client.config.platform_file import load
 from client.messenger import worker_link as link
-from client.run import session as sessions
+from client.run.local_session import LocalSession
 from client.worker.request_handler import Worker
 from client.worker.telemetry import WorkerMetrics
 from shared.base.errors import InputError, PrivacyError
@@ -190,7 +190,7 @@ def test_whatever_is_raised_inside(
         except LookupError as cause:
             raise error from cause
 
-    monkeypatch.setattr(sessions.Session, "train", fail)
+    monkeypatch.setattr(LocalSession, "train", fail)
     answer = worker.handle(train(settings, 1))
     assert isinstance(answer, Refusal) and worker.failure is error
     refused = [line for line in clean(written) if line["event"] == "refused"]

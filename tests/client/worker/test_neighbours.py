@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,9 @@ from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
-from client.run import session as sessions
-from client.run.session import Session
+from client.run import evaluating, local_session, popularity_prior, run_context
+from client.run.run_context import RunContext
+from shared.base.errors import PrivacyError
 from shared.base.settings import Settings, flatten, unflatten
 from shared.model.adapter import initial
 from shared.protocol.messages import (
@@ -206,21 +208,15 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def check_on_real_users(patched: pytest.MonkeyPatch) -> None:
     """The start-up check reads the first user, and refuses where their gradient is nothing."""
 
-    def selfcheck_(self: Session) -> None:
-        trainer = self._trainer(np_zeros(self), self._mechanism)
-        rows = next(iter(self._platform.by_user.values()))[:1]
-        names = list(self._part.layout)
-        parameters = {**self._tensors(self._part.initial()), **self._there(self._local)}
-        total = trainer.gradient(parameters, names, self._bank.now(parameters), rows[:, None])
+    def check(run: RunContext) -> None:
+        trainer = run.trainer(torch.zeros(run.platform.tables.items), run.mechanism)
+        rows = next(iter(run.platform.by_user.values()))[:1]
+        parameters = run.parameters(run.part.initial())
+        total = trainer.gradient(parameters, list(run.part.layout), run.bank.now(parameters), rows[:, None])
         if not np.abs(total.vector()).max() > 1e-3:
-            raise sessions.PrivacyError("a tensor gets no gradient")
+            raise PrivacyError("a tensor gets no gradient")
 
-    def np_zeros(self: Session) -> Any:
-        import torch
-
-        return torch.zeros(self._platform.tables.items)
-
-    patched.setattr(Session, "_selfcheck", selfcheck_)
+    patched.setattr(local_session, "check_program", check)
 
 
 def metrics_without_noise(patched: pytest.MonkeyPatch) -> None:
@@ -234,26 +230,26 @@ def metrics_twice_as_long(patched: pytest.MonkeyPatch) -> None:
         total = real(rank, candidates)
         return BoundedSum(parts={name: 2 * part for name, part in total.parts.items()}, bound=1.0)
 
-    patched.setattr(sessions, "metric_sums", doubled)
+    patched.setattr(evaluating, "metric_sums", doubled)
 
 
 def popularity_exact(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(sessions, "release_prior", lambda counts, mechanism, random: popularity.log_popularity(counts.vector(), 0.0))
+    patched.setattr(
+        popularity_prior, "release_prior", lambda counts, mechanism, random: popularity.log_popularity(counts.vector(), 0.0)
+    )
 
 
 def popularity_unbounded(patched: pytest.MonkeyPatch) -> None:
     def counts(split: Any, tables: Any, *, seed: int, only: Any) -> BoundedSum:
-        import torch
-
         found = sum(np.bincount(split.train[user], minlength=tables.items).astype(float) for user in only)
         return BoundedSum(parts={"sum": torch.from_numpy(found)}, bound=1.0)
 
-    patched.setattr(sessions, "bounded_counts", counts)
+    patched.setattr(popularity_prior, "bounded_counts", counts)
 
 
 def metrics_read_unbounded_friends(patched: pytest.MonkeyPatch) -> None:
     real = ranking.held_out_ranks
-    patched.setattr(sessions, "held_out_ranks", lambda *args, serving, **facts: real(*args, serving=True, **facts))
+    patched.setattr(run_context, "held_out_ranks", lambda *args, serving, **facts: real(*args, serving=True, **facts))
 
 
 def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
@@ -263,22 +259,20 @@ def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
     def ranks(platform: Any, *args: Any, serving: bool, **facts: Any) -> Any:
         return real(platform, *args, serving=serving or platform.friends.group_size == 1, **facts)
 
-    patched.setattr(sessions, "held_out_ranks", ranks)
+    patched.setattr(run_context, "held_out_ranks", ranks)
 
 
 def divided_by_the_counted(patched: pytest.MonkeyPatch) -> None:
-    real = Session.__init__
+    real = RunContext.__init__
 
-    def begun(self: Session, **facts: Any) -> None:
+    def begun(self: RunContext, **facts: Any) -> None:
         real(self, **facts)
-        self._mechanism = replace(self._mechanism, users=max(1, facts["platform"].tables.users))
+        self.mechanism = replace(self.mechanism, users=max(1, facts["platform"].tables.users))
 
-    patched.setattr(Session, "__init__", begun)
+    patched.setattr(RunContext, "__init__", begun)
 
 
 def not_clipped(patched: pytest.MonkeyPatch) -> None:
-    import torch
-
     patched.setattr(Mechanism, "weights", lambda self, squared: torch.ones_like(squared))
 
 
@@ -294,26 +288,25 @@ def noise_share_too_small(patched: pytest.MonkeyPatch) -> None:
 def one_charge_for_two_labels(patched: pytest.MonkeyPatch) -> None:
     """As it once was: what was charged last pays for whatever is asked of the same round."""
 
-    def pay(self: Session, release: Any, round_: int, question: str) -> None:
+    def pay(self: RunContext, release: Any, round_: int, question: str) -> None:
         if not self._path.exists():
-            sessions.save_memory(self._path, self._memory)
-        last = self._ledger.ledger.entries[-1] if self._ledger.ledger.entries else None
-        if last is None or (last.run, last.round, last.release) != (self.run, round_, release):
-            self._ledger.charge(release, run=self.run, round=round_, question=question)
+            run_context.save_run_state(self._path, self.state)
+        last = self.ledger.ledger.entries[-1] if self.ledger.ledger.entries else None
+        if last is None or (last.run, last.round, last.release) != (self.name, round_, release):
+            self.ledger.charge(release, run=self.name, round=round_, question=question)
 
-    patched.setattr(Session, "_pay", pay)
-    patched.setattr(
-        sessions, "recall", lambda facts, request, settings, **_: None
-    )  # and nothing is remembered of what was answered
+    patched.setattr(RunContext, "pay", pay)
+    # And nothing is remembered of what was answered.
+    patched.setattr(evaluating, "answered_before", lambda known, request, settings: None)
 
 
 def a_failure_is_refused(patched: pytest.MonkeyPatch) -> None:
     """As it once was: what fails on the rows is told to whoever asked."""
     from client.privacy.failure_guard import raising
 
-    real = Session.__init__
-    patched.setattr(Session, "__init__", lambda self, **facts: real(self, **{**facts, "guard": raising}))
-    patched.setattr(sessions, "metric_sums", failing_for_a)
+    real = RunContext.__init__
+    patched.setattr(RunContext, "__init__", lambda self, **facts: real(self, **{**facts, "guard": raising}))
+    patched.setattr(evaluating, "metric_sums", failing_for_a)
 
 
 def failing_for_a(rank: Any, candidates: Any) -> BoundedSum:
@@ -397,9 +390,8 @@ def test_a_model_that_stays_here_is_not_evaluated_for_anybody(play: Any) -> None
 
 
 def test_a_hostile_adapter_ranks_within_its_bounds() -> None:
-    import torch
-
-    from client.evaluation.ranking_metrics import per_user_metrics, ranks
+    from client.evaluation.ranking_metrics import ranks
+    from shared.protocol.quality import per_user_metrics
 
     scores = torch.tensor([[np.nan, 1.0, np.inf], [np.nan] * 3, [-np.inf] * 3], dtype=torch.float32)
     rank, candidates = ranks(scores, torch.tensor([0, 1, 2]), torch.zeros(3, 3, dtype=torch.bool))

@@ -13,8 +13,9 @@ import torch
 
 from client.privacy import mechanism as mechanisms
 from client.privacy.bounded_sum import BoundedSum
+from client.privacy.failure_guard import raising
+from client.run import popularity_prior, run_context
 from client.run import secure_session as summing
-from client.run import session as sessions
 from client.secagg.persistent_participant import identity_of
 from client.worker.request_handler import Worker
 from shared.base.errors import StorageError
@@ -130,13 +131,13 @@ def not_clipped(patched: pytest.MonkeyPatch) -> None:
 
 
 def counts_unbounded(patched: pytest.MonkeyPatch) -> None:
-    real = sessions.bounded_counts
+    real = popularity_prior.bounded_counts
 
     def doubled(*args: Any, **facts: Any) -> BoundedSum:
         total = real(*args, **facts)
         return BoundedSum(parts={name: 30 * part for name, part in total.parts.items()}, bound=1.0)
 
-    patched.setattr(sessions, "bounded_counts", doubled)
+    patched.setattr(popularity_prior, "bounded_counts", doubled)
 
 
 def share_too_small(patched: pytest.MonkeyPatch) -> None:
@@ -156,20 +157,16 @@ def what_stays_is_not_charged(patched: pytest.MonkeyPatch) -> None:
 
 
 def a_failure_is_refused(patched: pytest.MonkeyPatch) -> None:
-    real = sessions.bounded_counts
+    real = popularity_prior.bounded_counts
 
     def failing(split: Any, *args: Any, **facts: Any) -> BoundedSum:
         if split.users == 5:
             raise StorageError("u is one too many")
         return real(split, *args, **facts)
 
-    patched.setattr(sessions, "bounded_counts", failing)
-    patched.setattr(
-        summing.SummingSession,
-        "_guard",
-        property(lambda self: lambda compute, otherwise, what: compute(), lambda self, value: None),
-        raising=False,
-    )
+    patched.setattr(popularity_prior, "bounded_counts", failing)
+    real_init = run_context.RunContext.__init__
+    patched.setattr(run_context.RunContext, "__init__", lambda self, **facts: real_init(self, **{**facts, "guard": raising}))
 
 
 FAULTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], World, str]] = {

@@ -16,7 +16,8 @@ from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
-from client.run import session as sessions
+from client.run import run_context
+from client.run.local_session import LocalSession
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
@@ -187,7 +188,7 @@ class TestCharges:
         bench.train(1)
         assert seen and all(("train", 1) in entries for entries in seen)
 
-    @pytest.mark.parametrize("place", ["sample", "privatise", "save_memory"])
+    @pytest.mark.parametrize("place", ["sample", "privatise", "save_run_state"])
     def test_a_crash_loses_no_charge(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
         bench.join()
 
@@ -195,7 +196,7 @@ class TestCharges:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(sessions if place == "save_memory" else Mechanism, place, crash)
+            patched.setattr(run_context if place == "save_run_state" else Mechanism, place, crash)
             with pytest.raises(KeyboardInterrupt):
                 bench.train(1)
         assert bench.entries() == [("popularity", 0), ("train", 1)]
@@ -211,7 +212,7 @@ class TestCharges:
         bench.join()
         assert bench.worker._writer is not None
         for _ in range(2):  # somebody else's releases eat the budget of both rounds
-            bench.worker._writer.charge(bench.worker._session._mechanism.release(2), run="other", round=1, question="5" * 64)  # type: ignore[union-attr]
+            bench.worker._writer.charge(bench.worker._session.run.mechanism.release(2), run="other", round=1, question="5" * 64)  # type: ignore[union-attr]
         charged = bench.entries()
         answer = expect(Refusal, bench.train(1), bench)
         assert answer.reason is Reason.BUDGET
@@ -344,7 +345,7 @@ class TestNothingElseLeaves:
         def fail(*args: Any, **kwargs: Any) -> None:
             raise error
 
-        monkeypatch.setattr(sessions.Session, "train", fail)
+        monkeypatch.setattr(LocalSession, "train", fail)
         content = self.wire(expect(Refusal, planted.train(1), planted))
         assert not [canary for canary in CANARIES if canary.encode() in content]
         assert planted.worker.failure is error  # the platform's own operator can still see it
@@ -362,14 +363,14 @@ class TestNothingElseLeaves:
         from dataclasses import replace
 
         expect(Joined, planted.join(), planted)
-        honest = sessions.Session.train
+        honest = LocalSession.train
 
-        def leaking(self: sessions.Session, request: Train) -> Update:
+        def leaking(self: LocalSession, request: Train) -> Update:
             update = honest(self, request)
             change = {**update.change, **leak.get("change", {})}
             return replace(update, **{**leak, "change": change})
 
-        monkeypatch.setattr(sessions.Session, "train", leaking)
+        monkeypatch.setattr(LocalSession, "train", leaking)
         answer = expect(Refusal, planted.train(1), planted)
         assert isinstance(planted.worker.failure, PrivacyError)
         assert not answer.__dict__.get("change")

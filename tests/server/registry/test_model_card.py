@@ -143,7 +143,7 @@ def test_the_facts_come_back(make_run: MakeRun) -> None:
         {"settings": {"nonsense": 1}},
         {"platforms": [{"name": "shop"}]},
         {"adapter_sha256": "x"},
-        {"format": 2},
+        {"format": 99},
         {"more": 1},
         {"created": 5},
     ],
@@ -221,7 +221,7 @@ class TestRunsThatPromiseNothing:
     def test_facts_that_cannot_be_read_promise_nothing(self, make_run: MakeRun, tmp_path: Path) -> None:
         run = make_run()
         path = run / "model" / FACTS
-        path.write_text(path.read_text().replace('"format": 1', '"format": 9'))
+        path.write_text(path.read_text().replace('"format": 2', '"format": 9'))
         manifest = parse_manifest((run / "model" / MANIFEST).read_bytes(), "")
         (run / "model" / MANIFEST).write_bytes(describe(run / "model", manifest.origin).content)
         assert pull_model(str(run), tmp_path / "out", unsigned=True).unpromised

@@ -34,6 +34,7 @@ from shared.protocol.messages import (
     Summed,
     Train,
 )
+from shared.protocol.quality import Quality
 from shared.secagg.codec import VERSION, decode
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import DeclaredCatalogue
@@ -116,7 +117,8 @@ class Platform:
             )  # fmt: skip
         if isinstance(request, Evaluate):
             return Metrics(
-                **who, round=request.round, label=request.label, users=self.users, ndcg=0.1, hr=0.2, auc=0.5, exact=True,
+                **who, round=request.round, label=request.label, users=self.users,
+                quality=Quality({"ndcg@10": 0.1, "hr@10": 0.2, "auc": 0.5}), exact=True,
                 epsilon=1.0, ledger="", seconds=0.1,
             )  # fmt: skip
         part = self.part(request)

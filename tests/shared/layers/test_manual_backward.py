@@ -20,6 +20,7 @@ from shared.model import encoder as encoder_module
 from shared.model.adapter import TARGETS
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Batch, Encoder
+from tests.support.bfloat16 import needs_bfloat16
 
 CPU = torch.device("cpu")
 HIDDEN = 32
@@ -106,6 +107,7 @@ def test_a_residual_for_all_goes_with_copies(tiny_bert: str) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
+@needs_bfloat16
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_small_steps(tiny_bert: str) -> None:
     torch.manual_seed(0)
     exact, half = encoder_of(tiny_bert), encoder_of(tiny_bert, torch.bfloat16)
@@ -151,7 +153,7 @@ class TestWhatSuits:
         assert not layer.backward_suits(self.X, self.change(a=torch.nn.Linear(8, 3)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 @pytest.mark.parametrize("rows", [0, 1, 33])
 def test_products_with_what_follows_them(dtype: torch.dtype, rows: int) -> None:
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from shared.model import encoder as encoder_module
 from shared.model.adapter import TARGETS, initial, layout_of
 from shared.model.backbone import folder_of, load_backbone, shape_of
 from shared.model.encoder import Batch, Encoder, compute_dtype, default_device
+from tests.support.bfloat16 import needs_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -202,6 +203,7 @@ class TestSourceTokens:
         torch.testing.assert_close(encoder.pooled(batch, {}), expected, atol=1e-4, rtol=1e-4)
 
 
+@needs_bfloat16
 def test_bfloat16_is_near_float32(tiny_bert: str) -> None:
     ids, mask = batch_of(4, 9)
     exact = encoder_of(tiny_bert)

@@ -1,0 +1,84 @@
+"""How a platform answers an evaluation: exactly in a simulation, else noised, charged and remembered."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from torch import Tensor
+
+from client.evaluation.answered_evaluations import Evaluated, answered_before, evaluated_model, evaluation_key
+from client.evaluation.private_metrics import metric_sums, noised_quality
+from client.personalisation.residual import without_forms
+from client.privacy.answer_stamp import AnswerStamp
+from client.privacy.bounded_sum import nothing
+from client.privacy.charged_question import charged_question
+from client.privacy.failure_guard import by_parts
+from client.privacy.release_plan import WIDTH, metrics_mechanism
+from client.run.popularity_prior import prior_of
+from client.run.run_context import RunContext
+from shared.base.errors import OutOfOrder, PrivacyError
+from shared.protocol.messages import Evaluate, Label, Metrics
+from shared.protocol.quality import Quality, mean_quality
+
+
+def answer_evaluation(run: RunContext, request: Evaluate) -> Metrics:
+    """Ranking quality of the adapter that was sent.
+
+    Raises:
+        OutOfOrder: the plan did not pay for this question.
+        PrivacyError: the platform's terms do not allow metrics, or its budget does not carry them.
+        ProtocolError: the adapter is not this run's.
+    """
+    run.part.require(request.adapter, where=f"evaluation after round {request.round}", whole=True)
+    if request.label is Label.PERSONAL and not run.simulation:
+        raise OutOfOrder("an evaluation of a model that stays on the platform, which is for simulations only")
+    if not run.simulation and not run.platform.file.federation.metrics:
+        raise PrivacyError("asked for metrics, which this platform's terms do not allow", where="[federation] metrics")
+    began = time.monotonic()
+    prior = prior_of(run)
+    if run.exact:
+        found = mean_quality(*run.ranks(_parameters(run, request), prior, serving=True))
+        return _metrics(run, request, found, run.stamp(began))
+    known = answered_before(run.state.evaluations, request, run.settings)
+    if known is None:
+        noised = _noised(run, request, prior)
+        known = Evaluated(model=evaluated_model(request), quality=noised, stamp=run.stamp(began))
+        run.keep(evaluations={**run.state.evaluations, evaluation_key(request): known})
+    return _metrics(run, request, known.quality, known.stamp)
+
+
+def _parameters(run: RunContext, request: Evaluate) -> dict[str, Tensor]:
+    parameters = run.parameters(request.adapter)
+    if request.label is Label.PERSONAL and run.state.choice is not None and run.state.choice.own:
+        return without_forms({**parameters, **run.there(run.state.personal)})
+    return parameters
+
+
+def _noised(run: RunContext, request: Evaluate, prior: Tensor) -> Quality:
+    mechanism = metrics_mechanism(run.settings, group_size=run.platform.friends.group_size, private=run.plan.private)
+    run.pay(mechanism.release(), request.round, charged_question(request, "metrics"))
+    parameters = _parameters(run, request)
+    sums = by_parts(
+        lambda users: metric_sums(*run.ranks(parameters, prior, serving=False, only=users)),
+        np.arange(len(run.platform.held_out)),
+        guard=run.guard,
+        empty=lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
+        what="an evaluation",
+    )
+    return noised_quality(sums, mechanism, run.random(f"evaluate-{request.label}", request.round))
+
+
+def _metrics(run: RunContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:
+    return Metrics(
+        run=run.name,
+        platform=run.platform.name,
+        round=request.round,
+        label=request.label,
+        users=run.platform.file.users,
+        quality=quality,
+        exact=run.exact,
+        epsilon=stamp.epsilon,
+        ledger=stamp.ledger,
+        seconds=stamp.seconds,
+    )

@@ -1,0 +1,61 @@
+"""The popularity prior of a run on one platform: released once, with noise, and remembered ever after."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.charged_question import charged_question
+from client.privacy.failure_guard import by_parts
+from client.privacy.popularity_release import bounded_counts, count_mechanism, release_prior
+from client.run.run_context import RunContext
+from client.training.losses import initial_bias
+from shared.base.errors import OutOfOrder
+from shared.protocol.messages import Join
+from shared.secagg.shared_catalogues import POPULARITY
+
+
+def prior_of(run: RunContext) -> Tensor:
+    """Log popularity, float32 (items,), on the run's device. Under local noise it is charged and released at the first need.
+
+    Raises:
+        OutOfOrder: under the secure sum it was neither released nor sent yet.
+    """
+    if run.state.prior is None:
+        if run.settings.distributed:
+            raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
+        release_popularity(run)
+    assert run.state.prior is not None
+    return run.state.prior.to(run.device)
+
+
+def release_popularity(run: RunContext) -> None:
+    """Charge, release and remember the popularity of this platform's items, with all of the noise its own."""
+    mechanism = count_mechanism(run.settings, items=run.platform.tables.items, private=run.plan.private)
+    asked = Join(run=run.name, settings=run.settings)
+    run.pay(mechanism.release(), POPULARITY, charged_question(asked, "popularity"))
+    random = run.random("prior", POPULARITY)
+    take_prior(run, torch.from_numpy(release_prior(counted_items(run), mechanism, random)))
+    # Nothing left, but what was drawn is in every answer from now on.
+    run.ledger.leave()
+
+
+def counted_items(run: RunContext) -> BoundedSum:
+    """How often each item was liked, (items,), every user's counts of norm at most 1."""
+    tables, split = run.platform.tables, run.platform.split
+    return by_parts(
+        lambda users: bounded_counts(split, tables, seed=run.settings.seed, only=users),
+        np.arange(split.users),
+        guard=run.guard,
+        empty=lambda: nothing({"sum": (tables.items,)}, bound=1.0),
+        what="counting popularities",
+    )
+
+
+def take_prior(run: RunContext, prior: Tensor) -> None:
+    """Begin with this log popularity; float32 (items,)."""
+    click = run.settings.training.objective == "click"
+    bias = initial_bias(prior, run.settings.training.targets) if click else {}
+    run.keep(prior=prior, local={**run.initial_local, **bias})

@@ -1,0 +1,66 @@
+"""What a run knows of its platforms, and tells whoever watches: a tally each, and events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from server.monitoring.run_events import Event, Kind, Tally
+from shared.protocol.messages import Joined, Reason
+from strategies.report import Receipt
+
+
+class RunRecord:
+    """The tallies of a run and the events that change them.
+
+    Args:
+        tell: Told every event, as it happens.
+    """
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self.round = 0
+        """The last round that is over."""
+        self.tallies: dict[str, Tally] = {}
+
+    def say(
+        self,
+        kind: Kind,
+        text: str,
+        *,
+        platform: str = "",
+        round_: int | None = None,
+        reason: Reason | None = None,
+        with_tallies: bool = False,
+    ) -> None:
+        """Tell an event, of the round that is over unless another is named."""
+        at = self.round if round_ is None else round_
+        tallies = dict(self.tallies) if with_tallies else {}
+        self._tell(Event(kind=kind, round=at, text=text, platform=platform, reason=reason, tallies=tallies))
+
+    def enter(self, joined: Joined) -> None:
+        """Take a platform in; one that is known keeps its tally."""
+        joined = replace(joined, keys=b"")  # the secure sum keeps them itself
+        self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
+
+    def add(self, platform: str, *, down: int = 0, up: int = 0, **changes: object) -> None:
+        """Count bytes, and change fields of a platform's tally."""
+        tally = self.tallies[platform]
+        counted = {"bytes_down": tally.bytes_down + down, "bytes_up": tally.bytes_up + up, **changes}
+        self.tallies[platform] = replace(tally, **counted)  # type: ignore[arg-type]
+
+    def credit(self, receipt: Receipt, *, counted: bool) -> None:
+        """Count a platform's update, and the round if the update is in its sum."""
+        rounds = self.tallies[receipt.platform].rounds + counted
+        self.add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
+
+    def refused(self, platform: str, reason: Reason, *, size: int, round_: int) -> None:
+        """Count a refusal of so many bytes."""
+        refusals: Mapping[int, Reason] = {**self.tallies[platform].refusals, round_: reason}
+        self.add(platform, up=size, refusals=refusals)
+        self.say(Kind.REFUSED, f"{platform}: {reason.value}", platform=platform, round_=round_, reason=reason)
+
+    def failed(self, platform: str, kind: Kind, why: str, *, round_: int) -> None:
+        """Count an error, a silence or an unusable answer."""
+        self.add(platform, failures=self.tallies[platform].failures + 1)
+        self.say(kind, f"{platform}: {why}", platform=platform, round_=round_)
