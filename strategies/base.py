@@ -63,6 +63,15 @@ _Answering = Update | Metrics | Personalised
 Adapter = dict[str, NDArray[np.float32]]
 
 
+_GRACE = 60.0
+
+
+def lifetime_of(timeout: float) -> float:
+    """Seconds that a request lives, whose answer is waited for so long: Flower forgets an expired one, and asking after it is an
+    error there."""
+    return timeout + _GRACE
+
+
 class Combiner(Protocol):
     """Folds updates into one change, one at a time."""
 
@@ -274,8 +283,7 @@ class AdapterStrategy(Strategy):
         self, record: Callable[[Member | None], RecordDict], kind: str, server_round: int, grid: Grid
     ) -> list[Message]:
         asked = dict.fromkeys(grid.get_node_ids()) if self.members is None else self.members
-        # A request outlives the deadline a little: Flower forgets an expired one, and asking after it is an error there.
-        lifetime = self.settings.reply_timeout + 60.0
+        lifetime = lifetime_of(self.settings.reply_timeout)
         return [Message(record(member), node, kind, ttl=lifetime, group_id=str(server_round)) for node, member in asked.items()]
 
     def _accepted(self, server_round: int, replies: Iterable[Message], kind: type[_Answering]) -> Iterator[Answer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -236,15 +236,7 @@ class VectorsSource(Source):
 
 
 AnySource = InteractionsSource | ItemsSource | ProfilesSource | ReviewsSource | SocialSource | KnowledgeSource | VectorsSource
-_KINDS: dict[str, type[AnySource]] = {
-    "interactions": InteractionsSource,
-    "items": ItemsSource,
-    "profiles": ProfilesSource,
-    "reviews": ReviewsSource,
-    "social": SocialSource,
-    "knowledge": KnowledgeSource,
-    "vectors": VectorsSource,
-}
+_KINDS: dict[str, type[AnySource]] = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(AnySource)}
 
 
 def source_of(value: object, info: ValidationInfo) -> AnySource:

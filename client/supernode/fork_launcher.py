@@ -7,11 +7,12 @@ in for `flower-superexec`: Flower's own loop, with another way to launch; and th
 and nothing of a bundle, and forks one child for every message. A child is as fresh as a new process: what a message left behind
 reaches no other. Where the nursery cannot be used, Flower's own way is.
 
-This file is run by its path and imports nothing of Fedfuse: `client` and `shared` have to come from the bundle.
+This file is run by its path and imports no package of Fedfuse: `client` and `shared` have to come from the bundle.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -175,22 +176,25 @@ def main() -> None:
     # Before Flower's loop has threads and handlers, which a fork would take along.
     nursery = Nursery(grow)
     from flwr.supercore.cli import flower_superexec
-    from flwr.supercore.superexec import run_superexec
-    from flwr.supercore.superexec.executor import subprocess_executor
 
+    patches = _flower_patches()
     if PASSED in os.environ:
-        vars(subprocess_executor)["subprocess"] = Passing(int(os.environ[PASSED]))
-
-    # Flower's module took it in by name, so it is replaced there.
-    stock = vars(run_superexec)["get_executor"]
-
-    def get_executor(*args: Any, **options: Any) -> ForkingExecutor:
-        made = stock(*args, **options)
-        return ForkingExecutor(made, nursery, client_app=TaskType.CLIENT_APP, accepted=LaunchResult.accepted)
-
-    vars(run_superexec)["get_executor"] = get_executor
+        patches.superexec_processes(Passing(int(os.environ[PASSED])))
+    patches.superexec_executor(
+        lambda stock: ForkingExecutor(stock, nursery, client_app=TaskType.CLIENT_APP, accepted=LaunchResult.accepted)
+    )
     sys.argv[0] = COMMAND
     flower_superexec()
+
+
+def _flower_patches() -> Any:
+    """`shared/base/flower_patches.py` of this installation, without a `shared` in `sys.modules`."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "base" / "flower_patches.py"
+    spec = importlib.util.spec_from_file_location("flower_patches", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from client.messenger.unix_socket import BROKER
 from client.supernode import socket_broker as broker
 from client.supernode.fork_launcher import Passing, install_fork_launcher
 from client.supernode.sandbox import confine, harmless_devices, of_python, wall
+from shared.base import flower_patches
 from shared.base.errors import InputError
 
 IDLE, PATIENT = 0.25, 3.0
@@ -155,12 +156,11 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
         os.environ["PATH"] = f"{install_fork_launcher(folder / 'bin').parent}{os.pathsep}{os.environ['PATH']}"
     except OSError as error:
         print(f"ClientApps are started in Flower's own way, which takes longer: {error}", file=sys.stderr)
-    from flwr.supernode import start_client_internal as loop
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
-    loop.time = Clock(messenger.idle)  # type: ignore[attr-defined, assignment]
+    flower_patches.supernode_clock(Clock(messenger.idle))
     if passed is not None:
-        loop.subprocess = Passing(passed)  # type: ignore[attr-defined, assignment]
+        flower_patches.supernode_processes(Passing(passed))
     sys.argv = ["flower-supernode", *_words(messenger, port)]
     code = 1
     try:

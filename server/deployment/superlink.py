@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from flwr.supercore import sql_mixin
 from flwr.supercore.fab import Fab
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -28,6 +27,7 @@ from server.deployment.folder import ENVIRONMENT, CoordinatorFolder
 from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
 from server.deployment.supernode_sync import enlist_at_start
+from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
 
 log = logging.getLogger("fedfuse.server")
@@ -35,8 +35,8 @@ log = logging.getLogger("fedfuse.server")
 SOON = 30
 """Days before the certificate expires from which every start says so."""
 PATIENCE = 60_000
-"""Milliseconds that a request waits for others to have written to Flower's database. Flower waits 5 s, then answers 500, and a
-SuperNode whose answer met a 500 does not send it again: of fifty at once some were lost."""
+"""Milliseconds that a request waits for others to have written to Flower's database. A SuperNode whose answer met a 500 does not
+send it again: of fifty at once some were lost."""
 
 
 def serve_superlink(coordinator: CoordinatorFolder) -> None:
@@ -55,7 +55,7 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     _prepare_environment(coordinator)
     platforms = Platforms(coordinator.platforms)
     platforms.all()  # a damaged list is an error now, not at the first request
-    vars(sql_mixin)["SQLITE_PRAGMAS"] = (*vars(sql_mixin)["SQLITE_PRAGMAS"], ("busy_timeout", str(PATIENCE)))
+    flower_patches.database_patience(PATIENCE)
     public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
     inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
     judge = Judge(platforms, minimum=file.minimum_version)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from server.monitoring.run_events import Kind
@@ -17,6 +17,7 @@ from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings
 from shared.protocol.flower_records import answer_from, bytes_of, to_record
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
+from strategies.base import lifetime_of
 from strategies.report import Member
 
 _SETTLE = 0.5
@@ -185,8 +186,7 @@ class Attendance:
         return bool(self._asking) or bool(set(self._grid.get_node_ids()) - self._refused) or not list(self._grid.get_node_ids())
 
     def _ask(self, nodes: list[int]) -> Exchange:
-        lifetime = self._settings.reply_timeout + _ONCE_MORE
-        record: RecordDict = self._record
+        record, lifetime = self._record, lifetime_of(self._settings.reply_timeout)
         messages = [Message(record, node, MessageType.QUERY, ttl=lifetime, group_id="join") for node in nodes]
         return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
 

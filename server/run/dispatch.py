@@ -26,16 +26,19 @@ class Dispatch:
     def __init__(self, grid: Grid, *, attendance: Attendance, record: RunRecord, timeout: float) -> None:
         self._grid, self._attendance, self._record, self._timeout = grid, attendance, record, timeout
 
-    def send(self, messages: Iterable[Message], *, names: Mapping[int, str] | None = None) -> Exchange:
+    def send(
+        self, messages: Iterable[Message], *, names: Mapping[int, str] | None = None, timeout: float | None = None
+    ) -> Exchange:
         """Send them, and count their bytes.
 
         Args:
             messages: May be an iterator: then each is made as it is sent.
             names: Node -> platform; by default the members of now.
+            timeout: Seconds that answers are waited for; by default those of a round.
         """
         if names is None:
             names = {node: member.platform for node, member in self._attendance.members.items()}
-        return Exchange(self._grid, self._counted(messages, names), timeout=self._timeout)
+        return Exchange(self._grid, self._counted(messages, names), timeout=self._timeout if timeout is None else timeout)
 
     def _counted(self, messages: Iterable[Message], names: Mapping[int, str]) -> Iterator[Message]:
         for message in messages:

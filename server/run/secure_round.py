@@ -222,7 +222,7 @@ class SecureRounds:
         Raises:
             Abandoned: too few platforms are left.
         """
-        exchange = self._send(asking)
+        exchange = self._send(asking, training=True)
         phases.masked(self._dispatch.watched(exchange, server_round))
         receipts += phases.report.updates
         phases.report.updates = []
@@ -263,11 +263,11 @@ class SecureRounds:
     def _by_name(self) -> dict[str, Member]:
         return {member.platform: member for member in self._attendance.members.values()}
 
-    def _send(self, messages: Iterator[Message]) -> Exchange:
+    def _send(self, messages: Iterator[Message], *, training: bool = False) -> Exchange:
         assert self._phases is not None
         # As the round began: whoever left since is asked on, for its vector may be in the sum.
         names = {member.node: member.platform for member in self._phases.members.values()}
-        return self._dispatch.send(messages, names=names)
+        return self._dispatch.send(messages, names=names, timeout=None if training else self._phases.quick)
 
     def _note(self, exchange: Exchange, server_round: int) -> None:
         assert self._phases is not None

@@ -125,6 +125,9 @@ class SecureSettings(_Frozen):
 
     threshold: Annotated[float, _between(0.01, 1.0)] = Field(0.8, description="part of the platforms that a round needs")
     colluders: int = Field(1, ge=0, le=1000, description="platforms that may tell the coordinator all they know")
+    phase_timeout: Annotated[float, _between(0.1, 1e6)] = Field(
+        600.0, description="seconds that phases without training (dealing, confirming, unmasking) wait; reply_timeout at most"
+    )
 
 
 class ServerSettings(_Frozen):

@@ -21,7 +21,7 @@ from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import Agreement, number_of, require_owners
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
-from strategies.base import AdapterStrategy, Drop, Member, RoundReport, receipt_of
+from strategies.base import AdapterStrategy, Drop, Member, RoundReport, lifetime_of, receipt_of
 from strategies.optimizers import Adapter
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.masked_sum import Round
@@ -50,6 +50,11 @@ class Phases:
         self.encoded: Encoded | None = None
         """Which round's items' vectors serve; the vectors depend on it, too."""
         self._round: Round | None = None
+
+    @property
+    def quick(self) -> float:
+        """Seconds that phases without training wait for answers."""
+        return min(self._settings.secure.phase_timeout, self._settings.reply_timeout)
 
     @property
     def agreement(self) -> Agreement:
@@ -282,9 +287,8 @@ class Phases:
         return to_record(Secure(run=self._run, settings=self._settings, round=server_round, phase=phase, body=body))
 
     def _message(self, member: Member, number: int, record: RecordDict, kind: str) -> Message:
-        # A request outlives the deadline a little: Flower forgets an expired one, and asking after it is an error there.
-        lifetime = self._settings.reply_timeout + 60.0
-        return Message(record, member.node, kind, ttl=lifetime, group_id=f"secure-{number}")
+        timeout = self._settings.reply_timeout if kind == MessageType.TRAIN else self.quick
+        return Message(record, member.node, kind, ttl=lifetime_of(timeout), group_id=f"secure-{number}")
 
     def _bodies(self, replies: Iterable[Message], phase: Phase, server_round: int) -> Iterator[tuple[int, bytes]]:
         for number, answer in self._answers(replies, Secured):

@@ -1,4 +1,4 @@
-"""Kernels of our own for a processor (`shared/layers/native/kernels`, C++): built once on a machine, and loaded into torch.
+"""Native kernels for a processor (`shared/layers/native/kernels`, C++): built once on a machine, and loaded into torch.
 
 They are built by the C++ compiler that is there, as torch.compile's are, for the torch that is installed and the processor
 that is there, and kept in the user's cache. Without a compiler everything goes on without them, and takes longer.
@@ -95,12 +95,14 @@ def built(folder: Path | None = None) -> Path:
         folder: Of the cache; by default `fedfuse` in the user's.
 
     Raises:
-        KernelError: this processor does not have what they need, there is no compiler, or it fails, or others could have
-            written what is in the cache.
+        KernelError: this processor does not have what they need, their sources or a compiler are missing, the compiler fails, or
+            others could have written what is in the cache.
         OSError, StorageError: the cache cannot be used.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         raise KernelError("they are for processors with AVX-512 and bfloat16")
+    if not any(SOURCES.glob("*.cpp")):
+        raise KernelError("their sources are not in this copy of the code, as in a bundle that `flwr run` makes")
     folder = folder or _cache()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_own(folder)

@@ -13,11 +13,13 @@ import pytest
 
 from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of
 from server.monitoring.run_events import Event, Kind, Outcome
+from server.run.exchange import Exchange
 from server.run.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.model.adapter import initial, trained
+from shared.protocol.flower_records import request_from
 from shared.protocol.messages import (
     Answer,
     Evaluate,
@@ -575,3 +577,26 @@ def test_a_train_request_is_not_for_these_platforms(federate: Any, several: Any)
 def test_nobody_joins(federate: Any, several: Any) -> None:
     with pytest.raises(FedfuseError):
         federate(*several(2, p0={(0, "join"): Reason.SOURCES}, p1={(0, "join"): Reason.SOURCES}))
+
+
+@pytest.mark.parametrize(("phase", "deadline"), [(7.0, 7.0), (70.0, 20.0)])
+def test_phases_without_training_have_a_deadline_of_their_own(
+    federate: Any, several: Any, monkeypatch: pytest.MonkeyPatch, phase: float, deadline: float
+) -> None:
+    waited: list[tuple[str, float, float]] = []
+
+    class Watched(Exchange):
+        def __init__(self, grid: Any, messages: Any, *, timeout: float) -> None:
+            def seen() -> Any:
+                for message in messages:
+                    name = request_from(message.content).kind
+                    waited.append((name, timeout, message.metadata.ttl))
+                    yield message
+
+            super().__init__(grid, seen(), timeout=timeout)
+
+    monkeypatch.setattr("server.run.dispatch.Exchange", Watched)
+    federate(*several(4), rounds=1, secure={"threshold": 0.6, "colluders": 0, "phase_timeout": phase})
+    assert {(name, timeout) for name, timeout, _ in waited} == {("secure", deadline), ("sum", 20.0), ("evaluate", 20.0)}
+    # Flower forgets a request that has expired, and must not while its answer is waited for.
+    assert all(lifetime > timeout for _, timeout, lifetime in waited)

@@ -178,3 +178,11 @@ def test_a_moments_work_takes_what_is_there_and_builds_nothing(monkeypatch: pyte
     monkeypatch.setattr(native, "kernel_obstacle", lambda: "")
     library.write_text("cut")
     assert not native.ready()
+
+
+def test_without_their_sources_they_are_an_obstacle_and_no_empty_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", compiler(tmp_path, 'echo made > "$to"'))
+    monkeypatch.setattr(native, "SOURCES", tmp_path / "none")
+    with pytest.raises(KernelError, match="sources are not in this copy"):
+        built(tmp_path / "cache")
+    assert not (tmp_path / "calls").exists() and not (tmp_path / "cache").exists()

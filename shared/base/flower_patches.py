@@ -1,0 +1,61 @@
+"""Every change that Fedfuse makes to Flower's own modules while they run, with its reason, behind a guard on the version.
+
+This file imports nothing of Fedfuse: `client/supernode/fork_launcher.py` loads it by its path, in a process whose `shared` is to
+come from a bundle.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+TESTED = "1.41"
+"""The release of Flower that these changes were written for and are tested with."""
+
+
+class OtherFlower(RuntimeError):
+    """The installed Flower is not the one that the patches were written for."""
+
+
+def supernode_clock(clock: Any) -> None:
+    """Flower's SuperNode looks for work every 3 s; with another `time` it looks as often as the operator says."""
+    _replaced("flwr.supernode.start_client_internal", "time", lambda _: clock)
+
+
+def supernode_processes(subprocess: Any) -> None:
+    """What the SuperNode starts inherits the broker's channel, which Flower's own call would close."""
+    _replaced("flwr.supernode.start_client_internal", "subprocess", lambda _: subprocess)
+
+
+def superexec_processes(subprocess: Any) -> None:
+    """As `supernode_processes`, for the ClientApps that Flower's executor starts."""
+    _replaced("flwr.supercore.superexec.executor.subprocess_executor", "subprocess", lambda _: subprocess)
+
+
+def superexec_executor(wrapped: Callable[[Any], Any]) -> None:
+    """ClientApps are forked where that works: Flower starts a Python for each message, which takes a second.
+
+    Args:
+        wrapped: Flower's executor -> the one that takes its place.
+    """
+    # The module took it in by name, so it is replaced there.
+    module = "flwr.supercore.superexec.run_superexec"
+    _replaced(module, "get_executor", lambda stock: lambda *args, **options: wrapped(stock(*args, **options)))
+
+
+def database_patience(milliseconds: int) -> None:
+    """A request waits so long for others to have written to Flower's database. Flower waits 5 s, then answers 500."""
+    added = ("busy_timeout", str(milliseconds))
+    _replaced("flwr.supercore.sql_mixin", "SQLITE_PRAGMAS", lambda stock: (*stock, added))
+
+
+def _replaced(module: str, name: str, new: Callable[[Any], Any]) -> None:
+    found = version("flwr")
+    if not found.startswith(f"{TESTED}."):
+        raise OtherFlower(f"flwr {found} is installed, and Fedfuse works with {TESTED}: pip install 'flwr=={TESTED}.*'")
+    names = vars(importlib.import_module(module))
+    if name not in names:
+        raise OtherFlower(f"flwr {found} has no {module}.{name}, which Fedfuse replaces")
+    names[name] = new(names[name])
