@@ -31,7 +31,7 @@ test: export HF_HUB_OFFLINE := 1
 test: $(STAMP) ## run the tests, all but the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-check: $(STAMP) ## lint, formatting, types, and the arrows between the rooms
+check: $(STAMP) ## lint, formatting, types, and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

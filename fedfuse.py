@@ -1,4 +1,4 @@
-"""Fedfuse's front door: one command that joins the commands of the rooms."""
+"""Fedfuse's front door: one command that joins the commands of all packages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ app.command("strategies", rich_help_panel=EVERYONE)(strategies)
 
 @app.callback()
 def _options(
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show what the rooms log."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Show the log."),
     log_format: Annotated[Form, typer.Option(help="How log lines look: text, or one JSON object a line.")] = Form.TEXT,
 ) -> None:
     configure("fedfuse", form=log_format, level="info" if verbose or log_format is Form.JSON else "error")

@@ -78,7 +78,7 @@ def simulate_command(
     fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
     """
     from simulations.run import Simulation, run_simulation
-    from simulations.view import ProgressBoard, metrics_table
+    from simulations.terminal import ProgressBoard, metrics_table
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 

@@ -31,7 +31,7 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
 from shared.model.encoder import devices
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
 from simulations.worlds.world import World
 

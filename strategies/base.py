@@ -39,9 +39,9 @@ from shared.protocol.messages import (
 )
 from shared.protocol.quality import METRICS
 from strategies.averaging import Change, WeightedMean
-from strategies.card import Card
 from strategies.optimizers import ServerOptimizer
-from strategies.report import Drop, Member, NoUpdate, Receipt, RoundReport, receipt_of
+from strategies.phase_report import Drop, Member, NoUpdate, Receipt, RoundReport, receipt_of
+from strategies.strategy_card import Card
 
 __all__ = [
     "Adapter",

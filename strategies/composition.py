@@ -22,10 +22,10 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.factor_schedule import parts_of
 from strategies.base import AdapterStrategy, Member
-from strategies.card import Card, Role
 from strategies.optimizers import ServerOptimizer
 from strategies.robust import Robust
 from strategies.secure_sum.summed_step import StepOnSums
+from strategies.strategy_card import Card, Role
 
 _DEFAULT = "fedavg"
 

@@ -17,7 +17,7 @@ from shared.base.errors import InputError
 from shared.base.settings import ServerSettings
 from shared.protocol.messages import Arrays
 from strategies.averaging import Change
-from strategies.card import Card, Role
+from strategies.strategy_card import Card, Role
 
 Adapter = dict[str, NDArray[np.float32]]
 State = dict[str, NDArray[np.float64]]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from strategies.card import Card, Role
+from strategies.strategy_card import Card, Role
 
 
 class PersonaliseStrategy:
     """Added to any strategy: `ffa+personalise`.
 
-    The platforms do the work (`client/personalisation/plan.py`), from a part of their budget that the federation leaves
+    The platforms do the work (`client/personalisation/personal_plan.py`), from a part of their budget that the federation leaves
     (`personal.share`) and from what it did not spend. The own adapter never leaves; the coordinator learns whether it is in
     use, which is the outcome of a noised, charged comparison.
     """

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shared.model.adapter import Layout
 from shared.protocol.messages import Arrays
 from strategies.averaging import Change
-from strategies.card import Card, Role
+from strategies.strategy_card import Card, Role
 
 Stacked = NDArray[np.float32]
 """(n, rows, columns): one tensor of every update."""

@@ -118,7 +118,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
 
     from client.examples.vectors import widths_of
     from client.fusion.operators import fusion_named
-    from client.personalisation.plan import reserved
+    from client.personalisation.personal_plan import reserved
     from client.privacy.release_plan import plan_of
     from client.run.adapter_partition import Part
     from shared.model.backbone import shape_of

@@ -2,7 +2,7 @@
 
 The discrete Gaussian N_Z(0, v) has mass proportional to e^(-k^2 / 2v) at every whole k (Canonne, Kamath and Steinke 2020, "The
 discrete Gaussian for differential privacy"). Independent ones sum to one, variances adding, up to a factor so close to
-1 that it can be carried in the books exactly; so can its distance from a rounded Gaussian: `shared/privacy/discrete.py`.
+1 that it can be carried in the books exactly; so can its distance from a rounded Gaussian: `shared/privacy/discrete_sum.py`.
 
 **The table.** Thresholds T_k = floor(2^512 P(X <= k)) for all whole k up to K, P(|X| > K) < 2^-540, in whole numbers, so that
 no float's rounding reaches the tails. With r = e^(-1/2v), rounded to 240 decimal places by `decimal`, the masses are
@@ -90,7 +90,7 @@ def noise_share(point: FixedPoint, random: Words) -> NDArray[np.int64]:
     """One platform's share of a round's noise.
 
     Guarantees: each coordinate is N_Z(0, `point.share_variance`), or a sum of up to 64 such of that total, up to
-    2^-`SAMPLER_BITS` in total variation (`shared/privacy/discrete.py`).
+    2^-`SAMPLER_BITS` in total variation (`shared/privacy/discrete_sum.py`).
 
     Returns:
         int64 (dimension,).

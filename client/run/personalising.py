@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from client.personalisation.comparison import gains, wins
-from client.personalisation.plan import PersonalPlan, plan_personal
+from client.personalisation.personal_plan import PersonalPlan, plan_personal
 from client.personalisation.residual import begun, flattened, without_forms
 from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import charged_question

@@ -19,15 +19,15 @@ from client.evaluation.held_out_ranking import held_out_ranks
 from client.examples.vectors import widths_of
 from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import PreparedPlatform, Progress
-from client.personalisation.plan import reserved
+from client.personalisation.personal_plan import reserved
 from client.privacy.answer_stamp import AnswerStamp
 from client.privacy.answer_timing import Pace
 from client.privacy.failure_guard import Guard, raising
 from client.privacy.generators import generator
 from client.privacy.ledger_writer import LedgerWriter
+from client.privacy.limited_plan import mechanism_of, plan_within
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import NoiseSource
-from client.privacy.run_plan import mechanism_of, plan_within
 from client.run.adapter_partition import Part
 from client.run.run_state import RunState, load_run_state, save_run_state
 from client.training.losses import CLICK_BIAS

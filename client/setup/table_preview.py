@@ -19,7 +19,7 @@ from client.sources.readers.cells import canonical_text
 from client.sources.readers.database import open_query, reason_of, shown_url
 from client.sources.readers.delimited import open_delimited
 from client.sources.readers.json_lines import open_json_lines
-from client.sources.readers.scan import Key, Scan, reading
+from client.sources.readers.table_scan import Key, Scan, reading
 from shared.base.errors import InputError
 
 ROWS = 5_000

@@ -14,7 +14,6 @@ from client.config.source_schema import (
     VectorsSource,
 )
 from client.sources.cleaning import Cleaning
-from client.sources.description import coordinates
 from client.sources.kinds.catalogue import described_items, read_catalogue
 from client.sources.kinds.interactions import merge_interactions, read_interactions
 from client.sources.kinds.items import read_items
@@ -23,6 +22,7 @@ from client.sources.kinds.profiles import read_profiles
 from client.sources.kinds.reviews import read_reviews
 from client.sources.kinds.social import read_social
 from client.sources.kinds.vectors import read_vectors
+from client.sources.row_texts import coordinates
 from client.sources.source_rows import place
 from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
 

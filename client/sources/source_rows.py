@@ -17,7 +17,7 @@ from client.sources.readers.cells import Kind, canonical_text, empty
 from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import open_delimited
 from client.sources.readers.json_lines import open_json_lines
-from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import by_line
 from shared.base.errors import InputError
 

@@ -172,8 +172,8 @@ def _title(manifest: Manifest) -> str:
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the parts of a strategy: when to use each, what it trusts, what it sends, and whether the secure sum carries it."""
-    from strategies.card import Role
     from strategies.composition import strategy_cards, under_secure_sum
+    from strategies.strategy_card import Role
 
     cards = strategy_cards()
     if as_json:

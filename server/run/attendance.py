@@ -18,7 +18,7 @@ from shared.base.settings import Settings
 from shared.protocol.flower_records import answer_from, bytes_of, to_record
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from strategies.base import lifetime_of
-from strategies.report import Member
+from strategies.phase_report import Member
 
 _SETTLE = 0.5
 """Seconds without a new node after which a run that was not told how many to expect begins."""

@@ -13,7 +13,7 @@ from server.run.exchange import Exchange
 from server.run.run_record import RunRecord
 from shared.protocol.flower_records import bytes_of, record_bytes
 from shared.protocol.messages import Reason
-from strategies.report import RoundReport
+from strategies.phase_report import RoundReport
 
 
 class Dispatch:

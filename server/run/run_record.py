@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from server.monitoring.run_events import Event, Kind, Tally
 from shared.protocol.messages import Joined, Reason
-from strategies.report import Receipt
+from strategies.phase_report import Receipt
 
 
 class RunRecord:

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, settings, logs, files that are written whole."""
+"""What everything else uses: errors, settings, logs, files that are written whole."""

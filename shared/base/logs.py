@@ -1,10 +1,10 @@
-"""Log lines of every room: one JSON object a line, or one line for a person, and never a word of anybody's rows.
+"""Log lines of every process: one JSON object a line, or one line for a person, and never a word of anybody's rows.
 
-    {"ts": "2030-01-02T03:04:05.678Z", "level": "info", "room": "worker", "run": "spring", "round": 3, "platform": "shop",
+    {"ts": "2030-01-02T03:04:05.678Z", "level": "info", "component": "worker", "run": "spring", "round": 3, "platform": "shop",
      "event": "refused", "message": "refused (budget): ..."}
 
 Whoever logs says what is said in words of its own. What others say may quote data: a database quotes the value that it
-could not read, a file's first row may pass for its header, an exception's text may hold anything. So in the rooms that touch
+could not read, a file's first row may pass for its header, an exception's text may hold anything. So in the components that touch
 rows (`PRIVATE`)
 
 - an exception's text is never written: its type and where it was raised are, and of a `FedfuseError` what it found and where,
@@ -51,7 +51,7 @@ class Form(StrEnum):
 
 
 def configure(
-    room: str,
+    component: str,
     *,
     form: Form | str = Form.TEXT,
     level: str = "info",
@@ -62,7 +62,7 @@ def configure(
     """Send this process's log to `stream` in one form, in place of whatever was set up before.
 
     Args:
-        room: What the process is: server, worker, messenger...
+        component: What the process is: server, worker, messenger...
         level: debug, info, warning or error.
         platform: Whose process it is, where it is a platform's.
         flower: Take Flower's own lines in as well; imports it.
@@ -77,7 +77,7 @@ def configure(
             f"log format {str(form)!r:.40} at level {level!r:.40}", where="the log", do=f"json or text; one of {', '.join(words)}"
         )
     handler = logging.StreamHandler(stream) if stream is not None else _Errors()
-    handler.setFormatter(Lines(room, form=Form(form), platform=platform))
+    handler.setFormatter(Lines(component, form=Form(form), platform=platform))
     root = logging.getLogger()
     for other in list(root.handlers):
         root.removeHandler(other)
@@ -95,19 +95,19 @@ def configure(
         theirs.propagate = True
 
 
-def configure_as_told(room: str, *, flower: bool = False) -> None:
+def configure_as_told(component: str, *, flower: bool = False) -> None:
     """As `configure`, in a process that a person or systemd started: what the environment says, else text."""
-    configure(room, form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"), flower=flower)
+    configure(component, form=os.environ.get(FORMAT, Form.TEXT), level=os.environ.get(LEVEL, "info"), flower=flower)
 
 
-def configure_from_environment(room: str, *, platform: str = "") -> None:
+def configure_from_environment(component: str, *, platform: str = "") -> None:
     """As `configure`, in a process that Flower started, if whoever started Flower asked for it (`log_environment`)."""
     if os.environ.get(FORMAT):
-        configure(room, form=os.environ[FORMAT], level=os.environ.get(LEVEL, "info"), platform=platform, flower=True)
+        configure(component, form=os.environ[FORMAT], level=os.environ.get(LEVEL, "info"), platform=platform, flower=True)
 
 
 def log_environment(form: Form | str, level: str = "info") -> dict[str, str]:
-    """What to put into a process's environment so that the rooms in it, and below it, log in this form."""
+    """What to put into a process's environment so that the components in it, and below it, log in this form."""
     return {FORMAT: str(form), LEVEL: level}
 
 
@@ -145,13 +145,13 @@ class _Errors(logging.StreamHandler[IO[str]]):
 class Lines(logging.Formatter):
     """Makes one line of a record.
 
-    Guarantees: one line whatever is in the message; in a private room, nothing of an exception's or a library's text.
+    Guarantees: one line whatever is in the message; in a private component, nothing of an exception's or a library's text.
     """
 
-    def __init__(self, room: str, *, form: Form = Form.JSON, platform: str = "") -> None:
+    def __init__(self, component: str, *, form: Form = Form.JSON, platform: str = "") -> None:
         super().__init__()
-        self._room, self._form, self._platform = room, form, platform
-        self._private = room in PRIVATE
+        self._component, self._form, self._platform = component, form, platform
+        self._private = component in PRIVATE
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
@@ -160,7 +160,7 @@ class Lines(logging.Formatter):
         line: dict[str, Any] = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "room": self._room,
+            "component": self._component,
             **{name: facts.get(name) for name in _FIELDS},
             "message": self._message(record)[:LONGEST],
         }
@@ -204,7 +204,7 @@ def _named(value: object) -> object:
 
 def _text(line: Mapping[str, Any]) -> str:
     place = "/".join(str(line[name]) for name in ("platform", "run", "round") if line[name] is not None)
-    parts = [str(line["ts"])[11:19], str(line["level"]).upper(), str(line["room"]), place, line["event"] and f"[{line['event']}]"]
+    parts = [str(line["ts"])[11:19], str(line["level"]).upper(), str(line["component"]), place, line["event"] and f"[{line['event']}]"]
     parts.append(str(line["message"]))
     if "error" in line:
         parts.append(json.dumps(line["error"]))

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shared.base.errors import FedfuseError, InputError, StorageError
-from shared.ledger.fields import TIME, damaged, hold, matching, moment, number, whole_number
+from shared.ledger.field_checks import TIME, damaged, hold, matching, moment, number, whole_number
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from shared.base.errors import InputError
-from shared.privacy import discrete, pld, prv, rdp
+from shared.privacy import discrete_sum, pld, prv, rdp
 from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
 from shared.privacy.releases import Release, Steps, merge_releases
 from shared.privacy.spent import Method, Spent
@@ -119,7 +119,7 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
     parts: list[Spent] = []
 
     def through(removed: tuple[Removal, ...]) -> Callable[[float], float]:
-        ideal = discrete.gaussian(removed)
+        ideal = discrete_sum.gaussian(removed)
 
         def curve(at: float) -> float:
             if ideal is None:
@@ -127,7 +127,7 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
             parts.append(method(ideal, at))
             return parts[-1].epsilon
 
-        return lambda at: discrete.integer_epsilon(removed, at, curve)
+        return lambda at: discrete_sum.integer_epsilon(removed, at, curve)
 
     total = triangle(through(out), through(back), delta) if back else through(out)(delta)
     if not parts:

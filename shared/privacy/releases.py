@@ -43,7 +43,7 @@ class Release:
     N(0, noise_multiplier² I) added. The steps may be chosen adaptively.
 
     With `integers` it is the integer mechanism of a secure sum instead: the sum is rounded by chance and discrete
-    Gaussian noise is added (`shared/privacy/discrete.py`).
+    Gaussian noise is added (`shared/privacy/discrete_sum.py`).
 
     Args:
         kind: What was released.

@@ -14,8 +14,9 @@ neither masked nor packed (`alone`).
 
 **No overflow.** Rounding keeps a vector in the box, since the box is whole: floor(box + u) = box for u < 1. So the data
 of n platforms sum to at most n box in every coordinate. A share is a discrete Gaussian of parameter sigma^2 / h, and
-E e^(a X) <= e^(a^2 sigma^2 / 2h), as the theta sum at any real is at most that at 0 (`shared/privacy/discrete.py`). So the sum X
-of n shares, V = n sigma^2 / h, has P(|X| > t) <= 2 e^(-t^2 / 2V) (Chernoff), which grows with V, so that it holds for fewer
+E e^(a X) <= e^(a^2 sigma^2 / 2h), as the theta sum at any real is at most that at 0
+(`shared/privacy/discrete_sum.py`). So the sum X of n shares, V = n sigma^2 / h, has P(|X| > t) <= 2 e^(-t^2 / 2V) (Chernoff),
+which grows with V, so that it holds for fewer
 survivors too. `tail` is a t for which d times this is at most 2^-60.
 By construction n box + tail <= 2^(b-1) - 1. So the data alone can never overflow, and the sum of data and noise wraps
 anywhere in the vector with probability below 2^-60 a round. Even then privacy stands: reducing modulo 2^b is

@@ -34,7 +34,7 @@ from server.deployment.provisioning import create_coordinator_folder, make_invit
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
 from shared.protocol.messages import Answer, Request
-from simulations.local import LocalDeployment
+from simulations.local_deployment import LocalDeployment
 
 if TYPE_CHECKING:
     from client.worker.request_handler import Worker

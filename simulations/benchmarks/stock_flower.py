@@ -11,7 +11,7 @@ import tomli_w
 
 from server.deployment.certificates import Certificates
 from shared.protocol.keys import make_node_key
-from simulations.local import LocalDeployment, connects, free_ports, run_words
+from simulations.local_deployment import LocalDeployment, connects, free_ports, run_words
 
 _SERVER = """
 import json, os, time

@@ -6,7 +6,8 @@
 
 Every cell (platform, epsilon, seed, settings) is one private training from the start, as `fedfuse simulate` would run it for
 that platform alone, and one line of the file; what is in the file is not run again. The table shows NDCG@10 as median and
-range over seeds; of crossed settings (`simulations/benchmarks/design.py`) the mean by value, and which pairs act together.
+range over seeds; of crossed settings (`simulations/benchmarks/fractional_design.py`) the mean by value, and which pairs act
+together.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from client.model.prepared_platform import PreparedPlatform, preparation_key, pr
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.protocol.quality import NDCG
-from simulations.benchmarks.design import Share, cross, effects
-from simulations.benchmarks.spread import spread
+from simulations.benchmarks.fractional_design import Share, cross, effects
+from simulations.benchmarks.seed_spread import spread
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually
 from simulations.worlds.world import open_world

@@ -34,10 +34,10 @@ from client.config.source_schema import (
     VectorsSource,
 )
 from client.sources.cell_values import as_ids
-from client.sources.description import text_name
 from client.sources.readers.cells import Kind
-from client.sources.readers.scan import reading
+from client.sources.readers.table_scan import reading
 from client.sources.readers.text_encoding import id_lines
+from client.sources.row_texts import text_name
 from client.sources.source_rows import Wanted, read_table
 from shared.base.errors import InputError
 from simulations.worlds.files import write_folder, write_text

@@ -203,7 +203,7 @@ def test_a_simulated_node_opens_its_platform_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_importing_the_messenger_is_light() -> None:
-    """In a deployment every message pays for this import; torch alone would be seconds (`simulations.benchmarks.phase`)."""
+    """In a deployment every message pays for this import; torch alone would be seconds (`simulations.benchmarks.phase_cost`)."""
     script = """
 import json, sys
 import client.app

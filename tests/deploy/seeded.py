@@ -31,7 +31,7 @@ from shared.ledger.format import read_ledger
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Request, Train
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 from tests.deploy.stage import ROOT, Stage, until
 
 

@@ -19,7 +19,7 @@ import pytest
 from server.deployment.flower_control import Control, Unreachable
 from server.deployment.folder import open_coordinator
 from server.deployment.status import status_of
-from simulations.local import free_ports
+from simulations.local_deployment import free_ports
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0

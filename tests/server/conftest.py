@@ -26,7 +26,7 @@ from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Joined, Label, Metrics
 from shared.protocol.quality import Quality
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 
 Make = Callable[..., Settings]
 

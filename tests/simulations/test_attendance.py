@@ -25,7 +25,7 @@ from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
 from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 from tests.server.run.test_federation import Scripted
 
 Make = Callable[..., Settings]

@@ -15,7 +15,7 @@ from rich.console import Console
 from client.config.platform_file import load
 from shared.model.backbone import load_backbone
 from simulations.benchmarks import encoding, passes, sweep, training
-from simulations.benchmarks.design import cross
+from simulations.benchmarks.fractional_design import cross
 from simulations.benchmarks.report import report
 
 CPU = torch.device("cpu")

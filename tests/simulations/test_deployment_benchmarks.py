@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulations.benchmarks import crowd, phase
+from simulations.benchmarks import crowd, phase_cost
 
 
 def event(kind: str, round_: int, time: float) -> dict[str, Any]:
@@ -21,11 +21,11 @@ def test_a_phase_is_cut_where_the_logs_say() -> None:
         event("answered", 1, 9.0), event("round", 1, 10.0), event("answered", 2, 13.0), event("answered", 2, 15.5),
         event("round", 2, 16.0), event("answered", 2, 20.0), event("evaluated", 2, 21.0),
     ]  # fmt: skip
-    (found,) = phase.phases(events, [{2: (11.0, 12.5)}, {2: (11.5, 14.5)}])
+    (found,) = phase_cost.phases(events, [{2: (11.0, 12.5)}, {2: (11.5, 14.5)}])
     assert found == {
         "out": 1.5, "computing": 3.0, "back": 1.0, "closing": 0.5, "wall": 6.0, "longest": 3.0, "beyond": 3.0
     }  # fmt: skip
-    assert found["wall"] == sum(found[key] for key in phase.COLUMNS)
+    assert found["wall"] == sum(found[key] for key in phase_cost.COLUMNS)
 
 
 def test_a_workers_log_says_when_it_computed(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_workers_log_says_when_it_computed(tmp_path: Path) -> None:
         json.dumps({"event": "answered", "round": 3, "ts": "2030-01-01T00:00:10Z", "message": "answered 'train' in 2.5 s"}),
     ]
     (tmp_path / "worker.log").write_text("\n".join(lines))
-    ((round_, (begin, end)),) = phase.worked(tmp_path / "worker.log").items()
+    ((round_, (begin, end)),) = phase_cost.worked(tmp_path / "worker.log").items()
     assert round_ == 3 and end - begin == pytest.approx(2.5)
 
 

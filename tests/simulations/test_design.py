@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from simulations.benchmarks.design import Share, cross, effects
+from simulations.benchmarks.fractional_design import Share, cross, effects
 
 FACTORS = {key: ["low", "middle", "high"] for key in "abcde"}
 AMOUNT = {"low": -1.0, "middle": 0.0, "high": 1.0}

@@ -145,7 +145,7 @@ def test_a_platform_that_runs_out_leaves_and_the_others_go_on(two: World, tiny_s
 def test_without_privacy_every_output_says_so(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from simulations.view import metrics_table
+    from simulations.terminal import metrics_table
 
     out = tmp_path / "run"
     metrics = run(two, tiny_settings(privacy={"epsilon": "inf"}), out, alone=False)

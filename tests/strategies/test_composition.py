@@ -10,11 +10,11 @@ import pytest
 
 from shared.base.errors import InputError
 from shared.base.settings import build
-from strategies.card import Role
 from strategies.composition import named, strategy_cards
 from strategies.optimizers import FedAdam, FedAvgM, ServerOptimizer
 from strategies.robust import Krum, Median
 from strategies.rolora import RoLoRA
+from strategies.strategy_card import Role
 
 UPDATES = [card.name for card in strategy_cards() if card.role is Role.UPDATES and card.name != "secure-sum"]
 COMBINING = [card.name for card in strategy_cards() if card.role is Role.COMBINING]

@@ -11,8 +11,8 @@ from shared.base.settings import Settings, build
 from shared.model.factor_schedule import SCHEMES
 from shared.protocol.messages import Factors
 from strategies.base import AdapterStrategy
-from strategies.card import Role
 from strategies.composition import named, strategy_cards
+from strategies.strategy_card import Role
 from tests.strategies.contract import RUN, SHAPES, Arrays, ExactContract, StrategyContract, drawn, identify
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from client.config.source_schema import Flags, ItemsSource
 from client.sources.cell_values import as_ids, as_texts
 from client.sources.cleaning import Cleaning
-from client.sources.description import further_texts, labelled, numbers, sentences, wanted
 from client.sources.kinds.interactions import keyed
+from client.sources.row_texts import further_texts, labelled, numbers, sentences, wanted
 from client.sources.source_rows import Table, Wanted, read_source
 from client.sources.tables import SourceReport
 

@@ -7,9 +7,9 @@ import polars as pl
 from client.config.source_schema import ProfilesSource
 from client.sources.cell_values import as_ids, as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
-from client.sources.description import coordinates, further_texts, numbers, sentences, text_name, wanted
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
+from client.sources.row_texts import coordinates, further_texts, numbers, sentences, text_name, wanted
 from client.sources.source_rows import Table, Wanted, read_source
 from client.sources.tables import SourceReport, Vectors
 

@@ -11,7 +11,7 @@ from client.sources.cell_values import as_ids, as_numbers
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
-from client.sources.readers.scan import reading
+from client.sources.readers.table_scan import reading
 from client.sources.readers.text_encoding import id_lines
 from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import SourceReport, Vectors

@@ -14,7 +14,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.config.table_location import Reading
-from client.sources.readers.scan import Key, Portion, Scan
+from client.sources.readers.table_scan import Key, Portion, Scan
 from shared.base.errors import InputError
 
 _ROWS_AT_ONCE = 50_000

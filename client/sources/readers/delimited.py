@@ -15,7 +15,7 @@ import polars as pl
 
 from client.config.table_location import Reading
 from client.sources.readers.csv_records import header_of, records
-from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import lines_of
 from shared.base.errors import InputError
 

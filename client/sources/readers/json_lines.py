@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from client.config.table_location import Reading
-from client.sources.readers.scan import Key, Portion, Scan, reading
+from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import lines_of
 
 BROKEN = "line that is no JSON object"

@@ -18,7 +18,7 @@ from client.privacy.discrete_gaussian import LARGEST_TABLE, noise_share, noise_t
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from shared.base.errors import InputError
 from shared.privacy.accountants import OPACUS
-from shared.privacy.discrete import SAMPLER_BITS
+from shared.privacy.discrete_sum import SAMPLER_BITS
 from shared.privacy.releases import Release, ReleaseKind
 from shared.secagg.fixed_point import FixedPoint, Words
 

@@ -32,7 +32,7 @@ from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
 from shared.model.update_bound import largest_change
 from shared.protocol.messages import Join, Joined, Request, Train, Update
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 
 Make = Callable[..., Settings]
 COUNT = iter(range(1000))

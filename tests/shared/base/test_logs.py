@@ -1,4 +1,4 @@
-"""Log lines: one a record, of one form, with their facts; in private rooms, our own words only."""
+"""Log lines: one a record, of one form, with their facts; in private components, our own words only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.logs import FORMAT, LEVEL, LONGEST, Form, Lines, about, configure, log_environment, tell
 
-FIELDS = ["ts", "level", "room", "run", "round", "platform", "event", "message"]
+FIELDS = ["ts", "level", "component", "run", "round", "platform", "event", "message"]
 log = logging.getLogger("client.test")
 
 
@@ -38,9 +38,9 @@ def _as_before() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def lines(room: str, form: Form = Form.JSON, **how: Any) -> io.StringIO:
+def lines(component: str, form: Form = Form.JSON, **how: Any) -> io.StringIO:
     stream = io.StringIO()
-    configure(room, form=form, stream=stream, **how)
+    configure(component, form=form, stream=stream, **how)
     return stream
 
 
@@ -56,7 +56,7 @@ class TestALine:
         assert list(last(stream)) == FIELDS
         assert {key: last(stream)[key] for key in FIELDS[1:]} == {
             "level": "info",
-            "room": "server",
+            "component": "server",
             "run": None,
             "round": None,
             "platform": None,
@@ -88,10 +88,10 @@ class TestALine:
 
     @given(st.text(max_size=200))
     @pytest.mark.parametrize("form", list(Form))
-    @pytest.mark.parametrize("room", ["worker", "server"])
-    def test_is_one_line_whatever_is_said(self, form: Form, room: str, text: str) -> None:
+    @pytest.mark.parametrize("component", ["worker", "server"])
+    def test_is_one_line_whatever_is_said(self, form: Form, component: str, text: str) -> None:
         record = logging.LogRecord("client.x", logging.INFO, "", 1, "%s", (text,), None)
-        line = Lines(room, form=form).format(record)
+        line = Lines(component, form=form).format(record)
         assert len(line.splitlines()) <= 1 and "\x1b" not in line and line.isprintable()
         if form is Form.JSON:
             assert json.loads(line)["message"] == text[:LONGEST]
@@ -102,8 +102,8 @@ class TestALine:
         assert len(stream.getvalue()) < LONGEST + 500
 
     def test_a_wrong_placeholder_stops_nothing(self) -> None:
-        for room in ("worker", "server"):
-            stream = lines(room)
+        for component in ("worker", "server"):
+            stream = lines(component)
             log.info("%d", "secret-value")
             assert "cannot be formatted" in last(stream)["message"] and "secret-value" not in stream.getvalue()
 
@@ -134,7 +134,7 @@ class TestConfigure:
         first = lines("server")
         second = lines("worker")
         log.info("x")
-        assert first.getvalue() == "" and last(second)["room"] == "worker"
+        assert first.getvalue() == "" and last(second)["component"] == "worker"
 
     def test_flower_speaks_the_same_form(self) -> None:
         from flwr.supercore.logger import FLOWER_LOGGER
@@ -162,7 +162,7 @@ class TestConfigure:
         )
         found = [json.loads(line) for line in run.stderr.splitlines()]
         assert [line["message"] for line in found] == ["from flower", "mine"]
-        assert {line["room"] for line in found} == {"messenger" if module == "client.app" else "server"}
+        assert {line["component"] for line in found} == {"messenger" if module == "client.app" else "server"}
 
     def test_without_it_nothing_is_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from shared.base.logs import configure_from_environment
@@ -175,12 +175,12 @@ class TestConfigure:
 
 
 @pytest.mark.parametrize("form", list(Form))
-@pytest.mark.parametrize("room", ["worker", "messenger"])
+@pytest.mark.parametrize("component", ["worker", "messenger"])
 class TestPrivateRooms:
     """Whatever quotes data on its way into the log, the data does not arrive."""
 
-    def test_the_text_of_an_exception_is_not_written(self, room: str, form: Form) -> None:
-        stream = lines(room, form)
+    def test_the_text_of_an_exception_is_not_written(self, component: str, form: Form) -> None:
+        stream = lines(component, form)
         try:
             try:
                 raise KeyError("zebrafinch")
@@ -194,8 +194,8 @@ class TestPrivateRooms:
         assert not [canary for canary in ("zebrafinch", "quokka", "u17") if canary in text]
         assert text.count("ValueError") >= 3 and "KeyError" in text and "test_logs.py" in text
 
-    def test_of_our_own_errors_what_they_found_and_where(self, room: str, form: Form) -> None:
-        stream = lines(room, form)
+    def test_of_our_own_errors_what_they_found_and_where(self, component: str, form: Form) -> None:
+        stream = lines(component, form)
         error = InputError("column 'id' does not exist", where="shop.csv", do="expected one of: zebrafinch", quote="quokka")
         try:
             raise error
@@ -206,8 +206,8 @@ class TestPrivateRooms:
         assert "zebrafinch" not in text and "quokka" not in text
         assert "zebrafinch" in str(error) and "quokka" in str(error)  # a person at the terminal sees them
 
-    def test_a_librarys_words_are_withheld(self, room: str, form: Form) -> None:
-        stream = lines(room, form)
+    def test_a_librarys_words_are_withheld(self, component: str, form: Form) -> None:
+        stream = lines(component, form)
         logging.getLogger("sqlalchemy.engine").warning("INSERT zebrafinch")
         logging.getLogger("polars").error("could not parse %s", "quokka")
         with warnings.catch_warnings():

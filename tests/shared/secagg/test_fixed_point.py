@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shared.base.errors import InputError, PrivacyError
-from shared.privacy.discrete import gaussian
+from shared.privacy.discrete_sum import gaussian
 from shared.privacy.groups import Removal
 from shared.privacy.rounding import rounded_norm
 from shared.secagg.fixed_point import FAILURE, SLACK, WRAP, FixedPoint, planning

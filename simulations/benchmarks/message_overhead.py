@@ -1,6 +1,6 @@
 """What the engine itself costs per message: our in-process grid against Flower's Ray simulation, in one run.
 
-    python -m simulations.benchmarks.engine [--platforms 20 100] [--rounds 8] [--megabytes 1.2] [--json]
+    python -m simulations.benchmarks.message_overhead [--platforms 20 100] [--rounds 8] [--megabytes 1.2] [--json]
 
 Both run the same trivial ClientApp, which sends back the float32 array that it got, over the same number of virtual platforms.
 Start-up is the time until the first round is over less an ordinary round; per message is the median round after it over
@@ -28,7 +28,7 @@ from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 from rich.table import Table
 
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 
 
 def echo_app() -> ClientApp:

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
-from simulations.grid import InProcessGrid
+from simulations.in_process_grid import InProcessGrid
 
 NODES = {11: {"partition-id": 0, "num-partitions": 3}, 12: {"partition-id": 1, "num-partitions": 3}, 13: {"partition-id": 2}}
 

@@ -1,6 +1,6 @@
 """What a phase costs in a deployment: three local platforms, each with its worker and its SuperNode, over authenticated TLS.
 
-    python -m simulations.benchmarks.phase [--rounds 8] [--platforms 3] [--stock] [--json]
+    python -m simulations.benchmarks.phase_cost [--rounds 8] [--platforms 3] [--stock] [--json]
 
 A phase is one message to every platform and its answer. Rounds of `fedavg` are one phase each. Beyond its computing means: the
 phase's wall time less the time in which the slowest worker computed. Where it goes is read from the logs of the three sides:
@@ -32,7 +32,7 @@ from rich.table import Table
 from shared.base.settings import Settings, build
 from shared.model.adapter import initial
 from simulations.benchmarks.stock_flower import stock_seconds
-from simulations.local import LocalDeployment
+from simulations.local_deployment import LocalDeployment
 from simulations.worlds.generated import write_world
 
 NAMES = ("shop", "video", "news")

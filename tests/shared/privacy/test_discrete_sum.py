@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 
 from shared.base.errors import InputError
-from shared.privacy import discrete
+from shared.privacy import discrete_sum as discrete
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.groups import Removal

@@ -14,7 +14,7 @@ import torch
 
 from client.config.platform_file import load
 from client.personalisation.comparison import CONFIDENCE, gains, wins
-from client.personalisation.plan import plan_personal, reserved
+from client.personalisation.personal_plan import plan_personal, reserved
 from client.personalisation.residual import begun, flattened, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
@@ -148,7 +148,7 @@ class TestPlan:
             seen.append((budget, list(fixed)))
             return 5.0 if budget == 8.0 else 7.0
 
-        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", asked)
+        monkeypatch.setattr("client.personalisation.personal_plan.noise_multiplier", asked)
         entries = self.spent()
         plan = self.plan(file, settings, entries)
         own = [self.entry(plan.releases[0], 6), self.entry(plan.releases[1], 6)]
@@ -169,7 +169,7 @@ class TestPlan:
             seen.append((budget, len(fixed)))
             return 5.0 if budget == 8.0 else 7.0
 
-        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", asked)
+        monkeypatch.setattr("client.personalisation.personal_plan.noise_multiplier", asked)
         terms = file.federation.model_copy(update={"maximum_epsilon": 7.5})
         entries = [*self.spent(), self.entry(Release(kind=ReleaseKind.EVALUATE, noise_multiplier=9.0), 1, run="run-2")]
         plan = self.plan(file.model_copy(update={"federation": terms}), settings, entries)
@@ -185,7 +185,7 @@ class TestPlan:
         self, file: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The promise itself is checked once more, whatever the search for the noise said."""
-        monkeypatch.setattr("client.personalisation.plan.noise_multiplier", lambda **values: 0.4)
+        monkeypatch.setattr("client.personalisation.personal_plan.noise_multiplier", lambda **values: 0.4)
         assert self.plan(file, settings, self.spent()) is None
 
     def test_without_privacy_nothing_is_noised(self, file: Any, settings: Settings) -> None:
