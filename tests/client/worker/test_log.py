@@ -216,7 +216,7 @@ def test_the_messenger_says_nothing_of_what_its_link_says(written: io.StringIO, 
     # As Flower's own process does with what a ClientApp raised.
     logging.getLogger("flwr").error("%s raised an exception", "ClientApp", exc_info=caught.value)
     (line,) = clean(written)
-    assert (line["room"], line["error"]["type"], line["error"]["cause"]) == ("messenger", "Unanswered", "RuntimeError")
+    assert (line["component"], line["error"]["type"], line["error"]["cause"]) == ("messenger", "Unanswered", "RuntimeError")
 
 
 class TestMetrics:
