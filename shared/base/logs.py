@@ -204,7 +204,13 @@ def _named(value: object) -> object:
 
 def _text(line: Mapping[str, Any]) -> str:
     place = "/".join(str(line[name]) for name in ("platform", "run", "round") if line[name] is not None)
-    parts = [str(line["ts"])[11:19], str(line["level"]).upper(), str(line["component"]), place, line["event"] and f"[{line['event']}]"]
+    parts = [
+        str(line["ts"])[11:19],
+        str(line["level"]).upper(),
+        str(line["component"]),
+        place,
+        line["event"] and f"[{line['event']}]",
+    ]
     parts.append(str(line["message"]))
     if "error" in line:
         parts.append(json.dumps(line["error"]))
