@@ -334,7 +334,7 @@ def public(tables: Tables) -> list[Any]:
 @pytest.mark.parametrize("form", WRITERS)
 @given(data=st.data())
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     # A smaller counterexample costs minutes of reading files.
