@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import sqlite3
 from collections.abc import Sequence
 from decimal import Decimal
@@ -67,6 +68,24 @@ def test_a_column_of_a_type_reads_as_its_cells_do(name: str, kind: Any, data: st
         assert typed.to_list() == alone
     others = ["x", 1, 2.5, None, [1], {"k": 2}, dt.date(2000, 1, 1)]
     assert canonical_text([*others, *values], kind).to_list()[len(others) :] == alone
+
+
+@pytest.mark.parametrize("kind", ["id", "text", "time"])
+def test_in_a_mixed_column_every_cell_keeps_its_text(kind: Any) -> None:
+    """A parser's values of many types, read as one column: a text is neither lost among numbers nor they among texts."""
+    cells = ["ann", 7, "007", None, 2.5, True, "", "2.50", Decimal("1.50"), b"raw"]
+    texts = ["ann", "7", "007", None, "2.5", "true", "", "2.50", "1.5", "raw"]
+    for turn in range(len(cells)):  # whichever comes first
+        assert canonical_text(cells[turn:] + cells[:turn], kind).to_list() == texts[turn:] + texts[:turn]
+    assert canonical_text(pl.Series(cells, dtype=pl.Object), kind).to_list() == texts
+
+
+def test_in_a_mixed_column_of_vectors_texts_and_lists_are_read_alike() -> None:
+    cells = [[1, 2.5], "1 2.5", None, "[1, 2.5]", (1, None), True, 3, {"x": 1}, "none"]
+    read = canonical_text(cells, "vector").to_list()
+    assert read[:4] == [[1.0, 2.5], [1.0, 2.5], None, [1.0, 2.5]]
+    assert read[4][0] == 1.0 and math.isnan(read[4][1])
+    assert read[5:] == [[None], [3.0], None, [None]]
 
 
 @given(st.lists(st.integers(-(10**37), 10**37), min_size=1, max_size=5, unique=True))
