@@ -122,6 +122,48 @@ def test_krum_scores_by_the_nearest_others_alone() -> None:
     assert combiner.change()["x"].item() == pytest.approx(0.15)
 
 
+def by_hand(updates: list[Arrays], faulty: int) -> Arrays:
+    """Multi-Krum as Blanchard et al. write it, one number after the other; of equal scores the smaller norm is chosen first."""
+
+    def squared(one: Arrays, other: Arrays) -> float:
+        return sum((float(a) - float(b)) ** 2 for name in one for a, b in zip(one[name].flat, other[name].flat, strict=True))
+
+    ranked = []
+    for at, one in enumerate(updates):
+        distances = sorted(squared(one, other) for place, other in enumerate(updates) if place != at)
+        norm = squared(one, {name: np.zeros_like(value) for name, value in one.items()})
+        ranked.append((sum(distances[: len(updates) - faulty - 2]), norm, at))
+    chosen = [updates[at] for _, _, at in sorted(ranked)[: len(updates) - faulty]]
+    return {name: np.mean([one[name].astype(np.float64) for one in chosen], axis=0) for name in updates[0]}
+
+
+@given(faulty=st.integers(0, 3), more=st.integers(0, 3), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_krum_chooses_as_its_paper_says(faulty: int, more: int, data: st.DataObject) -> None:
+    """Small whole numbers: they stand in crowds of every shape, and their distances are exact."""
+    count = Krum.least(faulty) + more
+    numbers = st.tuples(*[st.integers(-9, 9)] * 3)
+    rows = data.draw(st.lists(numbers, min_size=count, max_size=count))
+    updates = [{"x": np.array([[a]], np.float32), "y": np.array([[b, c]], np.float32)} for a, b, c in rows]
+    combiner = Krum({"x": (1, 1), "y": (1, 2)}, faulty=faulty)
+    for one in updates:
+        combiner.add(one, weight=1)
+    expected, change = by_hand(updates, faulty), combiner.change()
+    for name in expected:
+        np.testing.assert_allclose(change[name], expected[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 1, 3)])
+def test_of_equal_scores_krum_drops_the_greater_norm_over_all_tensors(order: tuple[int, ...]) -> None:
+    """Five in a row: both ends have the same score. The farther from zero goes, whoever came first."""
+    updates = [(float(at), 10.0 - 2 * at) for at in range(1, 6)]
+    combiner = Krum({"x": (1, 1), "y": (1, 1)}, faulty=1)
+    for at in order:
+        combiner.add({name: np.array([[value]], np.float32) for name, value in zip("xy", updates[at], strict=True)}, weight=1)
+    change = combiner.change()
+    assert (change["x"].item(), change["y"].item()) == (3.5, 3.0)  # (1, 8) is dropped: of both tensors together the greatest
+
+
 @pytest.mark.parametrize("name", ["median", "trimmed", "krum", "ffa+median", "rolora+trimmed", "fedsa+krum"])
 @pytest.mark.parametrize("how", ["x1000", "nan"])
 def test_one_platform_of_six_does_not_steer_the_model(name: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
