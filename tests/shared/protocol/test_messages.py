@@ -6,6 +6,7 @@ import ast
 import io
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.protocol.flower_records import answer_from, bytes_of, record_of_bytes, request_from, to_record
 from shared.protocol.messages import (
+    MAX_BYTES,
+    MAX_PARAMETERS,
     Evaluate,
     Factors,
     Join,
@@ -31,8 +34,10 @@ from shared.protocol.messages import (
     Metrics,
     Personalise,
     Personalised,
+    Phase,
     Reason,
     Refusal,
+    Secured,
     Train,
     Update,
 )
@@ -99,6 +104,32 @@ def test_answers_come_back(message: Any) -> None:
     assert same(answer_from(to_record(message)), message)
     with pytest.raises(ProtocolError):
         request_from(to_record(message))
+
+
+NOTHING: list[dict[str, Any]] = [{}, {"head.lora_A": np.zeros((0, 3), np.float32)}]
+
+
+@pytest.mark.parametrize("arrays", NOTHING, ids=["no arrays", "arrays of nothing"])
+@pytest.mark.parametrize("message", [m for m in [*REQUESTS, *ANSWERS] if hasattr(m, "adapter") or hasattr(m, "change")])
+def test_an_adapter_without_a_parameter_is_refused(message: Any, arrays: dict[str, Any]) -> None:
+    name = "adapter" if hasattr(message, "adapter") else "change"
+    with pytest.raises(ProtocolError, match=rf"{message.kind}\.{name} holds 0 parameters"):
+        replace(message, **{name: arrays})
+
+
+def test_an_adapter_is_bounded_over_all_its_arrays_together() -> None:
+    train = next(message for message in REQUESTS if isinstance(message, Train))
+    half = np.broadcast_to(np.float32(0), (MAX_PARAMETERS // 2,))
+    assert replace(train, adapter={"a": half, "b": half}).adapter["a"] is half
+    with pytest.raises(ProtocolError, match=f"holds {MAX_PARAMETERS + 1} parameters"):
+        replace(train, adapter={"a": half, "b": half, "c": np.zeros(1, np.float32)})
+
+
+def test_what_is_no_adapter_is_bounded_by_its_bytes() -> None:
+    summed = Secured(run="run", platform="shop", round=1, phase=Phase.DEAL, body=b"")
+    assert len(replace(summed, body=bytes(MAX_BYTES)).body) == MAX_BYTES
+    with pytest.raises(ProtocolError, match=rf"secured\.body holds {MAX_BYTES + 1} bytes"):
+        replace(summed, body=bytes(MAX_BYTES + 1))
 
 
 junk = st.one_of(st.integers(-(2**40), 2**40), st.floats(), st.text(max_size=12), st.booleans(), st.binary(max_size=12))
