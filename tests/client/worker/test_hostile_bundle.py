@@ -108,7 +108,9 @@ class Coordinator:
 @pytest.fixture
 def coordinator(write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_path: Path) -> Iterator[Coordinator]:
     line = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    terms = f'[federation]\ncoordinator = "{line}"\nbackbones = [{json.dumps(tiny_bert)}]\nmaximum_rounds = 4\nanswer_step = 0.01\n'
+    terms = (
+        f'[federation]\ncoordinator = "{line}"\nbackbones = [{json.dumps(tiny_bert)}]\nmaximum_rounds = 4\nanswer_step = 0.01\n'
+    )
     path = write_platform(declared=41, privacy=f"epsilon = {BUDGET}\ndelta = 1e-3", extra=terms)
     ledger = tmp_path / "ledger.jsonl"
     worker = Worker(load(path), state=tmp_path / "state", ledger=ledger, device=torch.device("cpu"))

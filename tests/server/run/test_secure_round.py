@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord
 
 from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of
 from server.monitoring.run_events import Event, Kind, Outcome
@@ -19,7 +21,7 @@ from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.model.adapter import initial, trained
-from shared.protocol.flower_records import request_from
+from shared.protocol.flower_records import bytes_of, request_from
 from shared.protocol.messages import (
     Answer,
     Evaluate,
@@ -40,6 +42,7 @@ from shared.protocol.quality import Quality
 from shared.secagg.codec import VERSION, decode
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import DeclaredCatalogue
+from simulations.in_process_grid import InProcessGrid
 from strategies.base import NoUpdate
 from strategies.optimizers import ServerOptimizer
 
@@ -365,6 +368,41 @@ def test_what_a_platform_says_is_what_it_signed(federate: Any, several: Any, tin
     outcome = federate(*platforms, events=events.append)
     assert any("p3 is left out" in text and "signed" in text for text in told(events, Kind.LEFT))
     assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms[:3], at) for at in (1, 2, 3)), rel=1e-5)
+
+
+def test_every_byte_to_a_platform_is_counted_as_its_own(
+    federate: Any, several: Any, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all phases, also those in which a round goes on without somebody; the oracle stands where messages are handed over."""
+    sent: dict[int, int] = defaultdict(int)
+    phases: set[str] = set()
+    push = InProcessGrid.push_messages
+
+    def weighed(grid: InProcessGrid, messages: Any) -> list[str]:
+        for message in (messages := list(messages)):
+            request = request_from(message.content)
+            arrays = [array for part in message.content.values() if isinstance(part, ArrayRecord) for array in part.values()]
+            size = sum(len(array.data) for array in arrays) if isinstance(request, Secure | Sum) else bytes_of(request)
+            sent[message.metadata.dst_node_id] += size
+            phases.add(request.phase.value if isinstance(request, Secure) else request.kind)
+        return push(grid, messages)
+
+    monkeypatch.setattr(InProcessGrid, "push_messages", weighed)
+    platforms = several(4, p3={(2, "sum"): Reason.FAILED})
+    came: dict[str, int] = defaultdict(int)
+    for platform in platforms:
+
+        def answering(request: Request, handle: Any = platform.handle, name: str = platform.name) -> Answer:
+            answer = handle(request)
+            came[name] += 0 if isinstance(answer, Secured) else bytes_of(answer)
+            return answer
+
+        platform.handle = answering  # type: ignore[method-assign]
+    outcome = federate(*platforms)
+    assert phases == {"join", "deal", "sum", "confirm", "unmask", "evaluate"}
+    for node, platform in enumerate(platforms, start=2):
+        assert outcome.tallies[platform.name].bytes_down == sent[node]
+        assert outcome.tallies[platform.name].bytes_up >= came[platform.name] > 0
 
 
 def test_the_noise_is_the_largest_that_anybody_needs(federate: Any, make: Any, tmp_path: Path) -> None:
