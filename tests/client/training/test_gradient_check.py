@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import client.training.gradient_check
-from client.training.gradient_check import check_gradients
+from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.per_user_gradients import user_gradients
 from shared.base.errors import PrivacyError
 from shared.layers import manual_backward as layer
@@ -191,3 +191,67 @@ def test_nobody_to_check_is_said(make_toy: Make) -> None:
             users=0,
             tolerance=0.1,
         )
+
+
+def test_passes_for_one_user_alone_and_notices_a_wrong_gradient_of_it(make_toy: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue of one made-up user: there is nobody beside it whose gradient could be the greatest."""
+    alone = make_toy(rows=1, length=6)
+    run(alone)
+    monkeypatch.setattr(client.training.gradient_check, "user_gradients", lambda *given: _a_little_less(user_gradients(*given)))
+    run(alone, tolerance=0.02)
+    with pytest.raises(PrivacyError, match=r"differs by 1\.00%"):
+        run(alone, tolerance=0.005)
+
+
+def _a_little_less(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: 0.99 * value for name, value in gradients.items()}
+
+
+@pytest.mark.parametrize("user", range(3))
+def test_one_user_among_several_is_enough_to_stop_everything(toy: Any, monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    def wrong(*given: Any) -> dict[str, Tensor]:
+        return {name: torch.cat([v[:user], 2 * v[user : user + 1], v[user + 1 :]]) for name, v in user_gradients(*given).items()}
+
+    monkeypatch.setattr(client.training.gradient_check, "user_gradients", wrong)
+    with pytest.raises(PrivacyError, match="differs"):
+        run(toy)
+
+
+def scaled(scales: list[float], *, wrong: float = 1.0) -> None:
+    """The check of users whose gradients are so large, the first one's in the batch wrong by a factor."""
+    together = torch.tensor([scales[0] * wrong, *scales[1:]])
+    check_gradients(
+        lambda copies: together * copies["w"].sum(1),
+        lambda user: lambda copies: scales[user] * copies["w"].sum(1),
+        {"w": torch.ones(4)},
+        ["w"],
+        users=len(scales),
+        tolerance=1e-3,
+    )
+
+
+def test_what_is_next_to_nothing_beside_others_may_be_rounding() -> None:
+    """A user whose gradient all but vanishes has no digits to compare; a user like all others has."""
+    scaled([1e-5, 0.05, 0.02], wrong=2.0)
+    with pytest.raises(PrivacyError, match="differs"):
+        scaled([0.01, 0.05, 0.02], wrong=2.0)
+    with pytest.raises(PrivacyError, match="differs by 100"):
+        scaled([1e-5], wrong=2.0)
+
+
+def test_no_gradient_at_all_is_not_said_to_differ() -> None:
+    with pytest.raises(PrivacyError, match="1 trainable tensors get no gradient, first w"):
+        scaled([0.0, 0.0])
+
+
+@pytest.mark.parametrize(("items", "targets", "wanted"), [
+    (2, 5, [[1], [0]]),
+    (3, 2, [[1, 2], [2, 0], [0, 1]]),
+    (4, 2, [[1, 2], [2, 3], [3, 0]]),
+    (9, 9, [[1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 4, 5, 6, 7, 8, 0], [3, 4, 5, 6, 7, 8, 0, 1]]),
+])  # fmt: skip
+def test_made_up_users_want_other_items_than_the_one_that_they_are(items: int, targets: int, wanted: list[list[int]]) -> None:
+    made = made_up_examples(items, targets=targets)
+    assert [made.targets[row].tolist() for row in range(len(made))] == wanted
+    assert made.user.tolist() == list(range(len(wanted)))
+    assert made.context.lengths().tolist() == made.excluded.lengths().tolist() == [0] * len(wanted)
