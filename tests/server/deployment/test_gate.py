@@ -319,6 +319,62 @@ class TestThePublicPort:
         assert "rm" not in caplog.text
 
 
+class TestABodyAsLongAsAnnounced:
+    """Below the gate may stand another server than ours, which lets more through than a request announces."""
+
+    def ask(self, site: Site, parts: list[bytes], *, announced: int, inside: Any = flower) -> list[dict[str, Any]]:
+        """What is answered to a request of an approved platform whose body comes in parts."""
+        headers = {**signed(site, site.platform("shop")), "content-length": str(announced)}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/fleet/push-object",
+            "server": ("127.0.0.1", site.public),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        coming = iter(parts)
+        left = len(parts)
+        answered: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            nonlocal left
+            left -= 1
+            return {"type": "http.request", "body": next(coming), "more_body": left > 0}
+
+        async def send(message: Any) -> None:
+            answered.append(dict(message))
+
+        asyncio.run(Gate(inside, site.judge, private=site.private)(scope, receive, send))
+        return answered
+
+    def test_what_was_announced_passes_in_parts(self, site: Site) -> None:
+        start, body = self.ask(site, [b"x" * 600, b"", b"x" * 400], announced=1000)
+        assert (start["status"], body["body"]) == (200, b"/v1/fleet/push-object 1000")
+
+    def test_less_passes(self, site: Site) -> None:
+        assert self.ask(site, [b"x" * 999], announced=1000)[1]["body"] == b"/v1/fleet/push-object 999"
+
+    @pytest.mark.parametrize("parts", [[b"x" * 1001], [b"x" * 1000, b"x"], [b"x"] * 2000], ids=["at once", "then", "bit by bit"])
+    def test_one_byte_more_does_not(self, site: Site, parts: list[bytes]) -> None:
+        reached = []
+
+        async def inside(scope: Any, receive: Any, send: Any) -> None:
+            while True:
+                reached.append(await receive())
+
+        start, body = self.ask(site, parts, announced=1000, inside=inside)
+        assert start["status"] == 413 and b"more came" in body["body"]
+        assert sum(len(message["body"]) for message in reached) <= 1000
+
+    def test_an_answer_that_has_begun_is_not_begun_again(self, site: Site) -> None:
+        async def hasty(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await receive()
+
+        assert [part["type"] for part in self.ask(site, [b"x" * 9], announced=8, inside=hasty)] == ["http.response.start"]
+
+
 class TestThePrivatePort:
     def test_everything_passes(self, site: Site) -> None:
         assert site.get(site.private, "/v1/control/start-run").text == "/v1/control/start-run 0"
