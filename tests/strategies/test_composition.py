@@ -10,11 +10,11 @@ import pytest
 
 from shared.base.errors import InputError
 from shared.base.settings import build
-from strategies.composition import named, strategy_cards
+from strategies.composition import named, strategy_cards, under_secure_sum
 from strategies.optimizers import FedAdam, FedAvgM, ServerOptimizer
 from strategies.robust import Krum, Median
 from strategies.rolora import RoLoRA
-from strategies.strategy_card import Role
+from strategies.strategy_card import Card, Role
 
 UPDATES = [card.name for card in strategy_cards() if card.role is Role.UPDATES and card.name != "secure-sum"]
 COMBINING = [card.name for card in strategy_cards() if card.role is Role.COMBINING]
@@ -104,3 +104,13 @@ def test_the_card_of_a_composition_speaks_of_all_its_parts() -> None:
     assert all(part in card.when for part in ("ffa", "median", "fedavgm"))
     assert card.sends == named("ffa").card.sends
     assert named("ffa").card.name == "ffa"
+
+
+@pytest.mark.parametrize("card", strategy_cards(), ids=lambda card: card.name)
+def test_what_is_said_to_work_under_the_secure_sum_is_what_is_let_through(card: Card) -> None:
+    try:
+        named(card.name).require(distributed(card.name))
+        let_through = True
+    except InputError:
+        let_through = False
+    assert under_secure_sum(card) is let_through

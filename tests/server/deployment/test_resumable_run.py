@@ -272,6 +272,17 @@ class TestGoingOn:
         assert (flower.started, flower.stopped) == ([1, 2], [1])
         done.wait()
 
+    def test_what_an_earlier_attempt_left_is_no_death_of_this_one(self, make_launch: Callable[..., Any]) -> None:
+        """The attempt before was killed; of the new one nothing is written yet."""
+        done = subprocess.Popen([sys.executable, "-c", ""])
+        done.wait()
+        launch, flower = make_launch(["running", "running", "finished:completed"])
+        says(launch, "running")()
+        path = launch.coordinator.run(launch.run) / "state.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "process": done.pid, "time": time.time() - 60}))
+        federate_deployed(launch, lambda _: None)
+        assert (flower.started, flower.stopped) == ([1], [])
+
     def test_an_attempt_that_nobody_watches_is_gone_on_with(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "running", "finished:completed"])
         (launch.coordinator.run(launch.run) / ATTEMPT).write_text('{"flower": 1}')

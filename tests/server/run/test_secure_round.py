@@ -272,6 +272,14 @@ def test_three_rounds_given_up_end_the_run(federate: Any, several: Any, tmp_path
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_one_round_that_comes_about_between_them_and_the_run_goes_on(federate: Any, several: Any) -> None:
+    lost = {(round_, "unmask"): RuntimeError("gone") for round_ in (1, 2, 4, 5)}
+    events: list[Event] = []
+    outcome = federate(*several(5, p0=lost, p1=lost, p2=lost), rounds=6, events=events.append)
+    assert len(told(events, Kind.ABANDONED)) == 4
+    assert {tally.rounds for tally in outcome.tallies.values()} == {2}
+
+
 def test_without_enough_platforms_nothing_is_asked_or_charged(federate: Any, several: Any) -> None:
     spent = {(2, "sum"): Reason.BUDGET}
     platforms = several(5, p0=spent, p1=spent, p2=spent)

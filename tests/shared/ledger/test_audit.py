@@ -193,6 +193,7 @@ def test_an_unreadable_ledger_is_a_problem_and_not_the_end(tmp_path: Path) -> No
     report = audit_run(tmp_path)
     assert [p.ok for p in report.platforms] == [True, False]
     assert report.everywhere is None and "line 2" in report.problems[0]
+    assert report.platforms[1].releases == 0 and not report.platforms[1].entries
     assert "music" in shown(report)
 
 

@@ -350,3 +350,23 @@ def test_a_platform_of_few_users_may_plan_when_the_noise_is_shared() -> None:
     assert made.signal_to_noise < 1
     with pytest.raises(InputError, match="group_size"):
         make_plan(**{**values, "group_size": 17}, integers=PART, shared=True)
+
+
+INTEGERS = {"reach": 100.0, "dimension": 10, "failure": 0.1, "honest": 2, "local": 3}
+LIMITS = {
+    "reach": (1e-9, 2.0**40, [0.0, 2.0**40 + 1, math.inf, True, "1"]),
+    "dimension": (1, 2**28, [0, 2**28 + 1, True, 1.0]),
+    "failure": (0.0, math.nextafter(1, 0), [-1e-9, 1.0, math.nan]),
+    "honest": (1, 2**16, [0, 2**16 + 1, 2.0]),
+    "local": (0, 2**28, [-1, 2**28 + 1, False]),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_integers_are_what_can_be_accounted_for(name: str) -> None:
+    least, most, wrong = LIMITS[name]
+    for value in (least, most):
+        assert getattr(Integers(**{**INTEGERS, name: value}), name) == value  # type: ignore[arg-type]
+    for value in wrong:
+        with pytest.raises(InputError, match=name):
+            Integers(**{**INTEGERS, name: value})  # type: ignore[arg-type]

@@ -42,6 +42,34 @@ def test_the_ring_outlives_dropouts_by_chance() -> None:
         assert np.convolve(around, np.ones(k + 1), "valid").min() >= quorum.shares
 
 
+RING = {"members": 20, "threshold": 17, "votes": 11, "colluders": 1, "degree": 6, "shares": 5}
+"""On a ring: 2 q = 22 > n + c = 21, k = 6 > n - t + c = 4, and 2 t' = 10 > k + 1 + c = 8."""
+
+
+@pytest.mark.parametrize("other", [{}, {"degree": 18, "shares": 11}, {"votes": 17}, {"shares": 7}, {"colluders": 2, "votes": 12}])
+def test_a_ring_that_just_keeps_its_promise_is_made(other: dict[str, int]) -> None:
+    Quorum(**{**RING, **other})
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"degree": 4, "shares": 4},  # all its neighbours that are left may collude or be lost
+        {"degree": 5},
+        {"degree": 20, "shares": 12},
+        {"shares": 4},
+        {"shares": 8},
+        {"votes": 10},
+        {"colluders": 2},  # 2 q = n + c
+        {"votes": 18},
+        {"colluders": -1},
+    ],
+)
+def test_a_ring_that_just_does_not_is_not_made(broken: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="promise"):
+        Quorum(**{**RING, **broken})
+
+
 @pytest.mark.parametrize(
     "broken",
     [
