@@ -370,3 +370,5 @@ def test_integers_are_what_can_be_accounted_for(name: str) -> None:
     for value in wrong:
         with pytest.raises(InputError, match=name):
             Integers(**{**INTEGERS, name: value})  # type: ignore[arg-type]
+    whole = Integers(reach=100, dimension=10, failure=0, honest=2)
+    assert (whole.local, type(whole.reach), type(whole.failure)) == (0, float, float)
