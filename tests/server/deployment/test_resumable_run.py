@@ -272,6 +272,12 @@ class TestGoingOn:
         assert (flower.started, flower.stopped) == ([1, 2], [1])
         done.wait()
 
+    def test_a_process_that_runs_is_left_alone(self, make_launch: Callable[..., Any]) -> None:
+        launch, flower = make_launch([])
+        flower.attempts[0] = [says(launch, "running"), "running", "finished:completed"]  # this process's own, which runs
+        federate_deployed(launch, lambda _: None)
+        assert (flower.started, flower.stopped) == ([1], [])
+
     def test_what_an_earlier_attempt_left_is_no_death_of_this_one(self, make_launch: Callable[..., Any]) -> None:
         """The attempt before was killed; of the new one nothing is written yet."""
         done = subprocess.Popen([sys.executable, "-c", ""])

@@ -1,0 +1,65 @@
+"""Waiting for platforms: until enough are there, or until nobody else comes, and never in silence."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from server.monitoring.run_events import Kind
+from server.run.attendance import Attendance
+from shared.base.errors import FedfuseError
+from shared.base.settings import Settings
+
+
+class Door:
+    """A grid whose nodes are others at every look; the last ones stay."""
+
+    def __init__(self, *looks: list[int]) -> None:
+        self.looks = list(looks)
+
+    def get_node_ids(self) -> list[int]:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def waiting(told: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    def wait(*looks: list[int], wanted: int | None, seconds: float = 60.0) -> list[int]:
+        def say(kind: Kind, text: str, **_: Any) -> None:
+            assert kind is Kind.WAITING
+            told.append(text)
+
+        door: Any = Door(*looks)
+        attendance = Attendance(grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None)
+        return attendance.wait_for(wanted, seconds=seconds)
+
+    return wait
+
+
+def test_it_says_at_once_that_nobody_is_there_and_then_what_changes(waiting: Any, told: list[str]) -> None:
+    assert waiting([], [], [3], [3], [3, 2], wanted=2) == [2, 3]
+    assert told == ["0 of 2 platforms are there", "1 of 2 platforms are there"]
+
+
+def test_who_is_there_at_once_is_not_waited_for(waiting: Any, told: list[str]) -> None:
+    assert waiting([7, 4, 5], wanted=2) == [4, 5, 7]
+    assert told == []
+
+
+def test_without_a_number_it_waits_until_nobody_else_comes(waiting: Any, told: list[str]) -> None:
+    assert waiting([], [], [3], [4, 3], [4, 3], [5, 4, 3], wanted=None) == [3, 4]
+    assert told == ["0 platforms are there", "1 platforms are there", "2 platforms are there"]
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(2, "1 of 2"), (None, "1 of any number of")])
+def test_it_does_not_wait_for_ever(waiting: Any, wanted: int | None, words: str) -> None:
+    with pytest.raises(FedfuseError, match=f"{words} platforms came within 0 s"):
+        waiting([3], wanted=wanted, seconds=0.0)
