@@ -304,8 +304,10 @@ def test_there_is_one_spelling(spelling: Any) -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, 100, len(WHOLE[0]) - 1, len(WHOLE[0]) + 30, len(b"".join(WHOLE)) - 1])
 def test_a_torn_end_is_not_a_ledger(cut: int) -> None:
-    with pytest.raises(StorageError, match=r"middle of a line|empty"):
-        parse_ledger(b"".join(WHOLE)[:cut], where="x")
+    content = b"".join(WHOLE)[:cut]
+    with pytest.raises(StorageError, match=r"middle of a line|empty") as caught:
+        parse_ledger(content, where="x")
+    assert caught.value.where == f"x, line {content.count(bytes([10])) + 1}"
 
 
 def test_a_missing_file_and_a_huge_one_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,47 @@
+"""The grid of the numerical composition is as fine as the theorem needs for the error that is added."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from opacus.accountants.analysis import prv as opacus_prv
+
+from shared.privacy.accountants import OPACUS
+from shared.privacy.releases import Release, ReleaseKind
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), [(2.0, 0.1, [300]), (5.0, 1.0, [40]), (3.0, 0.02, [500, 1500])])
+def test_the_width_follows_from_the_error_that_is_added(
+    monkeypatch: pytest.MonkeyPatch, noise: float, rate: float, steps: list[int]
+) -> None:
+    """Gopi, Lee and Wutschitz 2021, Theorem 5.5: h = error / sqrt(k / 2 log(12 / delta_error)) for k compositions.
+
+    A coarser grid would make no upper bound of what is read off it.
+    """
+    grids: list[tuple[float, float, float]] = []
+    added: list[tuple[float, float]] = []
+    aligned, read = opacus_prv.Domain.create_aligned, opacus_prv.DiscretePRV.compute_epsilon
+
+    def grid(low: float, high: float, width: float) -> Any:
+        grids.append((low, high, width))
+        return aligned(low, high, width)
+
+    def epsilon(self: Any, delta: float, delta_error: float, eps_error: float) -> Any:
+        added.append((delta_error, eps_error))
+        return read(self, delta, delta_error, eps_error)
+
+    monkeypatch.setattr(opacus_prv.Domain, "create_aligned", grid)
+    monkeypatch.setattr(opacus_prv.DiscretePRV, "compute_epsilon", epsilon)
+    releases = [
+        Release(kind=ReleaseKind.TRAIN, noise_multiplier=noise + at, sample_rate=rate, steps=count, group_size=1)
+        for at, count in enumerate(steps)
+    ]
+    OPACUS.epsilon(releases, 1e-5)
+    ((low, high, width),) = grids
+    assert len(added) == (1 if rate == 1 else 2)  # both directions, which are one without sampling
+    for delta_error, error in added:
+        assert delta_error <= 1e-5 / 1000 * (1 + 1e-9) and 0 < error <= 0.01
+        assert width == pytest.approx(error / math.sqrt(sum(steps) / 2 * math.log(12 / delta_error)), rel=1e-9)
+    assert -low == high > 3
