@@ -52,6 +52,25 @@ def test_quoted_text_is_read_as_it_was_written(
     assert all(row[3] is None for row in found)
 
 
+SPECIAL = r"\^]-[&~|.$*+?(){}#"
+"""What has a meaning of its own in patterns, within brackets or without."""
+
+
+@given(
+    rows=st.lists(st.tuples(*[st.text(st.sampled_from(SPECIAL + 'ab "'), max_size=5)] * 2), min_size=1, max_size=5),
+    marks=st.permutations(SPECIAL + '"'),
+    quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_character_may_separate_or_quote(rows: list[tuple[str, str]], marks: list[str], quoting: int, tmp_path: Path) -> None:
+    separator, quote, *_ = marks
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, quotechar=quote, lineterminator="\n", quoting=quoting).writerows([("x", "y"), *rows])
+    found = taken(tmp_path / "t.csv", text.getvalue().encode(), separator=separator, quote=quote)
+    assert [tuple(cell or "" for cell in row[:2]) for row in found] == rows
+    assert all(row[2] is None for row in found)
+
+
 @given(
     lines=st.lists(st.text(st.sampled_from('ab":;\t é'), max_size=8), min_size=1, max_size=6),
     separator=st.sampled_from(["::", "\t", ";", "é"]),

@@ -432,6 +432,11 @@ class TestSequences:
         for name, value in found.items():
             torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, atol=1e-5, rtol=1e-4, msg=name)
 
+    def test_where_nobody_is_drawn_nobody_is_read(self, make_problem: Callable[..., Problem]) -> None:
+        problem = make_problem(sequences=2)
+        picked = problem.trainer(mechanism=problem.mechanism(sample_rate=1e-9)).sample(SeededNoise(0))
+        assert (picked.shape, picked.dtype) == ((0, 2), np.int64)
+
     def test_a_user_with_one_row_has_it_twice(self, make_problem: Callable[..., Problem]) -> None:
         problem = make_problem(sequences=2)
         data = replace(problem.data, by_user={user: rows[:1] for user, rows in problem.data.by_user.items()})
