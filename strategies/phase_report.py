@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.base.errors import ProtocolError
-from shared.protocol.flower_records import bytes_of
 from shared.protocol.messages import Metrics, Personalised, Refusal, Summed, Update
 
 
@@ -36,7 +35,6 @@ class Receipt:
     epsilon: float
     ledger: str
     seconds: float
-    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,5 +69,4 @@ def receipt_of(update: Update | Summed) -> Receipt:
         epsilon=update.epsilon,
         ledger=update.ledger,
         seconds=update.seconds,
-        bytes=bytes_of(update),
     )

@@ -15,7 +15,7 @@ from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings
-from shared.protocol.flower_records import answer_from, bytes_of, to_record
+from shared.protocol.flower_records import answer_from, record_bytes, to_record
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from strategies.base import lifetime_of
 from strategies.phase_report import Member
@@ -57,7 +57,8 @@ class Attendance:
         self._names = names
         self._grid, self._settings, self._least, self._say, self._entered = grid, settings, least, say, entered
         request = Join(run=run, settings=settings)
-        self._run, self._record, self._size = run, to_record(request), bytes_of(request)
+        self._run, self._record = run, to_record(request)
+        self._size = record_bytes(self._record)
         self.members: dict[int, Member] = {}
         self._asking: dict[int, tuple[Exchange, float]] = {}
         self._refused: set[int] = set()

@@ -11,7 +11,7 @@ from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.exchange import Exchange
 from server.run.run_record import RunRecord
-from shared.protocol.flower_records import bytes_of, record_bytes
+from shared.protocol.flower_records import record_bytes
 from shared.protocol.messages import Reason
 from strategies.phase_report import RoundReport
 
@@ -45,12 +45,18 @@ class Dispatch:
             self._record.add(names[message.metadata.dst_node_id], down=record_bytes(message.content))
             yield message
 
-    def watched(self, exchange: Exchange, round_: int) -> Iterator[Message]:
-        """An exchange's answers, each told."""
+    def answers(self, exchange: Exchange, *, told: int | None = None) -> Iterator[Message]:
+        """An exchange's answers, their bytes counted.
+
+        Args:
+            told: Round under which each is told; None tells none.
+        """
         for message in exchange.replies():
             member = self._attendance.members.get(message.metadata.src_node_id)
             if member is not None:
-                self._record.say(Kind.ANSWERED, f"{member.platform} answered", platform=member.platform, round_=round_)
+                self._record.add(member.platform, up=record_bytes(message.content))
+                if told is not None:
+                    self._record.say(Kind.ANSWERED, f"{member.platform} answered", platform=member.platform, round_=told)
             yield message
             del message
 
@@ -67,7 +73,7 @@ class Dispatch:
             if node not in members:
                 continue  # it has left already, in an earlier phase of this round
             name = members[node].platform
-            self._record.refused(name, refusal.reason, size=bytes_of(refusal), round_=round_)
+            self._record.refused(name, refusal.reason, round_=round_)
             if refusal.reason is Reason.BUDGET:
                 self._attendance.dismiss(node)
                 text = f"{name} has no budget left: the run goes on without it"

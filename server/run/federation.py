@@ -28,7 +28,7 @@ from shared.model.adapter import initial
 from shared.model.factor_schedule import personalises
 from shared.model.residual_factors import require_with_residual, split_residual
 from shared.model.update_bound import largest_change
-from shared.protocol.flower_records import bytes_of
+from shared.protocol.flower_records import record_bytes, to_record
 from shared.protocol.messages import Arrays, Joined, Label
 from strategies.base import Member, record_of
 from strategies.composition import named
@@ -199,10 +199,10 @@ class _Federation:
         self._strategy.members = self.attendance.members
         config = ConfigRecord({"label": label.value})
         exchange = self._dispatch.send(self._strategy.configure_evaluate(at, record_of(self.adapter), config, self._grid))
-        self._strategy.aggregate_evaluate(at, self._dispatch.watched(exchange, at))
+        self._strategy.aggregate_evaluate(at, self._dispatch.answers(exchange, told=at))
         for metrics in self._strategy.report.metrics:
             slot: dict[str, Any] = {label.value: metrics}
-            self.record.add(metrics.platform, up=bytes_of(metrics), epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
+            self.record.add(metrics.platform, epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
         self._dispatch.book(exchange, self._strategy.report, at)
         self._save()
         text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"
@@ -215,7 +215,7 @@ class _Federation:
             self.record.say(Kind.LEFT, f"{name} is left out: {why}", platform=name)
             return
         self.record.enter(joined)
-        self.record.add(name, down=down, up=bytes_of(joined))
+        self.record.add(name, down=down, up=record_bytes(to_record(joined)))
         self.record.say(Kind.JOINED, f"{name} joined with {joined.users} users", platform=name, with_tallies=True)
 
     def _personalise(self) -> None:
@@ -223,10 +223,10 @@ class _Federation:
         at = self.record.round
         self._strategy.members = self.attendance.members
         exchange = self._dispatch.send(self._strategy.configure_personalise(at, record_of(self.adapter), self._grid))
-        self._strategy.aggregate_personalise(at, self._dispatch.watched(exchange, at))
+        self._strategy.aggregate_personalise(at, self._dispatch.answers(exchange, told=at))
         answers = self._strategy.report.personalised
         for one in answers:
-            self.record.add(one.platform, up=bytes_of(one), epsilon=one.epsilon, ledger=one.ledger, chosen=one.chosen)
+            self.record.add(one.platform, epsilon=one.epsilon, ledger=one.ledger, chosen=one.chosen)
         self._dispatch.book(exchange, self._strategy.report, at)
         self._save()
         text = f"{sum(one.chosen for one in answers)} of {len(answers)} platforms go on with a model of their own"

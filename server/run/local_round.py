@@ -63,7 +63,7 @@ class LocalRounds:
         strategy.members = self._attendance.asked(server_round)
         exchange = self._dispatch.send(strategy.configure_train(server_round, record_of(adapter), ConfigRecord(), self._grid))
         try:
-            arrays, _ = strategy.aggregate_train(server_round, self._dispatch.watched(exchange, server_round))
+            arrays, _ = strategy.aggregate_train(server_round, self._dispatch.answers(exchange, told=server_round))
         except NoUpdate as error:
             lost = self._lost_with_the_coordinator(server_round)
             self._dispatch.book(exchange, strategy.report, server_round)

@@ -52,12 +52,12 @@ class RunRecord:
     def credit(self, receipt: Receipt, *, counted: bool) -> None:
         """Count a platform's update, and the round if the update is in its sum."""
         rounds = self.tallies[receipt.platform].rounds + counted
-        self.add(receipt.platform, up=receipt.bytes, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
+        self.add(receipt.platform, epsilon=receipt.epsilon, ledger=receipt.ledger, rounds=rounds)
 
-    def refused(self, platform: str, reason: Reason, *, size: int, round_: int) -> None:
-        """Count a refusal of so many bytes."""
+    def refused(self, platform: str, reason: Reason, *, round_: int) -> None:
+        """Count a refusal."""
         refusals: Mapping[int, Reason] = {**self.tallies[platform].refusals, round_: reason}
-        self.add(platform, up=size, refusals=refusals)
+        self.add(platform, refusals=refusals)
         self.say(Kind.REFUSED, f"{platform}: {reason.value}", platform=platform, round_=round_, reason=reason)
 
     def failed(self, platform: str, kind: Kind, why: str, *, round_: int) -> None:

@@ -138,7 +138,7 @@ class SecureRounds:
         if self._saved.present is None:
             self._mail.empty()
             exchange = self._send(phases.deal())
-            phases.dealt(exchange.replies())
+            phases.dealt(self._dispatch.answers(exchange))
             self._note(exchange, 0)
             self._keep(Saved(closed=self._saved.closed, present=coordinator.settle().present))
         session, quorum = coordinator.session, coordinator.roster.quorum
@@ -183,7 +183,7 @@ class SecureRounds:
         wanted = {name: by_digest[digest] for name, digest in here.items() if digest in by_digest}
         if wanted:
             exchange = self._send(phases.tell(wanted))
-            self._told |= phases.told(exchange.replies())
+            self._told |= phases.told(self._dispatch.answers(exchange))
             self._note(exchange, POPULARITY)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
@@ -223,7 +223,7 @@ class SecureRounds:
             Abandoned: too few platforms are left.
         """
         exchange = self._send(asking, training=True)
-        phases.masked(self._dispatch.watched(exchange, server_round))
+        phases.masked(self._dispatch.answers(exchange, told=server_round))
         receipts += phases.report.updates
         phases.report.updates = []
         self._note(exchange, server_round)
@@ -233,10 +233,10 @@ class SecureRounds:
             self._note_encoded(phases)
         if not phases.work.whole:
             exchange = self._send(phases.confirm())
-            phases.confirmed(exchange.replies())
+            phases.confirmed(self._dispatch.answers(exchange))
             self._note(exchange, server_round)
         exchange = self._send(phases.unmask())
-        phases.unmasked(exchange.replies())
+        phases.unmasked(self._dispatch.answers(exchange))
         self._note(exchange, server_round)
 
     def _there(self, server_round: int) -> Phases:

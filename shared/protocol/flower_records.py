@@ -74,24 +74,6 @@ def answer_from(record: RecordDict) -> Answer:
     return answer
 
 
-def bytes_of(message: Request | Answer) -> int:
-    """Bytes that the message's arrays and header take on the wire, before Flower's own framing."""
-    size = 0
-    for part in fields(message):
-        value = getattr(message, part.name)
-        if isinstance(value, Quality):
-            size += len(json.dumps(value.means))
-        elif isinstance(value, Mapping):
-            size += sum(len(name) + array.nbytes for name, array in value.items())
-        elif isinstance(value, bytes):
-            size += len(value)
-        elif isinstance(value, Settings):
-            size += len(json.dumps(flatten(value)))
-        else:
-            size += len(part.name) + len(str(value))
-    return size
-
-
 def record_bytes(record: RecordDict) -> int:
     """Bytes that a record's arrays and scalars take on the wire, before Flower's own framing."""
     size = 0

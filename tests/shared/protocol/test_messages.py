@@ -22,7 +22,7 @@ from safetensors.numpy import save
 import shared
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.protocol.flower_records import answer_from, bytes_of, record_of_bytes, request_from, to_record
+from shared.protocol.flower_records import answer_from, record_bytes, record_of_bytes, request_from, to_record
 from shared.protocol.messages import (
     MAX_BYTES,
     MAX_PARAMETERS,
@@ -94,7 +94,7 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("message", REQUESTS, ids=lambda m: m.kind)
 def test_requests_come_back(message: Any) -> None:
     assert same(request_from(to_record(message)), message)
-    assert bytes_of(message) > 0
+    assert record_bytes(to_record(message)) > 0
     with pytest.raises(ProtocolError):
         answer_from(to_record(message))
 
