@@ -1,0 +1,57 @@
+"""Users' liked items as rows of a matrix, with recent items counting more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from client.examples.split import Ragged
+
+Sparse: TypeAlias = scipy.sparse.csr_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histories:
+    """Liked items by user, oldest first.
+
+    Args:
+        liked: Per user.
+        items: Of the catalogue.
+        ordered: Whether the order is one of time; else no item is more recent than another.
+    """
+
+    liked: Ragged
+    items: int
+    ordered: bool
+
+    @property
+    def users(self) -> int:
+        """How many; private."""
+        return len(self.liked)
+
+    def rows(self) -> Sparse:
+        """1 for every liked item, (users, items)."""
+        values = np.ones(len(self.liked.values), np.float32)
+        return scipy.sparse.csr_matrix((values, self.liked.values, self.liked.offsets), shape=(self.users, self.items))
+
+    def recent(self, users: NDArray[np.int64], *, half_life: float | None, lengths: NDArray[np.int64] | None = None) -> Sparse:
+        """Some users' histories, float32 (n, items): 1, and half of it for an item that is `half_life` items old.
+
+        Args:
+            users: int64 (n,).
+            lengths: int64 (n,). How many of each user's items count, the oldest first; by default all.
+        """
+        begin = self.liked.offsets[users]
+        taken = self.liked.offsets[users + 1] - begin if lengths is None else lengths
+        ends = np.cumsum(taken)
+        place = np.arange(int(taken.sum())) - np.repeat(ends - taken, taken)
+        age = np.repeat(taken, taken) - 1 - place
+        weight = np.ones(len(place)) if half_life is None else 0.5 ** (age / half_life)
+        item = self.liked.values[np.repeat(begin, taken) + place]
+        return scipy.sparse.csr_matrix(
+            (weight.astype(np.float32), item, np.concatenate([[0], ends])), shape=(len(users), self.items)
+        )

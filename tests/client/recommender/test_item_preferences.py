@@ -1,0 +1,85 @@
+"""Preferences of a platform's own rows and of released factors: what is predicted, and from what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.examples.split import ragged
+from client.recommender.histories import Histories
+from client.recommender.item_preferences import fit_preferences
+from client.recommender.left_out import LeftOut, left_out, mean_gain, ranks_of
+
+GROUPS = 4
+
+
+def histories_of(users: int, *, seed: int = 0, items: int = 40, likes: int = 7, ordered: bool = True) -> Histories:
+    """Users who like items of one group of four, and one item of any."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(users):
+        group = random.integers(GROUPS)
+        inside = random.choice(np.arange(items)[np.arange(items) % GROUPS == group], likes, replace=False)
+        rows.append(np.append(random.choice(items, 1), inside).astype(np.int32))
+    rows = [row[np.sort(np.unique(row, return_index=True)[1])] for row in rows]
+    return Histories(liked=ragged(rows), items=items, ordered=ordered)
+
+
+def test_rows_and_recent_histories() -> None:
+    histories = Histories(liked=ragged([np.array([2, 0, 1], np.int32), np.zeros(0, np.int32)]), items=4, ordered=True)
+    assert histories.rows().toarray().tolist() == [[1, 1, 1, 0], [0, 0, 0, 0]]
+    users = np.array([0, 1, 0])
+    assert histories.recent(users, half_life=1.0).toarray().tolist() == [[0.5, 1, 0.25, 0], [0] * 4, [0.5, 1, 0.25, 0]]
+    shorter = histories.recent(users, half_life=None, lengths=np.array([2, 0, 0]))
+    assert shorter.toarray().tolist() == [[1, 0, 1, 0], [0] * 4, [0] * 4]
+
+
+def test_points_are_the_last_items_but_the_first() -> None:
+    rows = [np.arange(count, dtype=np.int32) for count in (0, 1, 2, 14)]
+    points = left_out(Histories(liked=ragged(rows), items=20, ordered=True), seed=0)
+    assert list(zip(points.user, points.place, points.target, strict=True)) == [
+        (2, 1, 1), *((3, place, place) for place in range(4, 14))
+    ]  # fmt: skip
+
+
+def test_ranks_leave_out_what_was_met_before() -> None:
+    liked, known = ragged([np.array([0, 1, 2], np.int32)]), ragged([np.array([0, 1, 2, 5], np.int32)])
+    points = LeftOut(user=np.array([0, 0]), place=np.array([1, 2]), target=np.array([1, 2]))
+    scores = np.array([[9, 3, 8, 3, 1, 9], [9, 9, 1, 3, 2, 9]], np.float32)
+    # Of the first: 2 was liked later and is better, 3 is as good; 0 and 5 were met.
+    assert ranks_of(scores, points, known, liked=liked).tolist() == [2.5, 3.0]
+    assert mean_gain(np.array([1.0, 3.0])) == 0.75 and mean_gain(np.zeros(0)) == 0.0
+
+
+def test_it_finds_what_is_liked_together() -> None:
+    histories = histories_of(60)
+    fitted = fit_preferences(histories, histories.liked)
+    scores = fitted.scores(histories, np.arange(60))
+    for user in range(60):
+        group = np.bincount(histories.liked[user] % GROUPS).argmax()
+        unmet = np.setdiff1d(np.arange(40), histories.liked[user])
+        best = unmet[np.argsort(-scores[user, unmet])[:2]]
+        assert (best % GROUPS == group).all()
+
+
+def test_released_factors_help_those_who_have_few_users_and_are_left_where_they_do_not() -> None:
+    few, many = histories_of(8, seed=1, items=160), histories_of(800, seed=2, items=160)
+    rows = many.rows().toarray()
+    values, vectors = np.linalg.eigh(rows.T @ rows)
+    factors = (np.sqrt(np.maximum(values, 0))[:, None] * vectors.T).astype(np.float32)
+    alone, helped = fit_preferences(few, few.liked), fit_preferences(few, few.liked, factors=factors)
+    assert helped.share > 0 == alone.share and helped.gain > alone.gain
+    nonsense = np.random.default_rng(0).normal(size=(5, 160)).astype(np.float32)
+    assert fit_preferences(few, few.liked, factors=1e3 * nonsense).share == 0
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_recency_is_looked_at_only_where_there_is_an_order(ordered: bool) -> None:
+    fitted = fit_preferences(histories_of(30, ordered=ordered), ragged([np.zeros(0, np.int32)] * 30))
+    assert ordered or fitted.half_life is None
+
+
+def test_nobody_to_predict() -> None:
+    nobody = Histories(liked=ragged([np.array([1], np.int32), np.zeros(0, np.int32)]), items=3, ordered=True)
+    fitted = fit_preferences(nobody, nobody.liked)
+    assert fitted.gain == 0.0 and np.isfinite(fitted.scores(nobody, np.arange(2))).all()
