@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, ValidationInfo, model_validator
 
@@ -83,6 +83,10 @@ class Source(Reading):
         return self
 
 
+KeyKind: TypeAlias = Literal["id", "isbn", "gtin"]
+"""How a public key is spelled: as it is; a book's ISBN of 10 or 13 digits; a product's GTIN (UPC, EAN) of 8 to 14 digits."""
+
+
 class InteractionsSource(Source):
     """Who met which item: at least `user` and `item`."""
 
@@ -104,11 +108,17 @@ class _Described(Source):
 
 
 class ItemsSource(_Described):
-    """The public item table; its ids are the catalogue, and whatever it says is public."""
+    """The public item table; its ids are the catalogue, and whatever it says is public.
 
-    roles = ("item", "title", "description", "category", "price")
+    Args:
+        keys: How the column of role `key` spells an item's public key, by which platforms find out what they have in common
+            (`client/sources/item_keys.py`). Without that column an item's id is its key.
+    """
+
+    roles = ("item", "title", "description", "category", "price", "key")
 
     kind: Literal["items"]
+    keys: KeyKind = "id"
     flags: Flags | None = None
 
 

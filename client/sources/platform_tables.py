@@ -75,12 +75,14 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     reports |= dict(zip(met, merged, strict=True))
 
     titles = list(items.ids)
+    keys = [""] * len(items) if described else list(items.ids)
     item_text: dict[str, list[str]] = {}
     item_vectors: dict[str, Vectors] = {}
     for name, table in reversed(described.items()):
         # In reverse, so that the first source that has a title gives it.
         places = items.numbers(table.ids)
         titles = [given or so_far for given, so_far in zip(items.texts(places, table.titles), titles, strict=True)]
+        keys = [given or so_far for given, so_far in zip(items.texts(places, table.keys), keys, strict=True)]
         item_text = {name: items.texts(places, table.texts), **item_text}
         numbers = coordinates(table.coordinates, places, items)
         if numbers is not None:
@@ -114,6 +116,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         platform=platform.name,
         item_ids=items.ids,
         item_titles=titles,
+        item_keys=keys,
         item_text={**item_text, **public},
         user_ids=users.ids,
         interactions=interactions,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.config.source_schema import Flags, ItemsSource
 from client.sources.cell_values import as_ids, as_texts
 from client.sources.cleaning import Cleaning
+from client.sources.item_keys import item_keys
 from client.sources.kinds.interactions import keyed
 from client.sources.row_texts import further_texts, labelled, numbers, sentences, wanted
 from client.sources.source_rows import Table, Wanted, read_source
@@ -30,12 +31,14 @@ class Described:
         ids: Unique item ids in the order of the file.
         titles: Per id, null where there is none.
         texts: Per id, '' where there is none.
+        keys: Per id, '' where there is none.
         coordinates: float64 (items, numbers) in [0, 1], NaN where missing; None without declared numbers.
     """
 
     ids: pl.Series
     titles: pl.Series
     texts: pl.Series
+    keys: pl.Series
     coordinates: NDArray[np.float64] | None
     report: SourceReport
 
@@ -48,6 +51,9 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
     """
     asked = [Wanted(name="item", column=source.column("item"), key=True, kind="id"), *_flags(source.flags)]
     asked += [Wanted(name=role, column=source.column(role), required=role in source.columns) for role in _ROLES]
+    if "key" in source.columns:
+        # Never by its name alone: a column "key" may be a song's.
+        asked.append(Wanted(name="key", column=source.column("key"), kind="id"))
     # A further column is required, also where it has one of the roles above.
     asked = list({want.name: want for want in [*asked, *wanted(source)]}.values())
     table = read_source(source, cleaning, asked, public=True)
@@ -70,6 +76,7 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
         ids=kept["item"],
         titles=titles,
         texts=sentences([*parts, *words]),
+        keys=item_keys(as_ids(kept["key"]) if "key" in kept.columns else kept["item"], source.keys),
         coordinates=places,
         report=cleaning.report(kept.height),
     )

@@ -38,6 +38,7 @@ def tables_of(
         platform="p",
         item_ids=[f"i{item}" for item in range(items)],
         item_titles=[f"i{item}" for item in range(items)],
+        item_keys=[f"i{item}" for item in range(items)],
         item_text={},
         user_ids=list(histories),
         interactions=Interactions(

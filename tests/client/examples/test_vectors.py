@@ -27,6 +27,7 @@ def tables_of(users: int, items: int, *, seed: int, widths: dict[str, int]) -> T
         platform="shop",
         item_ids=[f"i{item}" for item in range(items)],
         item_titles=[f"i{item}" for item in range(items)],
+        item_keys=[f"i{item}" for item in range(items)],
         item_text={},
         user_ids=[f"u{user}" for user in range(users)],
         interactions=Interactions(
