@@ -65,12 +65,11 @@ def simulate_command(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="'minilm' (embedded), a folder, or the hub name of a BERT.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the splits and (in a simulation) the noise.")] = None,
-    alone: Annotated[bool, typer.Option(help="Also train every platform by itself, for comparison.")] = True,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
     engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
 ) -> None:
-    """Run a federation of virtual platforms and compare: before training, alone, federated.
+    """Run a federation of virtual platforms and compare: before training, what a platform can do by itself, federated.
 
     \b
     fedfuse simulate                                   the generated world
@@ -104,8 +103,8 @@ def simulate_command(
                 raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
             errors.print(f"no world named: generating one in {world}")
             write_world(world)
-    plan = Simulation(world=open_world(world), settings=settings, out=out, alone=alone, resume=resume, ray=engine == "ray")
-    with ProgressBoard(errors, settings, platforms=len(plan.world.platforms), lives=2 if alone else 1) as board:
+    plan = Simulation(world=open_world(world), settings=settings, out=out, resume=resume, ray=engine == "ray")
+    with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
         metrics = run_simulation(plan, events=board.event, progress=board.progress)
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)

@@ -1,8 +1,6 @@
-"""A world's federation in this process: every platform trained alone, then all together, then measured.
+"""A world's federation in this process, and beside it what every platform can do by itself.
 
 The same worker, messenger, strategies and coordinator as in a deployment; only the grid between them is in the process.
-"Alone" is a federation of one platform with the same plan and budget. It is the other life of that platform, not a
-second release, so it has a ledger of its own.
 """
 
 from __future__ import annotations
@@ -21,8 +19,11 @@ import torch
 
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
+from client.examples.split import leave_one_out
 from client.messenger import worker_link as link
 from client.model.prepared_platform import PreparedPlatform, prepare
+from client.recommender.own_model import fit_own_model, held_out_quality
+from client.sources.platform_tables import read_tables
 from client.worker.request_handler import Worker
 from server.monitoring.run_events import Event, Outcome, Tally
 from server.run.checkpoint import run_of
@@ -31,6 +32,8 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
 from shared.model.encoder import devices
+from shared.protocol.messages import Metrics
+from shared.protocol.quality import Quality
 from simulations.in_process_grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
 from simulations.worlds.world import World
@@ -48,7 +51,6 @@ class Simulation:
 
     Args:
         out: The run folder; new, or one to resume.
-        alone: Whether every platform is also trained by itself, for comparison.
         resume: Go on with an interrupted run in `out`.
         ray: Whether the federation runs on Flower's own simulation instead of in this process.
     """
@@ -56,7 +58,6 @@ class Simulation:
     world: World
     settings: Settings
     out: Path
-    alone: bool = True
     resume: bool = False
     ray: bool = False
 
@@ -74,10 +75,9 @@ def run_simulation(
     began = time.monotonic()
     files = [load(path) for path in plan.world.platforms]
     run = _open_folder(plan)
-    wanted = not plan.ray or plan.alone
     gpus = devices()
     dealt = {file.name: gpus[place % len(gpus)] for place, file in enumerate(files)}
-    platforms = {file.name: _prepare(plan, file, dealt[file.name], progress) for file in files} if wanted else {}
+    platforms = {file.name: _prepare(plan, file, dealt[file.name], progress) for file in files} if not plan.ray else {}
     if plan.ray:
         together = federate_on_ray(
             world=plan.world.folder,
@@ -90,19 +90,14 @@ def run_simulation(
         )
     else:
         together = federate_virtually(plan, run, platforms, plan.out, events=events, progress=progress)
-    alone: dict[str, Outcome | None] = {file.name: None for file in files}
-    if plan.alone:
-        for name, platform in platforms.items():
-            alone[name] = federate_virtually(
-                plan, f"{run}-alone", {name: platform}, plan.out / "alone" / name, events=None, progress=progress, prefix="alone "
-            )
+    own = {file.name: _own(plan, file, platforms.get(file.name), progress) for file in files}
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
         "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
         "rounds": together.rounds,
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
-        "platforms": {name: _platform(tally, alone[name]) for name, tally in together.tallies.items()},
+        "platforms": {name: _platform(tally, own[name]) for name, tally in together.tallies.items()},
     }
     write_whole(plan.out / METRICS, (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
@@ -111,7 +106,7 @@ def run_simulation(
 def _open_folder(plan: Simulation) -> str:
     """Make the run folder, or check that it holds the very run that is to be resumed; returns the run's name."""
     out = plan.out
-    record = {"world": str(plan.world.folder.resolve()), "alone": plan.alone, "settings": _tomlable(plan.settings)}
+    record = {"world": str(plan.world.folder.resolve()), "settings": _tomlable(plan.settings)}
     if plan.resume:
         known = _recorded(out / RECORD)
         if {key: value for key, value in known.items() if key != "run"} != tomllib.loads(tomli_w.dumps(record)):
@@ -159,10 +154,9 @@ def federate_virtually(
     *,
     events: Callable[[Event], None] | None = None,
     progress: Progress | None = None,
-    prefix: str = "",
 ) -> Outcome:
     """One federation of prepared platforms in this process."""
-    workers = {name: _worker(platform, out, progress, prefix) for name, platform in platforms.items()}
+    workers = {name: _worker(platform, out, progress) for name, platform in platforms.items()}
     keys = {name: f"{run}/{name}" for name in workers}
     try:
         for name, worker in workers.items():
@@ -185,10 +179,10 @@ def federate_virtually(
             worker.close()
 
 
-def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None, prefix: str) -> Worker:
+def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None) -> Worker:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
-            progress(platform.name, prefix + what, done, total)
+            progress(platform.name, what, done, total)
 
     return Worker(
         platform.file,
@@ -201,11 +195,22 @@ def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None, pr
     )
 
 
-def _platform(tally: Tally, alone: Outcome | None) -> dict[str, Any]:
-    lone = alone.tallies[tally.platform].federated if alone and tally.platform in alone.tallies else None
+def _own(plan: Simulation, file: PlatformFile, platform: PreparedPlatform | None, progress: Progress | None) -> Quality:
+    """What the platform can do by itself, exact."""
+    if progress:
+        progress(file.name, "own model", 0, 1)
+    tables = read_tables(file) if platform is None else platform.tables
+    split = leave_one_out(tables, seed=plan.settings.seed) if platform is None else platform.split
+    found = held_out_quality(fit_own_model(tables, split, seed=plan.settings.seed), split)
+    if progress:
+        progress(file.name, "own model", 1, 1)
+    return found
+
+
+def _platform(tally: Tally, own: Quality) -> dict[str, Any]:
     return {
         "before": _quality(tally.before),
-        "alone": _quality(lone),
+        "own": _rounded(own),
         "federated": _quality(tally.federated),
         "personal": _quality(tally.personal),
         "personal_chosen": tally.chosen,
@@ -223,8 +228,12 @@ def _platform(tally: Tally, alone: Outcome | None) -> dict[str, Any]:
     }
 
 
-def _quality(metrics: Any) -> dict[str, float] | None:
-    return None if metrics is None else {name: round(mean, 6) for name, mean in metrics.quality.items()}
+def _quality(metrics: Metrics | None) -> dict[str, float] | None:
+    return None if metrics is None else _rounded(metrics.quality)
+
+
+def _rounded(quality: Quality) -> dict[str, float]:
+    return {name: round(mean, 6) for name, mean in quality.items()}
 
 
 def _tomlable(settings: Settings) -> dict[str, Any]:

@@ -31,10 +31,9 @@ class ProgressBoard:
 
     Args:
         platforms: How many.
-        lives: 2 when every platform is also trained alone, else 1.
     """
 
-    def __init__(self, console: Console, settings: Settings, *, platforms: int, lives: int) -> None:
+    def __init__(self, console: Console, settings: Settings, *, platforms: int) -> None:
         self._console = console
         self._bar = Progress(
             SpinnerColumn(),
@@ -47,7 +46,7 @@ class ProgressBoard:
             console=console,
             transient=True,
         )
-        self._steps = self._bar.add_task("training steps", total=settings.steps * platforms * lives, visible=False)
+        self._steps = self._bar.add_task("training steps", total=settings.steps * platforms, visible=False)
         self._texts: dict[str, Any] = {}
         self._done: dict[tuple[str, str], int] = {}
         if not settings.private:
@@ -95,7 +94,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         # Beside the three models, the facts of the federation stand in one row each.
         facts = {
             "before": ("", "", ""),
-            "alone": ("", "", ""),
+            "own": ("", "", ""),
             "federated": (
                 f"{_number(result['epsilon'])} of {_number(result['budget'])}",
                 f"{result['delta']:g}",

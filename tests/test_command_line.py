@@ -55,7 +55,7 @@ def tiny(tiny_bert: str) -> list[str]:
         "model.user_tokens": 24,
         "model.item_tokens": 12,
     }
-    options = ["--rounds", "1", "--epsilon", "50", "--backbone", tiny_bert, "--no-alone"]
+    options = ["--rounds", "1", "--epsilon", "50", "--backbone", tiny_bert]
     return options + [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 

@@ -101,7 +101,7 @@ def run_federation_cell(cell: Cell, platforms: Mapping[str, PreparedPlatform], w
     began = time.monotonic()
     found: Cell
     try:
-        plan = Simulation(world=world, settings=cell_settings(cell), out=out, alone=False)
+        plan = Simulation(world=world, settings=cell_settings(cell), out=out)
         outcome = federate_virtually(plan, "benchmark", taking, out)
         tallies = {name: tally for name, tally in outcome.tallies.items() if tally.before and tally.federated}
         found = {

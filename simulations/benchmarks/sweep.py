@@ -82,7 +82,7 @@ def run_sweep_cell(cell: Mapping[str, Any], platform: PreparedPlatform, settings
     out = Path(tempfile.mkdtemp(prefix="sweep-"))
     began = time.monotonic()
     try:
-        plan = Simulation(world=open_world(world), settings=settings, out=out, alone=False)
+        plan = Simulation(world=open_world(world), settings=settings, out=out)
         outcome = federate_virtually(plan, "sweep", {platform.name: platform}, out)
         tally = outcome.tallies[platform.name]
         assert tally.before is not None and tally.federated is not None

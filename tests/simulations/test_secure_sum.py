@@ -50,7 +50,7 @@ def run(world: World, settings: Settings, out: Path, *, stop: int = 0, **over: A
         if stop and event.kind is Kind.ROUND and event.round == stop:
             raise KeyboardInterrupt
 
-    plan = Simulation(world=world, settings=settings, out=out, **{"alone": False, **over})
+    plan = Simulation(world=world, settings=settings, out=out, **over)
     return run_simulation(plan, events=watch), told
 
 
@@ -60,12 +60,12 @@ def model(out: Path) -> dict[str, Any]:
 
 def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make, tmp_path: Path) -> None:
     made, settings = world(3), secure()
-    metrics, told = run(made, settings, tmp_path / "straight", alone=True)
+    metrics, told = run(made, settings, tmp_path / "straight")
     assert [event.kind for event in told].count(Kind.SECURED) == 1
     assert Kind.ABANDONED not in [event.kind for event in told]
     for name, platform in metrics["platforms"].items():
         assert platform["rounds"] == 3
-        assert platform["alone"]
+        assert platform["own"]
         entries = read_ledger(tmp_path / "straight" / "ledger" / f"{name}.jsonl").entries
         assert [(str(entry.kind), entry.round) for entry in entries] == [
             ("popularity", 0),
@@ -80,9 +80,6 @@ def test_a_run_its_ledgers_and_the_same_run_interrupted(world: Any, secure: Make
         run(made, settings, tmp_path / "broken", stop=1)
     run(made, settings, tmp_path / "broken", resume=True)
     straight, resumed = model(tmp_path / "straight"), model(tmp_path / "broken")
-    # "alone" is a secure sum of one: the same noise, and nobody to share it with.
-    alone = model(tmp_path / "straight" / "alone" / "p0")
-    assert all((straight[name] != alone[name]).any() for name in straight if "lora_B" in name)
     assert straight.keys() == resumed.keys()
     assert all((straight[name] == resumed[name]).all() for name in straight)
     assert any(value.any() for name, value in straight.items() if "lora_B" in name)

@@ -52,7 +52,7 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
     metrics = run(two, tiny_settings(), out)
     assert json.loads((out / "metrics.json").read_text())["platforms"].keys() == {"shop", "video"}
     for name, result in metrics["platforms"].items():
-        for stage in ("before", "alone", "federated"):
+        for stage in ("before", "own", "federated"):
             assert set(result[stage]) == QUALITY
             assert all(0 <= value <= 1 for value in result[stage].values())
         assert {"epsilon", "delta", "budget", "bytes_up", "bytes_down"} <= set(result)
@@ -79,17 +79,17 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
 
 def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     settings = tiny_settings(rounds=3)
-    straight = run(two, settings, tmp_path / "straight", alone=False)
+    straight = run(two, settings, tmp_path / "straight")
 
     def stop(event: Event) -> None:
         if event.kind is Kind.ROUND and event.round == 2:
             raise KeyboardInterrupt
 
     out = tmp_path / "broken"
-    plan = Simulation(world=two, settings=settings, out=out, alone=False)
+    plan = Simulation(world=two, settings=settings, out=out)
     with pytest.raises(KeyboardInterrupt):
         run_simulation(plan, events=stop)
-    resumed = run(two, settings, out, alone=False, resume=True)
+    resumed = run(two, settings, out, resume=True)
     for name in ("adapter_model.safetensors", "head.safetensors"):
         a, b = load_file(tmp_path / "straight" / "model" / name), load_file(out / "model" / name)
         assert all((a[key] == b[key]).all() for key in a)
@@ -101,8 +101,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: M
 
 def test_the_same_seed_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        run(two, tiny_settings(), tmp_path / name, alone=False)
-    run(two, tiny_settings(seed=1), tmp_path / "c", alone=False)
+        run(two, tiny_settings(), tmp_path / name)
+    run(two, tiny_settings(seed=1), tmp_path / "c")
     a, b, c = (load_file(tmp_path / name / "model" / "head.safetensors")["lora_B"] for name in "abc")
     assert (a == b).all()
     assert (a != c).any()
@@ -131,7 +131,7 @@ def test_a_platform_that_runs_out_leaves_and_the_others_go_on(two: World, tiny_s
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_worker", keep)
-        metrics = run_simulation(Simulation(world=two, settings=settings, out=out, alone=False), events=spend)
+        metrics = run_simulation(Simulation(world=two, settings=settings, out=out), events=spend)
     assert metrics["rounds"] == 3
     shop, video = metrics["platforms"]["shop"], metrics["platforms"]["video"]
     assert "budget" in shop["refusals"].values()
@@ -148,7 +148,7 @@ def test_without_privacy_every_output_says_so(two: World, tiny_settings: Make, t
     from simulations.terminal import metrics_table
 
     out = tmp_path / "run"
-    metrics = run(two, tiny_settings(privacy={"epsilon": "inf"}), out, alone=False)
+    metrics = run(two, tiny_settings(privacy={"epsilon": "inf"}), out)
     assert metrics["private"] is False
     assert json.loads((out / "metrics.json").read_text())["platforms"]["shop"]["epsilon"] == "inf"
     console = Console(width=200, record=True)
@@ -159,7 +159,7 @@ def test_without_privacy_every_output_says_so(two: World, tiny_settings: Make, t
 
 def test_a_tampered_ledger_is_found(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(two, tiny_settings(), out, alone=False)
+    run(two, tiny_settings(), out)
     path = out / "ledger" / "shop.jsonl"
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -172,7 +172,7 @@ def test_a_tampered_ledger_is_found(two: World, tiny_settings: Make, tmp_path: P
 
 def test_a_tampered_model_is_not_pulled(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run(two, tiny_settings(), out, alone=False)
+    run(two, tiny_settings(), out)
     weights = out / "model" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -195,15 +195,15 @@ class TestRunFolder:
             run(two, tiny_settings(), tmp_path / "run", resume=True)
 
     def test_resuming_with_other_settings(self, two: World, tiny_settings: Make, tmp_path: Path) -> None:
-        run(two, tiny_settings(), tmp_path / "run", alone=False)
+        run(two, tiny_settings(), tmp_path / "run")
         with pytest.raises(InputError, match="other settings"):
-            run(two, tiny_settings(rounds=5), tmp_path / "run", alone=False, resume=True)
+            run(two, tiny_settings(rounds=5), tmp_path / "run", resume=True)
 
 
 @pytest.mark.engine
 def test_flowers_ray_engine_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path) -> None:
-    run(two, tiny_settings(), tmp_path / "process", alone=False)
-    run(two, tiny_settings(), tmp_path / "ray", alone=False, ray=True)
+    run(two, tiny_settings(), tmp_path / "process")
+    run(two, tiny_settings(), tmp_path / "ray", ray=True)
     a, b = (load_file(tmp_path / name / "model" / "head.safetensors") for name in ("process", "ray"))
     # Ray's workers use one thread each, so sums may round otherwise.
     assert all(torch.allclose(torch.from_numpy(a[key]), torch.from_numpy(b[key]), atol=1e-3) for key in a)

@@ -44,7 +44,7 @@ def three(write_platform: Write) -> World:
 
 
 def run(world: World, settings: Settings, out: Path, *, events: Any = None, **over: Any) -> dict[str, Any]:
-    return run_simulation(Simulation(world=world, settings=settings, out=out, alone=False, **over), events=events)
+    return run_simulation(Simulation(world=world, settings=settings, out=out, **over), events=events)
 
 
 @pytest.mark.parametrize("strategy", SENT)

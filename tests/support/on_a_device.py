@@ -114,7 +114,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
 ) -> None:
     settings, places = tiny_settings(**over), set[torch.device]()
-    expected = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "here", alone=False))
+    expected = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "here"))
     use(DEVICE, monkeypatch)
     vectors = Towers.vectors
 
@@ -124,7 +124,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
         return found
 
     monkeypatch.setattr(Towers, "vectors", watched)
-    found = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "there", alone=False))
+    found = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "there"))
     assert places == {DEVICE}
     for name, platform in expected["platforms"].items():
         other = found["platforms"][name]
@@ -162,9 +162,7 @@ def test_a_step_waits_for_the_device_once_for_its_sum(
 
     monkeypatch.setattr(pretended_device, "_run", watched)
     monkeypatch.setattr(Trainer, "run", training)
-    run_simulation(
-        Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run", alone=False)
-    )
+    run_simulation(Simulation(world=world, settings=tiny_settings(training={"clipping": clipping}), out=tmp_path / "run"))
     assert steps > 0 and read == waits * steps
     assert not sent
 

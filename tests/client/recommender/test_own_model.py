@@ -1,0 +1,52 @@
+"""A platform's own model: what it recommends, to whom, and how good that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.config.platform_file import load
+from client.examples.split import leave_one_out
+from client.recommender.own_model import fit_own_model, held_out_quality
+from client.sources.platform_tables import read_tables
+from shared.protocol.quality import mean_quality
+
+Write = Callable[..., Path]
+
+
+def test_its_quality_is_that_of_its_ranks(write_platform: Write) -> None:
+    tables = read_tables(load(write_platform(users=60)))
+    split = leave_one_out(tables, seed=0)
+    model = fit_own_model(tables, split, seed=0)
+    ranks, among = [], []
+    for user in np.flatnonzero(split.held >= 0):
+        scores = model.scores(np.array([user]))[0]
+        candidates = np.setdiff1d(np.arange(tables.items), split.known[user])
+        own = scores[split.held[user]]
+        ranks.append(1 + (scores[candidates] > own).sum() + ((scores[candidates] == own).sum() - 1) / 2)
+        among.append(len(candidates))
+    expected = mean_quality(np.asarray(ranks), np.asarray(among))
+    assert held_out_quality(model, split).means == pytest.approx(expected.means)
+
+
+def test_what_nobody_liked_comes_last(write_platform: Write) -> None:
+    events = "user,item,time\n" + "".join(f"u{user},i{item},{user + item}\n" for user in range(9) for item in range(user % 4 + 1))
+    tables = read_tables(load(write_platform(files={"shop-events.csv": events})))
+    split = leave_one_out(tables, seed=0)
+    model = fit_own_model(tables, split, seed=0)
+    shown = model.scores(np.array([0]))[0]
+    unmet = np.setdiff1d(np.arange(tables.items), split.train[0])
+    counts = np.bincount(split.train.values, minlength=tables.items)
+    never = unmet[counts[unmet] == 0]
+    assert shown[never].max() <= shown[unmet[counts[unmet] > 0]].min()
+
+
+def test_it_reads_nothing_that_is_held_out(write_platform: Write) -> None:
+    tables = read_tables(load(write_platform(users=40)))
+    split = leave_one_out(tables, seed=0)
+    model = fit_own_model(tables, split, seed=0)
+    assert model.popularity.sum() * np.bincount(split.train.values).max() == pytest.approx(len(split.train.values))
+    assert model.histories.rows().sum() == len(split.train.values)
