@@ -21,6 +21,7 @@ from shared.base.errors import InputError
 
 RAGGED = "row with more columns than the first"
 _OVERFLOW = "overflow"
+_COMPRESSED = (b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _LONGEST_HEADER = 1 << 20
 _UTF8 = ("utf-8", "utf8", "utf-8-sig", "ascii", "us-ascii")
 
@@ -115,6 +116,7 @@ def _scanned(
 ) -> pl.DataFrame:
     if not source:
         return pl.DataFrame(schema={**dict.fromkeys(names.values(), pl.String), "flaw": pl.String})
+    source, skip = _plainly(source, skip)
     # One column more than there are: where it is filled, the row is too long.
     frame = pl.scan_csv(
         source,
@@ -132,6 +134,16 @@ def _scanned(
     )
     columns = [pl.col(str(place)).alias(name) for place, name in names.items()]
     return frame.select(*columns, pl.lit(None, pl.String).alias("flaw")).collect(engine="streaming")
+
+
+def _plainly(source: Path | bytes, skip: int) -> tuple[Path | bytes, int]:
+    """The same text behind an empty line, to be skipped, where polars would take it for compressed data: "x^" begins zlib."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            if not file.read(4).startswith(_COMPRESSED):
+                return source, skip
+        source = source.read_bytes()
+    return (b"\n" + source, skip + 1) if source.startswith(_COMPRESSED) else (source, skip)
 
 
 def _holds(path: Path, quote: str) -> bool:

@@ -52,6 +52,17 @@ def test_quoted_text_is_read_as_it_was_written(
     assert all(row[3] is None for row in found)
 
 
+@pytest.mark.parametrize("first", ["x^", "x^2", "x\x01", "x^y z"])
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("header", [True, False])
+def test_text_that_begins_as_compressed_data_does_is_text(first: str, quoted: bool, header: bool, tmp_path: Path) -> None:
+    """A user's id in the first row of a file must not make it unreadable."""
+    lines = [f"{first},a", f"{first},b", '"u, v",w' if quoted else "u,w"]
+    found = taken(tmp_path / "t.csv", "\n".join([*lines, ""]).encode(), header=header)
+    rows = [(first, "a"), (first, "b"), ("u, v" if quoted else "u", "w")]
+    assert [row[:2] for row in found] == rows[header:]
+
+
 SPECIAL = r"\^]-[&~|.$*+?(){}#"
 """What has a meaning of its own in patterns, within brackets or without."""
 
