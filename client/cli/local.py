@@ -84,9 +84,9 @@ def recommend_command(
 
     file = load(platform_file_in(platform))
     inside = model.resolve().parent / "state" / file.name
-    memory = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
+    state = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
     cache = (inside if inside.is_dir() else file.state) / "trunk"
-    items = recommend_items(file, model=model, user=user, top=top, cache=cache, state=memory)
+    items = recommend_items(file, model=model, user=user, top=top, cache=cache, state=state)
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return

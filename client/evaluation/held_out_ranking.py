@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.evaluation.ranking_metrics import exclusion, ranks
+from client.evaluation.ranking_metrics import ranks_by_parts
 from client.model.prepared_platform import PreparedPlatform
 from shared.base.settings import Settings
-
-_USERS_AT_ONCE = 256
 
 
 def held_out_ranks(
@@ -40,15 +37,10 @@ def held_out_ranks(
         examples, rows = platform.held_out_as_trained
     wanted = np.arange(len(examples)) if only is None else only
     users = platform.towers.encode(rows if only is None else rows.some(only), parameters)
-    found: list[Tensor] = []
-    among: list[Tensor] = []
-    for begin in range(0, len(wanted), _USERS_AT_ONCE):
-        part = wanted[begin : begin + _USERS_AT_ONCE]
-        scores = users[begin : begin + _USERS_AT_ONCE] @ bank.T / settings.model.temperature + prior
-        targets = torch.from_numpy(examples.targets.values[part].astype(np.int64)).to(bank.device)
-        rank, count = ranks(scores, targets, exclusion(examples.excluded, part, items, bank.device))
-        found.append(rank)
-        among.append(count)
-    if not found:
-        return np.zeros(0), np.zeros(0, np.int64)
-    return torch.cat(found).numpy(), torch.cat(among).numpy()
+    return ranks_by_parts(
+        lambda part: users[part] @ bank.T / settings.model.temperature + prior,
+        examples.targets.values[wanted],
+        examples.excluded,
+        wanted,
+        items,
+    )

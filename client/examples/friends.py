@@ -4,8 +4,8 @@ A friend's line makes one person touch several examples, so it costs privacy. Th
 accountant uses the group size that follows.
 
 A user's data are their rows: their history, and the rows in which *they* name friends. Others who name them keep the
-name when he is removed, but nothing speaks under it any more. In training, each user asks the first m people he
-names (`friends`) to speak in their example, and each person speaks for at most k of those who ask (`influence`), chosen
+name when they are removed, but nothing speaks under it any more. In training, each user asks the first m people they
+name (`friends`) to speak in their example, and each person speaks for at most k of those who ask (`influence`), chosen
 by a fixed pseudo-random rank of the pair. Removing user v then changes:
 
 - v's own example;

@@ -45,13 +45,9 @@ class Histories:
             users: int64 (n,).
             lengths: int64 (n,). How many of each user's items count, the oldest first; by default all.
         """
-        begin = self.liked.offsets[users]
-        taken = self.liked.offsets[users + 1] - begin if lengths is None else lengths
-        ends = np.cumsum(taken)
-        place = np.arange(int(taken.sum())) - np.repeat(ends - taken, taken)
-        age = np.repeat(taken, taken) - 1 - place
-        weight = np.ones(len(place)) if half_life is None else 0.5 ** (age / half_life)
-        item = self.liked.values[np.repeat(begin, taken) + place]
-        return scipy.sparse.csr_matrix(
-            (weight.astype(np.float32), item, np.concatenate([[0], ends])), shape=(len(users), self.items)
-        )
+        row, place, item = self.liked.entries(users)
+        taken = self.liked.lengths()[users] if lengths is None else lengths
+        counts = place < taken[row]
+        row, place, item = row[counts], place[counts], item[counts]
+        weight = np.ones(len(row)) if half_life is None else 0.5 ** ((taken[row] - 1 - place) / half_life)
+        return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from client.evaluation.ranking_metrics import exclusion, ranks
 from client.examples.split import Ragged
 from client.recommender.histories import Histories
 
@@ -44,15 +46,12 @@ class LeftOut:
 
 def left_out(histories: Histories, *, seed: int) -> LeftOut:
     """The last items of every user but the first, as points."""
-    lengths = histories.liked.lengths()
-    taken = np.clip(lengths - 1, 0, LAST)
-    user = np.repeat(np.arange(histories.users), taken)
-    place = np.repeat(lengths - taken, taken) + np.arange(len(user)) - np.repeat(np.cumsum(taken) - taken, taken)
+    user, place, item = histories.liked.entries(np.arange(histories.users))
+    kept = np.flatnonzero(place >= np.maximum(1, histories.liked.lengths()[user] - LAST))
     most = min(MOST, max(1, MOST_SCORES // histories.items))
-    if len(user) > most:
-        kept = np.sort(np.random.default_rng(seed).choice(len(user), most, replace=False))
-        user, place = user[kept], place[kept]
-    return LeftOut(user=user, place=place, target=histories.liked.values[histories.liked.offsets[user] + place].astype(np.int64))
+    if len(kept) > most:
+        kept = np.sort(np.random.default_rng(seed).choice(kept, most, replace=False))
+    return LeftOut(user=user[kept], place=place[kept], target=item[kept])
 
 
 def ranks_of(scores: NDArray[np.float32], points: LeftOut, known: Ragged, *, liked: Ragged) -> NDArray[np.float64]:
@@ -63,16 +62,11 @@ def ranks_of(scores: NDArray[np.float32], points: LeftOut, known: Ragged, *, lik
         known: Items that each user has met.
         liked: Items that each user has liked, oldest first; what came after the point is a candidate like any other.
     """
-    own = scores[np.arange(len(points)), points.target][:, None]
-    better, equal = scores > own, scores == own
-    row, _, item = known.entries(points.user)
-    met = np.zeros(scores.shape, bool)
-    met[row, item] = True
+    met = exclusion(known, points.user, scores.shape[1])
     row, place, item = liked.entries(points.user)
     later = place >= points.place[row]
-    met[row[later], item[later]] = False
-    rank: NDArray[np.float64] = 1.0 + (better & ~met).sum(1) + ((equal & ~met).sum(1) - 1) / 2
-    return rank
+    met[torch.from_numpy(row[later]), torch.from_numpy(item[later])] = False
+    return ranks(torch.from_numpy(scores), torch.from_numpy(points.target), met)[0].numpy()
 
 
 def mean_gain(rank: NDArray[np.float64]) -> float:

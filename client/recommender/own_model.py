@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.evaluation.ranking_metrics import exclusion, ranks
+from client.evaluation.ranking_metrics import ranks_by_parts
 from client.examples.split import Split
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import ItemPreferences, fit_preferences
@@ -17,7 +17,6 @@ from shared.protocol.quality import Quality, mean_quality
 
 _TIES = 1e-4
 """Weight of popularity, at most 1: it orders items of which a history says nothing."""
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +51,7 @@ def fit_own_model(tables: Tables, split: Split, *, seed: int) -> OwnModel:
 def held_out_quality(model: OwnModel, split: Split) -> Quality:
     """Exact ranking quality on the held-out items, for the platform's own eyes."""
     users = np.flatnonzero(split.held >= 0)
-    found, among = [np.zeros(0)], [np.zeros(0, np.int64)]
-    for begin in range(0, len(users), _AT_ONCE):
-        some = users[begin : begin + _AT_ONCE]
-        targets = torch.from_numpy(split.held[some].astype(np.int64))
-        excluded = exclusion(split.known, some, model.histories.items)
-        rank, candidates = ranks(torch.from_numpy(model.scores(some)), targets, excluded)
-        found.append(rank.numpy())
-        among.append(candidates.numpy())
-    return mean_quality(np.concatenate(found), np.concatenate(among))
+    found = ranks_by_parts(
+        lambda part: torch.from_numpy(model.scores(users[part])), split.held[users], split.known, users, model.histories.items
+    )
+    return mean_quality(*found)

@@ -75,7 +75,7 @@ class Part:
     @property
     def learning(self) -> int:
         """Most parameters that one round trains and sends: the dimension of its noise, but for what stays here."""
-        return max(self._size(factors) for factors in self.scheme.cycle)
+        return max(self.size(factors) for factors in self.scheme.cycle)
 
     def sent(self, factors: Factors) -> dict[str, tuple[int, int]]:
         """Names and shapes of what leaves when a round asks for those factors.
@@ -111,7 +111,8 @@ class Part:
             self._fixed.update(core_factors(self.settings, backbone))  # once: it takes an SVD of every map
         return {**self._fixed, **arrays}
 
-    def _size(self, factors: Factors) -> int:
+    def size(self, factors: Factors) -> int:
+        """Parameters that a round with those factors trains and sends."""
         return sum(math.prod(self.layout[name]) for name in trained(self.layout, factors))
 
 

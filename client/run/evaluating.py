@@ -70,15 +70,4 @@ def _noised(run: RunContext, request: Evaluate, prior: Tensor) -> Quality:
 
 
 def _metrics(run: RunContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:
-    return Metrics(
-        run=run.name,
-        platform=run.platform.name,
-        round=request.round,
-        label=request.label,
-        users=run.platform.file.users,
-        quality=quality,
-        exact=run.exact,
-        epsilon=stamp.epsilon,
-        ledger=stamp.ledger,
-        seconds=stamp.seconds,
-    )
+    return Metrics(**run.released(request.round, stamp), label=request.label, quality=quality, exact=run.exact)

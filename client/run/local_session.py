@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +47,7 @@ class LocalSession:
         began = time.monotonic()
         prior = prior_of(run)
         local = list(run.initial_local)
-        mechanism = replace(run.mechanism, dimension=sum(math.prod(shape) for shape in sent.values()) + run.staying)
+        mechanism = replace(run.mechanism, dimension=run.part.size(request.factors) + run.staying)
         run.pay(mechanism.release(settings.round_steps), request.round, charged_question(request, "training"))
         parameters = run.parameters(request.adapter)
         optimizer = Adam(learning_rate=settings.training.learning_rate, moments=run.moments())
@@ -77,16 +76,8 @@ class LocalSession:
     def _update(self) -> Update:
         run, stamp = self.run, self.run.state.answered
         assert stamp is not None
-        return Update(
-            run=run.name,
-            platform=run.platform.name,
-            round=run.state.finished,
-            users=run.platform.file.users,
-            epsilon=stamp.epsilon,
-            ledger=stamp.ledger,
-            seconds=stamp.seconds,
-            change={name: value.cpu().numpy() for name, value in run.state.change.items()},
-        )
+        change = {name: value.numpy() for name, value in run.state.change.items()}
+        return Update(**run.released(run.state.finished, stamp), change=change)
 
     def _steps(self, round_: int) -> Callable[[], None] | None:
         progress = self.run.progress

@@ -48,17 +48,7 @@ def answer_personalise(run: RunContext, request: Personalise) -> Personalised:
         own = plan is not None and _better(run, plan, request, prior)
         run.keep(choice=PersonalChoice(own=own, stamp=run.stamp(began)))
     assert run.state.choice is not None
-    stamp = run.state.choice.stamp
-    return Personalised(
-        run=run.name,
-        platform=run.platform.name,
-        round=request.round,
-        users=run.platform.file.users,
-        chosen=run.state.choice.own,
-        epsilon=stamp.epsilon,
-        ledger=stamp.ledger,
-        seconds=stamp.seconds,
-    )
+    return Personalised(**run.released(request.round, run.state.choice.stamp), chosen=run.state.choice.own)
 
 
 def _plan(run: RunContext) -> PersonalPlan | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,11 @@ class RunContext:
     def stamp(self, began: float) -> AnswerStamp:
         """The stamp of an answer that is ready now, to a question that came at `began`."""
         return AnswerStamp.now(self.ledger, self.pace, began=began)
+
+    def released(self, round_: int, stamp: AnswerStamp) -> dict[str, Any]:
+        """The fields of `shared.protocol.messages.Released`, which every answer made from rows has."""
+        who = {"run": self.name, "platform": self.platform.name, "round": round_, "users": self.platform.file.users}
+        return {**who, **asdict(stamp)}
 
     def require_training(self) -> None:
         """Check that the run's last word was not spoken: personalising is once, and its plan spends what the rounds have left.

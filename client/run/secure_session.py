@@ -62,7 +62,7 @@ class SecureSession:
     def _dimensions(self) -> dict[str, int]:
         """Parameters that rounds train and send, by the factors that they train."""
         part = self.run.part
-        return {factors.value: sum(math.prod(shape) for shape in part.sent(factors).values()) for factors in part.scheme.cycle}
+        return {factors.value: part.size(factors) for factors in part.scheme.cycle}
 
     @property
     def _need(self) -> float:
@@ -77,7 +77,7 @@ class SecureSession:
         asked = self._participant.asked(request, finished=run.state.finished)
         if asked.known is not None:
             return self._summed(request.round, asked.known, run.stamp(began))
-        point = self._participant.point(asked, dimension=sum(math.prod(shape) for shape in sent.values()))
+        point = self._participant.point(asked, dimension=run.part.size(request.factors))
         run.require_training()
         run.bank.require(asked.since, request.round)
         prior = prior_of(run)
@@ -102,7 +102,6 @@ class SecureSession:
         run.keep(
             finished=request.round,
             answered=stamp,
-            clip=run.settings.training.clip,
             local=local,
             moments=moments,
             bank=run.bank.remembered,
@@ -187,14 +186,4 @@ class SecureSession:
         return values, optimizer.moments()
 
     def _summed(self, round_: int, body: bytes, stamp: AnswerStamp) -> Summed:
-        run = self.run
-        return Summed(
-            run=run.name,
-            platform=run.platform.name,
-            round=round_,
-            users=run.platform.file.users,
-            epsilon=stamp.epsilon,
-            ledger=stamp.ledger,
-            seconds=stamp.seconds,
-            body=body,
-        )
+        return Summed(**self.run.released(round_, stamp), body=body)

@@ -254,8 +254,6 @@ class Worker:
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
-        # Made before the run's context, which may charge or remember something of the run.
-        participant = self._participant(request.run, settings) if settings.distributed else None
         run = RunContext(
             name=request.run,
             settings=settings,
@@ -268,7 +266,7 @@ class Worker:
             guard=self._guard,
             pace=self._pace,
         )
-        self._session = LocalSession(run) if participant is None else SecureSession(run, participant)
+        self._session = SecureSession(run, self._participant(run.name, settings)) if settings.distributed else LocalSession(run)
         return self._session
 
     def _require_joined(self, request: Request) -> None:

@@ -49,7 +49,7 @@ class Dispatch:
         """An exchange's answers, their bytes counted.
 
         Args:
-            told: Round under which each is told; None tells none.
+            told: Round of the events that report the answers; None reports none.
         """
         for message in exchange.replies():
             member = self._attendance.members.get(message.metadata.src_node_id)

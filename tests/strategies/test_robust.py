@@ -140,7 +140,7 @@ def by_hand(updates: list[Arrays], faulty: int) -> Arrays:
 @given(faulty=st.integers(0, 3), more=st.integers(0, 3), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_krum_chooses_as_its_paper_says(faulty: int, more: int, data: st.DataObject) -> None:
-    """Small whole numbers: they stand in crowds of every shape, and their distances are exact."""
+    """Small whole numbers: they form clusters of every shape, and their distances are exact."""
     count = Krum.least(faulty) + more
     numbers = st.tuples(*[st.integers(-9, 9)] * 3)
     rows = data.draw(st.lists(numbers, min_size=count, max_size=count))

@@ -2,7 +2,7 @@
 
     python -m tests.support.mutants --seed 7 --number 40 [--area privacy ...] [--json]
 
-A mutant is the program with one small change (`tests.support.mutations`). Each stands in a temporary copy of the tree, never in
+A mutant is the program with one small change (`tests.support.mutations`). Each is made in a temporary copy of the tree, never in
 the checkout, and meets the tests that can see it, nearest first, until one fails: the module's doctests and the file that mirrors
 it, the files beside that one, then those that import it, over two others at most. A test that hangs has failed. One that fails
 without the mutant too says nothing, and is left out.
@@ -89,7 +89,7 @@ def stages_of(file: str) -> Iterator[list[str]]:
 
 @functools.cache
 def _uses() -> dict[str, set[str]]:
-    """File -> the files that it imports, and the `conftest.py` files that a test stands under."""
+    """File -> the files that it imports, and the `conftest.py` files above a test."""
     uses: dict[str, set[str]] = {}
     for path in ROOT.glob("[!.]*/**/*.py"):
         modules: set[str] = set()

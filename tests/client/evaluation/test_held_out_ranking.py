@@ -1,4 +1,4 @@
-"""Where held-out items stand, against plain numpy: for every user that has one, in the order of the users, once each."""
+"""Ranks of held-out items, against plain numpy: for every user that has one, in the order of the users, once each."""
 
 from __future__ import annotations
 

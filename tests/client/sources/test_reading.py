@@ -64,7 +64,7 @@ def test_text_that_begins_as_compressed_data_does_is_text(first: str, quoted: bo
 
 
 SPECIAL = r"\^]-[&~|.$*+?(){}#"
-"""What has a meaning of its own in patterns, within brackets or without."""
+"""Characters with a special meaning in patterns, within brackets or without."""
 
 
 @given(

@@ -320,7 +320,7 @@ class TestThePublicPort:
 
 
 class TestABodyAsLongAsAnnounced:
-    """Below the gate may stand another server than ours, which lets more through than a request announces."""
+    """The server below the gate may be another, which lets more through than a request announces."""
 
     def ask(self, site: Site, parts: list[bytes], *, announced: int, inside: Any = flower) -> list[dict[str, Any]]:
         """What is answered to a request of an approved platform whose body comes in parts."""

@@ -387,7 +387,7 @@ def weight(record: RecordDict) -> int:
 def test_every_byte_to_and_from_a_platform_is_counted_as_its_own(
     federate: Any, several: Any, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In all phases, also those in which a round goes on without somebody; the oracle stands where messages are handed over."""
+    """In all phases, also those in which a round goes on without somebody; the oracle weighs messages as they are handed over."""
     sent: dict[int, int] = defaultdict(int)
     phases: set[str] = set()
     push = InProcessGrid.push_messages

@@ -46,14 +46,15 @@ def test_it_replaces_what_flower_uses(patch: Any) -> None:
     apply, names, name = patch
     before = names[name]
     assert before is STOCK.get(name, before)
+    if name == "get_executor":
+        assert callable(before)
+        names[name] = lambda isolation: f"stock, {isolation}"
     apply()
     found = names[name]
     if name == "SQLITE_PRAGMAS":
         assert found == (*before, ("busy_timeout", "7"))
     elif name == "get_executor":
-        names["get_executor"] = before
-        flower_patches.superexec_executor(lambda stock: (MARK, stock))
-        assert callable(found) and found is not before
+        assert found is not before and found("subprocess") == (MARK, "stock, subprocess")
     else:
         assert found is MARK
 

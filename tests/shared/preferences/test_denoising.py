@@ -1,4 +1,4 @@
-"""Denoised preferences: what the noise hides is left out, and what stands out of it is put back to its size."""
+"""Denoised preferences: what the noise hides is left out, and what rises above it comes back at its size."""
 
 from __future__ import annotations
 
