@@ -83,8 +83,9 @@ class Source(Reading):
         return self
 
 
-KeyKind: TypeAlias = Literal["id", "isbn", "gtin"]
-"""How a public key is spelled: as it is; a book's ISBN of 10 or 13 digits; a product's GTIN (UPC, EAN) of 8 to 14 digits."""
+KeyKind: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+"""What a public key is: `isbn`, a book's of 10 or 13 digits; `gtin`, a product's (UPC, EAN) of 8 to 14 digits; any other name
+("imdb", "musicbrainz") for a key that counts as it is spelled. Keys of two kinds are never the same."""
 
 
 class InteractionsSource(Source):
@@ -111,8 +112,9 @@ class ItemsSource(_Described):
     """The public item table; its ids are the catalogue, and whatever it says is public.
 
     Args:
-        keys: How the column of role `key` spells an item's public key, by which platforms find out what they have in common
-            (`client/sources/item_keys.py`). Without that column an item's id is its key.
+        keys: What the column of role `key` holds: items' public keys, by which platforms find out what they have in common
+            (`client/sources/item_keys.py`). Without that column no item has a key, and a platform has items in common only
+            with those whose whole catalogue is the same.
     """
 
     roles = ("item", "title", "description", "category", "price", "key")

@@ -1,4 +1,7 @@
-"""Public keys of items, by which platforms find out which items they have in common: one form for all spellings of one key."""
+"""Public keys of items, by which platforms find out which items they have in common: one form for all spellings of one key.
+
+A key has its kind before it ("isbn:9780306406157"), so that keys of two kinds are never the same.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,16 @@ def item_keys(spelled: pl.Series, kind: KeyKind) -> pl.Series:
     """Keys in their one form, '' where there is none; String.
 
     >>> item_keys(pl.Series(["0-306-40615-2", "?", None]), "isbn").to_list()
-    ['9780306406157', '', '']
+    ['isbn:9780306406157', '', '']
+    >>> item_keys(pl.Series(["tt0111161"]), "imdb").to_list()
+    ['imdb:tt0111161']
     """
-    return pl.Series([(text and KEYS[kind](text)) or "" for text in spelled], dtype=pl.String)
+    form = KEYS.get(kind, _as_it_is)
+    found = ((text and form(text)) or "" for text in spelled)
+    return pl.Series([key and f"{kind}:{key}" for key in found], dtype=pl.String)
 
 
-KEYS: Mapping[KeyKind, Callable[[str], str | None]] = {"id": _as_it_is, "isbn": isbn_key, "gtin": gtin_key}
+KEYS: Mapping[KeyKind, Callable[[str], str | None]] = {"isbn": isbn_key, "gtin": gtin_key}
 
 
 def _plain(text: str) -> str:

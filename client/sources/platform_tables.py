@@ -75,7 +75,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     reports |= dict(zip(met, merged, strict=True))
 
     titles = list(items.ids)
-    keys = [""] * len(items) if described else list(items.ids)
+    keys = [""] * len(items)
     item_text: dict[str, list[str]] = {}
     item_vectors: dict[str, Vectors] = {}
     for name, table in reversed(described.items()):

@@ -112,7 +112,8 @@ class Tables:
     Args:
         item_ids: Original ids; position is the item number. Public.
         item_titles: Short public name per item (its id where there is no title).
-        item_keys: Key per item, by which platforms find out what they have in common; '' for an item that has none. Public.
+        item_keys: Declared key per item, with its kind ("isbn:9780306406157"), by which platforms find out what they have in
+            common; '' for an item that has none. Public.
         item_text: Source name -> one text per item ('' where the source says nothing), most
             important source first. Public.
         item_vectors: Source name -> vectors per item. Public.

@@ -65,6 +65,7 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
     titles = (
         as_texts(kept["title"]) if "title" in kept.columns else pl.Series([None], dtype=pl.String).new_from_index(0, kept.height)
     )
+    none = pl.Series([""], dtype=pl.String).new_from_index(0, kept.height)
     words, places = numbers(table, source.numbers, cleaning)
     parts = [titles, labelled("category", _categories(kept, source.flags), table)]
     if "description" in kept.columns:
@@ -76,7 +77,7 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
         ids=kept["item"],
         titles=titles,
         texts=sentences([*parts, *words]),
-        keys=item_keys(as_ids(kept["key"]) if "key" in kept.columns else kept["item"], source.keys),
+        keys=item_keys(as_ids(kept["key"]), source.keys) if "key" in kept.columns else none,
         coordinates=places,
         report=cleaning.report(kept.height),
     )

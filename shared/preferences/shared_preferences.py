@@ -1,0 +1,102 @@
+"""Released preferences as they are published: factors of the denoised matrix, by item, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError, ProtocolError
+from shared.preferences.denoising import MOST_FACTORS
+from shared.preferences.item_index import Hashes, places_of, read_items
+
+FILE = "preferences.safetensors"
+MOST_ITEMS = 1 << 14
+"""Items of a release, at most: 2^27 numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedPreferences:
+    """What a federation knows together of which items are liked together.
+
+    Args:
+        items: Hashes of the items' public keys (`shared/preferences/item_index.py`), uint64 (m,), ascending.
+        factors: float32 (rank, m). `factors.T @ factors` is the denoised sum over users of x x' / |x|^2, x the indicator of what
+            a user likes of these items.
+        popularity: float32 (m,). The diagonal of that sum with its noise: each user counts 1 / |x|^2 at every item in x.
+        noise: Standard deviation of the noise in each entry of `popularity`, and sqrt(2) times that of each pair.
+        users: Declared users of the platforms that are in the sum.
+
+    Raises:
+        ProtocolError: shapes that do not fit together, values that are not finite.
+    """
+
+    items: Hashes = field(repr=False)
+    factors: NDArray[np.float32] = field(repr=False)
+    popularity: NDArray[np.float32] = field(repr=False)
+    noise: float
+    users: int
+
+    def __post_init__(self) -> None:
+        m = len(self.items)
+        fits = self.factors.ndim == 2 and self.factors.shape[1] == m and self.popularity.shape == (m,)
+        if not (fits and m <= MOST_ITEMS and len(self.factors) <= MOST_FACTORS):
+            raise ProtocolError(f"preferences of {m} items with factors {self.factors.shape}")
+        if not (np.isfinite(self.factors).all() and np.isfinite(self.popularity).all() and 0 <= self.noise < np.inf):
+            raise ProtocolError("preferences that are not finite")
+
+    def factors_on(self, hashes: Hashes) -> NDArray[np.float32]:
+        """The factors on a platform's own catalogue, float32 (rank, items); zeros for an item that is not among these."""
+        place = places_of(hashes, self.items)
+        found: NDArray[np.float32] = np.where(place >= 0, self.factors[:, place] if len(self.items) else 0.0, np.float32(0.0))
+        return np.ascontiguousarray(found.reshape(len(self.factors), len(hashes)))
+
+    def popularity_on(self, hashes: Hashes) -> NDArray[np.float32]:
+        """Popularity on a platform's own catalogue, float32 (items,), at least 0; NaN for an item that is not among these."""
+        place = places_of(hashes, self.items)
+        if not len(self.items):
+            return np.full(len(hashes), np.nan, np.float32)
+        return np.where(place >= 0, np.maximum(self.popularity[place], 0.0), np.nan).astype(np.float32)
+
+
+def save_preferences(path: Path, preferences: SharedPreferences) -> None:
+    """Write them, for everybody to read.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    tensors = {"items": preferences.items, "factors": preferences.factors, "popularity": preferences.popularity}
+    facts = {"noise": preferences.noise, "users": preferences.users}
+    write_whole(path, save(tensors, metadata={"format": "np", "preferences": json.dumps(facts, sort_keys=True)}))
+
+
+def load_preferences(path: Path) -> SharedPreferences:
+    """Read them; somebody else may have written the file.
+
+    Raises:
+        InputError: there are none, or they are damaged.
+    """
+    try:
+        with safe_open(str(path), framework="np") as file:
+            facts = json.loads((file.metadata() or {})["preferences"])
+            tensors = {name: file.get_tensor(name) for name in ("items", "factors", "popularity")}
+        types = {name: str(value.dtype) for name, value in tensors.items()}
+        if types != {"items": "uint64", "factors": "float32", "popularity": "float32"}:
+            raise ProtocolError(f"tensors of types {types}")
+        return SharedPreferences(
+            items=read_items(tensors["items"].astype("<u8").tobytes(), most=MOST_ITEMS),
+            factors=tensors["factors"],
+            popularity=tensors["popularity"],
+            noise=float(facts["noise"]),
+            users=int(facts["users"]),
+        )
+    except FileNotFoundError:
+        raise InputError("there are no shared preferences", where=str(path), do="name the folder of a published model") from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, ProtocolError) as error:
+        raise InputError(f"the shared preferences are damaged ({error})", where=str(path), do="pull the model again") from None
