@@ -14,7 +14,20 @@ from client.messenger.worker_link import connect
 from shared.base.errors import ProtocolError
 from shared.base.logs import configure_from_environment, tell
 from shared.protocol.flower_records import request_from, to_record
-from shared.protocol.messages import Answer, Count, Evaluate, Join, Personalise, Reason, Refusal, Request, Secure, Sum, Train
+from shared.protocol.messages import (
+    Answer,
+    Count,
+    Evaluate,
+    Join,
+    Personalise,
+    Prefer,
+    Reason,
+    Refusal,
+    Request,
+    Secure,
+    Sum,
+    Train,
+)
 
 logger = logging.getLogger(__name__)
 app = ClientApp()
@@ -33,8 +46,8 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Carry a `Count`, a `Train` or a `Sum`, or after the last round a `Personalise`."""
-    return _carry(message, context, Count, Train, Sum, Personalise)
+    """Carry a `Count`, a `Prefer`, a `Train` or a `Sum`, or after the last round a `Personalise`."""
+    return _carry(message, context, Count, Prefer, Train, Sum, Personalise)
 
 
 @app.evaluate()

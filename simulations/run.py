@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import leave_one_out
 from client.messenger import worker_link as link
-from client.model.prepared_platform import PreparedPlatform, prepare
+from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepare, read_rows
 from client.recommender.own_model import fit_own_model, held_out_quality
 from client.sources.platform_tables import read_tables
 from client.worker.request_handler import Worker
@@ -138,18 +138,20 @@ def _recorded(path: Path) -> dict[str, Any]:
     return known
 
 
-def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> PreparedPlatform:
+def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> PlatformRows:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(file.name, what, done, total)
 
+    if not plan.settings.trains:
+        return read_rows(file, plan.settings)
     return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", device=device, progress=tell)
 
 
 def federate_virtually(
     plan: Simulation,
     run: str,
-    platforms: dict[str, PreparedPlatform],
+    platforms: Mapping[str, PlatformRows],
     out: Path,
     *,
     events: Callable[[Event], None] | None = None,
@@ -163,7 +165,7 @@ def federate_virtually(
             link.register(keys[name], link.Direct(worker))
         nodes = {number: {"link": keys[name]} for number, name in enumerate(workers, start=2)}
         # One at a time on one device, whose threads they would only take from one another; on several GPUs side by side.
-        gpus = {platform.towers.encoder.device for platform in platforms.values()}
+        gpus = {_device(platform) for platform in platforms.values()}
         with InProcessGrid(app=messenger, nodes=nodes, workers=len(gpus)) as grid:
             resume = plan.resume and run_of(out) is not None
             try:
@@ -179,7 +181,11 @@ def federate_virtually(
             worker.close()
 
 
-def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None) -> Worker:
+def _device(platform: PlatformRows) -> torch.device:
+    return platform.towers.encoder.device if isinstance(platform, PreparedPlatform) else torch.device("cpu")
+
+
+def _worker(platform: PlatformRows, out: Path, progress: Progress | None) -> Worker:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(platform.name, what, done, total)
@@ -190,12 +196,12 @@ def _worker(platform: PreparedPlatform, out: Path, progress: Progress | None) ->
         ledger=out / "ledger" / f"{platform.name}.jsonl",
         simulation=True,
         prepared=platform,
-        device=torch.device(platform.towers.encoder.device),
+        device=_device(platform),
         progress=tell,
     )
 
 
-def _own(plan: Simulation, file: PlatformFile, platform: PreparedPlatform | None, progress: Progress | None) -> Quality:
+def _own(plan: Simulation, file: PlatformFile, platform: PlatformRows | None, progress: Progress | None) -> Quality:
     """What the platform can do by itself, exact."""
     if progress:
         progress(file.name, "own model", 0, 1)

@@ -22,8 +22,10 @@ from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.model.adapter import Layout, require_layout, trained
 from shared.model.factor_schedule import Scheme, scheme_of
+from shared.preferences.item_index import Hashes, declared_items
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
+    PREFERRED,
     Answer,
     Arrays,
     Evaluate,
@@ -33,6 +35,8 @@ from shared.protocol.messages import (
     Metrics,
     Personalise,
     Personalised,
+    Prefer,
+    Preferred,
     Refusal,
     Train,
     Update,
@@ -59,7 +63,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-_Answering = Update | Metrics | Personalised
+_Answering = Update | Metrics | Personalised | Preferred
 Adapter = dict[str, NDArray[np.float32]]
 
 
@@ -275,6 +279,37 @@ class AdapterStrategy(Strategy):
             assert isinstance(answer, Personalised)
             self.report.personalised.append(answer)
 
+    def configure_prefer(self, items: Hashes, *, pairs: bool, grid: Grid) -> list[Message]:
+        """One `Prefer` request per member, where each adds all of its noise itself."""
+        request = Prefer(run=self.run, settings=self.settings, items=declared_items(items), pairs=pairs, lists=b"", body=b"")
+        record = to_record(request)
+        return self._to_members(lambda _: record, MessageType.TRAIN, 0, grid)
+
+    def aggregate_prefer(self, replies: Iterable[Message], *, pairs: bool, length: int) -> NDArray[np.float64]:
+        """The sum of what members answer, float64 (length,); `report` has their receipts.
+
+        Raises:
+            NoUpdate: no usable answer came.
+        """
+        self.report = RoundReport()
+        total, name = np.zeros(length), PREFERRED[pairs]
+        for answer in self._accepted(0, replies, Preferred):
+            assert isinstance(answer, Preferred)
+            sums = answer.sums.get(name)
+            if list(answer.sums) != [name] or sums is None or sums.shape != (length,) or not np.isfinite(sums).all():
+                self.report.drops.append(Drop(node=0, platform=answer.platform, reason=f"{name} of another shape, or not finite"))
+                continue
+            total += sums
+            self.report.preferred.append(receipt_of(answer))
+            del answer, sums  # one answer in memory at a time
+        if not self.report.preferred:
+            raise NoUpdate(
+                f"no platform answered with {name}",
+                where=", ".join(f"{drop.platform or drop.node}: {drop.reason}" for drop in self.report.drops[:5]),
+                do="look at the platforms' logs, then resume the run",
+            )
+        return total
+
     def summary(self) -> None:
         """Log the strategy's card."""
         logger.info(self.card.line)
@@ -315,7 +350,7 @@ class AdapterStrategy(Strategy):
             return None
         return answer
 
-    def _require_ours(self, answer: Update | Metrics | Personalised | Refusal, member: Member | None, server_round: int) -> None:
+    def _require_ours(self, answer: _Answering | Refusal, member: Member | None, server_round: int) -> None:
         if self.members is not None and member is None:
             raise ProtocolError("is not a member of this run")
         # A request that could not even be read is refused without a run, a round or a name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shared.base.errors import ProtocolError
-from shared.protocol.messages import Metrics, Personalised, Refusal, Summed, Update
+from shared.protocol.messages import Metrics, Personalised, Preferred, Refusal, Summed, Update
 
 
 class NoUpdate(ProtocolError):
@@ -57,12 +57,13 @@ class RoundReport:
     updates: list[Receipt] = field(default_factory=list)
     metrics: list[Metrics] = field(default_factory=list)
     personalised: list[Personalised] = field(default_factory=list)
+    preferred: list[Receipt] = field(default_factory=list)
     refusals: dict[int, Refusal] = field(default_factory=dict)
     drops: list[Drop] = field(default_factory=list)
 
 
-def receipt_of(update: Update | Summed) -> Receipt:
-    """The receipt of an update, or of a masked sum."""
+def receipt_of(update: Update | Preferred | Summed) -> Receipt:
+    """The receipt of an update, or of a sum."""
     return Receipt(
         platform=update.platform,
         users=update.users,

@@ -47,6 +47,7 @@ class ParticipationPolicy(Frozen):
         minimum_noise_multiplier: Least noise of a training step, of the prior and of metrics, per unit of their bounds.
         maximum_sample_rate: Largest part of the users that a step may draw.
         minimum_clip, maximum_clip: Between which a user's gradient may be clipped.
+        preferences: Whether this platform's users count in the sum of which items are liked together.
         metrics: Whether noised metrics are answered; without them a run is evaluated on other platforms alone.
         maximum_evaluations: Noised evaluations of one run, at most.
         maximum_epsilon: What one run may spend, at most, in nats; the budget is for all runs together. A run gets so much noise.
@@ -70,6 +71,7 @@ class ParticipationPolicy(Frozen):
     maximum_sample_rate: float = Field(0.5, gt=0, le=1)
     minimum_clip: float = Field(CLIPS[0], ge=CLIPS[0], le=CLIPS[1])
     maximum_clip: float = Field(CLIPS[1], ge=CLIPS[0], le=CLIPS[1])
+    preferences: bool = True
     metrics: bool = True
     maximum_evaluations: int = Field(20, ge=0)
     minimum_participants: int = Field(1, ge=1)
@@ -114,6 +116,7 @@ class ParticipationPolicy(Frozen):
         privacy = settings.privacy
         _keep(self.maximum_rounds is None or settings.rounds <= self.maximum_rounds, "maximum_rounds", settings.rounds)
         _keep(self.strategies is None or settings.strategy in self.strategies, "strategies", settings.strategy)
+        _keep(self.preferences or settings.trains, "preferences", f"strategy {settings.strategy}, which shares preferences alone")
         _keep(self.noise is None or privacy.noise in self.noise, "noise", privacy.noise)
         secure, training = settings.secure, settings.training
         if settings.distributed:
@@ -141,13 +144,14 @@ class ParticipationPolicy(Frozen):
         for name, multiplier in asked.items():
             _keep(multiplier >= self.minimum_noise_multiplier, "minimum_noise_multiplier", f"{name} = {multiplier}")
 
-    def require_noise(self, multiplier: float) -> None:
-        """Check the noise multiplier of a planned training step.
+    def require_noise(self, *multipliers: float) -> None:
+        """Check the noise multipliers of what is planned.
 
         Raises:
             PrivacyError: less than this platform's file allows; nothing was charged.
         """
-        _keep(multiplier >= self.minimum_noise_multiplier, "minimum_noise_multiplier", f"a noise multiplier of {multiplier:.4g}")
+        for one in multipliers:
+            _keep(one >= self.minimum_noise_multiplier, "minimum_noise_multiplier", f"a noise multiplier of {one:.4g}")
 
 
 def _keep(holds: bool, term: str, found: object) -> None:

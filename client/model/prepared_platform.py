@@ -34,6 +34,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
+from shared.preferences.item_index import Hashes, item_hashes
 from shared.secagg.shared_catalogues import catalogue_digest
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +42,31 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedPlatform:
+class PlatformRows:
+    """A platform's sources, read: all that preferences need."""
+
+    file: PlatformFile
+    tables: Tables
+    split: Split
+
+    @property
+    def name(self) -> str:
+        """The platform's public name."""
+        return self.file.name
+
+    @cached_property
+    def catalogue_digest(self) -> bytes:
+        """What stands for its public item ids."""
+        return catalogue_digest(self.tables.item_ids)
+
+    @cached_property
+    def item_hashes(self) -> Hashes:
+        """Hash of every item's public key, uint64 (items,)."""
+        return item_hashes(self.tables.item_keys, self.tables.item_ids, catalogue=self.catalogue_digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedPlatform(PlatformRows):
     """A platform ready to train and to recommend.
 
     Args:
@@ -51,9 +76,6 @@ class PreparedPlatform:
         by_user: User number -> rows of `examples`.
     """
 
-    file: PlatformFile
-    tables: Tables
-    split: Split
     catalogue: ItemTexts
     friends: Friends
     reader: Reader
@@ -68,26 +90,18 @@ class PreparedPlatform:
     serving: Rows
     cache: TrunkCache
 
-    @property
-    def name(self) -> str:
-        """The platform's public name."""
-        return self.file.name
-
     @cached_property
     def held_out_as_trained(self) -> tuple[Examples, Rows]:
         """The held-out users, their texts as training reads them: with every friend's influence bounded."""
         examples = held_out_examples(self.split, self.reader, serving=False)
         return examples, cached_rows(self.cache, examples.sequences, user_vectors(self.tables, examples))
 
-    @cached_property
-    def catalogue_digest(self) -> bytes:
-        """What stands for its public item ids."""
-        return catalogue_digest(self.tables.item_ids)
-
 
 def preparation_key(settings: Settings) -> str:
     """What a prepared platform depends on; two settings with the same one can share it."""
     training = settings.training
+    if not settings.trains:
+        return json.dumps([settings.seed])
     parts = [settings.model.model_dump(), settings.seed, training.views, training.targets, training.compile]
     return json.dumps(parts, sort_keys=True)
 
@@ -109,10 +123,8 @@ def require_usable(tables: Tables, *, where: str) -> None:
         )
 
 
-def read_platform(
-    file: PlatformFile, settings: Settings, *, tables: Tables | None = None
-) -> tuple[Tables, Split, ItemTexts, Friends, Reader, Texts]:
-    """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
+def read_rows(file: PlatformFile, settings: Settings, *, tables: Tables | None = None) -> PlatformRows:
+    """Read the sources; no model and no text is touched.
 
     Args:
         tables: The sources, where they were read already.
@@ -125,7 +137,22 @@ def read_platform(
         require_usable(tables, where=str(file.path))
     if tables.items < 2:
         raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs two at least")
-    split = leave_one_out(tables, seed=settings.seed)
+    return PlatformRows(file=file, tables=tables, split=leave_one_out(tables, seed=settings.seed))
+
+
+def read_platform(
+    file: PlatformFile, settings: Settings, *, tables: Tables | None = None
+) -> tuple[Tables, Split, ItemTexts, Friends, Reader, Texts]:
+    """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
+
+    Args:
+        tables: The sources, where they were read already.
+
+    Raises:
+        InputError: the sources cannot be used.
+    """
+    rows = read_rows(file, settings, tables=tables)
+    tables, split = rows.tables, rows.split
     backbone = load_backbone(settings.model.backbone)
     texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)
     declared = {name: source.tokens for name, source in file.sources.items() if source.tokens is not None}

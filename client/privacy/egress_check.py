@@ -1,6 +1,6 @@
 """The one outgoing check: every answer that leaves a platform passes here, and nothing else leaves.
 
-The list is DESIGN's: the noised update or the masked noised sum, noised metrics (exact ones only in a simulation), declared
+The list is DESIGN's: the noised update or sum, masked or not, noised metrics (exact ones only in a simulation), declared
 public facts, status and timings. What the secure sum adds are keys, signatures and shares of secrets that no row enters. The
 check knows what the answer may be, not how it was made, so a mistake elsewhere stops here.
 """
@@ -15,15 +15,26 @@ import numpy as np
 from client.config.platform_file import PlatformFile
 from client.privacy.answer_timing import Pace
 from shared.base.errors import PrivacyError, ProtocolError
-from shared.model.adapter import Layout
-from shared.protocol.messages import Answer, Joined, Metrics, Personalised, Phase, Refusal, Released, Secured, Summed, Update
+from shared.protocol.messages import (
+    Answer,
+    Joined,
+    Metrics,
+    Personalised,
+    Phase,
+    Preferred,
+    Refusal,
+    Released,
+    Secured,
+    Summed,
+    Update,
+)
 from shared.secagg.bit_packing import packed_size
 from shared.secagg.codec import Message, decode
 from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Taken
 
-_KINDS = (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)
+_KINDS = (Joined, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)
 _PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {
     Phase.DEAL: Dealt,
     Phase.CONFIRM: Confirmed,
@@ -36,22 +47,24 @@ def checked(
     answer: Answer,
     *,
     platform: PlatformFile,
-    layout: Layout,
+    layout: Mapping[str, tuple[int, ...]],
     rank: int,
     items: int,
     simulation: bool,
     pace: Pace,
     catalogue: str = "",
+    item_list: bytes = b"",
 ) -> Answer:
     """The answer, if it may leave.
 
     Args:
-        layout: Names and shapes of the tensors that this round sends; no other tensor may leave.
+        layout: Names and shapes of the tensors that the answer may hold; no other may leave.
         rank: The rank that follows from the platform file and the run's settings.
         items: Size of the public catalogue.
         simulation: Whether exact metrics are allowed.
         pace: The durations that may leave.
         catalogue: Hash of the public item ids, in hex.
+        item_list: Hashes of the public items' keys.
 
     Raises:
         PrivacyError: the answer holds something that is not on the list.
@@ -66,11 +79,13 @@ def checked(
         _require(answer.items == items, "a catalogue size that is not the public one")
         _require(answer.rank == rank, "a rank that is not the declared one")
         _require(answer.catalogue in ("", catalogue), "a hash that is not the catalogue's")
+        _require(answer.item_list in (b"", item_list), "a list of items that is not the catalogue's")
         _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
-    elif isinstance(answer, Update):
-        _require(set(answer.change) == set(layout), "tensors that are not the federated ones")
+    elif isinstance(answer, Update | Preferred):
+        sent = answer.change if isinstance(answer, Update) else answer.sums
+        _require(set(sent) == set(layout), "tensors that are not the federated ones")
         for name, shape in layout.items():
-            array = answer.change[name]
+            array = sent[name]
             _require(array.shape == shape and array.dtype == np.float32, f"{name} of another shape or type")
             _require(bool(np.isfinite(array).all()), f"{name} with values that are not finite")
     elif isinstance(answer, Metrics):

@@ -10,7 +10,7 @@ from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import CountMechanism
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.privacy.plan import Plan, make_plan
+from shared.privacy.plan import Plan, PreferencePlan, make_plan
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.quality import METRICS
 from shared.secagg.fixed_point import FixedPoint, planning
@@ -23,6 +23,12 @@ def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> 
     """How a deployed platform's metrics are noised."""
     multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
     return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
+
+
+def preference_plan(file: PlatformFile, settings: Settings) -> PreferencePlan | None:
+    """What of preferences the platform is to release, or None where the run or its own file wants none."""
+    asked = settings.preferences
+    return PreferencePlan(share=asked.share, items=asked.items) if asked.items and file.federation.preferences else None
 
 
 def plan_of(
@@ -57,6 +63,7 @@ def plan_of(
         users=file.users,
         sample_rate=settings.training.sample_rate,
         steps=settings.steps,
+        preferences=preference_plan(file, settings),
         prior_noise_multiplier=settings.privacy.prior_noise_multiplier,
         group_size=group_size,
         parameters=parameters,

@@ -16,13 +16,13 @@ from client.privacy.charged_question import charged_question
 from client.privacy.failure_guard import by_parts
 from client.privacy.release_plan import WIDTH, metrics_mechanism
 from client.run.popularity_prior import prior_of
-from client.run.run_context import RunContext
+from client.run.training_context import TrainingContext
 from shared.base.errors import OutOfOrder, PrivacyError
 from shared.protocol.messages import Evaluate, Label, Metrics
 from shared.protocol.quality import Quality, mean_quality
 
 
-def answer_evaluation(run: RunContext, request: Evaluate) -> Metrics:
+def answer_evaluation(run: TrainingContext, request: Evaluate) -> Metrics:
     """Ranking quality of the adapter that was sent.
 
     Raises:
@@ -48,14 +48,14 @@ def answer_evaluation(run: RunContext, request: Evaluate) -> Metrics:
     return _metrics(run, request, known.quality, known.stamp)
 
 
-def _parameters(run: RunContext, request: Evaluate) -> dict[str, Tensor]:
+def _parameters(run: TrainingContext, request: Evaluate) -> dict[str, Tensor]:
     parameters = run.parameters(request.adapter)
     if request.label is Label.PERSONAL and run.state.choice is not None and run.state.choice.own:
         return without_forms({**parameters, **run.there(run.state.personal)})
     return parameters
 
 
-def _noised(run: RunContext, request: Evaluate, prior: Tensor) -> Quality:
+def _noised(run: TrainingContext, request: Evaluate, prior: Tensor) -> Quality:
     mechanism = metrics_mechanism(run.settings, group_size=run.platform.friends.group_size, private=run.plan.private)
     run.pay(mechanism.release(), request.round, charged_question(request, "metrics"))
     parameters = _parameters(run, request)
@@ -69,5 +69,5 @@ def _noised(run: RunContext, request: Evaluate, prior: Tensor) -> Quality:
     return noised_quality(sums, mechanism, run.random(f"evaluate-{request.label}", request.round))
 
 
-def _metrics(run: RunContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:
+def _metrics(run: TrainingContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:
     return Metrics(**run.released(request.round, stamp), label=request.label, quality=quality, exact=run.exact)

@@ -7,8 +7,10 @@ import torch
 
 from client.fusion.projector import LOCAL
 from client.run.run_context import RunContext
+from client.run.training_context import TrainingContext
 from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.trainer import Trainer, TrainingData
+from shared.preferences.item_index import declared_items
 from shared.protocol.messages import Joined
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -16,7 +18,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 def joined(run: RunContext) -> Joined:
     """What is planned; every field is declared public, or follows from what is."""
-    platform, plan = run.platform, run.plan
+    platform, plan = run.rows, run.plan
     return Joined(
         run=run.name,
         platform=platform.name,
@@ -29,10 +31,17 @@ def joined(run: RunContext) -> Joined:
         signal_to_noise=plan.signal_to_noise,
         finished=run.state.finished,
         rank=run.part.rank,
+        item_list=declared_list(run),
+        preference_noise=plan.preference_noise,
     )
 
 
-def check_program(run: RunContext) -> None:
+def declared_list(run: RunContext) -> bytes:
+    """The list of items by which platforms find out what they have in common; empty where this one shares no preferences."""
+    return declared_items(run.rows.item_hashes) if run.prefers else b""
+
+
+def check_program(run: TrainingContext) -> None:
     """Hold the per-user gradients against plain autograd, on made-up users.
 
     No row enters: what the check finds, and so whether this platform joins, follows from the program, the settings and the

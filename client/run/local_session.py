@@ -7,25 +7,28 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from client.privacy.charged_question import charged_question
-from client.run.joining import check_program, joined
+from client.run.joining import check_program
 from client.run.popularity_prior import prior_of
-from client.run.run_context import RunContext
+from client.run.preference_session import LocalPreferences
+from client.run.training_context import TrainingContext
 from client.training.adam import Adam
 from shared.base.errors import OutOfOrder
 from shared.protocol.messages import Joined, Train, Update
 
 
-class LocalSession:
+class LocalSession(LocalPreferences):
     """The rounds of a run in which this platform adds all of the noise itself."""
 
-    def __init__(self, run: RunContext) -> None:
-        self.run = run
+    run: TrainingContext
+
+    def __init__(self, run: TrainingContext) -> None:
+        super().__init__(run)
 
     def join(self) -> Joined:
         """Prove the gradients, release the prior once, and say what is planned."""
         check_program(self.run)
         prior_of(self.run)
-        return joined(self.run)
+        return super().join()
 
     def train(self, request: Train) -> Update:
         """One round of private steps from the global adapter; a repeated question gets the same answer.
@@ -70,6 +73,7 @@ class LocalSession:
             local={name: after[name] for name in local},
             moments=optimizer.moments(),
             bank=run.bank.remembered,
+            preferred={},
         )
         return self._update()
 

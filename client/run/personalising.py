@@ -19,8 +19,8 @@ from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import charged_question
 from client.privacy.failure_guard import by_parts
 from client.run.popularity_prior import prior_of
-from client.run.run_context import RunContext
 from client.run.run_state import PersonalChoice
+from client.run.training_context import TrainingContext
 from client.training.adam import Adam
 from shared.base.errors import OutOfOrder
 from shared.model.factor_schedule import personalises
@@ -31,7 +31,7 @@ from shared.protocol.quality import METRICS, NDCG
 _PURPOSE = "personal"
 
 
-def answer_personalise(run: RunContext, request: Personalise) -> Personalised:
+def answer_personalise(run: TrainingContext, request: Personalise) -> Personalised:
     """Train this platform's own residual adapter, and say whether it is kept; the same question gets the same answer.
 
     Raises:
@@ -51,7 +51,7 @@ def answer_personalise(run: RunContext, request: Personalise) -> Personalised:
     return Personalised(**run.released(request.round, run.state.choice.stamp), chosen=run.state.choice.own)
 
 
-def _plan(run: RunContext) -> PersonalPlan | None:
+def _plan(run: TrainingContext) -> PersonalPlan | None:
     return plan_personal(
         run.settings,
         run.platform.file,
@@ -65,7 +65,7 @@ def _plan(run: RunContext) -> PersonalPlan | None:
     )
 
 
-def _better(run: RunContext, plan: PersonalPlan, request: Personalise, prior: Tensor) -> bool:
+def _better(run: TrainingContext, plan: PersonalPlan, request: Personalise, prior: Tensor) -> bool:
     def pay(release: Release) -> None:
         run.pay(release, plan.round, charged_question(request, str(release.kind)))
 
@@ -91,7 +91,7 @@ def _better(run: RunContext, plan: PersonalPlan, request: Personalise, prior: Te
     return wins(gained, plan.comparison, run.random("compare", plan.round))
 
 
-def _trained(run: RunContext, plan: PersonalPlan, shared: Mapping[str, Tensor], prior: Tensor) -> dict[str, Tensor]:
+def _trained(run: TrainingContext, plan: PersonalPlan, shared: Mapping[str, Tensor], prior: Tensor) -> dict[str, Tensor]:
     settings = run.settings.training
     parameters = begun(shared, run.part)
     optimizer, random = Adam(learning_rate=settings.learning_rate), run.random(_PURPOSE, plan.round)

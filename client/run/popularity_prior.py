@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.bounded_sum import BoundedSum
 from client.privacy.charged_question import charged_question
-from client.privacy.failure_guard import by_parts
 from client.privacy.popularity_release import bounded_counts, count_mechanism, release_prior
-from client.run.run_context import RunContext
+from client.run.training_context import TrainingContext
 from client.training.losses import initial_bias
 from shared.base.errors import OutOfOrder
 from shared.protocol.messages import Join
 from shared.secagg.shared_catalogues import POPULARITY
 
 
-def prior_of(run: RunContext) -> Tensor:
+def prior_of(run: TrainingContext) -> Tensor:
     """Log popularity, float32 (items,), on the run's device. Under local noise it is charged and released at the first need.
 
     Raises:
@@ -31,7 +29,7 @@ def prior_of(run: RunContext) -> Tensor:
     return run.state.prior.to(run.device)
 
 
-def release_popularity(run: RunContext) -> None:
+def release_popularity(run: TrainingContext) -> None:
     """Charge, release and remember the popularity of this platform's items, with all of the noise its own."""
     mechanism = count_mechanism(run.settings, items=run.platform.tables.items, private=run.plan.private)
     asked = Join(run=run.name, settings=run.settings)
@@ -42,19 +40,17 @@ def release_popularity(run: RunContext) -> None:
     run.ledger.leave()
 
 
-def counted_items(run: RunContext) -> BoundedSum:
+def counted_items(run: TrainingContext) -> BoundedSum:
     """How often each item was liked, (items,), every user's counts of norm at most 1."""
     tables, split = run.platform.tables, run.platform.split
-    return by_parts(
+    return run.sum_over_users(
         lambda users: bounded_counts(split, tables, seed=run.settings.seed, only=users),
-        np.arange(split.users),
-        guard=run.guard,
-        empty=lambda: nothing({"sum": (tables.items,)}, bound=1.0),
+        items=tables.items,
         what="counting popularities",
     )
 
 
-def take_prior(run: RunContext, prior: Tensor) -> None:
+def take_prior(run: TrainingContext, prior: Tensor) -> None:
     """Begin with this log popularity; float32 (items,)."""
     click = run.settings.training.objective == "click"
     bias = initial_bias(prior, run.settings.training.targets) if click else {}

@@ -1,4 +1,4 @@
-"""One run on one platform: the plan, the mechanism, the charges and the state that all of its answers are made with.
+"""One run on one platform: the plan, the charges and the state that all of its answers are made with.
 
 The order is always the same: check, charge, release, remember, answer.
 """
@@ -6,40 +6,36 @@ The order is always the same: check, charge, release, remember, answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from client.evaluation.held_out_ranking import held_out_ranks
-from client.examples.vectors import widths_of
-from client.model.item_bank import BankOfRounds
-from client.model.prepared_platform import PreparedPlatform, Progress
+from client.model.prepared_platform import PlatformRows, Progress
 from client.personalisation.personal_plan import reserved
 from client.privacy.answer_stamp import AnswerStamp
 from client.privacy.answer_timing import Pace
-from client.privacy.failure_guard import Guard, raising
+from client.privacy.bounded_sum import BoundedSum, nothing
+from client.privacy.failure_guard import Guard, by_parts, raising
 from client.privacy.generators import generator
 from client.privacy.ledger_writer import LedgerWriter
-from client.privacy.limited_plan import mechanism_of, plan_within
-from client.privacy.mechanism import Mechanism
+from client.privacy.limited_plan import plan_within
 from client.privacy.noise_sources import NoiseSource
+from client.privacy.release_plan import preference_plan
 from client.run.adapter_partition import Part
 from client.run.run_state import RunState, load_run_state, save_run_state
-from client.training.losses import CLICK_BIAS
-from client.training.trainer import Trainer, TrainingData
-from shared.base.errors import OutOfOrder, PrivacyError
-from shared.base.settings import CLIPS, Settings, settings_digest
+from shared.base.errors import PrivacyError
+from shared.base.settings import Settings, settings_digest
+from shared.model.backbone import shape_of
 from shared.privacy.releases import Release
-from shared.protocol.messages import Arrays
 
 
 class RunContext:
-    """A run on one platform, as sessions, evaluations and personalising share it.
+    """A run on one platform, as everything that it answers shares it; no model is needed.
 
     Args:
         name: Of the run.
@@ -48,6 +44,7 @@ class RunContext:
         simulation: Whether exact metrics and seeded noise may be used.
         guard: What becomes of a computation on rows that fails.
         pace: When answers may leave.
+        group_size: Examples that one user may touch.
 
     Raises:
         PrivacyError: the run began with other settings; the platform's terms or budget do not allow it; or the ledger knows the
@@ -59,7 +56,7 @@ class RunContext:
         *,
         name: str,
         settings: Settings,
-        platform: PreparedPlatform,
+        platform: PlatformRows,
         budget: float,
         ledger: LedgerWriter,
         path: Path,
@@ -67,41 +64,35 @@ class RunContext:
         progress: Progress | None = None,
         guard: Guard = raising,
         pace: Pace | None = None,
+        group_size: int = 1,
     ) -> None:
-        self.name, self.settings, self.platform, self.budget, self.ledger = name, settings, platform, budget, ledger
+        self.name, self.settings, self.rows, self.budget, self.ledger = name, settings, platform, budget, ledger
         self.simulation, self.progress, self.guard, self.pace = simulation, progress, guard, pace or Pace(step=0.0)
         self._path = path
-        self.device = platform.towers.encoder.device
-        self.part = Part.of(settings, platform.towers.encoder.backbone.shape, rank=platform.file.rank)
-        self.initial_local = self._initial_local()
-        terms, users = platform.file.federation, platform.file.users
-        parameters = self.part.learning + self.staying
+        self.part = Part.of(settings, shape_of(settings.model.backbone), rank=platform.file.rank)
         self.plan = plan_within(
             platform.file,
             settings,
             budget=budget * reserved(settings),
-            group_size=platform.friends.group_size,
-            parameters=parameters,
+            group_size=group_size,
+            parameters=self.parameters_trained,
             exact_metrics=self.exact,
             spent=[entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else (),
         )
         if not simulation:
-            terms.require_noise(self.plan.noise_multiplier)
-        self.mechanism = mechanism_of(
-            self.plan,
-            settings.training,
-            users=users,
-            dimension=parameters,
-            group_size=platform.friends.group_size,
-            clips=CLIPS if simulation else (terms.minimum_clip, terms.maximum_clip),
-        )
+            planned = [self.plan.noise_multiplier] * settings.trains + [self.plan.preference_noise] * self.prefers
+            platform.file.federation.require_noise(*planned)
         self.state = self._begun(settings_digest(settings))
-        self.bank = BankOfRounds(
-            platform.bank,
-            rounds=settings.training.bank_steps // settings.round_steps,
-            device=self.device,
-            remembered=self.state.bank,
-        )
+
+    @property
+    def parameters_trained(self) -> int:
+        """Most parameters that one step trains, those that stay on the platform included."""
+        return self.part.learning
+
+    @property
+    def prefers(self) -> bool:
+        """Whether this platform's users count in sums of preferences."""
+        return preference_plan(self.rows.file, self.settings) is not None
 
     def _begun(self, digest: str) -> RunState:
         known = load_run_state(self._path)
@@ -119,16 +110,6 @@ class RunContext:
     def exact(self) -> bool:
         """Whether metrics are exact, and no release: in a simulation."""
         return self.simulation and self.settings.simulation
-
-    @property
-    def staying(self) -> int:
-        """Parameters that are trained here and never leave."""
-        return sum(value.numel() for value in self.initial_local.values())
-
-    @property
-    def local(self) -> Mapping[str, Tensor]:
-        """Those parameters as they are now."""
-        return self.initial_local if self.state.prior is None else self.state.local
 
     def keep(self, **changes: Any) -> None:
         """Change the state's fields, on disk first: what is not remembered is not answered.
@@ -174,61 +155,20 @@ class RunContext:
 
     def released(self, round_: int, stamp: AnswerStamp) -> dict[str, Any]:
         """The fields of `shared.protocol.messages.Released`, which every answer made from rows has."""
-        who = {"run": self.name, "platform": self.platform.name, "round": round_, "users": self.platform.file.users}
+        who = {"run": self.name, "platform": self.rows.name, "round": round_, "users": self.rows.file.users}
         return {**who, **asdict(stamp)}
-
-    def require_training(self) -> None:
-        """Check that the run's last word was not spoken: personalising is once, and its plan spends what the rounds have left.
-
-        Raises:
-            OutOfOrder: this platform was asked to personalise already.
-        """
-        last = self.settings.rounds + 1
-        if any((entry.run, entry.round) == (self.name, last) for entry in self.ledger.ledger.entries):
-            raise OutOfOrder("asked to train after personalising, which ends a run")
-
-    def parameters(self, adapter: Arrays) -> dict[str, Tensor]:
-        """The whole model: the adapter that was sent, with its fixed factors, and what stays here."""
-        # Copied: the arrays belong to the message and are read-only.
-        whole = self.part.completed(adapter, self.platform.towers.encoder.backbone)
-        sent = {name: torch.tensor(value, device=self.device) for name, value in whole.items()}
-        return {**sent, **self.there(self.local)}
-
-    def there(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors on the run's device."""
-        return {name: value.to(self.device) for name, value in values.items()}
-
-    def moments(self) -> dict[str, Tensor]:
-        """The optimizer's moments of the round before, but for factors that the strategy has turned since."""
-        turned = self.part.layout if self.part.scheme.restarts else {}
-        return {key: value for key, value in self.state.moments.items() if key.partition(":")[2] not in turned}
-
-    def trainer(self, prior: Tensor, mechanism: Mechanism) -> Trainer:
-        """Trains with that mechanism, its clip where the rounds before have moved it to."""
-        platform = self.platform
-        data = TrainingData(
-            examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
-        )
-        if mechanism.quantile is not None and self.state.clip is not None:
-            mechanism = replace(mechanism, clip=self.state.clip)
-        return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism, guard=self.guard)
-
-    def ranks(
-        self, parameters: Mapping[str, Tensor], prior: Tensor, *, serving: bool, only: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As `held_out_ranks`, on this platform."""
-        bank = self.bank.now(parameters)
-        return held_out_ranks(self.platform, self.settings, bank, parameters, prior, serving=serving, only=only)
 
     def random(self, purpose: str, round_: int) -> NoiseSource:
         """The generator of one release."""
-        return generator(self.settings, self.platform.name, purpose, round_, simulation=self.simulation)
+        return generator(self.settings, self.rows.name, purpose, round_, simulation=self.simulation)
 
-    def _initial_local(self) -> dict[str, Tensor]:
-        settings, platform = self.settings, self.platform
-        random = np.random.default_rng([settings.seed, *platform.name.encode()])
-        local = platform.towers.fusion.initial(widths_of(platform.tables), platform.towers.encoder.hidden, random)
-        local |= {CLICK_BIAS: torch.zeros(1)} if settings.training.objective == "click" else {}
-        # Factors that stay here are local parameters like any other: remembered, and never sent.
-        start = self.part.initial()
-        return local | {name: torch.from_numpy(start[name]) for name in self.part.kept}
+    def sum_over_users(self, contributions: Callable[[NDArray[np.int64]], BoundedSum], *, items: int, what: str) -> BoundedSum:
+        """A bounded sum over this platform's users, whatever fails on some of them.
+
+        Args:
+            contributions: Of some users, by number.
+            items: Numbers of the vector.
+            what: For the operator's log.
+        """
+        empty = partial(nothing, {"sum": (items,)}, bound=1.0)
+        return by_parts(contributions, np.arange(self.rows.split.users), guard=self.guard, empty=empty, what=what)

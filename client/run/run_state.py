@@ -24,8 +24,8 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, StorageError
 from shared.protocol.quality import Quality
 
-_VERSION = "2"
-_GROUPS = ("local", "moments", "change", "bank", "personal")
+_VERSION = "3"
+_GROUPS = ("local", "moments", "change", "bank", "personal", "preferred")
 _PRIOR = "prior/log"
 
 Tensors = Mapping[str, Tensor]
@@ -40,6 +40,20 @@ class PersonalChoice:
     """
 
     own: bool
+    stamp: AnswerStamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceAnswer:
+    """The last sum of preferences that was answered.
+
+    Args:
+        question: Digest of what was asked (`client/privacy/charged_question.py`).
+        pairs: As `shared.protocol.messages.Prefer.pairs`.
+    """
+
+    question: str
+    pairs: bool
     stamp: AnswerStamp
 
 
@@ -60,6 +74,8 @@ class RunState:
         evaluations: Noised evaluations, by `evaluation_key`.
         personal: The platform's own adapter, flattened; empty before it was trained.
         choice: Whether that is used; None before it was decided.
+        preferences: The last sum of preferences that was answered; None before the first.
+        preferred: What it said, until the first round of training; empty under the secure sum, which keeps its own.
     """
 
     settings: str
@@ -74,6 +90,8 @@ class RunState:
     evaluations: Mapping[str, Evaluated] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     choice: PersonalChoice | None = None
+    preferences: PreferenceAnswer | None = None
+    preferred: Tensors = field(default_factory=dict)
 
 
 def save_run_state(path: Path, state: RunState) -> None:
@@ -128,6 +146,7 @@ def _scalars(state: RunState) -> dict[str, Any]:
         "answered": None if state.answered is None else asdict(state.answered),
         "clip": state.clip,
         "choice": None if state.choice is None else asdict(state.choice),
+        "preferences": None if state.preferences is None else asdict(state.preferences),
         "evaluations": {
             key: {"model": one.model, "quality": one.quality.means, "stamp": asdict(one.stamp)}
             for key, one in state.evaluations.items()
@@ -136,13 +155,14 @@ def _scalars(state: RunState) -> dict[str, Any]:
 
 
 def _restored(scalars: dict[str, Any], prior: Tensor | None, groups: Mapping[str, Tensors]) -> RunState:
-    answered, choice = scalars.pop("answered"), scalars.pop("choice")
+    answered, choice, preferences = (scalars.pop(name) for name in ("answered", "choice", "preferences"))
     return RunState(
         settings=scalars["settings"],
         finished=scalars["finished"],
         clip=scalars["clip"],
         answered=None if answered is None else AnswerStamp(**answered),
         choice=None if choice is None else PersonalChoice(own=choice["own"], stamp=AnswerStamp(**choice["stamp"])),
+        preferences=None if preferences is None else _preferences(preferences),
         evaluations={
             key: Evaluated(model=one["model"], quality=Quality(one["quality"]), stamp=AnswerStamp(**one["stamp"]))
             for key, one in scalars["evaluations"].items()
@@ -150,6 +170,10 @@ def _restored(scalars: dict[str, Any], prior: Tensor | None, groups: Mapping[str
         prior=prior,
         **groups,
     )
+
+
+def _preferences(values: dict[str, Any]) -> PreferenceAnswer:
+    return PreferenceAnswer(**{**values, "stamp": AnswerStamp(**values["stamp"])})
 
 
 def _digest(header: Mapping[str, str], tensors: Tensors) -> str:

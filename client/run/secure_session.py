@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,9 +22,10 @@ from client.privacy.mechanism import noised_local, noised_steps
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.popularity_release import log_popularity
 from client.privacy.release_plan import popularity_release, round_release
-from client.run.joining import check_program, joined
+from client.run.joining import check_program
 from client.run.popularity_prior import counted_items, prior_of, release_popularity, take_prior
-from client.run.run_context import RunContext
+from client.run.preference_session import SecurePreferences
+from client.run.training_context import TrainingContext
 from client.secagg.persistent_participant import PersistentParticipant
 from client.training.adam import Adam
 from shared.base.errors import ProtocolError
@@ -35,15 +35,17 @@ from shared.secagg.fixed_point import FixedPoint, stretch
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, order_of, places
 
 
-class SecureSession:
+class SecureSession(SecurePreferences):
     """The rounds of a run whose updates only the secure sum sees.
 
     Args:
         participant: The platform's part in it.
     """
 
-    def __init__(self, run: RunContext, participant: PersistentParticipant) -> None:
-        self.run, self._participant = run, participant
+    run: TrainingContext
+
+    def __init__(self, run: TrainingContext, participant: PersistentParticipant) -> None:
+        super().__init__(run, participant)
 
     def join(self) -> Joined:
         """Prove the gradients, and say what is planned and the keys of all rounds.
@@ -51,12 +53,7 @@ class SecureSession:
         The prior waits until it is known whose catalogue is the same.
         """
         check_program(self.run)
-        return replace(
-            joined(self.run),
-            noise_multiplier=self._need,
-            keys=self._participant.advert(),
-            catalogue=self.run.platform.catalogue_digest.hex(),
-        )
+        return super().join()
 
     @property
     def _dimensions(self) -> dict[str, int]:
@@ -137,23 +134,15 @@ class SecureSession:
     def secure(self, request: Secure) -> Secured:
         """A phase that reads no row."""
         run = self.run
-        if request.phase is Phase.DEAL:
-            body = self._participant.deal(
-                request.body,
-                need=self._need,
-                batch=run.mechanism.expected_batch,
-                dimensions=self._dimensions,
-            )
-            if run.state.prior is None and run.platform.catalogue_digest not in places(self._participant.catalogues):
-                release_popularity(run)
-        elif request.phase is Phase.CONFIRM:
-            body = self._participant.confirm(request.body)
-        elif request.phase is Phase.UNMASK:
-            body = self._participant.unmask(request.body)
-        else:
+        if request.phase is Phase.POPULARITY:
             self._take(decode(Popularity, request.body))
             body = encode(Taken())
-        return Secured(run=run.name, platform=run.platform.name, round=request.round, phase=request.phase, body=body)
+            return Secured(run=run.name, platform=run.platform.name, round=request.round, phase=request.phase, body=body)
+        answer = super().secure(request)
+        alone = run.platform.catalogue_digest not in places(self._participant.catalogues)
+        if request.phase is Phase.DEAL and run.state.prior is None and alone:
+            release_popularity(run)
+        return answer
 
     def _take(self, popularity: Popularity) -> None:
         """Go on with what round 0 summed. What is remembered stays: a repeated message changes nothing."""

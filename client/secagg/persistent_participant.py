@@ -17,14 +17,16 @@ from client.secagg.participant_state import State, read_participant, write_state
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError
 from shared.base.settings import Settings
+from shared.preferences.item_index import Hashes, places_of
+from shared.preferences.platform_lists import PlatformLists
 from shared.protocol.keys import load_ed25519, make_ed25519
-from shared.protocol.messages import Count, Sum
-from shared.protocol.question import question_of
+from shared.protocol.messages import Count, Prefer, Sum
+from shared.protocol.question import question_of, sum_number
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.identity import PUBLIC, Identity
-from shared.secagg.noise_agreement import Agreement, number_of, require_owners, terms_of
+from shared.secagg.noise_agreement import COUNTS, Agreement, declared_by, require_owners, terms_of
 from shared.secagg.roster import NAME, Roster
 from shared.secagg.shared_catalogues import POPULARITY, DeclaredCatalogue, Popularity
 
@@ -99,11 +101,12 @@ class PersistentParticipant:
             self._keep(state)
         return encode(state.advert)
 
-    def deal(self, body: bytes, *, need: float, batch: float, dimensions: Mapping[str, int]) -> bytes:
+    def deal(self, body: bytes, *, need: float, preference_need: float, batch: float, dimensions: Mapping[str, int]) -> bytes:
         """Shares of all secrets for the platforms on the roster.
 
         Args:
             need: Noise multiplier that this platform's budget needs.
+            preference_need: The same of the sum of preferences.
             batch: Users in this platform's batch, expected.
             dimensions: Parameters that rounds train, by a name for the message.
 
@@ -114,12 +117,16 @@ class PersistentParticipant:
         """
         request = decode(secagg.Deal, body)
         agreement = self._agreed(request.roster)
-        if not agreement.noise_multiplier >= need:
-            raise PrivacyError(
-                f"the agreed noise multiplier {agreement.noise_multiplier:.6g} is below the {need:.6g} that this platform needs",
-                where=f"run {self.terms.run}",
-                do="the coordinator takes the largest that any platform needs; do not take part under one that does not",
-            )
+        for agreed, least, what in (
+            (agreement.noise_multiplier, need, "noise multiplier"),
+            (agreement.preference_noise, preference_need, "noise multiplier of preferences"),
+        ):
+            if not agreed >= least:
+                raise PrivacyError(
+                    f"the agreed {what} {agreed:.6g} is below the {least:.6g} that this platform needs",
+                    where=f"run {self.terms.run}",
+                    do="the coordinator takes the largest that any platform needs; do not take part under one that does not",
+                )
         if not agreement.batch >= batch:
             raise ProtocolError(f"batches of {agreement.batch:g} users were agreed on, and this platform's has {batch:g}")
         for name, dimension in dimensions.items():
@@ -128,7 +135,8 @@ class PersistentParticipant:
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
         # Before anything of the size that the agreement names: its catalogues are those that platforms signed.
-        agreement.require_signed(request.roster, sample_rate=self._settings.training.sample_rate)
+        settings = self._settings
+        agreement.require_signed(request.roster, sample_rate=settings.training.sample_rate, trains=settings.trains)
         if agreement.catalogues:
             try:
                 agreement.popularity_point(quorum=request.roster.quorum, settings=self._settings)
@@ -142,21 +150,21 @@ class PersistentParticipant:
         self._keep(dealing)
         return encode(answer)
 
-    def asked(self, request: Sum | Count, *, finished: int) -> Asked:
+    def asked(self, request: Sum | Count | Prefer, *, finished: int) -> Asked:
         """Look at a question for a masked vector, before anything is charged or made for it.
 
         Everything that can fail for the question's sake, or for another platform's keys, fails here.
 
         Args:
-            finished: Last round that this platform's memory says it answered; -1 before round 0.
+            finished: Last round that this platform's memory says it answered; -1 before this sum of round 0.
 
         Raises:
             OutOfOrder: as `Active.answered`; also if the round is finished and its answer is not in this state.
             ProtocolError: as `Active.answered` and `Dealing.open`; also if the question is of another round, or platforms were
                 told another popularity than this one.
         """
-        mask, round_ = decode(secagg.Mask, request.body), POPULARITY if isinstance(request, Count) else request.round
-        if mask.round != number_of(round_):
+        mask, round_ = decode(secagg.Mask, request.body), request.round if isinstance(request, Sum) else POPULARITY
+        if mask.round != sum_number(request):
             raise ProtocolError(f"masks number {mask.round} for round {round_}")
         state = self._require(Dealing, Active)
         active = state.open(mask) if isinstance(state, Dealing) else state
@@ -230,6 +238,33 @@ class PersistentParticipant:
             raise ProtocolError("asked for popularities, and no two platforms have one catalogue")
         return self._fitting(asked, agreement.popularity_point(quorum=roster.quorum, settings=self._settings))
 
+    def preference_point(self, asked: Asked, *, dimension: int, pairs: bool) -> FixedPoint:
+        """The fixed point of a sum of what users like of shared items.
+
+        Raises:
+            ProtocolError: the question is for another length or width, or cannot be answered at this length.
+        """
+        roster = asked.active.session.roster
+        try:
+            point = self._agreed(roster).preference_point(dimension=dimension, pairs=pairs, roster=roster)
+        except InputError as error:
+            raise ProtocolError(f"preferences: {error.found}") from None
+        return self._fitting(asked, point)
+
+    def require_shared(self, asked: Asked, items: Hashes, lists: bytes) -> None:
+        """Check that every item is on this platform's list and another's, or on two others'.
+
+        Raises:
+            ProtocolError: one is not, or the lists are not those that the platforms of the roster signed.
+        """
+        entries = asked.active.session.roster.entries
+        found = PlatformLists.read(lists, platforms=len(entries))
+        for number, entry in enumerate(entries):
+            if found.digest(number) != declared_by(entry).item_list:
+                raise ProtocolError(f"an item list that is not the one {entry.platform!r} signed")
+        if (places_of(items, found.shared()) < 0).any():
+            raise ProtocolError("asked for preferences of an item that only one platform has")
+
     @property
     def catalogues(self) -> tuple[DeclaredCatalogue, ...]:
         """Those whose popularities are summed, as the roster has it.
@@ -276,7 +311,7 @@ class PersistentParticipant:
     def _require_owners(self, request: secagg.Confirm | secagg.Unmask) -> None:
         """Nobody's popularity stands alone in the sum over these survivors."""
         session = self._active.session
-        if request.round == number_of(POPULARITY):
+        if request.round == COUNTS:
             session.survivors(request.round, request.survivors)
             require_owners(session.roster, self._agreed(session.roster).catalogues, request.survivors)
 

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import PreparedPlatform, Progress, preparation_key, prepare
+from client.model.prepared_platform import PlatformRows, PreparedPlatform, Progress, preparation_key, prepare, read_rows
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
+from client.privacy.release_plan import preference_plan
 from client.run.adapter_partition import Part
 from client.run.evaluating import answer_evaluation
 from client.run.local_session import LocalSession
 from client.run.personalising import answer_personalise
+from client.run.preference_session import LocalPreferences, SecurePreferences
 from client.run.run_context import RunContext
 from client.run.secure_session import SecureSession
+from client.run.training_context import TrainingContext
 from client.secagg.enrolment import Peers
 from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of, known_peers
 from client.sources.platform_tables import read_tables
@@ -44,12 +49,16 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings
 from shared.model.backbone import shape_of
+from shared.preferences.item_index import WIDTH, declared_items, list_digest
+from shared.preferences.packing import triangle_size
 from shared.protocol.messages import (
+    PREFERRED,
     Answer,
     Count,
     Evaluate,
     Join,
     Personalise,
+    Prefer,
     Reason,
     Refusal,
     Released,
@@ -61,6 +70,8 @@ from shared.protocol.messages import (
 from shared.secagg.shared_catalogues import DeclaredCatalogue
 
 log = logging.getLogger("fedfuse.worker")
+Session = LocalPreferences | SecurePreferences
+"""Local and secure sessions that train are of these, too."""
 Observer = Callable[[Request, Answer, float], None]
 """Told a request, its answer, and the seconds between them."""
 
@@ -87,7 +98,7 @@ class Worker:
         state: Path,
         ledger: Path,
         simulation: bool = False,
-        prepared: PreparedPlatform | None = None,
+        prepared: PlatformRows | None = None,
         device: torch.device | None = None,
         progress: Progress | None = None,
         observer: Observer | None = None,
@@ -101,7 +112,7 @@ class Worker:
         self._pace = Pace(step=0.0 if simulation else file.federation.answer_step)
         self._fingerprint: str | None = None
         self._opening = False
-        self._session: LocalSession | SecureSession | None = None
+        self._session: Session | None = None
         self._writer: LedgerWriter | None = None
         self.failure: Exception | None = None
         """What the last refusal was about, for the platform's own operator; never sent."""
@@ -136,9 +147,12 @@ class Worker:
             self._require_leave(request, warrant)
             answer = self._answer(request)
             part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
-            layout = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
+            layout: Mapping[str, tuple[int, ...]] = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
             if isinstance(request, Count) and isinstance(self._session, SecureSession):
                 layout = {"popularity": (self._session.counted, 1)}
+            elif isinstance(request, Prefer):
+                items = len(request.items) // WIDTH
+                layout = {PREFERRED[request.pairs]: (triangle_size(items) if request.pairs else items,)}
             out = checked(
                 answer,
                 platform=self._file,
@@ -148,6 +162,7 @@ class Worker:
                 simulation=self._simulation,
                 pace=self._pace,
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
+                item_list=declared_items(self._platform.item_hashes) if self._platform else b"",
             )
             if isinstance(out, Released) and self._writer is not None and out.ledger == self._writer.head:
                 self._writer.leave()
@@ -214,21 +229,28 @@ class Worker:
         session = self._open(request)
         if isinstance(request, Join):
             return session.join()
-        if isinstance(request, Evaluate):
-            return answer_evaluation(session.run, request)
-        if isinstance(request, Personalise):
-            return answer_personalise(session.run, request)
+        if isinstance(request, Prefer):
+            return session.prefer(request)
+        if isinstance(request, Secure) and isinstance(session, SecurePreferences):
+            return session.secure(request)
+        run = session.run
+        if isinstance(run, TrainingContext):
+            if isinstance(request, Evaluate):
+                return answer_evaluation(run, request)
+            if isinstance(request, Personalise):
+                return answer_personalise(run, request)
         if isinstance(session, SecureSession):
             if isinstance(request, Sum):
                 return session.sum(request)
             if isinstance(request, Count):
                 return session.count(request)
-            if isinstance(request, Secure):
-                return session.secure(request)
-        elif isinstance(request, Train):
+        if isinstance(session, LocalSession) and isinstance(request, Train):
             return session.train(request)
-        noise = request.settings.privacy.noise
-        raise ProtocolError(f"run {request.run} has {noise} noise, and was asked to {request.kind}")
+        settings = request.settings
+        raise ProtocolError(
+            f"run {request.run} has {settings.privacy.noise} noise and strategy {settings.strategy}, "
+            f"and was asked to {request.kind}"
+        )
 
     def _require_leave(self, request: Request, warrant: str) -> None:
         """Only what this platform's own file allows, whoever asks. A simulation has no coordinator to distrust."""
@@ -237,7 +259,7 @@ class Worker:
             terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
             terms.require_settings(request.settings)
 
-    def _open(self, request: Request) -> LocalSession | SecureSession:
+    def _open(self, request: Request) -> Session:
         settings = request.settings
         if settings.simulation and not self._simulation:
             raise PrivacyError(
@@ -254,19 +276,31 @@ class Worker:
         platform = self._prepared(settings)
         if self._writer is None:
             self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
-        run = RunContext(
-            name=request.run,
-            settings=settings,
-            platform=platform,
-            budget=budget,
-            ledger=self._writer,
-            path=self._state / "runs" / f"{request.run}.safetensors",
-            simulation=self._simulation,
-            progress=self._progress,
-            guard=self._guard,
-            pace=self._pace,
-        )
-        self._session = SecureSession(run, self._participant(run.name, settings)) if settings.distributed else LocalSession(run)
+        facts: dict[str, Any] = {
+            "name": request.run,
+            "settings": settings,
+            "budget": budget,
+            "ledger": self._writer,
+            "path": self._state / "runs" / f"{request.run}.safetensors",
+            "simulation": self._simulation,
+            "progress": self._progress,
+            "guard": self._guard,
+            "pace": self._pace,
+        }
+        if isinstance(platform, PreparedPlatform):
+            training = TrainingContext(platform=platform, **facts)
+            self._session = (
+                SecureSession(training, self._participant(request.run, settings))
+                if settings.distributed
+                else LocalSession(training)
+            )
+        else:
+            run = RunContext(platform=platform, **facts)
+            self._session = (
+                SecurePreferences(run, self._participant(request.run, settings))
+                if settings.distributed
+                else LocalPreferences(run)
+            )
         return self._session
 
     def _require_joined(self, request: Request) -> None:
@@ -286,8 +320,13 @@ class Worker:
             peers = register.peers
         path = self._state / "runs" / f"{run}.secure"
         assert self._platform is not None and self._writer is not None
+        rows = self._platform
+        listed = rows.item_hashes if preference_plan(self._file, settings) is not None else np.zeros(0, np.uint64)
         declared = DeclaredCatalogue(
-            digest=self._platform.catalogue_digest, items=self._platform.tables.items, users=max(1, self._file.users)
+            digest=rows.catalogue_digest,
+            items=rows.tables.items,
+            users=max(1, self._file.users),
+            item_list=list_digest(np.unique(listed)) if settings.preferences.items else b"",
         )
         # Looked up before the session can charge or remember anything of the run.
         known = path.with_suffix(".safetensors").exists() or any(entry.run == run for entry in self._writer.ledger.entries)
@@ -302,9 +341,13 @@ class Worker:
             known=known,
         )
 
-    def _prepared(self, settings: Settings) -> PreparedPlatform:
+    def _prepared(self, settings: Settings) -> PlatformRows:
         wanted = preparation_key(settings)
         if self._platform is None or self._fingerprint not in (None, wanted):
+            if not settings.trains:
+                tables = None if self._simulation else self._read()
+                self._platform, self._fingerprint = read_rows(self._file, settings, tables=tables), wanted
+                return self._platform
             cache = self._state / "trunk"
             self._platform = prepare(
                 self._file,

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     LEFT = "left"  # a platform is out for the rest of the run
     ANSWERED = "answered"  # a platform's update, or its metrics, came in
     LATE = "late"  # an answer to a round that is over
+    PREFERRED = "preferred"  # which items are liked together is summed
     SECURED = "secured"  # keys and shares of the secure sum are dealt
     ABANDONED = "abandoned"  # a round of the secure sum had too few survivors; nothing of it is revealed
     EVALUATED = "evaluated"  # every platform's metrics of one model are in

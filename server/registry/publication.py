@@ -20,6 +20,7 @@ from shared.base.settings import Settings
 from shared.model.backbone import load_backbone, weights_sha256
 from shared.model.peft_export import export as plain_peft
 from shared.model.peft_export import plain
+from shared.preferences.shared_preferences import FILE, SharedPreferences, save_preferences
 from shared.protocol.messages import Arrays
 
 MODEL = "model"
@@ -37,12 +38,14 @@ def publish_adapter(
     tallies: Mapping[str, Tally],
     start: Arrays | None = None,
     export: Export | None = None,
+    preferences: SharedPreferences | None = None,
 ) -> Path:
     """Put the model of a finished run in `out/model`, with its card and its manifest, in place of an older one.
 
     Args:
         start: Adapter that training began from, if it was not a fresh one.
         export: Writes the tensors and the settings; None: `shared.model.peft_export.export`.
+        preferences: What the platforms' users like together; None where none were shared.
 
     Raises:
         StorageError: it cannot be written; an older one is still there.
@@ -58,6 +61,7 @@ def publish_adapter(
         start=start,
         backbone_sha256=backbone,
         ledgers=out / "ledger",
+        preferences=preferences,
     )
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))
@@ -67,6 +71,8 @@ def publish_adapter(
             plain_peft(adapter, settings, fresh, backbone_sha256=backbone)
         else:
             export(adapter, settings, fresh)
+        if preferences is not None:
+            save_preferences(fresh / FILE, preferences)
         for name, content in model_card_files(facts).items():
             write_whole(fresh / name, content)
         write_whole(fresh / MANIFEST, describe(fresh, origin_of(facts)).content)

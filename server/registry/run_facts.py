@@ -19,6 +19,7 @@ from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
 from shared.ledger.format import now, read_ledger
 from shared.model.adapter import adapter_digest
+from shared.preferences.shared_preferences import SharedPreferences
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"
@@ -71,6 +72,22 @@ class PlatformFacts(_Frozen):
     federated: PublishedQuality | None = None
 
 
+class PreferenceFacts(_Frozen):
+    """What the published preferences are of.
+
+    Args:
+        items: Shared items that they are of.
+        factors: Directions that stand out of the noise.
+        noise: Standard deviation of the noise in the sum's diagonal, where one user's part has norm 1.
+        users: Declared users of the platforms in the sum.
+    """
+
+    items: Count
+    factors: Count
+    noise: Amount
+    users: Count
+
+
 class Facts(_Frozen):
     """What a finished run says of its model."""
 
@@ -83,6 +100,7 @@ class Facts(_Frozen):
     backbone_sha256: Perhaps256
     adapter_sha256: Sha256
     start_sha256: Perhaps256
+    preferences: PreferenceFacts | None = None
 
 
 def facts_of(
@@ -95,6 +113,7 @@ def facts_of(
     start: Arrays | None,
     backbone_sha256: str,
     ledgers: Path,
+    preferences: SharedPreferences | None = None,
 ) -> Facts:
     """The facts of a run that has ended now.
 
@@ -112,6 +131,14 @@ def facts_of(
         backbone_sha256=backbone_sha256,
         adapter_sha256=adapter_digest(adapter),
         start_sha256="" if start is None else adapter_digest(start),
+        preferences=None
+        if preferences is None
+        else PreferenceFacts(
+            items=len(preferences.items),
+            factors=len(preferences.factors),
+            noise=preferences.noise,
+            users=preferences.users,
+        ),
     )
 
 

@@ -148,7 +148,8 @@ def _damaged(path: Path, error: Exception) -> StorageError:
 
 def _tally_out(tally: Tally) -> dict[str, Any]:
     values = asdict(tally)
-    values["joined"].pop("keys")  # of the secure sum, which keeps them itself
+    for name in ("keys", "item_list"):
+        values["joined"].pop(name)  # the rounds keep them themselves
     values["refusals"] = {str(round_): reason.value for round_, reason in tally.refusals.items()}
     return values
 

@@ -20,6 +20,7 @@ from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.run.dispatch import Dispatch
 from server.run.local_round import LocalRounds
+from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
 from server.run.secure_round import SecureRounds
 from shared.base.errors import InputError
@@ -105,6 +106,7 @@ def run_federation(
             tallies=federation.record.tallies,
             start=start,
             export=export,
+            preferences=federation.preferences.load(),
         )
         federation.record.say(Kind.PUBLISHED, f"the model is in {model}")
     return Outcome(
@@ -136,6 +138,7 @@ class _Federation:
         self._grid, self._settings, self._run, self._out = grid, settings, run, out
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
         self.record = RunRecord(tell)
+        self.preferences = PreferenceStore(out)
         self.attendance = Attendance(
             grid=grid,
             settings=settings,
@@ -177,8 +180,13 @@ class _Federation:
     def train(self) -> None:
         """All rounds that are still to do, with their evaluations and checkpoints."""
         record, rounds, every = self.record, self._settings.rounds, self._settings.evaluate_every
-        if record.round < rounds:
+        sharing = bool(self._settings.preferences.items) and record.round == 0 and self.preferences.load() is None
+        if record.round < rounds or sharing:
             self._rounds.set_up(self.adapter)
+        if sharing:
+            self._share_preferences()
+        if not self._settings.trains:
+            return
         if record.round == 0 and not any(tally.before for tally in record.tallies.values()):
             self._evaluate(Label.BEFORE)
         while record.round < rounds:
@@ -193,6 +201,16 @@ class _Federation:
             self._evaluate(Label.FEDERATED)
         if personalises(self._settings.strategy) and not any(tally.personal for tally in record.tallies.values()):
             self._personalise()
+
+    def _share_preferences(self) -> None:
+        found = self._rounds.prefer(self.preferences)
+        self._save()
+        if found is None:
+            self.record.say(Kind.PREFERRED, "no preferences are shared: no two platforms have items in common")
+            return
+        self.preferences.save(found)
+        text = f"preferences for {len(found.items)} shared items: {len(found.factors)} factors stand out of the noise"
+        self.record.say(Kind.PREFERRED, text, with_tallies=True)
 
     def _evaluate(self, label: Label) -> None:
         at = self.record.round

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -11,11 +13,20 @@ from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.dispatch import Dispatch
+from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
+from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
+from shared.preferences.item_index import Hashes, read_items
+from shared.preferences.packing import triangle_size
+from shared.preferences.platform_lists import PlatformLists
+from shared.preferences.shared_preferences import SharedPreferences
+from shared.privacy.plan import LIKES_NOISE
 from shared.protocol.messages import Joined, Reason
+from shared.secagg.fixed_point import FixedPoint
 from strategies.base import AdapterStrategy, NoUpdate, adapter_from, record_of
 from strategies.optimizers import Adapter
+from strategies.preference_sum import PreferenceSum, combined_preferences
 
 
 class LocalRounds:
@@ -40,9 +51,15 @@ class LocalRounds:
     ) -> None:
         self._grid, self._settings, self._out, self._strategy, self._wait = grid, settings, out, strategy, wait
         self._attendance, self._record, self._dispatch = attendance, record, dispatch
+        self._joined: dict[str, Joined] = {}
 
     def enter(self, joined: Joined) -> str:
-        """Why a platform cannot take part: nothing keeps one out."""
+        """Why a platform cannot take part: a list of items that is none keeps one out."""
+        try:
+            read_items(joined.item_list)
+        except ProtocolError as error:
+            return error.found
+        self._joined[joined.platform] = joined
         return ""
 
     def restore(self) -> None:
@@ -50,6 +67,37 @@ class LocalRounds:
 
     def set_up(self, adapter: Adapter) -> None:
         """Nothing is agreed before the first round."""
+
+    def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
+        """What users like of the items that two members or more have; None where no two have any.
+
+        Raises:
+            NoUpdate: nobody answered.
+        """
+        members = self._attendance.members
+        here = [self._joined[member.platform] for member in members.values()]
+        shared = PlatformLists.of([read_items(one.item_list) for one in here]).shared()
+        if not len(shared):
+            return None
+        # Who has none of the items has nothing to say.
+        owners = {one.platform for one in here if np.isin(read_items(one.item_list), shared).any()}
+        asked = {node: member for node, member in members.items() if member.platform in owners}
+
+        def ask(items: Hashes, pairs: bool) -> PreferenceSum:
+            self._strategy.members = asked
+            length = triangle_size(len(items)) if pairs else len(items)
+            exchange = self._dispatch.send(self._strategy.configure_prefer(items, pairs=pairs, grid=self._grid))
+            total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0), pairs=pairs, length=length)
+            report = self._strategy.report
+            for receipt in report.preferred:
+                self._record.credit(receipt, counted=False)
+            self._dispatch.book(exchange, report, 0)
+            came = [self._joined[receipt.platform] for receipt in report.preferred]
+            each = [one.preference_noise * (1.0 if pairs else LIKES_NOISE) for one in came]
+            return PreferenceSum(vector=total, noise=_noise_of(each, length), users=sum(one.users for one in came))
+
+        most = self._settings.preferences.items
+        return combined_preferences(shared, most=most, ask=ask, chosen=store.chosen(), keep=store.choose)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
         """The next global adapter, or None where the round was answered to a coordinator that did not live to keep it.
@@ -98,3 +146,13 @@ class LocalRounds:
             node in refusals and refusals[node].reason is Reason.ROUND and tallies[member.platform].joined.finished >= round_
             for node, member in asked.items()
         )
+
+
+def _noise_of(multipliers: list[float], length: int) -> float:
+    """Standard deviation of the noise in a sum to which each platform adds all of its noise itself."""
+    points = (
+        FixedPoint(dimension=length, participants=1, honest=1, clip=1.0, noise_multiplier=multiplier, alone=True)
+        for multiplier in multipliers
+        if multiplier
+    )
+    return math.sqrt(sum(point.noise**2 for point in points))

@@ -40,7 +40,7 @@ class RunRecord:
 
     def enter(self, joined: Joined) -> None:
         """Take a platform in; one that is known keeps its tally."""
-        joined = replace(joined, keys=b"")  # the secure sum keeps them itself
+        joined = replace(joined, keys=b"", item_list=b"")  # the rounds keep them themselves
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
 
     def add(self, platform: str, *, down: int = 0, up: int = 0, **changes: object) -> None:

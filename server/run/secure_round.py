@@ -14,17 +14,22 @@ from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.dispatch import Dispatch
 from server.run.exchange import Exchange
+from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
 from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
+from shared.preferences.item_index import Hashes, read_items
+from shared.preferences.platform_lists import PlatformLists
+from shared.preferences.shared_preferences import SharedPreferences
 from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.optimizers import Adapter
+from strategies.preference_sum import PreferenceSum, combined_preferences
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.flower_phases import Phases
 from strategies.secure_sum.protocol import Abandoned, Enrolment, SumCoordinator
@@ -44,6 +49,7 @@ class Saved:
     Args:
         present: Who dealt shares; None while that is still going on.
         popularities: What round 0 summed, in the order of the agreed catalogues; None before.
+        lists: The item lists of the platforms on the roster (`shared.preferences.platform_lists`); empty without preferences.
     """
 
     tag: ClassVar[int] = 51
@@ -51,6 +57,7 @@ class Saved:
     closed: Enrolment.Closed
     present: tuple[int, ...] | None
     popularities: tuple[Popularity, ...] | None = None
+    lists: bytes = b""
 
 
 Part = TypeVar("Part", Saved, Encoded)
@@ -129,23 +136,25 @@ class SecureRounds:
         if self._saved is None:
             joined = [one for name, one in self._joined.items() if name in members]
             closed = self._candidates().close(joined, left_out=self._left_out)
-            self._keep(Saved(closed=closed, present=None))
+            self._keep(Saved(closed=closed, present=None, lists=self._lists_of(closed)))
         assert self._saved is not None
         coordinator = SumCoordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
         users = sum(member.users for member in members.values())
-        ratio = require_signal(self._settings, phases.agreement, users=users, parameters=phases.parameters(adapter))
+        agreement = phases.agreement
+        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter))
         if self._saved.present is None:
             self._mail.empty()
             exchange = self._send(phases.deal())
             phases.dealt(self._dispatch.answers(exchange))
             self._note(exchange, 0)
-            self._keep(Saved(closed=self._saved.closed, present=coordinator.settle().present))
+            self._keep(replace(self._saved, present=coordinator.settle().present))
         session, quorum = coordinator.session, coordinator.roster.quorum
+        noise = agreement.noise_multiplier if self._settings.trains else agreement.preference_noise
         self._record.say(
             Kind.SECURED,
             f"{len(session.present)} of {quorum.members} platforms dealt shares; sums are of {quorum.threshold} or more, "
-            f"{quorum.honest} of them honest; noise multiplier {phases.agreement.noise_multiplier:.3g}, "
+            f"{quorum.honest} of them honest; noise multiplier {noise:.3g}, "
             f"signal to noise {ratio:.3g}",
         )
         if self._saved.popularities is None and phases.agreement.catalogues:
@@ -154,6 +163,45 @@ class SecureRounds:
         if self._encoded.exists():
             phases.encoded = _read(Encoded, self._encoded)
         self._tell(phases)
+
+    def _lists_of(self, closed: Enrolment.Closed) -> bytes:
+        if not self._settings.preferences.items:
+            return b""
+        return PlatformLists.of([read_items(self._joined[one.platform].item_list) for one in closed.roster.entries]).text()
+
+    def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
+        """What users like of the items that two platforms or more have; None where no two have any, or the sum is given up.
+
+        Raises:
+            NoUpdate: too few platforms are there; or the sum is given up, and it is all there is to the run.
+        """
+        assert self._saved is not None
+        lists = self._saved.lists
+        shared = PlatformLists.read(lists, platforms=len(self._saved.closed.roster.entries)).shared()
+        if not len(shared):
+            return None
+        phases = self._there(0)
+
+        def ask(items: Hashes, pairs: bool) -> PreferenceSum:
+            receipts: list[Receipt] = []
+            try:
+                self._gather(phases, 0, phases.prefer(items, pairs=pairs, lists=lists), receipts)
+                return phases.preferences()
+            finally:
+                self._credit(receipts, counted=False)
+
+        try:
+            most = self._settings.preferences.items
+            return combined_preferences(shared, most=most, ask=ask, chosen=store.chosen(), keep=store.choose)
+        except Abandoned as error:
+            if not self._settings.trains:
+                raise NoUpdate(
+                    f"the sum of preferences is given up: {error.found}",
+                    where=str(self._path.parent),
+                    do="see why platforms are missing, then resume the run",
+                ) from None
+            self._record.say(Kind.ABANDONED, f"preferences are given up: {error.found}; training goes on without them")
+            return None
 
     def _count(self, phases: Phases) -> None:
         """Round 0: the popularities of catalogues that several platforms have. Given up, the run goes on without."""

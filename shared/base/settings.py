@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shared.base.errors import InputError
 
 _SECURE = "secure-sum"
+PREFERENCES = "preferences"
+"""The strategy that shares preferences and trains nothing."""
+_ITEMS = 1024
 Scalar = bool | int | float | str
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -150,10 +153,19 @@ class PersonalSettings(_Frozen):
     comparison_noise: Noise = Field(10.0, description="noise of the comparison with the global model")
 
 
+class PreferenceSettings(_Frozen):
+    """Which items are liked together, summed over all platforms before the first round (`shared/preferences`)."""
+
+    items: int = Field(0, ge=0, le=4096, description="items whose preferences are summed, the most popular; 0: none are")
+    share: Annotated[float, _between(0.01, 1.0)] = Field(
+        0.5, description="part of a platform's epsilon that preferences take; all of it where nothing is trained"
+    )
+
+
 class Settings(_Frozen):
     """Every setting of one run, as `run.toml` records it and as Flower's run_config carries it."""
 
-    rounds: int = Field(10, ge=1, le=10_000, description="rounds of the federation")
+    rounds: int = Field(10, ge=0, le=10_000, description="rounds of the federation; 0 with strategy 'preferences'")
     strategy: str = Field("fedavg", description="see `fedfuse strategies`")
     seed: int = Field(0, ge=0, lt=2**31)
     simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
@@ -169,6 +181,20 @@ class Settings(_Frozen):
     secure: SecureSettings = SecureSettings()
     server: ServerSettings = ServerSettings()
     personal: PersonalSettings = PersonalSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or str(values.get("strategy", "")) != PREFERENCES:
+            return values
+        asked, privacy = values.get("preferences", {}), values.get("privacy", {})
+        values = {"rounds": 0, **values}
+        if isinstance(asked, dict):
+            values["preferences"] = {"items": _ITEMS, **asked}
+        if isinstance(privacy, dict):
+            values["privacy"] = {"noise": "distributed", **privacy}
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -195,6 +221,18 @@ class Settings(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _something_to_do(self) -> Settings:
+        if self.trains == (self.rounds == 0):
+            raise ValueError(
+                "rounds must be at least 1: only strategy 'preferences' trains nothing"
+                if self.trains
+                else "strategy 'preferences' trains nothing, and so has no rounds: set rounds = 0"
+            )
+        if not self.trains and not self.preferences.items:
+            raise ValueError("strategy 'preferences' with preferences.items = 0 would do nothing")
+        return self
+
+    @model_validator(mode="after")
     def _seeded(self) -> Settings:
         if self.privacy.generator == "seeded" and not self.simulation:
             raise ValueError("privacy.generator = 'seeded' is for simulations only: its noise can be predicted")
@@ -211,8 +249,15 @@ class Settings(_Frozen):
         return self.privacy.noise == "distributed"
 
     @property
+    def trains(self) -> bool:
+        """Whether adapters are trained; else a run shares preferences alone, and no encoder is loaded anywhere."""
+        return self.strategy != PREFERENCES
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of a whole run: before the first round, after the last, and every so many between."""
+        if not self.trains:
+            return 0
         return 2 + ((self.rounds - 1) // self.evaluate_every if self.evaluate_every else 0)
 
     @property

@@ -2,16 +2,25 @@
 
 One user's matrix x x' / |x|^2 has Frobenius norm 1 whatever is in x. The vector of its diagonal and of sqrt(2) times the part
 above it has that norm too, so one user moves a sum of such vectors by at most 1, whatever the length of the history.
+
+Both ways go by some rows at a time: beside the vector and the matrix themselves next to nothing is held.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
+import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Sparse: TypeAlias = scipy.sparse.csr_matrix
+
+_AT_ONCE = 256
+"""Rows."""
 
 
 def triangle_size(items: int) -> int:
@@ -29,13 +38,37 @@ def packed(matrix: Floats) -> Floats:
     >>> packed(np.array([[1.0, 2.0], [2.0, 3.0]])).round(3).tolist()
     [1.0, 2.828, 3.0]
     """
-    upper = np.triu_indices(len(matrix))
-    vector: Floats = matrix[upper] * np.where(upper[0] == upper[1], 1.0, math.sqrt(2))
+    vector = np.empty(triangle_size(len(matrix)))
+    for row, place in _rows(len(matrix)):
+        _pack(matrix[row, row:], vector[place])
     return vector
 
 
-def unpacked(vector: Floats, items: int) -> Floats:
+def packed_product(rows: Sparse) -> Floats:
+    """The vector of R'R without the matrix.
+
+    Args:
+        rows: R, (n, items).
+
+    >>> packed_product(scipy.sparse.csr_matrix([[1.0, 1.0], [0.0, 2.0]])).round(3).tolist()
+    [1.0, 1.414, 5.0]
+    """
+    items = rows.shape[1]
+    columns = rows.tocsc()
+    vector = np.empty(triangle_size(items))
+    places = dict(_rows(items))
+    for start in range(0, items, _AT_ONCE):
+        block = (columns[:, start : start + _AT_ONCE].T @ columns[:, start:]).toarray()
+        for row, products in enumerate(block):
+            _pack(products[row:], vector[places[start + row]])
+    return vector
+
+
+def unpacked(vector: Floats, items: int, *, single: bool = False) -> Floats:
     """The matrix of a vector, (items, items).
+
+    Args:
+        single: float32, for half of the memory.
 
     Raises:
         ValueError: the vector is of another number of items.
@@ -45,8 +78,36 @@ def unpacked(vector: Floats, items: int) -> Floats:
     """
     if vector.shape != (triangle_size(items),):
         raise ValueError(f"{vector.shape} numbers for the preferences of {items} items")
-    matrix = np.zeros((items, items))
-    upper = np.triu_indices(items)
-    matrix[upper] = vector / np.where(upper[0] == upper[1], 1.0, math.sqrt(2))
-    matrix += np.triu(matrix, 1).T
+    matrix: Floats = np.empty((items, items), np.float32 if single else np.float64)
+    for row, place in _rows(items):
+        matrix[row, row:] = vector[place] / math.sqrt(2)
+        matrix[row, row] = vector[place.start]
+    for start in range(0, items, _AT_ONCE):
+        stop = min(start + _AT_ONCE, items)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+        for row in range(start, stop):
+            matrix[row, start:row] = matrix[start:row, row]
     return matrix
+
+
+def diagonal_of(vector: Floats, items: int) -> Floats:
+    """The diagonal of the matrix, (items,).
+
+    >>> diagonal_of(packed(np.array([[1.0, 2.0], [2.0, 3.0]])), 2).tolist()
+    [1.0, 3.0]
+    """
+    return vector[[place.start for _, place in _rows(items)]]
+
+
+def _rows(items: int) -> Iterator[tuple[int, slice]]:
+    """Every row, and the place of its part of the upper triangle in the vector."""
+    start = 0
+    for row in range(items):
+        yield row, slice(start, start + items - row)
+        start += items - row
+
+
+def _pack(upper: Floats, out: Floats) -> None:
+    """A row from its diagonal on."""
+    np.multiply(upper, math.sqrt(2), out=out)
+    out[0] = upper[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,11 @@ def save_preferences(path: Path, preferences: SharedPreferences) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    tensors = {"items": preferences.items, "factors": preferences.factors, "popularity": preferences.popularity}
+    tensors: dict[str, NDArray[Any]] = {
+        "items": preferences.items,
+        "factors": preferences.factors,
+        "popularity": preferences.popularity,
+    }
     facts = {"noise": preferences.noise, "users": preferences.users}
     write_whole(path, save(tensors, metadata={"format": "np", "preferences": json.dumps(facts, sort_keys=True)}))
 

@@ -23,9 +23,10 @@ def noise_multiplier(
     delta: float,
     planned: Release,
     fixed: Sequence[Release] = (),
+    multiples: Sequence[tuple[Release, float]] = (),
     accountant: Accountant = PREFERRED,
 ) -> float:
-    """The smallest noise multiplier of `planned` for which it and `fixed` together spend at most `budget`.
+    """The smallest noise multiplier of `planned` for which it, `fixed` and `multiples` together spend at most `budget`.
 
     Guarantees: `accountant` itself says so for the returned value; it errs towards more noise.
     Never below 0.01, even where less would do.
@@ -35,6 +36,7 @@ def noise_multiplier(
         delta: In (0, 1).
         planned: The release whose noise is sought; its own noise multiplier is ignored.
         fixed: Releases whose noise is given.
+        multiples: Releases whose noise multiplier is so many times that of `planned`.
         accountant: Who counts.
 
     Raises:
@@ -58,7 +60,8 @@ def noise_multiplier(
             )
 
     def excess(noise: float) -> float:
-        spent = accountant.epsilon([*fixed, replace(planned, noise_multiplier=noise)], delta).epsilon
+        sought = [replace(one, noise_multiplier=times * noise) for one, times in ((planned, 1.0), *multiples)]
+        spent = accountant.epsilon([*fixed, *sought], delta).epsilon
         # Nearly linear in log noise, so that interpolation needs few calls; 0 is "well below".
         return math.log(max(spent, budget * 1e-9) / budget)
 

@@ -18,6 +18,10 @@ from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
 
+LIKES_NOISE = 5.0
+"""Noise multiplier of how popular shared items are, over that of which are liked together: a 25th of what both spend, about."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that one run will release about a user, and what it will have cost.
@@ -25,7 +29,8 @@ class Plan:
     Args:
         releases: In the order of release; empty when privacy is off.
         budget, delta: What the platform may spend.
-        noise_multiplier: Of training; 0 when privacy is off.
+        noise_multiplier: Of training; 0 when privacy is off, or nothing is trained.
+        preference_noise: Noise multiplier of the sum of preferences; 0 when privacy is off, or none is shared.
         epsilon: What the whole plan spends; infinite when privacy is off.
         accountant: The method behind `epsilon`.
         signal_to_noise: See `signal_to_noise`; infinite when privacy is off.
@@ -38,6 +43,7 @@ class Plan:
     epsilon: float
     accountant: Method
     signal_to_noise: float
+    preference_noise: float = 0.0
 
     @property
     def private(self) -> bool:
@@ -47,9 +53,11 @@ class Plan:
     def __str__(self) -> str:
         if not self.private:
             return "privacy is OFF: budget inf, no noise is added, epsilon is infinite"
+        preferences = f"noise multiplier of preferences {self.preference_noise:.3f}, " if self.preference_noise else ""
+        training = f"noise multiplier {self.noise_multiplier:.3f}, " if self.noise_multiplier else ""
         return (
             f"epsilon {self.epsilon:.3f} of {self.budget:g} at delta {self.delta:g} ({self.accountant}), "
-            f"noise multiplier {self.noise_multiplier:.3f}, signal to noise {self.signal_to_noise:.1f}"
+            f"{preferences}{training}signal to noise {self.signal_to_noise:.1f}"
         )
 
 
@@ -68,6 +76,30 @@ def signal_to_noise(*, sample_rate: float, users: int, steps: int, noise_multipl
     return sample_rate * users * math.sqrt(steps) / (noise_multiplier * math.sqrt(parameters))
 
 
+def preference_signal(*, users: int, items: int, noise_multiplier: float) -> float:
+    """The largest eigenvalue that a sum of preferences can have, all users liking the same, over that of its noise alone.
+
+    Below 1 nothing is left of the sum (`shared/preferences/denoising.py`). It has no unit; infinite without noise.
+
+    >>> round(preference_signal(users=943, items=1024, noise_multiplier=0.6), 1)
+    34.7
+    """
+    return users / (noise_multiplier * math.sqrt(2 * items)) if noise_multiplier else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferencePlan:
+    """What a run is to release of which items are liked together.
+
+    Args:
+        share: Part of the epsilon that is not spent otherwise, in (0, 1]; the rest is training's.
+        items: Items whose preferences are summed, at most.
+    """
+
+    share: float
+    items: int
+
+
 def make_plan(
     *,
     budget: float,
@@ -78,23 +110,29 @@ def make_plan(
     prior_noise_multiplier: float,
     group_size: int,
     parameters: int,
+    preferences: PreferencePlan | None = None,
     evaluations: Sequence[Release] = (),
     integers: Integers | None = None,
     shared: bool = False,
     accountant: Accountant = PREFERRED,
 ) -> Plan:
-    """The plan of one run: the popularity prior, `steps` training steps in all, and `evaluations`.
+    """The plan of one run: the popularity prior, preferences, `steps` training steps in all, and `evaluations`.
+
+    Preferences are two releases: how popular the shared items are, by which the most popular are chosen, with `LIKES_NOISE` times
+    the noise; and which of those are liked together. Both are sums of one vector of norm 1 a user
+    (`client/privacy/preference_release.py`), whatever the user's social ties, so their group is 1.
 
     Args:
         budget: Epsilon, > 0; infinite turns privacy off.
         delta: In (0, 1).
         users: Declared number of users (public).
         sample_rate: Poisson sampling probability of an example, per step.
-        steps: Training steps of the whole run.
+        steps: Training steps of the whole run; 0 where preferences alone are shared.
         prior_noise_multiplier: Noise of the popularity prior. One user's rows enter it once, whatever
             their social ties, so its group is 1.
         group_size: Greatest number of training examples that one user touches; see `groups`.
         parameters: Trainable parameters that leave the platform.
+        preferences: None: none are shared.
         evaluations: Noised evaluations, if any.
         integers: The integer part of the releases, `fixed_point.planning`. The noise multiplier is then what the noise must be
             over one user's integer vector, and suffices at every finer scale; None plans real-valued Gaussians.
@@ -114,16 +152,18 @@ def make_plan(
         raise InputError(f"budget is {budget!r}", where="the privacy plan", do="an epsilon above 0, or inf for no privacy")
     if not 0 < delta < 1:
         raise InputError(f"delta is {delta!r}", where="the privacy plan", do="delta must be above 0 and below 1")
+    if steps == 0 and preferences is None:
+        raise InputError("nothing is planned", where="the privacy plan", do="train, or share preferences")
     # Made before the budget is looked at, so that its values are checked in a run without privacy too.
     training = Release(
         kind=ReleaseKind.TRAIN,
         noise_multiplier=1.0,
         sample_rate=sample_rate,
-        steps=steps,
+        steps=steps or 1,
         group_size=group_size,
         integers=integers,
     )
-    prior = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier, integers=integers)
+    popularity = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=prior_noise_multiplier, integers=integers)
     if math.isinf(budget):
         return Plan(
             releases=(),
@@ -134,25 +174,46 @@ def make_plan(
             accountant=Method.NONE,
             signal_to_noise=math.inf,
         )
-    fixed = (prior, *evaluations)
-    noise = noise_multiplier(budget=budget, delta=delta, planned=training, fixed=fixed, accountant=accountant)
-    lengthened = integers.norm / integers.reach if integers is not None else 1.0
-    ratio = signal_to_noise(
-        sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
-    )
-    if ratio < 1 and not shared:
-        raise NoisyPlan(
-            f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's norm "
-            f"(noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, {parameters} parameters)",
-            where=f"the privacy plan for epsilon {budget:g} at delta {delta:g}",
-            do="more users, a larger budget, a larger sample rate, fewer parameters (model.rank, model.layers), "
-            "or the noise shared among platforms",
+    before: tuple[Release, ...] = (popularity,) if steps else ()
+    together = 0.0
+    if preferences is not None:
+        released = Release(kind=ReleaseKind.PREFERENCES, noise_multiplier=1.0, integers=integers)
+        others = (*before, *evaluations)
+        besides = accountant.epsilon(others, delta).epsilon if others else 0.0
+        part = besides + (preferences.share if steps else 1.0) * max(0.0, budget - besides)
+        together = noise_multiplier(
+            budget=part,
+            delta=delta,
+            planned=released,
+            fixed=others,
+            multiples=[(popularity, LIKES_NOISE)],
+            accountant=accountant,
         )
-    releases = (
-        prior,
-        replace(training, noise_multiplier=noise),
-        *evaluations,
-    )
+        likes = replace(popularity, noise_multiplier=LIKES_NOISE * together)
+        before = (*before, likes, replace(released, noise_multiplier=together))
+    lengthened = integers.norm / integers.reach if integers is not None else 1.0
+    trained: tuple[Release, ...] = ()
+    noise = 0.0
+    if steps:
+        fixed = (*before, *evaluations)
+        noise = noise_multiplier(budget=budget, delta=delta, planned=training, fixed=fixed, accountant=accountant)
+        trained = (replace(training, noise_multiplier=noise),)
+        ratio = signal_to_noise(
+            sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
+        )
+        if ratio < 1 and not shared:
+            raise NoisyPlan(
+                f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's "
+                f"norm (noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, "
+                f"{parameters} parameters)",
+                where=f"the privacy plan for epsilon {budget:g} at delta {delta:g}",
+                do="more users, a larger budget, a larger sample rate, fewer parameters (model.rank, model.layers), "
+                "or the noise shared among platforms",
+            )
+    else:
+        assert preferences is not None
+        ratio = preference_signal(users=users, items=preferences.items, noise_multiplier=together)
+    releases = (*before, *trained, *evaluations)
     spent = accountant.epsilon(releases, delta)
     if not spent.epsilon <= budget:  # the promise itself, not the search that led to it
         raise PrivacyError(f"the plan would spend epsilon {spent.epsilon:.6g} of {budget:.6g}", where="the privacy plan")
@@ -164,4 +225,5 @@ def make_plan(
         epsilon=spent.epsilon,
         accountant=spent.accountant,
         signal_to_noise=ratio,
+        preference_noise=together,
     )

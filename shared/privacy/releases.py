@@ -30,6 +30,7 @@ class ReleaseKind(StrEnum):
     """What was released. Accounting does not depend on it; an auditor's table shows it."""
 
     POPULARITY = "popularity"
+    PREFERENCES = "preferences"
     TRAIN = "train"
     EVALUATE = "evaluate"
 

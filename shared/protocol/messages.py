@@ -26,11 +26,13 @@ from shared.protocol.quality import Quality
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the message format; two sides must have the same."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HASH = re.compile(r"[0-9a-f]{64}|")
+PREFERRED = {False: "likes", True: "preferences"}
+"""What `Prefer.pairs` asks for, as the array of the answer is named."""
 MAX_PARAMETERS = 1 << 28
 MAX_BYTES = 1 << 28
 
@@ -156,6 +158,26 @@ class Count(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prefer(_Message):
+    """Sum what users like of items that platforms share, and answer with it, noised: `Preferred`, or `Summed` where it is masked.
+
+    Args:
+        items: Hashes of the items, ascending (`shared.preferences.item_index`).
+        pairs: Which of them are liked together; else how popular each is.
+        lists: All platforms' lists of items, for platforms to check that others have these, too
+            (`shared.preferences.platform_lists`); empty where each adds all of its noise itself.
+        body: `shared.secagg.messages.Mask`; empty where nothing is masked.
+    """
+
+    kind: ClassVar[str] = "prefer"
+    settings: Settings
+    items: bytes = field(repr=False)
+    pairs: bool
+    lists: bytes = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Secure(_Message):
     """A phase of the secure sum that reads no row.
 
@@ -185,7 +207,10 @@ class Joined(_Message):
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
         keys: Its public keys for the secure sum (`shared.secagg.roster.Advert`); empty without one.
         catalogue: Hash of its public item ids (`shared.secagg.shared_catalogues.catalogue_digest`), in hex; empty without a
-        secure sum.
+            secure sum.
+        item_list: Hashes of its public items' keys (`shared.preferences.item_index.declared_items`); empty where no preferences
+            are shared.
+        preference_noise: Noise multiplier that the sum of preferences must have for its budget; 0 without.
     """
 
     kind: ClassVar[str] = "joined"
@@ -201,6 +226,8 @@ class Joined(_Message):
     rank: int = 0
     keys: bytes = field(default=b"", repr=False)
     catalogue: str = ""
+    item_list: bytes = field(default=b"", repr=False)
+    preference_noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +258,16 @@ class Update(Released):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preferred(Released):
+    """The platform's answer to `Prefer` with all of the noise: one array, named as what it is of (`PREFERRED`)."""
+
+    kind: ClassVar[str] = "preferred"
+    sums: Arrays = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summed(Released):
-    """The platform's sum of clipped gradients (in round 0, its counts) with its share of the noise, under masks.
+    """The platform's sum of clipped gradients (in round 0, of what users like) with its share of the noise, under masks.
 
     Args:
         body: `shared.secagg.messages.Masked`.
@@ -289,10 +324,10 @@ class Refusal(_Message):
     reason: Reason
 
 
-Request = Join | Train | Evaluate | Personalise | Sum | Count | Secure
-Answer = Joined | Update | Metrics | Personalised | Summed | Secured | Refusal
-REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Count, Secure)}
-ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Personalised, Summed, Secured, Refusal)}
+Request = Join | Train | Evaluate | Personalise | Sum | Count | Prefer | Secure
+Answer = Joined | Update | Metrics | Personalised | Preferred | Summed | Secured | Refusal
+REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Count, Prefer, Secure)}
+ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)}
 
 
 def _check(kind: str, name: str, value: Any) -> None:
@@ -345,6 +380,8 @@ __all__ = [
     "Personalise",
     "Personalised",
     "Phase",
+    "Prefer",
+    "Preferred",
     "Reason",
     "Refusal",
     "Released",

@@ -16,15 +16,16 @@ from dataclasses import fields
 
 from shared.base.safetensors_checks import feed
 from shared.base.settings import Settings, settings_digest
-from shared.protocol.messages import Count, Request, Sum
+from shared.protocol.messages import Count, Prefer, Request, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
+from shared.secagg.noise_agreement import COUNTS, LIKES, PAIRS, number_of
 
 _MASKS = "body"
 """The field of a request that says what to mask with, and not what: the session binds it."""
 
 
-def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  # noqa: B008 - frozen
+def question_of(request: Sum | Count | Prefer, *, before: Before = Before()) -> bytes:  # noqa: B008 - frozen
     """SHA-256 of all fields of a request but its body, and of what its answers depend on from before it.
 
     Both sides compute it: the coordinator from what it sends, a platform from what it received.
@@ -35,10 +36,19 @@ def question_of(request: Sum | Count, *, before: Before = Before()) -> bytes:  #
     return digest_of("question", *bound_parts(request), before.digest)
 
 
+def sum_number(request: Sum | Count | Prefer) -> int:
+    """The secure sum's own number of what a request asks for."""
+    if isinstance(request, Sum):
+        return number_of(request.round)
+    if isinstance(request, Count):
+        return COUNTS
+    return PAIRS if request.pairs else LIKES
+
+
 def bound_parts(request: Request) -> list[bytes]:
     """The kind of a request, and the name and value of every field but its body: what `digest_of` is to bind.
 
-    Settings and arrays count by their digests.
+    Settings, arrays and bytes count by their digests.
     """
     # Whatever fields a request has: one that is added later is bound, or stops here.
     names = [field.name for field in fields(request) if field.name != _MASKS]
@@ -52,6 +62,8 @@ def _named(name: str, value: object) -> tuple[bytes, bytes]:
         sha = hashlib.sha256()
         feed(sha, value)
         raw = sha.digest()
+    elif isinstance(value, bytes):
+        raw = hashlib.sha256(value).digest()
     else:
         assert isinstance(value, str | int), f"{name} of a request has a type that no digest covers"
         raw = str(value).encode()

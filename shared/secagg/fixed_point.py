@@ -85,6 +85,8 @@ class FixedPoint:
             rounding included (`norm`). 0 adds no noise.
         batch: Expected number of users in the largest platform's batch; public. A coordinate of the sum of so many
             vectors should fit: see `room`. One that does not fit is cut to the box, which costs accuracy alone.
+        coordinate: Wanted bound of a coordinate in clips, where it is known better than by the batch; 0: as `room` says. Words
+            are then as wide as it takes: such a sum is one of a run, and not one of its many rounds.
         alone: The platform noises the release by itself: nothing is packed, so words may be as wide as there are.
 
     Guarantees:
@@ -107,6 +109,7 @@ class FixedPoint:
     clip: float
     noise_multiplier: float
     batch: float = 1.0
+    coordinate: float = 0.0
     alone: bool = False
 
     def __post_init__(self) -> None:
@@ -114,7 +117,7 @@ class FixedPoint:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise _wrong(name, value, f"a whole number between 1 and {most}")
-        for name in ("clip", "noise_multiplier", "batch"):
+        for name in ("clip", "noise_multiplier", "batch", "coordinate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise _wrong(name, value, "a finite number, at least 0")
@@ -155,7 +158,7 @@ class FixedPoint:
 
         Coordinates of real sums of clipped gradients reached a 35th to a 40th of the batch (31,000 parameters, MovieLens).
         """
-        return self.least_room * max(1.0, self.batch / 25)
+        return self.coordinate or self.least_room * max(1.0, self.batch / 25)
 
     @property
     def least_room(self) -> float:
@@ -262,7 +265,8 @@ class FixedPoint:
         Where none does, the coarsest scale, which leaves the most room, in words as wide as is allowed; and if not even
         the least room fits them, wider words. A scale whose noise could not be drawn is passed over.
         """
-        widest = _PLAIN_BITS + math.ceil(math.log2(max(1.0, self.participants / _PLAIN_PARTICIPANTS)))
+        narrow = _PLAIN_BITS + math.ceil(math.log2(max(1.0, self.participants / _PLAIN_PARTICIPANTS)))
+        widest = MAX_BITS if self.coordinate else narrow
         scales = [least_steps(self.dimension, inflation) for inflation in _INFLATIONS]
         for steps in scales:
             if (self.noise_multiplier * self._integers(steps).norm) ** 2 / self.honest > MOST_SHARE:

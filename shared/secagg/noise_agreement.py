@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, settings_digest
+from shared.privacy.plan import LIKES_NOISE
 from shared.secagg.codec import decode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
@@ -19,9 +20,13 @@ MOST_NOISE = 1e6
 """Noise multiplier, at most; a plan at a thousandth of it is noise."""
 
 
+COUNTS, LIKES, PAIRS = 1, 2, 3
+"""Numbers of the sums before any training: popularities of catalogues, popularities of shared items, preferences."""
+
+
 def number_of(round_: int) -> int:
-    """The secure sum's own number of a round: it counts from 1, and round 0 sums popularities."""
-    return round_ + 1
+    """The secure sum's own number of a training round; it counts from 1, sums before training included."""
+    return round_ + PAIRS
 
 
 def terms_of(settings: Settings, run: str) -> SumTerms:
@@ -96,6 +101,7 @@ class Agreement:
     Args:
         noise_multiplier: The largest that any platform needs for its budget; 0 if none does.
         batch: Expected number of users in the largest platform's batch.
+        preference_noise: As `noise_multiplier`, of the sum of preferences.
         catalogues: Those whose popularities are summed (`pooled`).
     """
 
@@ -103,10 +109,11 @@ class Agreement:
 
     noise_multiplier: float
     batch: float
+    preference_noise: float = 0.0
     catalogues: tuple[DeclaredCatalogue, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, most in (("noise_multiplier", MOST_NOISE), ("batch", MOST_USERS)):
+        for name, most in (("noise_multiplier", MOST_NOISE), ("preference_noise", MOST_NOISE), ("batch", MOST_USERS)):
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise ProtocolError(f"the agreed {name} is {value}, between 0 and {most} is possible")
@@ -114,8 +121,11 @@ class Agreement:
         if items > MOST_ITEMS:
             raise ProtocolError(f"the agreed catalogues have {items} items; at most {MOST_ITEMS} are summed")
 
-    def require_signed(self, roster: Roster, *, sample_rate: float) -> None:
+    def require_signed(self, roster: Roster, *, sample_rate: float, trains: bool) -> None:
         """Check what follows from the roster's signed lines: the batch, and the catalogues, nothing more and nothing less.
+
+        Args:
+            trains: `Settings.trains`; popularities of whole catalogues serve training alone.
 
         Raises:
             ProtocolError: they are others.
@@ -125,7 +135,7 @@ class Agreement:
                 f"batches of {self.batch:g} users were agreed on, and the platforms' signed numbers of users make them "
                 f"{batch_of(roster.entries, sample_rate=sample_rate):g}"
             )
-        wanted = pooled(roster.entries, colluders=roster.terms.colluders)
+        wanted = pooled(roster.entries, colluders=roster.terms.colluders) if trains else ()
         if self.catalogues != wanted:
             least = roster.terms.colluders + 2
             signed = [declared_by(entry) for entry in roster.entries]
@@ -141,6 +151,32 @@ class Agreement:
                 do="do not take part: a catalogue that fewer have would reveal one platform's popularity",
             )
 
+    @property
+    def private(self) -> bool:
+        """Whether any platform's budget needs noise."""
+        return self.noise_multiplier > 0 or self.preference_noise > 0
+
+    def preference_point(self, *, dimension: int, pairs: bool, roster: Roster) -> FixedPoint:
+        """The fixed point of a sum of what users like of shared items.
+
+        Args:
+            dimension: Numbers that are summed.
+            pairs: As `Prefer.pairs`.
+
+        Raises:
+            InputError: as `point`.
+        """
+        quorum = roster.quorum
+        return FixedPoint(
+            dimension=dimension,
+            participants=quorum.members,
+            honest=quorum.honest,
+            clip=1.0,
+            noise_multiplier=self.preference_noise * (1.0 if pairs else LIKES_NOISE),
+            # Nobody likes an item by more than 1; an item that a tenth of the largest platform likes as its only one still fits.
+            coordinate=max(1.0, max(declared_by(entry).users for entry in roster.entries) / 10),
+        )
+
     def popularity_point(self, *, quorum: Quorum, settings: Settings) -> FixedPoint:
         """The fixed point of the round that sums popularities.
 
@@ -152,7 +188,7 @@ class Agreement:
             participants=quorum.members,
             honest=quorum.honest,
             clip=1.0,
-            noise_multiplier=settings.privacy.prior_noise_multiplier if self.noise_multiplier else 0.0,
+            noise_multiplier=settings.privacy.prior_noise_multiplier if self.private else 0.0,
             # Room for an item that every user of the largest platform likes (`FixedPoint.room`).
             batch=25 / math.sqrt(BOUND) * max(one.users for one in self.catalogues),
         )

@@ -41,6 +41,7 @@ class DeclaredCatalogue:
         digest: `catalogue_digest` its item ids, 32 bytes.
         items: How many.
         users: Declared users of the largest of these platforms.
+        item_list: Digest of a platform's own item list (`shared.preferences.item_index.list_digest`); empty without one.
 
     Raises:
         ProtocolError: a field is out of range.
@@ -51,9 +52,15 @@ class DeclaredCatalogue:
     digest: bytes
     items: int
     users: int
+    item_list: bytes = b""
 
     def __post_init__(self) -> None:
-        if len(self.digest) != DIGEST or not 1 <= self.items <= MOST_ITEMS or not 1 <= self.users <= MOST_USERS:
+        if (
+            len(self.digest) != DIGEST
+            or len(self.item_list) not in (0, DIGEST)
+            or not 1 <= self.items <= MOST_ITEMS
+            or not 1 <= self.users <= MOST_USERS
+        ):
             raise ProtocolError(
                 f"a catalogue of {self.items} items and {self.users} users under {len(self.digest)} bytes of hash"
             )

@@ -11,18 +11,21 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.base.errors import ProtocolError
 from shared.model.adapter import trained
+from shared.preferences.item_index import Hashes, declared_items
+from shared.preferences.packing import triangle_size
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
-from shared.protocol.messages import Answer, Count, Phase, Refusal, Secure, Secured, Sum, Summed
-from shared.protocol.question import question_of
+from shared.protocol.messages import Answer, Count, Phase, Prefer, Refusal, Secure, Secured, Sum, Summed
+from shared.protocol.question import question_of, sum_number
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import Agreement, number_of, require_owners
+from shared.secagg.noise_agreement import COUNTS, PAIRS, Agreement, number_of, require_owners
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, RoundReport, lifetime_of, receipt_of
 from strategies.optimizers import Adapter
+from strategies.preference_sum import PreferenceSum
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Abandoned, SumCoordinator
@@ -91,16 +94,47 @@ class Phases:
         self._begin(POPULARITY, point, request, secagg.Before())
         return self._asking(to_record(request))
 
+    def prefer(self, items: Hashes, *, pairs: bool, lists: bytes) -> Iterator[Message]:
+        """Begin a sum of what users like of shared items: ask every platform that is present.
+
+        Raises:
+            InputError: it cannot be put into whole numbers at this length.
+        """
+        request = Prefer(run=self._run, settings=self._settings, items=declared_items(items), pairs=pairs, lists=lists, body=b"")
+        point = self.agreement.preference_point(
+            dimension=triangle_size(len(items)) if pairs else len(items), pairs=pairs, roster=self.coordinator.roster
+        )
+        self._begin(0, point, request, secagg.Before())
+        return self._asking(to_record(request))
+
+    def preferences(self) -> PreferenceSum:
+        """What was summed.
+
+        Raises:
+            Abandoned: shares are missing.
+        """
+        entries = self.coordinator.roster.entries
+        return PreferenceSum(
+            vector=self._point.decode(self.work.sum()),
+            noise=self._summed_noise,
+            users=sum(self.members[entries[number].platform].users for number in self.work.survivors),
+        )
+
+    @property
+    def _summed_noise(self) -> float:
+        """Standard deviation of the noise in the sum: every survivor's share, of which those of the honest would suffice."""
+        return self._point.noise * math.sqrt(len(self.work.survivors) / self._point.honest)
+
     def close(self) -> None:
         """No more masked vectors.
 
         Raises:
             Abandoned: too few came; or, in round 0, too few of those that have one catalogue: no platform would unmask that sum.
         """
-        if self.encoded is not None and self._server_round != POPULARITY:
+        if self.encoded is not None and self._sum > PAIRS:
             self.encoded = self.encoded.answered(self.work.survivors)
         self.work.close()
-        if self._server_round == POPULARITY:
+        if self._sum == COUNTS:
             try:
                 require_owners(self.coordinator.roster, self.agreement.catalogues, self.work.survivors)
             except ProtocolError as error:
@@ -113,9 +147,9 @@ class Phases:
             Abandoned: shares are missing.
         """
         total = self._point.decode(self.work.sum()).astype("<f4")
-        noise = self._point.noise * math.sqrt(len(self.work.survivors) / self._point.honest)
         return tuple(
-            Popularity(counts=total[place].tobytes(), noise=noise) for place in places(self.agreement.catalogues).values()
+            Popularity(counts=total[place].tobytes(), noise=self._summed_noise)
+            for place in places(self.agreement.catalogues).values()
         )
 
     def tell(self, popularities: Mapping[str, Popularity]) -> Iterator[Message]:
@@ -135,11 +169,11 @@ class Phases:
                 found.add(self._member(number).platform)
         return found
 
-    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count, before: secagg.Before) -> None:
+    def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count | Prefer, before: secagg.Before) -> None:
         """One question for all: only then do the masks of what they answer cancel."""
-        self._point, self._server_round = point, server_round
+        self._point, self._server_round, self._sum = point, server_round, sum_number(request)
         question = question_of(request, before=before)
-        frame = MaskFrame(round=number_of(server_round), length=point.dimension, bits=point.bits, question=question)
+        frame = MaskFrame(round=self._sum, length=point.dimension, bits=point.bits, question=question)
         self._round = Round(self.coordinator, frame, before=before)
 
     def _before(self, server_round: int) -> secagg.Before:

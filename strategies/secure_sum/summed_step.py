@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from shared.base.errors import InputError, NoisyPlan, ProtocolError
 from shared.base.settings import Settings
-from shared.privacy.plan import signal_to_noise
+from shared.preferences.item_index import list_digest, read_items
+from shared.privacy.plan import preference_signal, signal_to_noise
 from shared.protocol.messages import Arrays, Joined
 from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
@@ -75,21 +76,20 @@ class StepOnSums(ServerOptimizer):
         self._counts = {name: int(value[0]) for name, value in counts.items()}
 
 
-def agreement_of(
-    settings: Settings,
-    needs: Mapping[str, float],
-    entries: Sequence[RosterEntry],
-) -> Agreement:
+def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequence[RosterEntry]) -> Agreement:
     """The noise that suffices for every platform, by their own word, and the catalogues that enough of them signed.
 
     Args:
-        needs: Platform -> noise multiplier that its budget needs; 0 without a budget.
+        joined: Platform -> what it joined with, the noise multipliers that its budget needs among it.
         entries: The platforms' lines of the roster, with what they declare.
     """
+    there = [joined[entry.platform] for entry in entries]
     return Agreement(
-        noise_multiplier=max((needs[entry.platform] for entry in entries), default=0.0),
+        noise_multiplier=max((one.noise_multiplier for one in there), default=0.0),
+        preference_noise=max((one.preference_noise for one in there), default=0.0),
         batch=batch_of(entries, sample_rate=settings.training.sample_rate),
-        catalogues=pooled(entries, colluders=settings.secure.colluders),
+        # Popularities of whole catalogues serve training alone.
+        catalogues=pooled(entries, colluders=settings.secure.colluders) if settings.trains else (),
     )
 
 
@@ -99,6 +99,8 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: int, para
     Raises:
         NoisyPlan: it is below 1.
     """
+    if not settings.trains:
+        return require_preference_signal(settings, agreement, users=users)
     ratio = signal_to_noise(
         sample_rate=settings.training.sample_rate,
         users=users,
@@ -112,6 +114,24 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: int, para
             f"({users} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
             where=f"distributed noise, multiplier {agreement.noise_multiplier:.3g}",
             do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers)",
+        )
+    return ratio
+
+
+def require_preference_signal(settings: Settings, agreement: Agreement, *, users: int) -> float:
+    """The same of a run that shares preferences alone.
+
+    Raises:
+        NoisyPlan: it is below 1.
+    """
+    items = settings.preferences.items
+    ratio = preference_signal(users=users, items=items, noise_multiplier=agreement.preference_noise)
+    if ratio < 1:
+        raise NoisyPlan(
+            f"the sum of preferences would be noise: even if all users liked the same, it would be {ratio:.3g} of the noise "
+            f"({users} users on all platforms, {items} items)",
+            where=f"distributed noise, multiplier {agreement.preference_noise:.3g}",
+            do="more users, a larger budget, or fewer items (preferences.items)",
         )
     return ratio
 
@@ -138,6 +158,8 @@ class Candidates:
         enrolment.add(advert, platform=joined.platform)
         declared = declared_by(enrolment.entries[0])
         said = (joined.users, joined.items, joined.catalogue)
+        if declared.item_list != (list_digest(read_items(joined.item_list)) if self._settings.preferences.items else b""):
+            raise ProtocolError("signed another item list than it joined with")
         if (declared.users, declared.items, declared.digest.hex()) != said:
             raise ProtocolError(
                 f"signed {declared.users} users and catalogue {declared.digest.hex()[:16]} of {declared.items} items, and joined "
@@ -156,11 +178,11 @@ class Candidates:
             InputError: the platforms are too few, or too many for so many rounds.
         """
         enrolment = Enrolment(terms_of(self._settings, self._run), approved=self._approved)
-        needs: dict[str, float] = {}
+        taken: dict[str, Joined] = {}
         for one in joined:
             try:
                 enrolment.add(self.check(one), platform=one.platform)
-                needs[one.platform] = one.noise_multiplier
+                taken[one.platform] = one
             except ProtocolError as error:
                 left_out(one.platform, error.found)
-        return enrolment.close(encode(agreement_of(self._settings, needs, enrolment.entries)))
+        return enrolment.close(encode(agreement_of(self._settings, taken, enrolment.entries)))
