@@ -133,7 +133,14 @@ def named(name: str) -> Composition:
             )
         taken[role] = part
     found = {role: known[part] for role, part in taken.items()}
-    updates = found.get(Role.UPDATES, known[_DEFAULT])
+    if Role.UNTRAINED in found and len(found) > 1:
+        alone = taken.pop(Role.UNTRAINED)
+        raise InputError(
+            f"{alone} trains nothing, so {', '.join(taken.values())} has nothing to act on",
+            where=f"strategy {name!r}",
+            do=f"name {alone} alone, or set preferences.items to share preferences before training",
+        )
+    updates = found.get(Role.UNTRAINED) or found.get(Role.UPDATES, known[_DEFAULT])
     clash = [taken[role] for role in (Role.COMBINING, Role.OPTIMIZER) if role in found]
     if clash and not updates.linear:
         raise InputError(

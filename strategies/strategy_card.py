@@ -13,6 +13,7 @@ class Role(StrEnum):
     COMBINING = "combining"  # how one change is made of many
     OPTIMIZER = "optimizer"  # how the combined change is applied
     AFTERWARDS = "afterwards"  # what follows the last round
+    UNTRAINED = "untrained"  # no rounds: preferences alone; goes with no other part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from client.run.run_context import RunContext
 from client.run.run_state import PreferenceAnswer
 from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.errors import OutOfOrder, PrivacyError, ProtocolError
-from shared.preferences.item_index import MOST_DECLARED, Hashes, places_of, read_items
+from shared.preferences.item_index import MOST_DECLARED, Hashes, parse_items, places_of
 from shared.preferences.packing import triangle_size
 from shared.privacy.plan import LIKES_NOISE
 from shared.privacy.releases import Release, ReleaseKind
@@ -58,7 +58,7 @@ class AskedPreferences:
             OutOfOrder: another was answered, or training has begun.
         """
         most = run.settings.preferences.items
-        items = read_items(request.items, most=most if request.pairs else MOST_DECLARED)
+        items = parse_items(request.items, most=most if request.pairs else MOST_DECLARED)
         if not most or not len(items):
             raise ProtocolError(f"asked for preferences of {len(items)} items; this run shares those of {most} at most")
         question = charged_question(request, PREFERRED[request.pairs])

@@ -191,6 +191,7 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
         typer.echo(json.dumps(shown, indent=2))
         return
     titles = {
+        Role.UNTRAINED: "without training",
         Role.UPDATES: "what is trained and sent",
         Role.COMBINING: "how updates are combined, instead of by their mean",
         Role.OPTIMIZER: "how the result is applied, instead of as it is",

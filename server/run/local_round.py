@@ -17,16 +17,16 @@ from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.preferences.item_index import Hashes, read_items
+from shared.preferences.item_index import Hashes, parse_items
 from shared.preferences.packing import triangle_size
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
 from shared.privacy.plan import LIKES_NOISE
 from shared.protocol.messages import Joined, Reason
 from shared.secagg.fixed_point import FixedPoint
 from strategies.base import AdapterStrategy, NoUpdate, adapter_from, record_of
 from strategies.optimizers import Adapter
-from strategies.preference_sum import PreferenceSum, combined_preferences
 
 
 class LocalRounds:
@@ -56,7 +56,7 @@ class LocalRounds:
     def enter(self, joined: Joined) -> str:
         """Why a platform cannot take part: a list of items that is none keeps one out."""
         try:
-            read_items(joined.item_list)
+            parse_items(joined.item_list)
         except ProtocolError as error:
             return error.found
         self._joined[joined.platform] = joined
@@ -76,11 +76,11 @@ class LocalRounds:
         """
         members = self._attendance.members
         here = [self._joined[member.platform] for member in members.values()]
-        shared = PlatformLists.of([read_items(one.item_list) for one in here]).shared()
+        shared = PlatformLists.of([parse_items(one.item_list) for one in here]).shared()
         if not len(shared):
             return None
         # Who has none of the items has nothing to say.
-        owners = {one.platform for one in here if np.isin(read_items(one.item_list), shared).any()}
+        owners = {one.platform for one in here if np.isin(parse_items(one.item_list), shared).any()}
         asked = {node: member for node, member in members.items() if member.platform in owners}
 
         def ask(items: Hashes, pairs: bool) -> PreferenceSum:

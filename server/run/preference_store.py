@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, StorageError
-from shared.preferences.item_index import Hashes, declared_items, read_items
+from shared.preferences.item_index import Hashes, declared_items, parse_items
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences, save_preferences
 
 _CHOSEN = "preference-items.bin"
@@ -31,7 +31,7 @@ class PreferenceStore:
         if not self._chosen.exists():
             return None
         try:
-            return read_items(read_checked(self._chosen))
+            return parse_items(read_checked(self._chosen))
         except (OSError, ValueError, FedfuseError) as error:
             raise StorageError(
                 f"the chosen items cannot be read: {error}", where=str(self._chosen), do="start the run anew"

@@ -20,16 +20,16 @@ from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.preferences.item_index import Hashes, read_items
+from shared.preferences.item_index import Hashes, parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
 from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.optimizers import Adapter
-from strategies.preference_sum import PreferenceSum, combined_preferences
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.flower_phases import Phases
 from strategies.secure_sum.protocol import Abandoned, Enrolment, SumCoordinator
@@ -167,7 +167,7 @@ class SecureRounds:
     def _lists_of(self, closed: Enrolment.Closed) -> bytes:
         if not self._settings.preferences.items:
             return b""
-        return PlatformLists.of([read_items(self._joined[one.platform].item_list) for one in closed.roster.entries]).text()
+        return PlatformLists.of([parse_items(self._joined[one.platform].item_list) for one in closed.roster.entries]).text()
 
     def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
         """What users like of the items that two platforms or more have; None where no two have any, or the sum is given up.

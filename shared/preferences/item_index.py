@@ -46,7 +46,7 @@ def declared_items(hashes: Hashes) -> bytes:
     return np.unique(hashes).astype("<u8").tobytes()
 
 
-def read_items(declared: bytes, *, most: int = MOST_DECLARED) -> Hashes:
+def parse_items(declared: bytes, *, most: int = MOST_DECLARED) -> Hashes:
     """The hashes of a list, uint64, ascending.
 
     Raises:

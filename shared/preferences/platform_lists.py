@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
-from shared.preferences.item_index import WIDTH, Hashes, list_digest, read_items
+from shared.preferences.item_index import WIDTH, Hashes, list_digest, parse_items
 
 MOST = 1 << 26
 """Bytes of all lists, at most; and platforms times items, so that reading them takes no more memory than they do."""
@@ -54,7 +54,7 @@ class PlatformLists:
         row, start = -(-count // 8), 4 + WIDTH * count
         if len(text) != start + platforms * row or platforms * count > MOST:
             raise ProtocolError(f"{len(text)} bytes of item lists of {count} items and {platforms} platforms")
-        index = read_items(text[4:start], most=MOST)
+        index = parse_items(text[4:start], most=MOST)
         bits = np.frombuffer(text, np.uint8, offset=start).reshape(platforms, row)
         return cls(index=index, declared=np.unpackbits(bits, axis=1, count=count, bitorder="little").astype(bool))
 

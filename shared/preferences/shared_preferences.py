@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError
 from shared.preferences.denoising import MOST_FACTORS
-from shared.preferences.item_index import Hashes, places_of, read_items
+from shared.preferences.item_index import Hashes, parse_items, places_of
 
 FILE = "preferences.safetensors"
 MOST_ITEMS = 1 << 14
@@ -95,7 +95,7 @@ def load_preferences(path: Path) -> SharedPreferences:
         if types != {"items": "uint64", "factors": "float32", "popularity": "float32"}:
             raise ProtocolError(f"tensors of types {types}")
         return SharedPreferences(
-            items=read_items(tensors["items"].astype("<u8").tobytes(), most=MOST_ITEMS),
+            items=parse_items(tensors["items"].astype("<u8").tobytes(), most=MOST_ITEMS),
             factors=tensors["factors"],
             popularity=tensors["popularity"],
             noise=float(facts["noise"]),

@@ -73,7 +73,7 @@ class DpAccounting:
         return _interpret(_dp_accounting, merge_releases(releases), _checked(delta))
 
 
-class Preferred:
+class PreferredAccountant:
     """Opacus where a user is one example, dp-accounting where a user touches several.
 
     Opacus knows only the plain sampled Gaussian; its bound for a group of three is more than twice
@@ -91,7 +91,7 @@ class Preferred:
 OPACUS = OpacusAccountant()
 DP_ACCOUNTING = DpAccounting()
 RENYI = RenyiAccountant()
-PREFERRED = Preferred()
+PREFERRED = PreferredAccountant()
 
 
 def family(method: Method) -> Accountant:

@@ -17,7 +17,6 @@ from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
-
 LIKES_NOISE = 5.0
 """Noise multiplier of how popular shared items are, over that of which are liked together: a 25th of what both spend, about."""
 
@@ -153,7 +152,7 @@ def make_plan(
     if not 0 < delta < 1:
         raise InputError(f"delta is {delta!r}", where="the privacy plan", do="delta must be above 0 and below 1")
     if steps == 0 and preferences is None:
-        raise InputError("nothing is planned", where="the privacy plan", do="train, or share preferences")
+        raise InputError("steps is 0, and no preferences are shared", where="the privacy plan", do="train, or share preferences")
     # Made before the budget is looked at, so that its values are checked in a run without privacy too.
     training = Release(
         kind=ReleaseKind.TRAIN,

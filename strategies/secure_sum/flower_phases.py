@@ -13,6 +13,7 @@ from shared.base.errors import ProtocolError
 from shared.model.adapter import trained
 from shared.preferences.item_index import Hashes, declared_items
 from shared.preferences.packing import triangle_size
+from shared.preferences.summed_preferences import PreferenceSum
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
 from shared.protocol.messages import Answer, Count, Phase, Prefer, Refusal, Secure, Secured, Sum, Summed
 from shared.protocol.question import question_of, sum_number
@@ -25,7 +26,6 @@ from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, place
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, RoundReport, lifetime_of, receipt_of
 from strategies.optimizers import Adapter
-from strategies.preference_sum import PreferenceSum
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Abandoned, SumCoordinator

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared.base.errors import InputError, NoisyPlan, ProtocolError
 from shared.base.settings import Settings
-from shared.preferences.item_index import list_digest, read_items
+from shared.preferences.item_index import list_digest, parse_items
 from shared.privacy.plan import preference_signal, signal_to_noise
 from shared.protocol.messages import Arrays, Joined
 from shared.secagg.codec import decode, encode
@@ -158,7 +158,7 @@ class Candidates:
         enrolment.add(advert, platform=joined.platform)
         declared = declared_by(enrolment.entries[0])
         said = (joined.users, joined.items, joined.catalogue)
-        if declared.item_list != (list_digest(read_items(joined.item_list)) if self._settings.preferences.items else b""):
+        if declared.item_list != (list_digest(parse_items(joined.item_list)) if self._settings.preferences.items else b""):
             raise ProtocolError("signed another item list than it joined with")
         if (declared.users, declared.items, declared.digest.hex()) != said:
             raise ProtocolError(

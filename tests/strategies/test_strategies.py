@@ -164,7 +164,7 @@ def test_the_catalogue_lists_every_strategy_once_and_each_has_its_contract() -> 
 
     names = [card.name for card in strategy_cards()]
     assert names == sorted(set(names))
-    assert set(names) <= below(StrategyContract)
+    assert {card.name for card in strategy_cards() if card.role is not Role.UNTRAINED} <= below(StrategyContract)
 
 
 def test_whoever_makes_updates_is_known_to_the_platforms() -> None:

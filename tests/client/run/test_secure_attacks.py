@@ -24,7 +24,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import MaskFrame, derive
-from shared.secagg.noise_agreement import Agreement, number_of
+from shared.secagg.noise_agreement import PAIRS, Agreement, number_of
 from shared.secagg.shared_catalogues import MOST_ITEMS, DeclaredCatalogue, Popularity
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Enrolment, SumCoordinator
@@ -209,7 +209,7 @@ class TestItemsEncodedDifferently:
             assert "does not have" in str(made.workers[at].failure) and made.charges(at) == before[at]
 
     def test_without_the_check_their_sum_is_read(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(PersistentParticipant, "_require_since", lambda self, active, mask, round_: mask.before.since - 1)
+        monkeypatch.setattr(PersistentParticipant, "_require_since", lambda self, active, mask, round_: mask.before.since - PAIRS)
         adapter = initial(made.settings)
         work = made.begin(2, adapter, since=1)
         for at in range(3):
@@ -316,7 +316,7 @@ class TestACatalogueListedAlone:
         assert made.charges(0) == []
 
     def test_without_the_count_it_reads_the_popularity(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Agreement, "require_signed", lambda self, roster, *, sample_rate: None)
+        monkeypatch.setattr(Agreement, "require_signed", lambda self, roster, **facts: None)
         monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, request: None)
         monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made = federation(catalogues=[60, 11, 12], secure={"colluders": 0})

@@ -47,7 +47,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import Agreement, number_of, terms_of
+from shared.secagg.noise_agreement import COUNTS, PAIRS, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Popularity, places
 from strategies.secure_sum.masked_sum import Round
@@ -128,11 +128,11 @@ class Federation:
     def begin_popularity(self, **over: int) -> Round:
         point = self.popularity()
         question = question_of(Count(run="run", settings=self.settings, body=b""))
-        frame = MaskFrame(round=number_of(0), length=point.dimension, bits=point.bits, question=question)
+        frame = MaskFrame(round=COUNTS, length=point.dimension, bits=point.bits, question=question)
         return Round(self.coordinator, replace(frame, **over))
 
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
-        return self.ask(at, self.request(work.frame.round - 1, adapter, factors, body=encode(work.mask_for(at))))
+        return self.ask(at, self.request(work.frame.round - PAIRS, adapter, factors, body=encode(work.mask_for(at))))
 
     def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> np.ndarray:
         """A whole round; the decoded sum."""
@@ -463,7 +463,7 @@ class TestPopularity:
         made = federation(2)
         made.set_up()
         assert made.agreement.catalogues == () and places(()) == {}
-        answer = made.count(0, Round(made.coordinator, MaskFrame(round=number_of(0), length=10, bits=18, question=bytes(32))))
+        answer = made.count(0, Round(made.coordinator, MaskFrame(round=COUNTS, length=10, bits=18, question=bytes(32))))
         assert isinstance(answer, Refusal) and answer.reason is Reason.MESSAGE
         assert made.charges(0) == [("popularity", 0)]
 

@@ -22,7 +22,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import Agreement, terms_of
+from shared.secagg.noise_agreement import PAIRS, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import DeclaredCatalogue
 from strategies.secure_sum.masked_sum import Round
@@ -68,7 +68,9 @@ class Federation:
 
     def deal(self, name: str, **over: Any) -> bytes:
         body = encode(self.coordinator.deal_for(self.names.index(name)))
-        return self.part(name).deal(body, **{"need": 1.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over})
+        return self.part(name).deal(
+            body, **{"need": 1.0, "preference_need": 0.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over}
+        )
 
     def set_up(self) -> None:
         for at, name in enumerate(self.names):
@@ -79,7 +81,7 @@ class Federation:
         return Sum(
             run="run",
             settings=self.settings,
-            round=number - 1,
+            round=number,
             factors=Factors.BOTH,
             adapter={"head.lora_A": np.full((1, DIMENSION), model, np.float32)},
             body=b"" if body is None else encode(body),
@@ -87,11 +89,13 @@ class Federation:
 
     def round(self, number: int) -> Round:
         question = question_of(self.request(number))
-        return Round(self.coordinator, MaskFrame(round=number, length=DIMENSION, bits=self.point.bits, question=question))
+        return Round(
+            self.coordinator, MaskFrame(round=number_of(number), length=DIMENSION, bits=self.point.bits, question=question)
+        )
 
-    def sum(self, work: Round, name: str, words: np.ndarray, *, model: float = 1.0, finished: int = -1) -> bytes:
+    def sum(self, work: Round, name: str, words: np.ndarray, *, model: float = 1.0, finished: int = 0) -> bytes:
         part = self.part(name)
-        request = self.request(work.frame.round, work.mask_for(self.names.index(name)), model=model)
+        request = self.request(work.frame.round - PAIRS, work.mask_for(self.names.index(name)), model=model)
         asked = part.asked(request, finished=finished)
         return asked.known or part.mask(asked, words)
 
@@ -203,12 +207,12 @@ def test_lost_keys_are_not_made_again(federation: Federation) -> None:
 def test_a_finished_round_without_its_answer_is_refused(federation: Federation) -> None:
     federation.set_up()
     words = vectors(federation)[0]
-    for finished in (0, 1):
+    for finished in (1, 2):
         with pytest.raises(OutOfOrder, match="the answer is not there"):
             federation.sum(federation.round(1), "p0", words, finished=finished)
     first = federation.sum(federation.round(1), "p0", words)
-    assert federation.sum(federation.round(1), "p0", words, finished=0) == first
-    federation.sum(federation.round(2), "p0", words, finished=0)
+    assert federation.sum(federation.round(1), "p0", words, finished=1) == first
+    federation.sum(federation.round(2), "p0", words, finished=1)
 
 
 def test_another_catalogue_or_number_of_users_is_another_platform(federation: Federation) -> None:
@@ -243,12 +247,12 @@ def test_a_point_of_another_length_or_width_is_refused(federation: Federation) -
     federation.set_up()
     part = federation.part("p0")
     mask = federation.round(1).mask_for(0)
-    asked = part.asked(federation.request(1, mask), finished=-1)
+    asked = part.asked(federation.request(1, mask), finished=0)
     assert part.point(asked, dimension=DIMENSION) == federation.point
     with pytest.raises(ProtocolError, match="words"):
         part.point(asked, dimension=DIMENSION + 1)
     with pytest.raises(ProtocolError, match="round"):
-        part.asked(federation.request(2, mask), finished=-1)
+        part.asked(federation.request(2, mask), finished=0)
 
 
 def test_phases_out_of_order(federation: Federation) -> None:

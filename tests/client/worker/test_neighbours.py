@@ -22,8 +22,9 @@ from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
-from client.run import evaluating, local_session, popularity_prior, run_context
+from client.run import evaluating, local_session, popularity_prior, run_context, training_context
 from client.run.run_context import RunContext
+from client.run.training_context import TrainingContext
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings, flatten, unflatten
 from shared.model.adapter import initial
@@ -249,7 +250,7 @@ def popularity_unbounded(patched: pytest.MonkeyPatch) -> None:
 
 def metrics_read_unbounded_friends(patched: pytest.MonkeyPatch) -> None:
     real = ranking.held_out_ranks
-    patched.setattr(run_context, "held_out_ranks", lambda *args, serving, **facts: real(*args, serving=True, **facts))
+    patched.setattr(training_context, "held_out_ranks", lambda *args, serving, **facts: real(*args, serving=True, **facts))
 
 
 def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
@@ -259,17 +260,17 @@ def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
     def ranks(platform: Any, *args: Any, serving: bool, **facts: Any) -> Any:
         return real(platform, *args, serving=serving or platform.friends.group_size == 1, **facts)
 
-    patched.setattr(run_context, "held_out_ranks", ranks)
+    patched.setattr(training_context, "held_out_ranks", ranks)
 
 
 def divided_by_the_counted(patched: pytest.MonkeyPatch) -> None:
-    real = RunContext.__init__
+    real = TrainingContext.__init__
 
-    def begun(self: RunContext, **facts: Any) -> None:
+    def begun(self: TrainingContext, **facts: Any) -> None:
         real(self, **facts)
         self.mechanism = replace(self.mechanism, users=max(1, facts["platform"].tables.users))
 
-    patched.setattr(RunContext, "__init__", begun)
+    patched.setattr(TrainingContext, "__init__", begun)
 
 
 def not_clipped(patched: pytest.MonkeyPatch) -> None:

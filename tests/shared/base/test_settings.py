@@ -120,7 +120,9 @@ def bounds() -> list[tuple[str, float, float]]:
 def test_every_number_has_bounds_and_both_ends_hold(key: str, least: float, most: float) -> None:
     """A coordinator that may choose any number can scale gradients, or noise, to nothing."""
     for end in (least, most):
-        assert flatten(unflatten({key: end}, where="test"))[key] == end
+        # No rounds are what one strategy has, and no other.
+        untrained: dict[str, Any] = {"strategy": "preferences"} if (key, end) == ("rounds", 0) else {}
+        assert flatten(unflatten({key: end, **untrained}, where="test"))[key] == end
     below, above = math.nextafter(least, -math.inf), math.nextafter(most, math.inf)
     beyond = (least - 1, most + 1) if isinstance(most, int) else (below, above)
     for value in (*beyond, math.nan, math.inf):
@@ -129,9 +131,24 @@ def test_every_number_has_bounds_and_both_ends_hold(key: str, least: float, most
         assert key in caught.value.found
 
 
+def test_preferences_alone_have_no_rounds_and_nothing_else_has_none() -> None:
+    alone = build({"strategy": "preferences"}, where="test")
+    assert not alone.trains and alone.rounds == alone.steps == alone.evaluations == 0
+    assert alone.preferences.items > 0 and alone.distributed
+    assert Settings().trains and Settings().preferences.items == 0
+    assert not build({"strategy": "preferences", "privacy": {"noise": "local"}}, where="test").distributed
+    for bad in (
+        {"rounds": 0},
+        {"strategy": "preferences", "rounds": 3},
+        {"strategy": "preferences", "preferences": {"items": 0}},
+    ):
+        with pytest.raises(InputError):
+            build(bad, where="test")
+
+
 def test_every_mistake_is_named_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        build({"rounds": 0, "model": {"rank": 0}, "training": {"views": 99}}, where="run.toml")
+        build({"rounds": -1, "model": {"rank": 0}, "training": {"views": 99}}, where="run.toml")
     assert all(key in caught.value.found for key in ("rounds", "model.rank", "training.views"))
 
 

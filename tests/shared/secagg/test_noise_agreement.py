@@ -52,15 +52,15 @@ def test_an_agreement_is_what_was_signed() -> None:
     made = roster(of(1), of(1, users=8), of(2))
     good = Agreement(noise_multiplier=1.0, batch=4.0, catalogues=pooled(made.entries, colluders=0))
     assert good.catalogues == (of(1, users=8),)
-    good.require_signed(made, sample_rate=0.5)
+    good.require_signed(made, sample_rate=0.5, trains=True)
     for bad in ((), (of(1),), (of(1, users=8), of(2)), (of(2),), good.catalogues * 2):
         with pytest.raises(ProtocolError, match="signed"):
-            replace(good, catalogues=bad).require_signed(made, sample_rate=0.5)
+            replace(good, catalogues=bad).require_signed(made, sample_rate=0.5, trains=True)
     with pytest.raises(ProtocolError, match="signed"):
-        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), sample_rate=0.5)
+        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), sample_rate=0.5, trains=True)
     for bad in ({"batch": 4.5}, {"batch": 0.0}):
         with pytest.raises(ProtocolError, match="batches"):
-            replace(good, **bad).require_signed(made, sample_rate=0.5)  # type: ignore[arg-type]
+            replace(good, **bad).require_signed(made, sample_rate=0.5, trains=True)  # type: ignore[arg-type]
     for bad in ({"batch": 2.0**32}, {"batch": float("nan")}, {"noise_multiplier": 1.1e6}, {"noise_multiplier": -1.0}):
         with pytest.raises(ProtocolError, match="agreed"):
             replace(good, **bad)  # type: ignore[arg-type]

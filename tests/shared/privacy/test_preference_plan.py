@@ -1,0 +1,85 @@
+"""The plan of sums of preferences: within the budget, by themselves and before training, and as much of it as was asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shared.base.errors import InputError
+from shared.privacy.accountants import PREFERRED
+from shared.privacy.plan import LIKES_NOISE, Plan, PreferencePlan, make_plan, preference_signal
+from shared.privacy.releases import ReleaseKind
+from shared.secagg.fixed_point import planning
+
+DELTA = 1e-4
+
+
+def plan(**over: Any) -> Plan:
+    facts: dict[str, Any] = {
+        "budget": 8.0,
+        "delta": DELTA,
+        "users": 900,
+        "sample_rate": 0.1,
+        "steps": 0,
+        "prior_noise_multiplier": 3.0,
+        "group_size": 1,
+        "parameters": 1000,
+        "preferences": PreferencePlan(share=0.5, items=300),
+        "integers": planning(),
+    }
+    return make_plan(**{**facts, **over})
+
+
+@pytest.mark.parametrize("budget", [0.5, 2.0, 8.0])
+def test_alone_they_take_the_whole_budget_and_no_more(budget: float) -> None:
+    made = plan(budget=budget)
+    assert [release.kind for release in made.releases] == [ReleaseKind.POPULARITY, ReleaseKind.PREFERENCES]
+    assert made.epsilon <= budget and made.noise_multiplier == 0.0
+    likes, pairs = made.releases
+    assert likes.noise_multiplier == pytest.approx(LIKES_NOISE * pairs.noise_multiplier)
+    assert pairs.noise_multiplier == made.preference_noise
+    # Any less noise would not do.
+    less = [replace(release, noise_multiplier=0.99 * release.noise_multiplier) for release in made.releases]
+    assert PREFERRED.epsilon(less, DELTA).epsilon > budget
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_before_training_they_take_their_share(share: float) -> None:
+    made = plan(steps=50, preferences=PreferencePlan(share=share, items=300))
+    kinds = [release.kind for release in made.releases]
+    assert kinds == [ReleaseKind.POPULARITY, ReleaseKind.POPULARITY, ReleaseKind.PREFERENCES, ReleaseKind.TRAIN]
+    assert made.epsilon <= 8.0
+    prior = PREFERRED.epsilon(made.releases[:1], DELTA).epsilon
+    before = PREFERRED.epsilon(made.releases[:3], DELTA).epsilon
+    assert before == pytest.approx(prior + share * (8.0 - prior), rel=2e-3)
+
+
+def test_the_more_they_take_the_noisier_training_is() -> None:
+    shares = [plan(steps=50, preferences=PreferencePlan(share=share, items=300)) for share in (0.1, 0.5, 0.9)]
+    assert shares[0].preference_noise > shares[1].preference_noise > shares[2].preference_noise
+    assert shares[0].noise_multiplier < shares[1].noise_multiplier < shares[2].noise_multiplier
+    assert plan(steps=50, preferences=None).noise_multiplier < shares[0].noise_multiplier
+
+
+def test_without_privacy_nothing_is_planned() -> None:
+    assert plan(budget=math.inf).releases == () and plan(budget=math.inf).preference_noise == 0.0
+
+
+def test_nothing_at_all_is_no_plan() -> None:
+    with pytest.raises(InputError, match="no preferences"):
+        plan(preferences=None)
+
+
+def test_what_other_runs_spent_counts() -> None:
+    other = plan(budget=4.0).releases
+    made = plan(evaluations=other)
+    assert made.epsilon <= 8.0 and made.preference_noise > plan().preference_noise
+
+
+def test_the_signal_is_that_of_users_who_all_like_the_same() -> None:
+    # n users with one x of k items: one eigenvalue n, whatever k.
+    assert preference_signal(users=100, items=200, noise_multiplier=0.5) == pytest.approx(100 / (0.5 * 20))
+    assert preference_signal(users=100, items=200, noise_multiplier=0.0) == math.inf
