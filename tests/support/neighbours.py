@@ -24,7 +24,7 @@ from client.privacy import ledger_writer as ledgers
 from client.privacy import mechanism as mechanisms
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
-from client.run import run_context
+from client.run import preference_session, run_context
 from client.run import secure_session as summing
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings
@@ -178,6 +178,7 @@ def held_noise() -> Iterator[list[Released]]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(mechanisms, "noised_steps", steps)
         patched.setattr(summing, "noised_steps", steps)
+        patched.setattr(preference_session, "noised_steps", steps)
         patched.setattr(summing, "noised_local", local)
         patched.setattr(Mechanism, "sample", lambda self, present, random: np.arange(present))
         patched.setattr(run_context, "generator", lambda settings, platform, purpose, round_, **_: Held(7, purpose, round_))
