@@ -22,7 +22,18 @@ from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
 from shared.protocol.quality import METRICS
 
-_SAID = (Kind.JOINED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.RESUMED, Kind.PERSONALISED)
+_SAID = (
+    Kind.JOINED,
+    Kind.REFUSED,
+    Kind.FAILED,
+    Kind.SILENT,
+    Kind.DROPPED,
+    Kind.LEFT,
+    Kind.RESUMED,
+    Kind.PREFERRED,
+    Kind.ABANDONED,
+    Kind.PERSONALISED,
+)
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
 
 
@@ -73,10 +84,12 @@ class ProgressBoard:
         """Show what the coordinator says."""
         if event.kind is Kind.JOINED and event.platform in event.tallies:
             joined = event.tallies[event.platform].joined
+            noises = [f"{joined.noise_multiplier:.2f}"] if joined.noise_multiplier or not joined.preference_noise else []
+            noises += [f"{joined.preference_noise:.2f} of preferences"] if joined.preference_noise else []
             self._console.print(
                 f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
                 f"plan: epsilon {joined.planned_epsilon:.2f} of {joined.budget:g} at delta {joined.delta:g}, "
-                f"noise multiplier {joined.noise_multiplier:.2f}, signal to noise at most {joined.signal_to_noise:.1f}"
+                f"noise multiplier {', '.join(noises)}, signal to noise at most {joined.signal_to_noise:.1f}"
             )
         elif event.kind in _SAID:
             self._console.print(event.text)

@@ -7,13 +7,41 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.registry.run_facts import FACTS, Facts, PlatformFacts, json_of, published_settings, unpromised
+from server.registry.run_facts import FACTS, Facts, PlatformFacts, PreferenceFacts, json_of, published_settings, unpromised
 from shared.base.settings import Settings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
+from shared.preferences.denoising import PUBLIC_RIDGE, noise_edge
+from shared.preferences.shared_preferences import FILE
 from shared.protocol.quality import METRICS
 
 CARD = "README.md"
+
+_PREFERENCES = """\
+## Which items are liked together
+
+`{file}` holds, for {items:,} items that platforms share, {factors:,} factors F of the sum over some {users:,} users of
+x x' / |x|^2, x the indicator of what a user likes: F'F is that sum without what cannot be told from its noise (standard
+deviation {noise:.3g}). Items are known by a hash of their public key. With numpy alone:
+
+```python
+import hashlib
+import numpy as np
+from safetensors.numpy import load_file
+
+found = load_file("{file}")
+F, items = found["factors"].astype(float), found["items"]
+
+def hash_of(key):  # such as "isbn:9780306406157"
+    return int.from_bytes(hashlib.sha256(b"key\\0" + key.encode()).digest()[:8], "little")
+
+P = np.linalg.inv(F.T @ F + {ridge:.4g} * np.eye(len(items)))  # ridge regression of every item on the others
+liked = np.isin(items, [hash_of(key) for key in ["isbn:9780306406157"]]).astype(float)
+scores = liked - liked @ P / np.diag(P)  # of every item, for whoever likes these
+best = items[np.argsort(-(scores + 1e-4 * found["popularity"]) + 1e9 * liked)[:10]]
+```
+
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +72,7 @@ tags: [fedfuse, lora, recommendation]
 ---
 {first}# A cross-platform recommender's encoder: {facts.run}
 
-{title}. A LoRA adapter (rank {model.rank}, on {model.targets}) that {len(facts.platforms)} platforms trained together with
+{title}. {_what(facts, settings)} with
 Fedfuse; no platform's rows were pooled.
 
 | | |
@@ -64,9 +92,16 @@ Fedfuse; no platform's rows were pooled.
 ## How to use it
 
 {usage(model)}
-## Lineage
+{_preferences(facts.preferences)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
+
+
+def _what(facts: Facts, settings: Settings) -> str:
+    model, platforms = settings.model, f"{len(facts.platforms)} platforms"
+    if settings.trains:
+        return f"A LoRA adapter (rank {model.rank}, on {model.targets}) that {platforms} trained together"
+    return f"What users of {platforms} like together, and an adapter that is untrained; the platforms summed it"
 
 
 def _privacy(facts: Facts, settings: Settings) -> str:
@@ -81,7 +116,7 @@ def _privacy(facts: Facts, settings: Settings) -> str:
 
 
 def _promise(facts: Facts, settings: Settings) -> str:
-    training, privacy = settings.training, settings.privacy
+    privacy = settings.privacy
     rows = "\n".join(
         f"| {p.name} | {_number(p.epsilon)} | {p.delta:g} | {_number(p.budget)} | {_number(p.noise_multiplier)} "
         f"| {_released(p)} | {p.accountant or 'named in its ledger'} | `{p.ledger[:16] or '-'}` |"
@@ -98,11 +133,23 @@ def _promise(facts: Facts, settings: Settings) -> str:
 |---|---|---|---|---|---|---|---|
 {rows}
 
-Noise is `{privacy.noise}`: {trust}. Each user's gradient is clipped to {training.clip:g}; a step samples users with probability
-{training.sample_rate:g}; a round has {training.local_steps} steps. The popularity prior was released once with noise multiplier
-{privacy.prior_noise_multiplier:g}. Epsilon is what each platform says; its ledger proves it, and `fedfuse audit` recomputes it
-with two accountants and checks the ledger against the head above.
+Noise is `{privacy.noise}`: {trust}. {_released_how(settings)}
+Epsilon is what each platform says; its ledger proves it, and `fedfuse audit` recomputes it with two accountants and checks the
+ledger against the head above.
 """
+
+
+def _released_how(settings: Settings) -> str:
+    training, found = settings.training, []
+    if settings.preferences.items:
+        found.append("What users like together was summed once, each user's part of norm 1.")
+    if settings.trains:
+        found.append(
+            f"""Each user's gradient is clipped to {training.clip:g}; a step samples users with probability
+{training.sample_rate:g}; a round has {settings.round_steps} steps. The popularity prior was released once with noise multiplier
+{settings.privacy.prior_noise_multiplier:g}."""
+        )
+    return " ".join(found)
 
 
 def _claim(facts: Facts) -> str:
@@ -151,6 +198,15 @@ def _change(platform: PlatformFacts, name: str) -> str:
 def _kind(platform: PlatformFacts) -> str:
     known = [q for q in (platform.before, platform.federated) if q is not None]
     return "not released" if not known else "exact" if all(q.exact for q in known) else "noised"
+
+
+def _preferences(found: PreferenceFacts | None) -> str:
+    if found is None:
+        return ""
+    ridge = PUBLIC_RIDGE * noise_edge(found.items, found.noise)
+    return _PREFERENCES.format(
+        file=FILE, items=found.items, factors=found.factors, users=found.users, noise=found.noise, ridge=max(ridge, 1.0)
+    )
 
 
 def _lineage(facts: Facts, settings: Settings, lineage: Lineage | None) -> str:

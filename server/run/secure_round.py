@@ -177,7 +177,8 @@ class SecureRounds:
         """
         assert self._saved is not None
         lists = self._saved.lists
-        shared = PlatformLists.read(lists, platforms=len(self._saved.closed.roster.entries)).shared()
+        declared = PlatformLists.read(lists, platforms=len(self._saved.closed.roster.entries))
+        shared = declared.shared()
         if not len(shared):
             return None
         phases = self._there(0)
@@ -186,7 +187,7 @@ class SecureRounds:
             receipts: list[Receipt] = []
             try:
                 self._gather(phases, 0, phases.prefer(items, pairs=pairs, lists=lists), receipts)
-                return phases.preferences()
+                return phases.preferences(declared.owners(items))
             finally:
                 self._credit(receipts, counted=False)
 

@@ -74,6 +74,10 @@ class PlatformLists:
         """What a platform signed if this is its list."""
         return list_digest(self.index[self.declared[platform]])
 
+    def owners(self, items: Hashes) -> set[int]:
+        """Platforms that declare any of these items, by number."""
+        return set(np.flatnonzero(self.declared[:, np.isin(self.index, items)].any(1)).tolist())
+
     def shared(self, *, owners: int = 2) -> Hashes:
         """Items that so many platforms declare, ascending."""
         found: Hashes = self.index[self.declared.sum(0) >= owners]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -107,8 +107,11 @@ class Phases:
         self._begin(0, point, request, secagg.Before())
         return self._asking(to_record(request))
 
-    def preferences(self) -> PreferenceSum:
+    def preferences(self, owners: Container[int]) -> PreferenceSum:
         """What was summed.
+
+        Args:
+            owners: Numbers of those that have any of the items; the others added noise alone.
 
         Raises:
             Abandoned: shares are missing.
@@ -117,7 +120,7 @@ class Phases:
         return PreferenceSum(
             vector=self._point.decode(self.work.sum()),
             noise=self._summed_noise,
-            users=sum(self.members[entries[number].platform].users for number in self.work.survivors),
+            users=sum(self.members[entries[number].platform].users for number in self.work.survivors if number in owners),
         )
 
     @property
