@@ -39,7 +39,7 @@ class Histories:
         return scipy.sparse.csr_matrix((values, self.liked.values, self.liked.offsets), shape=(self.users, self.items))
 
     def recent(self, users: NDArray[np.int64], *, half_life: float | None, lengths: NDArray[np.int64] | None = None) -> Sparse:
-        """Some users' histories, float32 (n, items): 1, and half of it for an item that is `half_life` items old.
+        """Some users' histories, float32 (n, items): 1, and where there is an order half of it for an item `half_life` items old.
 
         Args:
             users: int64 (n,).
@@ -49,5 +49,5 @@ class Histories:
         taken = self.liked.lengths()[users] if lengths is None else lengths
         counts = place < taken[row]
         row, place, item = row[counts], place[counts], item[counts]
-        weight = np.ones(len(row)) if half_life is None else 0.5 ** ((taken[row] - 1 - place) / half_life)
+        weight = np.ones(len(row)) if half_life is None or not self.ordered else 0.5 ** ((taken[row] - 1 - place) / half_life)
         return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))

@@ -1,12 +1,13 @@
 """Which items are liked together: a platform's own rows, and preferences that others released, as one ridge regression.
 
 What never leaves needs no noise: the platform's own rows count as they are. How much the released factors, the ridge and recency
-weigh is chosen by what predicts the platform's own users best (`client/recommender/left_out.py`).
+weigh is chosen by what predicts the platform's own users best (`client/recommender/left_out.py`). The gain is a smooth function
+of each of them, so they are climbed one grid step at a time instead of tried all together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,17 +15,16 @@ import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.examples.split import Ragged
-from client.recommender.histories import Histories, Sparse
-from client.recommender.item_ridge import ItemRidge
-from client.recommender.left_out import LeftOut, left_out, mean_gain, ranks_of
+from client.recommender.histories import Histories
+from client.recommender.item_ridge import ItemRidge, spectrum_of
+from client.recommender.left_out import Validation, mean_gain
 
 Floats = NDArray[np.float32]
 
 RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
 HALF_LIVES = (None, 16.0, 8.0, 4.0)
-SHARES = (1.0, 10.0, 100.0)
+SHARES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Weight of A'A of released factors, against 1 of the platform's own."""
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,46 +50,70 @@ class ItemPreferences:
 def fit_preferences(
     histories: Histories, known: Ragged, *, factors: Floats | None = None, seed: int = 0, shares: Sequence[float] = SHARES
 ) -> ItemPreferences:
-    """Preferences of the setting that predicts this platform's users best.
+    """Preferences of the setting that predicts this platform's users best; share 0 is among the choices.
 
     Args:
         known: Items that each user has met; they are not ranked.
         factors: (rank, items). Released by a federation: what counts is their A'A.
         shares: Weights of the factors to choose from.
     """
-    points = left_out(histories, seed=seed)
-    own = histories.rows()
-    released = None if factors is None or not len(factors) else scipy.sparse.csr_matrix(factors)
-    best: ItemPreferences | None = None
-    half_lives = HALF_LIVES if histories.ordered else (None,)
-    for share in (0.0, *shares) if released is not None else (0.0,):
-        rows = own if not share else scipy.sparse.vstack([own, np.sqrt(share) * released], format="csr")
-        for ridge in RIDGES:
-            model = ItemRidge(rows, ridge=ridge)
-            # Recency first, where it was best so far: the others are looked at only where this ridge does better.
-            first = half_lives[len(half_lives) // 2] if best is None else best.half_life
-            for half_life in (first, *(other for other in half_lives if other != first)):
-                gain = mean_gain(_ranks(model, histories, known, points, own, half_life))
-                if best is None or gain > best.gain:
-                    best = ItemPreferences(model=model, half_life=half_life, share=share, gain=gain)
-                elif half_life == first:
-                    break
-    assert best is not None
+    validation = Validation(histories, known, seed=seed)
+    own = own_preferences(validation)
+    if factors is None or not len(factors):
+        return own
+    return max(own, joint_preferences(validation, factors, start=own, shares=shares), key=lambda found: found.gain)
+
+
+def own_preferences(validation: Validation) -> ItemPreferences:
+    """The best that own rows alone give."""
+    return _at_share(validation, None, 0.0, None)
+
+
+def joint_preferences(
+    validation: Validation, factors: Floats, *, start: ItemPreferences, shares: Sequence[float] = SHARES
+) -> ItemPreferences:
+    """The best that own rows and released factors give together, with a share above 0.
+
+    Args:
+        factors: (rank, items).
+        start: What own rows give alone: the search begins with its ridge and recency.
+    """
+    return _climb(lambda place: _at_share(validation, factors, shares[place], start), len(shares), len(shares) // 2)
+
+
+def _at_share(validation: Validation, factors: Floats | None, share: float, start: ItemPreferences | None) -> ItemPreferences:
+    rows = validation.histories.rows()
+    if factors is not None and share:
+        rows = scipy.sparse.vstack([rows, np.sqrt(share) * scipy.sparse.csr_matrix(factors)], format="csr")
+    spectrum = spectrum_of(rows)
+    half_lives = HALF_LIVES if validation.histories.ordered else (None,)
+    last = len(half_lives) // 2 if start is None else half_lives.index(start.half_life)
+
+    def at_ridge(place: int) -> ItemPreferences:
+        nonlocal last
+        model = ItemRidge(rows, ridge=RIDGES[place], spectrum=spectrum)
+
+        def with_recency(place: int) -> ItemPreferences:
+            gain = mean_gain(validation.gains(validation.scores(model, half_lives[place])))
+            return ItemPreferences(model=model, half_life=half_lives[place], share=share, gain=gain)
+
+        found = _climb(with_recency, len(half_lives), last)
+        last = half_lives.index(found.half_life)
+        return found
+
+    return _climb(at_ridge, len(RIDGES), len(RIDGES) // 2 if start is None else RIDGES.index(start.model.ridge))
+
+
+def _climb(fit: Callable[[int], ItemPreferences], places: int, start: int) -> ItemPreferences:
+    """The best of its neighbours on a grid of so many places, reached from a first one."""
+    best = fit(start)
+    for step in (1, -1):
+        place, moved = start + step, False
+        while 0 <= place < places:
+            found = fit(place)
+            if found.gain <= best.gain:
+                break
+            best, place, moved = found, place + step, True
+        if moved:
+            break
     return best
-
-
-def _ranks(
-    model: ItemRidge, histories: Histories, known: Ragged, points: LeftOut, own: Sparse, half_life: float | None
-) -> NDArray[np.float64]:
-    found = [np.zeros(0)]
-    for part in _parts(points):
-        users, which = np.unique(part.user, return_inverse=True)
-        before = histories.recent(part.user, half_life=half_life, lengths=part.place)
-        scores = model.scores_without(own[users], before, which)
-        found.append(ranks_of(scores, part, known, liked=histories.liked))
-    return np.concatenate(found)
-
-
-def _parts(points: LeftOut) -> Iterator[LeftOut]:
-    for begin in range(0, len(points), _AT_ONCE):
-        yield points.part(slice(begin, begin + _AT_ONCE))

@@ -3,12 +3,15 @@
 With rows A (a user each) and G = A'A + ridge I, P = G^-1, the weights are B = I - P diag(1 / P_ii): each item is predicted from
 the others, never from itself. Rows may also be factors that were released by others: what counts of rows is A'A alone.
 
-P is not formed where items are many: with L L' = A A' + ridge I and Z = L^-1 A it is (I - Z'Z) / ridge (Woodbury). Where rows are
-many too, they are replaced by their leading singular directions, which serve as rows like any others. Solved in float64.
+One decomposition A'A = V' diag(s) V serves every ridge: P = V' diag(1 / (s + ridge)) V, plus (I - V'V) / ridge where V has fewer
+rows than there are items. So P need not be formed where items are many and rows are few. Where rows are many too, their
+leading singular directions are kept. Decomposed in float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -23,8 +26,21 @@ Sparse: TypeAlias = scipy.sparse.csr_matrix
 MOST_ITEMS = 8192
 """Items up to which P is formed: 256 MiB."""
 MOST_ROWS = 4096
-"""Rows that are kept where items are more; above, a quarter as many singular directions."""
+"""Rows that are kept where items are more than `MOST_ITEMS`; above, a quarter as many singular directions."""
 _NOTHING = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSpectrum:
+    """A'A of some rows as directions @ their squared singular values.
+
+    Args:
+        values: float64 (rank,), above 0.
+        directions: float32 (rank, items), orthonormal.
+    """
+
+    values: NDArray[np.float64]
+    directions: Floats
 
 
 class ItemRidge:
@@ -33,27 +49,27 @@ class ItemRidge:
     Args:
         rows: (rows, items).
         ridge: Above 0.
+        spectrum: Of the same rows, where it is at hand.
     """
 
-    def __init__(self, rows: Sparse, *, ridge: float) -> None:
+    def __init__(self, rows: Sparse, *, ridge: float, spectrum: RowSpectrum | None = None) -> None:
         if not ridge > 0:
             raise ValueError(f"a ridge of {ridge}")
+        spectrum = spectrum or spectrum_of(rows)
         self.ridge, self.items = ridge, rows.shape[1]
+        values, directions = spectrum.values, spectrum.directions
         self._inverse: Floats | None = None
-        if self.items <= MOST_ITEMS:
-            gram = (rows.T @ rows).toarray().astype(np.float64)
-            gram[np.diag_indices(self.items)] += ridge
-            inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
+        if self.items <= min(MOST_ITEMS, 2 * len(values)):
+            # Both terms at once: 1 / (s + ridge) - 1 / ridge.
+            moved = -values / (ridge * (values + ridge))
+            inverse = (directions.T.astype(np.float64) * moved) @ directions
+            inverse[np.diag_indices(self.items)] += 1.0 / ridge
             self._diagonal: Floats = np.diag(inverse).astype(np.float32)
             self._inverse = inverse.astype(np.float32)
             return
-        kept = rows.toarray().astype(np.float64) if rows.shape[0] <= MOST_ROWS else leading_rows(rows, MOST_ROWS // 4)
-        outer = kept @ kept.T
-        outer[np.diag_indices(len(kept))] += ridge
-        lower = scipy.linalg.cholesky(outer, lower=True, overwrite_a=True, check_finite=False)
-        root = scipy.linalg.solve_triangular(lower, kept, lower=True, check_finite=False)
-        self._diagonal = ((1.0 - np.einsum("ri,ri->i", root, root)) / ridge).astype(np.float32)
-        self._root: Floats = root.astype(np.float32)
+        self._root: Floats = np.sqrt(values / (values + ridge)).astype(np.float32)[:, None] * directions
+        squares = np.einsum("ri,ri->i", self._root, self._root, dtype=np.float64)
+        self._diagonal = ((1.0 - squares) / ridge).astype(np.float32)
 
     def scores(self, histories: Sparse) -> Floats:
         """Scores of every item, float32 (n, items); 0 for an item that says nothing of any in the history.
@@ -100,6 +116,39 @@ class ItemRidge:
             product[left.nonzero()] += left.data
             product /= self.ridge
         return product
+
+
+def ridge_path(rows: Sparse, ridges: Iterable[float]) -> Iterator[ItemRidge]:
+    """One model per ridge, from one decomposition of the rows."""
+    spectrum = spectrum_of(rows)
+    for ridge in ridges:
+        yield ItemRidge(rows, ridge=ridge, spectrum=spectrum)
+
+
+def spectrum_of(rows: Sparse) -> RowSpectrum:
+    """The eigenvalues of A'A above rounding, and their directions; of many rows and items the leading ones."""
+    count, items = rows.shape
+    if items > MOST_ITEMS and count > MOST_ROWS:
+        kept = leading_rows(rows, MOST_ROWS // 4)
+        values = np.einsum("ri,ri->r", kept, kept)
+        found = values > _rounding(values, items)
+        return RowSpectrum(values=values[found], directions=_f32(kept[found] / np.sqrt(values[found])[:, None]))
+    if count < items:
+        values, left = scipy.linalg.eigh((rows @ rows.T).toarray().astype(np.float64), overwrite_a=True, check_finite=False)
+        found = values > _rounding(values, items)
+        values, left = values[found], left[:, found]
+        return RowSpectrum(values=values, directions=_f32((rows.T.astype(np.float64) @ left).T / np.sqrt(values)[:, None]))
+    values, right = scipy.linalg.eigh((rows.T @ rows).toarray().astype(np.float64), overwrite_a=True, check_finite=False)
+    found = values > _rounding(values, items)
+    return RowSpectrum(values=values[found], directions=_f32(right[:, found].T))
+
+
+def _rounding(values: NDArray[np.float64], items: int) -> float:
+    return 1e-12 * items * float(values.max(initial=0.0))
+
+
+def _f32(values: NDArray[np.float64]) -> Floats:
+    return np.ascontiguousarray(values, np.float32)
 
 
 def leading_rows(rows: Sparse, most: int) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,48 +11,56 @@ from numpy.typing import NDArray
 
 from client.evaluation.ranking_metrics import ranks_by_parts
 from client.examples.split import Split
+from client.recommender.evidence import WORDS, Alike, Evidence, FriendsLike, Popular, word_vectors
 from client.recommender.histories import Histories
-from client.recommender.item_preferences import ItemPreferences, fit_preferences
+from client.recommender.item_preferences import own_preferences
+from client.recommender.left_out import Validation
+from client.recommender.platform_model import PlatformModel, weigh_evidence
 from client.sources.tables import Tables
 from shared.protocol.quality import Quality, mean_quality
 
-_TIES = 1e-4
-"""Weight of popularity, at most 1: it orders items of which a history says nothing."""
+Floats = NDArray[np.float32]
+Tell = Callable[[str], None]
+"""Called with what is being done, in a few words."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnModel:
-    """A platform's own recommender.
+def silent(what: str) -> None:
+    """Tells nobody."""
 
-    Args:
-        popularity: float32 (items,). How many users like each item, over the largest.
-    """
 
-    histories: Histories
-    preferences: ItemPreferences = field(repr=False)
-    popularity: NDArray[np.float32] = field(repr=False)
+class UserScores(Protocol):
+    """What ranks items for a platform's users."""
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores of all items for some users, float32 (n, items)."""
-        scores: NDArray[np.float32] = self.preferences.scores(self.histories, users) + np.float32(_TIES) * self.popularity
-        return scores
+        """Of all items, float32 (n, items)."""
 
 
-def fit_own_model(tables: Tables, split: Split, *, seed: int) -> OwnModel:
+def fit_own_model(tables: Tables, split: Split, *, seed: int) -> PlatformModel:
     """The own model of a platform, fitted on what trains; held-out items are not looked at."""
-    histories = Histories(liked=split.train, items=tables.items, ordered=tables.interactions.time is not None)
-    counts = np.bincount(split.train.values, minlength=tables.items)
-    return OwnModel(
-        histories=histories,
-        preferences=fit_preferences(histories, split.known, seed=seed),
-        popularity=(counts / max(counts.max(initial=0), 1)).astype(np.float32),
-    )
+    validation = Validation(training_histories(tables, split), split.known, seed=seed)
+    return weigh_evidence(validation, own_preferences(validation), own_evidence(tables, validation.histories))
 
 
-def held_out_quality(model: OwnModel, split: Split) -> Quality:
+def training_histories(tables: Tables, split: Split) -> Histories:
+    """What trains, as histories."""
+    return Histories(liked=split.train, items=tables.items, ordered=tables.interactions.time is not None)
+
+
+def own_evidence(tables: Tables, histories: Histories) -> list[Evidence]:
+    """What a platform knows by itself beside which items its users like together."""
+    evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
+    return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence
+
+
+def held_out_quality(model: UserScores, split: Split) -> Quality:
     """Exact ranking quality on the held-out items, for the platform's own eyes."""
+    return mean_quality(*exact_ranks(model, split))
+
+
+def exact_ranks(model: UserScores, split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rank of every held-out item in the order of their users, float64 (n,), and the number of candidates, int64 (n,)."""
     users = np.flatnonzero(split.held >= 0)
-    found = ranks_by_parts(
-        lambda part: torch.from_numpy(model.scores(users[part])), split.held[users], split.known, users, model.histories.items
-    )
-    return mean_quality(*found)
+    if not len(users):
+        return np.zeros(0), np.zeros(0, np.int64)
+    items = model.scores(users[:1]).shape[1]
+    return ranks_by_parts(lambda part: torch.from_numpy(model.scores(users[part])), split.held[users], split.known, users, items)

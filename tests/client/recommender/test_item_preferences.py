@@ -8,7 +8,7 @@ import pytest
 from client.examples.split import ragged
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import fit_preferences
-from client.recommender.left_out import LeftOut, left_out, mean_gain, ranks_of
+from client.recommender.left_out import LeftOut, gain, left_out, mean_gain, met_before, ranks_among
 
 GROUPS = 4
 
@@ -47,8 +47,9 @@ def test_ranks_leave_out_what_was_met_before() -> None:
     points = LeftOut(user=np.array([0, 0]), place=np.array([1, 2]), target=np.array([1, 2]))
     scores = np.array([[9, 3, 8, 3, 1, 9], [9, 9, 1, 3, 2, 9]], np.float32)
     # Of the first: 2 was liked later and is better, 3 is as good; 0 and 5 were met.
-    assert ranks_of(scores, points, known, liked=liked).tolist() == [2.5, 3.0]
-    assert mean_gain(np.array([1.0, 3.0])) == 0.75 and mean_gain(np.zeros(0)) == 0.0
+    met = met_before(points, known, liked=liked, items=6)
+    assert ranks_among(scores, points.target, met).tolist() == [2.5, 3.0]
+    assert mean_gain(gain(np.array([1.0, 3.0]))) == 0.75 and mean_gain(np.zeros(0)) == 0.0
 
 
 def test_it_finds_what_is_liked_together() -> None:

@@ -1,0 +1,140 @@
+"""A platform's recommender: preferences and further evidence, each weighted by what it adds to predicting its own users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.sparse  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from client.recommender.evidence import NOBODY, POPULARITY, Evidence, ScoredFor
+from client.recommender.histories import Histories, Sparse
+from client.recommender.item_preferences import ItemPreferences
+from client.recommender.left_out import Validation, mean_gain
+
+Floats = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+PREFERENCES = "liked together"
+WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Of a part, against the highest score that preferences give a user's candidates, in the mean."""
+_LEAST = {POPULARITY: 1e-4}
+"""Popularity orders the items of which a history says nothing, whatever it adds beyond that."""
+_PASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePart:
+    """One part of the scores for one history.
+
+    Args:
+        name: What people read.
+        scores: float32 (items,).
+        by_item: float32 (items of the history, items), what each adds, in the order of the history's entries; None where the
+            part is no sum over them.
+    """
+
+    name: str
+    scores: Floats = field(repr=False)
+    by_item: Floats | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformModel:
+    """The score of an item is the sum of its parts.
+
+    Args:
+        histories: Of the platform's users.
+        evidence: Weight, above 0, and what it weighs.
+        gains: float64 (points,). Gain at each left-out point (`client/recommender/left_out.py`).
+    """
+
+    histories: Histories = field(repr=False)
+    preferences: ItemPreferences
+    evidence: Sequence[tuple[float, Evidence]] = field(repr=False)
+    gains: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def gain(self) -> float:
+        """Mean over the left-out points."""
+        return mean_gain(self.gains)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Part -> its weight."""
+        return {part.name: weight for weight, part in self.evidence}
+
+    def scores(self, users: Numbers) -> Floats:
+        """Scores of all items for some of the platform's users, float32 (n, items)."""
+        return self._sum(self.histories.recent(users, half_life=self.preferences.half_life), users)
+
+    def scores_of(self, histories: Histories) -> Floats:
+        """Scores of all items for histories of people who are in no table, float32 (n, items)."""
+        users = np.arange(histories.users)
+        return self._sum(histories.recent(users, half_life=self.preferences.half_life), np.full(len(users), NOBODY))
+
+    def parts(self, liked: Histories, *, user: int = NOBODY) -> list[ScorePart]:
+        """The parts of the scores for one history.
+
+        Args:
+            liked: Of one person.
+            user: Their number, if they are in the tables.
+        """
+        history = liked.recent(np.zeros(1, np.int64), half_life=self.preferences.half_life)
+        asked = ScoredFor(history=history, users=np.full(1, user))
+        by_item = self.preferences.model.scores(one_by_one(history))
+        found = [ScorePart(name=PREFERENCES, scores=self.preferences.model.scores(history)[0], by_item=by_item)]
+        for weight, part in self.evidence:
+            adds, share = part.by_item(history), np.float32(weight)
+            found.append(
+                ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=None if adds is None else share * adds)
+            )
+        return found
+
+    def _sum(self, history: Sparse, users: Numbers) -> Floats:
+        scores = self.preferences.model.scores(history)
+        asked = ScoredFor(history=history, users=users)
+        for weight, part in self.evidence:
+            scores += np.float32(weight) * part.scores(asked)
+        return scores
+
+
+def one_by_one(history: Sparse) -> Sparse:
+    """A history of one person as one row for each of its items, (items of the history, items)."""
+    return scipy.sparse.csr_matrix(
+        (history.data, (np.arange(history.nnz), history.indices)), shape=(history.nnz, history.shape[1]), dtype=np.float32
+    )
+
+
+def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidence: Sequence[Evidence]) -> PlatformModel:
+    """The model in which each part has the weight at which the left-out points are predicted best.
+
+    One weight at a time, the others as they are, each part twice: the scores of preferences stay what they are.
+    """
+    scores = validation.scores(preferences.model, preferences.half_life)
+    points = validation.points
+    asked = ScoredFor(history=validation.before(preferences.half_life), users=points.user, without=True)
+    parts = [part.scores(asked) for part in evidence]
+    gains = validation.gains(scores)
+    unit = float(np.maximum(scores.max(1), 0.0).mean()) if len(points) else 0.0
+    weights = [_LEAST.get(part.name, 0.0) for part in evidence]
+    total = scores
+    for weight, part in zip(weights, parts, strict=True):
+        total += np.float32(weight) * part
+    gains = validation.gains(total.copy())
+    for _ in range(_PASSES):
+        for place, part in enumerate(parts):
+            rest = total - np.float32(weights[place]) * part
+            for weight in (_LEAST.get(evidence[place].name, 0.0), *(unit * share for share in WEIGHTS)):
+                found = validation.gains(rest + np.float32(weight) * part)
+                if mean_gain(found) > mean_gain(gains):
+                    gains, weights[place] = found, weight
+            total = rest + np.float32(weights[place]) * part
+    return PlatformModel(
+        histories=validation.histories,
+        preferences=preferences,
+        evidence=[(weight, part) for weight, part in zip(weights, evidence, strict=True) if weight > 0],
+        gains=gains,
+    )
