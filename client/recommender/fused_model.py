@@ -1,0 +1,51 @@
+"""A platform's recommender of its own rows and of what a federation released, weighted by what predicts its own users best.
+
+Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere and the
+adapter's texts by a weight of 0. The fused model is used where the left-out points are predicted better by it than by the own
+model, which was fitted on the same points; a margin in its favour or against it changed nothing that could be measured.
+"""
+
+from __future__ import annotations
+
+from client.examples.split import Split
+from client.recommender.evidence import TEXT, Alike, Evidence, PopularElsewhere
+from client.recommender.item_preferences import joint_preferences, own_preferences
+from client.recommender.left_out import Validation
+from client.recommender.own_model import Floats, Tell, own_evidence, silent, training_histories
+from client.recommender.platform_model import PlatformModel, weigh_evidence
+from client.sources.tables import Tables
+
+
+def fit_fused_model(
+    tables: Tables,
+    split: Split,
+    *,
+    factors: Floats | None,
+    popularity: Floats | None,
+    text: Floats | None,
+    seed: int,
+    tell: Tell = silent,
+) -> tuple[PlatformModel, PlatformModel]:
+    """The own model and the fused one; these are the same where what was released does not predict this platform's users.
+
+    Args:
+        factors: float32 (rank, items), zeros for items that are not released; None: there are none.
+        popularity: float32 (items,), NaN for items that are not released; None: there is none.
+        text: Unit vectors of the items by a published adapter, float32 (items, width); None: there is none.
+        tell: Called with what is being done.
+    """
+    tell("fitting the own model")
+    validation = Validation(training_histories(tables, split), split.known, seed=seed)
+    evidence, preferences = own_evidence(tables, validation.histories), own_preferences(validation)
+    own = weigh_evidence(validation, preferences, evidence)
+    released: list[Evidence] = [] if popularity is None else [PopularElsewhere(popularity)]
+    released += [] if text is None else [Alike(text, name=TEXT)]
+    if factors is not None and factors.any():
+        tell("fitting it with released preferences")
+        joint = joint_preferences(validation, factors, start=preferences)
+        preferences = max(preferences, joint, key=lambda found: found.gain)
+    if not released and not preferences.share:
+        return own, own
+    tell("weighing what was released")
+    fused = weigh_evidence(validation, preferences, [*evidence, *released])
+    return own, fused if fused.gain > own.gain else own

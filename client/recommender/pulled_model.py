@@ -1,0 +1,120 @@
+"""A pulled model's folder: shared preferences, an adapter, or both; and what of it a platform can use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.config.platform_file import PlatformFile
+from client.model.prepared_platform import Progress
+from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
+from client.recommender.histories import Histories
+from client.recommender.text_model import TextModel
+from client.run.run_state import load_run_state
+from client.sources.tables import Tables
+from shared.base.errors import InputError
+from shared.model.peft_export import PublishedModel, load_published
+from shared.preferences.item_index import item_hashes
+from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
+from shared.secagg.shared_catalogues import catalogue_digest
+
+_ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "fedfuse.json")
+"""Any of these speaks of an adapter; one that lacks the others is damaged, and that is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """What is in a folder, read and checked.
+
+    Args:
+        preferences: None where the federation shared none.
+        adapter: None for a federation of preferences alone.
+    """
+
+    folder: Path
+    preferences: SharedPreferences | None
+    adapter: PublishedModel | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsableModel:
+    """What of a model a platform can use.
+
+    Args:
+        preferences: On the platform's items; None where there are none.
+        factors: Of these, float32 (rank, items).
+        text: The adapter as it was published; None without one.
+        own_text: The same with what the platform keeps of its own run, which is its own; else `text`.
+    """
+
+    preferences: ReleasedPreferences | None
+    factors: NDArray[np.float32] | None
+    text: TextModel | None
+    own_text: TextModel | None
+
+    def alone(self, histories: Histories) -> GlobalModel:
+        """The released parts, for the platform's users."""
+        return GlobalModel(histories, preferences=self.preferences, text=self.text)
+
+
+def open_model(folder: Path) -> ModelFolder:
+    """Read a published model.
+
+    Raises:
+        InputError: there is no such folder, it is no model's, or one of its files is damaged.
+    """
+    what = "name the folder of a model: RUN/model, or what `fedfuse pull` gave"
+    if not folder.is_dir():
+        raise InputError("there is no folder of a model", where=str(folder), do=what)
+    preferences = load_preferences(folder / FILE) if (folder / FILE).exists() else None
+    adapter = load_published(folder) if any((folder / name).exists() for name in _ADAPTER) else None
+    if preferences is None and adapter is None:
+        raise InputError("this is no model: it has neither shared preferences nor an adapter", where=str(folder), do=what)
+    return ModelFolder(folder=folder, preferences=preferences, adapter=adapter)
+
+
+def use_model(
+    opened: ModelFolder,
+    file: PlatformFile,
+    tables: Tables,
+    *,
+    cache: Path,
+    state: Path | None,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> UsableModel:
+    """A model on a platform.
+
+    Args:
+        cache: Folder of the trunk cache.
+        state: The platform's file of the run that made the model, if it ran here.
+        say: Called with what the platform's people should know.
+
+    Raises:
+        InputError: nothing of it can be used here, or the adapter's backbone is another one.
+    """
+    shared, preferences, factors = opened.preferences, None, None
+    if shared is not None:
+        hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
+        preferences, factors = released_on(shared, hashes), shared.factors_on(hashes)
+        if not preferences.released.any():
+            found = "none of this platform's items is among the shared preferences' items"
+            if opened.adapter is None:
+                raise InputError(
+                    found,
+                    where=str(opened.folder),
+                    do="declare the items' public keys (`key` in the source of items), or pull a model with an adapter",
+                )
+            say(f"{found}: of this model the adapter alone is used")
+            preferences = factors = None
+    text = own_text = None
+    if opened.adapter is not None:
+        known = load_run_state(state) if state else None
+        text = own_text = TextModel(file, opened.adapter, tables=tables, cache=cache, where=str(opened.folder), progress=progress)
+        if known is not None:
+            own_text = text.with_state(known)
+    return UsableModel(preferences=preferences, factors=factors, text=text, own_text=own_text)
