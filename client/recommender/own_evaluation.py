@@ -1,0 +1,117 @@
+"""`fedfuse evaluate`: what a pulled model is worth to a platform, on its own rows. Exact, so nothing of it may leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.config.platform_file import PlatformFile
+from client.examples.split import leave_one_out
+from client.model.prepared_platform import Progress, require_usable
+from client.recommender.fused_model import fit_fused_model
+from client.recommender.model_comparison import COMPARED, ModelComparison, compare_models
+from client.recommender.own_model import Tell, UserScores, silent, training_histories
+from client.recommender.platform_model import PlatformModel
+from client.recommender.pulled_model import open_model, use_model
+from client.sources.platform_tables import read_tables
+from shared.base.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEvaluation:
+    """What a platform's people are shown.
+
+    Args:
+        comparison: By segment.
+        chosen: Which model recommends on this platform, "own" or "fused".
+        settings: Model -> what validation chose.
+    """
+
+    comparison: ModelComparison
+    chosen: str
+    settings: dict[str, dict[str, Any]]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that are shown."""
+        return COMPARED
+
+    @property
+    def lines(self) -> list[str]:
+        """What validation chose, in words."""
+        shown = []
+        for name, chosen in self.settings.items():
+            words = ", ".join(f"{part} {weight:.2g}" for part, weight in chosen["weights"].items())
+            shown.append(
+                f"{name}: ridge {chosen['ridge']:g}, released preferences weigh {chosen['share']:g}, an item counts half after "
+                f"{chosen['half_life'] or 'any number of'} items; {words}"
+            )
+        return [*shown, f"recommended by: {self.chosen}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"recommended_by": self.chosen, "settings": self.settings, "segments": self.comparison.as_dict()}
+
+
+def evaluate_platform(
+    file: PlatformFile,
+    *,
+    model: Path | None,
+    seed: int,
+    cache: Path,
+    state: Path | None = None,
+    say: Tell = silent,
+    tell: Tell = silent,
+    progress: Progress | None = None,
+) -> OwnEvaluation:
+    """Fit the own and the fused model on what trains, and rank every held-out item by these and by the global model.
+
+    Args:
+        model: A published model's folder; without it, the own model alone is looked at.
+        seed: Which items are held out where there are no times. A model of a run of another seed has seen some of them.
+        cache: Folder of the trunk cache.
+        state: The platform's file of the run that made the model, if it is here.
+        say: Called with what a person should know.
+        tell: Called with what is being done.
+
+    Raises:
+        InputError: the model or the sources cannot be used, or nobody has two liked items.
+    """
+    opened = None if model is None else open_model(model)
+    tell("reading the platform's tables")
+    tables = read_tables(file)
+    require_usable(tables, where=str(file.path))
+    split = leave_one_out(tables, seed=seed)
+    if (split.held < 0).all():
+        raise InputError("no user has two liked items, so none can be held out", where=str(file.path), do="evaluate later")
+    usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
+    own, fused = fit_fused_model(
+        tables,
+        split,
+        factors=usable.factors if usable else None,
+        popularity=usable.preferences.popularity if usable and usable.preferences else None,
+        text=usable.own_text.items if usable and usable.own_text else None,
+        seed=seed,
+        tell=tell,
+    )
+    models: dict[str, UserScores] = {"own": own}
+    if usable:
+        models |= {"global": usable.alone(training_histories(tables, split)), "fused": fused}
+    tell("ranking held-out items")
+    return OwnEvaluation(
+        comparison=compare_models(models, split, seed=seed),
+        chosen="own" if fused is own else "fused",
+        settings={"own": _chosen(own), **({} if fused is own else {"fused": _chosen(fused)})},
+    )
+
+
+def _chosen(model: PlatformModel) -> dict[str, Any]:
+    preferences = model.preferences
+    return {
+        "ridge": preferences.model.ridge,
+        "share": preferences.share,
+        "half_life": preferences.half_life,
+        "weights": {name: float(f"{weight:.4g}") for name, weight in model.weights.items()},
+        "gain": round(model.gain, 6),
+    }
