@@ -15,7 +15,7 @@ from rich.console import Console
 
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
-from client.cli.local import check, recommend_command
+from client.cli.local import check, evaluate_command, recommend_command
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
 from server.cli.local import audit_command, models, publish, pull_command, strategies
@@ -36,6 +36,7 @@ app.command("simulate", rich_help_panel=TRY)(simulate_command)
 app.add_typer(world, name="world", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
+app.command("evaluate", rich_help_panel=PLATFORM)(evaluate_command)
 init = typer.Typer(no_args_is_help=True, help="Make the folder of a coordinator (server) or of a platform (client).")
 init.command("server")(init_server_command)
 init.command("client")(init_client_command)

@@ -1,4 +1,4 @@
-"""`fedfuse check` and `fedfuse recommend`: what a platform's own people run beside their data."""
+"""`fedfuse check`, `fedfuse evaluate` and `fedfuse recommend`: what a platform's own people run beside their data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
@@ -71,31 +71,160 @@ def check(
 
 
 def recommend_command(
-    model: Annotated[Path, typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave.")],
     platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
-    user: Annotated[str, typer.Option(help="Id of the user, as in the platform's own tables.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Id or key of an item that somebody who is in no table likes, in the place of --user; may be repeated."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many items.")] = 10,
+    private: Annotated[
+        bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
 ) -> None:
-    """Recommend items that the user has not had, with a pulled global model. Nothing leaves the platform."""
+    """Recommend items that the user has not had, by the platform's own rows and a pulled global model, and say why.
+
+    Nothing leaves the platform.
+    """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
     from client.recommender.recommend import recommend_items
 
     file = load(platform_file_in(platform))
-    inside = model.resolve().parent / "state" / file.name
-    state = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
-    cache = (inside if inside.is_dir() else file.state) / "trunk"
-    items = recommend_items(file, model=model, user=user, top=top, cache=cache, state=state)
+    cache, state = _kept(file, model)
+    with _Told() as told:
+        items = recommend_items(
+            file,
+            model=model,
+            user=user,
+            like=like or (),
+            top=top,
+            released_alone=private,
+            cache=cache,
+            state=state,
+            say=told.say,
+            tell=told.tell,
+            progress=told.progress,
+        )
     if as_json:
         typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return
-    table = Table(title=f"{file.name}: for user {escape(user)}")
-    for name, justify in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
+    whom = f"user {user}" if user is not None else "somebody who likes " + ", ".join(like or ())
+    table = Table(title=f"{file.name}: for {escape(whom)}")
+    for name in ("rank", "item", "title", "score", "because"):
+        table.add_column(name, justify="right" if name in ("rank", "score") else "left")
     for item in items:
-        table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.2f}")
+        table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.3g}", escape(item.because))
     Console().print(table)
+
+
+def evaluate_command(
+    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Compare the platform's own model, a pulled model, and both together, on the platform's held-out items.
+
+    The figures are exact and therefore private: nothing of them is sent, and they should not leave the platform.
+    """
+    from client.config.deployment_folder import platform_file_in
+    from client.config.platform_file import load
+    from client.recommender.own_evaluation import evaluate_platform
+
+    file = load(platform_file_in(platform))
+    cache, state = _kept(file, model)
+    with _Told() as told:
+        found = evaluate_platform(
+            file, model=model, seed=seed, cache=cache, state=state, say=told.say, tell=told.tell, progress=told.progress
+        )
+    if as_json:
+        values = {"platform": file.name, "exact": True, "private": True, **found.as_dict()}
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    _show_evaluation(file.name, found)
+
+
+def _kept(file: Any, model: Path | None) -> tuple[Path, Path | None]:
+    """The folder of the trunk cache, and the platform's file of the run that made the model, if it ran in this place."""
+    if model is None:
+        return file.state / "trunk", None
+    inside = model.resolve().parent / "state" / file.name
+    state = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
+    return (inside if inside.is_dir() else file.state) / "trunk", state
+
+
+class _Told:
+    """What is being done, on standard error: a line that changes on a terminal, else one line for each thing."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status = self._console.status("")
+        self._last = ""
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def say(self, text: str) -> None:
+        """What stays to be read."""
+        self._console.print(escape(text), soft_wrap=True)
+
+    def tell(self, what: str) -> None:
+        """What begins now."""
+        if self._console.is_terminal:
+            self._status.update(escape(what))
+        elif what != self._last:
+            self.say(f"{what} ...")
+        self._last = what
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """How far it is."""
+        if self._console.is_terminal:
+            self._status.update(escape(f"{what}: {done:,} of {total:,}"))
+        else:
+            self.tell(what)
+
+
+def _show_evaluation(name: str, found: Any) -> None:
+    from shared.protocol.quality import METRICS
+
+    table = Table(title=f"{name}: held-out items of its own users")
+    for column in ("segment", "users", "model", *(METRICS[metric].title for metric in found.metrics), "fused - own (95 %)"):
+        table.add_column(column, justify="left" if column in ("segment", "model") else "right")
+    for place, (segment, values) in enumerate(found.comparison.segments.items()):
+        if place:
+            table.add_section()
+        if not values.users:
+            table.add_row(segment, "0", "-", *("-" for _ in found.metrics), "")
+        for row, (model, quality) in enumerate(values.quality.items()):
+            gain = values.gain if model == "fused" else None
+            shown = "" if gain is None else f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+            first = (segment, f"{values.users:,}") if not row else ("", "")
+            table.add_row(*first, model, *(f"{quality[metric]:.4f}" for metric in found.metrics), shown)
+    console = Console()
+    console.print(table)
+    for line in found.lines:
+        console.print(escape(line), soft_wrap=True)
+    console.print("[dim]exact and private: nothing of this was sent, and it should not leave the platform[/]")
 
 
 def _settings(config: Path | None) -> Settings:

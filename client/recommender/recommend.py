@@ -1,35 +1,33 @@
-"""Recommendations on the platform, from a pulled global model and the platform's own rows.
+"""Recommendations on the platform, from its own rows and, if there is one, a pulled global model. Nothing of it leaves.
 
-Nothing here leaves the platform, so the popularity prior is the exact one and friends speak without bound. If the model
-was trained in a run on this machine, the platform's own projectors and prior of that run are used.
+Lists that a platform shows in public are made of the released parts alone (`client/recommender/global_model.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from client.compute.backend import ready_encoder
-from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
-from client.examples.split import ragged
-from client.examples.user_examples import Examples
-from client.examples.vectors import item_vectors, user_vectors, widths_of
-from client.fusion.operators import fusion_named
-from client.model.prepared_platform import read_platform
-from client.model.towers import Towers, cached_rows
-from client.privacy.popularity_release import bounded_counts, log_popularity
-from client.run.run_state import load_run_state
+from client.examples.split import Split, ragged, user_generator
+from client.model.prepared_platform import Progress, require_usable
+from client.recommender.evidence import NOBODY
+from client.recommender.explanation import parts_of_item, reason_for, total_of
+from client.recommender.fused_model import fit_fused_model
+from client.recommender.global_model import GlobalModel
+from client.recommender.histories import Histories
+from client.recommender.own_model import Tell, silent, training_histories
+from client.recommender.platform_model import PlatformModel
+from client.recommender.pulled_model import UsableModel, open_model, use_model
+from client.sources.platform_tables import read_tables
+from client.sources.tables import Tables
 from shared.base.errors import InputError
-from shared.base.settings import Settings
-from shared.model.backbone import load_backbone
-from shared.model.encoder import default_device
-from shared.model.peft_export import load_published
+
+_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,79 +35,178 @@ class Recommendation:
     """One recommended item.
 
     Args:
-        score: cosine / temperature + log popularity share; only its order within one user means something.
+        score: The sum of its parts; only its order within one person's list means something.
+        because: The part that adds most, in words.
+        parts: What adds how much.
     """
 
     rank: int
     item: str
     title: str
     score: float
+    because: str
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Person:
+    """Whom items are recommended to.
+
+    Args:
+        liked: int32. Items of the history, oldest first.
+        met: int32. Items that are not recommended.
+    """
+
+    number: int
+    liked: NDArray[np.int32]
+    met: NDArray[np.int32]
 
 
 def recommend_items(
-    file: PlatformFile, *, model: Path, user: str, top: int, cache: Path, state: Path | None = None
+    file: PlatformFile,
+    *,
+    model: Path | None = None,
+    user: str | None = None,
+    like: Sequence[str] = (),
+    top: int = 10,
+    released_alone: bool = False,
+    cache: Path,
+    state: Path | None = None,
+    say: Tell = silent,
+    tell: Tell = silent,
+    progress: Progress | None = None,
 ) -> list[Recommendation]:
-    """The best items that the user has not had, best first.
+    """The best items that somebody has not had, best first.
 
     Args:
-        model: A published model's folder.
+        model: A published model's folder; without it, the platform's own model is used.
+        user: Id of a user of the platform, or of anybody.
+        like: Ids or public keys of items that somebody who is in no table likes, in the place of `user`.
+        released_alone: Whether only what was published counts, and the person's own history: for lists shown in public.
         cache: Folder of the trunk cache; a second call is quick.
         state: The platform's file of the run that made the model, if it is here.
+        say: Called with what a person should know of the answer, in one line.
+        tell: Called with what is being done.
 
     Raises:
-        InputError: the user is unknown, or the model or the sources cannot be used.
+        InputError: an option, the model or the sources cannot be used, or an item is unknown.
     """
     if top < 1:
         raise InputError(f"--top is {top}", do="ask for at least one item")
-    published = load_published(model)
-    settings = Settings(model=published.model, simulation=True)
-    backbone = load_backbone(published.model.backbone)
-    if published.backbone_sha256 and published.backbone_sha256 != backbone.sha256:
-        raise InputError(
-            "the model was trained on another backbone",
-            where=str(model),
-            do=f"use the one with SHA-256 {published.backbone_sha256}",
+    if (user is None) == (not like):
+        raise InputError("it is not said for whom", do="give either --user, or --like once or more")
+    if released_alone and model is None:
+        raise InputError("--private needs a model: a platform by itself has released nothing", do="add --model")
+    opened = None if model is None else open_model(model)
+    tell("reading the platform's tables")
+    tables = read_tables(file, lenient=True)
+    if tables.items < 2:
+        raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs two at least")
+    if opened is None:
+        require_usable(tables, where=str(file.path))
+    split = everything(tables)
+    person = _named(tables, split, user, say) if user is not None else _liking(tables, like)
+    usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
+    fitted = _model(tables, split, person, usable, released_alone=released_alone, say=say, tell=tell)
+    history = Histories(liked=ragged([person.liked]), items=tables.items, ordered=tables.interactions.time is not None)
+    if like:
+        # In the order in which they are named, none is older than another.
+        history = Histories(liked=history.liked, items=tables.items, ordered=False)
+    tell("ranking")
+    parts = fitted.parts(history, user=person.number)
+    scores = np.sum([part.scores for part in parts], axis=0)
+    order = history.recent(np.zeros(1, np.int64), half_life=None).indices
+    unmet = np.setdiff1d(np.arange(tables.items), person.met)
+    best = unmet[np.argsort(-scores[unmet], kind="stable")][:top]
+    found = []
+    for rank, item in enumerate(best.tolist(), start=1):
+        adds = parts_of_item(parts, item)
+        found.append(
+            Recommendation(
+                rank=rank,
+                item=tables.item_ids[item],
+                title=tables.item_titles[item],
+                score=total_of(adds),
+                because=reason_for(parts, item, order.tolist(), tables),
+                parts=adds,
+            )
         )
-    tables, split, catalogue, _, reader, _ = read_platform(file, settings)
+    return found
+
+
+def everything(tables: Tables) -> Split:
+    """All that is liked, with nothing held out: what recommendations are made of."""
+    table, liked, known = tables.interactions, [], []
+    for user, name in enumerate(tables.user_ids):
+        rows = slice(table.offsets[user], table.offsets[user + 1])
+        items = table.item[rows][table.positive[rows]]
+        # Without times the order of a file may say what is popular, and left-out points are the last items.
+        liked.append(items if table.time is not None else user_generator(name, _SEED, "split").permutation(items))
+        known.append(np.unique(table.item[rows]))
+    return Split(train=ragged(liked), held=np.full(tables.users, -1, np.int32), known=ragged(known))
+
+
+def _named(tables: Tables, split: Split, user: str, say: Tell) -> _Person:
+    none = np.zeros(0, np.int32)
     if user not in tables.user_ids:
-        raise InputError(
-            f"user {user!r} has no interaction on this platform",
-            where=str(file.path),
-            do=f"name a user id such as {tables.user_ids[0]!r}",
-        )
+        say(f"nothing is known of user {user!r}: popular items are shown")
+        return _Person(number=NOBODY, liked=none, met=none)
     number = list(tables.user_ids).index(user)
-    rows = slice(tables.interactions.offsets[number], tables.interactions.offsets[number + 1])
-    met, positive = tables.interactions.item[rows], tables.interactions.positive[rows]
-    context = met[positive][::-1].astype(np.int32)
-    example = Examples(
-        user=np.asarray([number], np.int64),
-        sequences=[reader.sequence(number, context, serving=True)],
-        targets=ragged([np.zeros(0, np.int32)]),
-        context=ragged([context]),
-        excluded=ragged([np.unique(met)]),
+    liked = split.train[number]
+    if not len(liked):
+        profile = any(texts[number] for texts in tables.user_text.values())
+        say(
+            f"user {user!r} has liked no item yet: "
+            + ("their profile, and then popularity, decide" if profile else "popular items are shown")
+        )
+    return _Person(number=number, liked=liked, met=split.known[number])
+
+
+def _liking(tables: Tables, like: Sequence[str]) -> _Person:
+    by_id = {name: place for place, name in enumerate(tables.item_ids)}
+    by_key = {key: place for place, key in enumerate(tables.item_keys) if key}
+    items = []
+    for name in like:
+        place = by_id.get(name, by_key.get(name))
+        if place is None:
+            raise InputError(f"no item has the id or key {name!r}", where="--like", do=f"name one such as {tables.item_ids[0]!r}")
+        items.append(place)
+    liked = np.asarray(list(dict.fromkeys(items)), np.int32)
+    return _Person(number=NOBODY, liked=liked, met=np.unique(liked))
+
+
+def _model(
+    tables: Tables,
+    split: Split,
+    person: _Person,
+    usable: UsableModel | None,
+    *,
+    released_alone: bool,
+    say: Tell,
+    tell: Tell,
+) -> PlatformModel | GlobalModel:
+    if usable is not None:
+        alone = usable.alone(training_histories(tables, split))
+        if released_alone:
+            return alone
+        if not tables.interactions.positive.any():
+            say("this platform has no liked item yet: the model answers by what was released alone")
+            return alone
+        if not len(person.liked) and usable.text is not None and _profile(tables, person.number):
+            return alone
+    own, fused = fit_fused_model(
+        tables,
+        split,
+        factors=None if usable is None else usable.factors,
+        popularity=None if usable is None or usable.preferences is None else usable.preferences.popularity,
+        text=None if usable is None or usable.own_text is None else usable.own_text.items,
+        seed=_SEED,
+        tell=tell,
     )
-    device = default_device()
-    encoder = ready_encoder(backbone, published.model, device)
-    towers = Towers(encoder, fusion_named(published.model.fusion))
-    known = load_run_state(state) if state else None
-    random = np.random.default_rng([settings.seed, *file.name.encode()])
-    local: Mapping[str, Tensor] = towers.fusion.initial(widths_of(tables), encoder.hidden, random)
-    if known is not None:
-        local = {**local, **known.local}
-    counts = bounded_counts(split, tables, seed=settings.seed).vector()
-    prior = torch.from_numpy(log_popularity(counts, 0.0)).to(device)
-    parameters = {name: torch.tensor(value, device=device) for name, value in published.adapter.items()}
-    parameters |= {name: value.to(device) for name, value in local.items()}
-    if known is not None and known.choice is not None and known.choice.own:
-        # The platform's own model won: it stands for the whole adapter, what was published in it included.
-        parameters |= {name: value.to(device) for name, value in known.personal.items()}
-    trunk = TrunkCache(cache, encoder)
-    bank = towers.encode(cached_rows(trunk, catalogue.sequences, item_vectors(tables)), parameters)
-    vector = towers.encode(cached_rows(trunk, example.sequences, user_vectors(tables, example)), parameters)
-    scores = (vector @ bank.T)[0] / published.model.temperature + prior
-    scores[torch.from_numpy(np.unique(met).astype(np.int64))] = -torch.inf
-    best = torch.topk(scores, min(top, tables.items - len(np.unique(met))))
-    return [
-        Recommendation(rank=rank, item=tables.item_ids[item], title=tables.item_titles[item], score=round(score, 4))
-        for rank, (item, score) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True), start=1)
-    ]
+    if usable is not None and fused is own:
+        say("the model does not predict this platform's users better than its own rows do: those alone decide")
+    return fused
+
+
+def _profile(tables: Tables, number: int) -> bool:
+    return number != NOBODY and any(texts[number] for texts in tables.user_text.values())

@@ -18,10 +18,11 @@ from client.personalisation.personal_plan import plan_personal, reserved
 from client.personalisation.residual import begun, flattened, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
-from client.recommender.recommend import recommend_items
+from client.recommender.pulled_model import open_model, use_model
 from client.run import personalising, run_context
 from client.run.adapter_partition import Part
 from client.run.run_state import load_run_state, save_run_state
+from client.sources.platform_tables import read_tables
 from shared.base.settings import Settings
 from shared.ledger.format import Entry, read_ledger
 from shared.model.adapter import initial
@@ -432,10 +433,16 @@ class TestOnAPlatform:
         model.mkdir()
         export(made.adapter, made.settings, model)
         file, cache = load(made.path), made.root / "state" / "trunk"
-        with_own = recommend_items(file, model=model, user="u3", top=5, cache=cache, state=made.memory)
+
+        def texts() -> Any:
+            usable = use_model(open_model(model), file, read_tables(file), cache=cache, state=made.memory, say=lambda line: None)
+            assert usable.text is not None and usable.own_text is not None
+            return usable.text.items, usable.own_text.items
+
+        published, with_own = texts()
         save_run_state(made.memory, replace(known, choice=replace(known.choice, own=False)))
-        without = recommend_items(file, model=model, user="u3", top=5, cache=cache, state=made.memory)
-        assert [item.score for item in with_own] != [item.score for item in without]
+        again, without = texts()
+        assert (with_own != without).any() and (published == again).all()
 
     def test_training_on_own_users_helps_where_there_is_no_noise(self, bench: Callable[..., Bench]) -> None:
         made = bench(

@@ -1,0 +1,228 @@
+"""Recommendations and evaluation as people ask for them: whom, by what, why, and what is said where there is little."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from client.config.platform_file import PlatformFile, load
+from client.recommender import recommend
+from client.recommender.explanation import NOTHING
+from client.recommender.own_evaluation import evaluate_platform
+from client.recommender.recommend import Recommendation, everything, recommend_items
+from client.sources.platform_tables import read_tables
+from shared.base.errors import InputError
+from shared.base.settings import Settings
+from shared.model.adapter import layout_of
+from shared.model.backbone import shape_of
+from shared.model.peft_export import export
+from tests.support.released_preferences import release_of, write_release
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def path(write_platform: Write) -> Path:
+    return write_platform(users=40)
+
+
+@pytest.fixture
+def file(path: Path) -> PlatformFile:
+    return load(path)
+
+
+@pytest.fixture
+def model(file: PlatformFile, tmp_path: Path) -> Path:
+    """A release of other platforms' users with the same catalogue."""
+    tables = read_tables(file)
+    return write_release(tmp_path / "model", release_of(tables, everything(tables).train, items=np.arange(9)))
+
+
+@pytest.fixture
+def ask(file: PlatformFile, tmp_path: Path) -> Callable[..., tuple[list[Recommendation], list[str]]]:
+    def asked(**over: Any) -> tuple[list[Recommendation], list[str]]:
+        said: list[str] = []
+        values: dict[str, Any] = {"file": file, "top": 5, "cache": tmp_path / "cache", **over}
+        return recommend_items(values.pop("file"), say=said.append, **values), said
+
+    return asked
+
+
+Ask = Callable[..., tuple[list[Recommendation], list[str]]]
+
+
+def adapter(folder: Path, settings: Settings) -> Path:
+    random = np.random.default_rng(3)
+    layout = layout_of(shape_of(settings.model.backbone), settings.model)
+    folder.mkdir(exist_ok=True)
+    export({name: random.normal(0, 0.1, shape).astype(np.float32) for name, shape in layout.items()}, settings, folder)
+    return folder
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_parts_sum_to_the_score_and_say_why(ask: Ask, model: Path, file: PlatformFile, private: bool) -> None:
+    items, _ = ask(user="u3", model=model, released_alone=private)
+    tables = read_tables(file)
+    had = {tables.item_ids[item] for item in everything(tables).known[list(tables.user_ids).index("u3")]}
+    assert len(items) == 5 and not had & {item.item for item in items}
+    assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
+    for item in items:
+        assert item.score == pytest.approx(sum(item.parts.values()), abs=1e-6)
+        assert item.because
+    titles = {title for item, title in zip(tables.item_ids, tables.item_titles, strict=True) if item in had}
+    assert any(title in item.because for item in items for title in titles)
+
+
+def test_the_own_model_alone(ask: Ask) -> None:
+    items, said = ask(user="u3")
+    assert len(items) == 5 and not said
+
+
+def test_somebody_unknown_gets_what_is_popular(ask: Ask, file: PlatformFile) -> None:
+    items, said = ask(user="ghost")
+    tables = read_tables(file)
+    counts = np.bincount(everything(tables).train.values, minlength=tables.items)
+    shown = [counts[list(tables.item_ids).index(item.item)] for item in items]
+    assert shown == sorted(counts.tolist(), reverse=True)[:5]
+    assert {item.because for item in items} == {"it is popular here"}
+    assert len(said) == 1 and "ghost" in said[0]
+
+
+def test_likes_by_id_and_by_key(ask: Ask, write_platform: Write, tmp_path: Path) -> None:
+    rows = "".join(f"i{number},item {number},{9780306406157 if number == 2 else ''}\n" for number in range(12))
+    keyed = write_platform("keyed", files={"keyed-books.csv": f"item,title,isbn\n{rows}"})
+    text = keyed.read_text().replace(
+        'path = "keyed-items.csv"', 'path = "keyed-books.csv"\nkeys = "isbn"\ncolumns = { key = "isbn" }'
+    )
+    keyed.write_text(text)
+    by_id, _ = ask(file=load(keyed), like=["i2", "i3", "i2"])
+    assert by_id == ask(file=load(keyed), like=["isbn:9780306406157", "i3"])[0]
+    assert not {"i2", "i3"} & {item.item for item in by_id}
+    with pytest.raises(InputError, match="nosuch"):
+        ask(like=["nosuch"])
+
+
+def test_what_is_asked_must_be_clear(ask: Ask, tmp_path: Path) -> None:
+    for wrong in ({}, {"user": "u1", "like": ["i1"]}, {"user": "u1", "top": 0}, {"user": "u1", "released_alone": True}):
+        with pytest.raises(InputError):
+            ask(**wrong)
+    with pytest.raises(InputError, match="no folder"):
+        ask(user="u1", model=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no model"):
+        ask(user="u1", model=tmp_path)
+
+
+def test_released_parts_alone_ignore_other_users(ask: Ask, model: Path, write_platform: Write) -> None:
+    before, _ = ask(user="u0", model=model, released_alone=True)
+    events = Path(load(write_platform(users=40)).sources["events"].path[0])  # type: ignore[union-attr, index]
+    lines = events.read_text().splitlines()
+    kept = [line for line in lines if line.startswith(("user,", "u0,"))]
+    others = [f"v{number},i{number % 4},{1_600_000_000 + number}" for number in range(30)]
+    events.write_text("\n".join([*kept, *others]) + "\n")
+    assert ask(user="u0", model=model, released_alone=True)[0] == before
+    assert ask(user="u0", model=model)[0] != before
+
+
+def test_a_platform_without_any_interaction(ask: Ask, model: Path, write_platform: Write) -> None:
+    empty = load(write_platform(files={"shop-events.csv": "user,item,time\n"}))
+    items, said = ask(file=empty, like=["i1"], model=model)
+    assert len(items) == 5 and any("no liked item" in line for line in said)
+    assert ask(file=empty, user="u1", model=model)[0][0].because == "it is popular on the platforms together"
+    with pytest.raises(InputError, match="positive"):
+        ask(file=empty, user="u1")
+
+
+def test_a_model_without_any_shared_item(ask: Ask, model: Path, write_platform: Write, tiny_settings: Any) -> None:
+    other = load(write_platform("other", items=13))
+    with pytest.raises(InputError, match="none of this platform's items"):
+        ask(file=other, user="u1", model=model)
+    items, said = ask(file=other, user="u1", model=adapter(model, tiny_settings()))
+    assert len(items) == 5 and any("adapter alone" in line for line in said)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_adapter_alone(ask: Ask, tiny_settings: Any, tmp_path: Path, private: bool) -> None:
+    folder = adapter(tmp_path / "adapter", tiny_settings())
+    items, _ = ask(user="u3", model=folder, released_alone=private)
+    assert len(items) == 5 and items == ask(user="u3", model=folder, released_alone=private)[0]
+    assert not private or all(set(item.parts) == {"text"} for item in items)
+    assert len(ask(like=["i2"], model=folder, released_alone=True)[0]) == 5
+    nobody, _ = ask(user="ghost", model=folder, released_alone=True)
+    assert [item.item for item in nobody] == ["i0", "i1", "i2", "i3", "i4"] and nobody[0].because == NOTHING
+
+
+def test_items_outside_the_release_are_ordered_by_text(ask: Ask, model: Path, tiny_settings: Any) -> None:
+    before, _ = ask(like=["i2"], model=model, released_alone=True, top=12)
+    after, _ = ask(like=["i2"], model=adapter(model, tiny_settings()), released_alone=True, top=12)
+    assert [item.item for item in after[:8]] == [item.item for item in before[:8]]
+    assert {item.item for item in after[8:]} == {"i9", "i10", "i11"}
+    assert len({item.score for item in after[8:]}) == 3 and len({item.score for item in before[8:]}) == 1
+
+
+def test_a_profile_answers_where_there_is_no_history(write_platform: Write, ask: Ask, tiny_settings: Any, tmp_path: Path) -> None:
+    profiles = "user,about\nnew,likes jazz\n"
+    extra = '[sources.people]\nkind = "profiles"\npath = "people.csv"\ntext = ["about"]\n'
+    path = write_platform("radio", files={"people.csv": profiles}, extra=extra)
+    text = path.read_text().replace('path = "radio-events.csv"', 'path = "radio-events.csv"\nthreshold = 1.0')
+    path.write_text(text)
+    events = path.parent / "radio-events.csv"
+    rows = [line + ("," + "value" if not place else ",2") for place, line in enumerate(events.read_text().splitlines())]
+    events.write_text("\n".join([*rows, "new,i1,1700000000,0"]) + "\n")
+    items, said = ask(file=load(path), user="new", model=adapter(tmp_path / "adapter", tiny_settings()))
+    assert any("profile" in line for line in said)
+    assert all("text" in item.parts for item in items) and "i1" not in {item.item for item in items}
+
+
+@pytest.mark.parametrize("given", ["nothing", "preferences", "both"])
+def test_evaluation(file: PlatformFile, model: Path, given: str, tiny_settings: Any, tmp_path: Path) -> None:
+    told: list[str] = []
+    folder = None if given == "nothing" else adapter(model, tiny_settings()) if given == "both" else model
+    found = evaluate_platform(file, model=folder, seed=0, cache=tmp_path / "cache", tell=told.append)
+    values = json.loads(json.dumps(found.as_dict()))
+    assert set(values["segments"]) == {"all", "few-events", "rare-items"} and len(told) >= 2
+    models = set(values["segments"]["all"]) - {"users", "fused_minus_own"}
+    assert models == ({"own"} if given == "nothing" else {"own", "global", "fused"})
+    assert (values["segments"]["all"]["fused_minus_own"] is None) == (given == "nothing")
+    assert values["recommended_by"] in models
+
+
+class TestCommands:
+    def call(self, *words: Any) -> Any:
+        import fedfuse
+
+        return CliRunner().invoke(fedfuse.app, [str(word) for word in words])
+
+    def test_recommend(self, path: Path, model: Path) -> None:
+        found = self.call("recommend", "--platform", path, "--model", model, "--user", "u3", "--top", 3, "--json")
+        assert found.exit_code == 0, found.output
+        items = json.loads(found.stdout)
+        assert len(items) == 3 and {"because", "parts", "score", "item"} <= set(items[0])
+        shown = self.call("recommend", "--platform", path, "--like", "i1", "--like", "i2")
+        assert shown.exit_code == 0 and "because" in shown.stdout and "fitting" in shown.stderr
+        ghost = self.call("recommend", "--platform", path, "--user", "ghost", "--json")
+        assert ghost.exit_code == 0 and "ghost" in ghost.stderr and json.loads(ghost.stdout)
+
+    def test_evaluate(self, path: Path, model: Path) -> None:
+        found = self.call("evaluate", path, "--model", model, "--json")
+        assert found.exit_code == 0, found.output
+        values = json.loads(found.stdout)
+        assert values["exact"] and values["private"] and values["segments"]["all"]["users"] > 0
+        shown = self.call("evaluate", path)
+        assert shown.exit_code == 0 and "should not leave" in " ".join(shown.stdout.split()) and "fitting" in shown.stderr
+
+    def test_errors_have_their_codes(self, path: Path, tmp_path: Path) -> None:
+        for words in (("evaluate", path, "--model", tmp_path), ("recommend", "--platform", path)):
+            found = self.call(*words)
+            assert isinstance(found.exception, InputError)
+
+
+def test_everything_holds_nothing_out(file: PlatformFile) -> None:
+    tables = read_tables(file)
+    split = recommend.everything(tables)
+    assert (split.held == -1).all() and len(split.train.values) == tables.interactions.positive.sum()
