@@ -7,6 +7,9 @@ model, which was fitted on the same points; a margin in its favour or against it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 from client.examples.split import Split
 from client.recommender.evidence import TEXT, Alike, Evidence, PopularElsewhere
 from client.recommender.item_preferences import joint_preferences, own_preferences
@@ -14,6 +17,24 @@ from client.recommender.left_out import Validation
 from client.recommender.own_model import Floats, Tell, own_evidence, silent, training_histories
 from client.recommender.platform_model import PlatformModel, weigh_evidence
 from client.sources.tables import Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFit:
+    """A platform's own model, and what fitting the fused one goes on with."""
+
+    validation: Validation = field(repr=False)
+    evidence: Sequence[Evidence] = field(repr=False)
+    model: PlatformModel
+
+
+def fit_own(tables: Tables, split: Split, *, seed: int) -> OwnFit:
+    """The own model, fitted on what trains."""
+    validation = Validation(training_histories(tables, split), split.known, seed=seed)
+    evidence = own_evidence(tables, validation.histories)
+    return OwnFit(
+        validation=validation, evidence=evidence, model=weigh_evidence(validation, own_preferences(validation), evidence)
+    )
 
 
 def fit_fused_model(
@@ -26,7 +47,16 @@ def fit_fused_model(
     seed: int,
     tell: Tell = silent,
 ) -> tuple[PlatformModel, PlatformModel]:
-    """The own model and the fused one; these are the same where what was released does not predict this platform's users.
+    """The own model of a platform and, as `fused_with`, the fused one."""
+    tell("fitting the own model")
+    own = fit_own(tables, split, seed=seed)
+    return own.model, fused_with(own, factors=factors, popularity=popularity, text=text, tell=tell)
+
+
+def fused_with(
+    own: OwnFit, *, factors: Floats | None, popularity: Floats | None, text: Floats | None, tell: Tell = silent
+) -> PlatformModel:
+    """The fused model; the own one itself where what was released does not predict this platform's users.
 
     Args:
         factors: float32 (rank, items), zeros for items that are not released; None: there are none.
@@ -34,18 +64,15 @@ def fit_fused_model(
         text: Unit vectors of the items by a published adapter, float32 (items, width); None: there is none.
         tell: Called with what is being done.
     """
-    tell("fitting the own model")
-    validation = Validation(training_histories(tables, split), split.known, seed=seed)
-    evidence, preferences = own_evidence(tables, validation.histories), own_preferences(validation)
-    own = weigh_evidence(validation, preferences, evidence)
+    preferences = own.model.preferences
     released: list[Evidence] = [] if popularity is None else [PopularElsewhere(popularity)]
     released += [] if text is None else [Alike(text, name=TEXT)]
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
-        joint = joint_preferences(validation, factors, start=preferences)
+        joint = joint_preferences(own.validation, factors, start=preferences)
         preferences = max(preferences, joint, key=lambda found: found.gain)
     if not released and not preferences.share:
-        return own, own
+        return own.model
     tell("weighing what was released")
-    fused = weigh_evidence(validation, preferences, [*evidence, *released])
-    return own, fused if fused.gain > own.gain else own
+    fused = weigh_evidence(own.validation, preferences, [*own.evidence, *released])
+    return fused if fused.gain > own.model.gain else own.model

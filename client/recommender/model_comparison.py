@@ -7,7 +7,7 @@ of a user drawn together (Efron & Tibshirani 1993, "An introduction to the boots
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,13 +76,21 @@ class ModelComparison:
         }
 
 
-def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int) -> ModelComparison:
-    """Rank every held-out item by every model.
+@dataclass(frozen=True, kw_only=True)
+class RankedUsers:
+    """What every model makes of every user with a held-out item.
 
     Args:
-        models: Name -> model; "own" and "fused" are compared if both are there.
-        seed: Of the bootstrap.
+        quality: Model -> float64 (users, metrics), the metrics of `COMPARED`.
+        segments: Segment -> bool (users,).
     """
+
+    quality: Mapping[str, Floats] = field(repr=False)
+    segments: Mapping[str, NDArray[np.bool_]] = field(repr=False)
+
+
+def rank_users(models: Mapping[str, UserScores], split: Split) -> RankedUsers:
+    """Rank every held-out item by every model; one that has two names is asked once."""
     users = np.flatnonzero(split.held >= 0)
     place = [list(METRICS).index(name) for name in COMPARED]
     known: dict[int, Floats] = {}
@@ -98,7 +106,18 @@ def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int)
         "few-events": (few >= 1) & (few <= FEW_EVENTS),
         "rare-items": likes[split.held[users]] <= RARE_ITEMS,
     }
-    return ModelComparison(segments={name: _segment(found, mask, seed) for name, mask in masks.items()})
+    return RankedUsers(quality=found, segments=masks)
+
+
+def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int) -> ModelComparison:
+    """The same as means by segment, and fused less own.
+
+    Args:
+        models: Name -> model; "own" and "fused" are compared if both are there.
+        seed: Of the bootstrap.
+    """
+    ranked = rank_users(models, split)
+    return ModelComparison(segments={name: _segment(ranked.quality, mask, seed) for name, mask in ranked.segments.items()})
 
 
 def _segment(found: Mapping[str, Floats], mask: NDArray[np.bool_], seed: int) -> SegmentQuality:
