@@ -71,7 +71,7 @@ class Origin(_Frozen):
         settings_sha256: `shared.base.settings.settings_digest` of the run's settings.
         backbone: Name of the frozen model that the adapter belongs to.
         backbone_sha256: Of its weights; '' where the coordinator had none at hand.
-        adapter_sha256: Of the trained tensors (`shared.model.adapter.adapter_digest`).
+        adapter_sha256: Of the trained tensors (`shared.model.adapter.adapter_digest`); '' where nothing was trained.
         start_sha256: Of the tensors that training began from; '' if they were fresh ones, drawn from the run's seed.
     """
 
@@ -84,7 +84,7 @@ class Origin(_Frozen):
     settings_sha256: Sha256
     backbone: Annotated[str, Field(pattern=r"^[^\p{C}]+$", max_length=300)]
     backbone_sha256: Perhaps256
-    adapter_sha256: Sha256
+    adapter_sha256: Perhaps256
     start_sha256: Perhaps256
 
 

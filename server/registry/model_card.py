@@ -61,16 +61,14 @@ class Lineage:
 def render_card(facts: Facts, lineage: Lineage | None = None) -> str:
     """The model card, in Markdown; `lineage` is None for a model that is in no registry."""
     settings = published_settings(facts)
-    model = settings.model
     reasons = unpromised(facts)
     first = f"**NOTHING IS PROMISED to the users behind this model: {'; '.join(reasons)}.**\n\n" if reasons else ""
+    made = "trained" if settings.trains else "summed"
     title = f"Version {lineage.version}" if lineage else "A run's own copy, not published"
     return f"""---
-library_name: peft
-base_model: {json.dumps(base_of(model))}
-tags: [fedfuse, lora, recommendation]
+{_front(settings)}
 ---
-{first}# A cross-platform recommender's encoder: {facts.run}
+{first}# A cross-platform recommender{"'s encoder" if settings.trains else ""}: {facts.run}
 
 {title}. {_what(facts, settings)} with
 Fedfuse; no platform's rows were pooled.
@@ -80,8 +78,7 @@ Fedfuse; no platform's rows were pooled.
 | strategy | {settings.strategy} |
 | platforms | {", ".join(f"{platform.name} ({platform.users:,} users declared)" for platform in facts.platforms)} |
 | rounds | {facts.rounds} |
-| backbone | `{base_of(model)}`, SHA-256 of the weights `{facts.backbone_sha256 or "not recorded"}` |
-| trained by | run `{facts.run}`, ended {facts.created}{", a simulation" if settings.simulation else ""} |
+{_backbone(facts, settings)}| {made} by | run `{facts.run}`, ended {facts.created}{", a simulation" if settings.simulation else ""} |
 
 ## Privacy
 
@@ -91,17 +88,30 @@ Fedfuse; no platform's rows were pooled.
 {_quality(facts)}
 ## How to use it
 
-{usage(model)}
+{usage(settings.model) if settings.trains else ""}
 {_preferences(facts.preferences)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
+
+
+def _backbone(facts: Facts, settings: Settings) -> str:
+    if not settings.trains:
+        return ""
+    sha256 = facts.backbone_sha256 or "not recorded"
+    return f"| backbone | `{base_of(settings.model)}`, SHA-256 of the weights `{sha256}` |\n"
+
+
+def _front(settings: Settings) -> str:
+    if not settings.trains:
+        return "tags: [fedfuse, recommendation]"
+    return f"library_name: peft\nbase_model: {json.dumps(base_of(settings.model))}\ntags: [fedfuse, lora, recommendation]"
 
 
 def _what(facts: Facts, settings: Settings) -> str:
     model, platforms = settings.model, f"{len(facts.platforms)} platforms"
     if settings.trains:
         return f"A LoRA adapter (rank {model.rank}, on {model.targets}) that {platforms} trained together"
-    return f"What users of {platforms} like together, and an adapter that is untrained; the platforms summed it"
+    return f"What users of {platforms} like together, summed"
 
 
 def _privacy(facts: Facts, settings: Settings) -> str:
@@ -210,7 +220,9 @@ def _preferences(found: PreferenceFacts | None) -> str:
 
 
 def _lineage(facts: Facts, settings: Settings, lineage: Lineage | None) -> str:
-    if not facts.start_sha256:
+    if not settings.trains:
+        start = "nothing: no adapter was trained"
+    elif not facts.start_sha256:
         start = f"fresh factors, drawn from seed {settings.seed}"
     elif lineage is not None and lineage.start is not None:
         start = f"version {lineage.start} of this registry (adapter `{facts.start_sha256}`)"
@@ -219,7 +231,7 @@ def _lineage(facts: Facts, settings: Settings, lineage: Lineage | None) -> str:
     before = f"manifest `{lineage.previous}`" if lineage and lineage.previous else "none"
     place = f"- version {lineage.version}; the version before: {before}\n" if lineage else ""
     return f"""{place}- training began from {start}
-- this adapter: `{facts.adapter_sha256}`
+- this adapter: {f"`{facts.adapter_sha256}`" if facts.adapter_sha256 else "none"}
 - settings of the run: `{settings_digest(settings)}` (in full in `{FACTS}`)
 """
 

@@ -51,7 +51,9 @@ def publish_adapter(
         StorageError: it cannot be written; an older one is still there.
     """
     target, draft = out / MODEL, None
-    backbone = weights_sha256(settings.model.backbone) or load_backbone(settings.model.backbone).sha256
+    backbone = ""
+    if settings.trains:
+        backbone = weights_sha256(settings.model.backbone) or load_backbone(settings.model.backbone).sha256
     facts = facts_of(
         plain(adapter, settings),
         settings,
@@ -67,9 +69,10 @@ def publish_adapter(
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))
         fresh = draft / "fresh"
         fresh.mkdir()
-        if export is None:
+        # What was not trained is as it was drawn, and says nothing.
+        if settings.trains and export is None:
             plain_peft(adapter, settings, fresh, backbone_sha256=backbone)
-        else:
+        elif settings.trains and export is not None:
             export(adapter, settings, fresh)
         if preferences is not None:
             save_preferences(fresh / FILE, preferences)

@@ -294,7 +294,7 @@ def _require_model(folder: Path, manifest: Manifest, where: str, *, backbone: bo
                 read_tensors(folder / entry.name)
     except InputError as error:
         raise InputError(f"{entry.name} {error.found}", where=where, do="publish it again") from None
-    if not backbone:
+    if not (backbone and manifest.origin.adapter_sha256):
         return
     try:
         model = load_published(folder)

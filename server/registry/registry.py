@@ -169,7 +169,9 @@ class Registry:
             lineage = Lineage(
                 version=newest.version + 1 if newest else 1,
                 previous=newest.sha256 if newest else "",
-                start=next((v.version for v in versions if v.origin.adapter_sha256 == facts.start_sha256), None),
+                start=next(
+                    (v.version for v in versions if facts.start_sha256 and v.origin.adapter_sha256 == facts.start_sha256), None
+                ),
             )
             with tempfile.TemporaryDirectory(prefix="fedfuse-publish-") as folder:
                 draft = Path(folder)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
 
 from server.monitoring.run_events import Tally
-from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, Sha256, read_json
+from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, read_json
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
 from shared.ledger.format import now, read_ledger
@@ -98,7 +98,7 @@ class Facts(_Frozen):
     settings: dict[str, Scalar]
     platforms: Annotated[tuple[PlatformFacts, ...], FailFast(), Field(max_length=10_000)]
     backbone_sha256: Perhaps256
-    adapter_sha256: Sha256
+    adapter_sha256: Perhaps256
     start_sha256: Perhaps256
     preferences: PreferenceFacts | None = None
 
@@ -129,7 +129,7 @@ def facts_of(
         settings=flatten(settings),
         platforms=tuple(_platform(tallies[name], ledgers / f"{name}.jsonl") for name in sorted(tallies)),
         backbone_sha256=backbone_sha256,
-        adapter_sha256=adapter_digest(adapter),
+        adapter_sha256=adapter_digest(adapter) if settings.trains else "",
         start_sha256="" if start is None else adapter_digest(start),
         preferences=None
         if preferences is None
