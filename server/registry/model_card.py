@@ -63,7 +63,7 @@ def render_card(facts: Facts, lineage: Lineage | None = None) -> str:
     settings = published_settings(facts)
     reasons = unpromised(facts)
     first = f"**NOTHING IS PROMISED to the users behind this model: {'; '.join(reasons)}.**\n\n" if reasons else ""
-    made = "trained" if settings.trains else "summed"
+    made, simulated = "trained" if settings.trains else "summed", ", a simulation" if settings.simulation else ""
     title = f"Version {lineage.version}" if lineage else "A run's own copy, not published"
     return f"""---
 {_front(settings)}
@@ -78,7 +78,7 @@ Fedfuse; no platform's rows were pooled.
 | strategy | {settings.strategy} |
 | platforms | {", ".join(f"{platform.name} ({platform.users:,} users declared)" for platform in facts.platforms)} |
 | rounds | {facts.rounds} |
-{_backbone(facts, settings)}| {made} by | run `{facts.run}`, ended {facts.created}{", a simulation" if settings.simulation else ""} |
+{_backbone(facts, settings)}| {made} by | run `{facts.run}`, ended {facts.created}{simulated} |
 
 ## Privacy
 
