@@ -89,6 +89,9 @@ def recommend_command(
     private: Annotated[
         bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")
     ] = False,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
 ) -> None:
     """Recommend items that the user has not had, by the platform's own rows and a pulled global model, and say why.
@@ -109,6 +112,7 @@ def recommend_command(
             like=like or (),
             top=top,
             released_alone=private,
+            texts=texts,
             cache=cache,
             state=state,
             say=told.say,
@@ -135,6 +139,9 @@ def evaluate_command(
             help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."
         ),
     ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
@@ -150,7 +157,15 @@ def evaluate_command(
     cache, state = _kept(file, model)
     with _Told() as told:
         found = evaluate_platform(
-            file, model=model, seed=seed, cache=cache, state=state, say=told.say, tell=told.tell, progress=told.progress
+            file,
+            model=model,
+            seed=seed,
+            texts=texts,
+            cache=cache,
+            state=state,
+            say=told.say,
+            tell=told.tell,
+            progress=told.progress,
         )
     if as_json:
         values = {"platform": file.name, "exact": True, "private": True, **found.as_dict()}

@@ -1,8 +1,10 @@
 """What speaks for an item beside which items are liked together: each a named part of its score, none below 0.
 
-Measured on left-out and held-out items of platforms of films, music and books: popularity gains for users with 1 to 3 items,
-words in common for items that few have liked, friends a little on the music site. Recent likes counting more in popularity
-gained nowhere, nor did logarithms of counts against their square roots, so neither is here.
+Measured on held-out items of platforms of films, music, books and anime: words in common gain most where users are few, and for
+items that few have liked; popularity gains for users with 1 to 3 items; friends gain a little on the music site. An encoder's
+vectors gain beside words once their mean is taken off (films dealt to 8 platforms: NDCG@10 .103 to .112). Recent likes counting
+more in popularity gained nowhere, nor did logarithms of counts against their square roots, nor weights of their own for users
+with few items, so none of these is here.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Numbers = NDArray[np.int64]
 
 NOBODY = -1
 """In the place of a user's number: somebody who is in no table."""
-POPULARITY, POOLED, WORDS, TEXT, FRIENDS = "popularity", "popularity elsewhere", "words", "text", "friends"
+POPULARITY, POOLED, WORDS, FRIENDS = "popularity", "popularity elsewhere", "words", "friends"
+TEXT, ADAPTED = "text", "text as trained together"
 _COMMON = 0.3
 """A word in more than this part of the items tells none from another."""
 
@@ -167,6 +170,17 @@ class FriendsLike:
     def by_item(self, history: Sparse) -> Floats | None:
         """None."""
         return None
+
+
+def centred(vectors: Floats) -> Floats:
+    """An encoder's vectors without what all have in common, of length 1, float32 (items, width).
+
+    An encoder's vectors lie in a narrow cone (Ethayarajh 2019, "How contextual are contextualized word representations?"), so
+    that cosines of any two are high.
+    """
+    moved = vectors - vectors.mean(0)
+    unit: Floats = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
+    return unit.astype(np.float32)
 
 
 def word_vectors(tables: Tables) -> Sparse:

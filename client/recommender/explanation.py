@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from client.recommender.evidence import FRIENDS, POOLED, POPULARITY, TEXT, WORDS
+from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, TEXT, WORDS
 from client.recommender.platform_model import PREFERENCES, ScorePart
 from client.sources.tables import Tables
 
@@ -15,6 +15,7 @@ _BY_ITEM = {
     PREFERENCES: "you liked {}",
     WORDS: "its words are like those of {}",
     TEXT: "its text is like that of {}",
+    ADAPTED: "its text is like that of {}",
 }
 _ALONE = {
     PREFERENCES: "what you liked",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from client.examples.split import Split
-from client.recommender.evidence import TEXT, Alike, Evidence, PopularElsewhere
+from client.recommender.evidence import ADAPTED, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import joint_preferences, own_preferences
 from client.recommender.left_out import Validation
 from client.recommender.own_model import Floats, Tell, own_evidence, silent, training_histories
@@ -28,13 +28,17 @@ class OwnFit:
     model: PlatformModel
 
 
-def fit_own(tables: Tables, split: Split, *, seed: int) -> OwnFit:
-    """The own model, fitted on what trains."""
+def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: int) -> OwnFit:
+    """The own model, fitted on what trains.
+
+    Args:
+        text: Vectors of the items' texts by an untrained encoder, float32 (items, width), which is the platform's own evidence;
+            None: no encoder is at hand.
+    """
     validation = Validation(training_histories(tables, split), split.known, seed=seed)
-    evidence = own_evidence(tables, validation.histories)
-    return OwnFit(
-        validation=validation, evidence=evidence, model=weigh_evidence(validation, own_preferences(validation), evidence)
-    )
+    evidence = own_evidence(tables, validation.histories, text)
+    model = weigh_evidence(validation, own_preferences(validation), evidence)
+    return OwnFit(validation=validation, evidence=evidence, model=model)
 
 
 def fit_fused_model(
@@ -43,30 +47,31 @@ def fit_fused_model(
     *,
     factors: Floats | None,
     popularity: Floats | None,
-    text: Floats | None,
+    text: Floats | None = None,
+    adapted: Floats | None = None,
     seed: int,
     tell: Tell = silent,
 ) -> tuple[PlatformModel, PlatformModel]:
-    """The own model of a platform and, as `fused_with`, the fused one."""
+    """The own model of a platform and the fused one, as `fit_own` and `fused_with` make them."""
     tell("fitting the own model")
-    own = fit_own(tables, split, seed=seed)
-    return own.model, fused_with(own, factors=factors, popularity=popularity, text=text, tell=tell)
+    own = fit_own(tables, split, text=text, seed=seed)
+    return own.model, fused_with(own, factors=factors, popularity=popularity, adapted=adapted, tell=tell)
 
 
 def fused_with(
-    own: OwnFit, *, factors: Floats | None, popularity: Floats | None, text: Floats | None, tell: Tell = silent
+    own: OwnFit, *, factors: Floats | None, popularity: Floats | None, adapted: Floats | None = None, tell: Tell = silent
 ) -> PlatformModel:
     """The fused model; the own one itself where what was released does not predict this platform's users.
 
     Args:
         factors: float32 (rank, items), zeros for items that are not released; None: there are none.
         popularity: float32 (items,), NaN for items that are not released; None: there is none.
-        text: Unit vectors of the items by a published adapter, float32 (items, width); None: there is none.
+        adapted: Vectors of the items' texts by a published adapter, float32 (items, width); None: there is none.
         tell: Called with what is being done.
     """
     preferences = own.model.preferences
     released: list[Evidence] = [] if popularity is None else [PopularElsewhere(popularity)]
-    released += [] if text is None else [Alike(text, name=TEXT)]
+    released += [] if adapted is None else [Alike(centred(adapted), name=ADAPTED)]
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
         joint = joint_preferences(own.validation, factors, start=preferences)

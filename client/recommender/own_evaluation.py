@@ -13,7 +13,7 @@ from client.recommender.fused_model import fit_fused_model
 from client.recommender.model_comparison import COMPARED, ModelComparison, compare_models
 from client.recommender.own_model import Tell, UserScores, silent, training_histories
 from client.recommender.platform_model import PlatformModel
-from client.recommender.pulled_model import open_model, use_model
+from client.recommender.pulled_model import open_model, untrained_text, use_model
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
 
@@ -59,6 +59,7 @@ def evaluate_platform(
     *,
     model: Path | None,
     seed: int,
+    texts: bool = False,
     cache: Path,
     state: Path | None = None,
     say: Tell = silent,
@@ -70,6 +71,7 @@ def evaluate_platform(
     Args:
         model: A published model's folder; without it, the own model alone is looked at.
         seed: Which items are held out where there are no times. A model of a run of another seed has seen some of them.
+        texts: Whether the items' texts are encoded although the model has no adapter.
         cache: Folder of the trunk cache.
         state: The platform's file of the run that made the model, if it is here.
         say: Called with what a person should know.
@@ -91,7 +93,8 @@ def evaluate_platform(
         split,
         factors=usable.factors if usable else None,
         popularity=usable.preferences.popularity if usable and usable.preferences else None,
-        text=usable.own_text.items if usable and usable.own_text else None,
+        text=untrained_text(file, tables, usable, texts=texts, cache=cache, progress=progress),
+        adapted=usable.own_text.items if usable and usable.own_text else None,
         seed=seed,
         tell=tell,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.evaluation.ranking_metrics import ranks_by_parts
 from client.examples.split import Split
-from client.recommender.evidence import WORDS, Alike, Evidence, FriendsLike, Popular, word_vectors
+from client.recommender.evidence import TEXT, WORDS, Alike, Evidence, FriendsLike, Popular, centred, word_vectors
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import own_preferences
 from client.recommender.left_out import Validation
@@ -35,10 +35,14 @@ class UserScores(Protocol):
         """Of all items, float32 (n, items)."""
 
 
-def fit_own_model(tables: Tables, split: Split, *, seed: int) -> PlatformModel:
-    """The own model of a platform, fitted on what trains; held-out items are not looked at."""
+def fit_own_model(tables: Tables, split: Split, *, seed: int, text: Floats | None = None) -> PlatformModel:
+    """The own model of a platform, fitted on what trains; held-out items are not looked at.
+
+    Args:
+        text: Vectors of the items' texts by an untrained encoder, float32 (items, width), where one is at hand.
+    """
     validation = Validation(training_histories(tables, split), split.known, seed=seed)
-    return weigh_evidence(validation, own_preferences(validation), own_evidence(tables, validation.histories))
+    return weigh_evidence(validation, own_preferences(validation), own_evidence(tables, validation.histories, text))
 
 
 def training_histories(tables: Tables, split: Split) -> Histories:
@@ -46,9 +50,10 @@ def training_histories(tables: Tables, split: Split) -> Histories:
     return Histories(liked=split.train, items=tables.items, ordered=tables.interactions.time is not None)
 
 
-def own_evidence(tables: Tables, histories: Histories) -> list[Evidence]:
+def own_evidence(tables: Tables, histories: Histories, text: Floats | None = None) -> list[Evidence]:
     """What a platform knows by itself beside which items its users like together."""
     evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
+    evidence += [] if text is None else [Alike(centred(text), name=TEXT)]
     return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence
 
 

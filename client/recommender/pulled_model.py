@@ -13,14 +13,17 @@ from client.config.platform_file import PlatformFile
 from client.model.prepared_platform import Progress
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories
-from client.recommender.text_model import TextModel
+from client.recommender.text_model import TextModel, no_adapter
 from client.run.run_state import load_run_state
 from client.sources.tables import Tables
 from shared.base.errors import InputError
+from shared.base.settings import ModelSettings
 from shared.model.peft_export import PublishedModel, load_published
 from shared.preferences.item_index import item_hashes
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
 from shared.secagg.shared_catalogues import catalogue_digest
+
+Floats = NDArray[np.float32]
 
 _ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "fedfuse.json")
 """Any of these speaks of an adapter; one that lacks the others is damaged, and that is said."""
@@ -52,13 +55,30 @@ class UsableModel:
     """
 
     preferences: ReleasedPreferences | None
-    factors: NDArray[np.float32] | None
+    factors: Floats | None
     text: TextModel | None
     own_text: TextModel | None
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
         return GlobalModel(histories, preferences=self.preferences, text=self.text)
+
+
+def untrained_text(
+    file: PlatformFile, tables: Tables, model: UsableModel | None, *, texts: bool, cache: Path, progress: Progress | None = None
+) -> Floats | None:
+    """Vectors of the items' texts by the frozen encoder, float32 (items, width); None where none is at hand.
+
+    Args:
+        model: Its adapter's encoder is at hand.
+        texts: Whether the embedded encoder is loaded where the model has none.
+    """
+    if model is not None and model.text is not None:
+        return model.text.untrained().items
+    if not texts:
+        return None
+    frozen = no_adapter(ModelSettings())
+    return TextModel(file, frozen, tables=tables, cache=cache, where=str(file.path), progress=progress).items
 
 
 def open_model(folder: Path) -> ModelFolder:

@@ -5,7 +5,7 @@ Lists that a platform shows in public are made of the released parts alone (`cli
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,12 @@ from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
 from client.recommender.own_model import Tell, silent, training_histories
 from client.recommender.platform_model import PlatformModel
-from client.recommender.pulled_model import UsableModel, open_model, use_model
+from client.recommender.pulled_model import UsableModel, open_model, untrained_text, use_model
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
+
+Floats = NDArray[np.float32]
 
 _SEED = 0
 
@@ -70,6 +72,7 @@ def recommend_items(
     like: Sequence[str] = (),
     top: int = 10,
     released_alone: bool = False,
+    texts: bool = False,
     cache: Path,
     state: Path | None = None,
     say: Tell = silent,
@@ -83,6 +86,7 @@ def recommend_items(
         user: Id of a user of the platform, or of anybody.
         like: Ids or public keys of items that somebody who is in no table likes, in the place of `user`.
         released_alone: Whether only what was published counts, and the person's own history: for lists shown in public.
+        texts: Whether the items' texts are encoded although the model has no adapter.
         cache: Folder of the trunk cache; a second call is quick.
         state: The platform's file of the run that made the model, if it is here.
         say: Called with what a person should know of the answer, in one line.
@@ -107,7 +111,11 @@ def recommend_items(
     split = everything(tables)
     person = _named(tables, split, user, say) if user is not None else _liking(tables, like)
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
-    fitted = _model(tables, split, person, usable, released_alone=released_alone, say=say, tell=tell)
+
+    def text() -> Floats | None:
+        return untrained_text(file, tables, usable, texts=texts, cache=cache, progress=progress)
+
+    fitted = _model(tables, split, person, usable, released_alone=released_alone, text=text, say=say, tell=tell)
     history = Histories(liked=ragged([person.liked]), items=tables.items, ordered=tables.interactions.time is not None)
     if like:
         # In the order in which they are named, none is older than another.
@@ -182,6 +190,7 @@ def _model(
     usable: UsableModel | None,
     *,
     released_alone: bool,
+    text: Callable[[], Floats | None],
     say: Tell,
     tell: Tell,
 ) -> PlatformModel | GlobalModel:
@@ -199,7 +208,8 @@ def _model(
         split,
         factors=None if usable is None else usable.factors,
         popularity=None if usable is None or usable.preferences is None else usable.preferences.popularity,
-        text=None if usable is None or usable.own_text is None else usable.own_text.items,
+        text=text(),
+        adapted=usable.own_text.items if usable and usable.own_text else None,
         seed=_SEED,
         tell=tell,
     )

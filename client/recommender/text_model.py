@@ -30,8 +30,9 @@ from client.recommender.evidence import NOBODY
 from client.run.run_state import RunState
 from client.sources.tables import Tables
 from shared.base.errors import InputError
-from shared.base.settings import Settings
-from shared.model.backbone import load_backbone
+from shared.base.settings import ModelSettings, Settings
+from shared.model.adapter import layout_of
+from shared.model.backbone import load_backbone, shape_of
 from shared.model.encoder import default_device
 from shared.model.peft_export import PublishedModel
 
@@ -92,6 +93,15 @@ class TextModel:
         made._parameters = {**self._parameters, **{name: value.to(device) for name, value in kept.items()}}
         return made
 
+    def untrained(self) -> TextModel:
+        """The frozen encoder alone: what the platform has without anybody's adapter."""
+        made = copy(self)
+        made.__dict__.pop("items", None)
+        made._parameters = {
+            name: torch.zeros_like(value) if name.endswith("lora_B") else value for name, value in self._parameters.items()
+        }
+        return made
+
     @cached_property
     def items(self) -> Floats:
         """Unit vectors of the items, float32 (items, width)."""
@@ -131,6 +141,14 @@ class TextModel:
         rows = cached_rows(self._trunk, sequences, user_vectors(self._tables, examples), advance)
         vectors: Floats = self._towers.encode(rows, self._parameters).cpu().numpy()
         return vectors
+
+
+def no_adapter(model: ModelSettings) -> PublishedModel:
+    """The adapter that changes nothing."""
+    shapes = layout_of(shape_of(model.backbone), model)
+    return PublishedModel(
+        model=model, adapter={name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, backbone_sha256=""
+    )
 
 
 def with_nobody(tables: Tables) -> Tables:

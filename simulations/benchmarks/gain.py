@@ -135,7 +135,7 @@ def _ranked(dealing: Dealing, name: str, shared: SharedPreferences | None, *, se
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
     if shared is not None and (factors := shared.factors_on(rows.item_hashes)).any():
         released = released_on(shared, rows.item_hashes)
-        models["fused"] = fused_with(own, factors=factors, popularity=released.popularity, text=None)
+        models["fused"] = fused_with(own, factors=factors, popularity=released.popularity)
         models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None)
     return rank_users(models, rows.split)
 

@@ -17,6 +17,7 @@ from client.recommender.evidence import (
     Popular,
     PopularElsewhere,
     ScoredFor,
+    centred,
     word_vectors,
 )
 from client.recommender.histories import Histories
@@ -97,3 +98,11 @@ def test_rare_words_tell_more() -> None:
         .scores(ScoredFor(history=csr_matrix((1, 10), dtype=np.float32), users=np.array([NOBODY])))
         .any()
     )
+
+
+def test_centred_vectors_have_nothing_in_common() -> None:
+    vectors = np.random.default_rng(0).normal(3.0, 1.0, (50, 8)).astype(np.float32)
+    found = centred(vectors)
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-6)
+    assert np.array_equal(found, centred(vectors)) and np.abs(found.mean(0)).max() < 0.2
+    assert not centred(np.ones((3, 4), np.float32)).any()

@@ -50,7 +50,7 @@ def test_parts_sum_to_the_score(platform: tuple[Tables, Split]) -> None:
     shared = release_of(tables, split.train)
     _, fused = fit_fused_model(
         tables, split, factors=shared.factors_on(hashes_of(tables)), popularity=shared.popularity_on(hashes_of(tables)),
-        text=None, seed=0,
+        seed=0,
     )  # fmt: skip
     for model in (fused, alone(tables, split, training_histories(tables, split), items=np.arange(7))):
         for user in range(3):
@@ -145,7 +145,7 @@ def test_a_release_that_does_not_help_is_not_used(write_platform: Write) -> None
     liked = histories_of(tables.users).liked
     split = Split(train=liked, held=np.full(tables.users, -1, np.int32), known=liked)
     nonsense = 1e3 * np.random.default_rng(0).normal(size=(5, tables.items)).astype(np.float32)
-    own, fused = fit_fused_model(tables, split, factors=nonsense, popularity=None, text=None, seed=0)
+    own, fused = fit_fused_model(tables, split, factors=nonsense, popularity=None, seed=0)
     assert fused is own and own.preferences.share == 0
     again = fit_own_model(tables, split, seed=0)
     users = np.arange(tables.users)
@@ -165,7 +165,7 @@ def test_the_fused_model_is_never_worse_on_what_it_is_chosen_by(write_platform: 
     small = replace(tables, user_ids=list(tables.user_ids)[:6])
     own, fused = fit_fused_model(
         small, split, factors=shared.factors_on(hashes_of(tables)), popularity=shared.popularity_on(hashes_of(tables)),
-        text=None, seed=0,
+        seed=0,
     )  # fmt: skip
     assert fused.gain >= own.gain
     assert (fused is own) == (fused.gain == own.gain)

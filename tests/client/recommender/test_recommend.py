@@ -16,12 +16,13 @@ from client.recommender import recommend
 from client.recommender.explanation import NOTHING
 from client.recommender.own_evaluation import evaluate_platform
 from client.recommender.recommend import Recommendation, everything, recommend_items
+from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
-from shared.model.peft_export import export
+from shared.model.peft_export import export, load_published
 from tests.support.released_preferences import release_of, write_release
 
 Write = Callable[..., Path]
@@ -226,3 +227,23 @@ def test_everything_holds_nothing_out(file: PlatformFile) -> None:
     tables = read_tables(file)
     split = recommend.everything(tables)
     assert (split.held == -1).all() and len(split.train.values) == tables.interactions.positive.sum()
+
+
+def test_texts_are_encoded_only_where_that_is_asked_for(ask: Ask, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def no_encoder(*args: Any, **more: Any) -> Any:
+        raise AssertionError("an encoder was loaded")
+
+    monkeypatch.setattr("client.recommender.text_model.load_backbone", no_encoder)
+    assert ask(user="u3", model=model)[0]
+    with pytest.raises(AssertionError, match="encoder"):
+        ask(user="u3", model=model, texts=True)
+
+
+def test_an_untrained_adapter_is_the_frozen_encoder(file: PlatformFile, tiny_settings: Any, tmp_path: Path) -> None:
+    settings, tables = tiny_settings(), read_tables(file)
+    frozen, trained = (
+        TextModel(file, published, tables=tables, cache=tmp_path / "cache", where="here")
+        for published in (no_adapter(settings.model), load_published(adapter(tmp_path / "adapter", settings)))
+    )
+    assert not np.allclose(trained.items, frozen.items, atol=1e-3)
+    np.testing.assert_allclose(trained.untrained().items, frozen.items, atol=1e-6)
