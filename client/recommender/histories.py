@@ -13,6 +13,9 @@ from client.examples.split import Ragged
 
 Sparse: TypeAlias = scipy.sparse.csr_matrix
 
+_LEAST = 1e-9
+"""Weight of an item that is very old: 0 would take it out of the history, and so out of its own prediction."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Histories:
@@ -49,5 +52,9 @@ class Histories:
         taken = self.liked.lengths()[users] if lengths is None else lengths
         counts = place < taken[row]
         row, place, item = row[counts], place[counts], item[counts]
-        weight = np.ones(len(row)) if half_life is None or not self.ordered else 0.5 ** ((taken[row] - 1 - place) / half_life)
+        weight = (
+            np.ones(len(row))
+            if half_life is None or not self.ordered
+            else np.maximum(0.5 ** ((taken[row] - 1 - place) / half_life), _LEAST)
+        )
         return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))

@@ -8,6 +8,7 @@ import pytest
 from client.examples.split import ragged
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import fit_preferences
+from client.recommender.item_ridge import ItemRidge
 from client.recommender.left_out import LeftOut, gain, left_out, mean_gain, met_before, ranks_among
 
 GROUPS = 4
@@ -32,6 +33,15 @@ def test_rows_and_recent_histories() -> None:
     assert histories.recent(users, half_life=1.0).toarray().tolist() == [[0.5, 1, 0.25, 0], [0] * 4, [0.5, 1, 0.25, 0]]
     shorter = histories.recent(users, half_life=None, lengths=np.array([2, 0, 0]))
     assert shorter.toarray().tolist() == [[1, 0, 1, 0], [0] * 4, [0] * 4]
+
+
+def test_very_old_items_stay_in_a_history() -> None:
+    """In float32, half of half of ... is 0 after some 150 times."""
+    long = Histories(liked=ragged([np.arange(700, dtype=np.int32)]), items=701, ordered=True)
+    history = long.recent(np.zeros(1, np.int64), half_life=2.0)
+    assert history.nnz == 700 and (history.data > 0).all()
+    scores = ItemRidge(long.rows(), ridge=1.0).scores(history)
+    assert np.isfinite(scores).all()
 
 
 def test_points_are_the_last_items_but_the_first() -> None:
