@@ -20,9 +20,9 @@ world = typer.Typer(no_args_is_help=True, help="Worlds: folders with one platfor
 def new(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     seed: Annotated[int, typer.Option(help="Seed of the generated people, items and tastes.")] = 0,
-    scale: Annotated[float, typer.Option(help="Size: 1 is about 1,000 users and 300 items a platform.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="Factor of users and items: 1 is what `fedfuse simulate` runs.")] = 1.0,
 ) -> None:
-    """Write the generated world (a shop, a video site, a news site) so that a person can read its files."""
+    """Write the generated world (two shops, a video site, a news site) so that a person can read its files."""
     from simulations.worlds.generated import write_world
 
     made = write_world(folder, seed=seed, scale=scale)

@@ -53,7 +53,7 @@ def measure_phase(root: Path, *, rounds: int, platforms: int) -> list[dict[str, 
         "video": ["--data", "video/ratings.parquet", "--data", "video/films.jsonl"],
         "news": ["--url", f"sqlite:///{root}/world/news/news.db"],
     }
-    world = write_world(root / "world", seed=1, scale=0.2).folder
+    world = write_world(root / "world", seed=1, scale=0.6).folder
     names = [f"{NAMES[number % 3]}-{number}" for number in range(platforms)]
     with LocalDeployment(root) as local:
         local.make()

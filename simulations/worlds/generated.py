@@ -1,11 +1,14 @@
-"""The generated world: a shop, a video site and a news site, whose users' tastes carry over between them.
+"""The generated world: two shops of one trade, a video site and a news site, whose users' tastes carry over between them.
+
+The small shop has what a small shop has, few customers and short histories, and part of its range is in the large one's, under
+other ids: the public keys of the products alone say so. The news site's articles are new every day.
 
 The same seed and scale give the same files, byte for byte (with the same library versions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +16,12 @@ import numpy as np
 from numpy.random import Generator
 
 from shared.base.errors import InputError
-from simulations.worlds import files, news, shop, video
-from simulations.worlds.crowd import Crowd, Sizes, gather, population
+from simulations.worlds import corner, files, news, shop, taste, video
+from simulations.worlds.crowd import COMMON, Crowd, Sizes, gather, gather_readers, population
+from simulations.worlds.products import make_products
+from simulations.worlds.taste import People
 from simulations.worlds.world import World, open_world
+from simulations.worlds.writers import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,28 +31,51 @@ class Trade:
     Args:
         write: Its files.
         file: The text of its platform file, with `{users}` left out.
+        sizes: At scale 1.
     """
 
     write: Callable[..., None]
     file: str
+    sizes: Sizes
 
 
 PLATFORMS = {
-    "shop": Trade(write=shop.write_shop, file=shop.PLATFORM_FILE),
-    "video": Trade(write=video.write_video, file=video.PLATFORM_FILE),
-    "news": Trade(write=news.write_news, file=news.PLATFORM_FILE),
+    "shop": Trade(
+        write=shop.write_shop, file=shop.PLATFORM_FILE, sizes=Sizes(users=500, items=500, positives=14.0, least=2, most=60)
+    ),
+    "corner": Trade(
+        write=corner.write_corner,
+        file=corner.PLATFORM_FILE,
+        sizes=Sizes(users=210, items=400, positives=3.0, least=1, most=20, shape=1.0),
+    ),
+    "video": Trade(write=video.write_video, file=video.PLATFORM_FILE, sizes=Sizes(users=210, items=200)),
+    "news": Trade(
+        write=news.write_news, file=news.PLATFORM_FILE, sizes=Sizes(users=210, items=420, positives=10.0, least=3, most=30)
+    ),
 }
 """The order fixes which draws are whose."""
+
+IN_COMMON = 0.6
+"""Share of the small shop's range that the large one sells, too."""
 
 LEAST_SCALE, MOST_SCALE = 0.1, 10.0
 
 README = """\
 # A generated world
 
-Three invented platforms, written by `simulations/worlds/generated.py` from seed {seed} at scale {scale}: a shop, a video site
-and a news site with {users} users and {items} items each. Nobody in it is real.
+Four invented platforms, written by `simulations/worlds/generated.py` from seed {seed} at scale {scale}. Nobody in it is real.
 
-- {shared} people are on all three platforms, under ids that do not tell.
+| platform | what it is | users | items | liked items per user |
+|---|---|---|---|---|
+{table}
+
+- shop and corner are of one trade. {shared} of the {range} products in corner's range are in shop's, too, under other ids and
+  in other words, their GTINs with another number of digits; what sells well is rather in both. The other platforms share no item
+  with anybody.
+- corner is small: most of its customers have bought one to four products.
+- Every article of news has a day on which it appears (`published` of its table `articles`), and is hardly read after the third
+  day. So most articles that a reader clicked last had few clicks before, or none.
+- {common}% of the users of each platform are on every larger platform, too, under ids that do not tell.
 - Everyone loves two topics and has a style (budget or premium, for beginners or experts, classic or modern). Interest moves
   from the first topic to the second, and spreads to the topics that go with them; which go with which is the same everywhere,
   and is not to be seen in the texts alone.
@@ -57,6 +86,8 @@ and a news site with {users} users and {items} items each. Nobody in it is real.
 | shop/events.csv | written twice | {repeated} |
 | shop/events.csv | of a product that is not sold | {unsold} |
 | shop/events.csv | without a customer | {nobody} |
+| corner/till.csv | of an article that is no longer sold | {gone} |
+| corner/till.csv | without a card | {cardless} |
 | video/ratings.parquet | without a film | {filmless} |
 | video/follows.csv | of a viewer who rated nothing | {strangers} |
 | news/news.db, clicks | on an article that was withdrawn | {withdrawn} |
@@ -64,13 +95,20 @@ and a news site with {users} users and {items} items each. Nobody in it is real.
 A purchase also leaves the view that led to it, so most products of a customer have two rows in shop/events.csv.
 """
 
+WHAT = {
+    "shop": "a large shop: CSV events, products and profiles, JSON-lines reviews, Parquet image vectors",
+    "corner": "a small shop: CSV with semicolons, a till's lines and the range",
+    "video": "a video site: Parquet ratings, JSON-lines films, CSV social ties, a TSV knowledge graph",
+    "news": "a news site: one SQLite database of clicks, articles and readers",
+}
+
 
 def write_world(folder: Path, *, seed: int = 0, scale: float = 1.0) -> World:
     """Writes the generated world into `folder`, over an earlier one if there is one.
 
     Args:
         seed: 0 or more; another seed is another world of the same kind.
-        scale: Factor of users and items, from 0.1 to 10; 1 is about 1,000 users and 300 items a platform.
+        scale: Factor of users and items, from 0.1 to 10; 1 is what `PLATFORMS` says.
 
     Raises:
         InputError: a value is out of range, or `folder` is a file or holds platform files of another world.
@@ -86,47 +124,84 @@ def write_world(folder: Path, *, seed: int = 0, scale: float = 1.0) -> World:
         raise InputError(
             f"holds platform files of another world: {', '.join(foreign)}", where=str(folder), do="name an empty or new folder"
         )
-    for name, (crowd, rng) in crowds(seed=seed, sizes=sizes).items():
+    made = crowds(seed=seed, sizes=sizes)
+    for name, (crowd, rng) in made.items():
         PLATFORMS[name].write(folder, crowd=crowd, rng=rng)
-    files.write_text(folder / "README.md", _readme(seed=seed, scale=scale, sizes=sizes))
+    files.write_text(folder / "README.md", _readme({name: crowd for name, (crowd, _) in made.items()}, seed=seed, scale=scale))
     # The platform files come last: a world that was interrupted before its end names no missing source.
     for name, platform in PLATFORMS.items():
-        files.write_text(folder / f"{name}.toml", platform.file.format(users=sizes.users))
+        files.write_text(folder / f"{name}.toml", platform.file.format(users=sizes[name].users))
     return open_world(folder)
 
 
-def sizes_at(scale: float) -> Sizes:
-    """The sizes of a world at that scale.
+def sizes_at(scale: float) -> dict[str, Sizes]:
+    """The sizes of a world's platforms at that scale.
 
     Raises:
         InputError: the scale is out of range.
     """
     if not LEAST_SCALE <= scale <= MOST_SCALE:
         raise InputError(f"scale {scale} is out of range", do=f"give a number from {LEAST_SCALE} to {MOST_SCALE:g}")
-    whole = Sizes()
-    return Sizes(users=round(whole.users * scale), items=round(whole.items * scale))
+    return {name: platform.sizes.scaled(scale) for name, platform in PLATFORMS.items()}
 
 
-def crowds(*, seed: int, sizes: Sizes) -> dict[str, tuple[Crowd, Generator]]:
+def crowds(*, seed: int, sizes: Mapping[str, Sizes]) -> dict[str, tuple[Crowd, Generator]]:
     """What nobody sees of a world: per platform its crowd, and the generator that its writer goes on with."""
-    born = population(np.random.default_rng((seed, 0)), sizes=sizes, platforms=len(PLATFORMS))
-    made = {}
-    for stream, (name, people) in enumerate(zip(PLATFORMS, born, strict=True), start=1):
-        rng = np.random.default_rng((seed, stream))
-        made[name] = (gather(rng, people=people, sizes=sizes), rng)
-    return made
+    born = population(np.random.default_rng((seed, 0)), sizes=[sizes[name] for name in PLATFORMS])
+    people = dict(zip(PLATFORMS, born, strict=True))
+    streams = {name: np.random.default_rng((seed, stream)) for stream, name in enumerate(PLATFORMS, start=1)}
+    made = _shops(np.random.default_rng((seed, len(PLATFORMS) + 1)), people, sizes, streams)
+    for name, gathered in (("video", gather), ("news", gather_readers)):
+        items = taste.taste_catalogue(streams[name], count=sizes[name].items)
+        made[name] = gathered(streams[name], people=people[name], items=items, sizes=sizes[name])
+    return {name: (made[name], streams[name]) for name in PLATFORMS}
 
 
-def _readme(*, seed: int, scale: float, sizes: Sizes) -> str:
+def _shops(
+    rng: Generator, people: Mapping[str, People], sizes: Mapping[str, Sizes], streams: Mapping[str, Generator]
+) -> dict[str, Crowd]:
+    """Both shops choose from the trade's products, so that one that both sell is as popular and of the same kind on both."""
+    large, small = sizes["shop"].items, sizes["corner"].items
+    both = round(IN_COMMON * small)
+    trade = taste.taste_catalogue(rng, count=large + small - both)
+    products = make_products(Writer(rng), trade)
+    # A small shop buys what sells: each product of the large range gets in by its popularity (Gumbel's way to draw without
+    # replacement).
+    known = np.argsort(-trade.popularity[:large] - rng.gumbel(size=large))[:both]
+    ranges = {
+        "shop": np.arange(large),
+        "corner": rng.permutation(np.concatenate([known, np.arange(large, len(trade))])),
+    }
+    return {
+        name: gather(
+            streams[name],
+            people=people[name],
+            items=trade.pick(numbers),
+            sizes=sizes[name],
+            products=tuple(products[number] for number in numbers),
+        )
+        for name, numbers in ranges.items()
+    }
+
+
+def _readme(made: Mapping[str, Crowd], *, seed: int, scale: float) -> str:
+    def row(name: str, crowd: Crowd) -> str:
+        likes = sum(len(chosen) for chosen in crowd.chosen) / len(crowd.people)
+        return f"| {name} | {WHAT[name]} | {len(crowd.people)} | {len(crowd.items)} | {likes:.1f} |"
+
+    sold = {name: {product.gtin for product in made[name].products} for name in ("shop", "corner")}
     return README.format(
         seed=seed,
         scale=f"{scale:g}",
-        users=sizes.users,
-        items=sizes.items,
-        shared=sizes.shared_users,
+        table="\n".join(row(name, crowd) for name, crowd in made.items()),
+        shared=len(sold["shop"] & sold["corner"]),
+        range=len(sold["corner"]),
+        common=round(100 * COMMON),
         repeated=shop.REPEATED,
         unsold=shop.UNKNOWN,
         nobody=shop.KEYLESS,
+        gone=corner.UNKNOWN,
+        cardless=corner.KEYLESS,
         filmless=video.KEYLESS,
         strangers=video.UNKNOWN,
         withdrawn=news.UNKNOWN,

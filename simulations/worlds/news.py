@@ -1,4 +1,4 @@
-"""The news site of a generated world: one SQLite database with clicks, articles and readers, and no reviews."""
+"""The news site of a generated world: one SQLite database with clicks, articles that are new every day, and readers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,12 @@ def write_news(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     )
 
 
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def _article(writer: Writer, crowd: Crowd, item: int, article: str) -> _Row:
+    assert crowd.published is not None
     subject = writer.subject(crowd.items, item)
     topic = subject.topic
 
@@ -89,6 +94,7 @@ def _article(writer: Writer, crowd: Crowd, item: int, article: str) -> _Row:
     besides = f" {sentence(f'they are also fond of {writer.pick(subject.second.doings)}')}" if subject.second else ""
     return {
         "id": article,
+        "published": f"{_moment(int(crowd.published[item])):%Y-%m-%d %H:%M:%S}",
         "headline": writer.title(draft),
         "section": topic.section,
         "body": f"{sentence(story)}{besides}",
@@ -103,12 +109,12 @@ def _reader(writer: Writer, crowd: Crowd, user: int, reader: str) -> _Row:
 
 
 def _clicks(rng: Generator, crowd: Crowd, readers: list[str], articles: list[str]) -> list[_Row]:
-    rows = [(choice.time, readers[choice.user], articles[choice.item]) for choice in crowd.choices(rng)]
+    rows = [(choice.time, readers[choice.user], articles[choice.item]) for choice in crowd.choices()]
     for row in rng.choice(len(rows), size=UNKNOWN, replace=False):
         time, reader, _ = rows[row]
         rows.append((time, reader, "withdrawn"))
     rows.sort()
     return [
-        {"reader": reader, "article": article, "clicked_at": datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")}
+        {"reader": reader, "article": article, "clicked_at": f"{_moment(time):%Y-%m-%d %H:%M:%S}"}
         for time, reader, article in rows
     ]

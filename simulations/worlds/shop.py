@@ -1,4 +1,4 @@
-"""The shop of a generated world: CSV events, products and profiles, JSON-lines reviews, Parquet image vectors."""
+"""The large shop of a generated world: CSV events, products and profiles, JSON-lines reviews, Parquet image vectors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from numpy.random import Generator
 
 from simulations.worlds import files
 from simulations.worlds.crowd import Choice, Crowd, any_time
+from simulations.worlds.products import Product
 from simulations.worlds.taste import AXES
 from simulations.worlds.vocabulary import TOPICS, headline, sentence
 from simulations.worlds.writers import Writer
 
 PLATFORM_FILE = """\
-# A shop. Everything in this file is public; the rows of its sources never leave the platform.
+# A large shop. Everything in this file is public; the rows of its sources never leave the platform.
 name = "shop"
 users = {users}
 
@@ -34,7 +35,8 @@ events = {{ view = 0.2, cart = 0.5, buy = 1.0 }}  # any other event ("hide") is 
 [sources.products]
 kind = "items"
 path = "shop/products.csv"
-columns = {{ item = "product", title = "title", category = "department", description = "description" }}
+columns = {{ item = "product", title = "title", category = "department", description = "description", key = "gtin" }}
+keys = "gtin"
 numbers = {{ price = {{ min = 0, max = 500, buckets = 4, words = ["very cheap", "cheap", "expensive", "very expensive"] }} }}
 
 [sources.profiles]
@@ -70,9 +72,10 @@ def write_shop(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     writer = Writer(rng)
     customers = [f"C{number:06d}" for number in rng.permutation(10 * len(crowd.people))[: len(crowd.people)]]
     products = [f"P{number:04d}" for number in range(1, len(crowd.items) + 1)]
-    choices = list(crowd.choices(rng))
+    choices = list(crowd.choices())
     place = folder / "shop"
-    files.write_csv(place / "products.csv", [_product(writer, crowd, item, product) for item, product in enumerate(products)])
+    sold = zip(products, crowd.products, strict=True)
+    files.write_csv(place / "products.csv", [_row_of(writer, number, product) for number, product in sold])
     files.write_csv(place / "profiles.csv", [_profile(rng, crowd, user, customer) for user, customer in enumerate(customers)])
     files.write_csv(place / "events.csv", _events(rng, crowd, choices, customers, products))
     files.write_jsonl(place / "reviews.jsonl", _reviews(writer, crowd, choices, customers, products))
@@ -81,12 +84,11 @@ def write_shop(folder: Path, *, crowd: Crowd, rng: Generator) -> None:
     )
 
 
-def _product(writer: Writer, crowd: Crowd, item: int, product: str) -> _Row:
-    subject = writer.subject(crowd.items, item)
+def _row_of(writer: Writer, number: str, product: Product) -> _Row:
+    subject, thing = product.subject, product.thing
     topic = subject.topic
 
     def draft() -> str:
-        thing = writer.pick(topic.things)
         return headline(
             writer.pick(
                 (
@@ -97,13 +99,13 @@ def _product(writer: Writer, crowd: Crowd, item: int, product: str) -> _Row:
             )
         )
 
-    low, high = (5.0, 120.0) if crowd.items.style[item, AXES.index("price")] < 0 else (180.0, 490.0)
     besides = f" Also for {writer.pick(subject.second.doings)}." if subject.second else ""
     return {
-        "product": product,
+        "product": number,
+        "gtin": product.gtin,
         "title": writer.title(draft),
         "department": topic.department,
-        "price": f"{writer.rng.uniform(low, high):.2f}",
+        "price": f"{product.price / 100:.2f}",
         "description": f"{sentence(f'for {writer.pick(topic.doings)} {writer.pick(topic.scenes)}')}{besides}",
     }
 

@@ -61,12 +61,14 @@ class Strengths:
         style: Logit per axis on which the item has the side that the person prefers; its negative on the other side.
         popularity: Zipf exponent.
         companion: Share of `AFFINITY` that is felt at the start of a history; all of it is felt at the end.
+        ageing: Loss of logit per day since an item appeared, where items appear day by day.
     """
 
     topic: float = 4.5
     style: float = 1.2
-    popularity: float = 1.1
+    popularity: float = 0.8
     companion: float = 0.2
+    ageing: float = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,10 @@ class TasteCatalogue:
 
     def __len__(self) -> int:
         return len(self.mix)
+
+    def pick(self, numbers: NDArray[np.int64]) -> TasteCatalogue:
+        """The items with these numbers, in this order."""
+        return TasteCatalogue(mix=self.mix[numbers], style=self.style[numbers], popularity=self.popularity[numbers])
 
     def topics(self, item: int) -> tuple[int, int | None]:
         """The main topic of an item, and the second one if it has one."""
@@ -159,6 +165,17 @@ def appeal(
     taste = love + felt * (love @ AFFINITY)
     logits = strengths.topic * taste @ items.mix.T
     return np.asarray(logits + strengths.style * (items.style @ person.style[0]) + strengths.popularity * items.popularity)
+
+
+def freshness(published: NDArray[np.int64], times: NDArray[np.int64], *, strengths: Strengths) -> NDArray[np.float64]:
+    """What the age of items adds to the logits at each moment, float64 (moments, items); -inf before an item appears.
+
+    Args:
+        published: int64 (items,), seconds since 1970.
+        times: int64 (moments,), seconds since 1970.
+    """
+    days = (times[:, None] - published) / 86_400
+    return np.where(days < 0, -np.inf, -strengths.ageing * days)
 
 
 def choose(rng: Generator, logits: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -112,7 +112,7 @@ def _film(writer: Writer, crowd: Crowd, item: int, film: int) -> _Row:
 
 def _ratings(rng: Generator, crowd: Crowd, viewers: _Ids, films: _Ids) -> list[_Row]:
     rows: list[tuple[int, int, int | None, int]] = []  # time, viewer, film, stars
-    for choice in crowd.choices(rng):
+    for choice in crowd.choices():
         stars = 5 if rng.random() < 0.4 + 0.4 * choice.delight else 4
         rows.append((choice.time, int(viewers[choice.user]), int(films[choice.item]), stars))
     for user, chosen in enumerate(crowd.chosen):

@@ -31,7 +31,7 @@ SECURE = [
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    return write_world(tmp_path / "world", seed=1, scale=0.1).folder
+    return write_world(tmp_path / "world", seed=1, scale=0.2).folder
 
 
 @pytest.fixture

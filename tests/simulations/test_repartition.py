@@ -266,6 +266,6 @@ def test_the_command_deals_the_generated_world(tmp_path: Path) -> None:
     out = tmp_path / "dealt"
     done = CliRunner().invoke(fedfuse.app, ["world", "deal", str(tmp_path / "made"), "--parts", "2", "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert "6 platforms" in done.output
+    assert "8 platforms" in done.output
     before, after = (sum(len(read_tables(load(p)).user_ids) for p in open_world(f).platforms) for f in (tmp_path / "made", out))
     assert before == after

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sqlite3
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,21 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from client.config.platform_file import load
+from client.sources.item_keys import gtin_key
 from client.sources.platform_tables import read_tables
+from client.sources.tables import Tables
 from shared.base.errors import InputError, StorageError
-from simulations.worlds import files, news, shop, taste, video
-from simulations.worlds.crowd import Crowd, Sizes, gather, population
-from simulations.worlds.generated import PLATFORMS, crowds, sizes_at, write_world
+from simulations.worlds import corner, files, news, shop, taste, video
+from simulations.worlds.crowd import DAY, START, Crowd, Sizes, appearances, gather, population
+from simulations.worlds.generated import IN_COMMON, PLATFORMS, crowds, sizes_at, write_world
+from simulations.worlds.products import gtin13
 from simulations.worlds.taste import AXES, Strengths
 from simulations.worlds.vocabulary import FIRST_NAMES, LAST_NAMES, MANNER, TOPICS
 from simulations.worlds.world import open_world
 from simulations.worlds.writers import Writer
 
 SCALE = 0.25
+LARGE = Sizes(users=1000, items=300, positives=24.0)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,19 @@ class TestWriting:
         same = {name for name, digest in digests(other).items() if digests(folder)[name] == digest}
         assert same == {f"{name}.toml" for name in PLATFORMS}
 
+    def test_declared_users_are_those_that_there_are(self, folder: Path) -> None:
+        for name, sizes in sizes_at(SCALE).items():
+            assert load(folder / f"{name}.toml").users == sizes.users == len(read_tables(load(folder / f"{name}.toml")).user_ids)
+
+    def test_its_readme_says_the_sizes(self, folder: Path) -> None:
+        text = (folder / "README.md").read_text()
+        for name, (crowd, _) in crowds(seed=0, sizes=sizes_at(SCALE)).items():
+            (line,) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
+            assert f"| {len(crowd.people)} | {len(crowd.items)} |" in line
+
+    def test_the_smallest_world_and_a_large_range_can_be_written(self, tmp_path: Path) -> None:
+        assert len(write_world(tmp_path, scale=0.1).platforms) == len(PLATFORMS)
+
     def test_writing_over_an_earlier_world_leaves_only_the_new_one(self, folder: Path, tmp_path: Path) -> None:
         write_world(tmp_path, scale=0.1, seed=5)
         write_world(tmp_path, scale=SCALE)
@@ -154,6 +172,7 @@ class TestReading:
         assert sold.height - sold.unique().height == shop.REPEATED
         return {
             "shop": {"events": dirty + repeated},
+            "corner": {"till": corner.UNKNOWN + corner.KEYLESS},
             "video": {"ratings": video.KEYLESS, "follows": video.UNKNOWN},
             "news": {"clicks": news.UNKNOWN},
         }
@@ -167,7 +186,7 @@ class TestReading:
             tuple(rows.item[start:stop][rows.positive[start:stop]].tolist())
             for start, stop in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)
         ]
-        assert min(map(len, histories)) >= 3
+        assert min(map(len, histories)) >= PLATFORMS[platform].sizes.least
         assert sorted(histories) == sorted(tuple(chosen.tolist()) for chosen in crowd.chosen)
 
     def test_every_source_says_something(self, folder: Path, platform: str) -> None:
@@ -193,7 +212,105 @@ class TestReading:
             readers = {str(reader) for (reader,) in database.execute("SELECT reader FROM readers")}
         customers = set(pl.read_csv(folder / "shop" / "profiles.csv")["customer"].to_list())
         viewers = {str(viewer) for viewer in pl.read_parquet(folder / "video" / "ratings.parquet")["viewer"]}
-        assert not customers & viewers and not customers & readers and not viewers & readers
+        cards = {str(card) for card in pl.read_csv(folder / "corner" / "till.csv", separator=";")["card"].drop_nulls()}
+        everybody = (customers, cards, viewers, readers)
+        assert len(set().union(*everybody)) == sum(map(len, everybody))
+
+
+class TestTwoShops:
+    """What both shops sell is found by the keys, and by nothing else."""
+
+    @pytest.fixture(scope="class")
+    def tables(self, folder: Path) -> tuple[Tables, Tables]:
+        return read_tables(load(folder / "shop.toml")), read_tables(load(folder / "corner.toml"))
+
+    def test_every_product_has_a_key_of_its_own(self, tables: tuple[Tables, Tables]) -> None:
+        for shop_ in tables:
+            assert all(key.startswith("gtin:") for key in shop_.item_keys)
+            assert len(set(shop_.item_keys)) == shop_.items
+
+    def test_a_part_of_the_small_range_is_in_the_large_one(self, tables: tuple[Tables, Tables]) -> None:
+        large, small = tables
+        assert len(set(large.item_keys) & set(small.item_keys)) == round(IN_COMMON * small.items)
+
+    def test_ids_titles_and_spellings_tell_nothing_of_it(self, folder: Path, tables: tuple[Tables, Tables]) -> None:
+        large, small = tables
+        assert not set(large.item_ids) & set(small.item_ids)
+        assert not set(large.item_titles) & set(small.item_titles)
+        spelled = pl.read_csv(folder / "shop" / "products.csv", infer_schema=False)["gtin"]
+        other = pl.read_csv(folder / "corner" / "range.csv", separator=";", infer_schema=False)["barcode"]
+        assert set(spelled.str.len_chars()) == {13} and set(other.str.len_chars()) == {12, 14}
+
+    def test_both_sell_the_same_thing_under_one_key(self) -> None:
+        made = crowds(seed=0, sizes=sizes_at(SCALE))
+        (large, _), (small, _) = made["shop"], made["corner"]
+        place = {product.gtin: number for number, product in enumerate(large.products)}
+        both = [(place[product.gtin], number) for number, product in enumerate(small.products) if product.gtin in place]
+        for one, other in both:
+            assert large.products[one] == small.products[other]
+            assert_allclose(large.items.mix[one], small.items.mix[other])
+            assert large.items.popularity[one] == small.items.popularity[other]
+
+    def test_the_small_shop_has_short_histories_and_the_large_one_thousands_of_likes(self) -> None:
+        made = crowds(seed=0, sizes=sizes_at(1.0))
+        lengths = {name: np.array([len(chosen) for chosen in crowd.chosen]) for name, (crowd, _) in made.items()}
+        assert len(lengths["corner"]) < len(lengths["shop"]) / 2 and np.mean(lengths["corner"] <= 4) > 0.5
+        assert lengths["shop"].sum() > 5000
+
+    @given(st.integers(0, 99_999), st.booleans())
+    def test_a_gtin_is_one_in_both_spellings(self, number: int, american: bool) -> None:
+        gtin = gtin13(number, american=american)
+        assert gtin_key(gtin) == gtin_key(corner.barcode(gtin)) == f"0{gtin}"
+        assert gtin.isdecimal() and len(gtin) == 13 and len(corner.barcode(gtin)) == (12 if american else 14)
+
+
+class TestNews:
+    """Articles are new every day, and read within the days after."""
+
+    @pytest.fixture(scope="class")
+    def crowd(self) -> Crowd:
+        return crowds(seed=0, sizes=sizes_at(1.0))["news"][0]
+
+    def ages(self, crowd: Crowd) -> np.ndarray:
+        assert crowd.published is not None
+        return (np.concatenate(crowd.times) - crowd.published[np.concatenate(crowd.chosen)]) / DAY
+
+    def test_articles_are_read_in_the_days_after_their_publication(self, crowd: Crowd) -> None:
+        ages = self.ages(crowd)
+        assert ages.min() >= 0 and np.median(ages) < 1.5 and np.mean(ages < 4) > 0.95
+
+    def test_nothing_is_read_before_it_appears_and_nothing_twice_in_a_small_world_either(self) -> None:
+        crowd = crowds(seed=0, sizes=sizes_at(0.1))["news"][0]
+        assert self.ages(crowd).min() >= 0
+        assert all(len(set(chosen.tolist())) == len(chosen) for chosen in crowd.chosen)
+
+    def test_some_articles_appear_on_every_day(self, crowd: Crowd) -> None:
+        assert crowd.published is not None
+        days, counts = np.unique(crowd.published // DAY, return_counts=True)
+        assert (np.diff(days) == 1).all() and counts[1:].min() >= 5  # the oldest are the rest of a day
+
+    @given(st.integers(2, 2000), st.integers(1, 100))
+    def test_as_many_as_anybody_reads_are_there_when_the_season_begins(self, items: int, most: int) -> None:
+        sizes = Sizes(items=items, most=most)
+        published = appearances(sizes)
+        assert len(published) == items and (np.diff(published) >= 0).all()
+        assert (published < START).sum() == min(most, items // 2)
+
+    def test_most_held_out_articles_had_few_clicks_before(self, crowd: Crowd) -> None:
+        items, times = np.concatenate(crowd.chosen), np.concatenate(crowd.times)
+        before = [
+            int(((items == chosen[-1]) & (times < time[-1])).sum())
+            for chosen, time in zip(crowd.chosen, crowd.times, strict=True)
+        ]
+        assert np.median(before) <= 4 and np.mean(np.array(before) == 0) > 0.1
+
+    def test_days_of_publication_are_in_the_database(self, folder: Path) -> None:
+        with sqlite3.connect(folder / "news" / "news.db") as database:
+            early = database.execute(
+                "SELECT count(*) FROM clicks JOIN articles ON article = id WHERE clicked_at < published"
+            ).fetchone()
+            articles, days = database.execute("SELECT count(*), count(DISTINCT date(published)) FROM articles").fetchone()
+        assert early == (0,) and articles > days > 30
 
 
 class TestTitles:
@@ -203,7 +320,7 @@ class TestTitles:
 
     @pytest.mark.parametrize("platform", sorted(PLATFORMS))
     def test_titles_differ_in_a_large_world_too(self, tmp_path: Path, platform: str) -> None:
-        sizes = Sizes(users=20, items=1500)
+        sizes = {name: replace(trade.sizes, users=20, items=1500) for name, trade in PLATFORMS.items()}
         crowd, rng = crowds(seed=3, sizes=sizes)[platform]
         PLATFORMS[platform].write(tmp_path, crowd=crowd, rng=rng)
         (tmp_path / f"{platform}.toml").write_text(PLATFORMS[platform].file.format(users=20))
@@ -259,20 +376,27 @@ class TestTaste:
         companion = int(taste.AFFINITY[first].argmax())
         assert_allclose(by_topic[0][companion], strengths.topic * strengths.companion)
 
-    def test_a_fifth_of_the_people_is_on_every_platform(self) -> None:
-        sizes = Sizes(users=100, items=60)
-        born = population(np.random.default_rng(0), sizes=sizes, platforms=3)
+    def test_a_fifth_of_the_people_is_on_every_larger_platform(self) -> None:
+        sizes = [Sizes(users=users, items=60) for users in (100, 20, 50)]
+        born = population(np.random.default_rng(0), sizes=sizes)
         persons = [{tuple(style) for style in people.style} for people in born]
-        assert [len(found) for found in persons] == [100, 100, 100]
-        for one, other in ((0, 1), (0, 2), (1, 2)):
-            assert len(persons[one] & persons[other]) == 20
+        assert [len(found) for found in persons] == [100, 20, 50]
+        for one, other, common in ((0, 1, 4), (0, 2, 10), (1, 2, 4)):
+            assert len(persons[one] & persons[other]) == common
 
     def test_the_shuffle_hides_who_is_on_every_platform(self) -> None:
-        sizes = Sizes(users=200, items=60)
+        sizes = {name: replace(trade.sizes, users=200, items=60) for name, trade in PLATFORMS.items()}
         made = crowds(seed=0, sizes=sizes)
         styles = [crowd.people.style for crowd, _ in made.values()]
         same_place = (styles[0] == styles[1]).all(axis=1)
         assert same_place.sum() <= 3  # by luck alone, where 40 would be without the shuffle
+
+    def test_a_short_history_is_a_short_part_of_the_way(self) -> None:
+        sizes = Sizes(users=60, items=80, positives=3.0, least=1, most=4)
+        rng = np.random.default_rng(0)
+        people, items = population(rng, sizes=[sizes])[0], taste.taste_catalogue(rng, count=sizes.items)
+        moments = gather(rng, people=people, items=items, sizes=sizes).moments
+        assert 0 <= moments.min() < 0.2 and 0.8 < moments.max() <= 1
 
 
 def ndcg_at_10(crowd: Crowd, *, oracle: bool) -> float:
@@ -291,8 +415,8 @@ class TestWorthLearning:
     @pytest.fixture(scope="class")
     def crowd(self) -> Crowd:
         rng = np.random.default_rng(11)
-        sizes = Sizes()
-        return gather(rng, people=population(rng, sizes=sizes, platforms=1)[0], sizes=sizes)
+        people = population(rng, sizes=[LARGE])[0]
+        return gather(rng, people=people, items=taste.taste_catalogue(rng, count=LARGE.items), sizes=LARGE)
 
     def test_who_knows_the_tastes_is_far_above_popularity(self, crowd: Crowd) -> None:
         assert 0.25 < ndcg_at_10(crowd, oracle=True) < 0.5
@@ -300,7 +424,7 @@ class TestWorthLearning:
 
     def test_histories_are_as_long_as_the_sizes_say(self, crowd: Crowd) -> None:
         lengths = np.array([len(chosen) for chosen in crowd.chosen])
-        assert lengths.min() >= Sizes().least and lengths.max() <= Sizes().most
+        assert lengths.min() >= LARGE.least and lengths.max() <= LARGE.most
         assert 20 <= lengths.mean() <= 30
 
     def test_popularity_is_long_tailed(self, crowd: Crowd) -> None:
