@@ -187,7 +187,7 @@ class TestRuns:
 
     def test_world_new(self, call: Callable[..., Result], tmp_path: Path) -> None:
         assert call("world", "new", tmp_path / "w", "--scale", "0.1").code == 0
-        assert {path.name for path in (tmp_path / "w").glob("*.toml")} == {"shop.toml", "video.toml", "news.toml"}
+        assert {path.name for path in (tmp_path / "w").glob("*.toml")} == {"shop.toml", "corner.toml", "video.toml", "news.toml"}
 
     def test_one_platform_and_a_user_without_history_are_fine(
         self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path
