@@ -75,7 +75,7 @@ Four invented platforms, written by `simulations/worlds/generated.py` from seed 
 - corner is small: most of its customers have bought one to four products.
 - Every article of news has a day on which it appears (`published` of its table `articles`), and is hardly read after the third
   day. So most articles that a reader clicked last had few clicks before, or none.
-- {common}% of the users of each platform are on every larger platform, too, under ids that do not tell.
+- {common}% of the users of each platform are on every other that is not smaller, too, under ids that do not tell.
 - Everyone loves two topics and has a style (budget or premium, for beginners or experts, classic or modern). Interest moves
   from the first topic to the second, and spreads to the topics that go with them; which go with which is the same everywhere,
   and is not to be seen in the texts alone.
