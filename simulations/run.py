@@ -19,13 +19,13 @@ import torch
 
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
-from client.examples.split import leave_one_out
 from client.messenger import worker_link as link
 from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepare, read_rows
-from client.recommender.own_model import fit_own_model, held_out_quality
-from client.sources.platform_tables import read_tables
+from client.recommender.own_evaluation import evaluate_platform
+from client.recommender.pulled_model import says_something
 from client.worker.request_handler import Worker
 from server.monitoring.run_events import Event, Outcome, Tally
+from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.atomic_files import write_whole
@@ -40,6 +40,9 @@ from simulations.worlds.world import World
 
 Progress = Callable[[str, str, int, int], None]
 """Platform, what it does, done, of how many."""
+
+Compared = dict[str, Any]
+"""`client.recommender.own_evaluation.OwnEvaluation` as JSON; empty where nothing can be held out."""
 
 METRICS = "metrics.json"
 RECORD = "run.toml"
@@ -90,14 +93,14 @@ def run_simulation(
         )
     else:
         together = federate_virtually(plan, run, platforms, plan.out, events=events, progress=progress)
-    own = {file.name: _own(plan, file, platforms.get(file.name), progress) for file in files}
+    compared = {file.name: _compared(plan, run, file, platforms.get(file.name), progress) for file in files}
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
         "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
         "rounds": together.rounds,
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
-        "platforms": {name: _platform(tally, own[name]) for name, tally in together.tallies.items()},
+        "platforms": {name: _platform(tally, compared[name]) for name, tally in together.tallies.items()},
     }
     write_whole(plan.out / METRICS, (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
@@ -201,22 +204,41 @@ def _worker(platform: PlatformRows, out: Path, progress: Progress | None) -> Wor
     )
 
 
-def _own(plan: Simulation, file: PlatformFile, platform: PlatformRows | None, progress: Progress | None) -> Quality:
-    """What the platform can do by itself, exact."""
+def _compared(
+    plan: Simulation, run: str, file: PlatformFile, platform: PlatformRows | None, progress: Progress | None
+) -> Compared:
+    """What the platform can do by itself, what is published, and both fused; exact."""
+
+    def tell(what: str) -> None:
+        if progress:
+            progress(file.name, what, 0, 1)
+
+    rows = read_rows(file, plan.settings) if platform is None else platform
+    if (rows.split.held < 0).all():
+        return {}
+    model, state = plan.out / MODEL, plan.out / "state" / file.name
+    found = evaluate_platform(
+        file,
+        model=model if says_something(model, rows.tables) else None,
+        seed=plan.settings.seed,
+        cache=state / "trunk",
+        state=state / "runs" / f"{run}.safetensors",
+        tell=tell,
+        read=rows,
+    )
     if progress:
-        progress(file.name, "own model", 0, 1)
-    tables = read_tables(file) if platform is None else platform.tables
-    split = leave_one_out(tables, seed=plan.settings.seed) if platform is None else platform.split
-    found = held_out_quality(fit_own_model(tables, split, seed=plan.settings.seed), split)
-    if progress:
-        progress(file.name, "own model", 1, 1)
-    return found
+        progress(file.name, "own and fused models", 1, 1)
+    return found.as_dict()
 
 
-def _platform(tally: Tally, own: Quality) -> dict[str, Any]:
+def _platform(tally: Tally, compared: Compared) -> dict[str, Any]:
+    segments: dict[str, dict[str, Any]] = compared.get("segments", {})
+    everyone = segments.get("all", {})
     return {
+        **{model: everyone.get(model) for model in ("own", "global", "fused", "fused_minus_own")},
+        "recommended_by": compared.get("recommended_by"),
+        "segments": segments,
         "before": _quality(tally.before),
-        "own": _rounded(own),
         "federated": _quality(tally.federated),
         "personal": _quality(tally.personal),
         "personal_chosen": tally.chosen,
@@ -225,6 +247,7 @@ def _platform(tally: Tally, own: Quality) -> dict[str, Any]:
         "delta": tally.joined.delta,
         "budget": tally.joined.budget,
         "noise_multiplier": tally.joined.noise_multiplier,
+        "preference_noise": tally.joined.preference_noise,
         "signal_to_noise": tally.joined.signal_to_noise,
         "bytes_up": tally.bytes_up,
         "bytes_down": tally.bytes_down,

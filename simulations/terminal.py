@@ -18,9 +18,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from client.recommender.model_comparison import SHOWN
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
-from shared.protocol.quality import METRICS
+from shared.protocol.quality import METRICS, NDCG
 
 _SAID = (
     Kind.JOINED,
@@ -100,27 +101,28 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
     off = None if metrics["private"] else _PRIVACY_OFF
     table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("platform", overflow="fold", min_width=8)
-    for column in ("model", *(metric.title for metric in METRICS.values()), "ε of budget", "δ", "KiB sent"):
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    table.add_column("platform, model", overflow="fold")
+    for column in (*(METRICS[name].title for name in SHOWN), "few events", "rare items", "ε of budget", "KiB sent"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, result in metrics["platforms"].items():
-        # Beside the three models, the facts of the federation stand in one row each.
-        facts = {
-            "before": ("", "", ""),
-            "own": ("", "", ""),
-            "federated": (
-                f"{_number(result['epsilon'])} of {_number(result['budget'])}",
-                f"{result['delta']:g}",
-                f"{result['bytes_up'] / 1024:,.0f}",
-            ),
-        }
-        if result.get("personal"):
-            facts["personal" if result["personal_chosen"] else "personal: global"] = ("", "", "")
-        stages = [stage for stage in facts if result[stage.partition(":")[0]]]
-        for stage in stages:
-            first, last = stage == stages[0], stage == stages[-1]
-            figures = [f"{result[stage.partition(':')[0]][key]:.3f}" for key in METRICS]
-            table.add_row(name if first else "", stage, *figures, *facts[stage], end_section=last)
+        sent = (f"{_number(result['epsilon'])} of {_number(result['budget'])}", f"{result['bytes_up'] / 1024:,.0f}")
+        table.add_row(name, "", "", "", "", *sent, style="bold")
+        models = [model for model in ("own", "global", "fused") if result.get(model)]
+        for model in models:
+            few, rare = (result["segments"][segment].get(model, {}).get(NDCG) for segment in ("few-events", "rare-items"))
+            figures = [f"{result[model][key]:.3f}" for key in SHOWN]
+            shown = ["-" if value is None else f"{value:.3f}" for value in (few, rare)]
+            table.add_row(f"  {model}", *figures, *shown)
+        gain = result.get("fused_minus_own")
+        if gain:
+            style = "bold" if gain["low"] > 0 else ""
+            table.add_row("  fused - own", f"{gain['mean']:+.3f}", style=style)
+            table.add_row("  95 %", f"{gain['low']:+.3f}", f"{gain['high']:+.3f}", style=style)
+        for stage in ("before", "federated", "personal") if metrics["rounds"] else ():
+            if result[stage]:
+                chosen = stage if stage != "personal" or result["personal_chosen"] else "personal: global"
+                table.add_row(f"  text, {chosen}", *(f"{result[stage][key]:.3f}" for key in SHOWN), style="dim")
+        table.add_section()
     return table
 
 

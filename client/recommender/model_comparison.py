@@ -22,8 +22,9 @@ Floats = NDArray[np.float64]
 FEW_EVENTS, RARE_ITEMS = 3, 3
 """Training items of a user with few; training likes of an item that is rare."""
 RESAMPLES = 2000
-COMPARED = (NDCG, "hr@10")
-"""Metrics that are shown."""
+COMPARED = tuple(METRICS)
+SHOWN = (NDCG, "hr@10")
+"""Metrics that people are shown."""
 _AT_ONCE = 1 << 22
 
 
@@ -127,7 +128,7 @@ def _segment(found: Mapping[str, Floats], mask: NDArray[np.bool_], seed: int) ->
     quality = {model: dict(zip(COMPARED, values[mask].mean(0).tolist(), strict=True)) for model, values in found.items()}
     gain = None
     if {"own", "fused"} <= set(found):
-        gain = bootstrap_interval((found["fused"] - found["own"])[mask, 0], seed=seed)
+        gain = bootstrap_interval((found["fused"] - found["own"])[mask, COMPARED.index(NDCG)], seed=seed)
     return SegmentQuality(users=count, quality=quality, gain=gain)
 
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from client.config.platform_file import PlatformFile
-from client.examples.split import leave_one_out
-from client.model.prepared_platform import Progress, require_usable
+from client.model.prepared_platform import PlatformRows, Progress, read_rows
 from client.recommender.fused_model import fit_fused_model
-from client.recommender.model_comparison import COMPARED, ModelComparison, compare_models
+from client.recommender.model_comparison import SHOWN, ModelComparison, compare_models
 from client.recommender.own_model import Tell, UserScores, silent, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import open_model, untrained_text, use_model
-from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
+from shared.base.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class OwnEvaluation:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that are shown."""
-        return COMPARED
+        return SHOWN
 
     @property
     def lines(self) -> list[str]:
@@ -65,6 +64,7 @@ def evaluate_platform(
     say: Tell = silent,
     tell: Tell = silent,
     progress: Progress | None = None,
+    read: PlatformRows | None = None,
 ) -> OwnEvaluation:
     """Fit the own and the fused model on what trains, and rank every held-out item by these and by the global model.
 
@@ -76,15 +76,15 @@ def evaluate_platform(
         state: The platform's file of the run that made the model, if it is here.
         say: Called with what a person should know.
         tell: Called with what is being done.
+        read: The sources, where they were read already.
 
     Raises:
         InputError: the model or the sources cannot be used, or nobody has two liked items.
     """
     opened = None if model is None else open_model(model)
     tell("reading the platform's tables")
-    tables = read_tables(file)
-    require_usable(tables, where=str(file.path))
-    split = leave_one_out(tables, seed=seed)
+    rows = read_rows(file, Settings(seed=seed)) if read is None else read
+    tables, split = rows.tables, rows.split
     if (split.held < 0).all():
         raise InputError("no user has two liked items, so none can be held out", where=str(file.path), do="evaluate later")
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)

@@ -97,6 +97,16 @@ def open_model(folder: Path) -> ModelFolder:
     return ModelFolder(folder=folder, preferences=preferences, adapter=adapter)
 
 
+def says_something(folder: Path, tables: Tables) -> bool:
+    """Whether a folder holds a model that is of use on a platform: an adapter, or preferences of items that it has."""
+    if any((folder / name).exists() for name in _ADAPTER):
+        return True
+    if not (folder / FILE).exists():
+        return False
+    hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
+    return bool(np.isin(hashes, load_preferences(folder / FILE).items).any())
+
+
 def use_model(
     opened: ModelFolder,
     file: PlatformFile,
