@@ -2,9 +2,9 @@
 
 Measured on held-out items of platforms of films, music, books and anime: words in common gain most where users are few, and for
 items that few have liked; popularity gains for users with 1 to 3 items; friends gain a little on the music site. An encoder's
-vectors gain beside words once their mean is taken off (films dealt to 8 platforms: NDCG@10 .103 to .112). Recent likes counting
-more in popularity gained nowhere, nor did logarithms of counts against their square roots, nor weights of their own for users
-with few items, so none of these is here.
+vectors gain beside words once their mean is taken off (films dealt to 8 platforms: NDCG@10 .104 to .110). Recent likes counting
+more in popularity gained nowhere, nor did logarithms of counts against their square roots; weights of their own for users with
+few items gained on some platforms what they lost on others. So none of these is here.
 """
 
 from __future__ import annotations

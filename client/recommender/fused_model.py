@@ -2,7 +2,8 @@
 
 Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere and the
 adapter's texts by a weight of 0. The fused model is used where the left-out points are predicted better by it than by the own
-model, which was fitted on the same points; a margin in its favour or against it changed nothing that could be measured.
+model, which was fitted on the same points. No margin is asked for: films dealt to 8 platforms and anime dealt to 64 differed by
+.008 and more in mean gain on every part, and one platform of all films, where it was .001, lost nothing on held-out items.
 """
 
 from __future__ import annotations
