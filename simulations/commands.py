@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from shared.base.errors import InputError
-from shared.base.setting_overrides import values_of
+from shared.base.setting_overrides import values_of, with_strategy
 from shared.base.settings import Settings, build
 
 world = typer.Typer(no_args_is_help=True, help="Worlds: folders with one platform file per platform.")
@@ -53,9 +53,13 @@ def simulate_command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training; without a strategy's name, of fedavg.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="How adapters are made and combined, as in ffa+median; `fedfuse strategies` lists them.")
+        str | None,
+        typer.Option(
+            help="What is shared: 'preferences' (the default), or how adapters are trained and combined, as in ffa+median; "
+            "`fedfuse strategies` lists them."
+        ),
     ] = None,
     noise: Annotated[
         str | None, typer.Option(help="'local' (every platform adds all of it) or 'distributed' (shared, under a secure sum).")
@@ -69,10 +73,11 @@ def simulate_command(
     engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
 ) -> None:
-    """Run a federation of virtual platforms and compare: before training, what a platform can do by itself, federated.
+    """Run a federation of virtual platforms, and compare what each can do by itself with what it can do having joined.
 
     \b
-    fedfuse simulate                                   the generated world
+    fedfuse simulate                                   the generated world: which items are liked together
+    fedfuse simulate --rounds 10                       ... and text adapters are trained
     fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
     fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
     """
@@ -119,7 +124,7 @@ def settings_from(config: Path | None, assignments: list[str]) -> Settings:
     Raises:
         InputError: the file cannot be read, or a key or a value is wrong.
     """
-    values = values_of(config, assignments)
+    values = with_strategy(values_of(config, assignments))
     values["simulation"] = True
     privacy = values.setdefault("privacy", {})
     if isinstance(privacy, dict):

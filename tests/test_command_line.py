@@ -305,7 +305,10 @@ class TestBadInput:
         for path in Path(tiny_bert).iterdir():
             (broken / path.name).write_bytes(path.read_bytes())
         (broken / "model.safetensors").write_bytes(b"not a model")
-        refused(call("simulate", write_platform().parent, "--out", tmp_path / "run", "--backbone", broken), "backbone")
+        refused(
+            call("simulate", write_platform().parent, "--out", tmp_path / "run", "--backbone", broken, "--rounds", "1"),
+            "backbone",
+        )
 
     def test_disk_full(
         self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

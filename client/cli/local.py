@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.base.errors import PrivacyError
-from shared.base.settings import Settings, build
+from shared.base.settings import Settings
 
 
 def check(
@@ -243,17 +243,9 @@ def _show_evaluation(name: str, found: Any) -> None:
 
 
 def _settings(config: Path | None) -> Settings:
-    if config is None:
-        return Settings()
-    import tomllib
+    from shared.base.setting_overrides import settings_of
 
-    from shared.base.errors import InputError
-
-    try:
-        values = tomllib.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the settings cannot be read ({error})", where=str(config), do="give a TOML file") from None
-    return build(values.get("settings", values), where=str(config))
+    return settings_of(config, [])
 
 
 def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
@@ -289,6 +281,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
         "budget": plan.budget if plan.private else "inf",
         "delta": plan.delta,
         "noise_multiplier": plan.noise_multiplier,
+        "preference_noise": plan.preference_noise,
         "signal_to_noise": plan.signal_to_noise if plan.private else "inf",
         "group_size": group_size,
         "accountant": str(plan.accountant),
@@ -320,11 +313,14 @@ def _show(report: dict[str, Any]) -> None:
     elif forecast["epsilon"] == "inf":
         console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
     else:
+        what = [f"{forecast['rounds']} rounds ({forecast['steps']} private steps)"] if forecast["steps"] else []
+        what += ["sums of what users like together"] if forecast["preference_noise"] else []
+        noises = [f"{forecast['noise_multiplier']:.2f}"] if forecast["steps"] else []
+        noises += [f"{forecast['preference_noise']:.2f} of preferences"] if forecast["preference_noise"] else []
         console.print(
-            "[bold]forecast[/] for {rounds} rounds ({steps} private steps): epsilon {epsilon:.2f} of {budget:g} "
-            "at delta {delta:g}; "
-            "noise multiplier {noise_multiplier:.2f}, group size {group_size}, signal to noise at most {signal_to_noise:.1f} "
-            "({accountant})".format(**forecast)
+            f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of {forecast['budget']:g} at delta "
+            f"{forecast['delta']:g}; noise multiplier {', '.join(noises)}, group size {forecast['group_size']}, signal to noise "
+            f"at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
         )
     for warning in report["warnings"]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")

@@ -28,15 +28,13 @@ from client.recommender.histories import Histories, Sparse
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.platform_model import PREFERENCES, ScorePart, one_by_one
 from client.recommender.text_model import TextModel
-from shared.preferences.denoising import noise_edge
+from shared.preferences.denoising import PUBLIC_RIDGE, noise_edge
 from shared.preferences.item_index import Hashes
 from shared.preferences.shared_preferences import SharedPreferences
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-_RIDGE = 1.2
-"""Of the edge of the noise."""
 _LEAST_RIDGE = 1.0
 """Where there is no noise."""
 _HALF_LIFE = 8.0
@@ -68,7 +66,7 @@ def released_on(shared: SharedPreferences, hashes: Hashes) -> ReleasedPreference
     Args:
         hashes: Of the platform's items, in the order of its catalogue.
     """
-    ridge = max(_RIDGE * noise_edge(len(shared.items), shared.noise), _LEAST_RIDGE)
+    ridge = max(PUBLIC_RIDGE * noise_edge(len(shared.items), shared.noise), _LEAST_RIDGE)
     factors = scipy.sparse.csr_matrix(shared.factors_on(hashes))
     return ReleasedPreferences(ridge=ItemRidge(factors, ridge=ridge), popularity=shared.popularity_on(hashes))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from client.run.run_state import RunState, load_run_state, save_run_state
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings, settings_digest
 from shared.model.backbone import shape_of
+from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
 
 
@@ -70,15 +71,14 @@ class RunContext:
         self.simulation, self.progress, self.guard, self.pace = simulation, progress, guard, pace or Pace(step=0.0)
         self._path = path
         self.part = Part.of(settings, shape_of(settings.model.backbone), rank=platform.file.rank)
-        self.plan = plan_within(
-            platform.file,
-            settings,
-            budget=budget * reserved(settings),
-            group_size=group_size,
-            parameters=self.parameters_trained,
-            exact_metrics=self.exact,
-            spent=[entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else (),
-        )
+        self._public: dict[str, Any] = {
+            "budget": budget * reserved(settings),
+            "group_size": group_size,
+            "parameters": self.parameters_trained,
+            "exact_metrics": self.exact,
+            "spent": [entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else (),
+        }
+        self.plan = plan_within(platform.file, settings, **self._public)
         if not simulation:
             planned = [self.plan.noise_multiplier] * settings.trains + [self.plan.preference_noise] * self.prefers
             platform.file.federation.require_noise(*planned)
@@ -88,6 +88,14 @@ class RunContext:
     def parameters_trained(self) -> int:
         """Most parameters that one step trains, those that stay on the platform included."""
         return self.part.learning
+
+    @cached_property
+    def plan_alone(self) -> Plan:
+        """The plan of a run in which no two platforms have items in common: what preferences do not take is training's."""
+        if not self.plan.preference_noise or not self.settings.trains:
+            return self.plan
+        none = self.settings.preferences.model_copy(update={"items": 0})
+        return plan_within(self.rows.file, self.settings.model_copy(update={"preferences": none}), **self._public)
 
     @property
     def prefers(self) -> bool:

@@ -22,6 +22,7 @@ from client.training.losses import CLICK_BIAS
 from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder
 from shared.base.settings import CLIPS, Settings
+from shared.privacy.plan import Plan
 from shared.protocol.messages import Arrays
 
 
@@ -40,21 +41,32 @@ class TrainingContext(RunContext):
         self.platform = platform
         self.device = platform.towers.encoder.device
         super().__init__(settings=settings, platform=platform, group_size=platform.friends.group_size, **others)
-        terms = platform.file.federation
-        self.mechanism = mechanism_of(
-            self.plan,
-            settings.training,
-            users=platform.file.users,
-            dimension=self.parameters_trained,
-            group_size=platform.friends.group_size,
-            clips=CLIPS if self.simulation else (terms.minimum_clip, terms.maximum_clip),
-        )
         self.bank = BankOfRounds(
             platform.bank,
             rounds=settings.training.bank_steps // settings.round_steps,
             device=self.device,
             remembered=self.state.bank,
         )
+
+    def mechanism_under(self, plan: Plan) -> Mechanism:
+        """The training step that a plan pays for."""
+        platform, terms = self.platform, self.platform.file.federation
+        return mechanism_of(
+            plan,
+            self.settings.training,
+            users=platform.file.users,
+            dimension=self.parameters_trained,
+            group_size=platform.friends.group_size,
+            clips=CLIPS if self.simulation else (terms.minimum_clip, terms.maximum_clip),
+        )
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The step of a platform that adds all of its noise itself.
+
+        Preferences are asked for before the first round or not at all, so what they were planned to take is known by then.
+        """
+        return self.mechanism_under(self.plan if self.state.preferences is not None else self.plan_alone)
 
     @property
     def parameters_trained(self) -> int:

@@ -134,8 +134,10 @@ def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")
 
 def run_command(
     server: At = _HERE,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="How adapters are combined; `fedfuse strategies` lists them.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training; without a strategy, of fedavg.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="'preferences' (the default), or how adapters are trained: `fedfuse strategies`.")
+    ] = None,
     noise: Annotated[str | None, typer.Option(help="'local' or 'distributed' (the secure sum).")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, as run.toml holds them under [settings].")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base.errors import InputError
-from shared.base.settings import Settings, build
+from shared.base.settings import PREFERENCES, Settings, build
 
 
 def settings_of(config: Path | None, assignments: list[str]) -> Settings:
@@ -21,7 +21,18 @@ def settings_of(config: Path | None, assignments: list[str]) -> Settings:
     Raises:
         InputError: the file cannot be read, or a key or a value is wrong.
     """
-    return build(values_of(config, assignments), where=str(config) if config else "the options")
+    return build(with_strategy(values_of(config, assignments)), where=str(config) if config else "the options")
+
+
+def with_strategy(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with the strategy of who names none: preferences, which take seconds and no GPU; with rounds, training.
+
+    >>> with_strategy({})
+    {'strategy': 'preferences'}
+    >>> with_strategy({"rounds": 20}), with_strategy({"strategy": "ffa"})
+    ({'rounds': 20}, {'strategy': 'ffa'})
+    """
+    return values if {"strategy", "rounds"} & set(values) else {**values, "strategy": PREFERENCES}
 
 
 def values_of(config: Path | None, assignments: list[str]) -> dict[str, Any]:
