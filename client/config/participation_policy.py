@@ -132,7 +132,8 @@ class ParticipationPolicy(Frozen):
         _keep(training.clip <= self.maximum_clip, "maximum_clip", clip)
         count = settings.evaluations
         _keep(not self.metrics or count <= self.maximum_evaluations, "maximum_evaluations", f"{count} evaluations")
-        _keep(settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
+        # What trains nothing loads none.
+        _keep(not settings.trains or settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
         _keep(
             settings.server.minimum_platforms >= self.minimum_participants,
             "minimum_participants",

@@ -30,7 +30,7 @@ def joined(run: RunContext) -> Joined:
         noise_multiplier=plan.noise_multiplier,
         signal_to_noise=plan.signal_to_noise,
         finished=run.state.finished,
-        rank=run.part.rank,
+        rank=run.rank,
         item_list=declared_list(run),
         preference_noise=plan.preference_noise,
     )

@@ -26,11 +26,9 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.limited_plan import plan_within
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.release_plan import preference_plan
-from client.run.adapter_partition import Part
 from client.run.run_state import RunState, load_run_state, save_run_state
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings, settings_digest
-from shared.model.backbone import shape_of
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
 
@@ -70,7 +68,6 @@ class RunContext:
         self.name, self.settings, self.rows, self.budget, self.ledger = name, settings, platform, budget, ledger
         self.simulation, self.progress, self.guard, self.pace = simulation, progress, guard, pace or Pace(step=0.0)
         self._path = path
-        self.part = Part.of(settings, shape_of(settings.model.backbone), rank=platform.file.rank)
         self._public: dict[str, Any] = {
             "budget": budget * reserved(settings),
             "group_size": group_size,
@@ -86,8 +83,13 @@ class RunContext:
 
     @property
     def parameters_trained(self) -> int:
-        """Most parameters that one step trains, those that stay on the platform included."""
-        return self.part.learning
+        """Most parameters that one step trains, those that stay on the platform included; 1 where nothing is trained."""
+        return 1
+
+    @property
+    def rank(self) -> int:
+        """LoRA rank that this platform trains; 0 where nothing is trained."""
+        return 0
 
     @cached_property
     def plan_alone(self) -> Plan:

@@ -17,6 +17,7 @@ from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import PreparedPlatform
 from client.privacy.limited_plan import mechanism_of
 from client.privacy.mechanism import Mechanism
+from client.run.adapter_partition import Part
 from client.run.run_context import RunContext
 from client.training.losses import CLICK_BIAS
 from client.training.trainer import Trainer, TrainingData
@@ -40,6 +41,7 @@ class TrainingContext(RunContext):
     def __init__(self, *, settings: Settings, platform: PreparedPlatform, **others: Any) -> None:
         self.platform = platform
         self.device = platform.towers.encoder.device
+        self.part = Part.of(settings, platform.towers.encoder.backbone.shape, rank=platform.file.rank)
         super().__init__(settings=settings, platform=platform, group_size=platform.friends.group_size, **others)
         self.bank = BankOfRounds(
             platform.bank,
@@ -72,6 +74,11 @@ class TrainingContext(RunContext):
     def parameters_trained(self) -> int:
         """As `RunContext`."""
         return self.part.learning + self.staying
+
+    @property
+    def rank(self) -> int:
+        """As `RunContext`."""
+        return self.part.rank
 
     @cached_property
     def initial_local(self) -> Mapping[str, Tensor]:

@@ -146,8 +146,12 @@ class Worker:
         try:
             self._require_leave(request, warrant)
             answer = self._answer(request)
-            part = Part.of(request.settings, shape_of(request.settings.model.backbone), rank=self._file.rank)
-            layout: Mapping[str, tuple[int, ...]] = part.sent(request.factors) if isinstance(request, Train | Sum) else {}
+            settings, part = request.settings, None
+            if settings.trains:
+                part = Part.of(settings, shape_of(settings.model.backbone), rank=self._file.rank)
+            layout: Mapping[str, tuple[int, ...]] = {}
+            if part is not None and isinstance(request, Train | Sum):
+                layout = part.sent(request.factors)
             if isinstance(request, Count) and isinstance(self._session, SecureSession):
                 layout = {"popularity": (self._session.counted, 1)}
             elif isinstance(request, Prefer):
@@ -157,7 +161,7 @@ class Worker:
                 answer,
                 platform=self._file,
                 layout=layout,
-                rank=part.rank,
+                rank=0 if part is None else part.rank,
                 items=self._platform.tables.items if self._platform else 0,
                 simulation=self._simulation,
                 pace=self._pace,
