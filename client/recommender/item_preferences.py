@@ -94,7 +94,7 @@ def _at_share(validation: Validation, factors: Floats | None, share: float, star
         model = ItemRidge(rows, ridge=RIDGES[place], spectrum=spectrum)
 
         def with_recency(place: int) -> ItemPreferences:
-            gain = mean_gain(validation.gains(validation.scores(model, half_lives[place])))
+            gain = mean_gain(validation.gains_by(model, half_lives[place]))
             return ItemPreferences(model=model, half_life=half_lives[place], share=share, gain=gain)
 
         found = _climb(with_recency, len(half_lives), last)

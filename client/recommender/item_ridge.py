@@ -5,7 +5,8 @@ the others, never from itself. Rows may also be factors that were released by ot
 
 One decomposition A'A = V' diag(s) V serves every ridge: P = V' diag(1 / (s + ridge)) V, plus (I - V'V) / ridge where V has fewer
 rows than there are items. So P need not be formed where items are many and rows are few. Where rows are many too, their
-leading singular directions are kept. Decomposed in float64.
+leading singular directions are kept. Decomposed in float64. An item that is in no row scores 0 and adds nothing, so that only
+the others, which are `active`, are computed with.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class RowSpectrum:
     """A'A of some rows as directions @ their squared singular values.
 
     Args:
+        active: int64 (active items,), ascending. Those that are in a row.
         values: float64 (rank,), above 0.
-        directions: float32 (rank, items), orthonormal.
+        directions: float32 (rank, active items), orthonormal.
     """
 
+    active: NDArray[np.int64]
     values: NDArray[np.float64]
     directions: Floats
 
@@ -56,18 +59,19 @@ class ItemRidge:
         if not ridge > 0:
             raise ValueError(f"a ridge of {ridge}")
         spectrum = spectrum or spectrum_of(rows)
-        self.ridge, self.items = ridge, rows.shape[1]
+        self.ridge, self.items, self.active = ridge, rows.shape[1], spectrum.active
         values, directions = spectrum.values, spectrum.directions
         self._inverse: Floats | None = None
-        if self.items <= min(MOST_ITEMS, 2 * len(values)):
+        if len(self.active) <= min(MOST_ITEMS, 2 * len(values)):
             # Both terms at once: 1 / (s + ridge) - 1 / ridge.
             moved = -values / (ridge * (values + ridge))
             inverse = (directions.T.astype(np.float64) * moved) @ directions
-            inverse[np.diag_indices(self.items)] += 1.0 / ridge
+            inverse[np.diag_indices(len(self.active))] += 1.0 / ridge
             self._diagonal: Floats = np.diag(inverse).astype(np.float32)
             self._inverse = inverse.astype(np.float32)
             return
         self._root: Floats = np.sqrt(values / (values + ridge)).astype(np.float32)[:, None] * directions
+        self._root_by_item = np.ascontiguousarray(self._root.T)
         squares = np.einsum("ri,ri->i", self._root, self._root, dtype=np.float64)
         self._diagonal = ((1.0 - squares) / ridge).astype(np.float32)
 
@@ -77,7 +81,8 @@ class ItemRidge:
         Args:
             histories: (n, items). Weight of each item in the history, 0 for the others.
         """
-        return _less(histories, self._times_inverse(histories) / self._diagonal)
+        among = self._among_active(histories)
+        return self._of_all(_less(among, self._times_inverse(among) / self._diagonal))
 
     def scores_without(self, rows: Sparse, histories: Sparse, which: NDArray[np.int64]) -> Floats:
         """Scores as they were if the fitted rows did not hold one of these, float32 (n, items).
@@ -89,6 +94,11 @@ class ItemRidge:
             histories: (n, items).
             which: int64 (n,). The row of `rows` that each history's scores are to be without.
         """
+        return self._of_all(self.active_without(rows, histories, which))
+
+    def active_without(self, rows: Sparse, histories: Sparse, which: NDArray[np.int64]) -> Floats:
+        """`scores_without` of the active items alone, float32 (n, active items)."""
+        rows, histories = self._among_active(rows), self._among_active(histories)
         without = self._times_inverse(rows)
         share = (1.0 / np.maximum(1.0 - rows.multiply(without).sum(1).A1, 1e-6)).astype(np.float32)[which, None]
         without = without[which]
@@ -106,12 +116,22 @@ class ItemRidge:
         weights: Floats = self.scores(one)[0]
         return weights
 
+    def _among_active(self, left: Sparse) -> Sparse:
+        return left if len(self.active) == self.items else left[:, self.active]
+
+    def _of_all(self, scores: Floats) -> Floats:
+        if len(self.active) == self.items:
+            return scores
+        everywhere = np.zeros((len(scores), self.items), np.float32)
+        everywhere[:, self.active] = scores
+        return everywhere
+
     def _times_inverse(self, left: Sparse) -> Floats:
         product: Floats
         if self._inverse is not None:
             product = left @ self._inverse
         else:
-            product = (left @ self._root.T) @ self._root
+            product = (left @ self._root_by_item) @ self._root
             product *= -1.0
             product[left.nonzero()] += left.data
             product /= self.ridge
@@ -127,20 +147,27 @@ def ridge_path(rows: Sparse, ridges: Iterable[float]) -> Iterator[ItemRidge]:
 
 def spectrum_of(rows: Sparse) -> RowSpectrum:
     """The eigenvalues of A'A above rounding, and their directions; of many rows and items the leading ones."""
+    active = np.flatnonzero(rows.getnnz(axis=0))
+    rows = rows if len(active) == rows.shape[1] else rows[:, active]
+    values, directions = _decomposed(rows)
+    return RowSpectrum(active=active, values=values, directions=_f32(directions))
+
+
+def _decomposed(rows: Sparse) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     count, items = rows.shape
     if items > MOST_ITEMS and count > MOST_ROWS:
         kept = leading_rows(rows, MOST_ROWS // 4)
         values = np.einsum("ri,ri->r", kept, kept)
         found = values > _rounding(values, items)
-        return RowSpectrum(values=values[found], directions=_f32(kept[found] / np.sqrt(values[found])[:, None]))
+        return values[found], kept[found] / np.sqrt(values[found])[:, None]
     if count < items:
         values, left = scipy.linalg.eigh((rows @ rows.T).toarray().astype(np.float64), overwrite_a=True, check_finite=False)
         found = values > _rounding(values, items)
         values, left = values[found], left[:, found]
-        return RowSpectrum(values=values, directions=_f32((rows.T.astype(np.float64) @ left).T / np.sqrt(values)[:, None]))
+        return values, (rows.T.astype(np.float64) @ left).T / np.sqrt(values)[:, None]
     values, right = scipy.linalg.eigh((rows.T @ rows).toarray().astype(np.float64), overwrite_a=True, check_finite=False)
     found = values > _rounding(values, items)
-    return RowSpectrum(values=values[found], directions=_f32(right[:, found].T))
+    return values[found], right[:, found].T
 
 
 def _rounding(values: NDArray[np.float64], items: int) -> float:

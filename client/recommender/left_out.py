@@ -6,6 +6,7 @@ of few users tell settings apart that one held-out item a user would not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ LAST = 10
 """Items of a user that are points, at most."""
 MOST, MOST_SCORES = 2000, 20_000_000
 """Points, and scores of theirs, at most; of more points, a part by chance."""
-_AT_ONCE = 256
+_AT_ONCE = 64
+"""Points at once: a block of their scores stays in a processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,39 @@ def ranks_among(scores: NDArray[np.float32], targets: NDArray[np.int64], met: ND
         met: bool (points, items).
     """
     np.copyto(scores, -np.inf, where=met)
-    own = scores[np.arange(len(targets)), targets][:, None]
-    better, equal = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1) - 1
-    ranks: NDArray[np.float64] = 1.0 + better + equal / 2
+    return _ranks(scores, targets)
+
+
+def _ranks(scores: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same of scores that are -inf where the item was met."""
+    ranks = np.zeros(len(targets))
+    for begin in range(0, len(targets), _AT_ONCE):
+        block, wanted = scores[begin : begin + _AT_ONCE], targets[begin : begin + _AT_ONCE]
+        own = block[np.arange(len(wanted)), wanted][:, None]
+        ranks[begin : begin + _AT_ONCE] = 0.5 + _counts(block > own) + _counts(block == own) / 2
+    return ranks
+
+
+def _counts(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How many of each row; a row at a time, which numpy counts without widening."""
+    return np.array([np.count_nonzero(row) for row in mask], np.float64)
+
+
+def _ranks_of_active(
+    scores: NDArray[np.float32], place: NDArray[np.int64], met: NDArray[np.bool_], others: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Ranks among active items and others that score 0.
+
+    Args:
+        scores: (points, active items).
+        place: int64 (points,). Of the target among the active items, -1 where it is none of these.
+        others: float64 (points,). How many of them were not met.
+    """
+    np.copyto(scores, -np.inf, where=met)
+    own = np.where(place >= 0, scores[np.arange(len(place)), place], np.float32(0.0))
+    better = _counts(scores > own[:, None]) + others * (own < 0)
+    equal = _counts(scores == own[:, None]) + others * (own == 0)
+    ranks: NDArray[np.float64] = 0.5 + better + equal / 2
     return ranks
 
 
@@ -96,6 +128,7 @@ class Validation:
     def __init__(self, histories: Histories, known: Ragged, *, seed: int) -> None:
         self.histories, self.points = histories, left_out(histories, seed=seed)
         self._met = met_before(self.points, known, liked=histories.liked, items=histories.items)
+        self._times_met = _counts(self._met)
         self._rows = histories.rows()
         self._users, self._which = np.unique(self.points.user, return_inverse=True)
 
@@ -109,12 +142,44 @@ class Validation:
     def scores(self, model: ItemRidge, half_life: float | None) -> NDArray[np.float32]:
         """Scores at each point by the model without that user's row, float32 (points, items)."""
         before, own = self.before(half_life), self._rows[self._users]
-        parts = [np.zeros((0, self.histories.items), np.float32)]
+        scores = np.zeros((len(self), self.histories.items), np.float32)
+        for part, users, which in self._blocks():
+            scores[part] = model.scores_without(own[users], before[part], which)
+        return scores
+
+    def gains_by(self, model: ItemRidge, half_life: float | None) -> NDArray[np.float64]:
+        """`gains` of `scores`, float64 (points,), without forming them: what is not active scores 0."""
+        before, own = self.before(half_life), self._rows[self._users]
+        among = np.full(self.histories.items, -1)
+        among[model.active] = np.arange(len(model.active))
+        place, further = among[self.points.target], self.histories.items - len(model.active)
+        ranks = np.zeros(len(self))
+        for part, users, which in self._blocks():
+            scores = model.active_without(own[users], before[part], which)
+            met = self._met[part] if not further else np.take(self._met[part], model.active, axis=1)
+            ranks[part] = _ranks_of_active(scores, place[part], met, further - self._times_met[part] + _counts(met))
+        return gain(ranks)
+
+    def gains_with(self, scores: NDArray[np.float32], adding: NDArray[np.float32], weight: np.float32) -> NDArray[np.float64]:
+        """Gain at every point of `scores` + `weight` x `adding`, float64 (points,).
+
+        Args:
+            scores: float32 (points, items), -inf where the item was met; as `gains` leaves them.
+            adding: float32 (points, items).
+        """
+        ranks = np.zeros(len(self))
         for begin in range(0, len(self), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
-            users, which = np.unique(self._which[part], return_inverse=True)
-            parts.append(model.scores_without(own[users], before[part], which))
-        return np.concatenate(parts)
+            total = weight * adding[part]
+            total += scores[part]
+            ranks[part] = _ranks(total, self.points.target[part])
+        return gain(ranks)
+
+    def _blocks(self) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.int64]]]:
+        """Some points, which of `_users` they are of, and for each point which of these."""
+        for begin in range(0, len(self), _AT_ONCE):
+            part = slice(begin, begin + _AT_ONCE)
+            yield part, *np.unique(self._which[part], return_inverse=True)
 
     def gains(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """`gain` of every point, float64 (points,); overwrites the scores of what was met."""

@@ -122,16 +122,17 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
     weights = [_LEAST.get(part.name, 0.0) for part in evidence]
     total = scores
     for weight, part in zip(weights, parts, strict=True):
-        total += np.float32(weight) * part
-    gains = validation.gains(total.copy())
+        if weight:
+            total += np.float32(weight) * part
+    gains = validation.gains(total)
     for _ in range(_PASSES):
         for place, part in enumerate(parts):
-            rest = total - np.float32(weights[place]) * part
+            total -= np.float32(weights[place]) * part
             for weight in (_LEAST.get(evidence[place].name, 0.0), *(unit * share for share in WEIGHTS)):
-                found = validation.gains(rest + np.float32(weight) * part)
+                found = validation.gains_with(total, part, np.float32(weight))
                 if mean_gain(found) > mean_gain(gains):
                     gains, weights[place] = found, weight
-            total = rest + np.float32(weights[place]) * part
+            total += np.float32(weights[place]) * part
     return PlatformModel(
         histories=validation.histories,
         preferences=preferences,

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PlatformRows, read_rows
@@ -91,7 +92,7 @@ def gain_cells(worlds: Sequence[Path], options: argparse.Namespace) -> Iterator[
                         yield GainCell(world=str(folder), platform=name, dealt=dealt, epsilon=epsilon, seed=seed)
 
 
-class Dealing:
+class DealtPlatforms:
     """The platforms of one federation, with their own models.
 
     Args:
@@ -119,7 +120,7 @@ class Dealing:
         return self._own[name]
 
 
-def run_cell(cell: GainCell, dealing: Dealing, words: Sequence[str], scratch: Path) -> dict[str, RankedUsers]:
+def run_cell(cell: GainCell, dealing: DealtPlatforms, words: Sequence[str], scratch: Path) -> dict[str, RankedUsers]:
     """One federation, and every platform's users ranked by all three models."""
     noise = "distributed" if len(dealing.platforms) >= 3 else "local"
     settings = _settings(cell, [f"privacy.noise={noise}", *words])
@@ -127,10 +128,12 @@ def run_cell(cell: GainCell, dealing: Dealing, words: Sequence[str], scratch: Pa
     federate_virtually(plan, "gain", dealing.platforms, scratch)
     found = scratch / "model" / FILE
     shared = load_preferences(found) if found.exists() else None
-    return {name: _ranked(dealing, name, shared, seed=cell.seed) for name in dealing.platforms}
+    # Matrices of a part are small: a second thread is waited for longer than it helps, above all on a busy machine.
+    with threadpool_limits(1 if cell.dealt > 1 else None):
+        return {name: _ranked(dealing, name, shared, seed=cell.seed) for name in dealing.platforms}
 
 
-def _ranked(dealing: Dealing, name: str, shared: SharedPreferences | None, *, seed: int) -> RankedUsers:
+def _ranked(dealing: DealtPlatforms, name: str, shared: SharedPreferences | None, *, seed: int) -> RankedUsers:
     rows, own = dealing.platforms[name], dealing.own(name, seed=seed)
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
     if shared is not None and (factors := shared.factors_on(rows.item_hashes)).any():
@@ -248,13 +251,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     cells = [cell for cell in gain_cells(options.worlds, options) if not (options.out / f"{cell.name}.npz").exists()]
-    dealing: Dealing | None = None
+    dealing: DealtPlatforms | None = None
     with tempfile.TemporaryDirectory() as temporary:
         for at, cell in enumerate(cells, start=1):
             print(f"{at} of {len(cells)}: {cell.name}", file=sys.stderr, flush=True)
             folder = Path(temporary) / cell.name
             if dealing is None or dealing.key != (cell.world, cell.platform, cell.dealt, cell.seed):
-                dealing = Dealing(cell, Path(temporary) / f"world-{at}")
+                dealing = DealtPlatforms(cell, Path(temporary) / f"world-{at}")
             save_cell(options.out / f"{cell.name}.npz", cell, run_cell(cell, dealing, options.words, folder))
             shutil.rmtree(folder, ignore_errors=True)
     found = summary_of(options.out)
