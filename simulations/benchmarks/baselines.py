@@ -112,7 +112,7 @@ class _Ease:
 
 
 class _ItemNeighbours:
-    grid: Mapping[str, Sequence[float]] = {"shrinkage": (10.0, 0.0, 30.0, 100.0), "neighbours": (100, 30, 300)}
+    grid: Mapping[str, Sequence[float]] = {"shrinkage": (10.0, 0.0, 30.0, 100.0), "neighbours": (100, 10, 30, 300)}
 
     def __init__(self, rows: Sparse, tables: Tables) -> None:
         self._rows, self._by_item = rows, rows.T.tocsr()

@@ -23,7 +23,8 @@ METRICS_SHOWN = (NDCG, "hr@10")
 WIDTH = 100
 """Columns that a table takes, at most."""
 _RESAMPLES = 2000
-_SHORT = {"attributes x popularity": "attributes"}
+_SHORT = {"popularity": "popular", "attributes x popularity": "by attr.", "item-knn": "knn"}
+_LEFT = ("platform", "segment")
 _PARTS = "segment/"
 
 Floats = NDArray[np.float64]
@@ -73,7 +74,7 @@ def load_cell(path: Path) -> tuple[GainCell, list[tuple[str, dict[str, Floats]]]
     grouped: dict[str, dict[str, list[Floats]]] = {}
     with np.load(path) as data:
         facts = json.loads(str(data["cell"]))
-        cell = GainCell(**{**facts, "newcomers": tuple(facts["newcomers"])})
+        cell = GainCell(**{**facts, "newcomers": tuple(facts.get("newcomers", ()))})
         for key in data.files:
             part, _, what = key.partition("/")
             if what:
@@ -143,9 +144,10 @@ def gain_table(found: Found) -> Table | None:
     """Means over seeds, and the gain, for a person; None where no federation ran."""
     if not found["gains"]:
         return None
-    table = Table(title="NDCG@10 on held-out items; gain is fused / own - 1", box=box.SIMPLE_HEAD)
-    for name in ("platform", "dealt", "ε", "segment", "users", *MODELS, "gain", "95 %"):
-        table.add_column(name, justify="left" if name in ("platform", "segment") else "right", no_wrap=name != "platform")
+    table = _empty_table(
+        "NDCG@10 on held-out items; gain is fused / own - 1",
+        ("platform", "dealt", "ε", "segment", "users", *MODELS, "gain", "95 %"),
+    )
     for gain in found["gains"]:
         mine = _alike(found["rows"], gain, ("platform", "dealt", "epsilon", "segment"))
         means = [_mean([row[NDCG] for row in mine if row["model"] == model]) for model in MODELS]
@@ -162,10 +164,10 @@ def baseline_table(found: Found) -> Table | None:
     rows = [row for row in found["rows"] if row["epsilon"] is None]
     if not rows:
         return None
-    table = Table(title="NDCG@10 without a federation", box=box.SIMPLE_HEAD)
     names = [_SHORT.get(name, name) for name in BASELINES]
-    for name in ("platform", "dealt", "segment", *names, "own", "own / best"):
-        table.add_column(name, justify="left" if name in ("platform", "segment") else "right", no_wrap=name != "platform")
+    table = _empty_table(
+        "NDCG@10 on held-out items, without a federation", ("platform", "dealt", "segment", *names, "own", "own / best")
+    )
     for key in dict.fromkeys((row["platform"], row["dealt"], row["segment"]) for row in rows):
         mine = _alike(rows, dict(zip(("platform", "dealt", "segment"), key, strict=True)), ("platform", "dealt", "segment"))
         means = {model: _mean([row[NDCG] for row in mine if row["model"] == model]) for model in (*BASELINES, "own")}
@@ -230,6 +232,22 @@ def plot_gains(found: Found, path: Path) -> None:
         )
         figure.savefig(path, dpi=160)
         plt.close(figure)
+
+
+def _empty_table(title: str, columns: Sequence[str]) -> Table:
+    """Names of platforms are folded where they are long; numbers never."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in columns:
+        long = name == "platform"
+        table.add_column(
+            name,
+            justify="left" if name in _LEFT else "right",
+            no_wrap=not long,
+            overflow="fold",
+            min_width=8 if long else None,
+            max_width=20 if long else None,
+        )
+    return table
 
 
 def _alike(rows: Sequence[Mapping[str, Any]], to: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -208,8 +208,9 @@ def cells(folder: Path) -> Path:
     random = np.random.default_rng(0)
     for seed in range(2):
         own = random.random((80, 3)) / 2
-        cell = GainCell(world="w", platform="a platform of long name", dealt=64, epsilon=0.5, seed=seed)
-        found = RankedUsers(quality={"own": own, "global": own / 2, "fused": 1.5 * own}, segments={"all": np.ones(80, bool)})
+        cell = GainCell(world="w", platform="a-platform-of-a-long-name", dealt=64, epsilon=0.5, seed=seed)
+        segments = {"newcomer-200": np.ones(80, bool)}
+        found = RankedUsers(quality={"own": own, "global": own / 2, "fused": 1.5 * own}, segments=segments)
         save_cell(folder / f"{cell.name}.npz", cell, {"part-1": found, "part-2": found})
     return folder
 
@@ -226,6 +227,7 @@ def test_gains_are_of_all_users_and_tables_fit_a_hundred_columns(tmp_path: Path)
         assert table is not None
         console.print(table)
     assert "+50.0%" in text.getvalue() and "segment" in text.getvalue() and "own / best" in text.getvalue()
+    assert text.getvalue().count("a-platform") == 2
     assert "…" not in text.getvalue() and max(map(len, text.getvalue().splitlines())) <= 100
     plot_gains(found, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
