@@ -210,7 +210,8 @@ def plot_gains(found: Found, path: Path) -> None:
                     where, middle, off, fmt="o", markersize=8, linewidth=2.4, color=colours[epsilon],
                     markeredgecolor="white", label=f"ε = {epsilon:g}",
                 )  # fmt: skip
-                for place, value, up in zip(where, middle, off[1], strict=True):
+                # In numbers the largest epsilon alone: three of them would cover each other.
+                for place, value, up in zip(where, middle, off[1], strict=True) if epsilon == epsilons[-1] else ():
                     panel.annotate(
                         f"{value:+.0%}", (place, value + up), (0, 5), textcoords="offset points", ha="center", fontsize=9,
                         color=colours[epsilon],
