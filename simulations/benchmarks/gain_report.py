@@ -151,7 +151,9 @@ def gain_table(found: Found) -> Table | None:
     for gain in found["gains"]:
         mine = _alike(found["rows"], gain, ("platform", "dealt", "epsilon", "segment"))
         means = [_mean([row[NDCG] for row in mine if row["model"] == model]) for model in MODELS]
-        share = ("-", "-") if gain["gain"] is None else (f"{gain['gain']:+.1%}", f"{gain['low']:+.1%} to {gain['high']:+.1%}")
+        share = (
+            ("-", "-") if gain["gain"] is None else (_change(gain["gain"]), f"{_change(gain['low'])} to {_change(gain['high'])}")
+        )
         users = sum(row["users"] for row in mine if row["model"] == "own")
         table.add_row(
             gain["platform"], str(gain["dealt"]), f"{gain['epsilon']:g}", gain["segment"], str(users), *map(_shown, means), *share
@@ -261,6 +263,10 @@ def _finite(value: float) -> float | None:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
+
+
+def _change(gain: float) -> str:
+    return f"{gain:+.1%}" if gain < 10 else f"{1 + gain:.0f}x"
 
 
 def _shown(mean: float) -> str:

@@ -5,9 +5,10 @@ Of one platform the users of some parts take no part in the federation: as many 
 chance. The first k of them are on the newcomer when models are fitted; all models rank the held-out items of those after the
 largest k, who bring their own history and have no row in any model. So every k is measured on the same users.
 
-With 0 users the own model is what can be known without any interaction, nothing: "own" has every item equally good, which is
-chance. "fused" is the release, as for any platform without likes. Beside these, "words" is likeness to the texts of the visitor's
-own history, and "popularity" that of all other users of the platform, the federation's included: no newcomer knows it.
+With 0 users the own model is what is shown without any interaction, the catalogue in its order: chance, unless that order says
+something (a list that is sorted by rating does). "fused" is the release, as for any platform without likes. Beside these, "words"
+is likeness to the texts of the visitor's own history, and "popularity" that of all other users of the platform, the federation's
+included: no newcomer knows it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def rank_newcomer(
             _, _, liked = rows.split.train.entries(others)
             popular = np.bincount(liked, minlength=tables.items).astype(np.float32)
             models |= {
-                "own": _Constant(np.zeros(tables.items, np.float32)),
+                "own": _Constant(-np.arange(tables.items, dtype=np.float32)),
                 "words": _Words(Alike(word_vectors(tables), name=WORDS)),
             }
             models |= {"popularity": _Constant(popular), "fused": models.get("global", models["own"])}

@@ -88,8 +88,8 @@ def test_a_newcomer_is_measured_on_users_of_whom_nothing_is_known(
     assert users >= 40
     assert rows["newcomer-0", "global"] == {**rows["newcomer-20", "global"], "segment": "newcomer-0"}
     assert rows["newcomer-0", "fused"] == {**rows["newcomer-0", "global"], "model": "fused"}
-    # Every item equally good: in the middle of some 20 candidates.
-    assert rows["newcomer-0", "own"]["ndcg@10"] < 0.3
+    # Catalogue order, which is chance here: 4.54 / 20 for some 20 candidates.
+    assert 0.1 < rows["newcomer-0", "own"]["ndcg@10"] < 0.36
     assert {(one["segment"], one["platform"]) for one in found["gains"]} >= {("newcomer-0", "north"), ("newcomer-20", "north")}
 
 
