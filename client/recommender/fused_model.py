@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from client.examples.split import Split
 from client.recommender.evidence import ADAPTED, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import joint_preferences, own_preferences
@@ -75,10 +77,31 @@ def fused_with(
     released += [] if adapted is None else [Alike(centred(adapted), name=ADAPTED)]
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
-        joint = joint_preferences(own.validation, factors, start=preferences)
-        preferences = max(preferences, joint, key=lambda found: found.gain)
+        choices = [factors] if popularity is None else [factors, without_popularity(factors, popularity)]
+        joint = [joint_preferences(own.validation, some, start=preferences) for some in choices]
+        preferences = max([preferences, *joint], key=lambda found: found.gain)
     if not released and not preferences.share:
         return own.model
     tell("weighing what was released")
     fused = weigh_evidence(own.validation, preferences, [*own.evidence, *released])
     return fused if fused.gain > own.model.gain else own.model
+
+
+def without_popularity(factors: Floats, popularity: Floats) -> Floats:
+    """The factors without the direction that is popularity's, float32 (rank, items).
+
+    Users who choose by popularity alone, and independently, give a sum of x x' / |x|^2 whose leading direction is the square root
+    of popularity: the trivial axis of correspondence analysis (Greenacre 1984, "Theory and applications of correspondence
+    analysis"). On a catalogue whose popular items everybody has met it says nothing of who likes what. Where it
+    serves, validation keeps it.
+
+    Args:
+        popularity: As `fused_with`.
+    """
+    axis = np.sqrt(np.maximum(np.nan_to_num(popularity), 0.0))
+    length = float(np.linalg.norm(axis))
+    if not length:
+        return factors
+    axis /= length
+    left: Floats = (factors - np.outer(factors @ axis, axis)).astype(np.float32)
+    return left

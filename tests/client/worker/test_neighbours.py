@@ -264,13 +264,12 @@ def metrics_read_friends_unless_bounded(patched: pytest.MonkeyPatch) -> None:
 
 
 def divided_by_the_counted(patched: pytest.MonkeyPatch) -> None:
-    real = TrainingContext.__init__
+    real = TrainingContext.mechanism_under
 
-    def begun(self: TrainingContext, **facts: Any) -> None:
-        real(self, **facts)
-        self.mechanism = replace(self.mechanism, users=max(1, facts["platform"].tables.users))
+    def counted(self: TrainingContext, plan: Any) -> Mechanism:
+        return replace(real(self, plan), users=max(1, self.platform.tables.users))
 
-    patched.setattr(TrainingContext, "__init__", begun)
+    patched.setattr(TrainingContext, "mechanism_under", counted)
 
 
 def not_clipped(patched: pytest.MonkeyPatch) -> None:
