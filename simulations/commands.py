@@ -49,7 +49,7 @@ def simulate_command(
         Path | None, typer.Argument(help="Folder with one platform file per platform; without it, the generated world.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<time>.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, as `run.toml` holds them under [settings].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005. May be repeated.")
     ] = None,

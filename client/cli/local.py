@@ -47,6 +47,7 @@ def check(
         "platform": file.name,
         "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": int((split.held >= 0).sum())},
         "items": tables.items,
+        "keys": _keys(tables),
         "interactions": len(tables.interactions.item),
         "positive": int(tables.interactions.positive.sum()),
         "sources": [
@@ -242,6 +243,14 @@ def _show_evaluation(name: str, found: Any) -> None:
     console.print("[dim]exact and private: nothing of this was sent, and it should not leave the platform[/]")
 
 
+def _keys(tables: Any) -> dict[str, int]:
+    """Items with a public key that can be read, and those that share it with another."""
+    from collections import Counter
+
+    found = Counter(key for key in tables.item_keys if key)
+    return {"items": found.total(), "shared": sum(times for times in found.values() if times > 1)}
+
+
 def _settings(config: Path | None) -> Settings:
     from shared.base.setting_overrides import settings_of
 
@@ -270,6 +279,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
             budget=file.privacy.epsilon * reserved(settings),
             group_size=group_size,
             parameters=part.learning + stays,
+            items=tables.items,
         )
     except PrivacyError as error:
         return {"possible": False, "why": error.found}
@@ -296,6 +306,12 @@ def _show(report: dict[str, Any]) -> None:
         f"evaluated {users['evaluated']:,}), {report['items']:,} items, {report['interactions']:,} interactions of which "
         f"{report['positive']:,} positive"
     )
+    keys = report["keys"]
+    if keys["items"]:
+        twins = f"; {keys['shared']:,} share theirs with another item here, and count as one" if keys["shared"] else ""
+        console.print(f"[bold]keys:[/] {keys['items']:,} of {report['items']:,} items have one that can be read{twins}")
+    else:
+        console.print("[bold]keys:[/] none are declared: items are in common only with platforms of the very same catalogue")
     table = Table(title="sources")
     for name in ("source", "kind", "rows read", "kept", "left out, and why"):
         table.add_column(name, justify="right" if name in ("rows read", "kept") else "left")

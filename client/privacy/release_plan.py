@@ -25,10 +25,16 @@ def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> 
     return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
 
 
-def preference_plan(file: PlatformFile, settings: Settings) -> PreferencePlan | None:
-    """What of preferences the platform is to release, or None where the run or its own file wants none."""
+def preference_plan(file: PlatformFile, settings: Settings, *, items: int | None = None) -> PreferencePlan | None:
+    """What of preferences the platform is to release, or None where the run or its own file wants none.
+
+    Args:
+        items: Of the platform's catalogue; no more can be in the sum.
+    """
     asked = settings.preferences
-    return PreferencePlan(share=asked.share, items=asked.items) if asked.items and file.federation.preferences else None
+    if not (asked.items and file.federation.preferences):
+        return None
+    return PreferencePlan(share=asked.share, items=min(asked.items, items or asked.items))
 
 
 def plan_of(
@@ -38,6 +44,7 @@ def plan_of(
     budget: float,
     group_size: int,
     parameters: int,
+    items: int | None = None,
     exact_metrics: bool = False,
     spent: Sequence[Release] = (),
 ) -> Plan:
@@ -47,12 +54,20 @@ def plan_of(
         budget: Epsilon that may be spent in all.
         group_size: Examples that one user may touch.
         parameters: Most parameters that one step trains, those that stay on the platform included.
+        items: Of the platform's catalogue.
         exact_metrics: In a simulation metrics are exact and no release.
         spent: What the ledger holds of other runs; it counts against the same budget.
 
     Raises:
         PrivacyError: the budget cannot carry the plan.
     """
+    preferences = preference_plan(file, settings, items=items)
+    if preferences is None and not settings.trains:
+        raise PrivacyError(
+            "this platform keeps its users out of sums of preferences, and the run does nothing else",
+            where=f"{file.path}, [federation] preferences = false",
+            do="train adapters, or let its users count",
+        )
     evaluations: list[Release] = []
     if not exact_metrics and file.federation.metrics and math.isfinite(budget):
         one = metrics_mechanism(settings, group_size=group_size, private=True).release()
@@ -63,7 +78,7 @@ def plan_of(
         users=file.users,
         sample_rate=settings.training.sample_rate,
         steps=settings.steps,
-        preferences=preference_plan(file, settings),
+        preferences=preferences,
         prior_noise_multiplier=settings.privacy.prior_noise_multiplier,
         group_size=group_size,
         parameters=parameters,

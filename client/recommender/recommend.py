@@ -23,6 +23,7 @@ from client.recommender.histories import Histories
 from client.recommender.own_model import Tell, silent, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import UsableModel, open_model, untrained_text, use_model
+from client.sources.item_keys import spelled_keys
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
@@ -124,7 +125,7 @@ def recommend_items(
     parts = fitted.parts(history, user=person.number)
     scores = np.sum([part.scores for part in parts], axis=0)
     order = history.recent(np.zeros(1, np.int64), half_life=None).indices
-    unmet = np.setdiff1d(np.arange(tables.items), person.met)
+    unmet = np.setdiff1d(np.arange(tables.items), with_twins(tables, person.met))
     best = unmet[np.argsort(-scores[unmet], kind="stable")][:top]
     found = []
     for rank, item in enumerate(best.tolist(), start=1):
@@ -170,14 +171,26 @@ def _named(tables: Tables, split: Split, user: str, say: Tell) -> _Person:
     return _Person(number=number, liked=liked, met=split.known[number])
 
 
+def with_twins(tables: Tables, items: NDArray[np.int32]) -> NDArray[np.int32]:
+    """These items, and all that have a key of theirs: another entry of the same book is no news."""
+    keys = {tables.item_keys[item] for item in items} - {""}
+    if not keys:
+        return items
+    twins = [place for place, key in enumerate(tables.item_keys) if key in keys]
+    return np.union1d(items, np.asarray(twins, np.int32)).astype(np.int32)
+
+
 def _liking(tables: Tables, like: Sequence[str]) -> _Person:
     by_id = {name: place for place, name in enumerate(tables.item_ids)}
-    by_key = {key: place for place, key in enumerate(tables.item_keys) if key}
+    by_key = {key: place for place, key in reversed(list(enumerate(tables.item_keys))) if key}
     items = []
     for name in like:
-        place = by_id.get(name, by_key.get(name))
+        place = next((by_key[key] for key in spelled_keys(name, by_key) if key in by_key), None)
+        place = by_id.get(name, place)
         if place is None:
-            raise InputError(f"no item has the id or key {name!r}", where="--like", do=f"name one such as {tables.item_ids[0]!r}")
+            key = next(iter(by_key), "")
+            such = f"{tables.item_ids[0]!r}" + (f" or {key!r}" if key else "")
+            raise InputError(f"no item has the id or key {name!r}", where="--like", do=f"name one such as {such}")
         items.append(place)
     liked = np.asarray(list(dict.fromkeys(items)), np.int32)
     return _Person(number=NOBODY, liked=liked, met=np.unique(liked))

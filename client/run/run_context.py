@@ -72,6 +72,7 @@ class RunContext:
             "budget": budget * reserved(settings),
             "group_size": group_size,
             "parameters": self.parameters_trained,
+            "items": platform.tables.items,
             "exact_metrics": self.exact,
             "spent": [entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else (),
         }

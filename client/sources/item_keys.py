@@ -5,7 +5,7 @@ A key has its kind before it ("isbn:9780306406157"), so that keys of two kinds a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import polars as pl
 
@@ -55,6 +55,18 @@ def item_keys(spelled: pl.Series, kind: KeyKind) -> pl.Series:
     form = KEYS.get(kind, _as_it_is)
     found = ((text and form(text)) or "" for text in spelled)
     return pl.Series([key and f"{kind}:{key}" for key in found], dtype=pl.String)
+
+
+def spelled_keys(text: str, known: Iterable[str]) -> list[str]:
+    """Keys that a text may spell: with its kind before it, or of any kind that is known here.
+
+    >>> spelled_keys("0-306-40615-2", ["isbn:9780306406157"]), spelled_keys("isbn:0306406152", [])
+    (['isbn:9780306406157'], ['isbn:9780306406157'])
+    """
+    kind, colon, key = text.partition(":")
+    asked = [(kind, key)] if colon else [(name, text) for name in dict.fromkeys(one.partition(":")[0] for one in known)]
+    found = ((name, KEYS.get(name, _as_it_is)(spelled)) for name, spelled in asked)
+    return [f"{name}:{form}" for name, form in found if form]
 
 
 KEYS: Mapping[KeyKind, Callable[[str], str | None]] = {"isbn": isbn_key, "gtin": gtin_key}

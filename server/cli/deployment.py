@@ -139,7 +139,7 @@ def run_command(
         str | None, typer.Option(help="'preferences' (the default), or how adapters are trained: `fedfuse strategies`.")
     ] = None,
     noise: Annotated[str | None, typer.Option(help="'local' or 'distributed' (the secure sum).")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, as run.toml holds them under [settings].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
     platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 300.0,

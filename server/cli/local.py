@@ -80,7 +80,7 @@ def pull_command(
     typer.echo(f"{_title(manifest)}: {size}, every hash right, {proof}{state}: {out}")
     for reason in pulled.unpromised:
         typer.echo(f"NOTHING IS PROMISED to the users behind it: {reason}")
-    if not pulled.backbone:
+    if not pulled.backbone and manifest.origin.adapter_sha256:
         typer.echo(
             f"its backbone {manifest.origin.backbone!r} could not be checked here: get it, its weights' SHA-256 is in {out}"
         )

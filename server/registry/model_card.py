@@ -32,11 +32,13 @@ from safetensors.numpy import load_file
 found = load_file("{file}")
 F, items = found["factors"].astype(float), found["items"]
 
-def hash_of(key):  # such as "isbn:9780306406157"
+def hash_of(key):  # kind and key: an ISBN of 13 digits, a GTIN of 14, anything else as it is spelled
     return int.from_bytes(hashlib.sha256(b"key\\0" + key.encode()).digest()[:8], "little")
 
 P = np.linalg.inv(F.T @ F + {ridge:.4g} * np.eye(len(items)))  # ridge regression of every item on the others
-liked = np.isin(items, [hash_of(key) for key in ["isbn:9780306406157"]]).astype(float)
+mine = ["isbn:9780306406157"]  # yours here
+liked = np.isin(items, [hash_of(key) for key in mine]).astype(float)
+assert liked.any(), "none of these keys is among the items"
 scores = liked - liked @ P / np.diag(P)  # of every item, for whoever likes these
 best = items[np.argsort(-(scores + 1e-4 * found["popularity"]) + 1e9 * liked)[:10]]
 ```
@@ -86,12 +88,13 @@ Fedfuse; no platform's rows were pooled.
 ## Quality
 
 {_quality(facts)}
-## How to use it
-
-{usage(settings.model) if settings.trains else ""}
-{_preferences(facts.preferences)}## Lineage
+{_usage(settings)}{_preferences(facts.preferences)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
+
+
+def _usage(settings: Settings) -> str:
+    return f"## How to use it\n\n{usage(settings.model)}\n" if settings.trains else ""
 
 
 def _backbone(facts: Facts, settings: Settings) -> str:
@@ -119,7 +122,7 @@ def _privacy(facts: Facts, settings: Settings) -> str:
     if off or not settings.private:
         return (
             f"**Privacy was OFF (epsilon = inf) on {', '.join(off) or 'every platform'}: "
-            "the adapter carries no promise for the users of these platforms.**\n"
+            "the model carries no promise for the users of these platforms.**\n"
             + ("" if len(off) in (0, len(facts.platforms)) else "\n" + _promise(facts, settings))
         )
     return _promise(facts, settings)
@@ -128,7 +131,7 @@ def _privacy(facts: Facts, settings: Settings) -> str:
 def _promise(facts: Facts, settings: Settings) -> str:
     privacy = settings.privacy
     rows = "\n".join(
-        f"| {p.name} | {_number(p.epsilon)} | {p.delta:g} | {_number(p.budget)} | {_number(p.noise_multiplier)} "
+        f"| {p.name} | {_number(p.epsilon)} | {p.delta:g} | {_number(p.budget)} | {_noise(p)} "
         f"| {_released(p)} | {p.accountant or 'named in its ledger'} | `{p.ledger[:16] or '-'}` |"
         for p in facts.platforms
     )
@@ -147,6 +150,11 @@ Noise is `{privacy.noise}`: {trust}. {_released_how(settings)}
 Epsilon is what each platform says; its ledger proves it, and `fedfuse audit` recomputes it with two accountants and checks the
 ledger against the head above.
 """
+
+
+def _noise(platform: PlatformFacts) -> str:
+    both = [_number(platform.noise_multiplier)] if platform.noise_multiplier or not platform.preference_noise else []
+    return ", ".join([*both, f"{_number(platform.preference_noise)} of preferences"] if platform.preference_noise else both)
 
 
 def _released_how(settings: Settings) -> str:
@@ -180,6 +188,8 @@ is covered by the sum of their epsilons and deltas.{before}"""
 def _released(platform: PlatformFacts) -> str:
     if platform.released:
         return ", ".join(f"{count} {kind}" for kind, count in platform.released.items())
+    if not platform.epsilon:
+        return "nothing"
     return f"updates of {platform.rounds} rounds, popularity, metrics (the ledger is at the platform)"
 
 

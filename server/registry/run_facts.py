@@ -64,6 +64,7 @@ class PlatformFacts(_Frozen):
     delta: Share
     epsilon: Amount
     noise_multiplier: Amount
+    preference_noise: Amount = 0.0
     rounds: Count
     released: dict[Word, Count] = {}
     accountant: Word = ""
@@ -219,6 +220,7 @@ def _platform(tally: Tally, ledger: Path) -> PlatformFacts:
         delta=joined.delta,
         epsilon=tally.epsilon,
         noise_multiplier=joined.noise_multiplier,
+        preference_noise=joined.preference_noise,
         rounds=tally.rounds,
         released=released,
         accountant=accountant,

@@ -142,7 +142,7 @@ class SecureRounds:
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
         users = sum(member.users for member in members.values())
         agreement = phases.agreement
-        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter))
+        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter), shared=self._shared)
         if self._saved.present is None:
             self._mail.empty()
             exchange = self._send(phases.deal())
@@ -163,6 +163,13 @@ class SecureRounds:
         if self._encoded.exists():
             phases.encoded = _read(Encoded, self._encoded)
         self._tell(phases)
+
+    @property
+    def _shared(self) -> int:
+        assert self._saved is not None
+        if not self._saved.lists:
+            return 0
+        return len(PlatformLists.read(self._saved.lists, platforms=len(self._saved.closed.roster.entries)).shared())
 
     def _lists_of(self, closed: Enrolment.Closed) -> bytes:
         if not self._settings.preferences.items:

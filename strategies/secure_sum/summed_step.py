@@ -93,14 +93,17 @@ def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequ
     )
 
 
-def require_signal(settings: Settings, agreement: Agreement, *, users: int, parameters: int) -> float:
+def require_signal(settings: Settings, agreement: Agreement, *, users: int, parameters: int, shared: int = 0) -> float:
     """The run's signal-to-noise bound over all platforms' users.
+
+    Args:
+        shared: Items that platforms have in common; 0 where none are summed.
 
     Raises:
         NoisyPlan: it is below 1.
     """
     if not settings.trains:
-        return require_preference_signal(settings, agreement, users=users)
+        return require_preference_signal(settings, agreement, users=users, shared=shared)
     ratio = signal_to_noise(
         sample_rate=settings.training.sample_rate,
         users=users,
@@ -118,13 +121,14 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: int, para
     return ratio
 
 
-def require_preference_signal(settings: Settings, agreement: Agreement, *, users: int) -> float:
+def require_preference_signal(settings: Settings, agreement: Agreement, *, users: int, shared: int) -> float:
     """The same of a run that shares preferences alone.
 
     Raises:
         NoisyPlan: it is below 1.
     """
-    items = settings.preferences.items
+    # Nothing in common is no noise: such a run ends by saying so.
+    items = max(1, min(settings.preferences.items, shared))
     ratio = preference_signal(users=users, items=items, noise_multiplier=agreement.preference_noise)
     if ratio < 1:
         raise NoisyPlan(
