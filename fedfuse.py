@@ -18,7 +18,7 @@ from client.cli.deployment import init_client_command
 from client.cli.local import check, evaluate_command, recommend_command
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
-from server.cli.local import audit_command, models, publish, pull_command, strategies
+from server.cli.local import audit_command, models, publish, pull_command, settings_command, strategies
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, log_environment
 from simulations.commands import simulate_command, world
@@ -56,6 +56,7 @@ app.command("audit", rich_help_panel=EVERYONE)(audit_command)
 app.command("pull", rich_help_panel=EVERYONE)(pull_command)
 app.command("models", rich_help_panel=EVERYONE)(models)
 app.command("strategies", rich_help_panel=EVERYONE)(strategies)
+app.command("settings", rich_help_panel=EVERYONE)(settings_command)
 
 
 @app.callback()

@@ -170,6 +170,22 @@ def _title(manifest: Manifest) -> str:
     )
 
 
+def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
+    """List every setting of a run, its default, and what it is for: what `--set KEY=VALUE` and a TOML file can change."""
+    from shared.base.settings import Settings, described, flatten
+
+    defaults = flatten(Settings())
+    if as_json:
+        typer.echo(json.dumps({key: {"default": defaults[key], "for": text} for key, text in described().items()}, indent=2))
+        return
+    table = Table(box=SIMPLE_HEAVY, pad_edge=False)
+    for name in ("setting", "default", "for"):
+        table.add_column(name, no_wrap=name == "setting")
+    for key, text in described().items():
+        table.add_row(key, escape(str(defaults[key])) or "(each platform's own)", escape(text))
+    Console().print(table)
+
+
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the parts of a strategy: when to use each, what it trusts, what it sends, and whether the secure sum carries it."""
     from strategies.composition import strategy_cards, under_secure_sum

@@ -284,7 +284,7 @@ def build(values: dict[str, Any], *, where: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise InputError(explain(error), where=where, do="see `fedfuse simulate --help` for every setting") from None
+        raise InputError(explain(error), where=where, do="`fedfuse settings` lists every setting") from None
 
 
 def explain(error: ValidationError) -> str:
@@ -294,8 +294,25 @@ def explain(error: ValidationError) -> str:
         key = ".".join(str(part) for part in mistake["loc"]) or "settings"
         found = mistake.get("input")
         shown = "" if isinstance(found, dict | BaseModel) or mistake["type"] == "missing" else f" (found {found!r:.200})"
-        lines.append(f"{key:.200}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
+        what = "there is no such key" if mistake["type"] == "extra_forbidden" else mistake["msg"].removeprefix("Value error, ")
+        lines.append(f"{key:.200}: {what}{shown}")
     return "\n".join(lines)
+
+
+def described(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+    """Every setting by its dotted name, and what it is for ('' where the name says it).
+
+    >>> described()["preferences.items"]
+    'items whose preferences are summed, the most popular; 0: none are'
+    """
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= described(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field.description or ""
+    return found
 
 
 def flatten(settings: Settings) -> dict[str, Scalar]:
