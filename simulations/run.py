@@ -22,7 +22,7 @@ from client.config.platform_file import PlatformFile, load
 from client.messenger import worker_link as link
 from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepare, read_rows
 from client.recommender.own_evaluation import evaluate_platform
-from client.recommender.pulled_model import says_something
+from client.recommender.pulled_model import holds_model
 from client.worker.request_handler import Worker
 from server.monitoring.run_events import Event, Outcome, Tally
 from server.registry.publication import MODEL
@@ -219,7 +219,7 @@ def _compared(
     model, state = plan.out / MODEL, plan.out / "state" / file.name
     found = evaluate_platform(
         file,
-        model=model if says_something(model, rows.tables) else None,
+        model=model if holds_model(model) else None,
         seed=plan.settings.seed,
         cache=state / "trunk",
         state=state / "runs" / f"{run}.safetensors",

@@ -21,6 +21,7 @@ from rich.table import Table
 from client.recommender.model_comparison import SHOWN
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
+from shared.privacy.plan import noise_words
 from shared.protocol.quality import METRICS, NDCG
 
 _SAID = (
@@ -85,12 +86,11 @@ class ProgressBoard:
         """Show what the coordinator says."""
         if event.kind is Kind.JOINED and event.platform in event.tallies:
             joined = event.tallies[event.platform].joined
-            noises = [f"{joined.noise_multiplier:.2f}"] if joined.noise_multiplier or not joined.preference_noise else []
-            noises += [f"{joined.preference_noise:.2f} of preferences"] if joined.preference_noise else []
+            noise = noise_words(joined.noise_multiplier, joined.preference_noise)
             self._console.print(
                 f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
                 f"plan: epsilon {joined.planned_epsilon:.2f} of {joined.budget:g} at delta {joined.delta:g}, "
-                f"noise multiplier {', '.join(noises)}, signal to noise at most {joined.signal_to_noise:.1f}"
+                f"noise multiplier {noise}, signal to noise at most {joined.signal_to_noise:.1f}"
             )
         elif event.kind in _SAID:
             self._console.print(event.text)

@@ -23,6 +23,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import Layout, require_layout, trained
 from shared.model.factor_schedule import Scheme, scheme_of
 from shared.preferences.item_index import Hashes, declared_items
+from shared.preferences.packing import sum_size
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
     PREFERRED,
@@ -128,6 +129,7 @@ class AdapterStrategy(Strategy):
         """The most that an update may move a parameter; None: any finite number. A deployed coordinator sets it."""
         self.round = 0
         self._adapter: Adapter = {}
+        self._asked_sum = ("", 0)
 
     @property
     def scheme(self) -> Scheme:
@@ -281,27 +283,25 @@ class AdapterStrategy(Strategy):
 
     def configure_prefer(self, items: Hashes, *, pairs: bool, grid: Grid) -> list[Message]:
         """One `Prefer` request per member, where each adds all of its noise itself."""
+        self._asked_sum = PREFERRED[pairs], sum_size(len(items), pairs=pairs)
         request = Prefer(run=self.run, settings=self.settings, items=declared_items(items), pairs=pairs, lists=b"", body=b"")
         record = to_record(request)
         return self._to_members(lambda _: record, MessageType.TRAIN, 0, grid)
 
-    def aggregate_prefer(self, replies: Iterable[Message], *, pairs: bool, length: int) -> NDArray[np.float64]:
-        """The sum of what members answer, float64 (length,); `report` has their receipts.
+    def aggregate_prefer(self, replies: Iterable[Message]) -> NDArray[np.float64]:
+        """The sum of what members answer to what was asked last, float64 (numbers asked for,); `report` has their receipts.
 
         Raises:
             NoUpdate: no usable answer came.
         """
         self.report = RoundReport()
-        total, name = np.zeros(length), PREFERRED[pairs]
+        name, length = self._asked_sum
+        total = np.zeros(length)
         for answer in self._accepted(0, replies, Preferred):
             assert isinstance(answer, Preferred)
-            sums = answer.sums.get(name)
-            if list(answer.sums) != [name] or sums is None or sums.shape != (length,) or not np.isfinite(sums).all():
-                self.report.drops.append(Drop(node=0, platform=answer.platform, reason=f"{name} of another shape, or not finite"))
-                continue
-            total += sums
+            total += answer.sums[name]
             self.report.preferred.append(receipt_of(answer))
-            del answer, sums  # one answer in memory at a time
+            del answer  # one answer in memory at a time
         if not self.report.preferred:
             raise NoUpdate(
                 f"no platform answered with {name}",
@@ -345,10 +345,18 @@ class AdapterStrategy(Strategy):
             if isinstance(answer, Update):
                 view = self.view(self._adapter, self.rank(member))
                 self.require_usable(answer, view, _layout(view, self.factors(server_round)))
+            if isinstance(answer, Preferred):
+                self._require_sum(answer)
         except ProtocolError as error:
             self.report.drops.append(Drop(node=node, platform=member.platform if member else "", reason=error.found))
             return None
         return answer
+
+    def _require_sum(self, answer: Preferred) -> None:
+        name, length = self._asked_sum
+        sums = answer.sums.get(name)
+        if list(answer.sums) != [name] or sums is None or sums.shape != (length,) or not np.isfinite(sums).all():
+            raise ProtocolError(f"{name} of another shape, or not finite")
 
     def _require_ours(self, answer: _Answering | Refusal, member: Member | None, server_round: int) -> None:
         if self.members is not None and member is None:

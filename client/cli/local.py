@@ -16,6 +16,14 @@ from rich.table import Table
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 
+_Model = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."),
+]
+_Texts = Annotated[
+    bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
+]
+
 
 def check(
     platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
@@ -29,8 +37,9 @@ def check(
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
     from client.model.prepared_platform import read_platform
+    from shared.base.setting_overrides import settings_of
 
-    settings = _settings(config)
+    settings = settings_of(config, [])
     file = load(platform_file_in(platform))
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
     forecast = _forecast(file, settings, friends.group_size, tables)
@@ -73,12 +82,7 @@ def check(
 
 def recommend_command(
     platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."
-        ),
-    ] = None,
+    model: _Model = None,
     user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
     like: Annotated[
         list[str] | None,
@@ -90,9 +94,7 @@ def recommend_command(
     private: Annotated[
         bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")
     ] = False,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
-    ] = False,
+    texts: _Texts = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
 ) -> None:
     """Recommend items that the user has not had, by the platform's own rows and a pulled global model, and say why.
@@ -134,15 +136,8 @@ def recommend_command(
 
 def evaluate_command(
     platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."
-        ),
-    ] = None,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
-    ] = False,
+    model: _Model = None,
+    texts: _Texts = False,
     seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
@@ -223,7 +218,7 @@ class _Told:
 def _show_evaluation(name: str, found: Any) -> None:
     from shared.protocol.quality import METRICS
 
-    table = Table(title=f"{name}: held-out items of its own users")
+    table = Table(title=f"{name}: held-out items")
     for column in ("segment", "users", "model", *(METRICS[metric].title for metric in found.metrics), "fused - own (95 %)"):
         table.add_column(column, justify="left" if column in ("segment", "model") else "right")
     for place, (segment, values) in enumerate(found.comparison.segments.items()):
@@ -249,12 +244,6 @@ def _keys(tables: Any) -> dict[str, int]:
 
     found = Counter(key for key in tables.item_keys if key)
     return {"items": found.total(), "shared": sum(times for times in found.values() if times > 1)}
-
-
-def _settings(config: Path | None) -> Settings:
-    from shared.base.setting_overrides import settings_of
-
-    return settings_of(config, [])
 
 
 def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
@@ -299,6 +288,8 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
 
 
 def _show(report: dict[str, Any]) -> None:
+    from shared.privacy.plan import noise_words
+
     console = Console()
     users = report["users"]
     console.print(
@@ -331,11 +322,10 @@ def _show(report: dict[str, Any]) -> None:
     else:
         what = [f"{forecast['rounds']} rounds ({forecast['steps']} private steps)"] if forecast["steps"] else []
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
-        noises = [f"{forecast['noise_multiplier']:.2f}"] if forecast["steps"] else []
-        noises += [f"{forecast['preference_noise']:.2f} of preferences"] if forecast["preference_noise"] else []
+        noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"])
         console.print(
             f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of {forecast['budget']:g} at delta "
-            f"{forecast['delta']:g}; noise multiplier {', '.join(noises)}, group size {forecast['group_size']}, signal to noise "
+            f"{forecast['delta']:g}; noise multiplier {noise}, group size {forecast['group_size']}, signal to noise "
             f"at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
         )
     for warning in report["warnings"]:

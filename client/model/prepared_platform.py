@@ -34,7 +34,7 @@ from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
-from shared.preferences.item_index import Hashes, item_hashes
+from shared.preferences.item_index import Hashes, declared_items, item_hashes
 from shared.secagg.shared_catalogues import catalogue_digest
 
 Progress = Callable[[str, int, int], None]
@@ -56,13 +56,18 @@ class PlatformRows:
 
     @cached_property
     def catalogue_digest(self) -> bytes:
-        """What stands for its public item ids."""
+        """Digest of its public item ids."""
         return catalogue_digest(self.tables.item_ids)
 
     @cached_property
     def item_hashes(self) -> Hashes:
         """Hash of every item's public key, uint64 (items,)."""
-        return item_hashes(self.tables.item_keys, self.tables.item_ids, catalogue=self.catalogue_digest)
+        return hashes_of(self.tables)
+
+    @cached_property
+    def item_list(self) -> bytes:
+        """The hashes as they are declared (`shared.preferences.item_index.declared_items`)."""
+        return declared_items(self.item_hashes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,11 @@ class PreparedPlatform(PlatformRows):
         """The held-out users, their texts as training reads them: with every friend's influence bounded."""
         examples = held_out_examples(self.split, self.reader, serving=False)
         return examples, cached_rows(self.cache, examples.sequences, user_vectors(self.tables, examples))
+
+
+def hashes_of(tables: Tables) -> Hashes:
+    """Hash of every item's public key, uint64 (items,)."""
+    return item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
 
 
 def preparation_key(settings: Settings) -> str:

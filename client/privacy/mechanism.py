@@ -131,7 +131,7 @@ class Mechanism:
     def point(self) -> FixedPoint:
         """The grid, and the noise on it."""
         clip = math.hypot(self.clip, self.vote / 2)
-        return _own_point(dimension=self.dimension + bool(self.vote), clip=clip, noise_multiplier=self.noise_multiplier)
+        return FixedPoint.own(dimension=self.dimension + bool(self.vote), clip=clip, noise_multiplier=self.noise_multiplier)
 
     @property
     def expected_batch(self) -> float:
@@ -229,7 +229,7 @@ class CountMechanism:
     @cached_property
     def point(self) -> FixedPoint:
         """The grid, and the noise on it."""
-        return _own_point(dimension=self.dimension, clip=1.0, noise_multiplier=self.noise_multiplier)
+        return FixedPoint.own(dimension=self.dimension, clip=1.0, noise_multiplier=self.noise_multiplier)
 
     def release(self) -> Release:
         """The accounting event."""
@@ -251,11 +251,6 @@ class CountMechanism:
         if not self.private:
             return total.vector()
         return _noised(total.vector(), self.point, random)
-
-
-def _own_point(*, dimension: int, clip: float, noise_multiplier: float) -> FixedPoint:
-    """The grid of a release to which this platform alone adds all of the noise."""
-    return FixedPoint(dimension=dimension, participants=1, honest=1, clip=clip, noise_multiplier=noise_multiplier, alone=True)
 
 
 def _noised(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.histories import Histories, Sparse
+from client.recommender.histories import Histories, Sparse, one_by_one
 from client.sources.tables import Tables, Ties
 
 Floats = NDArray[np.float32]
@@ -126,10 +126,7 @@ class Alike:
 
     def by_item(self, history: Sparse) -> Floats | None:
         """As `Evidence`."""
-        one = scipy.sparse.csr_matrix(
-            (history.data, (np.arange(history.nnz), history.indices)), shape=(history.nnz, history.shape[1]), dtype=np.float32
-        )
-        return self._alike(one)
+        return self._alike(one_by_one(history))
 
     def _alike(self, history: Sparse) -> Floats:
         likeness = (history @ self._vectors) @ self._vectors.T

@@ -8,40 +8,14 @@ model, which was fitted on the same points. No margin is asked for: films dealt 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from client.examples.split import Split
 from client.recommender.evidence import ADAPTED, Alike, Evidence, PopularElsewhere, centred
-from client.recommender.item_preferences import joint_preferences, own_preferences
-from client.recommender.left_out import Validation
-from client.recommender.own_model import Floats, Tell, own_evidence, silent, training_histories
+from client.recommender.item_preferences import fit_preferences
+from client.recommender.own_model import Floats, OwnFit, Tell, fit_own, silent
 from client.recommender.platform_model import PlatformModel, weigh_evidence
 from client.sources.tables import Tables
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnFit:
-    """A platform's own model, and what fitting the fused one goes on with."""
-
-    validation: Validation = field(repr=False)
-    evidence: Sequence[Evidence] = field(repr=False)
-    model: PlatformModel
-
-
-def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: int) -> OwnFit:
-    """The own model, fitted on what trains.
-
-    Args:
-        text: Vectors of the items' texts by an untrained encoder, float32 (items, width), which is the platform's own evidence;
-            None: no encoder is at hand.
-    """
-    validation = Validation(training_histories(tables, split), split.known, seed=seed)
-    evidence = own_evidence(tables, validation.histories, text)
-    model = weigh_evidence(validation, own_preferences(validation), evidence)
-    return OwnFit(validation=validation, evidence=evidence, model=model)
 
 
 def fit_fused_model(
@@ -78,8 +52,7 @@ def fused_with(
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
         choices = [factors] if popularity is None else [factors, without_popularity(factors, popularity)]
-        joint = [joint_preferences(own.validation, some, start=preferences) for some in choices]
-        preferences = max([preferences, *joint], key=lambda found: found.gain)
+        preferences = fit_preferences(own.validation, choices, own=preferences)
     if not released and not preferences.share:
         return own.model
     tell("weighing what was released")

@@ -24,19 +24,17 @@ import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.recommender.evidence import NOBODY, POOLED, TEXT
-from client.recommender.histories import Histories, Sparse
+from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_ridge import ItemRidge
-from client.recommender.platform_model import PREFERENCES, ScorePart, one_by_one
+from client.recommender.platform_model import PREFERENCES, ScorePart
 from client.recommender.text_model import TextModel
-from shared.preferences.denoising import PUBLIC_RIDGE, noise_edge
+from shared.preferences.denoising import public_ridge
 from shared.preferences.item_index import Hashes
 from shared.preferences.shared_preferences import SharedPreferences
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-_LEAST_RIDGE = 1.0
-"""Where there is no noise."""
 _HALF_LIFE = 8.0
 _TIES = np.float32(1e-4)
 UNRELEASED = "not in the release"
@@ -47,10 +45,12 @@ class ReleasedPreferences:
     """A release on a platform's own catalogue.
 
     Args:
-        ridge: Of the released factors.
+        factors: float32 (rank, items), zeros for an item that is not in the release.
+        ridge: Of these.
         popularity: float32 (items,), NaN for an item that is not in the release.
     """
 
+    factors: Floats = field(repr=False)
     ridge: ItemRidge = field(repr=False)
     popularity: Floats = field(repr=False)
 
@@ -66,9 +66,9 @@ def released_on(shared: SharedPreferences, hashes: Hashes) -> ReleasedPreference
     Args:
         hashes: Of the platform's items, in the order of its catalogue.
     """
-    ridge = max(PUBLIC_RIDGE * noise_edge(len(shared.items), shared.noise), _LEAST_RIDGE)
-    factors = scipy.sparse.csr_matrix(shared.factors_on(hashes))
-    return ReleasedPreferences(ridge=ItemRidge(factors, ridge=ridge), popularity=shared.popularity_on(hashes))
+    factors = shared.factors_on(hashes)
+    ridge = ItemRidge(scipy.sparse.csr_matrix(factors), ridge=public_ridge(len(shared.items), shared.noise))
+    return ReleasedPreferences(factors=factors, ridge=ridge, popularity=shared.popularity_on(hashes))
 
 
 class GlobalModel:

@@ -58,3 +58,10 @@ class Histories:
             else np.maximum(0.5 ** ((taken[row] - 1 - place) / half_life), _LEAST)
         )
         return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))
+
+
+def one_by_one(history: Sparse) -> Sparse:
+    """A history of one person as one row for each of its items, (items of the history, items)."""
+    return scipy.sparse.csr_matrix(
+        (history.data, (np.arange(history.nnz), history.indices)), shape=(history.nnz, history.shape[1]), dtype=np.float32
+    )

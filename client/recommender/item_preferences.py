@@ -7,14 +7,13 @@ of each of them, so they are climbed one grid step at a time instead of tried al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.examples.split import Ragged
 from client.recommender.histories import Histories
 from client.recommender.item_ridge import ItemRidge, spectrum_of
 from client.recommender.left_out import Validation, mean_gain
@@ -48,20 +47,16 @@ class ItemPreferences:
 
 
 def fit_preferences(
-    histories: Histories, known: Ragged, *, factors: Floats | None = None, seed: int = 0, shares: Sequence[float] = SHARES
+    validation: Validation, released: Iterable[Floats] = (), *, own: ItemPreferences | None = None
 ) -> ItemPreferences:
-    """Preferences of the setting that predicts this platform's users best; share 0 is among the choices.
+    """The best of what own rows give alone and with each of the released factors.
 
     Args:
-        known: Items that each user has met; they are not ranked.
-        factors: (rank, items). Released by a federation: what counts is their A'A.
-        shares: Weights of the factors to choose from.
+        released: (rank, items) each; what counts is their A'A.
+        own: What own rows give alone, where that is known.
     """
-    validation = Validation(histories, known, seed=seed)
-    own = own_preferences(validation)
-    if factors is None or not len(factors):
-        return own
-    return max(own, joint_preferences(validation, factors, start=own, shares=shares), key=lambda found: found.gain)
+    alone = own_preferences(validation) if own is None else own
+    return max([alone, *(joint_preferences(validation, some, start=alone) for some in released)], key=lambda found: found.gain)
 
 
 def own_preferences(validation: Validation) -> ItemPreferences:
@@ -69,16 +64,14 @@ def own_preferences(validation: Validation) -> ItemPreferences:
     return _at_share(validation, None, 0.0, None)
 
 
-def joint_preferences(
-    validation: Validation, factors: Floats, *, start: ItemPreferences, shares: Sequence[float] = SHARES
-) -> ItemPreferences:
+def joint_preferences(validation: Validation, factors: Floats, *, start: ItemPreferences) -> ItemPreferences:
     """The best that own rows and released factors give together, with a share above 0.
 
     Args:
         factors: (rank, items).
         start: What own rows give alone: the search begins with its ridge and recency.
     """
-    return _climb(lambda place: _at_share(validation, factors, shares[place], start), len(shares), len(shares) // 2)
+    return _climb(lambda place: _at_share(validation, factors, SHARES[place], start), len(SHARES), len(SHARES) // 2)
 
 
 def _at_share(validation: Validation, factors: Floats | None, share: float, start: ItemPreferences | None) -> ItemPreferences:

@@ -11,7 +11,6 @@ the others, which are `active`, are computed with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -136,13 +135,6 @@ class ItemRidge:
             product[left.nonzero()] += left.data
             product /= self.ridge
         return product
-
-
-def ridge_path(rows: Sparse, ridges: Iterable[float]) -> Iterator[ItemRidge]:
-    """One model per ridge, from one decomposition of the rows."""
-    spectrum = spectrum_of(rows)
-    for ridge in ridges:
-        yield ItemRidge(rows, ridge=ridge, spectrum=spectrum)
 
 
 def spectrum_of(rows: Sparse) -> RowSpectrum:

@@ -164,7 +164,7 @@ class Validation:
         """Gain at every point of `scores` + `weight` x `adding`, float64 (points,).
 
         Args:
-            scores: float32 (points, items), -inf where the item was met; as `gains` leaves them.
+            scores: float32 (points, items), -inf where the item was met; as `only_candidates` leaves them.
             adding: float32 (points, items).
         """
         ranks = np.zeros(len(self))
@@ -180,6 +180,10 @@ class Validation:
         for begin in range(0, len(self), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
             yield part, *np.unique(self._which[part], return_inverse=True)
+
+    def only_candidates(self, scores: NDArray[np.float32]) -> None:
+        """Overwrite the scores of what was met, float32 (points, items), with -inf."""
+        np.copyto(scores, -np.inf, where=self._met)
 
     def gains(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """`gain` of every point, float64 (points,); overwrites the scores of what was met."""

@@ -12,7 +12,7 @@ from client.recommender.fused_model import fit_fused_model
 from client.recommender.model_comparison import SHOWN, ModelComparison, compare_models
 from client.recommender.own_model import Tell, UserScores, silent, training_histories
 from client.recommender.platform_model import PlatformModel
-from client.recommender.pulled_model import open_model, says_something, untrained_text, use_model
+from client.recommender.pulled_model import open_model, untrained_text, use_model
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 
@@ -85,7 +85,7 @@ def evaluate_platform(
     tell("reading the platform's tables")
     rows = read_rows(file, Settings(seed=seed)) if read is None else read
     tables, split = rows.tables, rows.split
-    if opened is not None and model is not None and not says_something(model, tables):
+    if opened is not None and not opened.says_something(tables):
         say("none of this platform's items is among the model's (are their public keys declared?): its own model is shown alone")
         opened = None
     if (split.held < 0).all():

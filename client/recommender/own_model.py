@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,6 @@ from client.recommender.item_preferences import own_preferences
 from client.recommender.left_out import Validation
 from client.recommender.platform_model import PlatformModel, weigh_evidence
 from client.sources.tables import Tables
-from shared.protocol.quality import Quality, mean_quality
 
 Floats = NDArray[np.float32]
 Tell = Callable[[str], None]
@@ -35,14 +35,25 @@ class UserScores(Protocol):
         """Of all items, float32 (n, items)."""
 
 
-def fit_own_model(tables: Tables, split: Split, *, seed: int, text: Floats | None = None) -> PlatformModel:
+@dataclass(frozen=True, kw_only=True)
+class OwnFit:
+    """A platform's own model, and what fitting the fused one goes on with."""
+
+    validation: Validation = field(repr=False)
+    evidence: Sequence[Evidence] = field(repr=False)
+    model: PlatformModel
+
+
+def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: int) -> OwnFit:
     """The own model of a platform, fitted on what trains; held-out items are not looked at.
 
     Args:
         text: Vectors of the items' texts by an untrained encoder, float32 (items, width), where one is at hand.
     """
     validation = Validation(training_histories(tables, split), split.known, seed=seed)
-    return weigh_evidence(validation, own_preferences(validation), own_evidence(tables, validation.histories, text))
+    evidence = own_evidence(tables, validation.histories, text)
+    model = weigh_evidence(validation, own_preferences(validation), evidence)
+    return OwnFit(validation=validation, evidence=evidence, model=model)
 
 
 def training_histories(tables: Tables, split: Split) -> Histories:
@@ -55,11 +66,6 @@ def own_evidence(tables: Tables, histories: Histories, text: Floats | None = Non
     evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
     evidence += [] if text is None else [Alike(centred(text), name=TEXT)]
     return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence
-
-
-def held_out_quality(model: UserScores, split: Split) -> Quality:
-    """Exact ranking quality on the held-out items, for the platform's own eyes."""
-    return mean_quality(*exact_ranks(model, split))
 
 
 def exact_ranks(model: UserScores, split: Split) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.recommender.evidence import NOBODY, POPULARITY, Evidence, ScoredFor
-from client.recommender.histories import Histories, Sparse
+from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_preferences import ItemPreferences
 from client.recommender.left_out import Validation, mean_gain
 
@@ -101,13 +100,6 @@ class PlatformModel:
         return scores
 
 
-def one_by_one(history: Sparse) -> Sparse:
-    """A history of one person as one row for each of its items, (items of the history, items)."""
-    return scipy.sparse.csr_matrix(
-        (history.data, (np.arange(history.nnz), history.indices)), shape=(history.nnz, history.shape[1]), dtype=np.float32
-    )
-
-
 def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidence: Sequence[Evidence]) -> PlatformModel:
     """The model in which each part has the weight at which the left-out points are predicted best.
 
@@ -117,7 +109,7 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
     points = validation.points
     asked = ScoredFor(history=validation.before(preferences.half_life), users=points.user, without=True)
     parts = [part.scores(asked) for part in evidence]
-    gains = validation.gains(scores)
+    validation.only_candidates(scores)
     unit = float(np.maximum(scores.max(1), 0.0).mean()) if len(points) else 0.0
     weights = [_LEAST.get(part.name, 0.0) for part in evidence]
     total = scores

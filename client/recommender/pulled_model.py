@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
-from client.model.prepared_platform import Progress
+from client.model.prepared_platform import Progress, hashes_of
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories
 from client.recommender.text_model import TextModel, no_adapter
@@ -19,9 +19,7 @@ from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings
 from shared.model.peft_export import PublishedModel, load_published
-from shared.preferences.item_index import item_hashes
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
-from shared.secagg.shared_catalogues import catalogue_digest
 
 Floats = NDArray[np.float32]
 
@@ -42,6 +40,11 @@ class ModelFolder:
     preferences: SharedPreferences | None
     adapter: PublishedModel | None
 
+    def says_something(self, tables: Tables) -> bool:
+        """Whether it is of use on a platform: it has an adapter, or preferences of items that the platform has."""
+        items = None if self.preferences is None else self.preferences.items
+        return self.adapter is not None or (items is not None and bool(np.isin(hashes_of(tables), items).any()))
+
 
 @dataclass(frozen=True, kw_only=True)
 class UsableModel:
@@ -49,15 +52,18 @@ class UsableModel:
 
     Args:
         preferences: On the platform's items; None where there are none.
-        factors: Of these, float32 (rank, items).
         text: The adapter as it was published; None without one.
-        own_text: The same with what the platform keeps of its own run, which is its own; else `text`.
+        own_text: The same with the parameters that its run left on this platform, if it ran here; else `text`.
     """
 
     preferences: ReleasedPreferences | None
-    factors: Floats | None
     text: TextModel | None
     own_text: TextModel | None
+
+    @property
+    def factors(self) -> Floats | None:
+        """Of the preferences, float32 (rank, items)."""
+        return None if self.preferences is None else self.preferences.factors
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
@@ -97,14 +103,9 @@ def open_model(folder: Path) -> ModelFolder:
     return ModelFolder(folder=folder, preferences=preferences, adapter=adapter)
 
 
-def says_something(folder: Path, tables: Tables) -> bool:
-    """Whether a folder holds a model that is of use on a platform: an adapter, or preferences of items that it has."""
-    if any((folder / name).exists() for name in _ADAPTER):
-        return True
-    if not (folder / FILE).exists():
-        return False
-    hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
-    return bool(np.isin(hashes, load_preferences(folder / FILE).items).any())
+def holds_model(folder: Path) -> bool:
+    """Whether `open_model` would find anything in a folder."""
+    return any((folder / name).exists() for name in (*_ADAPTER, FILE))
 
 
 def use_model(
@@ -127,10 +128,9 @@ def use_model(
     Raises:
         InputError: nothing of it can be used here, or the adapter's backbone is another one.
     """
-    shared, preferences, factors = opened.preferences, None, None
+    shared, preferences = opened.preferences, None
     if shared is not None:
-        hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
-        preferences, factors = released_on(shared, hashes), shared.factors_on(hashes)
+        preferences = released_on(shared, hashes_of(tables))
         if not preferences.released.any():
             found = "none of this platform's items is among the shared preferences' items"
             if opened.adapter is None:
@@ -140,11 +140,11 @@ def use_model(
                     do="declare the items' public keys (`key` in the source of items), or pull a model with an adapter",
                 )
             say(f"{found}: of this model the adapter alone is used")
-            preferences = factors = None
+            preferences = None
     text = own_text = None
     if opened.adapter is not None:
         known = load_run_state(state) if state else None
         text = own_text = TextModel(file, opened.adapter, tables=tables, cache=cache, where=str(opened.folder), progress=progress)
         if known is not None:
             own_text = text.with_state(known)
-    return UsableModel(preferences=preferences, factors=factors, text=text, own_text=own_text)
+    return UsableModel(preferences=preferences, text=text, own_text=own_text)

@@ -163,10 +163,9 @@ def _named(tables: Tables, split: Split, user: str, say: Tell) -> _Person:
     number = list(tables.user_ids).index(user)
     liked = split.train[number]
     if not len(liked):
-        profile = any(texts[number] for texts in tables.user_text.values())
         say(
             f"user {user!r} has liked no item yet: "
-            + ("their profile, and then popularity, decide" if profile else "popular items are shown")
+            + ("their profile, and then popularity, decide" if _profile(tables, number) else "popular items are shown")
         )
     return _Person(number=number, liked=liked, met=split.known[number])
 

@@ -87,7 +87,7 @@ class TextModel:
         made.__dict__.pop("items", None)
         kept = {**state.local}
         if state.choice is not None and state.choice.own:
-            # It stands for the whole adapter, what was published in it included.
+            # It replaces the whole adapter, the published parts included.
             kept |= state.personal
         device = self._towers.encoder.device
         made._parameters = {**self._parameters, **{name: value.to(device) for name, value in kept.items()}}

@@ -6,11 +6,13 @@ import numpy as np
 import torch
 
 from client.fusion.projector import LOCAL
+from client.model.prepared_platform import PlatformRows
+from client.privacy.release_plan import preference_plan
 from client.run.run_context import RunContext
 from client.run.training_context import TrainingContext
 from client.training.gradient_check import check_gradients, made_up_examples
 from client.training.trainer import Trainer, TrainingData
-from shared.preferences.item_index import declared_items
+from shared.base.settings import Settings
 from shared.protocol.messages import Joined
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -31,14 +33,14 @@ def joined(run: RunContext) -> Joined:
         signal_to_noise=plan.signal_to_noise,
         finished=run.state.finished,
         rank=run.rank,
-        item_list=declared_list(run),
+        item_list=declared_list(run.rows, run.settings),
         preference_noise=plan.preference_noise,
     )
 
 
-def declared_list(run: RunContext) -> bytes:
+def declared_list(rows: PlatformRows, settings: Settings) -> bytes:
     """The list of items by which platforms find out what they have in common; empty where this one shares no preferences."""
-    return declared_items(run.rows.item_hashes) if run.prefers else b""
+    return b"" if preference_plan(rows.file, settings) is None else rows.item_list
 
 
 def check_program(run: TrainingContext) -> None:

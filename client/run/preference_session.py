@@ -24,8 +24,8 @@ from client.run.run_state import PreferenceAnswer
 from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.errors import OutOfOrder, PrivacyError, ProtocolError
 from shared.preferences.item_index import MOST_DECLARED, Hashes, parse_items, places_of
-from shared.preferences.packing import triangle_size
-from shared.privacy.plan import LIKES_NOISE
+from shared.preferences.packing import sum_size
+from shared.privacy.plan import preference_multiplier
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.messages import PREFERRED, Joined, Phase, Prefer, Preferred, Secure, Secured, Summed
 
@@ -66,7 +66,7 @@ class AskedPreferences:
         answered = known is not None and known.question == question
         if not answered and (run.state.finished or (known is not None and (known.pairs or not request.pairs))):
             raise OutOfOrder(f"asked for {PREFERRED[request.pairs]} after what the run has answered")
-        noise = run.plan.preference_noise * (1.0 if request.pairs else LIKES_NOISE)
+        noise = preference_multiplier(run.plan.preference_noise, pairs=request.pairs)
         return cls(request=request, items=items, noise=noise, question=question, answered=answered)
 
     @property
@@ -82,7 +82,7 @@ class AskedPreferences:
     @property
     def dimension(self) -> int:
         """Numbers of the sum."""
-        return triangle_size(len(self.items)) if self.request.pairs else len(self.items)
+        return sum_size(len(self.items), pairs=self.request.pairs)
 
     def sums(self, run: RunContext) -> BoundedSum | None:
         """This platform's exact sum, or None where its users have no part in it."""

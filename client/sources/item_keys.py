@@ -26,7 +26,7 @@ def isbn_key(text: str) -> str | None:
         if sum(weight * value for weight, value in zip(range(10, 0, -1), values, strict=True)) % 11:
             return None
         first = "978" + digits[:9]
-        return first + _check_digit(first)
+        return first + check_digit(first)
     return digits if len(digits) == 13 and digits[:3] in ("978", "979") and _checked(digits) else None
 
 
@@ -79,10 +79,10 @@ def _plain(text: str) -> str:
 
 
 def _checked(digits: str) -> bool:
-    return digits.isdecimal() and _check_digit(digits[:-1]) == digits[-1]
+    return digits.isdecimal() and check_digit(digits[:-1]) == digits[-1]
 
 
-def _check_digit(digits: str) -> str:
+def check_digit(digits: str) -> str:
     """The last digit of an EAN: weights 3 and 1 in turns, from the right."""
     total = sum(int(digit) * (3 if place % 2 == 0 else 1) for place, digit in enumerate(reversed(digits)))
     return str(-total % 10)

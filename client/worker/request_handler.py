@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from client.config.participation_policy import Unwarranted
@@ -23,9 +22,9 @@ from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
-from client.privacy.release_plan import preference_plan
 from client.run.adapter_partition import Part
 from client.run.evaluating import answer_evaluation
+from client.run.joining import declared_list
 from client.run.local_session import LocalSession
 from client.run.personalising import answer_personalise
 from client.run.preference_session import LocalPreferences, SecurePreferences
@@ -49,8 +48,8 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings
 from shared.model.backbone import shape_of
-from shared.preferences.item_index import WIDTH, declared_items, list_digest
-from shared.preferences.packing import triangle_size
+from shared.preferences.item_index import WIDTH, list_digest, parse_items
+from shared.preferences.packing import sum_size
 from shared.protocol.messages import (
     PREFERRED,
     Answer,
@@ -156,7 +155,7 @@ class Worker:
                 layout = {"popularity": (self._session.counted, 1)}
             elif isinstance(request, Prefer):
                 items = len(request.items) // WIDTH
-                layout = {PREFERRED[request.pairs]: (triangle_size(items) if request.pairs else items,)}
+                layout = {PREFERRED[request.pairs]: (sum_size(items, pairs=request.pairs),)}
             out = checked(
                 answer,
                 platform=self._file,
@@ -166,7 +165,7 @@ class Worker:
                 simulation=self._simulation,
                 pace=self._pace,
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
-                item_list=declared_items(self._platform.item_hashes) if self._platform else b"",
+                item_list=self._platform.item_list if self._platform else b"",
             )
             if isinstance(out, Released) and self._writer is not None and out.ledger == self._writer.head:
                 self._writer.leave()
@@ -325,12 +324,11 @@ class Worker:
         path = self._state / "runs" / f"{run}.secure"
         assert self._platform is not None and self._writer is not None
         rows = self._platform
-        listed = rows.item_hashes if preference_plan(self._file, settings) is not None else np.zeros(0, np.uint64)
         declared = DeclaredCatalogue(
             digest=rows.catalogue_digest,
             items=rows.tables.items,
             users=max(1, self._file.users),
-            item_list=list_digest(np.unique(listed)) if settings.preferences.items else b"",
+            item_list=list_digest(parse_items(declared_list(rows, settings))) if settings.preferences.items else b"",
         )
         # Looked up before the session can charge or remember anything of the run.
         known = path.with_suffix(".safetensors").exists() or any(entry.run == run for entry in self._writer.ledger.entries)

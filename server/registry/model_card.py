@@ -11,8 +11,9 @@ from server.registry.run_facts import FACTS, Facts, PlatformFacts, PreferenceFac
 from shared.base.settings import Settings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
-from shared.preferences.denoising import PUBLIC_RIDGE, noise_edge
+from shared.preferences.denoising import public_ridge
 from shared.preferences.shared_preferences import FILE
+from shared.privacy.plan import noise_words
 from shared.protocol.quality import METRICS
 
 CARD = "README.md"
@@ -153,8 +154,7 @@ ledger against the head above.
 
 
 def _noise(platform: PlatformFacts) -> str:
-    both = [_number(platform.noise_multiplier)] if platform.noise_multiplier or not platform.preference_noise else []
-    return ", ".join([*both, f"{_number(platform.preference_noise)} of preferences"] if platform.preference_noise else both)
+    return noise_words(platform.noise_multiplier, platform.preference_noise, digits=".4g")
 
 
 def _released_how(settings: Settings) -> str:
@@ -223,9 +223,9 @@ def _kind(platform: PlatformFacts) -> str:
 def _preferences(found: PreferenceFacts | None) -> str:
     if found is None:
         return ""
-    ridge = PUBLIC_RIDGE * noise_edge(found.items, found.noise)
+    ridge = public_ridge(found.items, found.noise)
     return _PREFERENCES.format(
-        file=FILE, items=found.items, factors=found.factors, users=found.users, noise=found.noise, ridge=max(ridge, 1.0)
+        file=FILE, items=found.items, factors=found.factors, users=found.users, noise=found.noise, ridge=ridge
     )
 
 

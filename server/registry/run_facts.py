@@ -78,7 +78,7 @@ class PreferenceFacts(_Frozen):
 
     Args:
         items: Shared items that they are of.
-        factors: Directions that stand out of the noise.
+        factors: Directions above the noise.
         noise: Standard deviation of the noise in the sum's diagonal, where one user's part has norm 1.
         users: Declared users of the platforms in the sum.
     """

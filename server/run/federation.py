@@ -209,7 +209,7 @@ class _Federation:
             self.record.say(Kind.PREFERRED, "no preferences are shared: no two platforms have items in common")
             return
         self.preferences.save(found)
-        text = f"preferences for {len(found.items)} shared items: {len(found.factors)} factors stand out of the noise"
+        text = f"preferences for {len(found.items)} shared items: {len(found.factors)} factors are above the noise"
         self.record.say(Kind.PREFERRED, text, with_tallies=True)
 
     def _evaluate(self, label: Label) -> None:

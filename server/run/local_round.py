@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -18,11 +17,11 @@ from server.run.run_record import RunRecord
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.preferences.item_index import Hashes, parse_items
-from shared.preferences.packing import triangle_size
+from shared.preferences.packing import sum_size
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
-from shared.privacy.plan import LIKES_NOISE
+from shared.privacy.plan import preference_multiplier
 from shared.protocol.messages import Joined, Reason
 from shared.secagg.fixed_point import FixedPoint
 from strategies.base import AdapterStrategy, NoUpdate, adapter_from, record_of
@@ -76,24 +75,25 @@ class LocalRounds:
         """
         members = self._attendance.members
         here = [self._joined[member.platform] for member in members.values()]
-        shared = PlatformLists.of([parse_items(one.item_list) for one in here]).shared()
+        declared = PlatformLists.of([parse_items(one.item_list) for one in here])
+        shared = declared.shared()
         if not len(shared):
             return None
         # Who has none of the items has nothing to say.
-        owners = {one.platform for one in here if np.isin(parse_items(one.item_list), shared).any()}
+        owners = {here[number].platform for number in declared.owners(shared)}
         asked = {node: member for node, member in members.items() if member.platform in owners}
 
         def ask(items: Hashes, pairs: bool) -> PreferenceSum:
             self._strategy.members = asked
-            length = triangle_size(len(items)) if pairs else len(items)
+            length = sum_size(len(items), pairs=pairs)
             exchange = self._dispatch.send(self._strategy.configure_prefer(items, pairs=pairs, grid=self._grid))
-            total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0), pairs=pairs, length=length)
+            total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0))
             report = self._strategy.report
             for receipt in report.preferred:
                 self._record.credit(receipt, counted=False)
             self._dispatch.book(exchange, report, 0)
             came = [self._joined[receipt.platform] for receipt in report.preferred]
-            each = [one.preference_noise * (1.0 if pairs else LIKES_NOISE) for one in came]
+            each = [preference_multiplier(one.preference_noise, pairs=pairs) for one in came]
             return PreferenceSum(vector=total, noise=_noise_of(each, length), users=sum(one.users for one in came))
 
         most = self._settings.preferences.items
@@ -150,9 +150,5 @@ class LocalRounds:
 
 def _noise_of(multipliers: list[float], length: int) -> float:
     """Standard deviation of the noise in a sum to which each platform adds all of its noise itself."""
-    points = (
-        FixedPoint(dimension=length, participants=1, honest=1, clip=1.0, noise_multiplier=multiplier, alone=True)
-        for multiplier in multipliers
-        if multiplier
-    )
+    points = (FixedPoint.own(dimension=length, clip=1.0, noise_multiplier=one) for one in multipliers if one)
     return math.sqrt(sum(point.noise**2 for point in points))

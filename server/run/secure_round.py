@@ -142,7 +142,8 @@ class SecureRounds:
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
         users = sum(member.users for member in members.values())
         agreement = phases.agreement
-        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter), shared=self._shared)
+        shared = len(self._declared.shared()) if self._saved.lists else 0
+        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter), shared=shared)
         if self._saved.present is None:
             self._mail.empty()
             exchange = self._send(phases.deal())
@@ -165,11 +166,10 @@ class SecureRounds:
         self._tell(phases)
 
     @property
-    def _shared(self) -> int:
+    def _declared(self) -> PlatformLists:
+        """Who on the roster declares which items."""
         assert self._saved is not None
-        if not self._saved.lists:
-            return 0
-        return len(PlatformLists.read(self._saved.lists, platforms=len(self._saved.closed.roster.entries)).shared())
+        return PlatformLists.read(self._saved.lists, platforms=len(self._saved.closed.roster.entries))
 
     def _lists_of(self, closed: Enrolment.Closed) -> bytes:
         if not self._settings.preferences.items:
@@ -183,8 +183,7 @@ class SecureRounds:
             NoUpdate: too few platforms are there; or the sum is given up, and it is all there is to the run.
         """
         assert self._saved is not None
-        lists = self._saved.lists
-        declared = PlatformLists.read(lists, platforms=len(self._saved.closed.roster.entries))
+        lists, declared = self._saved.lists, self._declared
         shared = declared.shared()
         if not len(shared):
             return None

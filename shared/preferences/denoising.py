@@ -15,8 +15,6 @@ import scipy.linalg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 MOST_FACTORS = 512
-PUBLIC_RIDGE = 1.2
-"""Ridge of a regression on released factors, over the edge of their noise: a rule that looks at nobody's rows."""
 
 
 def noise_edge(items: int, noise: float) -> float:
@@ -26,6 +24,15 @@ def noise_edge(items: int, noise: float) -> float:
         noise: Standard deviation of each number of the released vector (`shared/preferences/packing.py`).
     """
     return noise * math.sqrt(2 * items)
+
+
+def public_ridge(items: int, noise: float) -> float:
+    """Ridge of a regression on released factors alone: 1.2 times the edge of their noise, a rule that reads nobody's rows.
+
+    >>> public_ridge(200, 0.5), public_ridge(200, 0.0)
+    (12.0, 1.0)
+    """
+    return max(1.2 * noise_edge(items, noise), 1.0)
 
 
 def preference_factors(noised: NDArray[np.float64], *, noise: float, most: int = MOST_FACTORS) -> NDArray[np.float32]:

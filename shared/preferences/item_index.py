@@ -29,7 +29,7 @@ def item_hashes(keys: Sequence[str], ids: Sequence[str], *, catalogue: bytes) ->
     Args:
         keys: Public key per item, with its kind ("isbn:9780306406157"); '' where none is declared.
         ids: Id per item.
-        catalogue: What stands for the whole catalogue, `shared.secagg.shared_catalogues.catalogue_digest`.
+        catalogue: Digest of the whole catalogue, `shared.secagg.shared_catalogues.catalogue_digest`.
 
     >>> a = item_hashes(["isbn:9780306406157", ""], ["1", "2"], catalogue=b"one")
     >>> b = item_hashes(["", "isbn:9780306406157"], ["2", "3"], catalogue=b"other")

@@ -32,6 +32,15 @@ def triangle_size(items: int) -> int:
     return items * (items + 1) // 2
 
 
+def sum_size(items: int, *, pairs: bool) -> int:
+    """Numbers of a sum of what users like: of each item, or of each pair (`shared.protocol.messages.Prefer.pairs`).
+
+    >>> sum_size(3, pairs=False), sum_size(3, pairs=True)
+    (3, 6)
+    """
+    return triangle_size(items) if pairs else items
+
+
 def packed(matrix: Floats) -> Floats:
     """The vector of a symmetric matrix, row by row of its upper triangle, of the matrix's Frobenius norm.
 

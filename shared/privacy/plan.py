@@ -52,12 +52,26 @@ class Plan:
     def __str__(self) -> str:
         if not self.private:
             return "privacy is OFF: budget inf, no noise is added, epsilon is infinite"
-        preferences = f"noise multiplier of preferences {self.preference_noise:.3f}, " if self.preference_noise else ""
-        training = f"noise multiplier {self.noise_multiplier:.3f}, " if self.noise_multiplier else ""
+        noise = noise_words(self.noise_multiplier, self.preference_noise, digits=".3f")
         return (
             f"epsilon {self.epsilon:.3f} of {self.budget:g} at delta {self.delta:g} ({self.accountant}), "
-            f"{preferences}{training}signal to noise {self.signal_to_noise:.1f}"
+            f"noise multiplier {noise}, signal to noise {self.signal_to_noise:.1f}"
         )
+
+
+def preference_multiplier(preference_noise: float, *, pairs: bool) -> float:
+    """Noise multiplier of a sum of what users like: of pairs of items as it is, of single items `LIKES_NOISE` times it."""
+    return preference_noise * (1.0 if pairs else LIKES_NOISE)
+
+
+def noise_words(noise_multiplier: float, preference_noise: float, *, digits: str = ".2f") -> str:
+    """The noise multipliers of a plan, for a person: that of training, if there is one, and that of preferences.
+
+    >>> noise_words(1.5, 0.0), noise_words(0.0, 0.55), noise_words(1.5, 0.55, digits=".4g")
+    ('1.50', '0.55 of preferences', '1.5, 0.55 of preferences')
+    """
+    training = [f"{noise_multiplier:{digits}}"] if noise_multiplier or not preference_noise else []
+    return ", ".join([*training, *([f"{preference_noise:{digits}} of preferences"] if preference_noise else [])])
 
 
 def signal_to_noise(*, sample_rate: float, users: int, steps: int, noise_multiplier: float, parameters: int) -> float:
@@ -188,7 +202,7 @@ def make_plan(
             multiples=[(popularity, LIKES_NOISE)],
             accountant=accountant,
         )
-        likes = replace(popularity, noise_multiplier=LIKES_NOISE * together)
+        likes = replace(popularity, noise_multiplier=preference_multiplier(together, pairs=False))
         before = (*before, likes, replace(released, noise_multiplier=together))
     lengthened = integers.norm / integers.reach if integers is not None else 1.0
     trained: tuple[Release, ...] = ()

@@ -112,6 +112,11 @@ class FixedPoint:
     coordinate: float = 0.0
     alone: bool = False
 
+    @classmethod
+    def own(cls, *, dimension: int, clip: float, noise_multiplier: float) -> FixedPoint:
+        """Of a release to which one platform alone adds all of the noise."""
+        return cls(dimension=dimension, participants=1, honest=1, clip=clip, noise_multiplier=noise_multiplier, alone=True)
+
     def __post_init__(self) -> None:
         for name, most in (("dimension", MAX_DIMENSION), ("participants", MAX_PARTICIPANTS), ("honest", self.participants)):
             value = getattr(self, name)

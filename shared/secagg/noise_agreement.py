@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, settings_digest
-from shared.privacy.plan import LIKES_NOISE
+from shared.privacy.plan import preference_multiplier
 from shared.secagg.codec import decode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
@@ -172,7 +172,7 @@ class Agreement:
             participants=quorum.members,
             honest=quorum.honest,
             clip=1.0,
-            noise_multiplier=self.preference_noise * (1.0 if pairs else LIKES_NOISE),
+            noise_multiplier=preference_multiplier(self.preference_noise, pairs=pairs),
             # Nobody likes an item by more than 1; an item that a tenth of the largest platform likes as its only one still fits.
             coordinate=max(1.0, max(declared_by(entry).users for entry in roster.entries) / 10),
         )

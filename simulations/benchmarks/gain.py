@@ -38,10 +38,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,imp
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PlatformRows, read_rows
-from client.recommender.fused_model import OwnFit, fit_own, fused_with
+from client.recommender.fused_model import fused_with
 from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.model_comparison import RankedUsers, rank_users
-from client.recommender.own_model import UserScores
+from client.recommender.own_model import OwnFit, UserScores, fit_own
 from shared.base.settings import Settings
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
 from simulations.benchmarks.baselines import fit_baselines
@@ -135,9 +135,8 @@ def _released(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scrat
 def _ranked(dealt: DealtPlatforms, name: str, shared: SharedPreferences | None, *, seed: int) -> RankedUsers:
     rows, own = dealt.platforms[name], dealt.own(name, seed=seed)
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
-    if shared is not None and (factors := shared.factors_on(rows.item_hashes)).any():
-        released = released_on(shared, rows.item_hashes)
-        models["fused"] = fused_with(own, factors=factors, popularity=released.popularity)
+    if shared is not None and (released := released_on(shared, rows.item_hashes)).factors.any():
+        models["fused"] = fused_with(own, factors=released.factors, popularity=released.popularity)
         models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None)
     return rank_users(models, rows.split)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from client.recommender.model_comparison import COMPARED, RankedUsers
+from client.recommender.model_comparison import COMPARED, SHOWN, RankedUsers
+from shared.base.atomic_files import write_whole
 from shared.protocol.quality import NDCG
 from simulations.benchmarks.baselines import BASELINES
 
 MODELS = ("own", "global", "fused")
 SHOWN_ALONE = ("words", *BASELINES)
-METRICS_SHOWN = (NDCG, "hr@10")
 WIDTH = 100
 """Columns that a table takes, at most."""
 _RESAMPLES = 2000
@@ -63,10 +64,9 @@ def save_cell(path: Path, cell: GainCell, ranked: Mapping[str, RankedUsers]) -> 
     for part, users in ranked.items():
         arrays |= {f"{part}/{model}": values for model, values in users.quality.items()}
         arrays |= {f"{part}/{_PARTS}{name}": mask for name, mask in users.segments.items()}
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, cell=np.array(json.dumps(asdict(cell))), **arrays)
-    draft.replace(path)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, cell=np.array(json.dumps(asdict(cell))), **arrays)
+    write_whole(path, content.getvalue())
 
 
 def load_cell(path: Path) -> tuple[GainCell, list[tuple[str, dict[str, Floats]]]]:
@@ -101,7 +101,7 @@ def summary_of(folder: Path) -> Found:
         facts = {"platform": platform, "dealt": cell.dealt, "epsilon": cell.epsilon, "seed": cell.seed, "segment": segment}
         for model, values in models.items():
             means = values.mean(0) if users else np.full(len(COMPARED), np.nan)
-            shown = {name: _finite(means[COMPARED.index(name)]) for name in METRICS_SHOWN}
+            shown = {name: _finite(means[COMPARED.index(name)]) for name in SHOWN}
             rows.append({**facts, "model": model, **shown, "users": users})
         if cell.epsilon is not None:
             both = (models["own"][:, COMPARED.index(NDCG)], models["fused"][:, COMPARED.index(NDCG)])

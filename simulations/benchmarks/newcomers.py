@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from client.examples.split import Split, ragged
 from client.model.prepared_platform import PlatformRows
 from client.recommender.evidence import NOBODY, WORDS, Alike, ScoredFor, word_vectors
-from client.recommender.fused_model import fit_own, fused_with
+from client.recommender.fused_model import fused_with
 from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.histories import Histories
 from client.recommender.model_comparison import RankedUsers, rank_users
-from client.recommender.own_model import UserScores, training_histories
+from client.recommender.own_model import UserScores, fit_own, training_histories
 from client.sources.tables import Tables, Ties
 from shared.preferences.shared_preferences import SharedPreferences
 from simulations.worlds.repartition import part_of
@@ -117,19 +117,19 @@ def rank_newcomer(
     """
     tables, split = only_users(rows.tables, rows.split, users[max(sizes) :])
     histories = training_histories(tables, split)
-    released = None
-    if shared is not None and (factors := shared.factors_on(rows.item_hashes)).any():
-        released = factors, released_on(shared, rows.item_hashes)
+    released = None if shared is None else released_on(shared, rows.item_hashes)
+    if released is not None and not released.factors.any():
+        released = None
     found = {}
     for size in sizes:
         models: dict[str, VisitorScores] = {}
         if released is not None:
-            models["global"] = GlobalModel(histories, preferences=released[1], text=None)
+            models["global"] = GlobalModel(histories, preferences=released, text=None)
         if size:
             own = fit_own(*only_users(rows.tables, rows.split, users[:size]), seed=seed)
             models |= {"own": own.model, "fused": own.model}
             if released is not None:
-                models["fused"] = fused_with(own, factors=released[0], popularity=released[1].popularity)
+                models["fused"] = fused_with(own, factors=released.factors, popularity=released.popularity)
         else:
             others = np.setdiff1d(np.arange(rows.tables.users), users[max(sizes) :])
             _, _, liked = rows.split.train.entries(others)

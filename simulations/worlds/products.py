@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.sources.item_keys import check_digit
 from simulations.worlds.taste import AXES, TasteCatalogue
 from simulations.worlds.writers import Subject, Writer
 
@@ -36,8 +37,7 @@ def gtin13(number: int, *, american: bool) -> str:
     """
     prefix = _AMERICAN if american else _OTHER
     digits = f"{prefix}{number:0{12 - len(prefix)}d}"
-    total = sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(digits))
-    return f"{digits}{-total % 10}"
+    return digits + check_digit(digits)
 
 
 def make_products(writer: Writer, items: TasteCatalogue) -> tuple[Product, ...]:

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from shared.base.errors import ProtocolError
 from shared.model.adapter import trained
 from shared.preferences.item_index import Hashes, declared_items
-from shared.preferences.packing import triangle_size
+from shared.preferences.packing import sum_size
 from shared.preferences.summed_preferences import PreferenceSum
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
 from shared.protocol.messages import Answer, Count, Phase, Prefer, Refusal, Secure, Secured, Sum, Summed
@@ -102,7 +102,7 @@ class Phases:
         """
         request = Prefer(run=self._run, settings=self._settings, items=declared_items(items), pairs=pairs, lists=lists, body=b"")
         point = self.agreement.preference_point(
-            dimension=triangle_size(len(items)) if pairs else len(items), pairs=pairs, roster=self.coordinator.roster
+            dimension=sum_size(len(items), pairs=pairs), pairs=pairs, roster=self.coordinator.roster
         )
         self._begin(0, point, request, secagg.Before())
         return self._asking(to_record(request))

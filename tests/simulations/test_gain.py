@@ -19,7 +19,7 @@ from client.recommender.evidence import Popular
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.left_out import Validation
 from client.recommender.model_comparison import RankedUsers
-from client.recommender.own_model import exact_ranks, fit_own_model, training_histories
+from client.recommender.own_model import exact_ranks, fit_own, training_histories
 from shared.base.settings import Settings
 from simulations.benchmarks import gain
 from simulations.benchmarks.baselines import BASELINES, attribute_vectors, fit_baselines, validation_cut
@@ -128,7 +128,7 @@ def test_only_some_users(write_platform: Write) -> None:
         [name for step in (1, 5) if (name := f"u{(int(user[1:]) + step) % 30}") in tables.user_ids] for user in tables.user_ids
     ]
     assert [sorted(some) for some in names] == [sorted(some) for some in expected] and any(names)
-    assert np.isfinite(fit_own_model(tables, split, seed=0).scores(np.arange(4))).all()
+    assert np.isfinite(fit_own(tables, split, seed=0).model.scores(np.arange(4))).all()
 
 
 def test_baselines_stand_beside_the_own_model(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

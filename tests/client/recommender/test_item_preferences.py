@@ -9,7 +9,7 @@ from client.examples.split import ragged
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import fit_preferences
 from client.recommender.item_ridge import ItemRidge
-from client.recommender.left_out import LeftOut, gain, left_out, mean_gain, met_before, ranks_among
+from client.recommender.left_out import LeftOut, Validation, gain, left_out, mean_gain, met_before, ranks_among
 
 GROUPS = 4
 
@@ -64,7 +64,7 @@ def test_ranks_leave_out_what_was_met_before() -> None:
 
 def test_it_finds_what_is_liked_together() -> None:
     histories = histories_of(60)
-    fitted = fit_preferences(histories, histories.liked)
+    fitted = fit_preferences(Validation(histories, histories.liked, seed=0))
     scores = fitted.scores(histories, np.arange(60))
     for user in range(60):
         group = np.bincount(histories.liked[user] % GROUPS).argmax()
@@ -78,19 +78,21 @@ def test_released_factors_help_those_who_have_few_users_and_are_left_where_they_
     rows = many.rows().toarray()
     values, vectors = np.linalg.eigh(rows.T @ rows)
     factors = (np.sqrt(np.maximum(values, 0))[:, None] * vectors.T).astype(np.float32)
-    alone, helped = fit_preferences(few, few.liked), fit_preferences(few, few.liked, factors=factors)
+    validation = Validation(few, few.liked, seed=0)
+    alone, helped = fit_preferences(validation), fit_preferences(validation, [factors])
     assert helped.share > 0 == alone.share and helped.gain > alone.gain
     nonsense = np.random.default_rng(0).normal(size=(5, 160)).astype(np.float32)
-    assert fit_preferences(few, few.liked, factors=1e3 * nonsense).share == 0
+    assert fit_preferences(validation, [1e3 * nonsense]).share == 0
 
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_recency_is_looked_at_only_where_there_is_an_order(ordered: bool) -> None:
-    fitted = fit_preferences(histories_of(30, ordered=ordered), ragged([np.zeros(0, np.int32)] * 30))
+    known = ragged([np.zeros(0, np.int32)] * 30)
+    fitted = fit_preferences(Validation(histories_of(30, ordered=ordered), known, seed=0))
     assert ordered or fitted.half_life is None
 
 
 def test_nobody_to_predict() -> None:
     nobody = Histories(liked=ragged([np.array([1], np.int32), np.zeros(0, np.int32)]), items=3, ordered=True)
-    fitted = fit_preferences(nobody, nobody.liked)
+    fitted = fit_preferences(Validation(nobody, nobody.liked, seed=0))
     assert fitted.gain == 0.0 and np.isfinite(fitted.scores(nobody, np.arange(2))).all()

@@ -14,7 +14,7 @@ from client.examples.split import Split, ragged
 from client.recommender.fused_model import fit_fused_model
 from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.histories import Histories
-from client.recommender.own_model import fit_own_model, training_histories
+from client.recommender.own_model import fit_own, training_histories
 from client.recommender.recommend import everything
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
@@ -68,7 +68,7 @@ def test_parts_sum_to_the_score(platform: tuple[Tables, Split]) -> None:
 
 def test_the_item_that_adds_most_is_exact(platform: tuple[Tables, Split]) -> None:
     tables, split = platform
-    model = fit_own_model(tables, split, seed=0)
+    model = fit_own(tables, split, seed=0).model
     for part in model.parts(one([4, 1, 7], tables.items)):
         if part.by_item is not None:
             np.testing.assert_allclose(part.by_item.sum(0), part.scores, atol=1e-5)
@@ -92,7 +92,7 @@ def test_the_order_of_users_and_of_items_changes_nothing(platform: tuple[Tables,
         item_text={name: [texts[item] for item in items] for name, texts in tables.item_text.items()},
         user_ids=[tables.user_ids[user] for user in users],
     )
-    found, moved = fit_own_model(tables, split, seed=0), fit_own_model(other, turned, seed=0)
+    found, moved = fit_own(tables, split, seed=0).model, fit_own(other, turned, seed=0).model
     every = np.arange(tables.users)
     np.testing.assert_allclose(moved.scores(every), found.scores(users)[:, items], atol=1e-5)
     shared = release_of(tables, split.train)  # its order is that of hashes
@@ -147,7 +147,7 @@ def test_a_release_that_does_not_help_is_not_used(write_platform: Write) -> None
     nonsense = 1e3 * np.random.default_rng(0).normal(size=(5, tables.items)).astype(np.float32)
     own, fused = fit_fused_model(tables, split, factors=nonsense, popularity=None, seed=0)
     assert fused is own and own.preferences.share == 0
-    again = fit_own_model(tables, split, seed=0)
+    again = fit_own(tables, split, seed=0).model
     users = np.arange(tables.users)
     assert np.array_equal(again.scores(users), own.scores(users))
 

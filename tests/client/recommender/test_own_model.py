@@ -11,7 +11,7 @@ import pytest
 
 from client.config.platform_file import load
 from client.examples.split import leave_one_out
-from client.recommender.own_model import fit_own_model, held_out_quality
+from client.recommender.own_model import exact_ranks, fit_own
 from client.sources.platform_tables import read_tables
 from shared.protocol.quality import mean_quality
 
@@ -21,7 +21,7 @@ Write = Callable[..., Path]
 def test_its_quality_is_that_of_its_ranks(write_platform: Write) -> None:
     tables = read_tables(load(write_platform(users=60)))
     split = leave_one_out(tables, seed=0)
-    model = fit_own_model(tables, split, seed=0)
+    model = fit_own(tables, split, seed=0).model
     ranks, among = [], []
     for user in np.flatnonzero(split.held >= 0):
         scores = model.scores(np.array([user]))[0]
@@ -30,14 +30,14 @@ def test_its_quality_is_that_of_its_ranks(write_platform: Write) -> None:
         ranks.append(1 + (scores[candidates] > own).sum() + ((scores[candidates] == own).sum() - 1) / 2)
         among.append(len(candidates))
     expected = mean_quality(np.asarray(ranks), np.asarray(among))
-    assert held_out_quality(model, split).means == pytest.approx(expected.means)
+    assert mean_quality(*exact_ranks(model, split)).means == pytest.approx(expected.means)
 
 
 def test_what_nobody_liked_comes_last(write_platform: Write) -> None:
     events = "user,item,time\n" + "".join(f"u{user},i{item},{user + item}\n" for user in range(9) for item in range(user % 4 + 1))
     tables = read_tables(load(write_platform(files={"shop-events.csv": events})))
     split = leave_one_out(tables, seed=0)
-    model = fit_own_model(tables, split, seed=0)
+    model = fit_own(tables, split, seed=0).model
     shown = model.scores(np.array([0]))[0]
     unmet = np.setdiff1d(np.arange(tables.items), split.train[0])
     counts = np.bincount(split.train.values, minlength=tables.items)
@@ -49,7 +49,7 @@ def test_it_reads_nothing_that_is_held_out(write_platform: Write) -> None:
     tables = read_tables(load(write_platform(users=40)))
     split = leave_one_out(tables, seed=0)
     other = replace(split, held=np.where(split.held >= 0, (split.held + 1) % tables.items, -1).astype(np.int32))
-    one, two = fit_own_model(tables, split, seed=0), fit_own_model(tables, other, seed=0)
+    one, two = fit_own(tables, split, seed=0).model, fit_own(tables, other, seed=0).model
     users = np.arange(tables.users)
     assert np.array_equal(one.scores(users), two.scores(users)) and one.weights == two.weights
     assert one.histories.rows().sum() == len(split.train.values)

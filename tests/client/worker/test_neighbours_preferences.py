@@ -197,8 +197,8 @@ def listed_as_users_met_them(patched: pytest.MonkeyPatch) -> None:
     """The list of items is made of what users met, and not of the catalogue."""
     from client.run import joining
 
-    def met(run: Any) -> bytes:
-        return declared_items(run.rows.item_hashes[np.unique(run.rows.tables.interactions.item)])
+    def met(rows: Any, settings: Any) -> bytes:
+        return declared_items(rows.item_hashes[np.unique(rows.tables.interactions.item)])
 
     patched.setattr(joining, "declared_list", met)
     patched.setattr("client.worker.request_handler.checked", lambda answer, **facts: answer)
