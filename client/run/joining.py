@@ -67,7 +67,7 @@ def check_program(run: TrainingContext) -> None:
     )
     # Soft: at a low temperature a softmax is all or nothing, and its gradient little else than the rounding of the scores.
     soft = settings.model_copy(update={"model": settings.model.model_copy(update={"temperature": 1.0})})
-    trainer = Trainer(towers=platform.towers, data=data, settings=soft, mechanism=run.mechanism)
+    trainer = Trainer(towers=platform.towers, data=data, settings=soft, mechanism=run.mechanism_under(run.plan))
     bank = run.bank.now(parameters)
     local = [name for name in run.initial_local if not name.startswith(LOCAL)]
     names = list(dict.fromkeys([*run.part.layout, *local]))

@@ -89,7 +89,7 @@ class SecureSession(SecurePreferences):
         parameters = run.parameters(request.adapter)
         bank = run.bank.since(asked.since, request.round, parameters)
         random = run.random("train", request.round)
-        trainer = run.trainer(prior, run.mechanism)
+        trainer = run.trainer(prior, run.mechanism_under(run.plan))
         sums = trainer.contribution(parameters, [*sent, *run.initial_local], bank, random)
         words = point.wrap(noised_steps(sums.vector(sent), point, random))
         local, moments = self._stepped(sums, parameters, point, random)
@@ -168,7 +168,7 @@ class SecureSession(SecurePreferences):
         values = {name: parameters[name].clone() for name in run.initial_local}
         if not values:
             return values, optimizer.moments()
-        noised = noised_local(sums.vector(values), point, random) / run.mechanism.expected_batch
+        noised = noised_local(sums.vector(values), point, random) / run.mechanism_under(run.plan).expected_batch
         parts = torch.split(torch.from_numpy(noised.astype(np.float32)), [value.numel() for value in values.values()])
         steps = {name: part.view(values[name].shape) for name, part in zip(values, parts, strict=True)}
         optimizer.step(values, run.there(steps))
