@@ -22,8 +22,7 @@ from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.model.adapter import Layout, require_layout, trained
 from shared.model.factor_schedule import Scheme, scheme_of
-from shared.preferences.item_index import Hashes, declared_items
-from shared.preferences.packing import sum_size
+from shared.preferences.summed_preferences import PreferenceQuestion
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
     PREFERRED,
@@ -281,10 +280,10 @@ class AdapterStrategy(Strategy):
             assert isinstance(answer, Personalised)
             self.report.personalised.append(answer)
 
-    def configure_prefer(self, items: Hashes, *, pairs: bool, grid: Grid) -> list[Message]:
+    def configure_prefer(self, question: PreferenceQuestion, *, grid: Grid) -> list[Message]:
         """One `Prefer` request per member, where each adds all of its noise itself."""
-        self._asked_sum = PREFERRED[pairs], sum_size(len(items), pairs=pairs)
-        request = Prefer(run=self.run, settings=self.settings, items=declared_items(items), pairs=pairs, lists=b"", body=b"")
+        self._asked_sum = PREFERRED[question.pairs], question.size
+        request = Prefer(run=self.run, settings=self.settings, **question.fields(), lists=b"", body=b"")
         record = to_record(request)
         return self._to_members(lambda _: record, MessageType.TRAIN, 0, grid)
 

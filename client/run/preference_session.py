@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.charged_question import charged_question
@@ -25,6 +26,7 @@ from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.errors import OutOfOrder, PrivacyError, ProtocolError
 from shared.preferences.item_index import MOST_DECLARED, Hashes, parse_items, places_of
 from shared.preferences.packing import sum_size
+from shared.preferences.popularity_axis import parse_direction
 from shared.privacy.plan import preference_multiplier
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.messages import PREFERRED, Joined, Phase, Prefer, Preferred, Secure, Secured, Summed
@@ -38,6 +40,7 @@ class AskedPreferences:
 
     Args:
         items: Hashes of the items.
+        direction: Of popularity, float32 (items,); None where single items are asked for.
         noise: Noise multiplier that the plan has for it.
         question: What it is charged under.
         answered: Whether the run's state says that this very question was answered.
@@ -45,6 +48,7 @@ class AskedPreferences:
 
     request: Prefer
     items: Hashes
+    direction: NDArray[np.float32] | None
     noise: float
     question: str
     answered: bool
@@ -61,13 +65,16 @@ class AskedPreferences:
         items = parse_items(request.items, most=most if request.pairs else MOST_DECLARED)
         if not most or not len(items):
             raise ProtocolError(f"asked for preferences of {len(items)} items; this run shares those of {most} at most")
+        direction = parse_direction(request.axis, items=len(items)) if request.pairs else None
+        if not request.pairs and request.axis:
+            raise ProtocolError("asked for single items beside an axis")
         question = charged_question(request, PREFERRED[request.pairs])
         known = run.state.preferences
         answered = known is not None and known.question == question
         if not answered and (run.state.finished or (known is not None and (known.pairs or not request.pairs))):
             raise OutOfOrder(f"asked for {PREFERRED[request.pairs]} after what the run has answered")
         noise = preference_multiplier(run.plan.preference_noise, pairs=request.pairs)
-        return cls(request=request, items=items, noise=noise, question=question, answered=answered)
+        return cls(request=request, items=items, direction=direction, noise=noise, question=question, answered=answered)
 
     @property
     def name(self) -> str:
@@ -89,10 +96,14 @@ class AskedPreferences:
         place = places_of(run.rows.item_hashes, self.items)
         if not run.prefers or (place < 0).all():
             return None
-        bounded, liked = bounded_preferences if self.request.pairs else bounded_likes, run.rows.split.train
-        return run.sum_over_users(
-            lambda users: bounded(liked, place, items=len(self.items), only=users), items=self.dimension, what=self.name
-        )
+        liked, items, direction = run.rows.split.train, len(self.items), self.direction
+
+        def bounded(users: NDArray[np.int64]) -> BoundedSum:
+            if direction is None:
+                return bounded_likes(liked, place, items=items, only=users)
+            return bounded_preferences(liked, place, direction=direction, items=items, only=users)
+
+        return run.sum_over_users(bounded, items=self.dimension, what=self.name)
 
     def remember(self, run: RunContext, began: float, preferred: Mapping[str, torch.Tensor]) -> None:
         """The question was answered."""

@@ -22,8 +22,8 @@ _PREFERENCES = """\
 ## Which items are liked together
 
 `{file}` holds, for {items:,} items that platforms share, {factors:,} factors F of the sum over some {users:,} users of
-x x' / |x|^2, x the indicator of what a user likes: F'F is that sum without what cannot be told from its noise (standard
-deviation {noise:.3g}). Items are known by a hash of their public key. With numpy alone:
+x x' / |x|^2, x the indicator of what a user likes: F'F is what of that sum can be told from its noise (standard deviation
+{noise:.3g}), and its first factor is popularity. Items are known by a hash of their public key. With numpy alone:
 
 ```python
 import hashlib

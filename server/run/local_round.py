@@ -16,11 +16,10 @@ from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
-from shared.preferences.item_index import Hashes, parse_items
-from shared.preferences.packing import sum_size
+from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
-from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
+from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
 from shared.privacy.plan import preference_multiplier
 from shared.protocol.messages import Joined, Reason
 from shared.secagg.fixed_point import FixedPoint
@@ -83,21 +82,20 @@ class LocalRounds:
         owners = {here[number].platform for number in declared.owners(shared)}
         asked = {node: member for node, member in members.items() if member.platform in owners}
 
-        def ask(items: Hashes, pairs: bool) -> PreferenceSum:
+        def ask(question: PreferenceQuestion) -> PreferenceSum:
             self._strategy.members = asked
-            length = sum_size(len(items), pairs=pairs)
-            exchange = self._dispatch.send(self._strategy.configure_prefer(items, pairs=pairs, grid=self._grid))
+            exchange = self._dispatch.send(self._strategy.configure_prefer(question, grid=self._grid))
             total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0))
             report = self._strategy.report
             for receipt in report.preferred:
                 self._record.credit(receipt, counted=False)
             self._dispatch.book(exchange, report, 0)
             came = [self._joined[receipt.platform] for receipt in report.preferred]
-            each = [preference_multiplier(one.preference_noise, pairs=pairs) for one in came]
-            return PreferenceSum(vector=total, noise=_noise_of(each, length), users=sum(one.users for one in came))
+            each = [preference_multiplier(one.preference_noise, pairs=question.pairs) for one in came]
+            return PreferenceSum(vector=total, noise=_noise_of(each, question.size), users=sum(one.users for one in came))
 
         most = self._settings.preferences.items
-        return combined_preferences(shared, most=most, ask=ask, chosen=store.chosen(), keep=store.choose)
+        return combined_preferences(shared, most=most, ask=ask, store=store)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
         """The next global adapter, or None where the round was answered to a coordinator that did not live to keep it.

@@ -1,15 +1,21 @@
-"""Shared preferences of a run on disk: the items that were chosen, before they are asked about, and what was made of the sums."""
+"""Shared preferences of a run on disk: what was chosen by the first sum, before the second is asked for, and what came of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, StorageError
-from shared.preferences.item_index import Hashes, declared_items, parse_items
+from shared.preferences.item_index import parse_items
+from shared.preferences.popularity_axis import PopularityAxis, parse_direction
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences, save_preferences
+from shared.preferences.summed_preferences import ChosenItems
 
-_CHOSEN = "preference-items.bin"
+_CHOSEN = "preference-items.safetensors"
 
 
 class PreferenceStore:
@@ -22,8 +28,8 @@ class PreferenceStore:
     def __init__(self, out: Path) -> None:
         self._chosen, self.path = out / _CHOSEN, out / FILE
 
-    def chosen(self) -> Hashes | None:
-        """Items that the run has asked about, or is about to; None before.
+    def chosen(self) -> ChosenItems | None:
+        """What the run has asked about, or is about to; None before.
 
         Raises:
             StorageError: the file is damaged.
@@ -31,15 +37,22 @@ class PreferenceStore:
         if not self._chosen.exists():
             return None
         try:
-            return parse_items(read_checked(self._chosen))
-        except (OSError, ValueError, FedfuseError) as error:
+            tensors = load(read_checked(self._chosen))
+            items = parse_items(tensors["items"].astype("<u8").tobytes())
+            direction = parse_direction(tensors["direction"].astype("<f4").tobytes(), items=len(items))
+            axis = PopularityAxis(direction=direction, share=float(tensors["share"]))
+            return ChosenItems(items=items, axis=axis)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError, FedfuseError) as error:
             raise StorageError(
                 f"the chosen items cannot be read: {error}", where=str(self._chosen), do="start the run anew"
             ) from None
 
-    def choose(self, items: Hashes) -> None:
-        """Remember them."""
-        write_checked(self._chosen, declared_items(items))
+    def choose(self, chosen: ChosenItems) -> None:
+        """Remember it."""
+        axis = chosen.axis
+        write_checked(
+            self._chosen, save({"items": chosen.items, "direction": axis.direction, "share": np.array(axis.share, np.float64)})
+        )
 
     def load(self) -> SharedPreferences | None:
         """What the run has made of its sums; None before.

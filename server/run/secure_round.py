@@ -20,10 +20,10 @@ from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
-from shared.preferences.item_index import Hashes, parse_items
+from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
-from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
+from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
 from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
@@ -189,17 +189,17 @@ class SecureRounds:
             return None
         phases = self._there(0)
 
-        def ask(items: Hashes, pairs: bool) -> PreferenceSum:
+        def ask(question: PreferenceQuestion) -> PreferenceSum:
             receipts: list[Receipt] = []
             try:
-                self._gather(phases, 0, phases.prefer(items, pairs=pairs, lists=lists), receipts)
-                return phases.preferences(declared.owners(items))
+                self._gather(phases, 0, phases.prefer(question, lists=lists), receipts)
+                return phases.preferences(declared.owners(question.items))
             finally:
                 self._credit(receipts, counted=False)
 
         try:
             most = self._settings.preferences.items
-            return combined_preferences(shared, most=most, ask=ask, chosen=store.chosen(), keep=store.choose)
+            return combined_preferences(shared, most=most, ask=ask, store=store)
         except Abandoned as error:
             if not self._settings.trains:
                 raise NoUpdate(

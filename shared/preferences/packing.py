@@ -73,6 +73,24 @@ def packed_product(rows: Sparse) -> Floats:
     return vector
 
 
+def subtract_products(vector: Floats, left: Floats, right: Floats) -> None:
+    """Take the vector of left right' + right left' from a vector, in place.
+
+    Args:
+        vector: (triangle_size(items),).
+        left, right: (items,).
+
+    >>> vector = packed(np.array([[1.0, 2.0], [2.0, 3.0]]))
+    >>> subtract_products(vector, np.array([1.0, 0.0]), np.array([0.5, 2.0]))
+    >>> vector.round(3).tolist()
+    [0.0, 0.0, 3.0]
+    """
+    for row, place in _rows(len(left)):
+        both = left[row] * right[row:] + right[row] * left[row:]
+        both[1:] *= math.sqrt(2)
+        vector[place] -= both
+
+
 def unpacked(vector: Floats, items: int, *, single: bool = False) -> Floats:
     """The matrix of a vector, (items, items).
 

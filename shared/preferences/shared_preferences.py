@@ -28,9 +28,10 @@ class SharedPreferences:
 
     Args:
         items: Hashes of the items' public keys (`shared/preferences/item_index.py`), uint64 (m,), ascending.
-        factors: float32 (rank, m). `factors.T @ factors` is the denoised sum over users of x x' / |x|^2, x the indicator of what
-            a user likes of these items.
-        popularity: float32 (m,). The diagonal of that sum with its noise: each user counts 1 / |x|^2 at every item in x.
+        factors: float32 (rank, m). `factors.T @ factors` is what is known of the sum over users of x x' / |x|^2, x the indicator
+            of what a user likes of these items; the first is the direction of popularity
+            (`shared/preferences/popularity_axis.py`). A user counts more in the others the less they follow popularity.
+        popularity: float32 (m,). The diagonal of that sum with its noise: each user counts some 1 / |x|^2 at every item in x.
         noise: Standard deviation of the noise in each entry of `popularity`, and sqrt(2) times that of each pair.
         users: Declared users of the platforms that are in the sum.
 

@@ -7,17 +7,55 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.preferences.denoising import preference_factors
-from shared.preferences.item_index import Hashes
-from shared.preferences.packing import diagonal_of, unpacked
+from shared.preferences.denoising import MOST_FACTORS, preference_factors
+from shared.preferences.item_index import Hashes, declared_items, places_of
+from shared.preferences.packing import diagonal_of, sum_size, unpacked
+from shared.preferences.popularity_axis import PopularityAxis, declared_direction, popularity_axis
 from shared.preferences.shared_preferences import SharedPreferences
 
 _DOUBLE = 2048
 """Items up to which factors are computed in float64; more take half the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceQuestion:
+    """Which sum is asked for.
+
+    Args:
+        items: Hashes of the items, uint64 (m,), ascending.
+        direction: Of their popularity, float32 (m,), for a sum of pairs; None for one of single items.
+    """
+
+    items: Hashes = field(repr=False)
+    direction: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def pairs(self) -> bool:
+        """Which items are liked together; else how popular each is."""
+        return self.direction is not None
+
+    @property
+    def size(self) -> int:
+        """Numbers of the sum."""
+        return sum_size(len(self.items), pairs=self.pairs)
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of `shared.protocol.messages.Prefer`."""
+        axis = b"" if self.direction is None else declared_direction(self.direction)
+        return {"items": declared_items(self.items), "pairs": self.pairs, "axis": axis}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenItems:
+    """Items whose preferences are summed, and the axis of their popularity."""
+
+    items: Hashes = field(repr=False)
+    axis: PopularityAxis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,35 +84,41 @@ def most_popular(items: Hashes, likes: NDArray[np.float64], most: int) -> Hashes
     return chosen
 
 
+class ChoiceStore(Protocol):
+    """Where a run keeps what it has chosen, so that a coordinator that comes back asks the same question."""
+
+    def chosen(self) -> ChosenItems | None:
+        """What was chosen; None before."""
+        ...
+
+    def choose(self, chosen: ChosenItems) -> None:
+        """Remember it."""
+        ...
+
+
 def combined_preferences(
-    shared: Hashes,
-    *,
-    most: int,
-    ask: Callable[[Hashes, bool], PreferenceSum],
-    chosen: Hashes | None,
-    keep: Callable[[Hashes], None],
+    shared: Hashes, *, most: int, ask: Callable[[PreferenceQuestion], PreferenceSum], store: ChoiceStore
 ) -> SharedPreferences:
-    """Ask for the sums, and make of them what is published.
+    """Ask for the sums, and make of them what is published: popularity first, then what is liked together beside it.
 
     Args:
         shared: Items that platforms share.
-        most: Items whose preferences are summed.
-        ask: Sums over platforms: of some items, and whether of their pairs.
-        chosen: Items that were chosen before, by a coordinator that comes back.
-        keep: Remembers the choice, before it is asked about.
+        most: Items whose preferences are summed: the most popular ones.
+        ask: Sums over platforms.
+        store: Remembers what was chosen by the first sum, before the second is asked for.
     """
-    items = shared
-    if chosen is not None:
-        items = chosen
-    elif len(shared) > most:
-        items = most_popular(shared, ask(shared, False).vector, most)
-        keep(items)
-    sums = ask(items, True)
+    chosen = store.chosen()
+    if chosen is None:
+        likes = ask(PreferenceQuestion(items=shared))
+        items = most_popular(shared, likes.vector, most)
+        counted = likes.vector[places_of(items, shared)]
+        chosen = ChosenItems(items=items, axis=popularity_axis(counted, noise=likes.noise, users=likes.users))
+        store.choose(chosen)
+    items, axis = chosen.items, chosen.axis
+    sums = ask(PreferenceQuestion(items=items, direction=axis.direction))
     matrix = unpacked(sums.vector, len(items), single=len(items) > _DOUBLE)
+    beside = preference_factors(matrix, noise=sums.noise, most=MOST_FACTORS - 1)
+    factors, popularity = axis.put_back(beside, diagonal_of(sums.vector, len(items)), users=sums.users)
     return SharedPreferences(
-        items=items,
-        factors=preference_factors(matrix, noise=sums.noise),
-        popularity=diagonal_of(sums.vector, len(items)).astype(np.float32),
-        noise=sums.noise,
-        users=sums.users,
+        items=items, factors=factors, popularity=popularity, noise=sums.noise * (1 - axis.share), users=sums.users
     )

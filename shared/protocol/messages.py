@@ -26,7 +26,7 @@ from shared.protocol.quality import Quality
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of the message format; two sides must have the same."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -164,6 +164,8 @@ class Prefer(_Message):
     Args:
         items: Hashes of the items, ascending (`shared.preferences.item_index`).
         pairs: Which of them are liked together; else how popular each is.
+        axis: With `pairs`, the direction of popularity, which is taken off every user's vector
+            (`shared.preferences.popularity_axis`); else empty.
         lists: All platforms' lists of items, for platforms to check that others have these, too
             (`shared.preferences.platform_lists`); empty where each adds all of its noise itself.
         body: `shared.secagg.messages.Mask`; empty where nothing is masked.
@@ -173,6 +175,7 @@ class Prefer(_Message):
     settings: Settings
     items: bytes = field(repr=False)
     pairs: bool
+    axis: bytes = field(repr=False)
     lists: bytes = field(repr=False)
     body: bytes = field(repr=False)
 

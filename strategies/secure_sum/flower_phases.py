@@ -11,9 +11,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from shared.base.errors import ProtocolError
 from shared.model.adapter import trained
-from shared.preferences.item_index import Hashes, declared_items
-from shared.preferences.packing import sum_size
-from shared.preferences.summed_preferences import PreferenceSum
+from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum
 from shared.protocol.flower_records import answer_from, record_of_bytes, to_record
 from shared.protocol.messages import Answer, Count, Phase, Prefer, Refusal, Secure, Secured, Sum, Summed
 from shared.protocol.question import question_of, sum_number
@@ -94,16 +92,14 @@ class Phases:
         self._begin(POPULARITY, point, request, secagg.Before())
         return self._asking(to_record(request))
 
-    def prefer(self, items: Hashes, *, pairs: bool, lists: bytes) -> Iterator[Message]:
+    def prefer(self, question: PreferenceQuestion, *, lists: bytes) -> Iterator[Message]:
         """Begin a sum of what users like of shared items: ask every platform that is present.
 
         Raises:
             InputError: it cannot be put into whole numbers at this length.
         """
-        request = Prefer(run=self._run, settings=self._settings, items=declared_items(items), pairs=pairs, lists=lists, body=b"")
-        point = self.agreement.preference_point(
-            dimension=sum_size(len(items), pairs=pairs), pairs=pairs, roster=self.coordinator.roster
-        )
+        request = Prefer(run=self._run, settings=self._settings, **question.fields(), lists=lists, body=b"")
+        point = self.agreement.preference_point(dimension=question.size, pairs=question.pairs, roster=self.coordinator.roster)
         self._begin(0, point, request, secagg.Before())
         return self._asking(to_record(request))
 

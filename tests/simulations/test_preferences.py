@@ -21,7 +21,7 @@ from shared.ledger.format import read_ledger
 from shared.preferences.item_index import places_of
 from shared.preferences.packing import triangle_size, unpacked
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
-from shared.preferences.summed_preferences import PreferenceSum, combined_preferences
+from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 
@@ -53,17 +53,41 @@ def run(world: World, settings: Settings, out: Path, **over: Any) -> tuple[Share
     return (load_preferences(found) if found.exists() else None), events
 
 
-def exact(rows: list[PlatformRows], items: np.ndarray) -> np.ndarray:
-    """The formula, user by user."""
-    total = np.zeros((len(items), len(items)))
+def unit_vectors(rows: list[PlatformRows], items: np.ndarray) -> np.ndarray:
+    """x / |x| of every user, (users, items)."""
+    found = []
     for one in rows:
         place = places_of(one.item_hashes, items)
         for user in range(one.split.users):
             x = np.zeros(len(items))
             liked = place[one.split.train[user]]
             x[liked[liked >= 0]] = 1.0
-            total += np.outer(x, x) / max(x.sum(), 1.0)
+            found.append(x / max(np.linalg.norm(x), 1.0))
+    return np.array(found)
+
+
+def popularity(rows: list[PlatformRows], items: np.ndarray) -> np.ndarray:
+    return unit_vectors(rows, items).sum(0)
+
+
+def exact(rows: list[PlatformRows], items: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The formula, user by user."""
+    total = np.zeros((len(items), len(items)))
+    for y in unit_vectors(rows, items):
+        v = y - (y @ axis) * axis
+        total += np.outer(v, v) / max(v @ v, 1e-3)
     return total
+
+
+def published(rows: list[PlatformRows], found: SharedPreferences) -> tuple[np.ndarray, np.ndarray]:
+    """What is known of x x' / |x|^2 without noise, (items, items), and its part along popularity, (items,)."""
+    likes = popularity(rows, found.items)
+    axis = np.sqrt(likes) / np.linalg.norm(np.sqrt(likes))
+    share = float(likes @ axis / found.users) ** 2
+    beside = exact(rows, found.items, axis)
+    assert beside.any() and 0.01 < share < 0.9
+    along = math.sqrt(found.users * share) * axis
+    return (1 - share) * beside + np.outer(along, along), along
 
 
 def platforms(world: World, settings: Settings) -> list[PlatformRows]:
@@ -77,11 +101,11 @@ def test_without_noise_the_factors_are_what_users_like_together(
     settings = untrained(privacy={"epsilon": math.inf, "noise": noise})
     found, _ = run(world, settings, tmp_path / "run")
     assert found is not None and len(found.items) == 12 and found.noise == 0.0
-    truth = exact(platforms(world, settings), found.items)
-    assert truth.any()
+    whole, axis = published(platforms(world, settings), found)
     # The grid of the sum is fine, not exact; what is no direction of likes is left out.
-    np.testing.assert_allclose(found.factors.T @ found.factors, truth, atol=0.06)
-    np.testing.assert_allclose(found.popularity, np.diag(truth), atol=0.06)
+    np.testing.assert_allclose(found.factors.T @ found.factors, whole, atol=0.06)
+    np.testing.assert_allclose(found.factors[0], axis, atol=0.02)
+    np.testing.assert_allclose(found.popularity, np.diag(whole), atol=0.06)
     assert found.users == 3 * 40
 
 
@@ -89,12 +113,12 @@ def test_without_noise_the_factors_are_what_users_like_together(
 def test_with_noise_it_is_as_large_as_is_said(
     world: World, untrained: Make, tmp_path: Path, noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums: list[PreferenceSum] = []
+    asked: list[tuple[PreferenceQuestion, PreferenceSum]] = []
 
     def watched(shared: Any, *, ask: Any, **facts: Any) -> SharedPreferences:
-        def seen(items: Any, pairs: bool) -> PreferenceSum:
-            sums.append(ask(items, pairs))
-            return sums[-1]
+        def seen(question: PreferenceQuestion) -> PreferenceSum:
+            asked.append((question, ask(question)))
+            return asked[-1][1]
 
         return combined_preferences(shared, ask=seen, **facts)
 
@@ -105,17 +129,19 @@ def test_with_noise_it_is_as_large_as_is_said(
         settings = untrained(privacy={"epsilon": 2.0, "noise": noise}, seed=seed)
         found, _ = run(world, settings, tmp_path / f"run-{seed}")
         assert found is not None
-        (pairs,) = sums
-        sums.clear()
-        truth = exact(platforms(world, settings), found.items)
-        wrong = unpacked(pairs.vector, 12) - truth
+        (_, likes), (question, pairs) = asked
+        asked.clear()
+        rows, axis = platforms(world, settings), question.direction
+        assert axis is not None
+        off.append((likes.vector - popularity(rows, found.items)) / likes.noise)
+        wrong = unpacked(pairs.vector, 12) - exact(rows, found.items, axis)
         off.append(np.concatenate([np.diag(wrong), math.sqrt(2) * wrong[np.triu_indices(12, 1)]]) / pairs.noise)
         for name in ("north", "south", "west"):
             ledger = read_ledger(tmp_path / f"run-{seed}" / "ledger" / f"{name}.jsonl")
-            assert [str(entry.kind) for entry in ledger.entries] == ["preferences"]
+            assert [str(entry.kind) for entry in ledger.entries] == ["popularity", "preferences"]
             assert ledger.entries[-1].epsilon <= 2.0
     errors = np.concatenate(off)
-    assert len(errors) == 3 * triangle_size(12)
+    assert len(errors) == 3 * (12 + triangle_size(12))
     assert errors.std() == pytest.approx(1.0, abs=0.15) and abs(errors.mean()) < 0.2
 
 
@@ -146,7 +172,7 @@ def test_keys_find_what_ids_do_not(write_platform: Write, untrained: Make, tmp_p
     world = open_world(path.parent)
     found, _ = run(world, settings, tmp_path / "run")
     assert found is not None and len(found.items) == 3
-    np.testing.assert_allclose(found.factors.T @ found.factors, exact(platforms(world, settings), found.items), atol=0.02)
+    np.testing.assert_allclose(found.factors.T @ found.factors, published(platforms(world, settings), found)[0], atol=0.02)
 
 
 def test_platforms_without_anything_in_common_say_so(write_platform: Write, untrained: Make, tmp_path: Path) -> None:
@@ -164,7 +190,7 @@ def test_a_platform_may_keep_its_users_out(world: World, untrained: Make, tmp_pa
     settings = untrained(strategy="fedavg", rounds=1, privacy={"epsilon": math.inf, "noise": "local"})
     found, _ = run(world, settings, tmp_path / "run")
     assert found is not None and found.users == 2 * 40
-    truth = exact([one for one in platforms(world, settings) if one.name != "west"], found.items)
+    truth, _ = published([one for one in platforms(world, settings) if one.name != "west"], found)
     np.testing.assert_allclose(found.factors.T @ found.factors, truth, atol=0.02)
 
 
@@ -176,7 +202,9 @@ def test_before_training_they_share_the_budget(world: World, tiny_settings: Make
     found, _ = run(world, settings, out)
     assert found is not None and len(found.items) == 12
     kinds = {path.stem: [str(entry.kind) for entry in read_ledger(path).entries] for path in (out / "ledger").glob("*.jsonl")}
-    assert all(value == ["popularity", "preferences", "train", "train"] for name, value in kinds.items() if name != "alien")
+    assert all(
+        value == ["popularity", "popularity", "preferences", "train", "train"] for name, value in kinds.items() if name != "alien"
+    )
     assert kinds["alien"] == ["popularity", "train", "train"]
     assert all(read_ledger(path).entries[-1].epsilon <= 50.0 for path in (out / "ledger").glob("*.jsonl"))
     assert not [problem for one in audit_run(out).platforms for problem in one.problems]

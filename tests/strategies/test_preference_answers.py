@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from shared.base.settings import build
+from shared.preferences.summed_preferences import PreferenceQuestion
 from shared.protocol.messages import Preferred
 from strategies.base import AdapterStrategy, Member, NoUpdate
 from strategies.composition import named
 from tests.strategies.contract import RUN, Nodes, identify, reply
 
-ITEMS = np.array([3, 5, 9], np.uint64)
+QUESTION = PreferenceQuestion(items=np.array([3, 5, 9], np.uint64), direction=np.full(3, 3**-0.5, np.float32))
 GOOD = np.arange(6, dtype=np.float32)
 BAD = {
     "another shape": {"preferences": GOOD[:5]},
@@ -27,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> AdapterStrategy:
     settings = build({"strategy": "preferences", "privacy": {"noise": "local"}}, where="test")
     members = [Member(node=node, platform=f"p{node}", users=10) for node in (1, 2, 3)]
     strategy = named("preferences")(settings=settings, run=RUN, members=members)
-    assert len(strategy.configure_prefer(ITEMS, pairs=True, grid=Nodes(1, 2, 3))) == 3
+    assert len(strategy.configure_prefer(QUESTION, grid=Nodes(1, 2, 3))) == 3
     return strategy
 
 

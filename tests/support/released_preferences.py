@@ -23,7 +23,8 @@ def release_of(tables: Tables, liked: Ragged, *, items: np.ndarray | None = None
     order = chosen[np.argsort(hashes[chosen])]
     place = np.full(tables.items, -1)
     place[order] = np.arange(len(order))
-    vector = bounded_preferences(liked, place, items=len(order)).vector()
+    off = np.zeros(len(order), np.float32)
+    vector = bounded_preferences(liked, place, direction=off, items=len(order)).vector()
     matrix = unpacked(vector + np.random.default_rng(0).normal(size=vector.size) * noise, len(order))
     return SharedPreferences(
         items=hashes[order],

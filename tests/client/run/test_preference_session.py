@@ -18,6 +18,7 @@ from shared.ledger.format import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
 from shared.preferences.packing import triangle_size
 from shared.preferences.platform_lists import PlatformLists
+from shared.preferences.popularity_axis import declared_direction
 from shared.protocol.messages import (
     Answer,
     Evaluate,
@@ -60,7 +61,9 @@ class Preferring(Federation):
 
     def wanted(self, items: np.ndarray = HASHES, *, pairs: bool = True, lists: bytes | None = None, body: bytes = b"") -> Prefer:
         found = PlatformLists.of(self.lists).text() if lists is None else lists
-        return Prefer(run="run", settings=self.settings, items=declared_items(items), pairs=pairs, lists=found, body=body)
+        axis = declared_direction(np.full(len(items), max(len(items), 1) ** -0.5, np.float32)) if pairs else b""
+        chosen = declared_items(items)
+        return Prefer(run="run", settings=self.settings, items=chosen, pairs=pairs, axis=axis, lists=found, body=body)
 
     def asked_with_masks(self, request: Prefer, at: int, **over: Any) -> Prefer:
         length = len(request.items) // 8
@@ -121,6 +124,36 @@ class TestLocal:
         platform = made("local", platforms=1)
         assert refused(platform.ask(0, platform.wanted(np.unique(items), lists=b"")), Reason.MESSAGE)
         assert platform.kinds(0) == []
+
+    @pytest.mark.parametrize(
+        "axis",
+        [
+            b"",
+            np.full(11, 11**-0.5, "<f4").tobytes(),
+            np.zeros(12, "<f4").tobytes(),
+            np.full(12, 1e30, "<f4").tobytes(),
+            np.full(12, np.nan, "<f4").tobytes(),
+            np.append(np.full(11, 12**-0.5, "<f4"), np.float32(-(12**-0.5))).tobytes(),
+        ],
+    )
+    def test_an_axis_that_is_no_direction_is_refused(self, made: Any, axis: bytes) -> None:
+        platform = made("local", platforms=1)
+        assert refused(platform.ask(0, replace(platform.wanted(lists=b""), axis=axis)), Reason.MESSAGE)
+        assert platform.kinds(0) == []
+
+    def test_single_items_have_no_axis(self, made: Any) -> None:
+        platform = made("local", platforms=1)
+        axis = platform.wanted(lists=b"").axis
+        assert refused(platform.ask(0, replace(platform.wanted(pairs=False, lists=b""), axis=axis)), Reason.MESSAGE)
+        assert platform.kinds(0) == []
+
+    def test_another_axis_is_another_question(self, made: Any) -> None:
+        platform = made("local", platforms=1)
+        request = platform.wanted(lists=b"")
+        platform.expect(Preferred, 0, request)
+        other = declared_direction(np.eye(12, dtype=np.float32)[0])
+        assert refused(platform.ask(0, replace(request, axis=other)), Reason.ROUND)
+        assert platform.kinds(0) == ["preferences"]
 
     def test_items_that_it_does_not_have_cost_nothing_and_tell_nothing(self, made: Any) -> None:
         platform = made("local", platforms=1)

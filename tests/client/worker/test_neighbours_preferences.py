@@ -21,6 +21,7 @@ from shared.ledger.format import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
 from shared.preferences.packing import triangle_size
 from shared.preferences.platform_lists import PlatformLists
+from shared.preferences.popularity_axis import declared_direction
 from shared.protocol.messages import Join, Joined, Prefer, Preferred, Request, Summed
 from shared.protocol.question import question_of, sum_number
 from shared.secagg.codec import encode
@@ -49,18 +50,31 @@ def asked(tiny_settings: Make) -> Make:
     return make
 
 
-def wanted(settings: Settings, *, pairs: bool, items: int = 4, lists: bytes = b"", body: bytes = b"") -> Prefer:
-    return Prefer(run="run", settings=settings, items=declared_items(HASHES[:items]), pairs=pairs, lists=lists, body=body)
+AXES = {
+    "flat": lambda items: np.full(items, items**-0.5),
+    "one item": lambda items: np.eye(items)[0],
+    "some items": lambda items: np.append(np.full(items - 1, (items - 1) ** -0.5), 0.0),
+}
+"""Directions that a coordinator may make up, users' own among them."""
 
 
-def questions(settings: Settings) -> list[Request]:
-    pairs = wanted(settings, pairs=True)
+def wanted(
+    settings: Settings, *, pairs: bool, items: int = 4, axis: str = "flat", lists: bytes = b"", body: bytes = b""
+) -> Prefer:
+    direction = declared_direction(AXES[axis](items).astype(np.float32)) if pairs else b""
+    chosen = declared_items(HASHES[:items])
+    return Prefer(run="run", settings=settings, items=chosen, pairs=pairs, axis=direction, lists=lists, body=body)
+
+
+def questions(settings: Settings, *, axis: str = "flat") -> list[Request]:
+    pairs = wanted(settings, pairs=True, axis=axis)
     return [
         Join(run="run", settings=settings),
         wanted(settings, pairs=False, items=6),
         wanted(settings, pairs=False, items=5),
         pairs,
         pairs,
+        wanted(settings, pairs=True, axis="one item" if axis == "flat" else "flat"),
         wanted(settings, pairs=True, items=3),
         wanted(settings, pairs=True, items=6),
         wanted(settings, pairs=False, items=6),
@@ -71,9 +85,9 @@ def questions(settings: Settings) -> list[Request]:
 def play(asked: Make, tmp_path: Path) -> Callable[..., tuple[Told, Told]]:
     count = iter(range(10**6))
 
-    def run(world: World, gone: str) -> tuple[Told, Told]:
+    def run(world: World, gone: str, **facts: Any) -> tuple[Told, Told]:
         chosen = asked()
-        return neighbours(world, gone, chosen, questions(chosen), tmp_path / str(next(count)))
+        return neighbours(world, gone, chosen, questions(chosen, **facts), tmp_path / str(next(count)))
 
     return run
 
@@ -121,9 +135,10 @@ def play_summed(asked: Make, tmp_path: Path) -> Callable[..., tuple[Told, Told]]
 WORLDS = {"plain": PLAIN, "last": LAST, "everything": EVERYTHING}
 
 
+@pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("name", WORLDS)
-def test_neighbours_cannot_be_told_apart(play: Any, name: str) -> None:
-    here, there = play(WORLDS[name], "a")
+def test_neighbours_cannot_be_told_apart(play: Any, name: str, axis: str) -> None:
+    here, there = play(WORLDS[name], "a", axis=axis)
     compare(here, there)
     joined, likes, _, pairs, again, *_ = here.answers
     assert isinstance(joined, Joined) and np.array_equal(parse_items(joined.item_list), HASHES)
@@ -167,6 +182,11 @@ def liked_twice_counts_twice(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(preference_release, "_unit_rows", rows)
 
 
+def axis_not_taken_off(patched: pytest.MonkeyPatch) -> None:
+    """A vector is scaled by what it should have beside the axis, and still has what lies along it."""
+    patched.setattr(preference_release, "subtract_products", lambda vector, left, right: None)
+
+
 def noise_share_too_small(patched: pytest.MonkeyPatch) -> None:
     """The platform charges for twice the noise that it adds."""
     real, real_release = CountMechanism.release, preference_session.Release
@@ -207,6 +227,7 @@ def listed_as_users_met_them(patched: pytest.MonkeyPatch) -> None:
 FAULTS: dict[str, tuple[Plant, World]] = {
     "twice as long": (not_divided_by_the_norm, PLAIN),
     "longer where more is liked": (liked_twice_counts_twice, PLAIN),
+    "the axis stays in": (axis_not_taken_off, PLAIN),
     "a noise share too small": (noise_share_too_small, PLAIN),
     "not charged": (never_charged, PLAIN),
     "charged where there are likes": (charged_where_it_has_likes, LAST),
