@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
+from click.exceptions import NoArgsIsHelpError
 from rich.console import Console
 
 from client.cli.deployment import client as client_app
@@ -21,15 +23,19 @@ from server.cli.deployment import server as server_app
 from server.cli.local import audit_command, models, publish, pull_command, settings_command, strategies
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, log_environment
+from shared.base.version import VERSION
 from simulations.commands import simulate_command, world
 
 app = typer.Typer(
     name="fedfuse",
     no_args_is_help=True,
-    add_completion=False,
+    suggest_commands=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated, private recommenders: platforms train one model together and pool no row.",
+    epilog="Exit codes: 0 done; 1 failed; 2 wrong options; 3 a file or value cannot be used; 4 a privacy guarantee would not "
+    "hold; 5 a file cannot be written or read; 6 refused; 130 stopped.",
 )
 TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordinator", "For everyone"
 app.command("simulate", rich_help_panel=TRY)(simulate_command)
@@ -37,7 +43,9 @@ app.add_typer(world, name="world", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
 app.command("evaluate", rich_help_panel=PLATFORM)(evaluate_command)
-init = typer.Typer(no_args_is_help=True, help="Make the folder of a coordinator (server) or of a platform (client).")
+init = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="Make the folder of a coordinator (server) or of a platform (client)."
+)
 init.command("server")(init_server_command)
 init.command("client")(init_client_command)
 app.add_typer(init, name="init", rich_help_panel="Deploy it")
@@ -59,8 +67,15 @@ app.command("strategies", rich_help_panel=EVERYONE)(strategies)
 app.command("settings", rich_help_panel=EVERYONE)(settings_command)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedfuse {VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Show the log."),
     log_format: Annotated[Form, typer.Option(help="How log lines look: text, or one JSON object a line.")] = Form.TEXT,
 ) -> None:
@@ -82,31 +97,39 @@ def main() -> None:
         if isinstance(code, int) and code != ExitCode.OK:
             sys.exit(code)
     except FedfuseError as error:
-        _say("error", str(error))
-        sys.exit(error.exit_code)
+        _fail(error.exit_code, error.found, where=error.where, do=error.do, quote=error.quote)
     except (KeyboardInterrupt, typer.Abort):
-        _say("stopped", "what was written stays; `fedfuse simulate ... --out RUN --resume` goes on with a run")
+        _say("stopped", "what was written stays")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
     except OSError as error:
-        _say(
-            "error", f"{error.strerror or error}\n  where: {error.filename or 'a file of the run'}\n  do: check space and rights"
-        )
-        sys.exit(ExitCode.STORAGE)
+        where = str(error.filename or "a file of the run")
+        _fail(ExitCode.STORAGE, str(error.strerror or error), where=where, do="check space and rights")
+    except NoArgsIsHelpError as bare:
+        print(bare.ctx.get_help() if bare.ctx else "")
+        sys.exit(ExitCode.USAGE)
     except Exception as error:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        _say("error", usage())
-        sys.exit(ExitCode.USAGE)
+        context = getattr(error, "ctx", None)
+        _fail(ExitCode.USAGE, usage(), do=f"{context.command_path} --help" if context is not None else "")
+
+
+def _fail(code: ExitCode, found: str, *, where: str = "", do: str = "", quote: str = "") -> NoReturn:
+    """Say what was wrong: for a person, and where `--json` was asked for, for a machine, on standard output."""
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({"error": {"found": found, "where": where, "do": do, "exit_code": int(code)}}))
+    _say("error", str(FedfuseError(found, where=where, do=do, quote=quote)))
+    sys.exit(code)
 
 
 def _say(kind: str, text: str) -> None:
     Console(stderr=True).print(f"[bold red]{kind}:[/] ", end="")
-    Console(stderr=True, highlight=False, markup=False).print(text)
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 if __name__ == "__main__":

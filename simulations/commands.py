@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.base.errors import InputError
+from shared.base.errors import ExitCode, InputError
 from shared.base.setting_overrides import values_of, with_strategy
 from shared.base.settings import Settings, build
 
-world = typer.Typer(no_args_is_help=True, help="Worlds: folders with one platform file per platform.")
+world = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Worlds: folders with one platform file per platform.")
 
 
 @world.command("new")
@@ -69,7 +69,9 @@ def simulate_command(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="'minilm' (embedded), a folder, or the hub name of a BERT.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the splits and (in a simulation) the noise.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run in --out.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder of an interrupted run, to go on with as it began.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
 ) -> None:
@@ -79,10 +81,12 @@ def simulate_command(
     fedfuse simulate                                   the generated world: which items are liked together
     fedfuse simulate --rounds 10                       ... and text adapters are trained
     fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
-    fedfuse simulate my-world --out runs/a --resume    go on after Ctrl-C
+    fedfuse simulate --resume runs/a                   go on after Ctrl-C
     """
     from simulations.run import Simulation, run_simulation
+    from simulations.run_folder import recorded_run
     from simulations.terminal import ProgressBoard, metrics_table
+    from simulations.verdict import verdict
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 
@@ -94,13 +98,19 @@ def simulate_command(
         "privacy.epsilon": epsilon,
         "model.backbone": backbone,
     }
-    settings = settings_from(config, [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)])
+    given = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
-    if resume and out is None:
-        raise InputError("which run is to be resumed?", where="--resume", do="name its folder with --out")
-    out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     errors = Console(stderr=True)
+    if resume is not None:
+        if out is not None and out.resolve() != resume.resolve():
+            raise InputError("--out names another folder than --resume", where=str(out), do="leave --out away")
+        out, known = resume, recorded_run(resume)
+        world = world or known.world
+        settings = known.settings if config is None and not given else resumed_settings(known.settings, config, given)
+    else:
+        settings = settings_from(config, given)
+    out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     if world is None:
         world = out / "world"
         if not world.exists():
@@ -108,14 +118,30 @@ def simulate_command(
                 raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
             errors.print(f"no world named: generating one in {world}")
             write_world(world)
-    plan = Simulation(world=open_world(world), settings=settings, out=out, resume=resume, ray=engine == "ray")
-    with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
-        metrics = run_simulation(plan, events=board.event, progress=board.progress)
+    plan = Simulation(world=open_world(world), settings=settings, out=out, resume=resume is not None, ray=engine == "ray")
+    try:
+        with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
+            metrics = run_simulation(plan, events=board.event, progress=board.progress)
+    except KeyboardInterrupt:
+        typer.echo(f"go on with: fedfuse simulate --resume {out}", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
         Console().print(metrics_table(metrics))
+        for line in verdict(metrics):
+            typer.echo(line)
         typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
+
+
+def resumed_settings(known: Settings, config: Path | None, assignments: list[str]) -> Settings:
+    """Settings of a run that is gone on with, and over them what a person gives besides."""
+    from simulations.run_folder import as_tables
+
+    values = as_tables(known)
+    for table, given in values_of(config, assignments).items():
+        values[table] = {**values[table], **given} if isinstance(given, dict) and isinstance(values.get(table), dict) else given
+    return build(values, where="the options")
 
 
 def settings_from(config: Path | None, assignments: list[str]) -> Settings:

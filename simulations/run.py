@@ -6,15 +6,12 @@ The same worker, messenger, strategies and coordinator as in a deployment; only 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 
 from client.app import app as messenger
@@ -24,18 +21,19 @@ from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepa
 from client.recommender.own_evaluation import evaluate_platform
 from client.recommender.pulled_model import holds_model
 from client.worker.request_handler import Worker
-from server.monitoring.run_events import Event, Outcome, Tally
+from server.monitoring.run_events import Event, Kind, Outcome, Tally
 from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.atomic_files import write_whole
-from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import FedfuseError, StorageError
 from shared.base.settings import Settings
 from shared.model.encoder import devices
 from shared.protocol.messages import Metrics
 from shared.protocol.quality import Quality
 from simulations.in_process_grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
+from simulations.run_folder import LEDGERS, RunFolder, recorded_run, require_same_run
 from simulations.worlds.world import World
 
 Progress = Callable[[str, str, int, int], None]
@@ -45,7 +43,6 @@ Compared = dict[str, Any]
 """`client.recommender.own_evaluation.OwnEvaluation` as JSON; empty where nothing can be held out."""
 
 METRICS = "metrics.json"
-RECORD = "run.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +74,42 @@ def run_simulation(
     """
     began = time.monotonic()
     files = [load(path) for path in plan.world.platforms]
-    run = _open_folder(plan)
+    if plan.resume:
+        known = recorded_run(plan.out)
+        require_same_run(known, world=plan.world.folder, settings=plan.settings, where=plan.out)
+        return _run(plan, files, known.run, began, events=events, progress=progress)
+    folder = RunFolder(plan.out, world=plan.world.folder, settings=plan.settings)
+    try:
+        return _run(plan, files, folder.run, began, events=events, progress=progress)
+    except StorageError:
+        raise  # with space again, it can be gone on with
+    except FedfuseError:
+        folder.clear()
+        raise
+
+
+def _run(
+    plan: Simulation,
+    files: list[PlatformFile],
+    run: str,
+    began: float,
+    *,
+    events: Callable[[Event], None] | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    left_out: dict[str, str] = {}
+
+    def seen(event: Event) -> None:
+        if event.kind is Kind.REFUSED and event.platform:
+            left_out.setdefault(event.platform, event.text.removeprefix(f"{event.platform}: "))
+        if events is not None:
+            events(event)
+
+    # Every source is read before any text is encoded: what is wrong with the last platform is said at once.
+    read = {} if plan.ray else {file.name: read_rows(file, plan.settings) for file in files}
     gpus = devices()
     dealt = {file.name: gpus[place % len(gpus)] for place, file in enumerate(files)}
-    platforms = {file.name: _prepare(plan, file, dealt[file.name], progress) for file in files} if not plan.ray else {}
+    platforms = {name: _prepare(plan, rows, dealt[name], progress) for name, rows in read.items()}
     if plan.ray:
         together = federate_on_ray(
             world=plan.world.folder,
@@ -88,11 +117,11 @@ def run_simulation(
             run=run,
             out=plan.out,
             platforms=len(files),
-            events=events,
+            events=seen,
             resume=plan.resume,
         )
     else:
-        together = federate_virtually(plan, run, platforms, plan.out, events=events, progress=progress)
+        together = federate_virtually(plan, run, platforms, plan.out, events=seen, failed=left_out, progress=progress)
     compared = {file.name: _compared(plan, run, file, platforms.get(file.name), progress) for file in files}
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
@@ -101,54 +130,21 @@ def run_simulation(
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
         "platforms": {name: _platform(tally, compared[name]) for name, tally in together.tallies.items()},
+        "left_out": {name: why for name, why in left_out.items() if name not in together.tallies},
     }
     write_whole(plan.out / METRICS, (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
 
 
-def _open_folder(plan: Simulation) -> str:
-    """Make the run folder, or check that it holds the very run that is to be resumed; returns the run's name."""
-    out = plan.out
-    record = {"world": str(plan.world.folder.resolve()), "settings": _tomlable(plan.settings)}
-    if plan.resume:
-        known = _recorded(out / RECORD)
-        if {key: value for key, value in known.items() if key != "run"} != tomllib.loads(tomli_w.dumps(record)):
-            raise InputError(
-                "the run began with other settings or another world", where=str(out / RECORD), do="resume with the same options"
-            )
-        return str(known["run"])
-    # A generated world may lie in the folder already; anything else is somebody's run.
-    if out.exists() and {path.name for path in out.iterdir()} - {plan.world.folder.name}:
-        raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out, or go on with --resume")
-    run = f"simulation-{int(time.time())}"
-    # The name is written before anything is charged under it, so that a resumed run finds its own charges.
-    write_whole(out / RECORD, tomli_w.dumps({"run": run, **record}).encode())
-    free = shutil.disk_usage(out).free
-    if free < 1 << 26:
-        raise StorageError(f"{free >> 20} MiB are free", where=str(out), do="free some space, or name another folder with --out")
-    return run
-
-
-def _recorded(path: Path) -> dict[str, Any]:
-    try:
-        known = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("there is no run to resume", where=str(path), do="name the folder of an interrupted run") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"the run's record cannot be read ({error})", where=str(path), do="start a new run") from None
-    if not isinstance(known.get("run"), str):
-        raise StorageError("the run's record has no name", where=str(path), do="start a new run")
-    return known
-
-
-def _prepare(plan: Simulation, file: PlatformFile, device: torch.device, progress: Progress | None) -> PlatformRows:
+def _prepare(plan: Simulation, rows: PlatformRows, device: torch.device, progress: Progress | None) -> PlatformRows:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
-            progress(file.name, what, done, total)
+            progress(rows.name, what, done, total)
 
     if not plan.settings.trains:
-        return read_rows(file, plan.settings)
-    return prepare(file, plan.settings, cache=plan.out / "state" / file.name / "trunk", device=device, progress=tell)
+        return rows
+    cache = plan.out / "state" / rows.name / "trunk"
+    return prepare(rows.file, plan.settings, cache=cache, tables=rows.tables, device=device, progress=tell)
 
 
 def federate_virtually(
@@ -158,9 +154,14 @@ def federate_virtually(
     out: Path,
     *,
     events: Callable[[Event], None] | None = None,
+    failed: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """One federation of prepared platforms in this process."""
+    """One federation of prepared platforms in this process.
+
+    Args:
+        failed: Filled with why platforms refused, in their own words, which no coordinator is told.
+    """
     workers = {name: _worker(platform, out, progress) for name, platform in platforms.items()}
     keys = {name: f"{run}/{name}" for name in workers}
     try:
@@ -180,6 +181,8 @@ def federate_virtually(
                 raise next((worker.failure for worker in workers.values() if worker.failure), error) from None
     finally:
         for name, worker in workers.items():
+            if failed is not None and worker.failure:
+                failed[name] = worker.failure.brief if isinstance(worker.failure, FedfuseError) else repr(worker.failure)
             link.forget(keys[name])
             worker.close()
 
@@ -196,7 +199,7 @@ def _worker(platform: PlatformRows, out: Path, progress: Progress | None) -> Wor
     return Worker(
         platform.file,
         state=out / "state" / platform.name,
-        ledger=out / "ledger" / f"{platform.name}.jsonl",
+        ledger=out / LEDGERS / f"{platform.name}.jsonl",
         simulation=True,
         prepared=platform,
         device=_device(platform),
@@ -263,13 +266,6 @@ def _quality(metrics: Metrics | None) -> dict[str, float] | None:
 
 def _rounded(quality: Quality) -> dict[str, float]:
     return {name: round(mean, 6) for name, mean in quality.items()}
-
-
-def _tomlable(settings: Settings) -> dict[str, Any]:
-    """Settings without nulls, which TOML lacks: a budget that is each platform's own is left out."""
-    values = settings.model_dump(mode="python")
-    values["privacy"] = {key: value for key, value in values["privacy"].items() if value is not None}
-    return values
 
 
 def _finite(value: Any) -> Any:

@@ -90,10 +90,21 @@ class ProgressBoard:
             self._console.print(
                 f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
                 f"plan: epsilon {joined.planned_epsilon:.2f} of {joined.budget:g} at delta {joined.delta:g}, "
-                f"noise multiplier {noise}, signal to noise at most {joined.signal_to_noise:.1f}"
+                f"noise multiplier {noise}, {strength_words(joined.signal_to_noise)}"
             )
         elif event.kind in _SAID:
             self._console.print(event.text)
+
+
+def strength_words(signal_to_noise: float) -> str:
+    """The bound on signal to noise in plain words.
+
+    >>> strength_words(3.14), strength_words(float("inf"))
+    ('what users agree on is at most 3.1 times the noise', 'no noise')
+    """
+    if signal_to_noise == float("inf"):
+        return "no noise"
+    return f"what users agree on is at most {signal_to_noise:.2g} times the noise"
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
@@ -122,6 +133,10 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             if result[stage]:
                 chosen = stage if stage != "personal" or result["personal_chosen"] else "personal: global"
                 table.add_row(f"  text, {chosen}", *(f"{result[stage][key]:.3f}" for key in SHOWN), style="dim")
+        table.add_section()
+    for name, why in metrics.get("left_out", {}).items():
+        table.add_row(name, "left out", style="bold")
+        table.add_row(f"  {why}", style="dim")
         table.add_section()
     return table
 

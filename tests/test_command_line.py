@@ -13,6 +13,7 @@ import pytest
 
 import fedfuse
 from shared.base.settings import Settings
+from shared.base.version import VERSION
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -161,7 +162,7 @@ class TestRuns:
     ) -> None:
         result = call("simulate", write_platform().parent, "--out", tmp_path / "run", *tiny)
         assert result.code == 0, result.text
-        for word in ("before", "federated", "NDCG@10", "ε of budget", "shop", "signal to noise"):
+        for word in ("before", "federated", "NDCG@10", "ε of budget", "shop", "times the noise"):
             assert word in result.text
 
     def test_check_shows_rows_texts_and_forecast_and_changes_nothing(
@@ -195,6 +196,35 @@ class TestRuns:
         extra = '[sources.people]\nkind = "profiles"\npath = "p.csv"\ntext = ["job"]\n'
         path = write_platform(extra=extra, files={"p.csv": "user,job\nu1,cook\nnobody,film\n"})
         assert call("simulate", path.parent, "--out", tmp_path / "run", *tiny).code == 0
+
+
+class TestTheDoor:
+    def test_bare_it_teaches(self, call: Callable[..., Result]) -> None:
+        for words in ((), ("world",)):
+            result = call(*words)
+            assert "Usage" in result.out and "error:" not in result.text
+
+    def test_short_help_and_version(self, call: Callable[..., Result]) -> None:
+        assert "--resume" in call("simulate", "-h").out
+        assert call("--version").out.strip() == f"fedfuse {VERSION}"
+        assert "Exit codes" in call("-h").out
+
+    def test_a_misspelt_command_is_answered_once(self, call: Callable[..., Result]) -> None:
+        result = call("simulat")
+        refused(result, "'simulate'")
+        assert result.err.count("Did you mean") == 1
+
+    def test_words_in_brackets_are_shown(self, call: Callable[..., Result]) -> None:
+        refused(call("check", "x[settings]:book:y.toml"), "x[settings]:book:y.toml")
+
+    def test_an_error_is_json_for_machines(self, call: Callable[..., Result]) -> None:
+        result = call("check", "nowhere.toml", "--json")
+        error = json.loads(result.out)["error"]
+        assert error["exit_code"] == result.code == 3 and "nowhere.toml" in error["where"] and error["do"]
+        assert json.loads(call("simulate", "--json", "--rounds", "many").out)["error"]["exit_code"] == 2
+
+    def test_the_setting_that_was_meant_is_named(self, call: Callable[..., Result]) -> None:
+        refused(call("simulate", "--set", "training.lr=1"), "did you mean training.learning_rate?")
 
 
 class TestBadInput:
@@ -278,7 +308,7 @@ class TestBadInput:
             (["--set", "training.speed=9"], ["training.speed"]),
             (["--set", "nonsense"], ["nonsense"]),
             (["--config", "/no/such/file.toml"], ["/no/such/file.toml"]),
-            (["--resume"], ["--out"]),
+            (["--resume", "nowhere"], ["no run to resume"]),
             (["--nonsense"], ["nonsense"]),
         ],
     )
@@ -330,7 +360,7 @@ class TestBadInput:
             patched.setattr(durable.os, "fsync", full)
             refused(call("simulate", world, "--out", out, *tiny), "No space left")
         # Nothing already written is damaged: with space again, the run goes on.
-        again = call("simulate", world, "--out", out, "--resume", *tiny)
+        again = call("simulate", "--resume", out)
         assert again.code == 0, again.text
         assert call("audit", out).code == 0
 
@@ -368,7 +398,9 @@ class TestBadInput:
             result = call("simulate", world, "--out", out, *tiny)
         refused(result, "--resume")
         assert result.code == 130
-        again = call("simulate", world, "--out", out, "--resume", *tiny)
+        refused(call("simulate", "--resume", out, "--rounds", "7"), "rounds: 1 -> 7")
+        refused(call("simulate", "--resume", out, "--out", tmp_path / "other"), "--out")
+        again = call("simulate", "--resume", out)
         assert again.code == 0, again.text
         audited = json.loads(call("audit", out, "--json").out)
         assert audited["ok"]

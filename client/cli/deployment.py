@@ -13,7 +13,9 @@ from rich.table import Table
 
 from shared.base.errors import ExitCode
 
-client = typer.Typer(no_args_is_help=True, help="A platform's processes: start, worker, node, health, accept.")
+client = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="A platform's processes: start, worker, node, health, accept."
+)
 Folder = Annotated[Path, typer.Argument(help="The platform's folder.")]
 Replace = Annotated[
     list[str] | None,

@@ -41,12 +41,20 @@ class OwnEvaluation:
         """What validation chose, in words."""
         shown = []
         for name, chosen in self.settings.items():
-            words = ", ".join(f"{part} {weight:.2g}" for part, weight in chosen["weights"].items())
-            shown.append(
-                f"{name}: ridge {chosen['ridge']:g}, released preferences weigh {chosen['share']:g}, an item counts half after "
-                f"{chosen['half_life'] or 'any number of'} items; {words}"
+            parts = ["own preferences", *([f"{chosen['share']:g} x released preferences"] if chosen["share"] else [])]
+            parts += [f"{weight:.2g} x {part}" for part, weight in chosen["weights"].items()]
+            fades = (
+                f"an item counts half after {chosen['half_life']:g} later ones"
+                if chosen["half_life"]
+                else "all items count alike"
             )
-        return [*shown, f"recommended by: {self.chosen}"]
+            shown.append(f"The {name} model: {' + '.join(parts)} (ridge {chosen['ridge']:g}; {fades}).")
+        if self.chosen == "fused":
+            return [
+                *shown,
+                "Recommendations come from the fused model: it predicts left-out items of the platform's users better.",
+            ]
+        return [*shown, "Recommendations come from the own model: nothing released predicts left-out items better."]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 At = Annotated[Path, typer.Option("--server", envvar="FEDFUSE_SERVER", help="The coordinator's folder.")]
 _HERE = Path("coordinator")
 
-server = typer.Typer(no_args_is_help=True, help="The coordinator's server: start, health, renew.")
+server = typer.Typer(no_args_is_help=True, suggest_commands=False, help="The coordinator's server: start, health, renew.")
 
 
 def init_server_command(

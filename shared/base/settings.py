@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -284,7 +285,26 @@ def build(values: dict[str, Any], *, where: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise InputError(explain(error), where=where, do="`fedfuse settings` lists every setting") from None
+        unknown = [".".join(map(str, one["loc"])) for one in error.errors() if one["type"] == "extra_forbidden"]
+        meant = [f"{key}: did you mean {' or '.join(near)}?" for key in unknown[:5] if (near := nearest_settings(key))]
+        do = "; ".join([*meant, "`fedfuse settings` lists every setting"])
+        raise InputError(explain(error), where=where, do=do) from None
+
+
+def nearest_settings(key: str) -> list[str]:
+    """The settings that somebody may have meant by a key that is none, at most three, the nearest first.
+
+    >>> nearest_settings("training.lr"), nearest_settings("epsilon"), nearest_settings("rouns"), nearest_settings("qqq")
+    (['training.learning_rate'], ['privacy.epsilon'], ['rounds'], [])
+    """
+    table, _, leaf = key.rpartition(".")
+    known = list(described())
+    same = [one for one in known if one.rpartition(".")[2] == leaf]
+    short = [one for one in known if "".join(word[0] for word in one.rpartition(".")[2].split("_")) == leaf and "_" in one]
+    close = get_close_matches(key, known, n=3, cutoff=0.75)
+    found = list(dict.fromkeys([*same, *short] or close))
+    here = [one for one in found if one.startswith(f"{table}.")] if table else found
+    return (here or found)[:3]
 
 
 def explain(error: ValidationError) -> str:

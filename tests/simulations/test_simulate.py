@@ -196,7 +196,7 @@ class TestRunFolder:
 
     def test_resuming_with_other_settings(self, two: World, tiny_settings: Make, tmp_path: Path) -> None:
         run(two, tiny_settings(), tmp_path / "run")
-        with pytest.raises(InputError, match="other settings"):
+        with pytest.raises(InputError, match="rounds: 2 -> 5"):
             run(two, tiny_settings(rounds=5), tmp_path / "run", resume=True)
 
 

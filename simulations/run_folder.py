@@ -1,0 +1,133 @@
+"""The folder of a simulation: what the run is, written before anything is charged under its name, and how one is gone on with."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from shared.base.atomic_files import write_whole
+from shared.base.errors import InputError, StorageError
+from shared.base.settings import Settings, build, flatten
+
+RECORD = "run.toml"
+LEDGERS = "ledger"
+_LEAST_FREE = 1 << 26
+"""Bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """What `run.toml` says.
+
+    Args:
+        run: The run's name.
+        world: Folder of its platform files.
+    """
+
+    run: str
+    world: Path
+    settings: Settings
+
+
+def recorded_run(out: Path) -> RecordedRun:
+    """The run in a folder.
+
+    Raises:
+        InputError: there is none, or its settings are of another version.
+        StorageError: its record cannot be read.
+    """
+    path = out / RECORD
+    try:
+        known = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("there is no run to resume", where=str(path), do="name the folder of an interrupted run") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"the run's record cannot be read ({error})", where=str(path), do="start a new run") from None
+    run, world, settings = (known.get(key) for key in ("run", "world", "settings"))
+    if not (isinstance(run, str) and isinstance(world, str) and isinstance(settings, dict)):
+        raise StorageError("the run's record lacks its name, world or settings", where=str(path), do="start a new run")
+    return RecordedRun(run=run, world=Path(world), settings=build(settings, where=str(path)))
+
+
+def require_same_run(known: RecordedRun, *, world: Path, settings: Settings, where: Path) -> None:
+    """A run is gone on with as it was planned: its noise was calibrated for that.
+
+    Raises:
+        InputError: something differs; each difference is named.
+    """
+    before, after = flatten(known.settings), flatten(settings)
+    differs = [f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key]]
+    if world.resolve() != known.world.resolve():
+        differs.insert(0, f"world: {known.world} -> {world}")
+    if differs:
+        raise InputError(
+            f"the run began otherwise ({'; '.join(differs)})",
+            where=str(where / RECORD),
+            do=f"go on with it as it is: fedfuse simulate --resume {where}; or start a new run with another --out",
+        )
+
+
+class RunFolder:
+    """A new run's folder. One that is refused before anything was released leaves nothing behind.
+
+    Args:
+        out: New, empty, or with nothing in it but the world.
+
+    Raises:
+        InputError: something else is in it.
+        StorageError: it cannot be written, or the disk is nearly full.
+    """
+
+    def __init__(self, out: Path, *, world: Path, settings: Settings) -> None:
+        self._out, self._world = out, world.resolve()
+        self._there = out.exists()
+        # A generated world may lie in the folder already; anything else is somebody's run.
+        if self._there and [path for path in out.iterdir() if path.resolve() != self._world]:
+            raise InputError(
+                "the run folder is not empty",
+                where=str(out),
+                do=f"name a new folder with --out, or go on with it: fedfuse simulate --resume {out}",
+            )
+        self.run = f"simulation-{int(time.time())}"
+        # The name is written before anything is charged under it, so that a resumed run finds its own charges.
+        record = {"run": self.run, "world": str(self._world), "settings": as_tables(settings)}
+        write_whole(out / RECORD, tomli_w.dumps(record).encode())
+        free = shutil.disk_usage(out).free
+        if free < _LEAST_FREE:
+            self.clear()
+            raise StorageError(
+                f"{free >> 20} MiB are free", where=str(out), do="free some space, or name another folder with --out"
+            )
+
+    def clear(self) -> None:
+        """Take away what the run has written, unless something was charged: then it can be gone on with."""
+        if any(_charges(path) for path in (self._out / LEDGERS).glob("*.jsonl")):
+            return
+        for path in self._out.iterdir():
+            if path.resolve() == self._world:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if not self._there and not any(self._out.iterdir()):
+            self._out.rmdir()
+
+
+def _charges(ledger: Path) -> bool:
+    """Whether anything follows the header."""
+    with ledger.open("rb") as lines:
+        return sum(1 for _ in zip(lines, range(2), strict=False)) > 1
+
+
+def as_tables(settings: Settings) -> dict[str, Any]:
+    """Settings without nulls, which TOML lacks: a budget that is each platform's own is left out."""
+    values = settings.model_dump(mode="python")
+    values["privacy"] = {key: value for key, value in values["privacy"].items() if value is not None}
+    return values
