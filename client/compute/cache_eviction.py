@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-MOST_BYTES = 16 << 30
-"""Features that a platform keeps on disk, of all backbones and cuts together."""
+MOST_BYTES = 6 << 30
+"""Features that a platform keeps on disk from one run to the next, of all backbones and cuts together, at most."""
 
 
 class InUse:

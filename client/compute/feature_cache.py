@@ -6,6 +6,9 @@ synced before its index, each index row carries a checksum, and a row that does 
 keeps processes of one platform apart (`fedfuse recommend` beside a worker): what another one added is read, never
 overwritten.
 
+The folder keeps so many bytes from one run to the next. What a run reads now and again is given in memory, and is kept only up
+to twice as many: users of a step are drawn by chance, so whatever is kept serves as well as anything else.
+
 A trunk cache is a derivative of user rows: it lives in the platform's state folder with mode 0600.
 """
 
@@ -14,9 +17,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
+import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +37,7 @@ from client.compute.resident_features import Features
 from shared.base.errors import StorageError
 from shared.model.encoder import Encoder
 
+log = logging.getLogger("fedfuse.memory")
 Ids = NDArray[np.int32]
 """Token ids of one sequence, without padding, int32 (t,)."""
 
@@ -44,14 +50,15 @@ class TrunkCache:
     Args:
         folder: Where the two files live; made if missing.
         encoder: Gives the features of what is not yet cached.
-        most: Bytes that the folder's caches may keep from one run to the next (`client/compute/cache_eviction.py`).
+        most: Bytes that the folder's caches may keep from one run to the next (`client/compute/cache_eviction.py`); `read` keeps
+            nothing more where there are twice as many.
 
     Raises:
         StorageError: the folder cannot be used.
     """
 
     def __init__(self, folder: Path, encoder: Encoder, *, most: int = MOST_BYTES) -> None:
-        self._encoder = encoder
+        self._encoder, self._most = encoder, most
         self._passes = Passes(encoder.device.type)
         # An encoder in float32 keeps float16: 11 bits of a feature where bfloat16 has 8.
         self._stored = torch.bfloat16 if encoder.dtype == torch.bfloat16 else torch.float16
@@ -113,13 +120,33 @@ class TrunkCache:
             progress(len(sequences))
         return np.fromiter((self._rows[k] for k in keys), np.int64, len(keys))
 
+    def read(self, sequences: Sequence[Ids]) -> Features:
+        """Features of the sequences in memory, one row each.
+
+        Those that are not there yet are computed, and kept where there is room. A disk that is full or broken is told to the
+        operator and changes nothing else: whose texts were kept must not decide who takes part.
+        """
+        keys = [hashlib.sha256(ids.tobytes()).digest() for ids in sequences]
+        missing = {key: ids for key, ids in zip(keys, sequences, strict=True) if key not in self._rows}
+        computed = dict(pair for found in self._encodings(missing) for pair in found)
+        lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
+        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        flat = np.empty((int(ends[-1]), self._width), np.int16)
+        for at, key in enumerate(keys):
+            features = computed.get(key)
+            part = flat[ends[at] : ends[at + 1]]
+            part[:] = self._kept(self._rows[key]) if features is None else np.frombuffer(features, np.int16).reshape(part.shape)
+        self._release()
+        self._keep(computed, missing)
+        return Features(torch.from_numpy(flat).view(self._stored), ends, self._encoder.device, self._encoder.dtype)
+
     def gather(self, rows: NDArray[np.int64], *, length: int | None = None) -> tuple[Tensor, Tensor]:
         """Features and mask of rows, padded to the longest of them (or to `length`).
 
         Returns:
             (n, t, hidden) on the encoder's device, bool (n, t).
         """
-        return self._features.gather(rows, length or max(1, int(self.lengths(rows).max(initial=0))))
+        return self._features.gather(rows, length=length or max(1, int(self.lengths(rows).max(initial=0))))
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of each row, int64, of the shape of `rows`."""
@@ -128,15 +155,15 @@ class TrunkCache:
     def _read(self) -> None:
         raw = self._index_path.read_bytes() if self._index_path.exists() else b""
         index = np.frombuffer(raw[: len(raw) // _ROW.itemsize * _ROW.itemsize], _ROW)
-        data = np.memmap(self._data_path, np.uint8, "r") if self._data_path.stat().st_size else np.empty(0, np.uint8)
-        for number, row in enumerate(index):
-            begin = self._bytes_of(self._offsets[-1])
-            end = begin + self._bytes_of(int(row["length"]))
-            if row["length"] <= 0 or end > len(data) or zlib.crc32(data[begin:end].data) != row["crc"]:
-                break  # stale or damaged from here on: forget it, it is computed again
-            self._rows[bytes(row["key"])] = number
-            self._offsets.append(self._offsets[-1] + int(row["length"]))
-        del data
+        # Through a buffer, not a map: pages of the whole file would count as this process's memory.
+        with self._data_path.open("rb", buffering=1 << 20) as data:
+            for number, row in enumerate(index):
+                size = self._bytes_of(max(0, int(row["length"])))
+                features = data.read(size)
+                if not size or len(features) < size or zlib.crc32(features) != row["crc"]:
+                    break  # stale or damaged from here on: forget it, it is computed again
+                self._rows[bytes(row["key"])] = number
+                self._offsets.append(self._offsets[-1] + int(row["length"]))
         self._trim()
         self._features = self._mapped()
 
@@ -187,10 +214,21 @@ class TrunkCache:
         # Copy-on-write mode: torch wants a writable array, and nothing ever writes through it.
         shape = (tokens, self._width)
         flat = np.memmap(self._data_path, np.int16, "c", shape=shape) if tokens else np.empty(shape, np.int16)
-        ends = np.asarray(self._offsets, np.int64)
+        self._flat, ends = flat, np.asarray(self._offsets, np.int64)
         return Features(torch.from_numpy(flat).view(self._stored), ends, self._encoder.device, self._encoder.dtype)
 
-    def _compute(self, missing: dict[bytes, Ids], progress: Callable[[int], None] | None) -> None:
+    def _kept(self, row: int) -> NDArray[np.int16]:
+        """A row as it lies in the file, int16 (tokens, width)."""
+        return self._flat[self._offsets[row] : self._offsets[row + 1]]
+
+    def _release(self) -> None:
+        """Let the system take back the pages that were read; they are read again where they are asked for again."""
+        pages = getattr(self._flat, "_mmap", None)
+        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+
+    def _encodings(self, missing: dict[bytes, Ids]) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Keys and features of sequences, a pass at a time."""
         order = sorted(missing, key=lambda k: len(missing[k]))
         lengths = np.asarray([len(missing[key]) for key in order], np.int64)
 
@@ -198,13 +236,38 @@ class TrunkCache:
             keys = order[part]
             return list(zip(keys, self._encoded([missing[key] for key in keys]), strict=True))
 
+        return self._passes.run(lengths, computed)
+
+    def _compute(self, missing: dict[bytes, Ids], progress: Callable[[int], None] | None) -> None:
+        self._append(self._encodings(missing), missing, progress)
+
+    def _keep(self, computed: dict[bytes, bytes], sequences: dict[bytes, Ids]) -> None:
+        """Add what was computed to the files, up to twice `most`."""
+        room = 2 * self._most - self._bytes_of(self._offsets[-1])
+        if not computed or sum(map(len, computed.values())) > room:
+            return
+        try:
+            with self._alone():
+                self._catch_up()
+                self._append([[pair for pair in computed.items() if pair[0] not in self._rows]], sequences)
+        except OSError as error:
+            log.warning("%s; training goes on, and computes again what it cannot keep", self._refused(error))
+
+    def _append(
+        self,
+        encodings: Iterable[list[tuple[bytes, bytes]]],
+        sequences: dict[bytes, Ids],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        added: list[bytes] = []
         try:
             with _private(self._data_path) as data, _private(self._index_path) as index:
-                for found in self._passes.run(lengths, computed):
+                for found in encodings:
                     rows = np.empty(len(found), _ROW)
                     for slot, (key, features) in enumerate(found):
                         data.write(features)
-                        rows[slot] = (key, len(missing[key]), zlib.crc32(features))
+                        rows[slot] = (key, len(sequences[key]), zlib.crc32(features))
+                        added.append(key)
                     data.flush()
                     index.write(rows.tobytes())
                     if progress:
@@ -217,9 +280,9 @@ class TrunkCache:
             # object appended next would be found in the wrong place.
             self._trim()
             raise
-        for key in order:
+        for key in added:
             self._rows[key] = len(self._offsets) - 1
-            self._offsets.append(self._offsets[-1] + len(missing[key]))
+            self._offsets.append(self._offsets[-1] + len(sequences[key]))
         self._features = self._mapped()
 
     def _encoded(self, sequences: Sequence[Ids]) -> list[bytes]:

@@ -36,7 +36,7 @@ class Features:
         """Tokens of each row, int64, of the shape of `rows`."""
         return self._ends[rows + 1] - self._ends[rows]
 
-    def gather(self, rows: NDArray[np.int64], length: int) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: NDArray[np.int64], *, length: int) -> tuple[Tensor, Tensor]:
         """Features and mask of rows, padded to so many tokens.
 
         Returns:

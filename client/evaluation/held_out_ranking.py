@@ -10,6 +10,7 @@ from torch import Tensor
 
 from client.evaluation.ranking_metrics import ranks_by_parts
 from client.model.prepared_platform import PreparedPlatform
+from client.model.user_rows import UserBatch
 from shared.base.settings import Settings
 
 
@@ -32,15 +33,22 @@ def held_out_ranks(
             bounds every friend's influence (with `influence = 0`: to none), as what is released must.
         only: int64 (users evaluated,). Which of the held-out examples; by default all.
     """
-    examples, rows, items = platform.held_out, platform.serving, platform.tables.items
-    if not serving and platform.tables.ties:
-        examples, rows = platform.held_out_as_trained
-    wanted = np.arange(len(examples)) if only is None else only
-    users = platform.towers.encode(rows if only is None else rows.some(only), parameters)
+    wanted = np.arange(len(platform.held_out)) if only is None else only
+    found, among = [np.zeros(0)], [np.zeros(0, np.int64)]
+    for batch in platform.held_out.read(wanted, serving=serving):
+        rank, candidates = _ranks(batch, platform.towers.encode(batch.rows, parameters), settings, bank, prior)
+        found.append(rank)
+        among.append(candidates)
+    return np.concatenate(found), np.concatenate(among)
+
+
+def _ranks(
+    batch: UserBatch, users: Tensor, settings: Settings, bank: Tensor, prior: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return ranks_by_parts(
         lambda part: users[part] @ bank.T / settings.model.temperature + prior,
-        examples.targets.values[wanted],
-        examples.excluded,
-        wanted,
-        items,
+        batch.examples.targets.values,
+        batch.examples.excluded,
+        np.arange(len(batch)),
+        len(bank),
     )

@@ -20,13 +20,12 @@ who speaks. With `influence = 0` friends do not enter training at all, and the g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.examples.split import Split
-from client.sources.tables import Tables
+from client.sources.tables import Tables, Ties
 
 _SHOWN = 3  # newest items of one friend
 
@@ -39,45 +38,53 @@ class Friends:
     """
 
     def __init__(self, tables: Tables, split: Split) -> None:
-        self._split = split
-        self._serving: dict[int, list[int]] = {}
-        self._training: dict[int, list[int]] = {}
-        self.group_size = 1
-        for ties in tables.ties.values():
-            asked = [ties.friend[ties.offsets[user] : ties.offsets[user + 1]][: ties.friends] for user in range(tables.users)]
-            for user, named in enumerate(asked):
-                self._serving.setdefault(user, []).extend(int(friend) for friend in named if friend >= 0)
-            if ties.influence:
-                self.group_size += ties.influence + ties.friends
-                for user, friends in _granted(asked, tables, ties.influence).items():
-                    self._training.setdefault(user, []).extend(friends)
+        self._split, self._ties = split, list(tables.ties.values())
+        self._granted = [_granted(ties, tables) if ties.influence else None for ties in self._ties]
+        self.group_size = 1 + sum(ties.influence + ties.friends for ties in self._ties if ties.influence)
 
     def shown(self, user: int, *, serving: bool) -> NDArray[np.int32]:
         """Items of the user's friends, newest first, int32."""
-        friends = (self._serving if serving else self._training).get(user, [])
-        parts = [self._split.train[friend][::-1][:_SHOWN] for friend in friends]
+        parts = [self._split.train[friend][::-1][:_SHOWN] for friend in (self._asked(user) if serving else self.speakers(user))]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def speakers(self, user: int) -> list[int]:
         """The friends whose histories enter the user's training examples."""
-        return list(self._training.get(user, []))
+        found: list[int] = []
+        for ties, granted in zip(self._ties, self._granted, strict=True):
+            if granted is not None:
+                rows = _asked(ties, user)
+                found += ties.friend[rows][granted[rows]].tolist()
+        return found
+
+    def _asked(self, user: int) -> list[int]:
+        friends = [ties.friend[_asked(ties, user)] for ties in self._ties]
+        return [int(friend) for named in friends for friend in named if friend >= 0]
 
 
-def _granted(asked: Sequence[NDArray[np.int32]], tables: Tables, influence: int) -> dict[int, list[int]]:
-    """User -> the friends who speak for them: each friend takes the first `influence` of those who ask."""
-    askers: dict[int, list[int]] = {}
-    for user, friends in enumerate(asked):
-        for friend in friends:
-            if friend >= 0 and friend != user:
-                askers.setdefault(int(friend), []).append(user)
-    granted: dict[int, set[int]] = {}
-    for friend, users in askers.items():
-        for user in sorted(users, key=lambda user: _rank(tables, user, friend))[:influence]:
-            granted.setdefault(user, set()).add(friend)
-    # In the user's own order: any other would let strangers reorder their text.
-    return {user: [int(friend) for friend in asked[user] if friend in friends] for user, friends in granted.items()}
+def _asked(ties: Ties, user: int) -> slice:
+    """Rows of the people whom a user asks: the first that they name."""
+    begin, end = int(ties.offsets[user]), int(ties.offsets[user + 1])
+    return slice(begin, min(end, begin + ties.friends))
+
+
+def _granted(ties: Ties, tables: Tables) -> NDArray[np.bool_]:
+    """Which of the rows speak, bool (rows,): each friend for the first `influence` of those who ask."""
+    user = np.repeat(np.arange(tables.users), np.diff(ties.offsets))
+    asked = np.arange(len(user)) - ties.offsets[user] < ties.friends
+    rows = np.flatnonzero(asked & (ties.friend >= 0) & (ties.friend != user))
+    rows = rows[np.argsort(ties.friend[rows], kind="stable")]
+    granted = np.zeros(len(user), np.bool_)
+    granted[rows] = True
+    _, begins, counts = np.unique(ties.friend[rows], return_index=True, return_counts=True)
+    for begin, count in zip(begins, counts, strict=True):
+        if count > ties.influence:
+            # Of the pair alone, so that nobody else's presence moves it.
+            askers = sorted(
+                rows[begin : begin + count].tolist(), key=lambda row: _rank(tables, int(user[row]), int(ties.friend[row]))
+            )
+            granted[askers[ties.influence :]] = False
+    return granted
 
 
 def _rank(tables: Tables, user: int, friend: int) -> bytes:
-    # Of the pair alone, so that nobody else's presence moves it.
     return hashlib.sha256(f"{tables.user_ids[user]}\0{tables.user_ids[friend]}".encode()).digest()

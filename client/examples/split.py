@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from client.sources.tables import Tables
 
+_AT_ONCE = 1 << 16
+"""Users that are cut at a time: what is held besides the result does not grow with all of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
@@ -39,6 +42,10 @@ class Ragged:
         place = np.arange(len(row)) - np.repeat(ends - lengths, lengths)
         return row, place, self.values[np.repeat(begin, lengths) + place].astype(np.int64)
 
+    def some(self, rows: NDArray[np.int64]) -> Ragged:
+        """Some of the rows, in that order."""
+        return Ragged(offsets=offsets_of(self.lengths()[rows]), values=self.entries(rows)[2].astype(np.int32))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -62,9 +69,13 @@ class Split:
 
 def ragged(rows: list[NDArray[np.int32]]) -> Ragged:
     """Join lists of item numbers."""
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return Ragged(offsets=offsets, values=np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32))
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    return Ragged(offsets=offsets_of(lengths), values=np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32))
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where rows of these lengths begin, one after another, and where the last ends; int64 (rows + 1,)."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def leave_one_out(tables: Tables, *, seed: int) -> Split:
@@ -74,22 +85,36 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
     id and the seed, never on a position in the table.
     """
     table = tables.interactions
-    train, known = [], []
     held = np.full(tables.users, -1, np.int32)
-    for user in range(tables.users):
-        rows = slice(table.offsets[user], table.offsets[user + 1])
+    liked, trained, known = np.zeros(tables.users, np.int64), [], []
+    for begin in range(0, tables.users, _AT_ONCE):
+        users = slice(begin, min(begin + _AT_ONCE, tables.users))
+        offsets = table.offsets[users.start : users.stop + 1]
+        rows = slice(offsets[0], offsets[-1])
+        user = np.repeat(np.arange(users.stop - users.start), np.diff(offsets))
         items, positive = table.item[rows], table.positive[rows]
-        liked = items[positive]
+        likes, counts = items[positive], np.bincount(user[positive], minlength=users.stop - users.start)
+        ends = np.cumsum(counts)
         if table.time is None:
-            liked = user_generator(tables.user_ids[user], seed, "split").permutation(liked)
-        if len(liked) >= 2:
-            held[user] = liked[-1]
-            train.append(liked[:-1])
-            known.append(np.sort(items[items != liked[-1]]))
-        else:
-            train.append(liked)
-            known.append(np.sort(items))
-    return Split(train=ragged(train), held=held, known=ragged(known))
+            for at in np.flatnonzero(counts).tolist():
+                part = slice(ends[at] - counts[at], ends[at])
+                likes[part] = user_generator(tables.user_ids[begin + at], seed, "split").permutation(likes[part])
+        several = counts >= 2
+        last = ends[several] - 1
+        held[users][several] = likes[last]
+        liked[users] = counts - several
+        trained.append(np.delete(likes, last))
+        others = items != held[users][user]
+        # Sorted within each user: by one number that orders by user first.
+        order = user[others] * np.int64(tables.items) + items[others]
+        order.sort()
+        known.append((order % max(1, tables.items)).astype(np.int32))
+    met = np.diff(table.offsets) - (held >= 0)
+    return Split(train=_joined(liked, trained), held=held, known=_joined(met, known))
+
+
+def _joined(lengths: NDArray[np.int64], parts: list[NDArray[np.int32]]) -> Ragged:
+    return Ragged(offsets=offsets_of(lengths), values=np.concatenate([np.zeros(0, np.int32), *parts]))
 
 
 def user_generator(user: str, seed: int, purpose: str) -> np.random.Generator:

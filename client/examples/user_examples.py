@@ -21,6 +21,7 @@ from client.sources.tables import Notes, Tables
 from shared.base.settings import ModelSettings, TrainingSettings
 
 _EARLIEST_CUT = 0.3  # a context shorter than this part of the history resembles no evaluation
+_NOTE_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,21 @@ class Examples:
     def __len__(self) -> int:
         return len(self.user)
 
+    def some(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of the rows, in that order."""
+        return Examples(
+            user=self.user[rows],
+            sequences=[self.sequences[row] for row in rows],
+            targets=self.targets.some(rows),
+            context=self.context.some(rows),
+            excluded=self.excluded.some(rows),
+        )
+
 
 class Reader:
-    """Writes one user's sources as one token sequence.
+    """Writes a user's sources as one token sequence.
+
+    A user's texts are tokenised when they are read, so that a reader costs nothing for users of whom nobody asks.
 
     The order of importance is profiles, history, notes, friends, and within a kind the platform file's. The history takes what
     the others leave. A source takes at most its declared `tokens`, else its share of the budget: a profile source an eighth,
@@ -74,26 +87,35 @@ class Reader:
             model.user_tokens,
         )
         most = model.user_tokens
-        self._profiles = [
-            (texts.tokenise(list(section), most=most), declared.get(name, max(4, most // 8)))
-            for name, section in tables.user_text.items()
-        ]
+        self._profiles = [(section, declared.get(name, max(4, most // 8))) for name, section in tables.user_text.items()]
         self._notes = [
-            (notes, texts.tokenise(list(notes.text), most=16), declared.get(name, max(4, most // 4 // len(tables.notes))))
-            for name, notes in tables.notes.items()
+            (notes, declared.get(name, max(4, most // 4 // len(tables.notes)))) for name, notes in tables.notes.items()
         ]
 
     def sequence(self, user: int, context: NDArray[np.int32], *, serving: bool) -> Ids:
         """Token ids of what the user's sources say, given the history that may be shown (newest first)."""
+        return self.sequences(np.asarray([user]), [context], serving=serving)[0]
+
+    def sequences(self, users: NDArray[np.int64], contexts: Sequence[NDArray[np.int32]], *, serving: bool) -> list[Ids]:
+        """`sequence` of each of many users, who may be there more than once."""
         most = self._most
-        pieces = [Piece(ids=section[user], share=share) for section, share in self._profiles]
-        pieces.append(Piece(ids=self._titles(context, most)))
-        for notes, ids, share in self._notes:
-            pieces.append(Piece(ids=_on(notes, ids, user, context, share), share=share))
-        shown = self._friends.shown(user, serving=serving)
-        if len(shown):
-            pieces.append(Piece(ids=self._titles(shown, most // 8), share=most // 8))
-        return self._texts.join(pieces, most=most)
+        distinct, which = np.unique(users, return_inverse=True)
+        profiles = [
+            (self._texts.tokenise([texts[user] for user in distinct.tolist()], most=most), share)
+            for texts, share in self._profiles
+        ]
+        notes = [(_written(notes, distinct, self._texts), share) for notes, share in self._notes]
+        found = []
+        for user, at, context in zip(users.tolist(), which.tolist(), contexts, strict=True):
+            pieces = [Piece(ids=section[at], share=share) for section, share in profiles]
+            pieces.append(Piece(ids=self._titles(context, most)))
+            for written, share in notes:
+                pieces.append(Piece(ids=_on(written[at], context, share), share=share))
+            shown = self._friends.shown(user, serving=serving)
+            if len(shown):
+                pieces.append(Piece(ids=self._titles(shown, most // 8), share=most // 8))
+            found.append(self._texts.join(pieces, most=most))
+        return found
 
     def _titles(self, items: NDArray[np.int32], most: int) -> Ids:
         parts: list[Ids] = []
@@ -106,71 +128,98 @@ class Reader:
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-def _on(notes: Notes, ids: Sequence[Ids], user: int, context: NDArray[np.int32], most: int) -> Ids:
+def _written(notes: Notes, users: NDArray[np.int64], texts: Texts) -> list[list[tuple[int, Ids]]]:
+    """Per user, the item and the token ids of each of their notes, the newest first."""
+    rows = [range(notes.offsets[user], notes.offsets[user + 1])[::-1] for user in users]
+    ids = iter(texts.tokenise([notes.text[row] for each in rows for row in each], most=_NOTE_TOKENS))
+    return [[(int(notes.item[row]), next(ids)) for row in each] for each in rows]
+
+
+def _on(written: Sequence[tuple[int, Ids]], context: NDArray[np.int32], most: int) -> Ids:
     # Only notes on shown items: a note on a held-out or predicted item would give the answer away.
-    rows = np.arange(notes.offsets[user], notes.offsets[user + 1])
-    rows = rows[np.isin(notes.item[rows], context)][::-1]
+    there = set(context.tolist())
     parts: list[Ids] = []
     seen: set[bytes] = set()
     taken = 0
-    for row in rows:
+    for item, ids in written:
         if taken >= most:
             break
-        if ids[row].tobytes() not in seen:
-            seen.add(ids[row].tobytes())
-            parts.append(ids[row])
-            taken += len(ids[row])
+        if item in there and ids.tobytes() not in seen:
+            seen.add(ids.tobytes())
+            parts.append(ids)
+            taken += len(ids)
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-def training_examples(tables: Tables, split: Split, reader: Reader, training: TrainingSettings, *, seed: int) -> Examples:
-    """Several views of every user that has a positive item to train on."""
-    rows: list[tuple[int, NDArray[np.int32], NDArray[np.int32]]] = []
-    for user in range(split.users):
-        liked = split.train[user]
-        if not len(liked):
-            continue
-        random = user_generator(tables.user_ids[user], seed, "views")
-        for view in range(training.views):
-            order = liked if tables.interactions.time is not None else random.permutation(liked)
+class TrainingViews:
+    """Several views of every user that has a positive item to train on, each written when it is read.
+
+    View v of user u is row u x views + v.
+    """
+
+    def __init__(self, tables: Tables, split: Split, reader: Reader, training: TrainingSettings, *, seed: int) -> None:
+        self._tables, self._split, self._reader, self._seed = tables, split, reader, seed
+        self.views, self._targets = training.views, training.targets
+
+    def of(self, users: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of those of some users that have any, int64 (users that have rows, views)."""
+        there = users[self._split.train.lengths()[users] > 0]
+        return there[:, None] * self.views + np.arange(self.views)
+
+    def read(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of the rows, in that order."""
+        users, views = np.divmod(rows, self.views)
+        cuts = {user: self._cuts(user) for user in np.unique(users).tolist()}
+        found = [(user, *cuts[user][view]) for user, view in zip(users.tolist(), views.tolist(), strict=True)]
+        return _examples(found, self._split, self._reader, serving=False)
+
+    def _cuts(self, user: int) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Context, newest first, and targets of each view."""
+        liked = self._split.train[user]
+        random = user_generator(self._tables.user_ids[user], self._seed, "views")
+        found = []
+        for view in range(self.views):
+            order = liked if self._tables.interactions.time is not None else random.permutation(liked)
             first = int(_EARLIEST_CUT * len(order))
             # The last view always ends where the evaluation begins: the longest context.
-            cut = len(order) - 1 if view == training.views - 1 else int(random.integers(first, len(order)))
-            rows.append((user, order[:cut][::-1], order[cut : cut + training.targets]))
-    return _examples(rows, split, reader, serving=False)
+            cut = len(order) - 1 if view == self.views - 1 else int(random.integers(first, len(order)))
+            found.append((order[:cut][::-1], order[cut : cut + self._targets]))
+        return found
 
 
-def held_out_examples(split: Split, reader: Reader, *, serving: bool = True) -> Examples:
-    """One row per user with a held-out item: the whole training history, and that item to predict.
+class HeldOutViews:
+    """One row per user with a held-out item, written when it is read: the whole training history, and that item to predict.
 
     Args:
-        serving: Whether friends may speak without bound, as in recommendations that stay here.
+        users: int64 (rows,). The user of each row.
     """
-    users = [int(user) for user in np.flatnonzero(split.held >= 0)]
-    rows = [(user, split.train[user][::-1], split.held[user : user + 1]) for user in users]
-    return _examples(rows, split, reader, serving=serving)
+
+    def __init__(self, split: Split, reader: Reader) -> None:
+        self._split, self._reader = split, reader
+        self.users = np.flatnonzero(split.held >= 0)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def read(self, rows: NDArray[np.int64], *, serving: bool = True) -> Examples:
+        """Some of the rows, in that order.
+
+        Args:
+            serving: Whether friends may speak without bound, as in recommendations that stay here.
+        """
+        split = self._split
+        found = [(user, split.train[user][::-1], split.held[user : user + 1]) for user in self.users[rows].tolist()]
+        return _examples(found, split, self._reader, serving=serving)
 
 
 def _examples(
     rows: Sequence[tuple[int, NDArray[np.int32], NDArray[np.int32]]], split: Split, reader: Reader, *, serving: bool
 ) -> Examples:
+    users, contexts = np.fromiter((user for user, _, _ in rows), np.int64, len(rows)), [context for _, context, _ in rows]
     return Examples(
-        user=np.fromiter((user for user, _, _ in rows), np.int64, len(rows)),
-        sequences=[reader.sequence(user, context, serving=serving) for user, context, _ in rows],
+        user=users,
+        sequences=reader.sequences(users, contexts, serving=serving),
         targets=ragged([targets for _, _, targets in rows]),
-        context=ragged([context for _, context, _ in rows]),
-        excluded=ragged([np.setdiff1d(split.known[int(user)], targets) for user, _, targets in rows]),
+        context=ragged(contexts),
+        excluded=ragged([np.setdiff1d(split.known[user], targets) for user, _, targets in rows]),
     )
-
-
-def no_examples() -> Examples:
-    """Of nobody."""
-    empty = ragged([])
-    return Examples(user=np.zeros(0, np.int64), sequences=[], targets=empty, context=empty, excluded=empty)
-
-
-def rows_by_user(examples: Examples, users: int) -> Mapping[int, NDArray[np.int64]]:
-    """User -> its rows."""
-    order = np.arange(len(examples))
-    bounds = np.searchsorted(examples.user, np.arange(users + 1))
-    return {user: order[bounds[user] : bounds[user + 1]] for user in range(users) if bounds[user] < bounds[user + 1]}

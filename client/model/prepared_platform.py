@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from client.compute.backend import require_compiler, training_encoder
 from client.compute.feature_cache import TrunkCache
@@ -22,11 +20,13 @@ from client.examples.friends import Friends
 from client.examples.item_texts import ItemTexts, build_catalogue
 from client.examples.split import Split, leave_one_out
 from client.examples.texts import Texts
-from client.examples.user_examples import Examples, Reader, held_out_examples, no_examples, rows_by_user, training_examples
-from client.examples.vectors import item_vectors, user_vectors
+from client.examples.user_examples import HeldOutViews, Reader, TrainingViews
+from client.examples.vectors import item_vectors
 from client.fusion.operators import fusion_named
 from client.model.item_bank import Bank
+from client.model.planned_reads import planned_reads
 from client.model.towers import Rows, Towers, cached_rows
+from client.model.user_rows import HeldOutRows, TrainingRows
 from client.privacy.failure_guard import Guard, raising
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
@@ -76,9 +76,8 @@ class PreparedPlatform(PlatformRows):
 
     Args:
         bank: Encodes the items.
-        serving: One row per user with a held-out item, its text as the recommender sees it.
-        reader: Writes further users' texts.
-        by_user: User number -> rows of `examples`.
+        reader: Writes users' texts.
+        training, held_out: What of users is read for training and for evaluations.
     """
 
     catalogue: ItemTexts
@@ -88,18 +87,8 @@ class PreparedPlatform(PlatformRows):
     towers: Towers
     items: Rows
     bank: Bank
-    examples: Examples
-    rows: Rows
-    by_user: dict[int, NDArray[np.int64]] = field(repr=False)
-    held_out: Examples
-    serving: Rows
-    cache: TrunkCache
-
-    @cached_property
-    def held_out_as_trained(self) -> tuple[Examples, Rows]:
-        """The held-out users, their texts as training reads them: with every friend's influence bounded."""
-        examples = held_out_examples(self.split, self.reader, serving=False)
-        return examples, cached_rows(self.cache, examples.sequences, user_vectors(self.tables, examples))
+    training: TrainingRows
+    held_out: HeldOutRows
 
 
 def hashes_of(tables: Tables) -> Hashes:
@@ -183,10 +172,13 @@ def prepare(
 ) -> PreparedPlatform:
     """Make a platform ready: the slow part of joining, most of it the trunk features of texts not yet cached.
 
+    Users' texts are encoded ahead where the run is going to read most of them anyway (`client/model/planned_reads.py`), else when
+    their user is sampled.
+
     Args:
         cache: Folder of the trunk cache, inside the platform's own state.
         tables: The sources, where they were read already.
-        guard: What becomes of users whose texts cannot be made ready.
+        guard: What becomes of a failure on users' texts.
         device: Where to compute; by default the first GPU, else the processor.
 
     Raises:
@@ -196,17 +188,11 @@ def prepare(
     device = device or default_device()
     require_compiler(settings, device)
     tables, split, catalogue, friends, reader, texts = read_platform(file, settings, tables=tables)
-    examples, held_out = guard(
-        lambda: (
-            training_examples(tables, split, reader, settings.training, seed=settings.seed),
-            held_out_examples(split, reader),
-        ),
-        lambda: (no_examples(), no_examples()),
-        what="writing users' texts",
-    )
     encoder = training_encoder(load_backbone(settings.model.backbone), settings, device)
-    trunk = TrunkCache(cache, encoder)
-    done, total = 0, tables.items + len(examples) + len(held_out)
+    planned = planned_reads(settings, users=file.users, items=tables.items, width=encoder.hidden)
+    trunk = TrunkCache(cache, encoder, most=planned.bytes_kept)
+    training = TrainingRows(TrainingViews(tables, split, reader, settings.training, seed=settings.seed), tables, trunk)
+    done, total = 0, tables.items + (len(training.everybodys()) if planned.ahead else 0)
 
     def advance(count: int) -> None:
         nonlocal done
@@ -214,13 +200,11 @@ def prepare(
         if progress:
             progress("reading texts", done, total)
 
-    def cached(some: Examples) -> tuple[Examples, Rows]:
-        return some, cached_rows(trunk, some.sequences, user_vectors(tables, some), advance)
-
     towers, vectors = Towers(encoder, fusion_named(settings.model.fusion)), item_vectors(tables)
     items = cached_rows(trunk, catalogue.sequences, vectors, advance)
-    examples, rows = guard(lambda: cached(examples), lambda: cached(no_examples()), what="encoding users' texts")
-    held_out, serving = guard(lambda: cached(held_out), lambda: cached(no_examples()), what="encoding users' texts")
+    if planned.ahead:
+        # Where it fails they are read when their users are sampled, and who cannot be read then is left out alone.
+        guard(lambda: training.read_ahead(advance), lambda: None, what="encoding users' texts ahead")
     return PreparedPlatform(
         file=file,
         tables=tables,
@@ -232,10 +216,6 @@ def prepare(
         towers=towers,
         items=items,
         bank=Bank(towers, items, catalogue.sequences, vectors),
-        examples=examples,
-        rows=rows,
-        by_user=dict(rows_by_user(examples, tables.users)),
-        held_out=held_out,
-        serving=serving,
-        cache=trunk,
+        training=training,
+        held_out=HeldOutRows(HeldOutViews(split, reader), tables, trunk),
     )

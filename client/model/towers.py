@@ -12,6 +12,7 @@ from torch import Tensor
 from client.compute.batching import Passes
 from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
+from client.compute.resident_features import Features
 from client.examples.vectors import SourceVectors, VectorRows
 from client.fusion.operators import Fusion
 from shared.layers.lora import Parameters
@@ -25,14 +26,14 @@ class Rows:
     """Sequences with their vectors, ready to be encoded in batches.
 
     Args:
-        cache: Holds the sequences' trunk features.
-        at: int64 (n,). Row numbers in the cache.
+        features: The sequences' trunk features.
+        at: int64 (n,). Row numbers among them.
         vectors: The rows' source vectors.
     """
 
-    def __init__(self, cache: TrunkCache, at: NDArray[np.int64], vectors: VectorRows) -> None:
-        self._cache, self._at, self._vectors = cache, at, vectors
-        self.lengths = cache.lengths(at)
+    def __init__(self, features: TrunkCache | Features, at: NDArray[np.int64], vectors: VectorRows) -> None:
+        self._features, self._at, self._vectors = features, at, vectors
+        self.lengths = features.lengths(at)
 
     def __len__(self) -> int:
         return len(self._at)
@@ -43,12 +44,12 @@ class Rows:
 
     def some(self, rows: NDArray[np.int64]) -> Rows:
         """Some of the rows, in that order."""
-        return Rows(self._cache, self._at[rows], self._vectors.some(rows))
+        return Rows(self._features, self._at[rows], self._vectors.some(rows))
 
     def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 1) -> tuple[Tensor, Tensor, SourceVectors]:
         """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
         longest = int(self.padded(rows, multiple).max(initial=multiple))
-        hidden, mask = self._cache.gather(self._at[rows], length=longest)
+        hidden, mask = self._features.gather(self._at[rows], length=longest)
         return hidden, mask, self._vectors.take(rows, device)
 
 

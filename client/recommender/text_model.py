@@ -126,9 +126,7 @@ class TextModel:
         """
         numbers = np.where(users == NOBODY, self._tables.users - 1, users)
         none = ragged([np.zeros(0, np.int32)] * len(users))
-        sequences = [
-            self._reader.sequence(int(user), context, serving=True) for user, context in zip(numbers, contexts, strict=True)
-        ]
+        sequences = self._reader.sequences(numbers, contexts, serving=True)
         examples = Examples(user=numbers, sequences=sequences, targets=none, context=ragged(contexts), excluded=none)
         done = 0
 

@@ -7,6 +7,7 @@ import torch
 
 from client.fusion.projector import LOCAL
 from client.model.prepared_platform import PlatformRows
+from client.model.user_rows import KnownRows, UserBatch
 from client.privacy.release_plan import preference_plan
 from client.run.run_context import RunContext
 from client.run.training_context import TrainingContext
@@ -57,10 +58,9 @@ def check_program(run: TrainingContext) -> None:
     parameters = {**run.parameters(run.part.initial()), **run.there(run.initial_local)}
     examples = made_up_examples(platform.tables.items, targets=settings.training.targets)
     rows = np.arange(len(examples))
+    batch = UserBatch(examples=examples, rows=platform.items.some(rows))
     data = TrainingData(
-        examples=examples,
-        rows=platform.items,
-        by_user={int(row): rows[row : row + 1] for row in rows},
+        rows=KnownRows(batch, rows[:, None]),
         # Whatever the prior will be, a constant to the gradients.
         prior=torch.zeros(platform.tables.items, device=run.device),
         users=len(examples),
@@ -73,8 +73,8 @@ def check_program(run: TrainingContext) -> None:
     names = list(dict.fromkeys([*run.part.layout, *local]))
     fixed = {name: value for name, value in parameters.items() if name not in names}
     check_gradients(
-        trainer.losses(rows, bank, fixed),
-        lambda at: trainer.losses(rows[at : at + 1], bank, fixed),
+        trainer.losses(batch, rows, bank, fixed),
+        lambda at: trainer.losses(batch, rows[at : at + 1], bank, fixed),
         parameters,
         names,
         users=len(rows),

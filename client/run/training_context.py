@@ -130,9 +130,7 @@ class TrainingContext(RunContext):
     def trainer(self, prior: Tensor, mechanism: Mechanism) -> Trainer:
         """Trains with that mechanism, its clip where the rounds before have moved it to."""
         platform = self.platform
-        data = TrainingData(
-            examples=platform.examples, rows=platform.rows, by_user=platform.by_user, prior=prior, users=platform.tables.users
-        )
+        data = TrainingData(rows=platform.training, prior=prior, users=platform.tables.users)
         if mechanism.quantile is not None and self.state.clip is not None:
             mechanism = replace(mechanism, clip=self.state.clip)
         return Trainer(towers=platform.towers, data=data, settings=self.settings, mechanism=mechanism, guard=self.guard)

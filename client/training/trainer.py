@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from client.compute.batching import within_memory
 from client.compute.device_transfer import sent
 from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
-from client.model.towers import Rows, Towers
+from client.model.towers import Towers
+from client.model.user_rows import UserBatch, UserRows
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.failure_guard import Guard, by_parts, raising
 from client.privacy.mechanism import Mechanism
@@ -30,6 +31,8 @@ from shared.base.settings import Settings
 from shared.layers.malloc_tuning import keep
 
 log = logging.getLogger("fedfuse.training")
+SEQUENCES_READ = 2048
+"""Sequences of a step that are in memory at a time, with their features: some 100 MB."""
 ROW_STEP = 8
 """Users are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
 LENGTH_STEP = 16
@@ -43,15 +46,12 @@ class TrainingData:
     """What a training step reads.
 
     Args:
-        rows: Users' sequences, in the order of `examples`.
-        by_user: User number -> its rows; a user without rows has no gradient.
+        rows: Of users; one without rows has no gradient.
         prior: float32 (items,). Noised log popularity.
         users: Exact number of users present; only the sampler sees it.
     """
 
-    examples: Examples
-    rows: Rows
-    by_user: Mapping[int, NDArray[np.int64]]
+    rows: UserRows
     prior: Tensor
     users: int
 
@@ -131,12 +131,11 @@ class Trainer:
     def sample(self, random: NoiseSource) -> NDArray[np.int64]:
         """A Poisson sample of users, by their rows: int64 (users that have rows, sequences a user), rows by chance."""
         users = self.mechanism.sample(self._data.users, random)
-        there = [self._data.by_user[int(user)] for user in users if int(user) in self._data.by_user]
+        there = self._data.rows.of(users)
         picks = random.integers(len(there), 1 << 30)
-        span = np.arange(self._settings.training.sequences)
         # A user with fewer rows than asked for has some of them twice; the loss is a mean.
-        chosen = [rows[(pick + span) % len(rows)] for rows, pick in zip(there, picks, strict=True)]
-        return np.stack(chosen) if chosen else np.zeros((0, len(span)), np.int64)
+        chosen = (picks[:, None] + np.arange(self._settings.training.sequences)) % there.shape[1]
+        return np.take_along_axis(there, chosen, axis=1)
 
     def gradient(
         self, parameters: Mapping[str, Tensor], trained: Sequence[str], bank: Tensor, picked: NDArray[np.int64]
@@ -148,14 +147,27 @@ class Trainer:
         """
         active = {name: parameters[name] for name in trained}
         fixed = {name: value for name, value in parameters.items() if name not in active}
+        most = max(1, SEQUENCES_READ // picked.shape[1])
+        parts = (
+            self._read_and_summed(picked[begin : begin + most], active, fixed, bank) for begin in range(0, len(picked), most)
+        )
+        # Nobody may be in a sample.
+        return reduce(BoundedSum.plus, parts) if len(picked) else self._nobody(active)
+
+    def _read_and_summed(
+        self, picked: NDArray[np.int64], active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
+    ) -> BoundedSum:
+        """The same of users who are read at once; at least one."""
+        batch = self._data.rows.read(picked.reshape(-1))
+        rows, each = batch.rows, picked.shape[1]
+        places = np.arange(picked.size).reshape(-1, each)
         total: BoundedSum | None = None
         # Sorted by length so that a micro-batch pads little; a sum does not know its order.
-        rows = self._data.rows
-        waiting = picked[np.argsort(rows.lengths[picked].max(1, initial=0), kind="stable")]
+        waiting = places[np.argsort(rows.lengths[places].max(1, initial=0), kind="stable")]
         lengths = rows.padded(waiting, self._length_step).max(1, initial=0)
         while len(waiting):
-            count = self._micro_batch.users(lengths, picked.shape[1])
-            attempt = partial(self._part, waiting[:count], count, active, fixed, bank)
+            count = self._micro_batch.users(lengths, each)
+            attempt = partial(self._part, batch, waiting[:count], count, active, fixed, bank)
             part = within_memory(attempt, last=count == 1)
             if part is None:
                 self._micro_batch.halve()
@@ -163,22 +175,22 @@ class Trainer:
                 continue
             total = total.plus(part) if total else part
             waiting, lengths = waiting[count:], lengths[count:]
-        # Nobody may be in a sample.
-        return total or self._nobody(active)
+        assert total is not None
+        return total
 
     def _nobody(self, active: Mapping[str, Tensor]) -> BoundedSum:
         return nothing({name: tuple(value.shape) for name, value in active.items()}, bound=self.mechanism.clip)
 
-    def losses(self, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
+    def losses(self, batch: UserBatch, picked: NDArray[np.int64], bank: Tensor, fixed: Mapping[str, Tensor]) -> Losses:
         """The loss of each of some users as a function of the parameters that train.
 
         Args:
-            picked: int64 (users,), or (users, sequences a user).
+            picked: int64 (users,), or (users, sequences a user). Places in the batch.
         """
         device = self._towers.encoder.device
         rows = picked.reshape(-1)
-        hidden, mask, sources = self._data.rows.take(rows, device, multiple=self._length_step)
-        answers = self._answers(rows, len(bank), device)
+        hidden, mask, sources = batch.rows.take(rows, device, multiple=self._length_step)
+        answers = self._answers(batch.examples, rows, len(bank), device)
 
         def losses(copies: Mapping[str, Tensor]) -> Tensor:
             everything = {**fixed, **copies}
@@ -192,21 +204,26 @@ class Trainer:
         return by_sequence(losses, owner, len(picked))
 
     def _part(
-        self, picked: NDArray[np.int64], count: int, active: Mapping[str, Tensor], fixed: Mapping[str, Tensor], bank: Tensor
+        self,
+        batch: UserBatch,
+        picked: NDArray[np.int64],
+        count: int,
+        active: Mapping[str, Tensor],
+        fixed: Mapping[str, Tensor],
+        bank: Tensor,
     ) -> BoundedSum:
         size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
         real = torch.arange(size) < len(picked)
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
         filled = np.resize(picked, (size, picked.shape[1]))
-        gradients = self._engine(self.losses(filled, bank, fixed), active, size)
+        gradients = self._engine(self.losses(batch, filled, bank, fixed), active, size)
         return self._clip(gradients, sent(real, bank.device), self.mechanism)
 
     @property
     def _length_step(self) -> int:
         return COMPILED_LENGTH_STEP if self._towers.encoder.compiled else LENGTH_STEP
 
-    def _answers(self, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
-        examples = self._data.examples
+    def _answers(self, examples: Examples, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
         targets = np.full((len(rows), self._settings.training.targets), -1, np.int64)
         row, place, target = examples.targets.entries(rows)
         targets[row, place] = target

@@ -56,7 +56,7 @@ class EncodedTexts:
 
         def encoded(part: slice) -> Tensor:
             rows = np.arange(len(self._lengths))[part]
-            hidden, mask = self._features.gather(rows, int(self._lengths[rows[-1]]))
+            hidden, mask = self._features.gather(rows, length=int(self._lengths[rows[-1]]))
             return self._encoder.pooled(Batch(hidden=hidden, mask=mask), self._adapter)
 
         return torch.cat(list(Passes(self._encoder.device.type, tokens=tokens).run(self._lengths, encoded)))

@@ -367,3 +367,37 @@ class TestBound:
             assert hidden.dtype == dtype
             (data,) = self.files(tmp_path / str(dtype), ".bin")
             assert data.stat().st_size == 2 * 32 * sum(map(len, sequences(3)))
+
+
+class TestReading:
+    def test_gives_the_encoders_features_of_old_and_new_sequences(self, tiny_bert: str, tmp_path: Path) -> None:
+        counting = Counting(encoder_of(tiny_bert))
+        cache = TrunkCache(tmp_path, counting)  # type: ignore[arg-type]
+        cache.rows(sequences(6))
+        texts = [*sequences(6), *sequences(5, seed=3), sequences(1)[0]]
+        found = cache.read(texts)
+        assert counting.asked == 11
+        hidden, mask = found.gather(np.arange(12), length=20)
+        for at, ids in enumerate(texts):
+            assert mask[at].sum() == len(ids) and not hidden[at, len(ids) :].any()
+            torch.testing.assert_close(hidden[at, : len(ids)], expected(encoder_of(tiny_bert), ids), atol=4e-3, rtol=2e-3)
+        # What was read is kept, for this object and for the next.
+        again = cache.read(texts).gather(np.arange(12), length=20)[0]
+        assert torch.equal(again, hidden) and counting.asked == 11
+        assert len(TrunkCache(tmp_path, encoder_of(tiny_bert))) == 11
+        assert len(cache.read([]).gather(np.zeros(0, np.int64), length=1)[0]) == 0
+
+    def test_keeps_up_to_twice_the_bound_and_then_gives_without_keeping(self, tiny_bert: str, tmp_path: Path) -> None:
+        encoder = encoder_of(tiny_bert)
+        texts = [np.full(4, 9 + at, np.int32) for at in range(10)]
+        one = 4 * 32 * 2
+        cache = TrunkCache(tmp_path, encoder, most=2 * one)
+        for ids in texts:
+            cache.read([ids])
+        assert len(cache) == 4 and next(tmp_path.glob("*.bin")).stat().st_size == 4 * one
+        hidden, _ = cache.read(texts).gather(np.arange(10), length=4)
+        for at, ids in enumerate(texts):
+            torch.testing.assert_close(hidden[at], expected(encoder, ids), atol=4e-3, rtol=2e-3)
+        del cache
+        # The next run begins with the newest of them, as many as the bound says.
+        assert len(TrunkCache(tmp_path, encoder, most=2 * one)) == 2

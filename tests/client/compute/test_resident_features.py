@@ -28,7 +28,7 @@ def test_a_batch_is_its_rows_padded_with_zeros(lengths: list[int], picks: list[i
     made, rows = features(lengths)
     chosen = np.asarray([pick % len(lengths) for pick in picks], np.int64)
     length = int(made.lengths(chosen).max(initial=0)) + more
-    hidden, mask = made.gather(chosen, length)
+    hidden, mask = made.gather(chosen, length=length)
     assert hidden.shape == (len(picks), length, 5) and hidden.dtype == torch.float32 and mask.dtype == torch.bool
     for at, row in enumerate(chosen):
         assert mask[at].tolist() == [True] * lengths[row] + [False] * (length - lengths[row])
@@ -37,7 +37,7 @@ def test_a_batch_is_its_rows_padded_with_zeros(lengths: list[int], picks: list[i
 
 
 def test_no_rows_at_all() -> None:
-    hidden, mask = features([])[0].gather(np.zeros(0, np.int64), 3)
+    hidden, mask = features([])[0].gather(np.zeros(0, np.int64), length=3)
     assert hidden.shape == (0, 3, 5) and mask.shape == (0, 3)
 
 

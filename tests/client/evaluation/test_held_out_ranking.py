@@ -45,7 +45,8 @@ class World:
         """One user after the other: held-out items among all that the user never met, ties counted half."""
         split = self.platform.split
         users = [user for user in range(split.users) if split.held[user] >= 0]
-        vectors = self.platform.towers.encode(self.platform.serving, self.parameters).numpy().astype(np.float64)
+        (everybody,) = self.platform.held_out.read(np.arange(len(users)), serving=True)
+        vectors = self.platform.towers.encode(everybody.rows, self.parameters).numpy().astype(np.float64)
         found, among = [], []
         for at in wanted:
             scores = self.bank.numpy().astype(np.float64) @ vectors[at] / self.settings.model.temperature + self.prior.numpy()

@@ -163,16 +163,12 @@ class TestPopularity:
 
 class TestExamples:
     def examples(self, path: Path, settings_: Settings) -> tuple[Tables, Split, Examples, Examples, object]:
-        from client.examples.user_examples import held_out_examples, training_examples
+        from client.examples.user_examples import HeldOutViews, TrainingViews
 
         tables, split, _, _, reader, texts = read_platform(load(path), settings_)
-        return (
-            tables,
-            split,
-            training_examples(tables, split, reader, settings_.training, seed=0),
-            held_out_examples(split, reader),
-            texts,
-        )
+        views, held_out = TrainingViews(tables, split, reader, settings_.training, seed=0), HeldOutViews(split, reader)
+        training = views.read(views.of(np.arange(split.users)).reshape(-1))
+        return tables, split, training, held_out.read(np.arange(len(held_out))), texts
 
     def test_the_answer_is_never_in_the_question(self, write_platform: Write, tiny_settings: Make) -> None:
         # Every title is one word of its own, so a title in a text is an item in a text.

@@ -19,10 +19,11 @@ from torch import Tensor
 from client.compute.feature_cache import TrunkCache
 from client.evaluation.ranking_metrics import exclusion, ranks
 from client.examples.split import ragged
-from client.examples.user_examples import Examples, rows_by_user
+from client.examples.user_examples import Examples
 from client.examples.vectors import VectorRows
 from client.fusion.operators import fusion_named
 from client.model.towers import Towers, cached_rows
+from client.model.user_rows import KnownRows, UserBatch
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from client.run.run_state import RunState, load_run_state, save_run_state
@@ -67,10 +68,10 @@ class Problem:
             present={"mood": random.random(len(users)) < 0.5},
         )
         items = VectorRows(values={"mood": np.zeros((ITEMS, 3), np.float32)}, present={"mood": np.zeros(ITEMS, bool)})
+        self.batch = UserBatch(examples=self.examples, rows=cached_rows(cache, sequences, source))
+        self.by_user = np.arange(2 * USERS).reshape(USERS, 2)
         self.data = TrainingData(
-            examples=self.examples,
-            rows=cached_rows(cache, sequences, source),
-            by_user=dict(rows_by_user(self.examples, USERS)),
+            rows=KnownRows(self.batch, self.by_user),
             prior=torch.full((ITEMS,), -math.log(ITEMS)),
             users=USERS,
         )
@@ -110,10 +111,10 @@ class Problem:
     @torch.no_grad()
     def loss(self, parameters: dict[str, Tensor]) -> float:
         rows = np.arange(len(self.examples))
-        return float(self.trainer().losses(rows, self.bank, {})(parameters).mean())
+        return float(self.trainer().losses(self.batch, rows, self.bank, {})(parameters).mean())
 
     def ndcg(self, parameters: dict[str, Tensor]) -> float:
-        scores = self.towers.encode(self.data.rows, parameters) @ self.bank.T
+        scores = self.towers.encode(self.batch.rows, parameters) @ self.bank.T
         targets = torch.from_numpy(self.examples.targets.values.astype(np.int64))
         rank, candidates = ranks(scores, targets, exclusion(self.examples.excluded, np.arange(len(self.examples)), ITEMS))
         return mean_quality(rank.numpy(), candidates.numpy())[NDCG]
@@ -254,7 +255,7 @@ class TestGradient:
     def test_it_is_the_gradient_of_the_summed_loss(self, problem: Problem) -> None:
         rows, parameters = np.asarray([0, 3, 8, 11]), problem.stirred()
         leaves = {name: value.clone().requires_grad_() for name, value in parameters.items()}
-        losses = problem.trainer().losses(rows, problem.bank, {})(leaves)
+        losses = problem.trainer().losses(problem.batch, rows, problem.bank, {})(leaves)
         expected = torch.autograd.grad(losses.sum(), list(leaves.values()))
         found = problem.trainer().gradient(parameters, problem.trained, problem.bank, rows[:, None]).parts
         for (name, value), gradient in zip(found.items(), expected, strict=True):
@@ -262,13 +263,13 @@ class TestGradient:
 
     def test_the_bank_and_the_prior_enter_the_scores(self, problem: Problem) -> None:
         rows = np.asarray([0, 1])
-        vectors = problem.towers.vectors(*problem.data.rows.take(rows, torch.device("cpu")), problem.parameters)
+        vectors = problem.towers.vectors(*problem.batch.rows.take(rows, torch.device("cpu")), problem.parameters)
         prior = torch.randn(ITEMS, generator=torch.Generator().manual_seed(0))
         scores = vectors @ problem.bank.T / problem.settings.model.temperature + prior
         targets = torch.from_numpy(problem.examples.targets.values[rows].astype(np.int64))
         trainer = problem.trainer(data=replace(problem.data, prior=prior))
         torch.testing.assert_close(
-            trainer.losses(rows, problem.bank, {})(problem.parameters),
+            trainer.losses(problem.batch, rows, problem.bank, {})(problem.parameters),
             torch.nn.functional.cross_entropy(scores, targets, reduction="none"),
             atol=1e-4,
             rtol=1e-4,
@@ -314,7 +315,8 @@ class TestStep:
         assert mechanism.users == USERS
 
     def test_a_user_without_rows_is_sampled_and_gives_nothing(self, problem: Problem) -> None:
-        data = replace(problem.data, by_user={user: rows for user, rows in problem.data.by_user.items() if user != 3})
+        without = np.where(np.arange(USERS)[:, None] == 3, -1, problem.by_user)
+        data = replace(problem.data, rows=KnownRows(problem.batch, without))
         mechanism = problem.mechanism(sample_rate=1.0)
         runs = []
         for users in (USERS, USERS + 5):  # the last five have no row either
@@ -397,11 +399,11 @@ class TestMemory:
         expected = problem.trainer().gradient(parameters, problem.trained, problem.bank, rows)
         trainer, losses, sizes = problem.trainer(micro_batch=32), Trainer.losses, list[int]()
 
-        def small(self: Trainer, picked: np.ndarray, *rest: Any) -> Any:
+        def small(self: Trainer, batch: UserBatch, picked: np.ndarray, *rest: Any) -> Any:
             sizes.append(len(picked))
             if len(picked) > 8:
                 raise error
-            return losses(self, picked, *rest)
+            return losses(self, batch, picked, *rest)
 
         monkeypatch.setattr(Trainer, "losses", small)
         found = trainer.gradient(parameters, problem.trained, problem.bank, rows)
@@ -413,7 +415,7 @@ class TestMemory:
         assert sizes[5:] == [8, 8]  # it has learnt
 
     def test_another_error_is_not_taken_for_it(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(self: Trainer, picked: np.ndarray, *rest: Any) -> Any:
+        def broken(self: Trainer, *rest: Any) -> Any:
             raise RuntimeError("shapes differ")
 
         monkeypatch.setattr(Trainer, "losses", broken)
@@ -439,7 +441,7 @@ class TestSequences:
 
     def test_a_user_with_one_row_has_it_twice(self, make_problem: Callable[..., Problem]) -> None:
         problem = make_problem(sequences=2)
-        data = replace(problem.data, by_user={user: rows[:1] for user, rows in problem.data.by_user.items()})
+        data = replace(problem.data, rows=KnownRows(problem.batch, problem.by_user[:, :1]))
         picked = problem.trainer(mechanism=problem.mechanism(sample_rate=1.0), data=data).sample(SeededNoise(0))
         assert (picked[:, 0] == picked[:, 1]).all()
 

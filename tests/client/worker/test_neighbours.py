@@ -211,7 +211,7 @@ def check_on_real_users(patched: pytest.MonkeyPatch) -> None:
 
     def check(run: RunContext) -> None:
         trainer = run.trainer(torch.zeros(run.platform.tables.items), run.mechanism)
-        rows = next(iter(run.platform.by_user.values()))[:1]
+        rows = run.platform.training.of(np.arange(1))[0, :1]
         parameters = run.parameters(run.part.initial())
         total = trainer.gradient(parameters, list(run.part.layout), run.bank.now(parameters), rows[:, None])
         if not np.abs(total.vector()).max() > 1e-3:
