@@ -251,6 +251,7 @@ def _platform(tally: Tally, compared: Compared) -> dict[str, Any]:
         "budget": tally.joined.budget,
         "noise_multiplier": tally.joined.noise_multiplier,
         "preference_noise": tally.joined.preference_noise,
+        "taste_noise": tally.joined.taste_noise,
         "signal_to_noise": tally.joined.signal_to_noise,
         "bytes_up": tally.bytes_up,
         "bytes_down": tally.bytes_down,

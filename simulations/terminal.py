@@ -86,7 +86,7 @@ class ProgressBoard:
         """Show what the coordinator says."""
         if event.kind is Kind.JOINED and event.platform in event.tallies:
             joined = event.tallies[event.platform].joined
-            noise = noise_words(joined.noise_multiplier, joined.preference_noise)
+            noise = noise_words(joined.noise_multiplier, joined.preference_noise, joined.taste_noise)
             self._console.print(
                 f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
                 f"plan: epsilon {joined.planned_epsilon:.2f} of {joined.budget:g} at delta {joined.delta:g}, "

@@ -25,7 +25,6 @@ from shared.model.factor_schedule import Scheme, scheme_of
 from shared.preferences.summed_preferences import PreferenceQuestion
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
-    PREFERRED,
     Answer,
     Arrays,
     Evaluate,
@@ -282,7 +281,7 @@ class AdapterStrategy(Strategy):
 
     def configure_prefer(self, question: PreferenceQuestion, *, grid: Grid) -> list[Message]:
         """One `Prefer` request per member, where each adds all of its noise itself."""
-        self._asked_sum = PREFERRED[question.pairs], question.size
+        self._asked_sum = question.of.value, question.size
         request = Prefer(run=self.run, settings=self.settings, **question.fields(), lists=b"", body=b"")
         record = to_record(request)
         return self._to_members(lambda _: record, MessageType.TRAIN, 0, grid)

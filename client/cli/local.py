@@ -281,6 +281,7 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
         "delta": plan.delta,
         "noise_multiplier": plan.noise_multiplier,
         "preference_noise": plan.preference_noise,
+        "taste_noise": plan.taste_noise,
         "signal_to_noise": plan.signal_to_noise if plan.private else "inf",
         "group_size": group_size,
         "accountant": str(plan.accountant),
@@ -321,8 +322,9 @@ def _show(report: dict[str, Any]) -> None:
         console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
     else:
         what = [f"{forecast['rounds']} rounds ({forecast['steps']} private steps)"] if forecast["steps"] else []
+        what += ["a taste map"] if forecast["taste_noise"] else []
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
-        noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"])
+        noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"], forecast["taste_noise"])
         console.print(
             f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of {forecast['budget']:g} at delta "
             f"{forecast['delta']:g}; noise multiplier {noise}, group size {forecast['group_size']}, signal to noise "

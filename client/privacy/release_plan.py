@@ -32,9 +32,11 @@ def preference_plan(file: PlatformFile, settings: Settings, *, items: int | None
         items: Of the platform's catalogue; no more can be in the sum.
     """
     asked = settings.preferences
-    if not (asked.items and file.federation.preferences):
+    if not ((asked.items or asked.map) and file.federation.preferences):
         return None
-    return PreferencePlan(share=asked.share, items=min(asked.items, items or asked.items))
+    return PreferencePlan(
+        share=asked.share, items=min(asked.items, items or asked.items), map_share=asked.map_share, directions=asked.map
+    )
 
 
 def plan_of(

@@ -8,6 +8,7 @@ import numpy as np
 
 from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, TEXT, WORDS
 from client.recommender.platform_model import PREFERENCES, ScorePart
+from client.recommender.taste import SHARED_TASTE, TASTE
 from client.sources.tables import Tables
 
 _DIGITS = 6
@@ -16,10 +17,13 @@ _BY_ITEM = {
     WORDS: "its words are like those of {}",
     TEXT: "its text is like that of {}",
     ADAPTED: "its text is like that of {}",
+    TASTE: "who likes texts like that of {} likes texts like its own",
+    SHARED_TASTE: "who likes texts like that of {} likes texts like its own",
 }
 _ALONE = {
     PREFERENCES: "what you liked",
     TEXT: "its text is like what is known of you",
+    SHARED_TASTE: "who likes texts like those of your history likes texts like its own",
     POPULARITY: "it is popular here",
     POOLED: "it is popular on the platforms together",
     FRIENDS: "your friends like it",

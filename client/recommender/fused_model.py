@@ -1,9 +1,10 @@
 """A platform's recommender of its own rows and of what a federation released, weighted by what predicts its own users best.
 
-Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere and the
-adapter's texts by a weight of 0. The fused model is used where the left-out points are predicted better by it than by the own
-model, which was fitted on the same points. No margin is asked for: films dealt to 8 platforms and anime dealt to 64 differed by
-.008 and more in mean gain on every part, and one platform of all films, where it was .001, lost nothing on held-out items.
+Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere, the
+adapter's texts and the taste map by a weight of 0. The fused model is used where the left-out points are predicted better by it
+than by the own model, which was fitted on the same points. No margin is asked for: films dealt to 8 platforms and anime dealt to
+64 differed by .008 and more in mean gain on every part, and one platform of all films, where it was .001, lost nothing on
+held-out items.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from client.recommender.evidence import ADAPTED, Alike, Evidence, PopularElsewhe
 from client.recommender.item_preferences import fit_preferences
 from client.recommender.own_model import Floats, OwnFit, Tell, fit_own, silent
 from client.recommender.platform_model import PlatformModel, weigh_evidence
+from client.recommender.taste import SHARED_TASTE, Taste, TasteOnItems
 from client.sources.tables import Tables
 
 
@@ -26,17 +28,24 @@ def fit_fused_model(
     popularity: Floats | None,
     text: Floats | None = None,
     adapted: Floats | None = None,
+    taste: TasteOnItems | None = None,
     seed: int,
     tell: Tell = silent,
 ) -> tuple[PlatformModel, PlatformModel]:
     """The own model of a platform and the fused one, as `fit_own` and `fused_with` make them."""
     tell("fitting the own model")
     own = fit_own(tables, split, text=text, seed=seed)
-    return own.model, fused_with(own, factors=factors, popularity=popularity, adapted=adapted, tell=tell)
+    return own.model, fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=taste, tell=tell)
 
 
 def fused_with(
-    own: OwnFit, *, factors: Floats | None, popularity: Floats | None, adapted: Floats | None = None, tell: Tell = silent
+    own: OwnFit,
+    *,
+    factors: Floats | None,
+    popularity: Floats | None,
+    adapted: Floats | None = None,
+    taste: TasteOnItems | None = None,
+    tell: Tell = silent,
 ) -> PlatformModel:
     """The fused model; the own one itself where what was released does not predict this platform's users.
 
@@ -44,11 +53,13 @@ def fused_with(
         factors: float32 (rank, items), zeros for items that are not released; None: there are none.
         popularity: float32 (items,), NaN for items that are not released; None: there is none.
         adapted: Vectors of the items' texts by a published adapter, float32 (items, width); None: there is none.
+        taste: A released taste map; None: there is none.
         tell: Called with what is being done.
     """
     preferences = own.model.preferences
     released: list[Evidence] = [] if popularity is None else [PopularElsewhere(popularity)]
     released += [] if adapted is None else [Alike(centred(adapted), name=ADAPTED)]
+    released += [] if taste is None else [Taste(taste, name=SHARED_TASTE)]
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
         choices = [factors] if popularity is None else [factors, without_popularity(factors, popularity)]

@@ -13,6 +13,8 @@ Nothing is chosen by looking at the platform's rows, so every number here is a p
   they keep the catalogue's order.
 - Where a history says nothing to the factors (none of its items is in the release, or there is no release), the text score
   orders all items: cosine / temperature + log released popularity.
+- A taste map adds q' M f to cosines of texts (`shared/preferences/taste_map.py`), q the mean of the history's directions with the
+  same recency; without an adapter the cosines are q' f.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from client.recommender.evidence import NOBODY, POOLED, TEXT
 from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.platform_model import PREFERENCES, ScorePart
+from client.recommender.taste import SHARED_TASTE, TasteOnItems
 from client.recommender.text_model import TextModel
+from shared.base.settings import ModelSettings
 from shared.preferences.denoising import public_ridge
 from shared.preferences.item_index import Hashes
 from shared.preferences.shared_preferences import SharedPreferences
@@ -78,12 +82,21 @@ class GlobalModel:
         histories: Of the platform's users; a user's scores depend on that user's alone.
         preferences: The release, None for a model without one.
         text: The adapter, None for a model without one.
+        taste: The taste map, None for a model without one.
     """
 
-    def __init__(self, histories: Histories, *, preferences: ReleasedPreferences | None, text: TextModel | None) -> None:
-        if preferences is None and text is None:
+    def __init__(
+        self,
+        histories: Histories,
+        *,
+        preferences: ReleasedPreferences | None,
+        text: TextModel | None,
+        taste: TasteOnItems | None = None,
+    ) -> None:
+        if preferences is None and text is None and taste is None:
             raise ValueError("a model of nothing")
-        self._histories, self._preferences, self._text = histories, preferences, text
+        self._histories, self._preferences, self._text, self._taste = histories, preferences, text, taste
+        self._temperature = np.float32(text.temperature if text is not None else ModelSettings().temperature)
 
     def scores(self, users: Numbers) -> Floats:
         """Scores of all items for some of the platform's users, float32 (n, items)."""
@@ -118,8 +131,7 @@ class GlobalModel:
         """Part -> scores, float32 (n, items)."""
         likeness = self._likeness(histories, rows, users)
         if self._preferences is None:
-            assert likeness is not None and self._text is not None
-            return {TEXT: likeness / np.float32(self._text.temperature)}
+            return {name: found / self._temperature for name, found in likeness.items()}
         released, popularity = self._preferences.released, np.maximum(np.nan_to_num(self._preferences.popularity), 0.0)
         popular = np.broadcast_to(popularity / max(float(popularity.max(initial=0.0)), 1e-9), (len(rows), histories.items))
         history = _recent(histories, rows)
@@ -127,24 +139,32 @@ class GlobalModel:
         parts = {PREFERENCES: preferred, POOLED: _TIES * popular.astype(np.float32)}
         lowest = np.where(released, preferred, np.float32(np.inf)).min(1, keepdims=True, initial=0.0)
         parts[UNRELEASED] = np.where(released, np.float32(0.0), np.float32(lowest) - np.float32(1.5)).astype(np.float32)
-        if likeness is None or self._text is None:
+        if not likeness:
             return parts
-        parts[TEXT] = np.where(released, np.float32(0.0), likeness)
+        for name, found in likeness.items():
+            parts[name] = np.where(released, np.float32(0.0), found)
         # Nothing in the history is in the release: the text decides alone.
         silent = (history @ released.astype(np.float32) == 0) & ((history.getnnz(axis=1) > 0) | (users != NOBODY))
         parts[PREFERENCES][silent] = 0.0
         parts[UNRELEASED][silent] = 0.0
-        parts[TEXT][silent] = likeness[silent] / np.float32(self._text.temperature)
+        for name, found in likeness.items():
+            parts[name][silent] = found[silent] / self._temperature
         parts[POOLED][silent] = _log_popularity(self._preferences.popularity)
         return parts
 
-    def _likeness(self, histories: Histories, rows: Numbers, users: Numbers) -> Floats | None:
-        """Cosines of users' texts and items, float32 (n, items)."""
-        if self._text is None:
-            return None
-        found: Floats = self._text.users(users, [histories.liked[int(row)][::-1] for row in rows]) @ self._text.items.T
-        # Of whom nothing is known, nothing is alike.
-        found[(users == NOBODY) & (histories.liked.lengths()[rows] == 0)] = 0.0
+    def _likeness(self, histories: Histories, rows: Numbers, users: Numbers) -> dict[str, Floats]:
+        """Part -> how alike texts are, float32 (n, items); none where the model reads no texts."""
+        found: dict[str, Floats] = {}
+        if self._text is not None:
+            found[TEXT] = self._text.users(users, [histories.liked[int(row)][::-1] for row in rows]) @ self._text.items.T
+            # Of whom nothing is known, nothing is alike.
+            found[TEXT][(users == NOBODY) & (histories.liked.lengths()[rows] == 0)] = 0.0
+        if self._taste is not None:
+            history = _recent(histories, rows)
+            mean = scipy.sparse.diags(1.0 / np.maximum(history.sum(1).A1, 1e-9)) @ history
+            if self._text is None:
+                found[TEXT] = self._taste.likeness(mean)
+            found[SHARED_TASTE] = self._taste.scores(mean)
         return found
 
 

@@ -106,6 +106,7 @@ def evaluate_platform(
         popularity=usable.preferences.popularity if usable and usable.preferences else None,
         text=untrained_text(file, tables, usable, texts=texts, cache=cache, progress=progress),
         adapted=usable.own_text.items if usable and usable.own_text else None,
+        taste=usable.taste if usable else None,
         seed=seed,
         tell=tell,
     )

@@ -17,6 +17,7 @@ from client.recommender.histories import Histories
 from client.recommender.item_preferences import own_preferences
 from client.recommender.left_out import Validation
 from client.recommender.platform_model import PlatformModel, weigh_evidence
+from client.recommender.taste import own_taste
 from client.sources.tables import Tables
 
 Floats = NDArray[np.float32]
@@ -64,7 +65,7 @@ def training_histories(tables: Tables, split: Split) -> Histories:
 def own_evidence(tables: Tables, histories: Histories, text: Floats | None = None) -> list[Evidence]:
     """What a platform knows by itself beside which items its users like together."""
     evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
-    evidence += [] if text is None else [Alike(centred(text), name=TEXT)]
+    evidence += [] if text is None else [Alike(centred(text), name=TEXT), own_taste(histories, text)]
     return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence
 
 

@@ -1,9 +1,9 @@
-"""A pulled model's folder: shared preferences, an adapter, or both; and what of it a platform can use."""
+"""A pulled model's folder: shared preferences, a taste map, an adapter; and what of it a platform can use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
 from client.model.prepared_platform import Progress, hashes_of
+from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories
+from client.recommender.taste import TasteOnItems
 from client.recommender.text_model import TextModel, no_adapter
 from client.run.run_state import load_run_state
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.settings import ModelSettings
+from shared.model.backbone import load_backbone
 from shared.model.peft_export import PublishedModel, load_published
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
+from shared.preferences.taste_directions import item_directions
+from shared.preferences.taste_map import FILE as TASTE_FILE
+from shared.preferences.taste_map import TasteMap, load_taste_map
 
 Floats = NDArray[np.float32]
 
@@ -34,16 +40,19 @@ class ModelFolder:
     Args:
         preferences: None where the federation shared none.
         adapter: None for a federation of preferences alone.
+        taste: None where no taste map was summed.
     """
 
     folder: Path
     preferences: SharedPreferences | None
     adapter: PublishedModel | None
+    taste: TasteMap | None = None
 
     def says_something(self, tables: Tables) -> bool:
-        """Whether it is of use on a platform: it has an adapter, or preferences of items that the platform has."""
-        items = None if self.preferences is None else self.preferences.items
-        return self.adapter is not None or (items is not None and bool(np.isin(hashes_of(tables), items).any()))
+        """Whether it is of use on a platform: it reads texts, or has preferences of items that the platform has."""
+        if self.adapter is not None or self.taste is not None:
+            return True
+        return self.preferences is not None and bool(np.isin(hashes_of(tables), self.preferences.items).any())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +63,15 @@ class UsableModel:
         preferences: On the platform's items; None where there are none.
         text: The adapter as it was published; None without one.
         own_text: The same with the parameters that its run left on this platform, if it ran here; else `text`.
+        taste: The taste map on the platform's items; None without one.
+        frozen: Vectors of the items' texts that the map is over, float32 (items, width).
     """
 
     preferences: ReleasedPreferences | None
     text: TextModel | None
     own_text: TextModel | None
+    taste: TasteOnItems | None = None
+    frozen: Floats | None = field(default=None, repr=False)
 
     @property
     def factors(self) -> Floats | None:
@@ -67,7 +80,7 @@ class UsableModel:
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
-        return GlobalModel(histories, preferences=self.preferences, text=self.text)
+        return GlobalModel(histories, preferences=self.preferences, text=self.text, taste=self.taste)
 
 
 def untrained_text(
@@ -81,6 +94,8 @@ def untrained_text(
     """
     if model is not None and model.text is not None:
         return model.text.untrained().items
+    if model is not None and model.frozen is not None:
+        return model.frozen
     if not texts:
         return None
     frozen = no_adapter(ModelSettings())
@@ -98,14 +113,15 @@ def open_model(folder: Path) -> ModelFolder:
         raise InputError("there is no folder of a model", where=str(folder), do=what)
     preferences = load_preferences(folder / FILE) if (folder / FILE).exists() else None
     adapter = load_published(folder) if any((folder / name).exists() for name in _ADAPTER) else None
-    if preferences is None and adapter is None:
+    taste = load_taste_map(folder / TASTE_FILE) if (folder / TASTE_FILE).exists() else None
+    if preferences is None and adapter is None and taste is None:
         raise InputError("this is no model: it has neither shared preferences nor an adapter", where=str(folder), do=what)
-    return ModelFolder(folder=folder, preferences=preferences, adapter=adapter)
+    return ModelFolder(folder=folder, preferences=preferences, adapter=adapter, taste=taste)
 
 
 def holds_model(folder: Path) -> bool:
     """Whether `open_model` would find anything in a folder."""
-    return any((folder / name).exists() for name in (*_ADAPTER, FILE))
+    return any((folder / name).exists() for name in (*_ADAPTER, FILE, TASTE_FILE))
 
 
 def use_model(
@@ -133,13 +149,13 @@ def use_model(
         preferences = released_on(shared, hashes_of(tables))
         if not preferences.released.any():
             found = "none of this platform's items is among the shared preferences' items"
-            if opened.adapter is None:
+            if opened.adapter is None and opened.taste is None:
                 raise InputError(
                     found,
                     where=str(opened.folder),
                     do="declare the items' public keys (`key` in the source of items), or pull a model with an adapter",
                 )
-            say(f"{found}: of this model the adapter alone is used")
+            say(f"{found}: of this model only what reads texts is used")
             preferences = None
     text = own_text = None
     if opened.adapter is not None:
@@ -147,4 +163,32 @@ def use_model(
         text = own_text = TextModel(file, opened.adapter, tables=tables, cache=cache, where=str(opened.folder), progress=progress)
         if known is not None:
             own_text = text.with_state(known)
-    return UsableModel(preferences=preferences, text=text, own_text=own_text)
+    taste, frozen = None, None
+    if opened.taste is not None:
+        frozen = _frozen(opened.taste, file, tables, cache=cache, where=str(opened.folder), progress=progress)
+        directions = item_directions(frozen, opened.taste.directions)
+        taste = TasteOnItems.of(directions, opened.taste.matrix.astype(np.float64))
+    return UsableModel(preferences=preferences, text=text, own_text=own_text, taste=taste, frozen=frozen)
+
+
+def _frozen(taste: TasteMap, file: PlatformFile, tables: Tables, *, cache: Path, where: str, progress: Progress | None) -> Floats:
+    """The vectors that a map is over.
+
+    Raises:
+        InputError: the backbone here is another one.
+    """
+    backbone = load_backbone(taste.backbone)
+    if backbone.shape.hidden != taste.width or (taste.backbone_sha256 and taste.backbone_sha256 != backbone.sha256):
+        raise InputError(
+            "the taste map is over another backbone", where=where, do=f"use the one with SHA-256 {taste.backbone_sha256}"
+        )
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress("reading the items' texts", done, tables.items)
+
+    model = ModelSettings(backbone=taste.backbone, item_tokens=taste.item_tokens)
+    return frozen_item_vectors(file, tables, model, cache=cache, advance=advance)

@@ -222,6 +222,7 @@ def _model(
         popularity=None if usable is None or usable.preferences is None else usable.preferences.popularity,
         text=text(),
         adapted=usable.own_text.items if usable and usable.own_text else None,
+        taste=usable.taste if usable else None,
         seed=_SEED,
         tell=tell,
     )

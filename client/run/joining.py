@@ -22,6 +22,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 def joined(run: RunContext) -> Joined:
     """What is planned; every field is declared public, or follows from what is."""
     platform, plan = run.rows, run.plan
+    if run.settings.preferences.map and run.prefers:
+        run.directions  # noqa: B018 - the slow part of a taste map, before anybody waits for the sum
     return Joined(
         run=run.name,
         platform=platform.name,
@@ -36,12 +38,14 @@ def joined(run: RunContext) -> Joined:
         rank=run.rank,
         item_list=declared_list(run.rows, run.settings),
         preference_noise=plan.preference_noise,
+        taste_noise=plan.taste_noise,
     )
 
 
 def declared_list(rows: PlatformRows, settings: Settings) -> bytes:
     """The list of items by which platforms find out what they have in common; empty where this one shares no preferences."""
-    return b"" if preference_plan(rows.file, settings) is None else rows.item_list
+    plan = preference_plan(rows.file, settings)
+    return rows.item_list if plan is not None and plan.items else b""
 
 
 def check_program(run: TrainingContext) -> None:

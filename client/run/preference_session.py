@@ -1,8 +1,8 @@
-"""Sums of what users like, on one platform: which items are liked, and which together. No model and no text takes part.
+"""Sums of what users like, on one platform: directions of texts, items, and pairs of items. Nothing is trained.
 
-Each user's part is a vector of L2 norm 1 at most (`client/privacy/preference_release.py`), and the noise is as planned
-(`shared/privacy/plan.py`). A platform that has none of the items, or whose own file keeps its users out, is charged nothing:
-under the secure sum it adds its share of the noise, and no row.
+Each user's part is a vector of L2 norm 1 at most (`client/privacy/preference_release.py`, `taste_release.py`), and the noise
+is as planned (`shared/privacy/plan.py`). A platform that has none of the items, or whose own file keeps its users out, is charged
+nothing: under the secure sum it adds its share of the noise, and no row.
 """
 
 from __future__ import annotations
@@ -19,19 +19,25 @@ from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.charged_question import charged_question
 from client.privacy.mechanism import CountMechanism, noised_steps
 from client.privacy.preference_release import bounded_likes, bounded_preferences
+from client.privacy.taste_release import bounded_tastes
 from client.run.joining import joined
 from client.run.run_context import RunContext
 from client.run.run_state import PreferenceAnswer
 from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.errors import OutOfOrder, PrivacyError, ProtocolError
 from shared.preferences.item_index import MOST_DECLARED, Hashes, parse_items, places_of
-from shared.preferences.packing import sum_size
 from shared.preferences.popularity_axis import parse_direction
-from shared.privacy.plan import preference_multiplier
+from shared.preferences.sum_kind import SumKind
+from shared.privacy.plan import sum_multiplier
 from shared.privacy.releases import Release, ReleaseKind
-from shared.protocol.messages import PREFERRED, Joined, Phase, Prefer, Preferred, Secure, Secured, Summed
+from shared.protocol.messages import Joined, Phase, Prefer, Preferred, Secure, Secured, Summed
 
 _ROUND = 0
+_KINDS = {
+    SumKind.TASTE: ReleaseKind.TASTE,
+    SumKind.LIKES: ReleaseKind.POPULARITY,
+    SumKind.PREFERENCES: ReleaseKind.PREFERENCES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +45,8 @@ class AskedPreferences:
     """A question for a sum, looked at before anything is charged or made for it.
 
     Args:
-        items: Hashes of the items.
-        direction: Of popularity, float32 (items,); None where single items are asked for.
+        items: Hashes of the items; none for a taste map.
+        direction: Of popularity, float32 (items,); None where no pairs of items are asked for.
         noise: Noise multiplier that the plan has for it.
         question: What it is charged under.
         answered: Whether the run's state says that this very question was answered.
@@ -61,44 +67,51 @@ class AskedPreferences:
             ProtocolError: a run of these settings does not ask for it.
             OutOfOrder: another was answered, or training has begun.
         """
-        most = run.settings.preferences.items
-        items = parse_items(request.items, most=most if request.pairs else MOST_DECLARED)
-        if not most or not len(items):
-            raise ProtocolError(f"asked for preferences of {len(items)} items; this run shares those of {most} at most")
-        direction = parse_direction(request.axis, items=len(items)) if request.pairs else None
-        if not request.pairs and request.axis:
-            raise ProtocolError("asked for single items beside an axis")
-        question = charged_question(request, PREFERRED[request.pairs])
+        asked, of = run.settings.preferences, request.of
+        pairs = of is SumKind.PREFERENCES
+        items = parse_items(request.items, most=asked.items if pairs else MOST_DECLARED)
+        if of is SumKind.TASTE:
+            if not asked.map or len(items) or request.lists:
+                raise ProtocolError(f"asked for a taste map with {len(items)} items; this run has one of {asked.map} directions")
+        elif not asked.items or not len(items):
+            raise ProtocolError(f"asked for preferences of {len(items)} items; this run shares those of {asked.items} at most")
+        direction = parse_direction(request.axis, items=len(items)) if pairs else None
+        if not pairs and request.axis:
+            raise ProtocolError(f"asked for {of} beside an axis")
+        question = charged_question(request, of.value)
         known = run.state.preferences
         answered = known is not None and known.question == question
-        if not answered and (run.state.finished or (known is not None and (known.pairs or not request.pairs))):
-            raise OutOfOrder(f"asked for {PREFERRED[request.pairs]} after what the run has answered")
-        noise = preference_multiplier(run.plan.preference_noise, pairs=request.pairs)
+        if not answered and (run.state.finished or (known is not None and of not in known.of.later)):
+            raise OutOfOrder(f"asked for {of} after what the run has answered")
+        noise = sum_multiplier(of, preference_noise=run.plan.preference_noise, taste_noise=run.plan.taste_noise)
         return cls(request=request, items=items, direction=direction, noise=noise, question=question, answered=answered)
 
     @property
     def name(self) -> str:
         """What is summed, in a word."""
-        return PREFERRED[self.request.pairs]
+        return self.request.of.value
 
     @property
     def kind(self) -> ReleaseKind:
         """As what it is charged."""
-        return ReleaseKind.PREFERENCES if self.request.pairs else ReleaseKind.POPULARITY
+        return _KINDS[self.request.of]
 
     @property
     def dimension(self) -> int:
         """Numbers of the sum."""
-        return sum_size(len(self.items), pairs=self.request.pairs)
+        return self.request.size
 
     def sums(self, run: RunContext) -> BoundedSum | None:
         """This platform's exact sum, or None where its users have no part in it."""
         place = places_of(run.rows.item_hashes, self.items)
-        if not run.prefers or (place < 0).all():
+        taste = self.request.of is SumKind.TASTE
+        if not run.prefers or (not taste and (place < 0).all()):
             return None
         liked, items, direction = run.rows.split.train, len(self.items), self.direction
 
         def bounded(users: NDArray[np.int64]) -> BoundedSum:
+            if taste:
+                return bounded_tastes(liked, run.directions, only=users)
             if direction is None:
                 return bounded_likes(liked, place, items=items, only=users)
             return bounded_preferences(liked, place, direction=direction, items=items, only=users)
@@ -108,7 +121,7 @@ class AskedPreferences:
     def remember(self, run: RunContext, began: float, preferred: Mapping[str, torch.Tensor]) -> None:
         """The question was answered."""
         stamp = run.stamp(began)
-        known = PreferenceAnswer(question=self.question, pairs=self.request.pairs, stamp=stamp)
+        known = PreferenceAnswer(question=self.question, of=self.request.of, stamp=stamp)
         run.keep(preferences=known, preferred=preferred)
 
 
@@ -193,8 +206,9 @@ class SecurePreferences:
         masking = self._participant.asked(request, finished=_ROUND if asked.answered else _ROUND - 1)
         if masking.known is not None:
             return Summed(**run.released(_ROUND, run.stamp(began)), body=masking.known)
-        self._participant.require_shared(masking, asked.items, request.lists)
-        point = self._participant.preference_point(masking, dimension=asked.dimension, pairs=request.pairs)
+        if request.of is not SumKind.TASTE:
+            self._participant.require_shared(masking, asked.items, request.lists)
+        point = self._participant.preference_point(masking, dimension=asked.dimension, of=request.of)
         if not point.noise_multiplier >= asked.noise:
             raise PrivacyError(f"{asked.name} with a noise multiplier of {point.noise_multiplier:g}, {asked.noise:g} is planned")
         sums = asked.sums(run)
@@ -220,6 +234,7 @@ class SecurePreferences:
                 request.body,
                 need=self._need,
                 preference_need=run.plan.preference_noise,
+                taste_need=run.plan.taste_noise,
                 batch=run.settings.training.sample_rate * run.rows.file.users,
                 dimensions=self._dimensions,
             )

@@ -26,9 +26,11 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.limited_plan import plan_within
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.release_plan import preference_plan
+from client.recommender.frozen_texts import frozen_item_vectors
 from client.run.run_state import RunState, load_run_state, save_run_state
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings, settings_digest
+from shared.preferences.taste_directions import item_directions
 from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
 
@@ -43,6 +45,7 @@ class RunContext:
         simulation: Whether exact metrics and seeded noise may be used.
         guard: What becomes of a computation on rows that fails.
         pace: When answers may leave.
+        cache: Folder of the trunk cache, for texts of items that a taste map reads.
         group_size: Examples that one user may touch.
 
     Raises:
@@ -59,6 +62,7 @@ class RunContext:
         budget: float,
         ledger: LedgerWriter,
         path: Path,
+        cache: Path,
         simulation: bool,
         progress: Progress | None = None,
         guard: Guard = raising,
@@ -67,7 +71,7 @@ class RunContext:
     ) -> None:
         self.name, self.settings, self.rows, self.budget, self.ledger = name, settings, platform, budget, ledger
         self.simulation, self.progress, self.guard, self.pace = simulation, progress, guard, pace or Pace(step=0.0)
-        self._path = path
+        self._path, self._cache = path, cache
         self._public: dict[str, Any] = {
             "budget": budget * reserved(settings),
             "group_size": group_size,
@@ -78,7 +82,10 @@ class RunContext:
         }
         self.plan = plan_within(platform.file, settings, **self._public)
         if not simulation:
-            planned = [self.plan.noise_multiplier] * settings.trains + [self.plan.preference_noise] * self.prefers
+            planned = [self.plan.noise_multiplier] * settings.trains
+            if self.prefers:
+                planned += [self.plan.preference_noise] * bool(settings.preferences.items)
+                planned += [self.plan.taste_noise] * bool(settings.preferences.map)
             platform.file.federation.require_noise(*planned)
         self.state = self._begun(settings_digest(settings))
 
@@ -91,6 +98,23 @@ class RunContext:
     def rank(self) -> int:
         """LoRA rank that this platform trains; 0 where nothing is trained."""
         return 0
+
+    @cached_property
+    def directions(self) -> NDArray[np.float64]:
+        """What a taste map sees of this platform's items, float64 (items, directions); of the public catalogue alone."""
+        return item_directions(self.item_vectors(), self.settings.preferences.map)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """Vectors of the items' texts by the frozen backbone."""
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if self.progress:
+                self.progress("reading the items' texts", done, self.rows.tables.items)
+
+        return frozen_item_vectors(self.rows.file, self.rows.tables, self.settings.model, cache=self._cache, advance=advance)
 
     @cached_property
     def plan_alone(self) -> Plan:

@@ -22,9 +22,10 @@ from client.evaluation.answered_evaluations import Evaluated
 from client.privacy.answer_stamp import AnswerStamp
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, StorageError
+from shared.preferences.sum_kind import SumKind
 from shared.protocol.quality import Quality
 
-_VERSION = "3"
+_VERSION = "4"
 _GROUPS = ("local", "moments", "change", "bank", "personal", "preferred")
 _PRIOR = "prior/log"
 
@@ -49,11 +50,11 @@ class PreferenceAnswer:
 
     Args:
         question: Digest of what was asked (`client/privacy/charged_question.py`).
-        pairs: As `shared.protocol.messages.Prefer.pairs`.
+        of: What was summed.
     """
 
     question: str
-    pairs: bool
+    of: SumKind
     stamp: AnswerStamp
 
 
@@ -173,7 +174,7 @@ def _restored(scalars: dict[str, Any], prior: Tensor | None, groups: Mapping[str
 
 
 def _preferences(values: dict[str, Any]) -> PreferenceAnswer:
-    return PreferenceAnswer(**{**values, "stamp": AnswerStamp(**values["stamp"])})
+    return PreferenceAnswer(question=values["question"], of=SumKind(values["of"]), stamp=AnswerStamp(**values["stamp"]))
 
 
 def _digest(header: Mapping[str, str], tensors: Tensors) -> str:

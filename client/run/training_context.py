@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.evaluation.held_out_ranking import held_out_ranks
@@ -17,12 +18,14 @@ from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import PreparedPlatform
 from client.privacy.limited_plan import mechanism_of
 from client.privacy.mechanism import Mechanism
+from client.recommender.frozen_texts import frozen_vectors
 from client.run.adapter_partition import Part
 from client.run.run_context import RunContext
 from client.training.losses import CLICK_BIAS
 from client.training.trainer import Trainer, TrainingData
 from shared.base.errors import OutOfOrder
 from shared.base.settings import CLIPS, Settings
+from shared.preferences.sum_kind import SumKind
 from shared.privacy.plan import Plan
 from shared.protocol.messages import Arrays
 
@@ -68,7 +71,13 @@ class TrainingContext(RunContext):
 
         Preferences are asked for before the first round or not at all, so what they were planned to take is known by then.
         """
-        return self.mechanism_under(self.plan if self.state.preferences is not None else self.plan_alone)
+        known = self.state.preferences
+        return self.mechanism_under(self.plan if known is not None and known.of is not SumKind.TASTE else self.plan_alone)
+
+    def item_vectors(self) -> NDArray[np.float32]:
+        """As `RunContext`."""
+        platform = self.platform
+        return frozen_vectors(platform.towers, platform.cache, platform.catalogue.sequences)
 
     @property
     def parameters_trained(self) -> int:

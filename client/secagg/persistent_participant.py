@@ -19,6 +19,7 @@ from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolErr
 from shared.base.settings import Settings
 from shared.preferences.item_index import Hashes, places_of
 from shared.preferences.platform_lists import PlatformLists
+from shared.preferences.sum_kind import SumKind
 from shared.protocol.keys import load_ed25519, make_ed25519
 from shared.protocol.messages import Count, Prefer, Sum
 from shared.protocol.question import question_of, sum_number
@@ -101,12 +102,14 @@ class PersistentParticipant:
             self._keep(state)
         return encode(state.advert)
 
-    def deal(self, body: bytes, *, need: float, preference_need: float, batch: float, dimensions: Mapping[str, int]) -> bytes:
+    def deal(
+        self, body: bytes, *, need: float, preference_need: float, taste_need: float, batch: float, dimensions: Mapping[str, int]
+    ) -> bytes:
         """Shares of all secrets for the platforms on the roster.
 
         Args:
             need: Noise multiplier that this platform's budget needs.
-            preference_need: The same of the sum of preferences.
+            preference_need, taste_need: The same of the sum of preferences and of that behind the taste map.
             batch: Users in this platform's batch, expected.
             dimensions: Parameters that rounds train, by a name for the message.
 
@@ -120,6 +123,7 @@ class PersistentParticipant:
         for agreed, least, what in (
             (agreement.noise_multiplier, need, "noise multiplier"),
             (agreement.preference_noise, preference_need, "noise multiplier of preferences"),
+            (agreement.taste_noise, taste_need, "noise multiplier of the taste map"),
         ):
             if not agreed >= least:
                 raise PrivacyError(
@@ -238,15 +242,15 @@ class PersistentParticipant:
             raise ProtocolError("asked for popularities, and no two platforms have one catalogue")
         return self._fitting(asked, agreement.popularity_point(quorum=roster.quorum, settings=self._settings))
 
-    def preference_point(self, asked: Asked, *, dimension: int, pairs: bool) -> FixedPoint:
-        """The fixed point of a sum of what users like of shared items.
+    def preference_point(self, asked: Asked, *, dimension: int, of: SumKind) -> FixedPoint:
+        """The fixed point of a sum of what users like.
 
         Raises:
             ProtocolError: the question is for another length or width, or cannot be answered at this length.
         """
         roster = asked.active.session.roster
         try:
-            point = self._agreed(roster).preference_point(dimension=dimension, pairs=pairs, roster=roster)
+            point = self._agreed(roster).preference_point(dimension=dimension, of=of, roster=roster)
         except InputError as error:
             raise ProtocolError(f"preferences: {error.found}") from None
         return self._fitting(asked, point)

@@ -48,10 +48,8 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.settings import Settings
 from shared.model.backbone import shape_of
-from shared.preferences.item_index import WIDTH, list_digest, parse_items
-from shared.preferences.packing import sum_size
+from shared.preferences.item_index import list_digest, parse_items
 from shared.protocol.messages import (
-    PREFERRED,
     Answer,
     Count,
     Evaluate,
@@ -154,8 +152,7 @@ class Worker:
             if isinstance(request, Count) and isinstance(self._session, SecureSession):
                 layout = {"popularity": (self._session.counted, 1)}
             elif isinstance(request, Prefer):
-                items = len(request.items) // WIDTH
-                layout = {PREFERRED[request.pairs]: (sum_size(items, pairs=request.pairs),)}
+                layout = {request.of.value: (request.size,)}
             out = checked(
                 answer,
                 platform=self._file,
@@ -285,6 +282,7 @@ class Worker:
             "budget": budget,
             "ledger": self._writer,
             "path": self._state / "runs" / f"{request.run}.safetensors",
+            "cache": self._state / "trunk",
             "simulation": self._simulation,
             "progress": self._progress,
             "guard": self._guard,

@@ -7,12 +7,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.registry.run_facts import FACTS, Facts, PlatformFacts, PreferenceFacts, json_of, published_settings, unpromised
+from server.registry.run_facts import (
+    FACTS,
+    Facts,
+    PlatformFacts,
+    PreferenceFacts,
+    TasteFacts,
+    json_of,
+    published_settings,
+    unpromised,
+)
 from shared.base.settings import Settings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
 from shared.preferences.denoising import public_ridge
 from shared.preferences.shared_preferences import FILE
+from shared.preferences.taste_map import FILE as TASTE_FILE
+from shared.preferences.taste_map import RIDGE
 from shared.privacy.plan import noise_words
 from shared.protocol.quality import METRICS
 
@@ -42,6 +53,35 @@ liked = np.isin(items, [hash_of(key) for key in mine]).astype(float)
 assert liked.any(), "none of these keys is among the items"
 scores = liked - liked @ P / np.diag(P)  # of every item, for whoever likes these
 best = items[np.argsort(-(scores + 1e-4 * found["popularity"]) + 1e9 * liked)[:10]]
+```
+
+"""
+_TASTE = """\
+## Which directions of texts are liked together
+
+`{file}` is a linear head over the frozen backbone's vectors of items' texts; no item has to be in common. It holds the sum A over
+some {users:,} users of P / |P|, P the sum over pairs i != j of what a user likes of f_i f_j', f the items' {directions}
+directions: {strong} of A's are above its noise (standard deviation {noise:.3g}). Between platforms of one trade it carries over;
+between trades it carries little. With numpy alone, from your catalogue's vectors (mean of the backbone's last hidden states over
+the tokens of an item's text, of length 1):
+
+```python
+import numpy as np
+from safetensors.numpy import load_file
+
+found = load_file("{file}")
+vectors = np.load("items.npy").astype(float)  # (items, width), yours here
+F = (vectors - vectors.mean(0)) @ found["projection"]
+F /= np.maximum(np.linalg.norm(F, axis=1, keepdims=True), 1e-9)
+S = F.T @ F / len(F)
+A = found["map"].astype(float)
+values, vectors = np.linalg.eigh(A)
+leading = vectors[:, np.abs(values).argmax()]  # what is popular
+B = np.linalg.inv(S + {ridge} * np.trace(S) / len(S) * np.eye(len(S))) @ (np.eye(len(S)) - np.outer(leading, leading))
+M = B @ A @ B.T
+M /= max(np.linalg.norm(M, 2), 1e-12)
+mine = [0, 1]  # rows of what somebody likes
+scores = F[mine].mean(0) @ (np.eye(len(M)) + M) @ F.T
 ```
 
 """
@@ -89,7 +129,7 @@ Fedfuse; no platform's rows were pooled.
 ## Quality
 
 {_quality(facts)}
-{_usage(settings)}{_preferences(facts.preferences)}## Lineage
+{_usage(settings)}{_preferences(facts.preferences)}{_taste(facts.taste)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
 
@@ -154,13 +194,15 @@ ledger against the head above.
 
 
 def _noise(platform: PlatformFacts) -> str:
-    return noise_words(platform.noise_multiplier, platform.preference_noise, digits=".4g")
+    return noise_words(platform.noise_multiplier, platform.preference_noise, platform.taste_noise, digits=".4g")
 
 
 def _released_how(settings: Settings) -> str:
     training, found = settings.training, []
     if settings.preferences.items:
         found.append("What users like together was summed once, each user's part of norm 1.")
+    if settings.preferences.map:
+        found.append("Which directions of texts users like together was summed once, each user's part of norm 1.")
     if settings.trains:
         found.append(
             f"""Each user's gradient is clipped to {training.clip:g}; a step samples users with probability
@@ -226,6 +268,19 @@ def _preferences(found: PreferenceFacts | None) -> str:
     ridge = public_ridge(found.items, found.noise)
     return _PREFERENCES.format(
         file=FILE, items=found.items, factors=found.factors, users=found.users, noise=found.noise, ridge=ridge
+    )
+
+
+def _taste(found: TasteFacts | None) -> str:
+    if found is None:
+        return ""
+    return _TASTE.format(
+        file=TASTE_FILE,
+        directions=found.directions,
+        strong=found.strong,
+        users=found.users,
+        noise=found.noise,
+        ridge=RIDGE,
     )
 
 

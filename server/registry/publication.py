@@ -21,6 +21,8 @@ from shared.model.backbone import load_backbone, weights_sha256
 from shared.model.peft_export import export as plain_peft
 from shared.model.peft_export import plain
 from shared.preferences.shared_preferences import FILE, SharedPreferences, save_preferences
+from shared.preferences.taste_map import FILE as TASTE_FILE
+from shared.preferences.taste_map import TasteMap, save_taste_map
 from shared.protocol.messages import Arrays
 
 MODEL = "model"
@@ -39,6 +41,7 @@ def publish_adapter(
     start: Arrays | None = None,
     export: Export | None = None,
     preferences: SharedPreferences | None = None,
+    taste: TasteMap | None = None,
 ) -> Path:
     """Put the model of a finished run in `out/model`, with its card and its manifest, in place of an older one.
 
@@ -46,6 +49,7 @@ def publish_adapter(
         start: Adapter that training began from, if it was not a fresh one.
         export: Writes the tensors and the settings; None: `shared.model.peft_export.export`.
         preferences: What the platforms' users like together; None where none were shared.
+        taste: Which directions of texts they like together; None without one.
 
     Raises:
         StorageError: it cannot be written; an older one is still there.
@@ -64,6 +68,7 @@ def publish_adapter(
         backbone_sha256=backbone,
         ledgers=out / "ledger",
         preferences=preferences,
+        taste=taste,
     )
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))
@@ -76,6 +81,8 @@ def publish_adapter(
             export(adapter, settings, fresh)
         if preferences is not None:
             save_preferences(fresh / FILE, preferences)
+        if taste is not None:
+            save_taste_map(fresh / TASTE_FILE, taste)
         for name, content in model_card_files(facts).items():
             write_whole(fresh / name, content)
         write_whole(fresh / MANIFEST, describe(fresh, origin_of(facts)).content)

@@ -20,6 +20,7 @@ from shared.base.settings import Scalar, Settings, explain, flatten, settings_di
 from shared.ledger.format import now, read_ledger
 from shared.model.adapter import adapter_digest
 from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.taste_map import TasteMap
 from shared.protocol.messages import Arrays, Metrics
 
 FACTS = "training.json"
@@ -65,6 +66,7 @@ class PlatformFacts(_Frozen):
     epsilon: Amount
     noise_multiplier: Amount
     preference_noise: Amount = 0.0
+    taste_noise: Amount = 0.0
     rounds: Count
     released: dict[Word, Count] = {}
     accountant: Word = ""
@@ -89,6 +91,23 @@ class PreferenceFacts(_Frozen):
     users: Count
 
 
+class TasteFacts(_Frozen):
+    """What the published taste map is of.
+
+    Args:
+        directions: Of the items' texts.
+        strong: Those of the sum that are above the noise.
+        noise, users: As `PreferenceFacts`.
+        backbone: Whose vectors the directions are of.
+    """
+
+    directions: Count
+    strong: Count
+    noise: Amount
+    users: Count
+    backbone: Annotated[str, Field(max_length=200)]
+
+
 class Facts(_Frozen):
     """What a finished run says of its model."""
 
@@ -102,6 +121,7 @@ class Facts(_Frozen):
     adapter_sha256: Perhaps256
     start_sha256: Perhaps256
     preferences: PreferenceFacts | None = None
+    taste: TasteFacts | None = None
 
 
 def facts_of(
@@ -115,6 +135,7 @@ def facts_of(
     backbone_sha256: str,
     ledgers: Path,
     preferences: SharedPreferences | None = None,
+    taste: TasteMap | None = None,
 ) -> Facts:
     """The facts of a run that has ended now.
 
@@ -139,6 +160,11 @@ def facts_of(
             factors=len(preferences.factors),
             noise=preferences.noise,
             users=preferences.users,
+        ),
+        taste=None
+        if taste is None
+        else TasteFacts(
+            directions=taste.directions, strong=taste.strong, noise=taste.noise, users=taste.users, backbone=taste.backbone
         ),
     )
 
@@ -221,6 +247,7 @@ def _platform(tally: Tally, ledger: Path) -> PlatformFacts:
         epsilon=tally.epsilon,
         noise_multiplier=joined.noise_multiplier,
         preference_noise=joined.preference_noise,
+        taste_noise=joined.taste_noise,
         rounds=tally.rounds,
         released=released,
         accountant=accountant,

@@ -26,9 +26,11 @@ from server.run.secure_round import SecureRounds
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.adapter import initial
+from shared.model.backbone import shape_of, weights_sha256
 from shared.model.factor_schedule import personalises
 from shared.model.residual_factors import require_with_residual, split_residual
 from shared.model.update_bound import largest_change
+from shared.preferences.taste_map import TasteMap, denoised_map
 from shared.protocol.flower_records import record_bytes, to_record
 from shared.protocol.messages import Arrays, Joined, Label
 from strategies.base import Member, record_of
@@ -107,6 +109,7 @@ def run_federation(
             start=start,
             export=export,
             preferences=federation.preferences.load(),
+            taste=federation.preferences.load_taste(),
         )
         federation.record.say(Kind.PUBLISHED, f"the model is in {model}")
     return Outcome(
@@ -180,9 +183,13 @@ class _Federation:
     def train(self) -> None:
         """All rounds that are still to do, with their evaluations and checkpoints."""
         record, rounds, every = self.record, self._settings.rounds, self._settings.evaluate_every
-        sharing = bool(self._settings.preferences.items) and record.round == 0 and self.preferences.load() is None
-        if record.round < rounds or sharing:
+        asked, beginning = self._settings.preferences, record.round == 0
+        mapping = beginning and bool(asked.map) and self.preferences.load() is None and self.preferences.load_taste() is None
+        sharing = beginning and bool(asked.items) and self.preferences.load() is None
+        if record.round < rounds or sharing or mapping:
             self._rounds.set_up(self.adapter)
+        if mapping:
+            self._share_taste()
         if sharing:
             self._share_preferences()
         if not self._settings.trains:
@@ -201,6 +208,25 @@ class _Federation:
             self._evaluate(Label.FEDERATED)
         if personalises(self._settings.strategy) and not any(tally.personal for tally in record.tallies.values()):
             self._personalise()
+
+    def _share_taste(self) -> None:
+        found, settings = self._rounds.taste(), self._settings
+        self._save()
+        if found is None:
+            return
+        backbone = shape_of(settings.model.backbone)
+        taste = TasteMap(
+            matrix=denoised_map(found.vector, settings.preferences.map, noise=found.noise),
+            noise=found.noise,
+            users=found.users,
+            backbone=settings.model.backbone,
+            backbone_sha256=weights_sha256(settings.model.backbone) or "",
+            width=backbone.hidden,
+            item_tokens=settings.model.item_tokens,
+        )
+        self.preferences.save_taste(taste)
+        text = f"a taste map of {taste.directions} directions, {taste.strong} of them above the noise"
+        self.record.say(Kind.PREFERRED, text, with_tallies=True)
 
     def _share_preferences(self) -> None:
         found = self._rounds.prefer(self.preferences)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ConfigRecord
@@ -20,10 +22,10 @@ from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
-from shared.privacy.plan import preference_multiplier
+from shared.privacy.plan import sum_multiplier
 from shared.protocol.messages import Joined, Reason
 from shared.secagg.fixed_point import FixedPoint
-from strategies.base import AdapterStrategy, NoUpdate, adapter_from, record_of
+from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
 from strategies.optimizers import Adapter
 
 
@@ -66,6 +68,15 @@ class LocalRounds:
     def set_up(self, adapter: Adapter) -> None:
         """Nothing is agreed before the first round."""
 
+    def taste(self) -> PreferenceSum:
+        """Which directions of texts all members' users like together.
+
+        Raises:
+            NoUpdate: nobody answered.
+        """
+        question = PreferenceQuestion(directions=self._settings.preferences.map)
+        return self._summed(self._attendance.members, question)
+
     def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
         """What users like of the items that two members or more have; None where no two have any.
 
@@ -81,21 +92,21 @@ class LocalRounds:
         # Who has none of the items has nothing to say.
         owners = {here[number].platform for number in declared.owners(shared)}
         asked = {node: member for node, member in members.items() if member.platform in owners}
-
-        def ask(question: PreferenceQuestion) -> PreferenceSum:
-            self._strategy.members = asked
-            exchange = self._dispatch.send(self._strategy.configure_prefer(question, grid=self._grid))
-            total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0))
-            report = self._strategy.report
-            for receipt in report.preferred:
-                self._record.credit(receipt, counted=False)
-            self._dispatch.book(exchange, report, 0)
-            came = [self._joined[receipt.platform] for receipt in report.preferred]
-            each = [preference_multiplier(one.preference_noise, pairs=question.pairs) for one in came]
-            return PreferenceSum(vector=total, noise=_noise_of(each, question.size), users=sum(one.users for one in came))
-
         most = self._settings.preferences.items
-        return combined_preferences(shared, most=most, ask=ask, store=store)
+        return combined_preferences(shared, most=most, ask=partial(self._summed, asked), store=store)
+
+    def _summed(self, asked: Mapping[int, Member], question: PreferenceQuestion) -> PreferenceSum:
+        """What members answer, added up."""
+        self._strategy.members = dict(asked)
+        exchange = self._dispatch.send(self._strategy.configure_prefer(question, grid=self._grid))
+        total = self._strategy.aggregate_prefer(self._dispatch.answers(exchange, told=0))
+        report = self._strategy.report
+        for receipt in report.preferred:
+            self._record.credit(receipt, counted=False)
+        self._dispatch.book(exchange, report, 0)
+        came = [self._joined[receipt.platform] for receipt in report.preferred]
+        each = [sum_multiplier(question.of, preference_noise=one.preference_noise, taste_noise=one.taste_noise) for one in came]
+        return PreferenceSum(vector=total, noise=_noise_of(each, question.size), users=sum(one.users for one in came))
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
         """The next global adapter, or None where the round was answered to a coordinator that did not live to keep it.

@@ -1,4 +1,4 @@
-"""Shared preferences of a run on disk: what was chosen by the first sum, before the second is asked for, and what came of it."""
+"""What a run sums once, on disk: what was chosen by the first sum, before the second is asked for, and what came of it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from shared.preferences.item_index import parse_items
 from shared.preferences.popularity_axis import PopularityAxis, parse_direction
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences, save_preferences
 from shared.preferences.summed_preferences import ChosenItems
+from shared.preferences.taste_map import FILE as TASTE_FILE
+from shared.preferences.taste_map import TasteMap, load_taste_map, save_taste_map
 
 _CHOSEN = "preference-items.safetensors"
 
@@ -26,7 +28,7 @@ class PreferenceStore:
     """
 
     def __init__(self, out: Path) -> None:
-        self._chosen, self.path = out / _CHOSEN, out / FILE
+        self._chosen, self.path, self._taste = out / _CHOSEN, out / FILE, out / TASTE_FILE
 
     def chosen(self) -> ChosenItems | None:
         """What the run has asked about, or is about to; None before.
@@ -65,3 +67,15 @@ class PreferenceStore:
     def save(self, preferences: SharedPreferences) -> None:
         """Keep it."""
         save_preferences(self.path, preferences)
+
+    def load_taste(self) -> TasteMap | None:
+        """The taste map of the run; None before.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        return load_taste_map(self._taste) if self._taste.exists() else None
+
+    def save_taste(self, taste: TasteMap) -> None:
+        """Keep it."""
+        save_taste_map(self._taste, taste)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -23,6 +24,7 @@ from shared.base.settings import Settings
 from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.sum_kind import SumKind
 from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
 from shared.protocol.messages import Joined
 from shared.secagg.codec import VERSION, decode, encode, version_of
@@ -151,7 +153,7 @@ class SecureRounds:
             self._note(exchange, 0)
             self._keep(replace(self._saved, present=coordinator.settle().present))
         session, quorum = coordinator.session, coordinator.roster.quorum
-        noise = agreement.noise_multiplier if self._settings.trains else agreement.preference_noise
+        noise = agreement.noise_multiplier or agreement.preference_noise or agreement.taste_noise
         self._record.say(
             Kind.SECURED,
             f"{len(session.present)} of {quorum.members} platforms dealt shares; sums are of {quorum.threshold} or more, "
@@ -176,39 +178,61 @@ class SecureRounds:
             return b""
         return PlatformLists.of([parse_items(self._joined[one.platform].item_list) for one in closed.roster.entries]).text()
 
+    def taste(self) -> PreferenceSum | None:
+        """Which directions of texts all platforms' users like together; None where the sum is given up.
+
+        Raises:
+            NoUpdate: too few platforms are there; or the sum is given up, and it is all there is to the run.
+        """
+        asked = self._settings.preferences
+        phases = self._there(0)
+        try:
+            return self._summed(phases, PreferenceQuestion(directions=asked.map))
+        except Abandoned as error:
+            self._give_up("the taste map", error, alone=not self._settings.trains and not asked.items)
+            return None
+
     def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
         """What users like of the items that two platforms or more have; None where no two have any, or the sum is given up.
 
         Raises:
             NoUpdate: too few platforms are there; or the sum is given up, and it is all there is to the run.
         """
-        assert self._saved is not None
-        lists, declared = self._saved.lists, self._declared
-        shared = declared.shared()
+        shared = self._declared.shared()
         if not len(shared):
             return None
         phases = self._there(0)
-
-        def ask(question: PreferenceQuestion) -> PreferenceSum:
-            receipts: list[Receipt] = []
-            try:
-                self._gather(phases, 0, phases.prefer(question, lists=lists), receipts)
-                return phases.preferences(declared.owners(question.items))
-            finally:
-                self._credit(receipts, counted=False)
-
         try:
             most = self._settings.preferences.items
-            return combined_preferences(shared, most=most, ask=ask, store=store)
+            return combined_preferences(shared, most=most, ask=partial(self._summed, phases), store=store)
         except Abandoned as error:
-            if not self._settings.trains:
-                raise NoUpdate(
-                    f"the sum of preferences is given up: {error.found}",
-                    where=str(self._path.parent),
-                    do="see why platforms are missing, then resume the run",
-                ) from None
-            self._record.say(Kind.ABANDONED, f"preferences are given up: {error.found}; training goes on without them")
+            self._give_up("the sum of preferences", error, alone=not self._settings.trains)
             return None
+
+    def _summed(self, phases: Phases, question: PreferenceQuestion) -> PreferenceSum:
+        """One sum over the platforms; of texts everybody has some, of items those that declare any."""
+        assert self._saved is not None
+        items = question.of is not SumKind.TASTE
+        receipts: list[Receipt] = []
+        try:
+            self._gather(phases, 0, phases.prefer(question, lists=self._saved.lists if items else b""), receipts)
+            return phases.preferences(self._declared.owners(question.items) if items else None)
+        finally:
+            self._credit(receipts, counted=False)
+
+    def _give_up(self, what: str, error: Abandoned, *, alone: bool) -> None:
+        """Go on without a sum.
+
+        Raises:
+            NoUpdate: it is all there is to the run.
+        """
+        if alone:
+            raise NoUpdate(
+                f"{what} is given up: {error.found}",
+                where=str(self._path.parent),
+                do="see why platforms are missing, then resume the run",
+            ) from None
+        self._record.say(Kind.ABANDONED, f"{what} is given up: {error.found}; the run goes on without it")
 
     def _count(self, phases: Phases) -> None:
         """Round 0: the popularities of catalogues that several platforms have. Given up, the run goes on without."""

@@ -161,6 +161,12 @@ class PreferenceSettings(_Frozen):
     share: Annotated[float, _between(0.01, 1.0)] = Field(
         0.5, description="part of a platform's epsilon that preferences take; all of it where nothing is trained"
     )
+    map: int = Field(
+        0, ge=0, le=256, description="directions of the items' texts whose taste map is summed, over one encoder pass; 0: none"
+    )
+    map_share: Annotated[float, _between(0.01, 1.0)] = Field(
+        0.1, description="part of a platform's epsilon that the taste map takes; all of it where nothing else is released"
+    )
 
 
 class Settings(_Frozen):
@@ -229,8 +235,8 @@ class Settings(_Frozen):
                 if self.trains
                 else "strategy 'preferences' trains nothing, and so has no rounds: set rounds = 0"
             )
-        if not self.trains and not self.preferences.items:
-            raise ValueError("strategy 'preferences' with preferences.items = 0 would do nothing")
+        if not self.trains and not self.preferences.items and not self.preferences.map:
+            raise ValueError("strategy 'preferences' with preferences.items = 0 and preferences.map = 0 would do nothing")
         return self
 
     @model_validator(mode="after")
@@ -251,7 +257,7 @@ class Settings(_Frozen):
 
     @property
     def trains(self) -> bool:
-        """Whether adapters are trained; else a run shares preferences alone, and no encoder is loaded anywhere."""
+        """Whether adapters are trained; else a run shares preferences alone, and an encoder is loaded for a taste map only."""
         return self.strategy != PREFERENCES
 
     @property

@@ -16,29 +16,13 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from shared.preferences.sum_kind import triangle_size
+
 Floats = NDArray[np.float64]
 Sparse: TypeAlias = scipy.sparse.csr_matrix
 
 _AT_ONCE = 256
 """Rows."""
-
-
-def triangle_size(items: int) -> int:
-    """Numbers of the vector.
-
-    >>> triangle_size(3)
-    6
-    """
-    return items * (items + 1) // 2
-
-
-def sum_size(items: int, *, pairs: bool) -> int:
-    """Numbers of a sum of what users like: of each item, or of each pair (`shared.protocol.messages.Prefer.pairs`).
-
-    >>> sum_size(3, pairs=False), sum_size(3, pairs=True)
-    (3, 6)
-    """
-    return triangle_size(items) if pairs else items
 
 
 def packed(matrix: Floats) -> Floats:

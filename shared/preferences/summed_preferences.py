@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from shared.preferences.denoising import MOST_FACTORS, preference_factors
 from shared.preferences.item_index import Hashes, declared_items, places_of
-from shared.preferences.packing import diagonal_of, sum_size, unpacked
+from shared.preferences.packing import diagonal_of, unpacked
 from shared.preferences.popularity_axis import PopularityAxis, declared_direction, popularity_axis
 from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.sum_kind import SumKind, sum_size
 
 _DOUBLE = 2048
 """Items up to which factors are computed in float64; more take half the memory."""
@@ -27,27 +28,31 @@ class PreferenceQuestion:
     """Which sum is asked for.
 
     Args:
-        items: Hashes of the items, uint64 (m,), ascending.
+        items: Hashes of the items, uint64 (m,), ascending; none for a taste map.
         direction: Of their popularity, float32 (m,), for a sum of pairs; None for one of single items.
+        directions: Of a taste map; 0 for a sum of items.
     """
 
-    items: Hashes = field(repr=False)
+    items: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64), repr=False)
     direction: NDArray[np.float32] | None = field(default=None, repr=False)
+    directions: int = 0
 
     @property
-    def pairs(self) -> bool:
-        """Which items are liked together; else how popular each is."""
-        return self.direction is not None
+    def of(self) -> SumKind:
+        """What is summed."""
+        if self.directions:
+            return SumKind.TASTE
+        return SumKind.LIKES if self.direction is None else SumKind.PREFERENCES
 
     @property
     def size(self) -> int:
         """Numbers of the sum."""
-        return sum_size(len(self.items), pairs=self.pairs)
+        return sum_size(self.directions or len(self.items), self.of)
 
     def fields(self) -> dict[str, Any]:
         """As fields of `shared.protocol.messages.Prefer`."""
         axis = b"" if self.direction is None else declared_direction(self.direction)
-        return {"items": declared_items(self.items), "pairs": self.pairs, "axis": axis}
+        return {"items": declared_items(self.items), "of": self.of, "axis": axis}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared.base.errors import InputError, NoisyPlan, PrivacyError
+from shared.preferences.sum_kind import SumKind
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.calibration import noise_multiplier
 from shared.privacy.integers import Integers
@@ -30,6 +31,7 @@ class Plan:
         budget, delta: What the platform may spend.
         noise_multiplier: Of training; 0 when privacy is off, or nothing is trained.
         preference_noise: Noise multiplier of the sum of preferences; 0 when privacy is off, or none is shared.
+        taste_noise: The same of the sum behind the taste map.
         epsilon: What the whole plan spends; infinite when privacy is off.
         accountant: The method behind `epsilon`.
         signal_to_noise: See `signal_to_noise`; infinite when privacy is off.
@@ -43,6 +45,7 @@ class Plan:
     accountant: Method
     signal_to_noise: float
     preference_noise: float = 0.0
+    taste_noise: float = 0.0
 
     @property
     def private(self) -> bool:
@@ -52,26 +55,31 @@ class Plan:
     def __str__(self) -> str:
         if not self.private:
             return "privacy is OFF: budget inf, no noise is added, epsilon is infinite"
-        noise = noise_words(self.noise_multiplier, self.preference_noise, digits=".3f")
+        noise = noise_words(self.noise_multiplier, self.preference_noise, self.taste_noise, digits=".3f")
         return (
             f"epsilon {self.epsilon:.3f} of {self.budget:g} at delta {self.delta:g} ({self.accountant}), "
             f"noise multiplier {noise}, signal to noise {self.signal_to_noise:.1f}"
         )
 
 
-def preference_multiplier(preference_noise: float, *, pairs: bool) -> float:
+def sum_multiplier(of: SumKind, *, preference_noise: float, taste_noise: float) -> float:
     """Noise multiplier of a sum of what users like: of pairs of items as it is, of single items `LIKES_NOISE` times it."""
-    return preference_noise * (1.0 if pairs else LIKES_NOISE)
+    return {
+        SumKind.TASTE: taste_noise,
+        SumKind.LIKES: LIKES_NOISE * preference_noise,
+        SumKind.PREFERENCES: preference_noise,
+    }[of]
 
 
-def noise_words(noise_multiplier: float, preference_noise: float, *, digits: str = ".2f") -> str:
-    """The noise multipliers of a plan, for a person: that of training, if there is one, and that of preferences.
+def noise_words(noise_multiplier: float, preference_noise: float, taste_noise: float = 0.0, *, digits: str = ".2f") -> str:
+    """The noise multipliers of a plan, for a person: that of training, if there is one, and those of what is summed once.
 
     >>> noise_words(1.5, 0.0), noise_words(0.0, 0.55), noise_words(1.5, 0.55, digits=".4g")
     ('1.50', '0.55 of preferences', '1.5, 0.55 of preferences')
     """
-    training = [f"{noise_multiplier:{digits}}"] if noise_multiplier or not preference_noise else []
-    return ", ".join([*training, *([f"{preference_noise:{digits}} of preferences"] if preference_noise else [])])
+    once = [(preference_noise, "preferences"), (taste_noise, "the taste map")]
+    summed = [f"{noise:{digits}} of {what}" for noise, what in once if noise]
+    return ", ".join([*([f"{noise_multiplier:{digits}}"] if noise_multiplier or not summed else []), *summed])
 
 
 def signal_to_noise(*, sample_rate: float, users: int, steps: int, noise_multiplier: float, parameters: int) -> float:
@@ -102,15 +110,19 @@ def preference_signal(*, users: int, items: int, noise_multiplier: float) -> flo
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencePlan:
-    """What a run is to release of which items are liked together.
+    """What a run is to release of which items, and which directions of their texts, are liked together.
 
     Args:
         share: Part of the epsilon that is not spent otherwise, in (0, 1]; the rest is training's.
-        items: Items whose preferences are summed, at most.
+        items: Items whose preferences are summed, at most; 0: none are.
+        map_share: The same as `share` for the sum behind the taste map, which is taken first.
+        directions: Of the taste map; 0: there is none.
     """
 
     share: float
     items: int
+    map_share: float = 1.0
+    directions: int = 0
 
 
 def make_plan(
@@ -129,11 +141,11 @@ def make_plan(
     shared: bool = False,
     accountant: Accountant = PREFERRED,
 ) -> Plan:
-    """The plan of one run: the popularity prior, preferences, `steps` training steps in all, and `evaluations`.
+    """The plan of one run: the popularity prior, a taste map, preferences, `steps` training steps in all, and `evaluations`.
 
-    Preferences are two releases: how popular the shared items are, by which the most popular are chosen, with `LIKES_NOISE` times
-    the noise; and which of those are liked together. Both are sums of one vector of norm 1 a user
-    (`client/privacy/preference_release.py`), whatever the user's social ties, so their group is 1.
+    A taste map is one release (`client/privacy/taste_release.py`). Preferences are two: how popular the shared items are, by
+    which the most popular are chosen, with `LIKES_NOISE` times the noise; and which of those are liked together. All are sums of
+    one vector of norm 1 a user (`client/privacy/preference_release.py`), whatever the user's social ties, so their group is 1.
 
     Args:
         budget: Epsilon, > 0; infinite turns privacy off.
@@ -188,12 +200,17 @@ def make_plan(
             signal_to_noise=math.inf,
         )
     before: tuple[Release, ...] = (popularity,) if steps else ()
-    together = 0.0
-    if preferences is not None:
+    together = taste = 0.0
+    if preferences is not None and preferences.directions:
+        released = Release(kind=ReleaseKind.TASTE, noise_multiplier=1.0, integers=integers)
+        others = (*before, *evaluations)
+        part = _part_of(budget, others, preferences.map_share if steps or preferences.items else 1.0, delta, accountant)
+        taste = noise_multiplier(budget=part, delta=delta, planned=released, fixed=others, accountant=accountant)
+        before = (*before, replace(released, noise_multiplier=taste))
+    if preferences is not None and preferences.items:
         released = Release(kind=ReleaseKind.PREFERENCES, noise_multiplier=1.0, integers=integers)
         others = (*before, *evaluations)
-        besides = accountant.epsilon(others, delta).epsilon if others else 0.0
-        part = besides + (preferences.share if steps else 1.0) * max(0.0, budget - besides)
+        part = _part_of(budget, others, preferences.share if steps else 1.0, delta, accountant)
         together = noise_multiplier(
             budget=part,
             delta=delta,
@@ -202,7 +219,7 @@ def make_plan(
             multiples=[(popularity, LIKES_NOISE)],
             accountant=accountant,
         )
-        likes = replace(popularity, noise_multiplier=preference_multiplier(together, pairs=False))
+        likes = replace(popularity, noise_multiplier=LIKES_NOISE * together)
         before = (*before, likes, replace(released, noise_multiplier=together))
     lengthened = integers.norm / integers.reach if integers is not None else 1.0
     trained: tuple[Release, ...] = ()
@@ -225,7 +242,8 @@ def make_plan(
             )
     else:
         assert preferences is not None
-        ratio = preference_signal(users=users, items=preferences.items, noise_multiplier=together)
+        width, summed = (preferences.items, together) if preferences.items else (preferences.directions, taste)
+        ratio = preference_signal(users=users, items=width, noise_multiplier=summed)
     releases = (*before, *trained, *evaluations)
     spent = accountant.epsilon(releases, delta)
     if not spent.epsilon <= budget:  # the promise itself, not the search that led to it
@@ -239,4 +257,11 @@ def make_plan(
         accountant=spent.accountant,
         signal_to_noise=ratio,
         preference_noise=together,
+        taste_noise=taste,
     )
+
+
+def _part_of(budget: float, others: Sequence[Release], share: float, delta: float, accountant: Accountant) -> float:
+    """Epsilon of `others` and of a share of what they leave."""
+    besides = accountant.epsilon(others, delta).epsilon if others else 0.0
+    return besides + share * max(0.0, budget - besides)

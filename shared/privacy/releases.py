@@ -31,6 +31,7 @@ class ReleaseKind(StrEnum):
 
     POPULARITY = "popularity"
     PREFERENCES = "preferences"
+    TASTE = "taste"
     TRAIN = "train"
     EVALUATE = "evaluate"
 

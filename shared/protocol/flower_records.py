@@ -19,11 +19,12 @@ from safetensors.numpy import save
 from shared.base.errors import ProtocolError
 from shared.base.safetensors_checks import parse_tensors
 from shared.base.settings import Settings, flatten, unflatten
+from shared.preferences.sum_kind import SumKind
 from shared.protocol.messages import ANSWERS, PROTOCOL, REQUESTS, Answer, Factors, Label, Phase, Reason, Request, require
 from shared.protocol.quality import Quality
 
 _RECORD, _BYTES = "fedfuse", "bytes"
-_WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase}
+_WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase, "SumKind": SumKind}
 
 
 def to_record(message: Request | Answer) -> RecordDict:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
+from shared.preferences.item_index import WIDTH
+from shared.preferences.sum_kind import SumKind, sum_size
 from shared.protocol.quality import Quality
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -31,8 +33,6 @@ PROTOCOL = 4
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HASH = re.compile(r"[0-9a-f]{64}|")
-PREFERRED = {False: "likes", True: "preferences"}
-"""What `Prefer.pairs` asks for, as the array of the answer is named."""
 MAX_PARAMETERS = 1 << 28
 MAX_BYTES = 1 << 28
 
@@ -162,9 +162,9 @@ class Prefer(_Message):
     """Sum what users like of items that platforms share, and answer with it, noised: `Preferred`, or `Summed` where it is masked.
 
     Args:
-        items: Hashes of the items, ascending (`shared.preferences.item_index`).
-        pairs: Which of them are liked together; else how popular each is.
-        axis: With `pairs`, the direction of popularity, which is taken off every user's vector
+        items: Hashes of the items, ascending (`shared.preferences.item_index`); empty for a sum that is not of items.
+        of: What is summed.
+        axis: With preferences, the direction of popularity, which is taken off every user's vector
             (`shared.preferences.popularity_axis`); else empty.
         lists: All platforms' lists of items, for platforms to check that others have these, too
             (`shared.preferences.platform_lists`); empty where each adds all of its noise itself.
@@ -174,10 +174,16 @@ class Prefer(_Message):
     kind: ClassVar[str] = "prefer"
     settings: Settings
     items: bytes = field(repr=False)
-    pairs: bool
+    of: SumKind
     axis: bytes = field(repr=False)
     lists: bytes = field(repr=False)
     body: bytes = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Numbers of the sum."""
+        width = self.settings.preferences.map if self.of is SumKind.TASTE else len(self.items) // WIDTH
+        return sum_size(width, self.of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +220,7 @@ class Joined(_Message):
         item_list: Hashes of its public items' keys (`shared.preferences.item_index.declared_items`); empty where no preferences
             are shared.
         preference_noise: Noise multiplier that the sum of preferences must have for its budget; 0 without.
+        taste_noise: The same of the sum behind the taste map.
     """
 
     kind: ClassVar[str] = "joined"
@@ -231,6 +238,7 @@ class Joined(_Message):
     catalogue: str = ""
     item_list: bytes = field(default=b"", repr=False)
     preference_noise: float = 0.0
+    taste_noise: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +270,7 @@ class Update(Released):
 
 @dataclass(frozen=True, kw_only=True)
 class Preferred(Released):
-    """The platform's answer to `Prefer` with all of the noise: one array, named as what it is of (`PREFERRED`)."""
+    """The platform's answer to `Prefer` with all of the noise: one array, named as what it is of (`SumKind`)."""
 
     kind: ClassVar[str] = "preferred"
     sums: Arrays = field(repr=False)

@@ -19,7 +19,7 @@ from shared.base.settings import Settings, settings_digest
 from shared.protocol.messages import Count, Prefer, Request, Sum
 from shared.secagg.identity import digest_of
 from shared.secagg.messages import Before
-from shared.secagg.noise_agreement import COUNTS, LIKES, PAIRS, number_of
+from shared.secagg.noise_agreement import COUNTS, SUMS, number_of
 
 _MASKS = "body"
 """The field of a request that says what to mask with, and not what: the session binds it."""
@@ -42,7 +42,7 @@ def sum_number(request: Sum | Count | Prefer) -> int:
         return number_of(request.round)
     if isinstance(request, Count):
         return COUNTS
-    return PAIRS if request.pairs else LIKES
+    return SUMS[request.of]
 
 
 def bound_parts(request: Request) -> list[bytes]:

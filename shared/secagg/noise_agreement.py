@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, settings_digest
-from shared.privacy.plan import preference_multiplier
+from shared.preferences.sum_kind import SumKind
+from shared.privacy.plan import sum_multiplier
 from shared.secagg.codec import decode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.quorum import Quorum
@@ -20,13 +21,15 @@ MOST_NOISE = 1e6
 """Noise multiplier, at most; a plan at a thousandth of it is noise."""
 
 
-COUNTS, LIKES, PAIRS = 1, 2, 3
-"""Numbers of the sums before any training: popularities of catalogues, popularities of shared items, preferences."""
+COUNTS = 1
+SUMS = {kind: COUNTS + place for place, kind in enumerate(SumKind, start=1)}
+"""Numbers of the sums before any training: popularities of catalogues, and then what users like."""
+LAST_SUM = max(SUMS.values())
 
 
 def number_of(round_: int) -> int:
     """The secure sum's own number of a training round; it counts from 1, sums before training included."""
-    return round_ + PAIRS
+    return round_ + LAST_SUM
 
 
 def terms_of(settings: Settings, run: str) -> SumTerms:
@@ -101,7 +104,7 @@ class Agreement:
     Args:
         noise_multiplier: The largest that any platform needs for its budget; 0 if none does.
         batch: Expected number of users in the largest platform's batch.
-        preference_noise: As `noise_multiplier`, of the sum of preferences.
+        preference_noise, taste_noise: As `noise_multiplier`, of the sum of preferences and of that behind the taste map.
         catalogues: Those whose popularities are summed (`pooled`).
     """
 
@@ -110,10 +113,12 @@ class Agreement:
     noise_multiplier: float
     batch: float
     preference_noise: float = 0.0
+    taste_noise: float = 0.0
     catalogues: tuple[DeclaredCatalogue, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, most in (("noise_multiplier", MOST_NOISE), ("preference_noise", MOST_NOISE), ("batch", MOST_USERS)):
+        noises = ("noise_multiplier", "preference_noise", "taste_noise")
+        for name, most in (*((name, MOST_NOISE) for name in noises), ("batch", MOST_USERS)):
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise ProtocolError(f"the agreed {name} is {value}, between 0 and {most} is possible")
@@ -154,27 +159,28 @@ class Agreement:
     @property
     def private(self) -> bool:
         """Whether any platform's budget needs noise."""
-        return self.noise_multiplier > 0 or self.preference_noise > 0
+        return self.noise_multiplier > 0 or self.preference_noise > 0 or self.taste_noise > 0
 
-    def preference_point(self, *, dimension: int, pairs: bool, roster: Roster) -> FixedPoint:
-        """The fixed point of a sum of what users like of shared items.
+    def preference_point(self, *, dimension: int, of: SumKind, roster: Roster) -> FixedPoint:
+        """The fixed point of a sum of what users like.
 
         Args:
             dimension: Numbers that are summed.
-            pairs: As `Prefer.pairs`.
+            of: What is summed.
 
         Raises:
             InputError: as `point`.
         """
-        quorum = roster.quorum
+        quorum, users = roster.quorum, max(declared_by(entry).users for entry in roster.entries)
         return FixedPoint(
             dimension=dimension,
             participants=quorum.members,
             honest=quorum.honest,
             clip=1.0,
-            noise_multiplier=preference_multiplier(self.preference_noise, pairs=pairs),
+            noise_multiplier=sum_multiplier(of, preference_noise=self.preference_noise, taste_noise=self.taste_noise),
             # Nobody likes an item by more than 1; an item that a tenth of the largest platform likes as its only one still fits.
-            coordinate=max(1.0, max(declared_by(entry).users for entry in roster.entries) / 10),
+            # A direction of texts may be everybody's.
+            coordinate=max(1.0, users if of is SumKind.TASTE else users / 10),
         )
 
     def popularity_point(self, *, quorum: Quorum, settings: Settings) -> FixedPoint:

@@ -19,7 +19,7 @@ from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.fixed_point import FixedPoint
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import COUNTS, PAIRS, Agreement, number_of, require_owners
+from shared.secagg.noise_agreement import COUNTS, LAST_SUM, Agreement, number_of, require_owners
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, Taken, places
 from strategies.averaging import Change
 from strategies.base import AdapterStrategy, Drop, Member, RoundReport, lifetime_of, receipt_of
@@ -93,21 +93,21 @@ class Phases:
         return self._asking(to_record(request))
 
     def prefer(self, question: PreferenceQuestion, *, lists: bytes) -> Iterator[Message]:
-        """Begin a sum of what users like of shared items: ask every platform that is present.
+        """Begin a sum of what users like: ask every platform that is present.
 
         Raises:
             InputError: it cannot be put into whole numbers at this length.
         """
         request = Prefer(run=self._run, settings=self._settings, **question.fields(), lists=lists, body=b"")
-        point = self.agreement.preference_point(dimension=question.size, pairs=question.pairs, roster=self.coordinator.roster)
+        point = self.agreement.preference_point(dimension=question.size, of=question.of, roster=self.coordinator.roster)
         self._begin(0, point, request, secagg.Before())
         return self._asking(to_record(request))
 
-    def preferences(self, owners: Container[int]) -> PreferenceSum:
+    def preferences(self, owners: Container[int] | None = None) -> PreferenceSum:
         """What was summed.
 
         Args:
-            owners: Numbers of those that have any of the items; the others added noise alone.
+            owners: Numbers of those that have any of the items, the others added noise alone; None: all have.
 
         Raises:
             Abandoned: shares are missing.
@@ -116,7 +116,11 @@ class Phases:
         return PreferenceSum(
             vector=self._point.decode(self.work.sum()),
             noise=self._summed_noise,
-            users=sum(self.members[entries[number].platform].users for number in self.work.survivors if number in owners),
+            users=sum(
+                self.members[entries[number].platform].users
+                for number in self.work.survivors
+                if owners is None or number in owners
+            ),
         )
 
     @property
@@ -130,7 +134,7 @@ class Phases:
         Raises:
             Abandoned: too few came; or, in round 0, too few of those that have one catalogue: no platform would unmask that sum.
         """
-        if self.encoded is not None and self._sum > PAIRS:
+        if self.encoded is not None and self._sum > LAST_SUM:
             self.encoded = self.encoded.answered(self.work.survivors)
         self.work.close()
         if self._sum == COUNTS:

@@ -87,6 +87,7 @@ def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequ
     return Agreement(
         noise_multiplier=max((one.noise_multiplier for one in there), default=0.0),
         preference_noise=max((one.preference_noise for one in there), default=0.0),
+        taste_noise=max((one.taste_noise for one in there), default=0.0),
         batch=batch_of(entries, sample_rate=settings.training.sample_rate),
         # Popularities of whole catalogues serve training alone.
         catalogues=pooled(entries, colluders=settings.secure.colluders) if settings.trains else (),
@@ -127,15 +128,17 @@ def require_preference_signal(settings: Settings, agreement: Agreement, *, users
     Raises:
         NoisyPlan: it is below 1.
     """
+    preferences = settings.preferences
     # Nothing in common is no noise: such a run ends by saying so.
-    items = max(1, min(settings.preferences.items, shared))
-    ratio = preference_signal(users=users, items=items, noise_multiplier=agreement.preference_noise)
+    items = max(1, min(preferences.items, shared)) if preferences.items else preferences.map
+    noise = agreement.preference_noise if preferences.items else agreement.taste_noise
+    ratio = preference_signal(users=users, items=items, noise_multiplier=noise)
     if ratio < 1:
         raise NoisyPlan(
             f"the sum of preferences would be noise: even if all users liked the same, it would be {ratio:.3g} of the noise "
-            f"({users} users on all platforms, {items} items)",
-            where=f"distributed noise, multiplier {agreement.preference_noise:.3g}",
-            do="more users, a larger budget, or fewer items (preferences.items)",
+            f"({users} users on all platforms, {items} {'items' if preferences.items else 'directions'})",
+            where=f"distributed noise, multiplier {noise:.3g}",
+            do="more users, a larger budget, or fewer items (preferences.items, preferences.map)",
         )
     return ratio
 

@@ -19,8 +19,9 @@ from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
 from shared.ledger.format import read_ledger
 from shared.preferences.item_index import places_of
-from shared.preferences.packing import triangle_size, unpacked
+from shared.preferences.packing import unpacked
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
+from shared.preferences.sum_kind import triangle_size
 from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from client.examples.split import ragged
 from client.privacy.preference_release import bounded_preferences
-from shared.preferences.packing import triangle_size, unpacked
+from shared.preferences.packing import unpacked
+from shared.preferences.sum_kind import triangle_size
 
 PLACE = np.array([2, -1, 0, 1, 3, -1])
 users = st.lists(st.lists(st.integers(0, 5), max_size=9), min_size=1, max_size=6)

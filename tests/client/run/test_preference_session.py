@@ -16,9 +16,9 @@ from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.settings import Settings
 from shared.ledger.format import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
-from shared.preferences.packing import triangle_size
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.popularity_axis import declared_direction
+from shared.preferences.sum_kind import SumKind
 from shared.protocol.messages import (
     Answer,
     Evaluate,
@@ -59,16 +59,19 @@ class Preferring(Federation):
     def join_request(self) -> Join:
         return Join(run="run", settings=self.settings)
 
-    def wanted(self, items: np.ndarray = HASHES, *, pairs: bool = True, lists: bytes | None = None, body: bytes = b"") -> Prefer:
+    def wanted(
+        self, items: np.ndarray = HASHES, *, of: SumKind = SumKind.PREFERENCES, lists: bytes | None = None, body: bytes = b""
+    ) -> Prefer:
         found = PlatformLists.of(self.lists).text() if lists is None else lists
-        axis = declared_direction(np.full(len(items), max(len(items), 1) ** -0.5, np.float32)) if pairs else b""
+        axis = (
+            declared_direction(np.full(len(items), max(len(items), 1) ** -0.5, np.float32)) if of is SumKind.PREFERENCES else b""
+        )
         chosen = declared_items(items)
-        return Prefer(run="run", settings=self.settings, items=chosen, pairs=pairs, axis=axis, lists=found, body=body)
+        return Prefer(run="run", settings=self.settings, items=chosen, of=of, axis=axis, lists=found, body=body)
 
     def asked_with_masks(self, request: Prefer, at: int, **over: Any) -> Prefer:
-        length = len(request.items) // 8
-        dimension = triangle_size(length) if request.pairs else length
-        point = self.agreement.preference_point(dimension=dimension, pairs=request.pairs, roster=self.coordinator.roster)
+        dimension = request.size
+        point = self.agreement.preference_point(dimension=dimension, of=request.of, roster=self.coordinator.roster)
         frame = MaskFrame(round=sum_number(request), length=dimension, bits=point.bits, question=question_of(request))
         return replace(request, body=encode(Round(self.coordinator, replace(frame, **over)).mask_for(at)))
 
@@ -112,10 +115,10 @@ class TestLocal:
 
     def test_another_question_is_out_of_order(self, made: Any) -> None:
         platform = made("local", platforms=1)
-        platform.expect(Preferred, 0, platform.wanted(pairs=False, lists=b""))
-        assert refused(platform.ask(0, platform.wanted(HASHES[:5], pairs=False, lists=b"")), Reason.ROUND)
+        platform.expect(Preferred, 0, platform.wanted(of=SumKind.LIKES, lists=b""))
+        assert refused(platform.ask(0, platform.wanted(HASHES[:5], of=SumKind.LIKES, lists=b"")), Reason.ROUND)
         platform.expect(Preferred, 0, platform.wanted(lists=b""))
-        for other in (platform.wanted(HASHES[:5], lists=b""), platform.wanted(pairs=False, lists=b"")):
+        for other in (platform.wanted(HASHES[:5], lists=b""), platform.wanted(of=SumKind.LIKES, lists=b"")):
             assert refused(platform.ask(0, other), Reason.ROUND)
         assert platform.kinds(0) == ["popularity", "preferences"]
 
@@ -144,7 +147,7 @@ class TestLocal:
     def test_single_items_have_no_axis(self, made: Any) -> None:
         platform = made("local", platforms=1)
         axis = platform.wanted(lists=b"").axis
-        assert refused(platform.ask(0, replace(platform.wanted(pairs=False, lists=b""), axis=axis)), Reason.MESSAGE)
+        assert refused(platform.ask(0, replace(platform.wanted(of=SumKind.LIKES, lists=b""), axis=axis)), Reason.MESSAGE)
         assert platform.kinds(0) == []
 
     def test_another_axis_is_another_question(self, made: Any) -> None:
@@ -256,7 +259,7 @@ class TestSecure:
         with pytest.raises(AssertionError, match="noise multiplier of preferences"):
             made()
 
-    @pytest.mark.parametrize("change", [{"length": 77}, {"bits": 9}, {"round": 4}, {"round": 2}])
+    @pytest.mark.parametrize("change", [{"length": 77}, {"bits": 9}, {"round": 5}, {"round": 3}])
     def test_masks_of_another_shape_or_sum_are_refused(self, made: Any, change: dict[str, int]) -> None:
         platform = made()
         answer = platform.ask(0, platform.asked_with_masks(platform.wanted(), 0, **change))
@@ -288,5 +291,5 @@ def test_without_privacy_it_is_exact_and_says_so(made: Any) -> None:
     platform = made("local", platforms=1, privacy={"noise": "local", "epsilon": math.inf})
     joined = platform.expect(Joined, 0, platform.join_request)
     assert joined.preference_noise == 0.0 and joined.planned_epsilon == math.inf
-    answer = platform.expect(Preferred, 0, platform.wanted(pairs=False, lists=b""))
+    answer = platform.expect(Preferred, 0, platform.wanted(of=SumKind.LIKES, lists=b""))
     assert (answer.sums["likes"] >= 0).all() and answer.sums["likes"].any() and answer.epsilon == math.inf

@@ -24,7 +24,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import MaskFrame, derive
-from shared.secagg.noise_agreement import PAIRS, Agreement, number_of
+from shared.secagg.noise_agreement import LAST_SUM, Agreement, number_of
 from shared.secagg.shared_catalogues import MOST_ITEMS, DeclaredCatalogue, Popularity
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Enrolment, SumCoordinator
@@ -209,7 +209,9 @@ class TestItemsEncodedDifferently:
             assert "does not have" in str(made.workers[at].failure) and made.charges(at) == before[at]
 
     def test_without_the_check_their_sum_is_read(self, made: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(PersistentParticipant, "_require_since", lambda self, active, mask, round_: mask.before.since - PAIRS)
+        monkeypatch.setattr(
+            PersistentParticipant, "_require_since", lambda self, active, mask, round_: mask.before.since - LAST_SUM
+        )
         adapter = initial(made.settings)
         work = made.begin(2, adapter, since=1)
         for at in range(3):

@@ -47,7 +47,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import COUNTS, PAIRS, Agreement, number_of, terms_of
+from shared.secagg.noise_agreement import COUNTS, LAST_SUM, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Popularity, places
 from strategies.secure_sum.masked_sum import Round
@@ -132,7 +132,7 @@ class Federation:
         return Round(self.coordinator, replace(frame, **over))
 
     def sum(self, at: int, work: Round, adapter: Arrays, factors: Factors = Factors.BOTH) -> Answer:
-        return self.ask(at, self.request(work.frame.round - PAIRS, adapter, factors, body=encode(work.mask_for(at))))
+        return self.ask(at, self.request(work.frame.round - LAST_SUM, adapter, factors, body=encode(work.mask_for(at))))
 
     def play(self, round_: int, adapter: Arrays, factors: Factors = Factors.BOTH, *, since: int = 0) -> np.ndarray:
         """A whole round; the decoded sum."""

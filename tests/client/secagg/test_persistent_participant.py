@@ -22,7 +22,7 @@ from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import VERSION, decode, encode
 from shared.secagg.masks import MaskFrame
-from shared.secagg.noise_agreement import PAIRS, Agreement, number_of, terms_of
+from shared.secagg.noise_agreement import LAST_SUM, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import DeclaredCatalogue
 from strategies.secure_sum.masked_sum import Round
@@ -95,7 +95,7 @@ class Federation:
 
     def sum(self, work: Round, name: str, words: np.ndarray, *, model: float = 1.0, finished: int = 0) -> bytes:
         part = self.part(name)
-        request = self.request(work.frame.round - PAIRS, work.mask_for(self.names.index(name)), model=model)
+        request = self.request(work.frame.round - LAST_SUM, work.mask_for(self.names.index(name)), model=model)
         asked = part.asked(request, finished=finished)
         return asked.known or part.mask(asked, words)
 

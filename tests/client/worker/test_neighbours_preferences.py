@@ -19,9 +19,9 @@ from client.run.preference_session import AskedPreferences
 from shared.base.settings import Settings, flatten, unflatten
 from shared.ledger.format import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
-from shared.preferences.packing import triangle_size
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.popularity_axis import declared_direction
+from shared.preferences.sum_kind import SumKind, sum_size
 from shared.protocol.messages import Join, Joined, Prefer, Preferred, Request, Summed
 from shared.protocol.question import question_of, sum_number
 from shared.secagg.codec import encode
@@ -59,25 +59,25 @@ AXES = {
 
 
 def wanted(
-    settings: Settings, *, pairs: bool, items: int = 4, axis: str = "flat", lists: bytes = b"", body: bytes = b""
+    settings: Settings, *, of: SumKind, items: int = 4, axis: str = "flat", lists: bytes = b"", body: bytes = b""
 ) -> Prefer:
-    direction = declared_direction(AXES[axis](items).astype(np.float32)) if pairs else b""
+    direction = declared_direction(AXES[axis](items).astype(np.float32)) if of is SumKind.PREFERENCES else b""
     chosen = declared_items(HASHES[:items])
-    return Prefer(run="run", settings=settings, items=chosen, pairs=pairs, axis=direction, lists=lists, body=body)
+    return Prefer(run="run", settings=settings, items=chosen, of=of, axis=direction, lists=lists, body=body)
 
 
 def questions(settings: Settings, *, axis: str = "flat") -> list[Request]:
-    pairs = wanted(settings, pairs=True, axis=axis)
+    pairs = wanted(settings, of=SumKind.PREFERENCES, axis=axis)
     return [
         Join(run="run", settings=settings),
-        wanted(settings, pairs=False, items=6),
-        wanted(settings, pairs=False, items=5),
+        wanted(settings, of=SumKind.LIKES, items=6),
+        wanted(settings, of=SumKind.LIKES, items=5),
         pairs,
         pairs,
-        wanted(settings, pairs=True, axis="one item" if axis == "flat" else "flat"),
-        wanted(settings, pairs=True, items=3),
-        wanted(settings, pairs=True, items=6),
-        wanted(settings, pairs=False, items=6),
+        wanted(settings, of=SumKind.PREFERENCES, axis="one item" if axis == "flat" else "flat"),
+        wanted(settings, of=SumKind.PREFERENCES, items=3),
+        wanted(settings, of=SumKind.PREFERENCES, items=6),
+        wanted(settings, of=SumKind.LIKES, items=6),
     ]
 
 
@@ -95,12 +95,12 @@ def play(asked: Make, tmp_path: Path) -> Callable[..., tuple[Told, Told]]:
 class Summing(Deployed):
     """Three deployed platforms that share preferences under the secure sum."""
 
-    def prefer(self, *, pairs: bool, items: int) -> list[Any]:
+    def prefer(self, *, of: SumKind, items: int) -> list[Any]:
         """One sum; the answers."""
         lists = PlatformLists.of([HASHES] * len(self.files)).text()
-        request = wanted(self.settings, pairs=pairs, items=items, lists=lists)
+        request = wanted(self.settings, of=of, items=items, lists=lists)
         roster = self.coordinator.roster
-        point = self.agreement.preference_point(dimension=triangle_size(items) if pairs else items, pairs=pairs, roster=roster)
+        point = self.agreement.preference_point(dimension=sum_size(items, of), of=of, roster=roster)
         frame = MaskFrame(round=sum_number(request), length=point.dimension, bits=point.bits, question=question_of(request))
         work = Round(self.coordinator, frame)
         return [self.ask(at, replace(request, body=encode(work.mask_for(at)))) for at in range(len(self.files))]
@@ -111,10 +111,10 @@ def played(worlds_: list[World], chosen: Settings, root: Path) -> Told:
         made = Summing(worlds_, chosen, root, released)
         try:
             made.set_up()
-            made.prefer(pairs=False, items=6)
-            made.prefer(pairs=True, items=4)
-            made.prefer(pairs=True, items=4)
-            made.prefer(pairs=True, items=5)
+            made.prefer(of=SumKind.LIKES, items=6)
+            made.prefer(of=SumKind.PREFERENCES, items=4)
+            made.prefer(of=SumKind.PREFERENCES, items=4)
+            made.prefer(of=SumKind.PREFERENCES, items=5)
         finally:
             made.close()
         return Told(answers=made.answers, released=list[Released](made.seen), charges=read_ledger(made.ledger(0)).entries)

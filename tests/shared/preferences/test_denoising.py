@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from shared.preferences.denoising import noise_edge, preference_factors
-from shared.preferences.packing import triangle_size, unpacked
+from shared.preferences.packing import unpacked
+from shared.preferences.sum_kind import triangle_size
 
 
 def noise_of(items: int, noise: float, seed: int) -> np.ndarray:

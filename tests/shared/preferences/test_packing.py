@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.preferences.packing import packed, triangle_size, unpacked
+from shared.preferences.packing import packed, unpacked
+from shared.preferences.sum_kind import triangle_size
 
 
 @given(st.integers(0, 9), st.integers(0, 99))

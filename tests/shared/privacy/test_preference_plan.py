@@ -83,3 +83,26 @@ def test_the_signal_is_that_of_users_who_all_like_the_same() -> None:
     # n users with one x of k items: one eigenvalue n, whatever k.
     assert preference_signal(users=100, items=200, noise_multiplier=0.5) == pytest.approx(100 / (0.5 * 20))
     assert preference_signal(users=100, items=200, noise_multiplier=0.0) == math.inf
+
+
+def test_a_taste_map_alone_takes_the_whole_budget() -> None:
+    made = plan(preferences=PreferencePlan(share=0.5, items=0, map_share=0.1, directions=64))
+    assert [release.kind for release in made.releases] == [ReleaseKind.TASTE]
+    assert 7.9 < made.epsilon <= 8.0 and made.preference_noise == 0.0
+    assert made.signal_to_noise == pytest.approx(preference_signal(users=900, items=64, noise_multiplier=made.taste_noise))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_beside_others_it_takes_its_share_first(share: float) -> None:
+    asked = PreferencePlan(share=0.5, items=300, map_share=share, directions=64)
+    made = plan(steps=50, preferences=asked)
+    kinds = [release.kind for release in made.releases]
+    likes_and_pairs = [ReleaseKind.POPULARITY, ReleaseKind.PREFERENCES]
+    assert kinds == [ReleaseKind.POPULARITY, ReleaseKind.TASTE, *likes_and_pairs, ReleaseKind.TRAIN]
+    assert made.epsilon <= 8.0
+    prior = PREFERRED.epsilon(made.releases[:1], DELTA).epsilon
+    mapped = PREFERRED.epsilon(made.releases[:2], DELTA).epsilon
+    assert mapped == pytest.approx(prior + share * (8.0 - prior), rel=2e-3)
+    both = PREFERRED.epsilon(made.releases[:4], DELTA).epsilon
+    assert both == pytest.approx(mapped + 0.5 * (8.0 - mapped), rel=2e-3)
+    assert plan(preferences=replace(asked, directions=0)).preference_noise < plan(preferences=asked).preference_noise
