@@ -78,6 +78,7 @@ class PreparedPlatform(PlatformRows):
         bank: Encodes the items.
         reader: Writes users' texts.
         training, held_out: What of users is read for training and for evaluations.
+        cache: Features of texts that were read.
     """
 
     catalogue: ItemTexts
@@ -89,6 +90,7 @@ class PreparedPlatform(PlatformRows):
     bank: Bank
     training: TrainingRows
     held_out: HeldOutRows
+    cache: TrunkCache
 
 
 def hashes_of(tables: Tables) -> Hashes:
@@ -218,4 +220,5 @@ def prepare(
         bank=Bank(towers, items, catalogue.sequences, vectors),
         training=training,
         held_out=HeldOutRows(HeldOutViews(split, reader), tables, trunk),
+        cache=trunk,
     )
