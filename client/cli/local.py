@@ -276,6 +276,8 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
         "possible": True,
         "rounds": settings.rounds,
         "steps": settings.steps,
+        "sample_rate": settings.training.rate(file.users) if settings.trains else 0.0,
+        "batch": settings.training.batch([file.users]) if settings.trains else 0.0,
         "epsilon": plan.epsilon if plan.private else "inf",
         "budget": plan.budget if plan.private else "inf",
         "delta": plan.delta,
@@ -321,7 +323,8 @@ def _show(report: dict[str, Any]) -> None:
     elif forecast["epsilon"] == "inf":
         console.print("[bold red]PRIVACY IS OFF (epsilon = inf): no noise would be added, and nothing is promised to anyone.[/]")
     else:
-        what = [f"{forecast['rounds']} rounds ({forecast['steps']} private steps)"] if forecast["steps"] else []
+        batch = f"{forecast['batch']:,.0f} users expected in each, sample rate {forecast['sample_rate']:.3g}"
+        what = [f"{forecast['rounds']} rounds ({forecast['steps']} private steps, {batch})"] if forecast["steps"] else []
         what += ["a taste map"] if forecast["taste_noise"] else []
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
         noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"], forecast["taste_noise"])

@@ -107,8 +107,11 @@ class ParticipationPolicy(Frozen):
         except ProtocolError as error:
             raise Unwarranted(error.found, where="[federation] coordinator", do="ask who runs the federation") from None
 
-    def require_settings(self, settings: Settings) -> None:
+    def require_settings(self, settings: Settings, *, users: int) -> None:
         """Check what is asked for.
+
+        Args:
+            users: Declared number of this platform's users.
 
         Raises:
             PrivacyError: this platform's file allows less; nothing was read or charged.
@@ -123,9 +126,9 @@ class ParticipationPolicy(Frozen):
             _keep(secure.colluders >= self.colluders, "colluders", f"secure.colluders = {secure.colluders}")
             _keep(secure.threshold >= self.minimum_threshold, "minimum_threshold", f"secure.threshold = {secure.threshold:g}")
         _keep(
-            training.sample_rate <= self.maximum_sample_rate,
+            training.rate(users) <= self.maximum_sample_rate,
             "maximum_sample_rate",
-            f"training.sample_rate = {training.sample_rate:g}",
+            f"training.sample_rate = {training.rate(users):g}",
         )
         clip = f"training.clip = {training.clip:g}"
         _keep(training.clip >= self.minimum_clip, "minimum_clip", clip)

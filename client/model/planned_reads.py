@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from client.compute.cache_eviction import MOST_BYTES
 from shared.base.settings import Settings
 from shared.model.factor_schedule import personalises
+from shared.privacy.plan import EVALUATED
 
-EVALUATED = 10_000
-"""Users of whom an evaluation reads all."""
 _WORTH = 0.5
 """Part of all views from which on they are encoded ahead: a few large passes take less time than many small ones."""
 _FEATURE_BYTES = 2
@@ -65,7 +64,7 @@ def planned_reads(settings: Settings, *, users: int, items: int, width: int) -> 
     """
     training, model = settings.training, settings.model
     steps = settings.steps + (settings.personal.steps if personalises(settings.strategy) else 0)
-    each = training.sample_rate * min(1.0, training.sequences / training.views)
+    each = training.rate(users) * min(1.0, training.sequences / training.views)
     views = users * training.views
     return PlannedReads(
         items=items,

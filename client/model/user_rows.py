@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from client.compute.feature_cache import TrunkCache
 from client.examples.user_examples import Examples, HeldOutViews, TrainingViews
 from client.examples.vectors import user_vectors
-from client.model.planned_reads import EVALUATED
 from client.model.towers import Rows, cached_rows
 from client.sources.tables import Tables
+from shared.privacy.plan import EVALUATED
 
 _AT_ONCE = 2048
 """Held-out users that are in memory at a time, with their features: some 100 MB."""

@@ -14,7 +14,7 @@ from shared.ledger.format import Entry
 from shared.model.factor_schedule import personalises
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.calibration import noise_multiplier
-from shared.privacy.plan import signal_to_noise
+from shared.privacy.plan import evaluation_rate, signal_to_noise
 from shared.privacy.releases import Release, ReleaseKind
 from shared.secagg.fixed_point import planning
 
@@ -34,7 +34,7 @@ class PersonalPlan:
 
     Args:
         training: All steps with one mechanism; what they make stays here, but recommendations and the answer show of it.
-        comparison: One noised sum over the held-out users.
+        comparison: One noised sum over held-out users, sampled as an evaluation's.
         round: Under which both are charged: the one after the last.
     """
 
@@ -72,19 +72,20 @@ def plan_personal(
         `maximum_epsilon`.
     """
     personal, last, delta = settings.personal, settings.rounds + 1, file.privacy.delta
-    private = math.isfinite(budget)
+    private, rate = math.isfinite(budget), settings.training.rate(file.users)
     comparison = CountMechanism(
         kind=ReleaseKind.EVALUATE,
         noise_multiplier=personal.comparison_noise if private else 0.0,
         dimension=1,
         group_size=group_size,
+        sample_rate=evaluation_rate(file.users),
     )
     noise = 0.0
     if private:
         planned = Release(
             kind=ReleaseKind.TRAIN,
             noise_multiplier=1.0,
-            sample_rate=settings.training.sample_rate,
+            sample_rate=rate,
             steps=personal.steps,
             group_size=group_size,
             integers=planning(),
@@ -103,8 +104,7 @@ def plan_personal(
         except PrivacyError:
             return None
         ratio = signal_to_noise(
-            sample_rate=settings.training.sample_rate,
-            users=file.users,
+            batch=rate * file.users,
             steps=personal.steps,
             noise_multiplier=noise,
             parameters=parameters,
@@ -113,7 +113,7 @@ def plan_personal(
             return None
     training = Mechanism(
         users=file.users,
-        sample_rate=settings.training.sample_rate,
+        sample_rate=rate,
         clip=clip if private else math.inf,
         noise_multiplier=noise,
         dimension=parameters,

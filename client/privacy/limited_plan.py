@@ -60,7 +60,7 @@ def mechanism_of(
     adaptive = plan.private and training.clipping == "adaptive"
     return Mechanism(
         users=users,
-        sample_rate=training.sample_rate,
+        sample_rate=training.rate(users),
         clip=training.clip if plan.private else math.inf,
         noise_multiplier=plan.noise_multiplier,
         dimension=dimension,
@@ -74,7 +74,7 @@ def _quantile(training: TrainingSettings, users: int, clips: tuple[float, float]
     return Quantile(
         target=training.clip_quantile,
         rate=training.clip_rate,
-        noise=training.sample_rate * users / 20,
+        noise=training.rate(users) * users / 20,
         least=clips[0],
         most=clips[1],
     )

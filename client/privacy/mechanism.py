@@ -200,19 +200,24 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True)
 class CountMechanism:
-    """One noised sum to which each user contributes a vector of L2 norm at most 1.
+    """One noised sum to which each user of a Poisson sample contributes a vector of L2 norm at most 1.
 
     Args:
         kind: What is released.
         noise_multiplier: Noise standard deviation; 0 turns privacy off.
         dimension: Coordinates of the vector.
         group_size: Contributions that one user may touch.
+        sample_rate: Probability that a contribution is in the sum.
+
+    Guarantees:
+        One `privatise` of the bounded sum over a `sample` is the `release` that this object describes.
     """
 
     kind: ReleaseKind
     noise_multiplier: float
     dimension: int
     group_size: int = 1
+    sample_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.noise_multiplier < 0 or not math.isfinite(self.noise_multiplier) or self.group_size < 1 or self.dimension < 1:
@@ -220,6 +225,8 @@ class CountMechanism:
                 f"a mechanism with noise_multiplier={self.noise_multiplier}, group_size={self.group_size}, "
                 f"dimension={self.dimension}"
             )
+        if not 0 < self.sample_rate <= 1:
+            raise PrivacyError(f"a mechanism with sample_rate={self.sample_rate}")
 
     @property
     def private(self) -> bool:
@@ -236,9 +243,16 @@ class CountMechanism:
         return Release(
             kind=self.kind,
             noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
             group_size=self.group_size,
             integers=self.point.integers if self.private else None,
         )
+
+    def sample(self, present: int, random: NoiseSource) -> NDArray[np.int64]:
+        """A Poisson sample of the contributions 0 ... present - 1; all of them, and no draw, at a rate of 1."""
+        if self.sample_rate == 1:
+            return np.arange(present)
+        return np.flatnonzero(random.bernoulli(present, self.sample_rate))
 
     def privatise(self, total: BoundedSum, random: NoiseSource) -> NDArray[np.float64]:
         """The noised sum, float64 (dimension,).

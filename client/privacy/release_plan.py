@@ -10,7 +10,7 @@ from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import CountMechanism
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.privacy.plan import Plan, PreferencePlan, make_plan
+from shared.privacy.plan import Plan, PreferencePlan, evaluation_rate, make_plan
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.quality import METRICS
 from shared.secagg.fixed_point import FixedPoint, planning
@@ -19,10 +19,19 @@ WIDTH = 1 + len(METRICS)
 """Numbers that one user contributes to metrics: one, and every metric."""
 
 
-def metrics_mechanism(settings: Settings, *, group_size: int, private: bool) -> CountMechanism:
-    """How a deployed platform's metrics are noised."""
-    multiplier = settings.privacy.metrics_noise_multiplier if private else 0.0
-    return CountMechanism(kind=ReleaseKind.EVALUATE, noise_multiplier=multiplier, dimension=WIDTH, group_size=group_size)
+def metrics_mechanism(settings: Settings, *, users: int, group_size: int, private: bool) -> CountMechanism:
+    """How a deployed platform's metrics are sampled and noised.
+
+    Args:
+        users: Declared number of users.
+    """
+    return CountMechanism(
+        kind=ReleaseKind.EVALUATE,
+        noise_multiplier=settings.privacy.metrics_noise_multiplier if private else 0.0,
+        dimension=WIDTH,
+        group_size=group_size,
+        sample_rate=evaluation_rate(users),
+    )
 
 
 def preference_plan(file: PlatformFile, settings: Settings, *, items: int | None = None) -> PreferencePlan | None:
@@ -72,13 +81,13 @@ def plan_of(
         )
     evaluations: list[Release] = []
     if not exact_metrics and file.federation.metrics and math.isfinite(budget):
-        one = metrics_mechanism(settings, group_size=group_size, private=True).release()
+        one = metrics_mechanism(settings, users=file.users, group_size=group_size, private=True).release()
         evaluations = [replace(one, integers=planning())] * settings.evaluations
     return make_plan(
         budget=budget,
         delta=file.privacy.delta,
         users=file.users,
-        sample_rate=settings.training.sample_rate,
+        sample_rate=settings.training.rate(file.users),
         steps=settings.steps,
         preferences=preferences,
         prior_noise_multiplier=settings.privacy.prior_noise_multiplier,
@@ -90,11 +99,12 @@ def plan_of(
     )
 
 
-def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_size: int, local: int) -> Release:
+def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, users: int, group_size: int, local: int) -> Release:
     """What one round of the secure sum costs this platform's users, under the fixed point that all agreed on.
 
     Args:
         point: Its `honest` is for the caller to have checked against the platform's own count of colluders.
+        users: Declared number of this platform's users.
         group_size: Examples that one user may touch.
         local: Parameters of the step that stay on the platform.
 
@@ -115,7 +125,7 @@ def round_release(plan: Plan, point: FixedPoint, *, settings: Settings, group_si
     return Release(
         kind=ReleaseKind.TRAIN,
         noise_multiplier=multiplier,
-        sample_rate=settings.training.sample_rate,
+        sample_rate=settings.training.rate(users),
         group_size=group_size,
         integers=point.integers_with(local),
     )

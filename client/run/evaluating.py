@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.evaluation.answered_evaluations import Evaluated, answered_before, evaluated_model, evaluation_key
@@ -18,6 +19,7 @@ from client.privacy.release_plan import WIDTH, metrics_mechanism
 from client.run.popularity_prior import prior_of
 from client.run.training_context import TrainingContext
 from shared.base.errors import OutOfOrder, PrivacyError
+from shared.privacy.plan import evaluation_rate
 from shared.protocol.messages import Evaluate, Label, Metrics
 from shared.protocol.quality import Quality, mean_quality
 
@@ -38,7 +40,7 @@ def answer_evaluation(run: TrainingContext, request: Evaluate) -> Metrics:
     began = time.monotonic()
     prior = prior_of(run)
     if run.exact:
-        found = mean_quality(*run.ranks(_parameters(run, request), prior, serving=True))
+        found = mean_quality(*run.ranks(_parameters(run, request), prior, serving=True, only=_same_users(run)))
         return _metrics(run, request, found, run.stamp(began))
     known = answered_before(run.state.evaluations, request, run.settings)
     if known is None:
@@ -55,18 +57,30 @@ def _parameters(run: TrainingContext, request: Evaluate) -> dict[str, Tensor]:
     return parameters
 
 
+def _same_users(run: TrainingContext) -> NDArray[np.int64] | None:
+    """The held-out users whom a simulation's exact evaluations read, the same in all of them; None for everybody."""
+    rate = evaluation_rate(run.platform.file.users)
+    if rate == 1:
+        return None
+    random = np.random.default_rng([run.settings.seed, *b"evaluated", 0, *run.platform.name.encode()])
+    return np.flatnonzero(random.random(len(run.platform.held_out)) < rate)
+
+
 def _noised(run: TrainingContext, request: Evaluate, prior: Tensor) -> Quality:
-    mechanism = metrics_mechanism(run.settings, group_size=run.platform.friends.group_size, private=run.plan.private)
+    platform, random = run.platform, run.random(f"evaluate-{request.label}", request.round)
+    mechanism = metrics_mechanism(
+        run.settings, users=platform.file.users, group_size=platform.friends.group_size, private=run.plan.private
+    )
     run.pay(mechanism.release(), request.round, charged_question(request, "metrics"))
     parameters = _parameters(run, request)
     sums = by_parts(
         lambda users: metric_sums(*run.ranks(parameters, prior, serving=False, only=users)),
-        np.arange(len(run.platform.held_out)),
+        mechanism.sample(len(platform.held_out), random),
         guard=run.guard,
         empty=lambda: nothing({"sum": (WIDTH,)}, bound=1.0),
         what="an evaluation",
     )
-    return noised_quality(sums, mechanism, run.random(f"evaluate-{request.label}", request.round))
+    return noised_quality(sums, mechanism, random)
 
 
 def _metrics(run: TrainingContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:

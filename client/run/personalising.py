@@ -81,14 +81,15 @@ def _better(run: TrainingContext, plan: PersonalPlan, request: Personalise, prio
     def ndcg(parameters: Mapping[str, Tensor], users: np.ndarray) -> np.ndarray:
         return METRICS[NDCG].per_user(*run.ranks(parameters, prior, serving=False, only=users))
 
+    random = run.random("compare", plan.round)
     gained = by_parts(
         lambda users: gains(ndcg(shared, users), ndcg(own, users)),
-        np.arange(len(run.platform.held_out)),
+        plan.comparison.sample(len(run.platform.held_out), random),
         guard=run.guard,
         empty=lambda: nothing({"sum": (1,)}, bound=1.0),
         what="the comparison of the platform's own model",
     )
-    return wins(gained, plan.comparison, run.random("compare", plan.round))
+    return wins(gained, plan.comparison, random)
 
 
 def _trained(run: TrainingContext, plan: PersonalPlan, shared: Mapping[str, Tensor], prior: Tensor) -> dict[str, Tensor]:

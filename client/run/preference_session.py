@@ -235,7 +235,7 @@ class SecurePreferences:
                 need=self._need,
                 preference_need=run.plan.preference_noise,
                 taste_need=run.plan.taste_noise,
-                batch=run.settings.training.sample_rate * run.rows.file.users,
+                batch=run.settings.training.batch([run.rows.file.users]),
                 dimensions=self._dimensions,
             )
         elif request.phase is Phase.CONFIRM:

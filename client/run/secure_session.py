@@ -82,6 +82,7 @@ class SecureSession(SecurePreferences):
             run.plan,
             point,
             settings=run.settings,
+            users=run.platform.file.users,
             group_size=run.platform.friends.group_size,
             local=run.staying,
         )

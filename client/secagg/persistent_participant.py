@@ -139,8 +139,7 @@ class PersistentParticipant:
             except InputError as error:
                 raise ProtocolError(f"factors {name!r}: {error.found}") from None
         # Before anything of the size that the agreement names: its catalogues are those that platforms signed.
-        settings = self._settings
-        agreement.require_signed(request.roster, sample_rate=settings.training.sample_rate, trains=settings.trains)
+        agreement.require_signed(request.roster, self._settings)
         if agreement.catalogues:
             try:
                 agreement.popularity_point(quorum=request.roster.quorum, settings=self._settings)

@@ -257,7 +257,7 @@ class Worker:
         if not self._simulation:
             terms = self._file.federation
             terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
-            terms.require_settings(request.settings)
+            terms.require_settings(request.settings, users=self._file.users)
 
     def _open(self, request: Request) -> Session:
         settings = request.settings

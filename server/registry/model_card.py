@@ -17,7 +17,7 @@ from server.registry.run_facts import (
     published_settings,
     unpromised,
 )
-from shared.base.settings import Settings, settings_digest
+from shared.base.settings import USUAL_BATCH, USUAL_RATE, Settings, TrainingSettings, settings_digest
 from shared.ledger.format import UNIT
 from shared.model.peft_export import base_of, usage
 from shared.preferences.denoising import public_ridge
@@ -205,11 +205,17 @@ def _released_how(settings: Settings) -> str:
         found.append("Which directions of texts users like together was summed once, each user's part of norm 1.")
     if settings.trains:
         found.append(
-            f"""Each user's gradient is clipped to {training.clip:g}; a step samples users with probability
-{training.sample_rate:g}; a round has {settings.round_steps} steps. The popularity prior was released once with noise multiplier
+            f"""Each user's gradient is clipped to {training.clip:g}; a step samples {_sampled(training)};
+a round has {settings.round_steps} steps. The popularity prior was released once with noise multiplier
 {settings.privacy.prior_noise_multiplier:g}."""
         )
     return " ".join(found)
+
+
+def _sampled(training: TrainingSettings) -> str:
+    if training.sample_rate:
+        return f"users with probability {training.sample_rate:g}"
+    return f"users with probability {USUAL_RATE:g}, and {USUAL_BATCH:g} of a platform in expectation at most"
 
 
 def _claim(facts: Facts) -> str:

@@ -142,7 +142,7 @@ class SecureRounds:
         assert self._saved is not None
         coordinator = SumCoordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
-        users = sum(member.users for member in members.values())
+        users = [member.users for member in members.values()]
         agreement = phases.agreement
         shared = len(self._declared.shared()) if self._saved.lists else 0
         ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter), shared=shared)

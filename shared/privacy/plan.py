@@ -18,6 +18,8 @@ from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method
 
+EVALUATED = 10_000
+"""Declared users up to whom an evaluation reads all; of more it reads a Poisson sample that is expected to have so many."""
 LIKES_NOISE = 5.0
 """Noise multiplier of how popular shared items are, over that of which are liked together: a 25th of what both spend, about."""
 
@@ -62,6 +64,15 @@ class Plan:
         )
 
 
+def evaluation_rate(users: int) -> float:
+    """Probability that an evaluation reads a user's held-out item, on a platform that declares so many users.
+
+    >>> evaluation_rate(500), evaluation_rate(1_000_000)
+    (1.0, 0.01)
+    """
+    return min(1.0, EVALUATED / max(1, users))
+
+
 def sum_multiplier(of: SumKind, *, preference_noise: float, taste_noise: float) -> float:
     """Noise multiplier of a sum of what users like: of pairs of items as it is, of single items `LIKES_NOISE` times it."""
     return {
@@ -82,19 +93,20 @@ def noise_words(noise_multiplier: float, preference_noise: float, taste_noise: f
     return ", ".join([*([f"{noise_multiplier:{digits}}"] if noise_multiplier or not summed else []), *summed])
 
 
-def signal_to_noise(*, sample_rate: float, users: int, steps: int, noise_multiplier: float, parameters: int) -> float:
+def signal_to_noise(*, batch: float, steps: int, noise_multiplier: float, parameters: int) -> float:
     """Upper bound of the run's summed clipped gradients over the expected norm of its summed noise.
 
-    With clipping bound C the gradients of `steps` steps sum to at most q n T C in expectation over the
-    sampling, reached only if all of them agree; the noise is N(0, T z² C² I) in `parameters`
-    dimensions, of norm about z C sqrt(T d). The ratio, q n sqrt(T) / (z sqrt(d)), has no unit.
+    With clipping bound C the gradients of T = `steps` steps sum to at most B T C in expectation over the
+    sampling, B = `batch` users being expected in a step, reached only if all of them agree; the noise is
+    N(0, T z² C² I) in `parameters` dimensions, of norm about z C sqrt(T d). The ratio, B sqrt(T) / (z sqrt(d)),
+    has no unit.
 
-    >>> round(signal_to_noise(sample_rate=0.15, users=943, steps=200, noise_multiplier=1.5, parameters=36864), 2)
+    >>> round(signal_to_noise(batch=0.15 * 943, steps=200, noise_multiplier=1.5, parameters=36864), 2)
     6.95
     """
     if noise_multiplier == 0:
         return math.inf
-    return sample_rate * users * math.sqrt(steps) / (noise_multiplier * math.sqrt(parameters))
+    return batch * math.sqrt(steps) / (noise_multiplier * math.sqrt(parameters))
 
 
 def preference_signal(*, users: int, items: int, noise_multiplier: float) -> float:
@@ -229,7 +241,7 @@ def make_plan(
         noise = noise_multiplier(budget=budget, delta=delta, planned=training, fixed=fixed, accountant=accountant)
         trained = (replace(training, noise_multiplier=noise),)
         ratio = signal_to_noise(
-            sample_rate=sample_rate, users=users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
+            batch=sample_rate * users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
         )
         if ratio < 1 and not shared:
             raise NoisyPlan(

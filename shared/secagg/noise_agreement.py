@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shared.base.errors import ProtocolError
-from shared.base.settings import Settings, settings_digest
+from shared.base.settings import Settings, TrainingSettings, settings_digest
 from shared.preferences.sum_kind import SumKind
 from shared.privacy.plan import sum_multiplier
 from shared.secagg.codec import decode
@@ -65,13 +65,13 @@ def pooled(entries: Iterable[RosterEntry], *, colluders: int) -> tuple[DeclaredC
     return shared_catalogues((declared_by(entry) for entry in entries), colluders=colluders)
 
 
-def batch_of(entries: Iterable[RosterEntry], *, sample_rate: float) -> float:
+def batch_of(entries: Iterable[RosterEntry], training: TrainingSettings) -> float:
     """Expected number of users in the largest platform's batch, from the platforms' signed lines.
 
     Raises:
         ProtocolError: a platform declares nothing that can be read.
     """
-    return sample_rate * max((declared_by(entry).users for entry in entries), default=0)
+    return max((training.batch([declared_by(entry).users]) for entry in entries), default=0.0)
 
 
 def require_owners(roster: Roster, catalogues: Iterable[DeclaredCatalogue], survivors: Collection[int]) -> None:
@@ -126,21 +126,19 @@ class Agreement:
         if items > MOST_ITEMS:
             raise ProtocolError(f"the agreed catalogues have {items} items; at most {MOST_ITEMS} are summed")
 
-    def require_signed(self, roster: Roster, *, sample_rate: float, trains: bool) -> None:
+    def require_signed(self, roster: Roster, settings: Settings) -> None:
         """Check what follows from the roster's signed lines: the batch, and the catalogues, nothing more and nothing less.
-
-        Args:
-            trains: `Settings.trains`; popularities of whole catalogues serve training alone.
 
         Raises:
             ProtocolError: they are others.
         """
-        if self.batch != batch_of(roster.entries, sample_rate=sample_rate):
+        batch = batch_of(roster.entries, settings.training)
+        if self.batch != batch:
             raise ProtocolError(
-                f"batches of {self.batch:g} users were agreed on, and the platforms' signed numbers of users make them "
-                f"{batch_of(roster.entries, sample_rate=sample_rate):g}"
+                f"batches of {self.batch:g} users were agreed on, and the platforms' signed numbers of users make them {batch:g}"
             )
-        wanted = pooled(roster.entries, colluders=roster.terms.colluders) if trains else ()
+        # Popularities of whole catalogues serve training alone.
+        wanted = pooled(roster.entries, colluders=roster.terms.colluders) if settings.trains else ()
         if self.catalogues != wanted:
             least = roster.terms.colluders + 2
             signed = [declared_by(entry) for entry in roster.entries]

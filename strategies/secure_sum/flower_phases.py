@@ -280,9 +280,9 @@ class Phases:
         """
         total = self._point.decode(self.work.sum())
         entries = self.coordinator.roster.entries
-        users = sum(self.members[entries[number].platform].users for number in self.work.survivors)
+        users = [self.members[entries[number].platform].users for number in self.work.survivors]
         # Public, and never the real size of the batches.
-        mean = total / (self._settings.training.sample_rate * users)
+        mean = total / self._settings.training.batch(users)
         change: Change = {}
         start = 0
         for name, shape in self._layout(self._server_round, self._adapter).items():

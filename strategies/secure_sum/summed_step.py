@@ -88,26 +88,26 @@ def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequ
         noise_multiplier=max((one.noise_multiplier for one in there), default=0.0),
         preference_noise=max((one.preference_noise for one in there), default=0.0),
         taste_noise=max((one.taste_noise for one in there), default=0.0),
-        batch=batch_of(entries, sample_rate=settings.training.sample_rate),
+        batch=batch_of(entries, settings.training),
         # Popularities of whole catalogues serve training alone.
         catalogues=pooled(entries, colluders=settings.secure.colluders) if settings.trains else (),
     )
 
 
-def require_signal(settings: Settings, agreement: Agreement, *, users: int, parameters: int, shared: int = 0) -> float:
+def require_signal(settings: Settings, agreement: Agreement, *, users: Sequence[int], parameters: int, shared: int = 0) -> float:
     """The run's signal-to-noise bound over all platforms' users.
 
     Args:
+        users: That each platform declares.
         shared: Items that platforms have in common; 0 where none are summed.
 
     Raises:
         NoisyPlan: it is below 1.
     """
     if not settings.trains:
-        return require_preference_signal(settings, agreement, users=users, shared=shared)
+        return require_preference_signal(settings, agreement, users=sum(users), shared=shared)
     ratio = signal_to_noise(
-        sample_rate=settings.training.sample_rate,
-        users=users,
+        batch=settings.training.batch(users),
         steps=settings.rounds,
         noise_multiplier=agreement.noise_multiplier,
         parameters=parameters,
@@ -115,7 +115,7 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: int, para
     if ratio < 1:
         raise NoisyPlan(
             f"the planned sums would be noise: even if all gradients agreed, they would be {ratio:.3g} of the noise's norm "
-            f"({users} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
+            f"({sum(users)} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
             where=f"distributed noise, multiplier {agreement.noise_multiplier:.3g}",
             do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers)",
         )

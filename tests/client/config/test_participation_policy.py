@@ -143,7 +143,7 @@ def test_less_privacy_than_the_file_allows_is_refused(
     assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
     assert term.split()[0] in str(made.worker.failure)
     assert not made.ledger.exists()
-    made.worker._file.federation.require_settings(deployed(**agrees))
+    made.worker._file.federation.require_settings(deployed(**agrees), users=40)
 
 
 def test_a_backbone_that_is_not_named_is_never_loaded(

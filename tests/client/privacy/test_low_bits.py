@@ -72,7 +72,7 @@ def gradients(users: int) -> BoundedSum:
 
 
 STEP = Mechanism(users=1000, sample_rate=0.1, clip=1e-3, noise_multiplier=1.0, dimension=200)
-METRICS = metrics_mechanism(Settings(), group_size=1, private=True)
+METRICS = metrics_mechanism(Settings(), users=500, group_size=1, private=True)
 LIKES = CountMechanism(kind=ReleaseKind.POPULARITY, noise_multiplier=3.0, dimension=400)
 KINDS: dict[str, tuple[Callable[[int], BoundedSum], int, float, Callable[[BoundedSum], NDArray[np.float64]]]] = {
     "metrics": (metrics, 300, METRICS.point.noise, lambda total: METRICS.privatise(total, SecureNoise())),

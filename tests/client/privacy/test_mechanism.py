@@ -477,6 +477,30 @@ class TestCountMechanism:
         assert (event.kind, event.steps, event.sample_rate, event.group_size) == (ReleaseKind.POPULARITY, 1, 1.0, 4)
         assert event.integers is not None and event.integers.dimension == 7
 
+    def test_a_sample_is_of_the_event(self) -> None:
+        """Every contribution enters independently, with the rate that the event is accounted with."""
+        sampled, random, trials = replace(self.mechanism, dimension=4, sample_rate=0.3), SeededNoise(7), 3000
+        rate = sampled.release().sample_rate
+        assert rate == 0.3
+        entered = np.zeros((trials, 50))
+        for row in entered:
+            row[sampled.sample(50, random)] = 1
+        assert stats.binomtest(int(entered.sum()), entered.size, rate).pvalue > 1e-4
+        assert np.abs(entered.mean(0) - rate).max() < 6 * math.sqrt(rate * (1 - rate) / trials)
+        assert entered.sum(1).var() == pytest.approx(50 * rate * (1 - rate), rel=0.15)
+        together = entered.T @ entered / trials
+        assert np.abs(together - np.diag(np.diag(together)) - rate**2 * (1 - np.eye(50))).max() < 6 * rate / math.sqrt(trials)
+
+    def test_a_sample_of_all_draws_nothing(self) -> None:
+        random = SeededNoise(0)
+        assert self.mechanism.sample(5, random).tolist() == [0, 1, 2, 3, 4]
+        assert random.words(3).tolist() == SeededNoise(0).words(3).tolist()
+
+    @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan])
+    def test_no_rate_is_refused(self, rate: float) -> None:
+        with pytest.raises(PrivacyError, match="sample_rate"):
+            replace(self.mechanism, sample_rate=rate)
+
     def test_nobody_is_noised_too(self) -> None:
         mechanism = replace(self.mechanism, dimension=5)
         assert mechanism.privatise(of_contributions(np.zeros((0, 5))), SeededNoise(0)).any()

@@ -203,7 +203,7 @@ class TestLocal:
         from client.config.platform_file import load
 
         with pytest.raises(Exception, match="preferences"):
-            load(platform.paths[0]).federation.require_settings(platform.settings)
+            load(platform.paths[0]).federation.require_settings(platform.settings, users=40)
 
 
 class TestSecure:

@@ -579,7 +579,7 @@ def test_a_platform_may_ask_for_more_suspicion(tiny_settings: Make) -> None:
 
     settings = tiny_settings(strategy="secure-sum", secure={"colluders": 2})
     terms = {"backbones": (settings.model.backbone,)}
-    ParticipationPolicy.model_validate({**terms, "colluders": 2}).require_settings(settings)
+    ParticipationPolicy.model_validate({**terms, "colluders": 2}).require_settings(settings, users=40)
     with pytest.raises(PrivacyError, match=r"secure\.colluders = 2"):
-        ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(settings)
-    ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(tiny_settings())
+        ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(settings, users=40)
+    ParticipationPolicy.model_validate({**terms, "colluders": 3}).require_settings(tiny_settings(), users=40)

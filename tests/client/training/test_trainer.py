@@ -24,6 +24,7 @@ from client.examples.vectors import VectorRows
 from client.fusion.operators import fusion_named
 from client.model.towers import Towers, cached_rows
 from client.model.user_rows import KnownRows, UserBatch
+from client.privacy.failure_guard import Silent
 from client.privacy.mechanism import Mechanism, Quantile
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from client.run.run_state import RunState, load_run_state, save_run_state
@@ -324,6 +325,41 @@ class TestStep:
             rows = trainer.sample(SeededNoise(0))
             runs.append(sorted(problem.examples.user[rows[:, 0]]))
         assert runs[0] == runs[1] == [user for user in range(USERS) if user != 3]
+
+    def test_a_user_on_whom_reading_fails_is_left_out_alone(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+        mechanism = problem.mechanism(sample_rate=1.0, clip=1.0, noise_multiplier=1.0)
+        without = problem.by_user[np.arange(USERS) != 7]
+        expected = problem.trainer(mechanism=mechanism).gradient(
+            problem.stirred(), problem.trained, problem.bank, np.sort(without[:, :1], axis=0)
+        )
+        real = KnownRows.read
+
+        def broken(self: KnownRows, rows: np.ndarray) -> UserBatch:
+            if np.isin(rows, problem.by_user[7]).any():
+                raise OSError(5, "Input/output error")
+            return real(self, rows)
+
+        monkeypatch.setattr(KnownRows, "read", broken)
+        monkeypatch.setattr(Trainer, "sample", lambda self, random: problem.by_user[:, :1])
+        guard = Silent()
+        found = problem.trainer(mechanism=mechanism, guard=guard).contribution(
+            problem.stirred(), problem.trained, problem.bank, SeededNoise(0)
+        )
+        assert guard.failures
+        for name, value in found.parts.items():
+            torch.testing.assert_close(value, expected.parts[name], atol=1e-6, rtol=1e-5)
+        with pytest.raises(OSError, match="Input/output"):
+            problem.trainer(mechanism=mechanism).contribution(problem.stirred(), problem.trained, problem.bank, SeededNoise(0))
+
+    def test_a_large_sample_is_read_by_parts(self, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows, sizes, real = problem.by_user[:, :1], [], KnownRows.read
+        expected = problem.trainer().gradient(problem.stirred(), problem.trained, problem.bank, rows)
+        monkeypatch.setattr("client.training.trainer.SEQUENCES_READ", 10)
+        monkeypatch.setattr(KnownRows, "read", lambda self, rows: (sizes.append(len(rows)), real(self, rows))[1])
+        found = problem.trainer().gradient(problem.stirred(), problem.trained, problem.bank, rows)
+        assert sizes == [10, 10, 4]
+        for name, value in found.parts.items():
+            torch.testing.assert_close(value, expected.parts[name], atol=1e-5, rtol=1e-4)
 
     def test_progress_is_told_once_a_step(self, problem: Problem) -> None:
         seen: list[int] = []

@@ -14,16 +14,18 @@ import torch
 from client.config.platform_file import load
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
-from client.privacy.mechanism import Mechanism
+from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
 from client.run import run_context
 from client.run.local_session import LocalSession
+from client.run.training_context import TrainingContext
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.ledger.format import read_ledger
 from shared.model.adapter import initial, layout_of
 from shared.model.backbone import shape_of
+from shared.privacy.releases import ReleaseKind
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (
     Answer,
@@ -172,6 +174,53 @@ class TestARun:
         update = expect(Update, made.train(1), made)
         assert set(update.change) == set(initial(settings))  # projectors and intercepts stay here
         made.worker.close()
+
+
+class TestSampledEvaluations:
+    """Above a declared number of users an evaluation reads a Poisson sample, and is planned and charged as one."""
+
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        monkeypatch.setattr("shared.privacy.plan.EVALUATED", 20)
+        asked: list[Any] = []
+        ranks = TrainingContext.ranks
+
+        def watched(self: TrainingContext, *given: Any, **how: Any) -> Any:
+            asked.append(how["only"])
+            return ranks(self, *given, **how)
+
+        monkeypatch.setattr(TrainingContext, "ranks", watched)
+        return asked
+
+    def test_of_a_deployed_platform(self, deployed: Bench, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[np.ndarray] = []
+        sample = CountMechanism.sample
+        monkeypatch.setattr(CountMechanism, "sample", lambda self, *given: drawn.append(sample(self, *given)) or drawn[-1])
+        deployed.join()
+        expect(Metrics, deployed.evaluate(), deployed)
+        deployed.train(1), deployed.train(2)
+        expect(Metrics, deployed.evaluate(Label.FEDERATED, 2), deployed)
+        run = deployed.worker._session.run  # type: ignore[union-attr]
+        held_out = len(run.platform.held_out)
+        assert [only.tolist() for only in read] == [only.tolist() for only in drawn]
+        assert all(0 < len(only) < held_out for only in read) and read[0].tolist() != read[1].tolist()
+        charged = [entry.release for entry in read_ledger(deployed.ledger).entries if entry.kind is ReleaseKind.EVALUATE]
+        planned = [release for release in run.plan.releases if release.kind is ReleaseKind.EVALUATE]
+        assert len(charged) == len(planned) == 2
+        assert {release.sample_rate for release in [*charged, *planned]} == {20 / 41}
+
+    def test_of_a_simulation_are_of_the_same_users(self, bench: Bench, read: list[Any]) -> None:
+        bench.join()
+        first = expect(Metrics, bench.evaluate(), bench)
+        second = expect(Metrics, bench.evaluate(Label.FEDERATED, 1), bench)
+        assert first.quality == second.quality  # of one model
+        assert 0 < len(read[0]) < 30 and read[0].tolist() == read[1].tolist()
+
+    def test_up_to_that_number_everybody_is_read(self, bench: Bench, read: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shared.privacy.plan.EVALUATED", 41)
+        bench.join()
+        bench.evaluate()
+        assert read == [None]
 
 
 class TestCharges:

@@ -36,7 +36,7 @@ valid = st.fixed_dictionaries(
             optional={
                 "clip": st.floats(0.01, 9),
                 "objective": st.sampled_from(["softmax", "click"]),
-                "sample_rate": st.floats(1e-7, 1),
+                "sample_rate": st.just(0.0) | st.floats(1e-7, 1),
             },
         ),
         "model": st.fixed_dictionaries(
@@ -84,7 +84,7 @@ def test_the_flat_table_survives_toml_and_json(values: dict[str, Any]) -> None:
         {"training": {"clip": math.inf}},
         {"training": {"clip": 0}},
         {"training": {"sample_rate": 1.5}},
-        {"training": {"sample_rate": 0}},
+        {"training": {"sample_rate": 1e-8}},
         {"training": []},
         {"model": {"fusion": "no magic"}},
         {"privacy": {"generator": "seeded"}},
@@ -188,3 +188,20 @@ def test_settings_cannot_be_changed() -> None:
         settings.rounds = 3
     with pytest.raises(ValueError, match="frozen"):
         settings.training.clip = 9.0
+
+
+class TestSampleRate:
+    @pytest.mark.parametrize(("users", "expected"), [(1, 0.08), (1000, 80), (12_500, 1000), (100_000, 1000), (10**6, 1000)])
+    def test_by_default_follows_from_the_declared_users(self, users: int, expected: float) -> None:
+        training = Settings().training
+        assert training.batch([users]) == pytest.approx(expected) == pytest.approx(training.rate(users) * users)
+        assert 0 < training.rate(users) <= 0.08
+
+    def test_as_it_was_asked_for(self) -> None:
+        training = build({"training": {"sample_rate": 0.3}}, where="test").training
+        assert training.rate(10) == training.rate(10**7) == 0.3
+        assert training.batch([10, 10**7]) == 0.3 * (10 + 10**7)
+
+    def test_of_several_platforms_is_the_sum(self) -> None:
+        assert Settings().training.batch([100, 5_000_000, 200, 12_500]) == pytest.approx(8 + 1000 + 16 + 1000)
+        assert Settings().training.batch([]) == 0.0

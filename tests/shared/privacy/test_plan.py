@@ -68,9 +68,9 @@ def test_a_budget_is_a_positive_number(budget: float) -> None:
 
 
 def test_signal_to_noise_is_the_ratio_of_norms() -> None:
-    ratio = signal_to_noise(sample_rate=0.1, users=1000, steps=25, noise_multiplier=2.0, parameters=400)
+    ratio = signal_to_noise(batch=100.0, steps=25, noise_multiplier=2.0, parameters=400)
     assert ratio == pytest.approx((0.1 * 1000 * 25) / (2.0 * math.sqrt(25 * 400)))
-    assert signal_to_noise(sample_rate=0.1, users=1, steps=1, noise_multiplier=0.0, parameters=1) == math.inf
+    assert signal_to_noise(batch=0.1, steps=1, noise_multiplier=0.0, parameters=1) == math.inf
 
 
 def plan(**changes: Any) -> Plan:

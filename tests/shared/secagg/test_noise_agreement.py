@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 
 from shared.base.errors import ProtocolError
+from shared.base.settings import Settings
 from shared.secagg.codec import encode
 from shared.secagg.noise_agreement import Agreement, declared_by, pooled, require_owners
 from shared.secagg.roster import Roster, RosterEntry, SumTerms
 from shared.secagg.shared_catalogues import MOST_CATALOGUES, MOST_ITEMS, DeclaredCatalogue, Popularity, shared_catalogues
+
+HALF = Settings(training={"sample_rate": 0.5})  # type: ignore[arg-type]
 
 
 def of(mark: int, *, items: int = 10, users: int = 5) -> DeclaredCatalogue:
@@ -52,15 +55,15 @@ def test_an_agreement_is_what_was_signed() -> None:
     made = roster(of(1), of(1, users=8), of(2))
     good = Agreement(noise_multiplier=1.0, batch=4.0, catalogues=pooled(made.entries, colluders=0))
     assert good.catalogues == (of(1, users=8),)
-    good.require_signed(made, sample_rate=0.5, trains=True)
+    good.require_signed(made, HALF)
     for bad in ((), (of(1),), (of(1, users=8), of(2)), (of(2),), good.catalogues * 2):
         with pytest.raises(ProtocolError, match="signed"):
-            replace(good, catalogues=bad).require_signed(made, sample_rate=0.5, trains=True)
+            replace(good, catalogues=bad).require_signed(made, HALF)
     with pytest.raises(ProtocolError, match="signed"):
-        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), sample_rate=0.5, trains=True)
+        good.require_signed(roster(of(1), of(1, users=8), of(2), colluders=1), HALF)
     for bad in ({"batch": 4.5}, {"batch": 0.0}):
         with pytest.raises(ProtocolError, match="batches"):
-            replace(good, **bad).require_signed(made, sample_rate=0.5, trains=True)  # type: ignore[arg-type]
+            replace(good, **bad).require_signed(made, HALF)  # type: ignore[arg-type]
     for bad in ({"batch": 2.0**32}, {"batch": float("nan")}, {"noise_multiplier": 1.1e6}, {"noise_multiplier": -1.0}):
         with pytest.raises(ProtocolError, match="agreed"):
             replace(good, **bad)  # type: ignore[arg-type]
