@@ -135,8 +135,7 @@ class ParticipationPolicy(Frozen):
         _keep(training.clip <= self.maximum_clip, "maximum_clip", clip)
         count = settings.evaluations
         _keep(not self.metrics or count <= self.maximum_evaluations, "maximum_evaluations", f"{count} evaluations")
-        # What trains nothing loads none.
-        _keep(not settings.trains or settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
+        _keep(not settings.encodes or settings.model.backbone in self.backbones, "backbones", settings.model.backbone)
         _keep(
             settings.server.minimum_platforms >= self.minimum_participants,
             "minimum_participants",

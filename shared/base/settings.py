@@ -299,6 +299,11 @@ class Settings(_Frozen):
         return self.strategy != PREFERENCES
 
     @property
+    def encodes(self) -> bool:
+        """Whether platforms load an encoder."""
+        return self.trains or self.preferences.map > 0
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of a whole run: before the first round, after the last, and every so many between."""
         if not self.trains:

@@ -16,6 +16,8 @@ is there is not run again. The own model does not depend on epsilon and is fitte
 dealing to more than 1: a federation of its own, since the newcomer's users are taken from it. --baselines fits what anybody
 could run on a platform's own rows (`simulations/benchmarks/baselines.py`), beside the own model; `--epsilon` without a number
 then runs nothing else.
+
+With a taste map (`--set preferences.map=64`) every platform's texts are encoded, and all models read them; the newcomers' do not.
 """
 
 from __future__ import annotations
@@ -33,17 +35,24 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PlatformRows, read_rows
+from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
 from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import OwnFit, UserScores, fit_own
-from shared.base.settings import Settings
-from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences
+from client.recommender.pulled_model import holds_model, open_model
+from client.recommender.taste import TasteOnItems
+from shared.base.settings import ModelSettings, Settings
+from shared.preferences.shared_preferences import SharedPreferences
+from shared.preferences.taste_directions import item_directions
+from shared.preferences.taste_map import TasteMap
 from simulations.benchmarks.baselines import fit_baselines
 from simulations.benchmarks.gain_report import WIDTH, GainCell, baseline_table, gain_table, plot_gains, save_cell, summary_of
 from simulations.benchmarks.newcomers import LEAST_USERS, further_parts, newcomer_users, rank_newcomer
@@ -98,19 +107,29 @@ class DealtPlatforms:
         self.platforms: dict[str, PlatformRows] = {
             rows.name: rows for rows in (read_rows(load(path), plain) for path in world.platforms)
         }
-        self._own: dict[str, OwnFit] = {}
+        self._own: dict[tuple[str, bool], OwnFit] = {}
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._cache = scratch.with_name(f"{scratch.name}-trunk")
 
-    def own(self, name: str, *, seed: int) -> OwnFit:
+    def own(self, name: str, *, seed: int, texts: bool = False) -> OwnFit:
         """A platform's own model."""
-        if name not in self._own:
+        if (name, texts) not in self._own:
             rows = self.platforms[name]
-            self._own[name] = fit_own(rows.tables, rows.split, seed=seed)
-        return self._own[name]
+            vectors = self.vectors(name) if texts else None
+            self._own[name, texts] = fit_own(rows.tables, rows.split, text=vectors, seed=seed)
+        return self._own[name, texts]
+
+    def vectors(self, name: str) -> NDArray[np.float32]:
+        """Vectors of a platform's items' texts by the frozen backbone, float32 (items, width)."""
+        if name not in self._vectors:
+            rows = self.platforms[name]
+            self._vectors[name] = frozen_item_vectors(rows.file, rows.tables, ModelSettings(), cache=self._cache)
+        return self._vectors[name]
 
 
 def run_cell(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> dict[str, RankedUsers]:
     """One federation, if the cell has an epsilon, and every platform's users ranked by all models."""
-    shared = None if cell.epsilon is None else _released(cell, dealt, words, scratch)
+    shared, taste = (None, None) if cell.epsilon is None else _released(cell, dealt, words, scratch)
     # Matrices of a part are small: a second thread is waited for longer than it helps, above all on a busy machine.
     with threadpool_limits(1 if cell.dealt > 1 else None):
         if cell.newcomers:
@@ -118,26 +137,37 @@ def run_cell(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratc
             return rank_newcomer(dealt.whole, users, shared, sizes=cell.newcomers, seed=cell.seed)
         if cell.epsilon is None:
             return {name: _beside_baselines(dealt, name, seed=cell.seed) for name in dealt.platforms}
-        return {name: _ranked(dealt, name, shared, seed=cell.seed) for name in dealt.platforms}
+        return {name: _ranked(dealt, name, shared, taste, seed=cell.seed) for name in dealt.platforms}
 
 
-def _released(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> SharedPreferences | None:
+def _released(
+    cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path
+) -> tuple[SharedPreferences | None, TasteMap | None]:
     """What the federation publishes; one platform is none."""
     if len(dealt.platforms) < 2:
-        return None
+        return None, None
     noise = "distributed" if len(dealt.platforms) >= 3 else "local"
     settings = _settings(cell, [f"privacy.noise={noise}", *words])
     federate_virtually(Simulation(world=dealt.world, settings=settings, out=scratch), "gain", dealt.platforms, scratch)
-    found = scratch / "model" / FILE
-    return load_preferences(found) if found.exists() else None
+    found = open_model(scratch / "model") if holds_model(scratch / "model") else None
+    return (None, None) if found is None else (found.preferences, found.taste)
 
 
-def _ranked(dealt: DealtPlatforms, name: str, shared: SharedPreferences | None, *, seed: int) -> RankedUsers:
-    rows, own = dealt.platforms[name], dealt.own(name, seed=seed)
+def _ranked(
+    dealt: DealtPlatforms, name: str, shared: SharedPreferences | None, taste: TasteMap | None, *, seed: int
+) -> RankedUsers:
+    rows, own = dealt.platforms[name], dealt.own(name, seed=seed, texts=taste is not None)
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
-    if shared is not None and (released := released_on(shared, rows.item_hashes)).factors.any():
-        models["fused"] = fused_with(own, factors=released.factors, popularity=released.popularity)
-        models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None)
+    released = None if shared is None else released_on(shared, rows.item_hashes)
+    if released is not None and not released.factors.any():
+        released = None
+    mapped = None
+    if taste is not None:
+        mapped = TasteOnItems.of(item_directions(dealt.vectors(name), taste.directions), taste.matrix.astype(np.float64))
+    if released is not None or mapped is not None:
+        factors, popularity = (None, None) if released is None else (released.factors, released.popularity)
+        models["fused"] = fused_with(own, factors=factors, popularity=popularity, taste=mapped)
+        models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None, taste=mapped)
     return rank_users(models, rows.split)
 
 

@@ -210,3 +210,15 @@ def test_a_simulation_has_no_coordinator_to_distrust(write_platform: Write, tiny
     worker = Worker(load(path), state=tmp_path / "s", ledger=tmp_path / "l.jsonl", simulation=True, device=torch.device("cpu"))
     assert isinstance(worker.handle(Join(run="r", settings=tiny_settings())), Joined)
     worker.close()
+
+
+def test_nor_for_a_taste_map() -> None:
+    from client.config.participation_policy import ParticipationPolicy
+    from shared.base.errors import PrivacyError
+    from shared.base.settings import build
+
+    alone = {"strategy": "preferences", "model": {"backbone": "somebody/model"}}
+    policy = ParticipationPolicy()
+    policy.require_settings(build(alone, where="test"))
+    with pytest.raises(PrivacyError, match="somebody/model"):
+        policy.require_settings(build({**alone, "preferences": {"items": 0, "map": 8}}, where="test"))

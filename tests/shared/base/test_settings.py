@@ -137,6 +137,8 @@ def test_preferences_alone_have_no_rounds_and_nothing_else_has_none() -> None:
     assert alone.preferences.items > 0 and alone.distributed
     assert Settings().trains and Settings().rounds > 0
     assert not build({"strategy": "preferences", "privacy": {"noise": "local"}}, where="test").distributed
+    mapped = build({"strategy": "preferences", "preferences": {"items": 0, "map": 64}}, where="test")
+    assert Settings().encodes and mapped.encodes and not mapped.trains and not alone.encodes
     for bad in (
         {"rounds": 0},
         {"strategy": "preferences", "rounds": 3},
