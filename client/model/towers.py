@@ -46,6 +46,10 @@ class Rows:
         """Some of the rows, in that order."""
         return Rows(self._features, self._at[rows], self._vectors.some(rows))
 
+    def texts_alone(self) -> Rows:
+        """The same rows without their source vectors."""
+        return Rows(self._features, self._at, VectorRows(values={}, present={}))
+
     def take(self, rows: NDArray[np.int64], device: torch.device, *, multiple: int = 1) -> tuple[Tensor, Tensor, SourceVectors]:
         """Trunk features, mask and vectors of some rows, padded to a multiple of so many tokens."""
         longest = int(self.padded(rows, multiple).max(initial=multiple))

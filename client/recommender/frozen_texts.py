@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from client.compute.backend import ready_encoder
-from client.compute.feature_cache import Ids, TrunkCache
+from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
 from client.examples.item_texts import build_catalogue
 from client.examples.texts import Texts
 from client.examples.vectors import VectorRows
 from client.fusion.operators import fusion_named
-from client.model.towers import Towers, cached_rows
+from client.model.towers import Rows, Towers, cached_rows
 from client.sources.tables import Tables
 from shared.base.settings import ModelSettings
 from shared.model.adapter import layout_of
@@ -48,16 +48,18 @@ def frozen_item_vectors(
     declared = {name: source.tokens for name, source in file.sources.items() if source.tokens is not None}
     sequences = build_catalogue(tables, texts, model, declared).sequences
     encoder = ready_encoder(backbone, model, default_device())
-    return frozen_vectors(Towers(encoder, fusion_named(model.fusion)), TrunkCache(cache, encoder), sequences, advance)
+    rows = cached_rows(TrunkCache(cache, encoder), sequences, VectorRows(values={}, present={}), advance)
+    return frozen_vectors(Towers(encoder, fusion_named(model.fusion)), rows)
 
 
-def frozen_vectors(
-    towers: Towers, trunk: TrunkCache, sequences: list[Ids], advance: Advance | None = None
-) -> NDArray[np.float32]:
-    """Unit vectors of some texts by the backbone that an encoder has, whatever adapter is being trained on it."""
+def frozen_vectors(towers: Towers, rows: Rows) -> NDArray[np.float32]:
+    """Unit vectors of some texts by the backbone that an encoder has, whatever adapter is being trained on it.
+
+    Args:
+        rows: Texts alone.
+    """
     encoder = towers.encoder
     shapes = layout_of(encoder.backbone.shape, encoder.model)
     nothing = {name: torch.zeros(shape, device=encoder.device) for name, shape in shapes.items()}
-    rows = cached_rows(trunk, sequences, VectorRows(values={}, present={}), advance)
     vectors: NDArray[np.float32] = towers.encode(rows, nothing).cpu().numpy()
     return vectors

@@ -76,8 +76,7 @@ class TrainingContext(RunContext):
 
     def item_vectors(self) -> NDArray[np.float32]:
         """As `RunContext`."""
-        platform = self.platform
-        return frozen_vectors(platform.towers, platform.cache, platform.catalogue.sequences)
+        return frozen_vectors(self.platform.towers, self.platform.items.texts_alone())
 
     @property
     def parameters_trained(self) -> int:
