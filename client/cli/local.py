@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -24,6 +25,9 @@ _Texts = Annotated[
     bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
 ]
 
+_EVENTS = 20
+"""Events of one source that are shown on a terminal."""
+
 
 def check(
     platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
@@ -37,6 +41,7 @@ def check(
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
     from client.model.prepared_platform import read_platform
+    from client.sources.kinds.interactions import day
     from shared.base.setting_overrides import settings_of
 
     settings = settings_of(config, [])
@@ -66,13 +71,16 @@ def check(
                 "read": source.read,
                 "kept": source.kept,
                 "dropped": {drop.reason: drop.rows for drop in source.dropped},
+                "changed": {f"{one.column}: {one.how}": one.cells for one in source.changed},
+                "times": None if source.times is None else {"first": day(source.times[0]), "last": day(source.times[1])},
+                "events": [asdict(event) for event in source.events],
             }
             for source in tables.reports
         ],
         "examples": shown,
         "item_example": texts.words(catalogue.sequences[0]),
         "forecast": forecast,
-        "warnings": list(file.warnings),
+        "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
     }
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
@@ -307,12 +315,14 @@ def _show(report: dict[str, Any]) -> None:
     else:
         console.print("[bold]keys:[/] none are declared: items are in common only with platforms of the very same catalogue")
     table = Table(title="sources")
-    for name in ("source", "kind", "rows read", "kept", "left out, and why"):
+    for name in ("source", "kind", "rows read", "kept", "left out, and why", "cells made alike"):
         table.add_column(name, justify="right" if name in ("rows read", "kept") else "left")
     for source in report["sources"]:
         why = "\n".join(f"{rows:,} {escape(reason)}" for reason, rows in source["dropped"].items()) or "-"
-        table.add_row(source["source"], source["kind"], f"{source['read']:,}", f"{source['kept']:,}", why)
+        alike = "\n".join(f"{cells:,} {escape(how)}" for how, cells in source["changed"].items()) or "-"
+        table.add_row(escape(source["source"]), source["kind"], f"{source['read']:,}", f"{source['kept']:,}", why, alike)
     console.print(table)
+    _show_order(console, report["sources"])
     console.print(f"[bold]an item as text:[/] {escape(report['item_example'])}")
     for example in report["examples"]:
         console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")
@@ -336,3 +346,21 @@ def _show(report: dict[str, Any]) -> None:
     for warning in report["warnings"]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}")
     console.print("[dim]nothing was trained, charged or sent[/]")
+
+
+def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:
+    """Whether times are used and what they span, and what every event counts for."""
+    for source in sources:
+        name = escape(source["source"])
+        if source["times"] is not None:
+            console.print(f"[bold]times of {name}:[/] used, {source['times']['first']} to {source['times']['last']}")
+        elif source["kind"] in ("interactions", "reviews"):
+            console.print(f"[bold]times of {name}:[/] none: the order is the file's")
+        events = source["events"]
+        if events:
+            shown = (
+                f"{escape(one['event'])} {one['rows']:,} x {'no weight' if one['weight'] is None else format(one['weight'], 'g')}"
+                for one in events[:_EVENTS]
+            )
+            more = f"; {len(events) - _EVENTS:,} more" if len(events) > _EVENTS else ""
+            console.print(f"[bold]events of {name}:[/] {'; '.join(shown)}{more}")

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from client.config.id_rules import USUAL_IDS, IdRules
 from client.config.participation_policy import ParticipationPolicy
 from client.config.source_schema import (
     AnySource,
@@ -58,6 +59,7 @@ class PlatformFile(Frozen):
         rank: Largest LoRA rank that the platform trains; public. Without it, whatever a run's is.
         privacy: The budget.
         federation: On what terms the platform takes part; without the table, on any, but for the backbone.
+        ids: How ids are made alike, in all sources the same.
         catalogue: The items that there are: a public list of their ids, or "from-interactions"; without the key, and without a
             source of kind `items`, which is a catalogue itself, the same as "from-interactions".
         sources: The source's name -> source, in the order of the file; at least one has interactions.
@@ -70,6 +72,7 @@ class PlatformFile(Frozen):
     rank: int | None = Field(None, ge=1, le=256)
     privacy: Budget
     federation: ParticipationPolicy = ParticipationPolicy()
+    ids: IdRules = USUAL_IDS
     catalogue: Annotated[CatalogueFile | Literal["from-interactions"] | None, PlainValidator(catalogue_of)] = None
     sources: dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[AnySource, PlainValidator(source_of)]]
     state: FilePath

@@ -89,7 +89,12 @@ KeyKind: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 
 
 class InteractionsSource(Source):
-    """Who met which item: at least `user` and `item`."""
+    """Who met which item: at least `user` and `item`.
+
+    Args:
+        explode: Whether a row whose item is a list is a row for each of its entries: a list of the file's own type, or a text
+            such as `101, 103` or `N1 N2`. Without it a list is refused, since it is no id.
+    """
 
     roles = ("user", "item", "event", "value", "time")
 
@@ -98,6 +103,7 @@ class InteractionsSource(Source):
     threshold: Finite | None = None
     time_format: str | None = Field(None, min_length=1, max_length=100)
     weight: Literal["none", "log"] = "none"
+    explode: bool = False
 
 
 class _Described(Source):
@@ -189,6 +195,7 @@ class SocialSource(Source):
     Args:
         influence: Greatest number of other users' training examples that one user's history may enter.
         friends: Greatest number of friends shown in one example.
+        explode: Whether a row whose friend is a list is a row for each of its entries.
     """
 
     roles = ("user", "friend")
@@ -196,6 +203,7 @@ class SocialSource(Source):
     kind: Literal["social"]
     influence: int = Field(0, ge=0, le=1000)
     friends: int = Field(3, ge=1, le=1000)
+    explode: bool = False
 
 
 class KnowledgeSource(Source):

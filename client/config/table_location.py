@@ -25,6 +25,11 @@ from pydantic import (
 MOST_COLUMNS = 1 << 16
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
+USUAL_MISSING = (
+    *("\\N", "NULL", "Null", "null", "<null>", "(null)", "NaN", "NAN", "nan", "-nan", "None", "<NA>", "NA", "N/A", "n/a", "#N/A"),
+    *("NaT", "undefined"),
+)
+"""What programs write for a value that is not there."""
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
 """What a file holds by its suffix; any other is delimited text."""
 
@@ -115,6 +120,9 @@ class Reading(Frozen):
         quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.
         ragged: Rows with more columns than the header are cut instead of dropped.
         fields: Of delimited text without a header, how many columns a row has at most; without it, rows of any length are read.
+        decimal: What is before the decimals of a number: a point, or a comma.
+        missing: What a cell holds, apart from space around it, where there is no value. By default what programs usually write:
+            `\\N`, `NULL`, `nan`, `None`, `<NA>`, `N/A` and their like; an empty list reads them as they stand.
         line_breaks: Whether quoted text may hold line ends. False says that a row is a line: then a quotation mark that is never
             closed cannot reach another row. By default true of public tables, and false of users' rows, where one user's mark
             must not take another's row away.
@@ -131,6 +139,8 @@ class Reading(Frozen):
     quote: str = Field('"', pattern=r"^[!-~]?$")
     ragged: bool = False
     fields: int | None = Field(None, ge=1, le=MOST_COLUMNS)
+    decimal: Literal[".", ","] = "."
+    missing: Annotated[tuple[str, ...], AsTuple] = USUAL_MISSING
     line_breaks: bool | None = None
 
     @model_validator(mode="after")

@@ -1,12 +1,15 @@
-"""Columns as ids, numbers, times and texts, each cell by one rule, whatever type their file gave them."""
+"""Columns as numbers, times and texts, each cell by one rule, whatever type their file gave them."""
 
 from __future__ import annotations
 
 import html
+import re
+from collections.abc import Iterable
 
 import polars as pl
 
-from client.sources.readers.cells import UNUSABLE, canonical_text, each
+from client.sources.ids import HIDDEN
+from client.sources.readers.cells import canonical_text, each
 
 LONGEST_TEXT = 2000
 """Characters that are kept of one text."""
@@ -14,61 +17,107 @@ EARLIEST, LATEST = 0, 4_133_980_800
 """Seconds since 1970: from 1970-01-01 up to, and without, 2101-01-01 (UTC)."""
 
 _LINK = r"(?i)\bhttps?://\S+"
-# Soft hyphens, zero-width spaces, direction marks; the joiners stay, for some scripts are spelled with them.
-_INVISIBLE = r"[\u{AD}\u{200B}\u{200E}\u{200F}\u{202A}-\u{202E}\u{2060}-\u{2069}\u{FEFF}]"
-_DATES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d")
-_TYPED = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}$"
+_INVISIBLE = rf"[{HIDDEN}]"
+_FORMATS = (
+    *("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M%#z"),
+    *("%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y%m%d %H%M%S", "%Y%m%d %H%M%S%#z", "%Y-%m"),
+    *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d %b %Y %H:%M:%S", "%d %b %Y", "%b %d, %Y", "%b %d %Y"),
+    *("%a, %d %b %Y %H:%M:%S%#z", "%d %b %Y %H:%M:%S%#z", "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y"),
+)
+"""What texts are tried as, in this order; none of two can be meant by one text."""
+_TYPED = "%Y-%m-%d %H:%M:%S%.f"
+_IS_TYPED = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}$"
 """How `client/sources/readers/cells.py` writes what is a date or a time by type."""
-_ZONED = "%Y-%m-%d %H:%M:%S%.f%#z"
+UNIX = {"unix": 1.0, "unix-ms": 1e3, "unix-us": 1e6, "unix-ns": 1e9}
+"""Time formats that count from 1970: how many in a second."""
+EXCEL = "excel"
+"""The time format of spreadsheets: days since 1899-12-30."""
+_EXCEL_1970 = 25_569
+_DIGITS = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+_YEAR_FIRST = r"^((?:19|20)\d\d(?:0[1-9]|1[0-2])\d{2}(?:\d{4}|\d{6})?)(?:\.0*)?$"
 
 
-def as_ids(column: pl.Series) -> pl.Series:
-    """Ids as stripped strings, null where missing or no id; each cell by one rule, whatever the others hold.
-
-    A whole number loses its '.0', for that is how a column of integers with gaps is written out by others.
-
-    >>> as_ids(pl.Series([1.0, None, 7.0])).to_list(), as_ids(pl.Series([" 1.0", "guest", "2.50"])).to_list()
-    (['1', None, '7'], ['1', 'guest', '2.50'])
-    """
-    ids = canonical_text(column, "id").str.strip_chars()
-    ids = ids.set(((ids == "") | ids.str.starts_with(UNUSABLE)).fill_null(False), None)
-    return ids.str.replace(r"^(-?\d+)\.0+$", "$1")
-
-
-def as_numbers(column: pl.Series) -> pl.Series:
+def as_numbers(column: pl.Series, *, decimal: str = ".") -> pl.Series:
     """Numbers as float64, null where there is none; true is 1 and false is 0.
 
-    >>> as_numbers(pl.Series([" 2.5", "x", None, "true"])).to_list()
-    [2.5, None, None, 1.0]
+    Args:
+        decimal: What is before the decimals. With a point, a comma is one too where it cannot be between thousands: in `4,5`, and
+            not in `4,500`. With a comma, points are between thousands.
+
+    >>> as_numbers(pl.Series([" 2.5", "x", None, "True", "4,5", "1,234"])).to_list()
+    [2.5, None, None, 1.0, 4.5, None]
+    >>> as_numbers(pl.Series(["1.234,5", "1,234"]), decimal=",").to_list()
+    [1234.5, 1.234]
     """
+    if column.dtype.is_integer() or column.dtype == pl.Float64:
+        return column.cast(pl.Float64).fill_nan(None)
     texts = canonical_text(column, "text").str.strip_chars()
-    texts = texts.set((texts.str.to_lowercase() == "true").fill_null(False), "1")
-    return texts.set((texts.str.to_lowercase() == "false").fill_null(False), "0").cast(pl.Float64, strict=False)
+    numbers = texts.cast(pl.Float64, strict=False)
+    unread = texts.is_not_null() & numbers.is_null()
+    if decimal == "," or unread.any():
+        others = texts.str.to_lowercase().replace({"true": "1", "false": "0"})
+        if decimal == ",":
+            commas = others.str.contains(r"^[-+]?\d{1,3}(?:\.?\d{3})*(?:,\d+)?$|^[-+]?\d*,\d+$").fill_null(False)
+            plain = others.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+            others = plain.zip_with(commas, others)
+            unread |= commas
+        else:
+            others = others.str.replace(r"^([-+]?\d+),(\d{1,2}|\d{4,})$", "$1.$2")
+        numbers = others.cast(pl.Float64, strict=False).zip_with(unread, numbers)
+    return numbers
 
 
 def as_times(column: pl.Series, time_format: str | None) -> pl.Series:
     """Times as int64 seconds since 1970 (UTC), null where they cannot be read or are not in 1970 to 2100.
 
     Args:
-        time_format: 'unix', 'unix-ms', a strptime format, or None: numbers are unix seconds, texts are ISO 8601. What a file
-            or a database holds as a time is taken as it is.
+        time_format: 'unix', 'unix-ms', 'unix-us', 'unix-ns', 'excel', a strptime format, or None. None reads each cell by itself:
+            a number of 8, 12 or 14 digits that begins as a date does is one (`20191001`); of other numbers the size says whether
+            they are seconds, milliseconds, microseconds or nanoseconds since 1970; texts are ISO 8601, with or without a zone,
+            or one of some forms that can mean one thing alone. What a file or a database holds as a time is taken as it is.
 
-    >>> as_times(pl.Series(["86400", "1970-01-02", "1969-12-31", "soon"]), None).to_list()
-    [86400, 86400, None, None]
+    >>> as_times(pl.Series(["86400", "1970-01-02", "1969-12-31", "soon", "86400000000", "19700102"]), None).to_list()
+    [86400, 86400, None, None, None, 86400]
+    >>> as_times(pl.Series(["1588687728923", "2020-05-05 14:08:48 UTC", "2020-05-05T16:08:48+02:00"]), None).to_list()
+    [1588687728, 1588687728, 1588687728]
     """
     texts = canonical_text(column, "time").str.strip_chars()
-    if time_format in (None, "unix", "unix-ms"):
-        seconds = as_numbers(texts)
-        if time_format == "unix-ms":
-            seconds = seconds / 1000
-        elif time_format is None:
-            seconds = seconds.zip_with(seconds.is_not_null(), _iso(texts))
+    if time_format is None:
+        seconds = _since_1970(as_numbers(texts))
+        dates = texts.str.extract(_YEAR_FIRST)
+        if dates.count():
+            found = _first(dates, _DIGITS.values())
+            seconds = found.zip_with(found.is_not_null(), seconds)
+        seconds = seconds.zip_with(as_numbers(texts).is_not_null(), _first(_iso(texts), _FORMATS))
+    elif time_format in UNIX:
+        seconds = as_numbers(texts) / UNIX[time_format]
+    elif time_format == EXCEL:
+        seconds = ((as_numbers(texts) - _EXCEL_1970) * 86_400).round(3)
     else:
-        seconds = _parsed(texts, time_format or "")
-    typed = texts.set(~texts.str.contains(_TYPED).fill_null(False), None)
-    seconds = seconds.zip_with(seconds.is_not_null(), _parsed(typed, _DATES[0]))
+        seconds = _parsed(*_whole_day(texts, time_format))
+    typed = texts.set(~texts.str.contains(_IS_TYPED).fill_null(False), None)
+    if typed.count():
+        seconds = seconds.zip_with(seconds.is_not_null(), _parsed(typed, _TYPED))
     possible = seconds.is_finite() & (seconds >= EARLIEST) & (seconds < LATEST)
     return seconds.set(~possible.fill_null(False), None).floor().cast(pl.Int64)
+
+
+def _since_1970(numbers: pl.Series) -> pl.Series:
+    """Seconds of what counts from 1970 in seconds, ms, us or ns: of the four, dates from 1973 to 2100 have one at most."""
+    for size in (1e3, 1e6, 1e9):
+        bigger = ((numbers >= 1e8 * size) & (numbers < LATEST * size)).fill_null(False)
+        if bigger.any():
+            numbers = (numbers / size).zip_with(bigger, numbers)
+    return numbers
+
+
+def _whole_day(texts: pl.Series, time_format: str) -> tuple[pl.Series, str]:
+    """A format without a day, or without a month, is the beginning of it."""
+    if re.search(r"%[-_0]?[dejDFxcvs+]", time_format):
+        return texts, time_format
+    if re.search(r"%[-_0]?[mbBh]", time_format):
+        return texts + " 01", time_format + " %d"
+    return texts + " 01 01", time_format + " %m %d"
 
 
 def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
@@ -90,12 +139,19 @@ def as_texts(column: pl.Series, *, longest: int = LONGEST_TEXT) -> pl.Series:
 
 
 def _iso(texts: pl.Series) -> pl.Series:
-    texts = texts.str.replace(r"^(\d{4}-\d\d-\d\d)T", "$1 ").str.replace(r"Z$", "+00:00")
-    seconds = _parsed(texts, _ZONED)
-    for time_format in _DATES:
-        if seconds.null_count() == texts.null_count():
+    """ISO 8601 in one spelling: a space for the T, a zone in digits right behind."""
+    texts = texts.str.replace(r"^(\d{4}-?\d\d-?\d\d)[Tt_]", "$1 ").str.replace(r"(?i)\s*(?:Z|UTC|GMT)$", "+00:00")
+    return texts.str.replace(r"(\d)\s+([+-]\d\d(?::?\d\d)?)$", "$1$2").str.replace(r"(:\d\d),(\d+)", "$1.$2")
+
+
+def _first(texts: pl.Series, formats: Iterable[str]) -> pl.Series:
+    """Seconds by the first format that fits a text."""
+    seconds = pl.Series([None], dtype=pl.Float64).new_from_index(0, len(texts))
+    for time_format in formats:
+        left = texts.is_not_null() & seconds.is_null()
+        if not left.any():
             break
-        seconds = seconds.zip_with(seconds.is_not_null(), _parsed(texts, time_format))
+        seconds = seconds.scatter(left.arg_true(), _parsed(*_whole_day(texts.filter(left), time_format)))
     return seconds
 
 

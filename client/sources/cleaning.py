@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from client.sources.tables import Dropped, SourceReport
+from client.config.id_rules import USUAL_IDS, IdRules
+from client.sources.tables import Changed, Dropped, EventCount, SourceReport
 from shared.base.errors import InputError
 
 UNKNOWN_ITEM = "item not in the catalogue"
@@ -22,14 +23,19 @@ class Cleaning:
         where: File or URL that is read, for messages.
         lenient: Whether a source that says nothing is no error: where a worker reads users' rows, that somebody, or nobody, is
             there must not decide whether the platform takes part.
+        rules: How the platform's ids are made alike.
     """
 
-    def __init__(self, *, source: str, kind: str, where: str, lenient: bool = False) -> None:
-        self.source, self.kind, self.where, self.lenient = source, kind, where, lenient
+    def __init__(self, *, source: str, kind: str, where: str, lenient: bool = False, rules: IdRules = USUAL_IDS) -> None:
+        self.source, self.kind, self.where, self.lenient, self.rules = source, kind, where, lenient, rules
         self.read = 0
         self.asked: Callable[[], str] = str
         """What a message adds of the keys of JSON lines: which are read and which there are."""
         self._lost: Counter[str] = Counter()
+        self._changed: Counter[tuple[str, str]] = Counter()
+        self.times: tuple[int, int] | None = None
+        self.events: Sequence[EventCount] = ()
+        self._warnings: list[str] = []
 
     def keep(self, frame: pl.DataFrame, condition: pl.Expr, *, otherwise: str) -> pl.DataFrame:
         """The rows that meet a condition; the others, null included, are counted under `otherwise`."""
@@ -41,6 +47,15 @@ class Cleaning:
         """Count rows that are lost for a reason."""
         if rows:
             self._lost[reason] += rows
+
+    def change(self, column: str, how: str, cells: int) -> None:
+        """Count cells of a column that were made alike."""
+        self._changed[column, how] += cells
+
+    def warn(self, text: str) -> None:
+        """Say what is probably not meant, and the cure."""
+        if text not in self._warnings:
+            self._warnings.append(text)
 
     def report(self, kept: int, *, usable: int | None = None) -> SourceReport:
         """What reading gave.
@@ -60,6 +75,17 @@ class Cleaning:
                 else f"source '{self.source}' is empty"
             )
             do = "check separator, header, columns and encoding in the platform file, or leave the source out"
-            raise InputError(found, where=self.where, do=do + self.asked())
+            raise InputError(found, where=self.where, do="; ".join([*self._warnings, do]) + self.asked())
         dropped = tuple(Dropped(source=self.source, reason=reason, rows=rows) for reason, rows in self._lost.items())
-        return SourceReport(source=self.source, kind=self.kind, read=self.read, kept=kept, dropped=dropped)
+        changed = tuple(Changed(column=column, how=how, cells=cells) for (column, how), cells in self._changed.items())
+        return SourceReport(
+            source=self.source,
+            kind=self.kind,
+            read=self.read,
+            kept=kept,
+            dropped=dropped,
+            changed=changed,
+            times=self.times,
+            events=self.events,
+            warnings=tuple(self._warnings),
+        )

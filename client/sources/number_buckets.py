@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from client.config.source_schema import NumberRange
-from client.sources.cell_values import as_ids, as_numbers
+from client.sources.cell_values import as_numbers
 from client.sources.cleaning import Cleaning
+from client.sources.ids import as_ids
 
 _SCALES = {
     2: ("low", "high"),
@@ -43,7 +44,7 @@ def bucket_words(bounds: NumberRange) -> tuple[str, ...]:
     return _SCALES.get(count) or tuple(f"{number} of {count}" for number in range(1, count + 1))
 
 
-def bucketed(column: pl.Series, bounds: NumberRange, cleaning: Cleaning, *, name: str) -> Bucketed:
+def bucketed(column: pl.Series, bounds: NumberRange, cleaning: Cleaning, *, name: str, decimal: str = ".") -> Bucketed:
     """Numbers to words and coordinates; what is no number or out of bounds is left out and counted, its row stays.
 
     >>> bounds, cleaning = NumberRange(min=0, max=10, words=("few", "many")), Cleaning(source="s", kind="items", where="")
@@ -51,7 +52,7 @@ def bucketed(column: pl.Series, bounds: NumberRange, cleaning: Cleaning, *, name
     >>> got.words.to_list(), got.coordinates.to_list()
     (['few', 'many', 'few', None], [0.0, 1.0, 0.4, None])
     """
-    numbers = as_numbers(column)
+    numbers = as_numbers(column, decimal=decimal)
     unparsable = as_ids(column).is_not_null() & ~numbers.is_finite().fill_null(False)
     cleaning.lose(f"{name}: no number (row kept)", int(unparsable.sum()))
     outside = numbers.is_finite() & ((numbers < bounds.min) | (numbers > bounds.max))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
 from client.config.platform_file import PlatformFile
 from client.config.source_schema import (
     CatalogueFile,
@@ -22,11 +25,16 @@ from client.sources.kinds.profiles import read_profiles
 from client.sources.kinds.reviews import read_reviews
 from client.sources.kinds.social import read_social
 from client.sources.kinds.vectors import read_vectors
+from client.sources.readers.table_scan import reading
 from client.sources.row_texts import coordinates
 from client.sources.source_rows import place
 from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
 
 __all__ = ["read_tables"]
+
+_Arguments = ParamSpec("_Arguments")
+_Source = TypeVar("_Source")
+_Read = TypeVar("_Read")
 
 
 def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
@@ -53,21 +61,24 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
             kind=source.kind,
             where=f"{place(source)} ({platform.path}, [sources.{name}])",
             lenient=lenient and not isinstance(source, ItemsSource | KnowledgeSource),
+            rules=platform.ids,
         )
         for name, source in platform.sources.items()
     }
     reports: dict[str, SourceReport] = {}
 
     described = {
-        name: read_items(source, cleanings[name]) for name, source in platform.sources.items() if isinstance(source, ItemsSource)
+        name: _in_words(cleanings[name], read_items, source)
+        for name, source in platform.sources.items()
+        if isinstance(source, ItemsSource)
     }
     reports |= {name: table.report for name, table in described.items()}
     catalogue, listed = described_items(list(described.values())) if described else None, None
     if isinstance(platform.catalogue, CatalogueFile):
-        catalogue, listed = read_catalogue(platform.catalogue, where=str(platform.path))
+        catalogue, listed = read_catalogue(platform.catalogue, where=str(platform.path), rules=platform.ids)
 
     met = {
-        name: read_interactions(source, cleanings[name])
+        name: _in_words(cleanings[name], read_interactions, source)
         for name, source in platform.sources.items()
         if isinstance(source, InteractionsSource)
     }
@@ -96,20 +107,20 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     for name, source in platform.sources.items():
         cleaning = cleanings[name]
         if isinstance(source, ProfilesSource):
-            user_text[name], numbers, reports[name] = read_profiles(source, cleaning, users)
+            user_text[name], numbers, reports[name] = _in_words(cleaning, read_profiles, source, users)
             if numbers is not None:
                 user_vectors[name] = numbers
         elif isinstance(source, ReviewsSource):
-            reviewed = read_reviews(source, cleaning, users, items)
+            reviewed = _in_words(cleaning, read_reviews, source, users, items)
             notes[name], reports[name] = reviewed.notes, reviewed.report
             if reviewed.item_texts is not None:
                 public[name] = reviewed.item_texts
         elif isinstance(source, SocialSource):
-            ties[name], reports[name] = read_social(source, cleaning, users)
+            ties[name], reports[name] = _in_words(cleaning, read_social, source, users)
         elif isinstance(source, KnowledgeSource):
-            item_text[name], reports[name] = read_knowledge(source, cleaning, items, titles)
+            item_text[name], reports[name] = _in_words(cleaning, read_knowledge, source, items, titles)
         elif isinstance(source, VectorsSource):
-            owner, vectors, reports[name] = read_vectors(source, cleaning, users, items)
+            owner, vectors, reports[name] = _in_words(cleaning, read_vectors, source, users, items)
             (user_vectors if owner == "user" else item_vectors)[name] = vectors
 
     return Tables(
@@ -128,3 +139,15 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         reports=[*([listed] if listed else []), *(reports[name] for name in platform.sources)],
         catalogue_public=catalogue is not None,
     )
+
+
+def _in_words(
+    cleaning: Cleaning,
+    read: Callable[Concatenate[_Source, Cleaning, _Arguments], _Read],
+    source: _Source,
+    *args: _Arguments.args,
+    **kwargs: _Arguments.kwargs,
+) -> _Read:
+    """What a kind's reader makes of a source; whatever it meets is answered with the source's name and place."""
+    with reading(cleaning.where):
+        return read(source, cleaning, *args, **kwargs)

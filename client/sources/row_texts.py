@@ -65,12 +65,12 @@ def sentences(parts: Sequence[pl.Series]) -> pl.Series:
 
 
 def numbers(
-    table: Table, declared: Mapping[str, NumberRange], cleaning: Cleaning
+    table: Table, declared: Mapping[str, NumberRange], cleaning: Cleaning, *, decimal: str
 ) -> tuple[list[pl.Series], NDArray[np.float64] | None]:
     """Bucket words, and coordinates (rows, numbers) in [0, 1] with NaN where missing; None if no number is declared."""
     texts, columns = [], []
     for name, bounds in declared.items():
-        got = bucketed(table.frame[name], bounds, cleaning, name=name)
+        got = bucketed(table.frame[name], bounds, cleaning, name=name, decimal=decimal)
         texts.append(labelled(name, got.words, table))
         columns.append(got.coordinates.fill_null(float("nan")).to_numpy())
     return texts, np.stack(columns, axis=1) if columns else None

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
+from client.config.id_rules import USUAL_IDS, IdRules
 from client.config.source_schema import Source
 from client.config.table_location import Column, Lookup, Reading
-from client.sources.cell_values import as_ids
 from client.sources.cleaning import Cleaning
+from client.sources.ids import HIDDEN, as_ids, flagged_ids
 from client.sources.readers.cells import Kind, canonical_text, empty
 from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import open_delimited
@@ -22,6 +23,8 @@ from client.sources.readers.text_encoding import by_line
 from shared.base.errors import InputError
 
 UNDECODED = "text that cannot be decoded"
+HEADER = "the header again"
+MARKED = "read as missing (`missing` says which)"
 FLAW = "\0flaw"
 """Name of the column that says why a row is unusable as a whole; null where it is not."""
 _REPLACEMENT = "\ufffd"
@@ -38,6 +41,9 @@ class Wanted:
         key: Whether a row is unusable without it.
         offset: Columns to go on from there.
         kind: How its cells are read.
+        aliases: Other names of a column that is not required; where one is there in its place, a person is warned.
+        single: Whether a text that looks like a list is no id.
+        explode: Whether a row is one for each entry of the list that its cell holds.
     """
 
     name: str
@@ -46,6 +52,24 @@ class Wanted:
     key: bool = False
     offset: int = 0
     kind: Kind = "text"
+    aliases: Sequence[str] = ()
+    single: bool = False
+    explode: bool = False
+
+    @staticmethod
+    def ids(source: Source, *roles: str, explode: bool = False) -> list[Wanted]:
+        """The ids that make a row: of users, items or friends, of which the last is a list if it is to be exploded."""
+        return [
+            Wanted(
+                name=role,
+                column=source.column(role),
+                key=True,
+                kind="id",
+                single=True,
+                explode=explode and role == roles[-1],
+            )
+            for role in roles
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +102,15 @@ def read_source(source: Source, cleaning: Cleaning, wanted: Sequence[Wanted], *,
     return Table(frame=frame, labels=table.labels)
 
 
-def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted], *, source: str, public: bool = False) -> Table:
+def read_table(
+    how: Reading,
+    cleaning: Cleaning | None,
+    wanted: Sequence[Wanted],
+    *,
+    source: str,
+    public: bool = False,
+    rules: IdRules | None = None,
+) -> Table:
     """The wanted columns of a file, of several files, or of a query.
 
     Args:
@@ -86,6 +118,7 @@ def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted]
             rows say nothing and are passed over.
         public: Whether the rows are public: then the keys that JSON lines hold say which columns there are. Else one row
             would decide what is read of others, and the columns are those that the platform file names.
+        rules: How ids are made alike; by default those of `cleaning`.
 
     Raises:
         InputError: it cannot be read, or lacks a required column.
@@ -98,31 +131,41 @@ def read_table(how: Reading, cleaning: Cleaning | None, wanted: Sequence[Wanted]
             where=place(how),
             do="convert the file to UTF-8",
         )
+    rules = rules or (cleaning.rules if cleaning is not None else USUAL_IDS)
     frames: list[pl.DataFrame] = []
     labels: dict[str, str] = {}
     found: list[dict[str, Key]] = []
-    kinds = {want.name: want.kind for want in wanted}
+    wants = {want.name: want for want in wanted}
     for scan in (_open(how, path) for path in how.path or (None,)):
         keys = _keys(scan, wanted, source, public=public)
         found.append(keys)
-        passed = [want for want in wanted if scan.keyed and want.name not in keys and isinstance(want.column, str)]
+        named = {
+            name: key if isinstance(key, str) else (scan.names or ())[key]
+            for name, key in keys.items()
+            if scan.named or scan.keyed
+        }
+        labels |= named
+        absent = [want for want in wanted if want.name not in keys and isinstance(want.column, str)]
+        passed = [key for want in absent if scan.keyed for key in (str(want.column), *want.aliases) if key not in keys.values()]
+        if scan.named and cleaning is not None:
+            for want in absent:
+                _warn_of_alias(want, scan.names or (), labels, cleaning)
+        cells = _Cells(wants, keys, how.missing, rules, {} if scan.keyed or not scan.decoded else named, cleaning)
         with reading(scan.where):
-            for portion in scan.take(list(dict.fromkeys([*keys.values(), *(want.column for want in passed)]))):
-                frames.append(_cells(portion, keys, kinds, decoded=scan.decoded))
+            for portion in scan.take(list(dict.fromkeys([*keys.values(), *passed]))):
+                frames.append(cells.read(portion, decoded=scan.decoded))
                 if cleaning is not None:
-                    for want in passed:
-                        rows = sum(cell is not None for cell in portion.columns[want.column])
-                        cleaning.lose(f"{want.name}: not read, since 'columns' does not name the key (row kept)", rows)
-        if scan.named or scan.keyed:
-            labels |= {name: key if isinstance(key, str) else (scan.names or ())[key] for name, key in keys.items()}
+                    cleaning.read += len(portion.flaws)
+                    for key in passed:
+                        rows = sum(cell is not None for cell in portion.columns[key])
+                        cleaning.lose(f"{key}: not read, since 'columns' does not name the key (row kept)", rows)
         if cleaning is not None and scan.keyed:
             cleaning.asked = partial(_asked, scan, list(keys.values()))
     # What is not required is read if every file has it.
     common = [name for name in found[0] if all(name in keys for keys in found)]
-    nothing = pl.DataFrame({**{name: empty(kinds[name]) for name in common}, FLAW: empty("text")})
+    nothing = pl.DataFrame({**{name: empty(wants[name].kind) for name in common}, FLAW: empty("text")})
     frame = pl.concat([nothing, *(part.select(*common, FLAW) for part in frames)])
     if cleaning is not None:
-        cleaning.read += frame.height
         for reason, rows in frame[FLAW].drop_nulls().value_counts().sort(FLAW).iter_rows():
             cleaning.lose(reason, rows)
     return Table(frame=frame.filter(pl.col(FLAW).is_null()).drop(FLAW), labels=labels)
@@ -182,10 +225,83 @@ def _asked(scan: Scan, keys: Sequence[Key]) -> str:
     return f"; keys that are read: {', '.join(map(repr, keys))}; {scan.columns()}"
 
 
-def _cells(portion: Portion, keys: Mapping[str, Key], kinds: Mapping[str, Kind], *, decoded: bool) -> pl.DataFrame:
-    columns = [canonical_text(portion.columns[key], kinds[name]).alias(name) for name, key in keys.items()]
-    frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
-    return _decoded(frame) if decoded else frame
+def _warn_of_alias(want: Wanted, names: Sequence[str], read: Mapping[str, str], cleaning: Cleaning) -> None:
+    known = {name.strip().lower() for name in want.aliases}
+    others = [name for name in names if name.strip().lower() in known and name not in read.values()]
+    if others:
+        say = f'columns = {{ {want.name} = "{others[0]}" }}'
+        cleaning.warn(f"column '{others[0]}' is not read: the source has no column '{want.name}'; {say} takes it as {want.name}")
+
+
+class _Cells:
+    """Reads portions of one file or query cell by cell.
+
+    Args:
+        header: Column -> its name in the header, where a row of texts may repeat it.
+    """
+
+    def __init__(
+        self,
+        wants: Mapping[str, Wanted],
+        keys: Mapping[str, Key],
+        missing: Sequence[str],
+        rules: IdRules,
+        header: Mapping[str, str],
+        cleaning: Cleaning | None,
+    ) -> None:
+        self._wants, self._keys, self._rules, self._header, self._cleaning = wants, keys, rules, header, cleaning
+        self._missing = pl.Series(missing, dtype=pl.String)
+
+    def read(self, portion: Portion, *, decoded: bool) -> pl.DataFrame:
+        """The cells as `canonical_text` has them, ids made alike, what is missing null, and why a row is unusable."""
+        wants = [self._wants[name] for name in self._keys]
+        columns = []
+        typed = set()
+        for want in wants:
+            cells = portion.columns[self._keys[want.name]]
+            if isinstance(cells, pl.Series) and cells.dtype != pl.String:
+                typed.add(want.name)
+            columns.append(canonical_text(cells, "ids" if want.explode else want.kind).alias(want.name))
+        frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
+        if decoded:
+            frame = _decoded(_headerless(frame, self._header))
+        for want in wants:
+            if want.explode:
+                frame = frame.explode(want.name)
+            integers = isinstance(cells := portion.columns[self._keys[want.name]], pl.Series) and cells.dtype.is_integer()
+            if want.kind == "id" and not integers:
+                change = partial(self._changed, want.name)
+                frame = frame.with_columns(
+                    flagged_ids(frame[want.name], self._rules, single=want.single, changed=change).alias(want.name)
+                )
+            if want.kind != "vector" and (want.explode or want.name not in typed):
+                frame = frame.with_columns(self._present(frame[want.name], want.name))
+        return frame
+
+    def _present(self, column: pl.Series, name: str) -> pl.Series:
+        marked = column.str.strip_chars().is_in(self._missing.implode()).fill_null(False)
+        if not marked.any():
+            return column
+        self._changed(name, MARKED, int(marked.sum()))
+        return column.set(marked, None)
+
+    def _changed(self, column: str, how: str, cells: int) -> None:
+        if self._cleaning is not None:
+            self._cleaning.change(column, how, cells)
+
+
+def _headerless(frame: pl.DataFrame, header: Mapping[str, str]) -> pl.DataFrame:
+    """A row that repeats the header, as where exports were joined, is marked so."""
+    named = [name for name in header if frame.schema[name] == pl.String]
+    if not named:
+        return frame
+    maybe = frame[named[0]].str.contains(header[named[0]].strip(), literal=True).fill_null(False)
+    if not maybe.any():
+        return frame
+    repeated = maybe
+    for name in named:
+        repeated &= (frame[name].str.replace_all(f"[{HIDDEN}]", "").str.strip_chars() == header[name].strip()).fill_null(False)
+    return frame.with_columns(pl.col(FLAW).fill_null(pl.when(pl.lit(repeated)).then(pl.lit(HEADER))))
 
 
 def _decoded(frame: pl.DataFrame) -> pl.DataFrame:
@@ -198,9 +314,14 @@ def _decoded(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _replaced(frame: pl.DataFrame, want: Wanted, lookup: Lookup, cleaning: Cleaning) -> pl.DataFrame:
     wanted = [Wanted(name="key", column=lookup.key, kind="id"), Wanted(name="value", column=lookup.value)]
-    words = read_table(lookup, None, wanted, source=f"{cleaning.source}.lookup.{want.name}", public=True).frame
-    words = words.with_columns(as_ids(words["key"]).alias("key")).drop_nulls().unique("key", keep="first", maintain_order=True)
-    codes = pl.DataFrame({"key": as_ids(frame[want.name])})
+    named = f"{cleaning.source}.lookup.{want.name}"
+    words = read_table(lookup, None, wanted, source=named, public=True, rules=cleaning.rules).frame
+    words = (
+        words.with_columns(as_ids(words["key"], cleaning.rules).alias("key"))
+        .drop_nulls()
+        .unique("key", keep="first", maintain_order=True)
+    )
+    codes = pl.DataFrame({"key": as_ids(frame[want.name], cleaning.rules)})
     found = codes.join(words, on="key", how="left", maintain_order="left")
     wordless = codes["key"].is_not_null() & found["value"].is_null()
     frame = frame.with_columns(found["value"].alias(want.name))

@@ -23,14 +23,46 @@ class Dropped:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Changed:
+    """Cells of one column that were made alike: how many, and how."""
+
+    column: str
+    how: str
+    cells: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventCount:
+    """Rows of one event, and what it counts for; None where the platform file gives it no weight."""
+
+    event: str
+    rows: int
+    weight: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceReport:
-    """What reading one source gave; shown by `fedfuse check`, never sent."""
+    """What reading one source gave; shown by `fedfuse check`, never sent.
+
+    Args:
+        times: First and last time, seconds since 1970; None where the source has no times, or no row.
+        events: Every event, the most frequent first; empty where the source has none.
+        warnings: What is probably not meant, with the cure.
+    """
 
     source: str
     kind: str
     read: int
     kept: int
     dropped: Sequence[Dropped] = ()
+    changed: Sequence[Changed] = ()
+    times: tuple[int, int] | None = None
+    events: Sequence[EventCount] = ()
+    warnings: Sequence[str] = ()
+
+
+UNTIMED = -1
+"""The time of a row without one: before all others, so that what is held out is what came last by time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +74,7 @@ class Interactions:
         item: int32 (rows,). Item numbers.
         weight: float32 (rows,). Event weight of the row, above 0 where `positive`.
         positive: bool (rows,). Whether the row counts as a liked item (else it is only "known").
-        time: int64 (rows,) seconds since 1970, or None where the source has no times.
+        time: int64 (rows,) seconds since 1970, `UNTIMED` where a row's source has no times; None where no source has.
     """
 
     offsets: NDArray[np.int64]

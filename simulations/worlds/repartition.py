@@ -33,7 +33,7 @@ from client.config.source_schema import (
     Source,
     VectorsSource,
 )
-from client.sources.cell_values import as_ids
+from client.sources.ids import as_ids
 from client.sources.readers.cells import Kind
 from client.sources.readers.table_scan import reading
 from client.sources.readers.text_encoding import id_lines

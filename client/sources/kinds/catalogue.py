@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from client.config.id_rules import USUAL_IDS, IdRules
 from client.config.source_schema import CatalogueFile
 from client.sources.cleaning import Cleaning
 from client.sources.kinds.interactions import keyed
@@ -17,17 +18,18 @@ from client.sources.tables import SourceReport
 NAME = "catalogue"
 
 
-def read_catalogue(file: CatalogueFile, *, where: str) -> tuple[Numbering, SourceReport]:
+def read_catalogue(file: CatalogueFile, *, where: str, rules: IdRules = USUAL_IDS) -> tuple[Numbering, SourceReport]:
     """The declared list of item ids, in its order, and what reading it gave.
 
     Args:
         where: The platform file, for messages.
+        rules: How ids are made alike.
 
     Raises:
         InputError: the list cannot be read, lacks the column or names no item.
     """
-    cleaning = Cleaning(source=NAME, kind=NAME, where=f"{place(file)} ({where}, [catalogue])")
-    asked = [Wanted(name="item", column=file.column, key=True, kind="id")]
+    cleaning = Cleaning(source=NAME, kind=NAME, where=f"{place(file)} ({where}, [catalogue])", rules=rules)
+    asked = [Wanted(name="item", column=file.column, key=True, kind="id", single=True)]
     frame = keyed(read_table(file, cleaning, asked, source=NAME, public=True).frame, cleaning, ("item",))
     kept = frame["item"].unique(maintain_order=True)
     cleaning.lose(DUPLICATE, frame.height - len(kept))

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from client.config.source_schema import InteractionsSource
-from client.sources.cell_values import as_ids, as_numbers, as_times
+from client.config.source_schema import InteractionsSource, ReviewsSource
+from client.sources.cell_values import as_numbers, as_times
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
+from client.sources.ids import as_ids
 from client.sources.numbering import Numbering, offsets
-from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE
+from client.sources.readers.cells import UNUSABLE
 from client.sources.source_rows import Wanted, read_source
-from client.sources.tables import Interactions, SourceReport
+from client.sources.tables import UNTIMED, EventCount, Interactions, SourceReport
 
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"
+_1990 = 631_152_000
+_TIMES = (
+    *("timestamp", "Timestamp", "ts", "datetime", "date", "Date", "created_at", "createdAt", "event_time", "timestamp_ms"),
+    *("unixReviewTime", "reviewTime", "start_timestamp", "when"),
+)
+"""Names under which times stand that the platform file does not speak of."""
+_EXAMPLES = '"%d/%m/%Y %H:%M", "unix-ms", "excel"'
+_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +38,7 @@ class Met:
 
     Args:
         frame: `user`, `item` (ids), `weight` (float32), `positive` (bool), `time` (int64 seconds, or null throughout).
-        timed: Whether every row has a time.
+        timed: Whether the source has times: then every row has one.
     """
 
     frame: pl.DataFrame
@@ -41,28 +53,22 @@ def read_interactions(source: InteractionsSource, cleaning: Cleaning) -> Met:
         InputError: the source cannot be read.
     """
     valued = source.threshold is not None or source.weight == "log"
-    wanted = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("user", "item")]
+    wanted = Wanted.ids(source, "user", "item", explode=source.explode)
     if source.events is not None:
         wanted.append(Wanted(name="event", column=source.column("event"), kind="id"))
     if valued:
         wanted.append(Wanted(name="value", column=source.column("value")))
-    wanted.append(
-        Wanted(
-            name="time",
-            column=source.column("time"),
-            required="time" in source.columns or source.time_format is not None,
-            kind="time",
-        )
-    )
+    wanted.append(time_wanted(source))
     frame = keyed(read_source(source, cleaning, wanted).frame, cleaning, ("user", "item"))
     frame = timed(frame, source.time_format, cleaning)
 
     weight = pl.lit(1.0)
     if source.events is not None:
         frame = keyed(frame, cleaning, ("event",))
-        weight = pl.col("event").replace_strict(source.events, default=0.0, return_dtype=pl.Float64)
+        weights = _weights(frame["event"], source.events, cleaning)
+        weight = pl.col("event").replace_strict(weights, default=0.0, return_dtype=pl.Float64)
     if valued:
-        frame = _valued(frame, cleaning)
+        frame = _valued(frame, source.decimal, cleaning)
         if source.weight == "log":
             frame = cleaning.keep(frame, pl.col("value") >= 0, otherwise="value below 0")
             weight = weight * pl.col("value").log1p()
@@ -83,7 +89,8 @@ def merge_interactions(
     """All interactions of a platform, one row per (user, item): items, users, interactions, one report per part.
 
     Of several rows on one pair the last time and the largest weight stay, and one positive row makes it positive.
-    Times are kept only if every source has them; else the order is that of the sources and of their files.
+    Times are kept if any source has them; a row of a source without is before all others of its user. Without any, the order is
+    that of the sources and of their files.
 
     Args:
         catalogue: The declared items; None takes the items that were met, in the order of their ids.
@@ -101,7 +108,7 @@ def merge_interactions(
     merged = rows.group_by("user", "item").agg(
         pl.col("time").max(), pl.col("weight").max(), pl.col("positive").any(), pl.col("row").max(), pl.col("part").min()
     )
-    keeps_time = all(part.timed for part in parts)
+    keeps_time = any(part.timed for part in parts)
     merged = merged.sort("user", *(["time"] if keeps_time else []), "row")
     reports = []
     for index, part in enumerate(parts):
@@ -113,34 +120,96 @@ def merge_interactions(
         item=merged["item"].to_numpy().astype(np.int32),
         weight=merged["weight"].to_numpy().astype(np.float32),
         positive=merged["positive"].to_numpy().astype(np.bool_),
-        time=merged["time"].to_numpy().astype(np.int64) if keeps_time else None,
+        time=merged["time"].fill_null(UNTIMED).to_numpy().astype(np.int64) if keeps_time else None,
     )
     return items, users, interactions, reports
 
 
 def keyed(frame: pl.DataFrame, cleaning: Cleaning, roles: Sequence[str]) -> pl.DataFrame:
-    """The frame with these columns as ids, without the rows that lack one."""
+    """The frame without the rows in which one of these columns holds no id."""
     for role in roles:
-        none = frame[role].str.starts_with(UNUSABLE).fill_null(False)
-        for why in (A_LIST, INEXACT):
-            cleaning.lose(f"{role}: {why}", int((none & (frame[role] == UNUSABLE + why).fill_null(False)).sum()))
-        frame = frame.filter(~none)
-        frame = frame.with_columns(as_ids(frame[role]).alias(role))
+        flagged = frame[role].str.starts_with(UNUSABLE).fill_null(False)
+        if flagged.any():
+            for reason, rows in frame[role].filter(flagged).value_counts().sort(role).iter_rows():
+                cleaning.lose(f"{role}: {reason.removeprefix(UNUSABLE)}", rows)
+            frame = frame.filter(~flagged)
         frame = cleaning.keep(frame, pl.col(role).is_not_null(), otherwise=f"missing {role}")
     return frame
+
+
+def time_wanted(source: InteractionsSource | ReviewsSource) -> Wanted:
+    """The times of a source that may have none."""
+    return Wanted(
+        name="time",
+        column=source.column("time"),
+        required="time" in source.columns or source.time_format is not None,
+        kind="time",
+        aliases=_TIMES,
+    )
 
 
 def timed(frame: pl.DataFrame, time_format: str | None, cleaning: Cleaning) -> pl.DataFrame:
     """The frame with `time`, if it has it, in seconds since 1970, without the rows whose time is impossible."""
     if "time" not in frame.columns:
         return frame
-    frame = cleaning.keep(frame, pl.lit(as_ids(frame["time"]).is_not_null()), otherwise="missing time")
-    frame = frame.with_columns(as_times(frame["time"], time_format).alias("time"))
-    return cleaning.keep(frame, pl.col("time").is_not_null(), otherwise=IMPOSSIBLE_TIME)
+    frame = cleaning.keep(frame, pl.col("time").is_not_null(), otherwise="missing time")
+    height, spelled = frame.height, frame["time"]
+    frame = frame.with_columns(as_times(spelled, time_format).alias("time"))
+    if height and frame["time"].null_count():
+        odd = "as 'time_format' says" if time_format else "seconds to nanoseconds since 1970, YYYYMMDD, ISO 8601"
+        cleaning.warn(f"times that are not {odd} are left out: time_format says how they are written, as in {_EXAMPLES}")
+    frame = cleaning.keep(frame, pl.col("time").is_not_null(), otherwise=IMPOSSIBLE_TIME)
+    if frame.height:
+        first, last = int(frame["time"].min()), int(frame["time"].max())  # type: ignore[arg-type]
+        cleaning.times = (first, last)
+        if last < _1990:
+            cleaning.warn(f"times end in {day(last)}, before 1990, which is hardly meant: {_cure(first, last)}")
+    return frame
 
 
-def _valued(frame: pl.DataFrame, cleaning: Cleaning) -> pl.DataFrame:
-    frame = cleaning.keep(frame, pl.lit(as_ids(frame["value"]).is_not_null()), otherwise="missing value")
-    frame = frame.with_columns(as_numbers(frame["value"]).alias("value"))
+def day(seconds: int) -> str:
+    """The day of a time, for people.
+
+    >>> day(86_400)
+    '1970-01-02'
+    """
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d}"
+
+
+def _cure(first: int, last: int) -> str:
+    if first >= 1900 and last <= 2100:
+        return 'if they are years: time_format = "%Y"'
+    if first >= 20_000 and last <= 80_000:
+        return 'if a spreadsheet wrote them: time_format = "excel"'
+    return f"time_format says how they are written, as in {_EXAMPLES}"
+
+
+def _weights(events: pl.Series, declared: Mapping[str, float], cleaning: Cleaning) -> dict[str, float]:
+    """Event, as rows spell it -> weight. A spelling in other letters, capital or small, counts where no other event is meant."""
+    spelled = as_ids(pl.Series(list(declared), dtype=pl.String), cleaning.rules).to_list()
+    known = {name or given: weight for name, (given, weight) in zip(spelled, declared.items(), strict=True)}
+    folded = Counter(name.casefold() for name in known)
+    alike = {name.casefold(): weight for name, weight in known.items() if folded[name.casefold()] == 1}
+    counts = events.value_counts(name="rows").sort(["rows", events.name], descending=[True, False])
+    found = [
+        EventCount(event=event, rows=rows, weight=known.get(event, alike.get(event.casefold())))
+        for event, rows in counts.iter_rows()
+    ]
+    cleaning.events = found
+    without = [one for one in found if one.weight is None]
+    if without:
+        named = ", ".join(f"{one.event!r} ({one.rows:,} rows)" for one in without[:_SHOWN])
+        more = ", ..." if without[_SHOWN:] else ""
+        cure = f"events = {{ {json.dumps(without[0].event)} = 1.0 }} gives one a weight, 0 says that it has none"
+        cleaning.warn(f"events without a weight say nothing: {named}{more}; {cure}")
+    return {one.event: one.weight for one in found if one.weight is not None}
+
+
+def _valued(frame: pl.DataFrame, decimal: str, cleaning: Cleaning) -> pl.DataFrame:
+    frame = cleaning.keep(frame, pl.col("value").is_not_null(), otherwise="missing value")
+    frame = frame.with_columns(as_numbers(frame["value"], decimal=decimal).alias("value"))
+    height = frame.height
     frame = cleaning.keep(frame, pl.col("value").is_not_null(), otherwise="unparsable value")
+    if frame.height < height and decimal == ".":
+        cleaning.warn("values that are no numbers are left out; if they are written with a decimal comma: decimal = ','")
     return cleaning.keep(frame, pl.col("value").is_finite(), otherwise="value not finite")

@@ -10,8 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.config.source_schema import Flags, ItemsSource
-from client.sources.cell_values import as_ids, as_texts
+from client.sources.cell_values import as_texts
 from client.sources.cleaning import Cleaning
+from client.sources.ids import as_ids
 from client.sources.item_keys import item_keys
 from client.sources.kinds.interactions import keyed
 from client.sources.row_texts import further_texts, labelled, numbers, sentences, wanted
@@ -49,7 +50,7 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name="item", column=source.column("item"), key=True, kind="id"), *_flags(source.flags)]
+    asked = [*Wanted.ids(source, "item"), *_flags(source.flags)]
     asked += [Wanted(name=role, column=source.column(role), required=role in source.columns) for role in _ROLES]
     if "key" in source.columns:
         # Never by its name alone: a column "key" may be a song's.
@@ -66,7 +67,7 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
         as_texts(kept["title"]) if "title" in kept.columns else pl.Series([None], dtype=pl.String).new_from_index(0, kept.height)
     )
     none = pl.Series([""], dtype=pl.String).new_from_index(0, kept.height)
-    words, places = numbers(table, source.numbers, cleaning)
+    words, places = numbers(table, source.numbers, cleaning, decimal=source.decimal)
     parts = [titles, labelled("category", _categories(kept, source.flags), table)]
     if "description" in kept.columns:
         parts.append(as_texts(kept["description"]))

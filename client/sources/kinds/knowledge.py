@@ -12,8 +12,9 @@ import polars as pl
 
 from client.config.source_schema import KnowledgeSource
 from client.config.table_location import Linked
-from client.sources.cell_values import LONGEST_TEXT, as_ids, as_texts
+from client.sources.cell_values import LONGEST_TEXT, as_texts
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
+from client.sources.ids import as_ids
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.source_rows import Wanted, read_source, read_table
@@ -76,7 +77,9 @@ def _entities(links: Linked | None, items: Numbering, cleaning: Cleaning) -> pl.
         ids = pl.Series(items.ids, dtype=pl.String)
         return pl.DataFrame({"entity": ids, "item": items.numbers(ids)})
     frame = _linked(links, ("item", "entity"), cleaning, "links")
-    pairs = pl.DataFrame({"entity": as_ids(frame["entity"]), "item": items.numbers(as_ids(frame["item"]))})
+    pairs = pl.DataFrame(
+        {"entity": as_ids(frame["entity"], cleaning.rules), "item": items.numbers(as_ids(frame["item"], cleaning.rules))}
+    )
     return pairs.drop_nulls().unique(maintain_order=True)
 
 
@@ -88,7 +91,7 @@ def _names(tails: pl.Series, names: Linked | None, titled: pl.DataFrame, cleanin
         called = called.filter(~pl.col("entity").str.contains(r"^[\d.]+$"))
     else:
         frame = _linked(names, ("entity", "name"), cleaning, "names")
-        called = pl.DataFrame({"entity": as_ids(frame["entity"]), "name": as_texts(frame["name"], longest=200)})
+        called = pl.DataFrame({"entity": as_ids(frame["entity"], cleaning.rules), "name": as_texts(frame["name"], longest=200)})
     known = (
         pl.concat([titled.select("entity", pl.col("title").alias("name")), called])
         .drop_nulls()
@@ -110,4 +113,4 @@ def _alike(rows: pl.DataFrame, titled: pl.DataFrame) -> pl.DataFrame:
 
 def _linked(table: Linked, roles: tuple[str, str], cleaning: Cleaning, key: str) -> pl.DataFrame:
     asked = [Wanted(name=role, column=table.columns.get(role, role), kind="text" if role == "name" else "id") for role in roles]
-    return read_table(table, None, asked, source=f"{cleaning.source}.{key}", public=True).frame
+    return read_table(table, None, asked, source=f"{cleaning.source}.{key}", public=True, rules=cleaning.rules).frame

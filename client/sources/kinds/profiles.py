@@ -5,8 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from client.config.source_schema import ProfilesSource
-from client.sources.cell_values import as_ids, as_texts
+from client.sources.cell_values import as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
+from client.sources.ids import as_ids
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.row_texts import coordinates, further_texts, numbers, sentences, text_name, wanted
@@ -23,7 +24,7 @@ def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) 
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name="user", column=source.column("user"), key=True, kind="id")]
+    asked = Wanted.ids(source, "user")
     table = read_source(source, cleaning, [*asked, *(want for want in wanted(source) if want.name != "user")])
     frame = keyed(table.frame, cleaning, ("user",))
     frame = frame.with_columns(users.numbers(frame["user"]).alias(_NUMBER))
@@ -33,8 +34,8 @@ def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) 
 
     table = Table(frame=kept, labels=table.labels)
     # A code's word is chosen to be read by itself, without a label: "woman".
-    words = [as_texts(as_ids(kept[text_name(name)]).replace(codes)) for name, codes in source.values.items()]
+    words = [as_texts(as_ids(kept[text_name(name)], cleaning.rules).replace(codes)) for name, codes in source.values.items()]
     others = further_texts(table, source.text, without=(*source.values, *source.numbers))
-    bucket_words, places = numbers(table, source.numbers, cleaning)
+    bucket_words, places = numbers(table, source.numbers, cleaning, decimal=source.decimal)
     texts = users.texts(kept[_NUMBER], sentences([*words, *bucket_words, *others]))
     return texts, coordinates(places, kept[_NUMBER], users), cleaning.report(kept.height)

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 
 from client.config.source_schema import ReviewsSource
-from client.sources.cell_values import LONGEST_TEXT, as_ids, as_numbers, as_texts
+from client.sources.cell_values import LONGEST_TEXT, as_numbers, as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
-from client.sources.kinds.interactions import keyed, timed
+from client.sources.ids import as_ids
+from client.sources.kinds.interactions import keyed, time_wanted, timed
 from client.sources.numbering import Numbering, offsets
 from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import Notes, SourceReport
@@ -39,14 +40,13 @@ def read_reviews(source: ReviewsSource, cleaning: Cleaning, users: Numbering, it
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("user", "item")]
+    asked = Wanted.ids(source, "user", "item")
     asked.append(Wanted(name="text", column=source.column("text"), key=True))
     asked.append(Wanted(name="stars", column=source.column("stars"), required="stars" in source.columns))
-    timed_by = "time" in source.columns or source.time_format is not None
-    asked.append(Wanted(name="time", column=source.column("time"), required=timed_by, kind="time"))
+    asked.append(time_wanted(source))
     frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("user", "item"))
     frame = timed(frame, source.time_format, cleaning)
-    frame = frame.with_columns(_texts(frame, cleaning))
+    frame = frame.with_columns(_texts(frame, source.decimal, cleaning))
     frame = cleaning.keep(frame, pl.col("text").is_not_null(), otherwise="missing text")
     kept = frame.unique(["user", "item", "text"], keep="first", maintain_order=True)
     cleaning.lose(DUPLICATE, frame.height - kept.height)
@@ -64,11 +64,11 @@ def read_reviews(source: ReviewsSource, cleaning: Cleaning, users: Numbering, it
     return Reviewed(notes=notes, item_texts=item_texts, report=cleaning.report(frame.height))
 
 
-def _texts(frame: pl.DataFrame, cleaning: Cleaning) -> pl.Series:
+def _texts(frame: pl.DataFrame, decimal: str, cleaning: Cleaning) -> pl.Series:
     texts = as_texts(frame["text"])
     if "stars" not in frame.columns:
         return texts.alias("text")
-    stars = as_numbers(frame["stars"])
+    stars = as_numbers(frame["stars"], decimal=decimal)
     stars = stars.set(~stars.is_finite().fill_null(False), None)
     cleaning.lose("stars: no number (row kept)", int((as_ids(frame["stars"]).is_not_null() & stars.is_null()).sum()))
     said = as_ids(stars) + " stars: " + texts

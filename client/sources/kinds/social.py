@@ -27,7 +27,7 @@ def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> t
     Raises:
         InputError: the source cannot be read or no row is usable.
     """
-    asked = [Wanted(name=role, column=source.column(role), key=True, kind="id") for role in ("user", "friend")]
+    asked = Wanted.ids(source, "user", "friend", explode=source.explode)
     frame = keyed(read_source(source, cleaning, asked).frame, cleaning, ("user", "friend"))
     frame = cleaning.keep(frame, pl.col("user") != pl.col("friend"), otherwise=SELF)
     unique = frame.unique(["user", "friend"], keep="first", maintain_order=True)

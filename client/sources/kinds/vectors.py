@@ -7,8 +7,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.config.source_schema import VectorsSource
-from client.sources.cell_values import as_ids, as_numbers
+from client.sources.cell_values import as_numbers
 from client.sources.cleaning import UNKNOWN_ITEM, UNKNOWN_USER, Cleaning
+from client.sources.ids import as_ids
 from client.sources.kinds.interactions import keyed
 from client.sources.numbering import Numbering
 from client.sources.readers.table_scan import reading
@@ -45,7 +46,7 @@ def read_vectors(
     """
     owner, frame, values = _matrix(source, cleaning) if source.ids is not None else _columns(source, cleaning)
     owners, unknown = (users, UNKNOWN_USER) if owner == "user" else (items, UNKNOWN_ITEM)
-    frame = pl.DataFrame({"id": as_ids(frame[owner])}).with_row_index("row")
+    frame = pl.DataFrame({"id": as_ids(frame[owner], cleaning.rules)}).with_row_index("row")
     frame = cleaning.keep(frame, pl.col("id").is_not_null(), otherwise=f"missing {owner}")
     frame = frame.with_columns(owners.numbers(frame["id"]).alias("number"))
     frame = cleaning.keep(frame, pl.col("number").is_not_null(), otherwise=unknown)
@@ -65,7 +66,7 @@ def read_vectors(
 def _columns(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFrame, NDArray[np.float64]]:
     named = [role for role in ("user", "item") if role in source.columns]
     asked = [
-        Wanted(name=role, column=source.column(role), required=bool(named), key=True, kind="id")
+        Wanted(name=role, column=source.column(role), required=bool(named), key=True, kind="id", single=True)
         for role in named or ("user", "item")
     ]
     vector = source.columns.get("vector", "vector")
@@ -83,7 +84,8 @@ def _columns(source: VectorsSource, cleaning: Cleaning) -> tuple[str, pl.DataFra
         )
     frame = keyed(frame, cleaning, owners)
     if isinstance(vector, tuple):
-        columns = [as_numbers(frame[_VECTOR.format(number)]).fill_null(float("nan")).to_numpy() for number in range(len(vector))]
+        cells = [frame[_VECTOR.format(number)] for number in range(len(vector))]
+        columns = [as_numbers(one, decimal=source.decimal).fill_null(float("nan")).to_numpy() for one in cells]
         return owners[0], frame, np.stack(columns, axis=1)
     return owners[0], *_lists(frame, _width(source, frame, owners[0], cleaning), cleaning)
 

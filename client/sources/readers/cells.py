@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, Literal
@@ -17,16 +18,17 @@ from typing import Any, Literal
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-Kind = Literal["id", "text", "time", "vector"]
-"""What a column is read as: ids are exact and single; texts join what a list holds; times are texts in which a date has a time of
-day; vectors are lists of float64."""
+Kind = Literal["id", "ids", "text", "time", "vector"]
+"""What a column is read as: ids are exact and single, or the entries of a list; texts join what a list holds; times are texts in
+which a date has a time of day; vectors are lists of float64."""
 
 UNUSABLE = "\0"
 """First character of what is no id; the reason follows. No id begins with it."""
-A_LIST = "a list or an object, not one id"
-INEXACT = "a floating-point number too large to be an exact id"
+A_LIST = "a list or an object, not one id (explode = true in the source reads a list's entries)"
+INEXACT = "a floating-point number too large to be an exact id (write the column as integers or as text)"
 
 _VECTOR = pl.List(pl.Float64)
+_IDS = pl.List(pl.String)
 _NUMBERS = r"[^\s,;\[\]{}()]+"
 
 
@@ -46,11 +48,18 @@ def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
     if not isinstance(column, pl.Series):
         if kind == "vector":
             return _vectors(column)
+        if kind == "ids":
+            return _id_lists(column)
         text_of = _OF[kind]
         # Most cells are texts already.
-        return _strings(each(lambda cell: cell if type(cell) is str or cell is None else text_of(cell), column))
+        mark = UNUSABLE if kind == "id" else None
+        return _strings(
+            each(lambda cell: cell if cell is None or (type(cell) is str and cell[:1] != mark) else text_of(cell), column)
+        )
     if kind == "vector":
         return _vector_column(column)
+    if kind == "ids":
+        return _id_lists(python_cells(column))
     try:
         texts = _text_column(column, kind)
     except (PolarsError, PanicException):
@@ -94,7 +103,7 @@ _FLAWS = (ValueError, TypeError, ArithmeticError, RecursionError, LookupError, A
 
 def empty(kind: Kind) -> pl.Series:
     """A column without rows."""
-    return pl.Series([], dtype=_VECTOR if kind == "vector" else pl.String())
+    return pl.Series([], dtype=_VECTOR if kind == "vector" else _IDS if kind == "ids" else pl.String())
 
 
 def cell_text(cell: Any) -> str | None:
@@ -109,7 +118,8 @@ def cell_text(cell: Any) -> str | None:
     | a time | `1970-01-02 00:00:00.000000`, in UTC |
     | bytes | as UTF-8, else `\\x` and hexadecimal digits |
     | a list | its cells, joined by a comma and a space |
-    | an object, a list of lists | JSON |
+    | a list of lists | the cells of all, likewise |
+    | an object | JSON |
     """
     if cell is None or isinstance(cell, str):
         return cell
@@ -128,19 +138,55 @@ def cell_text(cell: Any) -> str | None:
     if isinstance(cell, pl.Series):
         return cell_text(cell.to_list())
     if isinstance(cell, list | tuple):
-        if any(isinstance(part, list | tuple | dict | pl.Series) for part in cell):
-            return _json(cell)
-        return ", ".join(part for part in map(cell_text, cell) if part is not None)
+        return ", ".join(part for part in map(cell_text, cell) if part)
     return _json(cell) if isinstance(cell, dict) else str(cell)
 
 
 def cell_id(cell: Any) -> str | None:
-    """One value as a text that is an id, exactly; begins with `UNUSABLE` where it is none."""
+    """One value as a text that is an id, exactly; begins with `UNUSABLE` where it is none.
+
+    A whole float keeps its `.0`, which the platform's rules take off (`client/sources/ids.py`). Bytes are text where they are
+    plain text, else `\\x` and hexadecimal digits: of binary ids no two become one.
+    """
+    if isinstance(cell, str):
+        return cell.lstrip(UNUSABLE) if cell.startswith(UNUSABLE) else cell
     if isinstance(cell, list | tuple | dict | pl.Series):
         return UNUSABLE + A_LIST
-    if isinstance(cell, float) and abs(cell) >= 2**53:
-        return UNUSABLE + INEXACT
+    if isinstance(cell, float):
+        if abs(cell) >= 2**53:
+            return UNUSABLE + INEXACT
+        return f"{int(cell)}.0" if cell.is_integer() else cell_text(cell)
+    if isinstance(cell, bytes | bytearray | memoryview):
+        data = bytes(cell)
+        text = _decoded(data)
+        return text if text.isprintable() and text == text.strip() else "\\x" + data.hex()
     return cell_text(cell)
+
+
+def cell_ids(cell: Any) -> list[str | None] | None:
+    """The entries of a list, each as an id; what is no list is a list of one."""
+    if isinstance(cell, pl.Series):
+        cell = python_cells(cell)
+    if cell is None or isinstance(cell, list | tuple):
+        return None if cell is None else each(cell_id, cell)
+    return split_ids(cell) if isinstance(cell, str) else each(cell_id, [cell])
+
+
+def split_ids(text: str) -> list[str | None]:
+    """The entries of a list that is written as a text: with brackets or without, cut at commas, semicolons, bars or spaces.
+
+    >>> split_ids("101, 103,104"), split_ids('["a b", "c"]'), split_ids("N1 N2"), split_ids("")
+    (['101', '103', '104'], ['a b', 'c'], ['N1', 'N2'], [])
+    """
+    text = text.strip().strip(UNUSABLE)
+    try:
+        if text.startswith("[") and isinstance(found := json.loads(text, parse_float=str, parse_int=str), list):
+            return each(cell_id, found)
+    except (ValueError, RecursionError):
+        pass
+    bare = re.sub(r"^[\[({]|[\])}]$", "", text)
+    parts = re.split(r"[,;|]", bare) if re.search(r"[,;|]", bare) else bare.split()
+    return [entry for entry in (part.strip().strip("\"'") for part in parts) if entry]
 
 
 def cell_time(cell: Any) -> str | None:
@@ -157,7 +203,7 @@ def _text_column(column: pl.Series, kind: Kind) -> pl.Series | None:
     """The same as `_OF[kind]` of each cell, at once; None for types that are read cell by cell."""
     name, dtype = column.name, column.dtype
     if dtype == pl.String:
-        return column
+        return column.str.strip_chars_start(UNUSABLE) if kind == "id" else column
     if dtype.is_float():
         return _floats(column, kind)
     if isinstance(dtype, pl.Decimal):
@@ -182,7 +228,8 @@ def _floats(column: pl.Series, kind: Kind) -> pl.Series:
     wide = column.cast(pl.Float64)
     whole = ((wide == wide.floor()) & (wide.abs() < 2**53)).fill_null(False)
     # Float32 is written as float32: its 3.9 is the text 3.9, and not the digits of the nearest float64.
-    texts = wide.set(~whole, None).cast(pl.Int64).cast(pl.String).zip_with(whole, column.cast(pl.String))
+    digits = wide.set(~whole, None).cast(pl.Int64).cast(pl.String)
+    texts = (digits + ".0" if kind == "id" else digits).zip_with(whole, column.cast(pl.String))
     texts = texts.set(wide.is_nan().fill_null(False), None)
     if kind == "id":
         exact = 2**53 if column.dtype == pl.Float64 else 2**24
@@ -198,6 +245,16 @@ def _vector_column(column: pl.Series) -> pl.Series:
         # Delimited text and databases have no lists: "[0.5, 1]" and "0.5 1" are read alike.
         return column.str.extract_all(_NUMBERS).cast(_VECTOR, strict=False)
     return _vectors(python_cells(column))
+
+
+def _id_lists(cells: Sequence[Any]) -> pl.Series:
+    found: list[list[str | None] | None] = []
+    for cell in cells:
+        try:
+            found.append([_valid(part) for part in cell_ids(cell) or ()])
+        except _FLAWS:
+            found.append(None)
+    return pl.Series(found, dtype=_IDS)
 
 
 def _vectors(cells: Sequence[Any]) -> pl.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,10 @@ class Scan:
         return bool(self.names) and any(self.names or ())
 
 
+_FLAWS = (ValueError, TypeError, ArithmeticError, LookupError, EOFError, RecursionError)
+"""What bytes and values can provoke in readers that nobody meant."""
+
+
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turn whatever unreadable bytes provoke below into one message."""
@@ -89,7 +94,7 @@ def reading(where: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", where=where, do="check path and permissions") from None
-    except (PolarsError, PanicException, csv.Error, ValueError, TypeError, ArithmeticError, EOFError) as error:
+    except (PolarsError, PanicException, csv.Error, zlib.error, *_FLAWS) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         do = "check format, encoding, separator and quote in the platform file"
         raise InputError("cannot be read", where=where, do=do, quote=reason) from None

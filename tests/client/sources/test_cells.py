@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
-from client.sources.cell_values import as_ids, as_numbers, as_times
+from client.sources.cell_values import as_numbers, as_times
+from client.sources.ids import as_ids
 from client.sources.platform_tables import read_tables
 from client.sources.readers.cells import A_LIST, INEXACT, canonical_text
 from client.sources.readers.csv_records import BROKEN, records

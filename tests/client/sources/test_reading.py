@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from client.config.source_schema import NumberRange
 from client.config.table_location import Reading
-from client.sources.cell_values import LONGEST_TEXT, as_ids, as_texts, as_times
+from client.sources.cell_values import LONGEST_TEXT, as_texts, as_times
 from client.sources.cleaning import Cleaning
+from client.sources.ids import as_ids
 from client.sources.kinds.vectors import bounded
 from client.sources.number_buckets import bucket_words, bucketed
 from client.sources.readers.csv_records import BROKEN

@@ -1,0 +1,148 @@
+"""Order and strength: when something was, what an event counts for, and what a person is told of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tomli_w
+
+from client.config.platform_file import load
+from client.sources.cell_values import as_numbers, as_times
+from client.sources.platform_tables import read_tables
+from client.sources.tables import UNTIMED, SourceReport, Tables
+from shared.base.errors import InputError
+
+MOMENT = 1_538_388_551  # 2018-10-01 10:09:11 UTC
+DAY = 1_538_352_000
+
+
+def read(folder: Path, text: str, other: dict[str, Any] | None = None, **source: Any) -> Tables:
+    (folder / "log.csv").write_text(text, encoding="utf-8")
+    sources = {"log": {"kind": "interactions", "path": "log.csv", **source}, **({"other": other} if other else {})}
+    values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "sources": sources}
+    (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+    return read_tables(load(folder / "p.toml"))
+
+
+def report(tables: Tables, source: str = "log") -> SourceReport:
+    return next(one for one in tables.reports if one.source == source)
+
+
+@pytest.mark.parametrize(
+    "text, time_format, seconds",
+    [
+        (f"{MOMENT}", None, MOMENT),
+        (f"{MOMENT}.75", None, MOMENT),
+        (f"{MOMENT}123", None, MOMENT),
+        (f"{MOMENT}123456", None, MOMENT),
+        (f"{MOMENT}123456789", None, MOMENT),
+        ("20181001", None, DAY),
+        ("20181001.0", None, DAY),
+        ("20181001100911", None, MOMENT),
+        ("201810011009", None, MOMENT - 11),
+        ("2018-10-01", None, DAY),
+        ("2018/10/01 10:09:11", None, MOMENT),
+        ("2018-10-01 10:09:11 UTC", None, MOMENT),
+        ("2018-10-01T10:09:11Z", None, MOMENT),
+        ("2018-10-01T12:09:11.5+02:00", None, MOMENT),
+        ("2018-10-01 12:09:11 +0200", None, MOMENT),
+        ("2018-10-01 12:09:11+02", None, MOMENT),
+        ("2018-10-01T10:09", None, MOMENT - 11),
+        ("2018-10-01 10:09:11,250", None, MOMENT),
+        ("20181001T100911Z", None, MOMENT),
+        ("01.10.2018 10:09:11", None, MOMENT),
+        ("Oct 1, 2018", None, DAY),
+        ("Mon Oct 01 10:09:11 +0000 2018", None, MOMENT),
+        ("Mon, 01 Oct 2018 10:09:11 GMT", None, MOMENT),
+        ("01/10/2018", None, None),  # of a day and a month nobody knows which is which
+        ("01/10/2018", "%d/%m/%Y", DAY),
+        ("2018-10", "%Y-%m", DAY),
+        ("2018", "%Y", 1_514_764_800),
+        ("43374.4230439815", "excel", MOMENT),
+        ("20181001", "unix", 20_181_001),
+        (f"{MOMENT}123", "unix-ms", MOMENT),
+        (f"{MOMENT}123456", "unix-us", MOMENT),
+        ("20189999", None, 20_189_999),
+        ("99999999999999999999", None, None),
+    ],
+)
+def test_a_time_is_read_as_it_is_written(text: str, time_format: str | None, seconds: int | None) -> None:
+    # Beside others, whatever they are.
+    others = ["soon", "1000", "2001-01-01", None, "43374"]
+    assert as_times(pl.Series([text, *others]), time_format).to_list()[0] == seconds
+    assert as_times(pl.Series([*others, text]), time_format).to_list()[-1] == seconds
+
+
+def test_one_row_without_a_time_takes_nobodys_time(tmp_path: Path) -> None:
+    rows = [f"{user},i{9 - at},2024-01-0{9 - at}" for user in range(20) for at in range(6)]
+    (tmp_path / "wish.csv").write_text("user,item\n1,wished\n", encoding="utf-8")
+    tables = read(tmp_path, "user,item,time\n" + "\n".join(rows), {"kind": "interactions", "path": "wish.csv"})
+    log = tables.interactions
+    assert log.time is not None
+    for at, user in enumerate(tables.user_ids):
+        met = [tables.item_ids[item] for item in log.item[log.offsets[at] : log.offsets[at + 1]]]
+        assert met == [*(["wished"] if user == "1" else []), "i4", "i5", "i6", "i7", "i8", "i9"]
+    assert (log.time == UNTIMED).sum() == 1
+    assert report(tables).times == (1_704_326_400, 1_704_758_400) and report(tables, "other").times is None
+
+
+@pytest.mark.parametrize("name", ["timestamp", "Date", "created_at"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_times_under_another_name_are_spoken_of(name: str, form: str, tmp_path: Path) -> None:
+    if form == "csv":
+        tables = read(tmp_path, f"user,item,{name}\n1,a,5\n2,b,6\n")
+        assert tables.interactions.time is None
+        (warning,) = report(tables).warnings
+        assert f'columns = {{ time = "{name}" }}' in warning
+        assert report(read(tmp_path, f"user,item,{name}\n1,a,{MOMENT}\n", columns={"time": name})).warnings == ()
+    else:
+        (tmp_path / "log.jsonl").write_text(json.dumps({"user": 1, "item": "a", name: 5}) + "\n", encoding="utf-8")
+        assert any(name in drop.reason for drop in report(read(tmp_path, "", path="log.jsonl")).dropped)
+
+
+@pytest.mark.parametrize(
+    "cells, cure", [(["2017", "2018"], '"%Y"'), (["43374", "43375.5"], '"excel"'), (["5", "100000"], "unix-ms")]
+)
+def test_times_before_1990_are_a_warning_with_the_cure(cells: list[str], cure: str, tmp_path: Path) -> None:
+    tables = read(tmp_path, "user,item,time\n" + "".join(f"{at},a,{cell}\n" for at, cell in enumerate(cells)))
+    (warning,) = report(tables).warnings
+    assert "before 1990" in warning and f"time_format = {cure}" in warning if cure != "unix-ms" else cure in warning
+    assert report(read(tmp_path, f"user,item,time\n1,a,{MOMENT}\n")).warnings == ()
+
+
+def test_times_that_cannot_be_read_name_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="time_format"):
+        read(tmp_path, "user,item,time\n1,a,01/10/2018\n")
+
+
+def test_every_event_has_its_count_and_weight(tmp_path: Path) -> None:
+    rows = "1,a,BUY\n1,b,buy\n2,a,View\n2,b,wishlist\n3,a,wishlist\n3,b,hide\n"
+    tables = read(tmp_path, "user,item,event\n" + rows, events={"buy": 1.0, "view": 0.2, "hide": 0.0})
+    assert [(one.event, one.rows, one.weight) for one in report(tables).events] == [
+        ("wishlist", 2, None),
+        ("BUY", 1, 1.0),
+        ("View", 1, 0.2),
+        ("buy", 1, 1.0),
+        ("hide", 1, 0.0),
+    ]
+    assert int(tables.interactions.positive.sum()) == 3
+    (warning,) = report(tables).warnings
+    assert "'wishlist' (2 rows)" in warning and 'events = { "wishlist" = 1.0 }' in warning
+
+
+def test_events_that_differ_in_capitals_alone_stay_apart_where_both_are_declared(tmp_path: Path) -> None:
+    tables = read(tmp_path, "user,item,event\n1,a,BUY\n2,a,buy\n3,a,Buy\n", events={"buy": 1.0, "BUY": 0.5})
+    assert [(one.event, one.weight) for one in report(tables).events] == [("BUY", 0.5), ("Buy", None), ("buy", 1.0)]
+
+
+def test_a_decimal_comma(tmp_path: Path) -> None:
+    assert as_numbers(pl.Series(["4,5", "4.5", "1,234", "-0,25", "True", "FALSE"])).to_list() == [4.5, 4.5, None, -0.25, 1.0, 0.0]
+    commas = pl.Series(["4,5", "4.5", "1,234", "1.234.567,8", "7"])
+    assert as_numbers(commas, decimal=",").to_list() == [4.5, 4.5, 1.234, 1234567.8, 7.0]
+    text = 'user,item,value\n1,a,"4,125"\n2,a,"2,5"\n'
+    assert read(tmp_path, text, threshold=4.0, decimal=",").interactions.positive.tolist() == [True, False]
+    assert "decimal = ','" in report(read(tmp_path, text, threshold=2.0)).warnings[0]
