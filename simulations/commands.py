@@ -130,7 +130,7 @@ def simulate_command(
     else:
         Console().print(metrics_table(metrics))
         for line in verdict(metrics):
-            typer.echo(line)
+            Console().print(line, highlight=False, markup=False, emoji=False)
         typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from shared.protocol.quality import METRICS, NDCG
@@ -12,46 +11,49 @@ _WEAK = 1.0
 
 
 def verdict(metrics: dict[str, Any]) -> list[str]:
-    """One sentence a platform, from the content of `metrics.json`, and one of advice where it helps.
+    """One sentence a platform, from the content of `metrics.json`, and what would help those that gained nothing.
 
     Gains are of the first metric, fused - own over own, with the paired 95 % interval of the platform's own held-out users.
     """
-    lines = [line for name, result in metrics["platforms"].items() for line in _platform(name, result, metrics)]
-    lines += [f"{name} was left out: {why}" for name, why in metrics.get("left_out", {}).items()]
-    return lines
+    said: dict[str, None] = {}
+    advice: dict[str, None] = {}
+    for name, result in metrics["platforms"].items():
+        line, helps = _platform(name, result, metrics)
+        said[line] = None
+        if helps:
+            advice[helps] = None
+    left = [f"{name} was left out: {why}" for name, why in metrics.get("left_out", {}).items()]
+    return [*said, *advice, *left]
 
 
-def _platform(name: str, result: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
+def _platform(name: str, result: dict[str, Any], metrics: dict[str, Any]) -> tuple[str, str]:
+    """What it gained, and what would help it ('' where it gained)."""
     own, gain = result.get("own"), result.get("fused_minus_own")
     title = METRICS[NDCG].title
     if not own:
-        yield f"{name}: nobody has two liked items, so nothing can be held out and compared."
-        return
+        return f"{name}: nobody has two liked items, so nothing can be held out and compared.", ""
     if not gain:
-        yield f"{name} uses its own model: {_silent(metrics)}"
-        return
+        return f"{name} uses its own model: nothing that was released is about its items.", _silent(metrics)
     if not own[NDCG]:
-        yield f"{name}: its own model finds none of the held-out items, so there is nothing to compare with."
-        return
+        return f"{name}: its own model finds none of the held-out items, so there is nothing to compare with.", ""
     low, mean, high = (100 * gain[key] / own[NDCG] for key in ("low", "mean", "high"))
     interval = f"95 % interval {low:+.0f} to {high:+.0f} %"
     if gain["low"] > 0:
-        yield f"{name} gains by joining: {title} {mean:+.0f} % over its own model ({interval})."
-    elif gain["high"] < 0:
-        yield f"{name} loses by the fused model: {title} {mean:+.0f} % ({interval}). Its own model is the better one."
-    elif result.get("recommended_by") == "own":
-        yield f"{name} neither gains nor loses: its validation chose its own model. {_advice(result)}"
-    else:
-        yield f"{name}: no gain that its held-out users could show ({title} {mean:+.0f} %, {interval}). {_advice(result)}"
+        return f"{name} gains by joining: {title} {mean:+.0f} % over its own model ({interval}).", ""
+    if gain["high"] < 0:
+        return f"{name} loses by the fused model: {title} {mean:+.0f} % ({interval}). Its own model is the better one.", ""
+    if result.get("recommended_by") == "own":
+        return f"{name} neither gains nor loses: its validation chose its own model.", _advice(result)
+    return f"{name}: no gain that its held-out users could show ({title} {mean:+.0f} %, {interval}).", _advice(result)
 
 
 def _silent(metrics: dict[str, Any]) -> str:
     if metrics["strategy"] == "preferences":
         return (
-            "none of what was released is about its items. Platforms share what they know of items that two of them have: "
-            "declare public keys (`columns.key` and `keys` in the source of items)."
+            "Platforms share what they know of items that two of them have: declare public keys (`columns.key` and `keys` in the "
+            "source of items)."
         )
-    return "nothing was released that it could use."
+    return ""
 
 
 def _advice(result: dict[str, Any]) -> str:

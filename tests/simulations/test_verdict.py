@@ -33,8 +33,14 @@ def platform(low: float, mean: float, high: float, **more: Any) -> dict[str, Any
     ],
 )
 def test_a_platform(result: dict[str, Any], words: list[str]) -> None:
-    (line,) = verdict(metrics(result))
-    assert line.startswith("shop") and all(word in line for word in words), line
+    line, *advice = verdict(metrics(result))
+    assert line.startswith("shop") and all(word in " ".join([line, *advice]) for word in words), (line, advice)
+
+
+def test_advice_for_several_is_given_once() -> None:
+    result = platform(-0.01, 0.0, 0.01)
+    lines = verdict({**metrics(result), "platforms": {"a": result, "b": result}})
+    assert [line.partition(":")[0] for line in lines[:2]] == ["a", "b"] and len(lines) == 3
 
 
 def test_who_was_left_out_is_last() -> None:
