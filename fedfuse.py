@@ -18,9 +18,10 @@ from rich.console import Console
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
 from client.cli.local import check, evaluate_command, recommend_command
+from server.cli.audit import audit, ledger
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
-from server.cli.local import audit_command, models, publish, pull_command, settings_command, strategies
+from server.cli.local import models, publish, pull_command, settings_command, strategies
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
@@ -60,7 +61,8 @@ for name, command in (
     ("publish", publish),
 ):
     app.command(name, rich_help_panel=COORDINATOR)(command)
-app.command("audit", rich_help_panel=EVERYONE)(audit_command)
+app.add_typer(audit, name="audit", rich_help_panel=EVERYONE)
+app.add_typer(ledger, name="ledger", rich_help_panel=EVERYONE)
 app.command("pull", rich_help_panel=EVERYONE)(pull_command)
 app.command("models", rich_help_panel=EVERYONE)(models)
 app.command("strategies", rich_help_panel=EVERYONE)(strategies)

@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from client.messenger.worker_link import connect
 from shared.base.errors import ProtocolError
 from shared.base.logs import configure_from_environment, tell
-from shared.protocol.flower_records import request_from, to_record
+from shared.protocol.flower_records import receipt_in, request_from, to_record
 from shared.protocol.messages import (
     Answer,
     Count,
@@ -67,7 +67,7 @@ def _carry(message: Message, context: Context, *kinds: type[Request]) -> Message
     else:
         link = connect(context)
         try:
-            answer = link.ask(request)
+            answer = link.ask(request, receipt_in(message.content))
         except Exception as error:
             # The cause is for this platform's own log: its text may speak of rows.
             raise Unanswered(Reason.FAILED.value) from error

@@ -20,11 +20,12 @@ from client.messenger import worker_link as link
 from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepare, read_rows
 from client.recommender.own_evaluation import evaluate_platform
 from client.recommender.pulled_model import holds_model
-from client.worker.request_handler import Worker
+from client.worker.request_handler import Observer, Worker
 from server.monitoring.run_events import Event, Kind, Outcome, Tally
 from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
+from server.run.preference_store import SumWatcher
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, StorageError
 from shared.base.settings import Settings
@@ -156,13 +157,18 @@ def federate_virtually(
     events: Callable[[Event], None] | None = None,
     failed: dict[str, str] | None = None,
     progress: Progress | None = None,
+    observers: Mapping[str, Observer] | None = None,
+    sums: SumWatcher | None = None,
 ) -> Outcome:
     """One federation of prepared platforms in this process.
 
     Args:
         failed: Filled with why platforms refused, in their own words, which no coordinator is told.
+        observers: Platform -> who is told each of its answers.
+        sums: Told every noised sum of preferences that the coordinator has.
     """
-    workers = {name: _worker(platform, out, progress) for name, platform in platforms.items()}
+    told = observers or {}
+    workers = {name: _worker(platform, out, progress, told.get(name)) for name, platform in platforms.items()}
     keys = {name: f"{run}/{name}" for name in workers}
     try:
         for name, worker in workers.items():
@@ -174,7 +180,7 @@ def federate_virtually(
             resume = plan.resume and run_of(out) is not None
             try:
                 return run_federation(
-                    grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes)
+                    grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes), sums=sums
                 )
             except FedfuseError as error:
                 # The coordinator knows one word of why a platform refused. In a simulation the person may know all.
@@ -191,7 +197,7 @@ def _device(platform: PlatformRows) -> torch.device:
     return platform.towers.encoder.device if isinstance(platform, PreparedPlatform) else torch.device("cpu")
 
 
-def _worker(platform: PlatformRows, out: Path, progress: Progress | None) -> Worker:
+def _worker(platform: PlatformRows, out: Path, progress: Progress | None, observer: Observer | None) -> Worker:
     def tell(what: str, done: int, total: int) -> None:
         if progress:
             progress(platform.name, what, done, total)
@@ -204,6 +210,7 @@ def _worker(platform: PlatformRows, out: Path, progress: Progress | None) -> Wor
         prepared=platform,
         device=_device(platform),
         progress=tell,
+        observer=observer,
     )
 
 

@@ -79,6 +79,10 @@ def refused(result: Result, *words: str) -> None:
         ["recommend"],
         ["evaluate"],
         ["audit"],
+        ["audit", "check"],
+        ["ledger", "show"],
+        ["ledger", "verify"],
+        ["ledger", "export"],
         ["pull"],
         ["models"],
         ["publish"],
@@ -119,10 +123,33 @@ class TestRuns:
         assert call("recommend", "--model", tmp_path / "model", "--platform", world / "shop.toml", "--user", "u1").code == 0
         self.publish_list_and_pull(call, out, tmp_path)
         ledger = out / "ledger" / "shop.jsonl"
+        self.audit_as_an_auditor(call, out, ledger, tmp_path)
         ledger.write_bytes(ledger.read_bytes().replace(b'"steps":2', b'"steps":1'))
         broken = call("audit", out)
-        assert broken.code == 4
+        assert broken.code == 1
         assert "Traceback" not in broken.text
+
+    def audit_as_an_auditor(self, call: Callable[..., Result], out: Path, ledger: Path, tmp_path: Path) -> None:
+        """One ledger, against each thing that somebody outside may hold, and against nothing."""
+        alone = call("audit", ledger)
+        assert alone.code == 2 and "a removed tail would not be seen" in alone.out.replace("\n", " ")
+        shown = json.loads(call("ledger", "show", ledger, "--json").out)
+        assert shown["platform"] == "shop" and shown["version"] == 3 and shown["answers"] >= 2
+        assert call("ledger", "show", ledger).code == 0 and call("ledger", "verify", ledger).code == 0
+        held = [["--head", shown["head"]], ["--receipts", out / "receipts.jsonl"], ["--model", tmp_path / "model"]]
+        for option in held:
+            assert call("audit", ledger, *option).code == 0, option
+        cut = tmp_path / "cut.jsonl"
+        assert call("ledger", "export", ledger, "--out", cut).code == 0
+        cut.write_bytes(b"".join(cut.read_bytes().splitlines(keepends=True)[:-2]))
+        for option in held:
+            found = call("audit", cut, *option, "--json")
+            assert found.code == 1 and "cut or rewritten" in str(json.loads(found.out)["problems"]), option
+        assert call("ledger", "verify", cut).code == 0  # it is whole in itself
+        assert call("audit", cut).code == 2
+        for option in (["--head", "abc"], ["--receipts", ledger], ["--receipts", cut / "x"], ["--model", tmp_path / "none"]):
+            found = call("audit", ledger, *option, "--json")
+            assert (found.code, json.loads(found.out)["verdict"]) == (2, "cannot tell"), option
 
     def publish_list_and_pull(self, call: Callable[..., Result], out: Path, tmp_path: Path) -> None:
         from server.registry.signing import make_key_pair
@@ -371,8 +398,9 @@ class TestBadInput:
     def test_audit_pull_and_recommend_of_nothing(
         self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
     ) -> None:
-        refused(call("audit", tmp_path / "nowhere"), "nowhere")
-        refused(call("audit", tmp_path), "ledger")
+        for place in (tmp_path / "nowhere", tmp_path):
+            found = call("audit", place)
+            assert (found.code, "cannot tell" in found.text) == (2, True) and "Traceback" not in found.text
         refused(call("pull", tmp_path, "--unsigned", "--out", tmp_path / "m"), "manifest")
         refused(call("pull", tmp_path, "--out", tmp_path / "m"), "--trust", "--unsigned")
         refused(call("recommend", "--model", tmp_path, "--platform", write_platform(), "--user", "u1"), "model")

@@ -28,8 +28,12 @@ log = logging.getLogger(__name__)
 class Link(Protocol):
     """One platform's worker, as the messenger sees it."""
 
-    def ask(self, request: Request) -> Answer:
-        """The worker's answer, already through the platform's outgoing check."""
+    def ask(self, request: Request, receipt: str = "") -> Answer:
+        """The worker's answer, already through the platform's outgoing check.
+
+        Args:
+            receipt: The coordinator's receipt of the answer before, for the platform to keep.
+        """
 
 
 class Handler(Protocol):
@@ -45,8 +49,8 @@ class Direct:
 
     worker: Handler
 
-    def ask(self, request: Request) -> Answer:
-        """The worker's answer."""
+    def ask(self, request: Request, receipt: str = "") -> Answer:
+        """The worker's answer. Here is no coordinator whose receipts were worth keeping."""
         return self.worker.handle(request)
 
 
@@ -64,7 +68,7 @@ class Remote:
     warrant: str = field(default="", repr=False)
     patience: float = 120.0
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Request, receipt: str = "") -> Answer:
         """The worker's answer.
 
         Raises:
@@ -74,7 +78,7 @@ class Remote:
         end = time.monotonic() + self.patience
         while True:
             try:
-                return self._ask(question, request)
+                return self._ask(question, request, receipt)
             except (OSError, Hangup) as error:
                 if time.monotonic() >= end:
                     raise ProtocolError(
@@ -89,9 +93,10 @@ class Remote:
         broker = os.environ.get(BROKER)
         return connect_to(self.path, seconds=10.0) if broker is None else connect_through(int(broker), seconds=30.0)
 
-    def _ask(self, question: Frame, request: Request) -> Answer:
+    def _ask(self, question: Frame, request: Request, receipt: str) -> Answer:
         with self._connect() as connection:
             header = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION, "warrant": self.warrant}
+            header |= {"receipt": receipt} if receipt else {}
             send(connection, Frame(header=header), seconds=10.0)
             welcome = receive(connection, body=0, seconds=30.0)
             if welcome.type == "turned-away":

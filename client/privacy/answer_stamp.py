@@ -15,7 +15,7 @@ class AnswerStamp:
 
     Args:
         epsilon: Spent by the platform, this answer's charge included.
-        ledger: SHA-256 of its ledger's last line, in hex.
+        ledger: Hash of the charge that paid for it, in hex; empty where no row took part in it.
         seconds: From the question to the answer, as `Pace` lets it be said.
     """
 
@@ -24,10 +24,11 @@ class AnswerStamp:
     seconds: float
 
     @classmethod
-    def now(cls, ledger: LedgerWriter, pace: Pace, *, began: float) -> AnswerStamp:
+    def now(cls, ledger: LedgerWriter, pace: Pace, *, began: float, charge: str) -> AnswerStamp:
         """The stamp of an answer that is ready now.
 
         Args:
             began: When the question came (`time.monotonic`).
+            charge: Hash of the charge that paid for it, or nothing.
         """
-        return cls(epsilon=ledger.epsilon, ledger=ledger.head, seconds=pace.of(time.monotonic() - began))
+        return cls(epsilon=ledger.epsilon, ledger=charge, seconds=pace.of(time.monotonic() - began))

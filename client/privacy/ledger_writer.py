@@ -6,8 +6,11 @@ can only leave a charge whose mechanism never ran.
 - A torn last line (no newline) is a charge that never returned: its mechanism never ran. `open`
   cuts it off.
 - A failed write (disk full) is rolled back to the length before it; nothing earlier is touched.
-- A file next to the ledger (`.left`) lists the charges whose answers left; it is written before they do. It tells a charge that a
-  crash cut off, which may pay for another attempt, from one whose answer an older copy of a run's state does not know.
+- `record_release` writes what leaves, before it leaves. A charge without such a record may pay for another attempt; one with it
+  may not: its answer left, or may have, and only that very answer may leave again.
+- A crash between charge and release record leaves a charge that paid for nothing, which is sound and which an audit says. The
+  other order cannot come about, and no reader takes it.
+- Every line is signed by the platform's identity. A ledger that an earlier version began goes on, signed from there on.
 - One process at a time: the open file is locked (`flock`), and the lock dies with its process.
 - A ledger that is replaced, deleted or changed under the writer is noticed at the next charge.
 """
@@ -19,34 +22,68 @@ import math
 import os
 import stat
 import threading
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from shared.base.atomic_files import sync_folder, sync_way, write_whole
+from shared.base.atomic_files import sync_folder, sync_way
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger.format import MAX_BYTES, MAX_ENTRIES, MAX_LINE, Entry, Header, Ledger, entry_of, now, parse_ledger, seal_line
+from shared.ledger.format import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_LINE,
+    VERSION,
+    AnyLine,
+    Entry,
+    Header,
+    IdentityRecord,
+    Ledger,
+    Line,
+    ReleaseRecord,
+    entry_of,
+    now,
+    seal_line,
+    sign_line,
+)
+from shared.ledger.reading import OPEN_CHARGES, Signatures, parse_ledger
+from shared.ledger.receipts import sign_head
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent
+from shared.secagg.identity import Identity
 
 
 class LedgerWriter:
     """An open, locked ledger to which charges are appended. Use as a context manager, or `close` it."""
 
-    def __init__(self, *, path: Path, descriptor: int, ledger: Ledger, length: int, accountant: Accountant) -> None:
+    def __init__(
+        self, *, path: Path, descriptor: int, ledger: Ledger, length: int, identity: Identity, accountant: Accountant
+    ) -> None:
         """For `open`; call that."""
         self.path = path
+        self._identity = identity
         self._descriptor = descriptor
         self._ledger = ledger
         self._length = length
         self._accountant = accountant
         self._serial = threading.Lock()
-        self._noted = ""
+        self._records = {(line.charge, line.left): line.hash for line in ledger.lines if isinstance(line, ReleaseRecord)}
+        self._released = {charge for charge, _ in self._records}
+        self._released |= {line.hash for line in ledger.lines if isinstance(line, Entry) and not line.signature}
 
     @classmethod
-    def open(cls, path: Path, *, platform: str, budget: float, delta: float, accountant: Accountant = PREFERRED) -> LedgerWriter:
+    def open(
+        cls,
+        path: Path,
+        *,
+        platform: str,
+        budget: float,
+        delta: float,
+        identity: Identity,
+        accountant: Accountant = PREFERRED,
+    ) -> LedgerWriter:
         """The ledger at `path`, created (0600) or verified and continued.
 
         Args:
@@ -54,11 +91,12 @@ class LedgerWriter:
             platform: Name of the platform.
             budget: Epsilon, > 0; infinite when privacy is off.
             delta: In (0, 1).
+            identity: The platform's key, which signs every line.
             accountant: Who computes epsilon.
 
         Raises:
             StorageError: another process holds it, it is not a ledger, or the disk refuses.
-            PrivacyError: it was altered, or belongs to another platform, budget or delta.
+            PrivacyError: it was altered, or belongs to another platform, identity, budget or delta.
             InputError: a value is out of its range.
         """
         place = f"the ledger of platform {platform!r}"
@@ -66,9 +104,9 @@ class LedgerWriter:
             raise InputError(f"budget is {budget!r}", where=place, do="an epsilon above 0, or inf for no privacy")
         if not 0 < delta < 1:
             raise InputError(f"delta is {delta!r}", where=place, do="delta must be above 0 and below 1")
-        header = Header(platform=platform, budget=float(budget), delta=float(delta), created=now())
-        digest, line = seal_line(header)
-        header = replace(header, hash=digest)
+        key = b64encode(identity.public).decode("ascii")
+        header = Header(platform=platform, budget=float(budget), delta=float(delta), created=now(), identity=key)
+        header, line = _sealed(header, identity)
         try:
             parse_ledger(line, where=place)  # what could not be read back is not written
         except (StorageError, PrivacyError) as error:
@@ -79,16 +117,21 @@ class LedgerWriter:
             if ledger is None:
                 _append(descriptor, line, length=0, path=path)
                 ledger, length = Ledger(header=header), len(line)
-                write_whole(path.with_suffix(".left"), b"", mode=0o600)
             # At every opening, since whoever made the file, or a folder on the way, may have died before this: a charge in a
             # file whose name a power cut takes away would be lost with it.
             sync_folder(path.parent)
             sync_way(path.parent)
             _same(ledger.header, header, path)
+            _require_identity(ledger, key, path)
+            if not ledger.identity:
+                record = IdentityRecord(seq=len(ledger.lines) + 1, time=now(), identity=key, previous=ledger.head)
+                record, line = _sealed(record, identity)
+                _append(descriptor, line, length=length, path=path)
+                ledger, length = replace(ledger, lines=(*ledger.lines, record)), length + len(line)
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path=path, descriptor=descriptor, ledger=ledger, length=length, accountant=accountant)
+        return cls(path=path, descriptor=descriptor, ledger=ledger, length=length, identity=identity, accountant=accountant)
 
     @property
     def ledger(self) -> Ledger:
@@ -107,32 +150,73 @@ class LedgerWriter:
 
     @property
     def left(self) -> bool:
-        """Whether an answer for the last charge has left, or may have: a ledger without its list is taken to have said all."""
-        try:
-            return self.head in self._left_path.read_text(encoding="ascii").split()
-        except FileNotFoundError:
-            return bool(self._ledger.entries)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"the list of answers that left cannot be read ({error})", where=str(self._left_path)) from None
+        """Whether an answer for the last charge has left, or may have, as one of a charge that an earlier version wrote."""
+        entries = self._ledger.entries
+        return bool(entries) and entries[-1].hash in self._released
 
-    def leave(self) -> None:
-        """Note that an answer for the last charge is about to leave; on disk before this returns.
+    def charge_for(self, run: str, question: str) -> str:
+        """Hash of the last charge for a question of a run; empty where none was made."""
+        entries = reversed(self._ledger.entries)
+        return next((entry.hash for entry in entries if (entry.run, entry.question) == (run, question)), "")
+
+    def record_release(self, left: str, *, charge: str, run: str, round: int) -> str:
+        """Write down what is about to leave, on disk before this returns. The same answer may leave again; it has one line.
+
+        Args:
+            left: SHA-256 of it, hex (`shared/ledger/release_digest.py`).
+            charge: Hash of the charge that paid for it; empty where no row took part in it.
+            run, round: Of the answer; the line of one that was charged names those of its charge.
+
+        Returns:
+            Hash of its line, which goes out with it.
 
         Raises:
+            PrivacyError: another answer was released on that charge, or it is none of this ledger's open charges.
             StorageError: it could not be written, and the answer must not leave.
         """
-        if not self._ledger.entries or self._noted == self.head:
-            return
-        try:
-            # The last one alone counts: an earlier charge pays for nothing again.
-            write_whole(self._left_path, f"{self.head}\n".encode("ascii"), mode=0o600)
-        except OSError as error:
-            raise _refused(self._left_path, error, "that an answer leaves could not be written") from None
-        self._noted = self.head
+        with self._serial:
+            known = self._records.get((charge, left))
+            if known is not None:
+                return known
+            if charge:
+                paid = self._paying(charge)
+                if paid is None or paid.run != run:
+                    raise PrivacyError(
+                        "an answer was about to leave that no open charge of this ledger pays for",
+                        where=f"{self.path}, run {run}, round {round}",
+                        do="leave this run; a new one is open to this platform",
+                    )
+                if not paid.signature:
+                    return self.head  # an earlier version charged for it, without a line for what left
+                round = paid.round
+            self._check_file()
+            record = ReleaseRecord(
+                seq=len(self._ledger.lines) + 1, time=now(), run=run, round=round, charge=charge, left=left, previous=self.head
+            )
+            record, line = _sealed(record, self._identity)
+            self._write(line, record)
+            self._records[charge, left] = record.hash
+            self._released.add(charge)
+            return record.hash
 
-    @property
-    def _left_path(self) -> Path:
-        return self.path.with_suffix(".left")
+    def holds(self, head: str) -> bool:
+        """Whether a line of this ledger has that hash."""
+        return any(line.hash == head for line in reversed(self._ledger.lines))
+
+    def sign(self, head: str) -> str:
+        """The platform's signature of a head of this ledger, base64."""
+        return sign_head(self._identity, head)
+
+    def _paying(self, charge: str) -> Entry | None:
+        """The charge of that hash if it may still pay, as `LedgerReader` will see it."""
+        still = 0
+        for entry in reversed(self._ledger.entries):
+            if entry.hash == charge:
+                return entry if not entry.signature or charge not in self._released else None
+            still += entry.hash not in self._released
+            if still >= OPEN_CHARGES:
+                return None
+        return None
 
     def preview(self, release: Release) -> Spent:
         """What would have been spent after `release`; charges nothing."""
@@ -166,7 +250,7 @@ class LedgerWriter:
                 )
             entry = entry_of(
                 release,
-                seq=len(self._ledger.entries) + 1,
+                seq=len(self._ledger.lines) + 1,
                 time=now(),
                 run=run,
                 round=round,
@@ -176,17 +260,9 @@ class LedgerWriter:
                 previous=self.head,
                 question=question,
             )
-            digest, line = seal_line(entry)
-            entry = replace(entry, hash=digest)
+            entry, line = _sealed(entry, self._identity)
             self._check_entry(line, entry)
-            try:
-                _append(self._descriptor, line, length=self._length, path=self.path)
-            except BaseException:
-                # After a failed sync nobody knows what is on disk. Only a new `open`, which reads it, may go on.
-                self.close()
-                raise
-            self._length += len(line)
-            self._ledger = replace(self._ledger, entries=(*self._ledger.entries, entry))
+            self._write(line, entry)
             return entry
 
     def close(self) -> None:
@@ -200,6 +276,16 @@ class LedgerWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _write(self, line: bytes, of: Line) -> None:
+        try:
+            _append(self._descriptor, line, length=self._length, path=self.path)
+        except BaseException:
+            # After a failed sync nobody knows what is on disk. Only a new `open`, which reads it, may go on.
+            self.close()
+            raise
+        self._length += len(line)
+        self._ledger = replace(self._ledger, lines=(*self._ledger.lines, of))
 
     def _check_file(self) -> None:
         if self._descriptor < 0:
@@ -219,15 +305,23 @@ class LedgerWriter:
 
     def _check_entry(self, line: bytes, entry: Entry) -> None:
         # The reader's own rules, on a chain of two lines: what could not be read back is not written.
-        head = replace(self._ledger.header, hash="")
-        digest, first = seal_line(head)
-        _, second = seal_line(replace(entry, seq=1, previous=digest, hash=""))
+        key = b64encode(self._identity.public).decode("ascii")
+        head = replace(self._ledger.header, version=VERSION, identity=key, signature="", hash="")
+        head, first = _sealed(head, self._identity)
+        _, second = _sealed(replace(entry, seq=1, previous=head.hash, signature="", hash=""), self._identity)
         try:
             parse_ledger(first + second, where=str(self.path))
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=f"a charge to {self.path}", do="run names are like 'spring-2'") from None
         if len(line) > MAX_LINE or entry.seq > MAX_ENTRIES or self._length + len(line) > MAX_BYTES:
             raise InputError("the entry or the ledger is too long", where=f"a charge to {self.path}", do="start a new ledger")
+
+
+def _sealed(line: AnyLine, identity: Identity) -> tuple[AnyLine, bytes]:
+    """The line with signature and hash, and the bytes to write."""
+    signed = sign_line(line, identity)
+    digest, text = seal_line(signed)
+    return replace(signed, hash=digest), text
 
 
 def _locked(path: Path) -> int:
@@ -279,7 +373,8 @@ def _continue(descriptor: int, path: Path) -> tuple[Ledger, int] | None:
         raise StorageError(
             f"the last {len(torn)} bytes are not a ledger line", where=str(path), do="restore the ledger from a backup"
         )
-    ledger = parse_ledger(content[:whole], where=str(path)) if whole else None  # everything before the tear, before cutting
+    # Everything before the tear, before cutting. The last signature stands for all.
+    ledger = parse_ledger(content[:whole], where=str(path), signatures=Signatures.LAST) if whole else None
     if torn:
         try:
             os.ftruncate(descriptor, whole)
@@ -321,6 +416,16 @@ def _same(found: Header, wanted: Header, path: Path) -> None:
                 do=f"set {name} back to {have}; or, to go on with {want}, keep this ledger and start a new one in another "
                 "file: what both have spent then adds up for every user",
             )
+
+
+def _require_identity(ledger: Ledger, key: str, path: Path) -> None:
+    if ledger.identity not in ("", key):
+        raise PrivacyError(
+            f"this ledger belongs to the identity {ledger.identity[:12]}..., and is opened by {key[:12]}...",
+            where=str(path),
+            do="put this platform's identity.key back; or keep this ledger and start a new one in another file: what both have "
+            "spent then adds up for every user",
+        )
 
 
 def _refused(path: Path, error: OSError, what: str) -> StorageError:

@@ -45,7 +45,7 @@ def answer_evaluation(run: TrainingContext, request: Evaluate) -> Metrics:
     known = answered_before(run.state.evaluations, request, run.settings)
     if known is None:
         noised = _noised(run, request, prior)
-        known = Evaluated(model=evaluated_model(request), quality=noised, stamp=run.stamp(began))
+        known = Evaluated(model=evaluated_model(request), quality=noised, stamp=run.stamp(began, _question(request)))
         run.keep(evaluations={**run.state.evaluations, evaluation_key(request): known})
     return _metrics(run, request, known.quality, known.stamp)
 
@@ -71,7 +71,7 @@ def _noised(run: TrainingContext, request: Evaluate, prior: Tensor) -> Quality:
     mechanism = metrics_mechanism(
         run.settings, users=platform.file.users, group_size=platform.friends.group_size, private=run.plan.private
     )
-    run.pay(mechanism.release(), request.round, charged_question(request, "metrics"))
+    run.pay(mechanism.release(), request.round, _question(request))
     parameters = _parameters(run, request)
     sums = by_parts(
         lambda users: metric_sums(*run.ranks(parameters, prior, serving=False, only=users)),
@@ -81,6 +81,10 @@ def _noised(run: TrainingContext, request: Evaluate, prior: Tensor) -> Quality:
         what="an evaluation",
     )
     return noised_quality(sums, mechanism, random)
+
+
+def _question(request: Evaluate) -> str:
+    return charged_question(request, "metrics")
 
 
 def _metrics(run: TrainingContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:

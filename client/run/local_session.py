@@ -51,7 +51,8 @@ class LocalSession(LocalPreferences):
         prior = prior_of(run)
         local = list(run.initial_local)
         mechanism = replace(run.mechanism, dimension=run.part.size(request.factors) + run.staying)
-        run.pay(mechanism.release(settings.round_steps), request.round, charged_question(request, "training"))
+        question = charged_question(request, "training")
+        run.pay(mechanism.release(settings.round_steps), request.round, question)
         parameters = run.parameters(request.adapter)
         optimizer = Adam(learning_rate=settings.training.learning_rate, moments=run.moments())
         bank = run.bank.of_round(request.round, parameters)
@@ -67,7 +68,7 @@ class LocalSession(LocalPreferences):
         )
         run.keep(
             finished=request.round,
-            answered=run.stamp(began),
+            answered=run.stamp(began, question),
             clip=trainer.mechanism.clip,
             change={name: (after[name] - parameters[name]).cpu() for name in sent},
             local={name: after[name] for name in local},

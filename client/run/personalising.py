@@ -24,7 +24,7 @@ from client.run.training_context import TrainingContext
 from client.training.adam import Adam
 from shared.base.errors import OutOfOrder
 from shared.model.factor_schedule import personalises
-from shared.privacy.releases import Release
+from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.messages import Personalise, Personalised
 from shared.protocol.quality import METRICS, NDCG
 
@@ -46,9 +46,13 @@ def answer_personalise(run: TrainingContext, request: Personalise) -> Personalis
         prior = prior_of(run)
         plan = _plan(run)
         own = plan is not None and _better(run, plan, request, prior)
-        run.keep(choice=PersonalChoice(own=own, stamp=run.stamp(began)))
+        run.keep(choice=PersonalChoice(own=own, stamp=run.stamp(began, _question(request, ReleaseKind.EVALUATE))))
     assert run.state.choice is not None
     return Personalised(**run.released(request.round, run.state.choice.stamp), chosen=run.state.choice.own)
+
+
+def _question(request: Personalise, kind: ReleaseKind) -> str:
+    return charged_question(request, str(kind))
 
 
 def _plan(run: TrainingContext) -> PersonalPlan | None:
@@ -67,7 +71,7 @@ def _plan(run: TrainingContext) -> PersonalPlan | None:
 
 def _better(run: TrainingContext, plan: PersonalPlan, request: Personalise, prior: Tensor) -> bool:
     def pay(release: Release) -> None:
-        run.pay(release, plan.round, charged_question(request, str(release.kind)))
+        run.pay(release, plan.round, _question(request, release.kind))
 
     shared = run.parameters(request.adapter)
     training, comparison = plan.releases

@@ -11,6 +11,7 @@ from client.privacy.popularity_release import bounded_counts, count_mechanism, r
 from client.run.training_context import TrainingContext
 from client.training.losses import initial_bias
 from shared.base.errors import OutOfOrder
+from shared.ledger.release_digest import content_digest
 from shared.protocol.messages import Join
 from shared.secagg.shared_catalogues import POPULARITY
 
@@ -32,12 +33,18 @@ def prior_of(run: TrainingContext) -> Tensor:
 def release_popularity(run: TrainingContext) -> None:
     """Charge, release and remember the popularity of this platform's items, with all of the noise its own."""
     mechanism = count_mechanism(run.settings, items=run.platform.tables.items, private=run.plan.private)
-    asked = Join(run=run.name, settings=run.settings)
-    run.pay(mechanism.release(), POPULARITY, charged_question(asked, "popularity"))
+    question = charged_question(Join(run=run.name, settings=run.settings), "popularity")
+    run.pay(mechanism.release(), POPULARITY, question)
     random = run.random("prior", POPULARITY)
-    take_prior(run, torch.from_numpy(release_prior(counted_items(run), mechanism, random)))
+    prior = release_prior(counted_items(run), mechanism, random)
+    take_prior(run, torch.from_numpy(prior))
     # Nothing left, but what was drawn is in every answer from now on.
-    run.ledger.leave()
+    run.ledger.record_release(
+        content_digest("prior", run.name, POPULARITY, prior.astype("<f4").tobytes()),
+        charge=run.ledger.charge_for(run.name, question),
+        run=run.name,
+        round=POPULARITY,
+    )
 
 
 def counted_items(run: TrainingContext) -> BoundedSum:

@@ -120,7 +120,7 @@ class AskedPreferences:
 
     def remember(self, run: RunContext, began: float, preferred: Mapping[str, torch.Tensor]) -> None:
         """The question was answered."""
-        stamp = run.stamp(began)
+        stamp = run.stamp(began, self.question)
         known = PreferenceAnswer(question=self.question, of=self.request.of, stamp=stamp)
         run.keep(preferences=known, preferred=preferred)
 
@@ -205,7 +205,7 @@ class SecurePreferences:
         asked = AskedPreferences.of(run, request)
         masking = self._participant.asked(request, finished=_ROUND if asked.answered else _ROUND - 1)
         if masking.known is not None:
-            return Summed(**run.released(_ROUND, run.stamp(began)), body=masking.known)
+            return Summed(**run.released(_ROUND, run.stamp(began, asked.question)), body=masking.known)
         if request.of is not SumKind.TASTE:
             self._participant.require_shared(masking, asked.items, request.lists)
         point = self._participant.preference_point(masking, dimension=asked.dimension, of=request.of)
@@ -220,7 +220,7 @@ class SecurePreferences:
         words = point.wrap(noised_steps(sums.vector(), point, run.random(asked.name, _ROUND)))
         body = self._participant.mask(masking, words)
         asked.remember(run, began, {})
-        return Summed(**run.released(_ROUND, run.stamp(began)), body=body)
+        return Summed(**run.released(_ROUND, run.stamp(began, asked.question)), body=body)
 
     def secure(self, request: Secure) -> Secured:
         """A phase that reads no row.

@@ -184,9 +184,14 @@ class RunContext:
                 do="leave this run; a new one is open to this platform",
             )
 
-    def stamp(self, began: float) -> AnswerStamp:
-        """The stamp of an answer that is ready now, to a question that came at `began`."""
-        return AnswerStamp.now(self.ledger, self.pace, began=began)
+    def stamp(self, began: float, question: str = "") -> AnswerStamp:
+        """The stamp of an answer that is ready now, to a question that came at `began`.
+
+        Args:
+            question: What its charge was paid under, if one was; empty where no row took part.
+        """
+        charge = self.ledger.charge_for(self.name, question) if question else ""
+        return AnswerStamp.now(self.ledger, self.pace, began=began, charge=charge)
 
     def released(self, round_: int, stamp: AnswerStamp) -> dict[str, Any]:
         """The fields of `shared.protocol.messages.Released`, which every answer made from rows has."""

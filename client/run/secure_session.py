@@ -72,8 +72,9 @@ class SecureSession(SecurePreferences):
         run.part.require(request.adapter, where=f"request of round {request.round}")
         sent = run.part.sent(request.factors)
         asked = self._participant.asked(request, finished=run.state.finished)
+        question = charged_question(request, "sum")
         if asked.known is not None:
-            return self._summed(request.round, asked.known, run.stamp(began))
+            return self._summed(request.round, asked.known, run.stamp(began, question))
         point = self._participant.point(asked, dimension=run.part.size(request.factors))
         run.require_training()
         run.bank.require(asked.since, request.round)
@@ -86,7 +87,7 @@ class SecureSession(SecurePreferences):
             group_size=run.platform.friends.group_size,
             local=run.staying,
         )
-        run.pay(release, request.round, charged_question(request, "sum"))
+        run.pay(release, request.round, question)
         parameters = run.parameters(request.adapter)
         bank = run.bank.since(asked.since, request.round, parameters)
         random = run.random("train", request.round)
@@ -96,7 +97,7 @@ class SecureSession(SecurePreferences):
         local, moments = self._stepped(sums, parameters, point, random)
         # The round's one answer is on disk before anything else of it is; a crash in between loses a local step, no charge.
         body = self._participant.mask(asked, words)
-        stamp = run.stamp(began)
+        stamp = run.stamp(began, question)
         run.keep(
             finished=request.round,
             answered=stamp,
@@ -114,18 +115,19 @@ class SecureSession(SecurePreferences):
         place = places(self._participant.catalogues).get(run.platform.catalogue_digest)
         over = place is not None and run.state.prior is not None
         asked = self._participant.asked(request, finished=POPULARITY if over else POPULARITY - 1)
+        question = charged_question(request, "popularity")
         if asked.known is not None:
-            return self._summed(POPULARITY, asked.known, run.stamp(began))
+            return self._summed(POPULARITY, asked.known, run.stamp(began, question))
         point = self._participant.popularity_point(asked)
         if run.plan.private and point.noise_multiplier != run.settings.privacy.prior_noise_multiplier:
             raise ProtocolError(f"popularities with a noise multiplier of {point.noise_multiplier:g}")
         vector = np.zeros(point.dimension)
         if place is not None:
-            run.pay(popularity_release(point), POPULARITY, charged_question(request, "popularity"))
+            run.pay(popularity_release(point), POPULARITY, question)
             vector[place] = counted_items(run).vector()[order_of(run.platform.tables.item_ids)]
         # Who has none of these catalogues adds its share of the noise, and no row.
         words = point.wrap(noised_steps(vector, point, run.random("prior", POPULARITY)))
-        return self._summed(POPULARITY, self._participant.mask(asked, words), run.stamp(began))
+        return self._summed(POPULARITY, self._participant.mask(asked, words), run.stamp(began, question))
 
     @property
     def counted(self) -> int:

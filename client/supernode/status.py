@@ -11,7 +11,7 @@ from client.config.deployment_folder import Deployment
 from client.config.platform_file import load
 from client.supernode.sandbox import wall
 from client.supernode.supervisor import greets
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 
 
 @dataclass(frozen=True, kw_only=True)

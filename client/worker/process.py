@@ -49,7 +49,7 @@ def serve_worker(
     from client.worker.request_handler import Worker
     from client.worker.telemetry import WorkerMetrics
     from shared.base.prometheus import new_registry, serve_metrics
-    from shared.ledger.format import read_ledger
+    from shared.ledger.reading import read_ledger
 
     file = load(deployment.file)
     # This user besides: its own health check; it could read everything anyway.

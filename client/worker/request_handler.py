@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
+from client.privacy.receipt_file import ReceiptFile
 from client.run.adapter_partition import Part
 from client.run.evaluating import answer_evaluation
 from client.run.joining import declared_list
@@ -47,6 +49,7 @@ from shared.base.errors import (
 )
 from shared.base.logs import about, tell
 from shared.base.settings import Settings
+from shared.ledger.release_digest import is_release, release_digest
 from shared.model.backbone import shape_of
 from shared.preferences.item_index import list_digest, parse_items
 from shared.protocol.messages import (
@@ -69,6 +72,7 @@ from shared.secagg.shared_catalogues import DeclaredCatalogue
 log = logging.getLogger("fedfuse.worker")
 Session = LocalPreferences | SecurePreferences
 """Local and secure sessions that train are of these, too."""
+Left = TypeVar("Left", bound=Released)
 Observer = Callable[[Request, Answer, float], None]
 """Told a request, its answer, and the seconds between them."""
 
@@ -106,6 +110,7 @@ class Worker:
         self._platform = prepared
         self._tables: Tables | None = None
         self._guard: Guard = raising if simulation else Silent()
+        self._receipts = ReceiptFile(state, platform=file.name, coordinator=file.federation.key)
         self._pace = Pace(step=0.0 if simulation else file.federation.answer_step)
         self._fingerprint: str | None = None
         self._opening = False
@@ -119,11 +124,12 @@ class Worker:
         """The platform's public name."""
         return self._file.name
 
-    def handle(self, request: Request, warrant: str = "") -> Answer:
+    def handle(self, request: Request, warrant: str = "", receipt: str = "") -> Answer:
         """Answer one request; whatever goes wrong inside becomes one word of a closed list outside.
 
         Args:
             warrant: The coordinator's leave for this run; needed where the platform file pins the coordinator.
+            receipt: Its receipt of the answer before, to be kept.
         """
         began, self._opening = time.monotonic(), False
         with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
@@ -136,6 +142,8 @@ class Worker:
                 tell(log, "answered", "answered '%s' in %.1f s", request.kind, seconds)
             if self._observer is not None:
                 self._observer(request, answer, seconds)
+            if self._writer is not None:
+                self._receipts.keep(receipt, self._writer)
             return answer
 
     def _handled(self, request: Request, warrant: str) -> Answer:
@@ -164,9 +172,7 @@ class Worker:
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
                 item_list=self._platform.item_list if self._platform else b"",
             )
-            if isinstance(out, Released) and self._writer is not None and out.ledger == self._writer.head:
-                self._writer.leave()
-            return out
+            return self._recorded(out) if isinstance(out, Released) else out
         except Exception as error:
             self.failure = error
             reason = _reason(error)
@@ -186,6 +192,19 @@ class Worker:
             if not self._resident:
                 self.close()
 
+    def _recorded(self, out: Left) -> Left:
+        """The answer with the hash of the ledger's line that names it; on disk before this returns."""
+        if self._writer is None:
+            return out
+        if not is_release(out):
+            return self._stamped(out, self._writer, self._writer.head)
+        head = self._writer.record_release(release_digest(out), charge=out.ledger, run=out.run, round=out.round)
+        return self._stamped(out, self._writer, head)
+
+    @staticmethod
+    def _stamped(out: Left, writer: LedgerWriter, head: str) -> Left:
+        return replace(out, ledger=head, signature=writer.sign(head))
+
     def hold(self) -> None:
         """Take the ledger and read the sources now, before anybody asks.
 
@@ -198,9 +217,17 @@ class Worker:
             InputError: the sources cannot be used.
         """
         if self._writer is None:
-            privacy = self._file.privacy
-            self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=privacy.epsilon, delta=privacy.delta)
+            self._writer = self._opened(self._file.privacy.epsilon)
         self._read()
+
+    def _opened(self, budget: float) -> LedgerWriter:
+        return LedgerWriter.open(
+            self._ledger,
+            platform=self.name,
+            budget=budget,
+            delta=self._file.privacy.delta,
+            identity=identity_of(self._state, make=self._simulation),
+        )
 
     def _read(self) -> Tables:
         if self._tables is None:
@@ -275,7 +302,7 @@ class Worker:
         self._opening = True
         platform = self._prepared(settings)
         if self._writer is None:
-            self._writer = LedgerWriter.open(self._ledger, platform=self.name, budget=budget, delta=self._file.privacy.delta)
+            self._writer = self._opened(budget)
         facts: dict[str, Any] = {
             "name": request.run,
             "settings": settings,

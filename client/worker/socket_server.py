@@ -40,7 +40,7 @@ class RequestHandler(Protocol):
     def name(self) -> str:
         """The platform's public name."""
 
-    def handle(self, request: Request, warrant: str = "") -> Answer:
+    def handle(self, request: Request, warrant: str = "", receipt: str = "") -> Answer:
         """Answer one request, whatever it is; never raise."""
 
 
@@ -139,7 +139,7 @@ class Door:
         if hello.header.get("only") == "greet":
             return None
         frame = receive(connection, body=self._body, seconds=self._request)
-        answer = self._answer(frame, str(hello.header.get("warrant", "")))
+        answer = self._answer(frame, str(hello.header.get("warrant", "")), str(hello.header.get("receipt", "")))
         try:
             # An answer may be large, and the messenger is a process on a busy machine.
             send(connection, pack_record("answer", to_record(answer)), seconds=self._request)
@@ -147,7 +147,7 @@ class Door:
             log.warning("nobody waited for the answer to '%s'; it is kept for who asks again", answer.kind)
         return None
 
-    def _answer(self, frame: Frame, warrant: str) -> Answer:
+    def _answer(self, frame: Frame, warrant: str, receipt: str) -> Answer:
         try:
             if frame.type != "request":
                 raise ProtocolError(f"a '{frame.type[:40]}' where a request was expected")
@@ -156,4 +156,4 @@ class Door:
             log.info("refused what is no request: %s", error.found)
             return Refusal(run="unknown", platform=self._handler.name, round=0, reason=Reason.MESSAGE)
         with self._serial:
-            return self._handler.handle(request, warrant)
+            return self._handler.handle(request, warrant, receipt)

@@ -1,4 +1,4 @@
-"""`fedfuse audit`, `pull`, `models`, `publish` and `strategies`: what one runs on a run, a registry, or nothing at all."""
+"""`fedfuse pull`, `models`, `publish` and `strategies`: what one runs on a run, a registry, or nothing at all."""
 
 from __future__ import annotations
 
@@ -12,29 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.base.errors import ExitCode
-
 if TYPE_CHECKING:
     from server.registry.manifest import Manifest
-
-
-def audit_command(
-    run: Annotated[Path, typer.Argument(help="Run folder, with the platforms' ledgers in ledger/.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Check every ledger's hash chain and recompute epsilon from its entries alone, with Opacus and with dp-accounting.
-
-    Exit code 4 when anything does not hold.
-    """
-    from shared.ledger.audit import audit_run, render_audit
-
-    report = audit_run(run)
-    if as_json:
-        typer.echo(report.to_json())
-    else:
-        Console().print(render_audit(report))
-    if not report.ok:
-        raise typer.Exit(ExitCode.PRIVACY)
 
 
 def pull_command(

@@ -25,6 +25,7 @@ from server.run.federation import run_federation
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.prometheus import new_registry, serve_metrics
 from shared.base.settings import unflatten
+from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
 
 log = logging.getLogger("fedfuse.run")
@@ -76,6 +77,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
                 wait=wait,
                 names=lambda: _names(coordinator),
                 identities=lambda: _identities(coordinator),
+                signer=load_ed25519(coordinator.federation_key),
             )
             version = _publish(coordinator, outcome)
         except FedfuseError as error:

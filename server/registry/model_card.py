@@ -188,8 +188,8 @@ def _promise(facts: Facts, settings: Settings) -> str:
 {rows}
 
 Noise is `{privacy.noise}`: {trust}. {_released_how(settings)}
-Epsilon is what each platform says; its ledger proves it, and `fedfuse audit` recomputes it with two accountants and checks the
-ledger against the head above.
+Epsilon is what each platform says; its ledger proves it: `fedfuse audit LEDGER --model .` recomputes it with three accountants,
+and checks the ledger against the head that this model names.
 """
 
 

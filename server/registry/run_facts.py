@@ -17,7 +17,8 @@ from server.monitoring.run_events import Tally
 from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, read_json
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
-from shared.ledger.format import now, read_ledger
+from shared.ledger.format import Entry, now
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import adapter_digest
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.taste_map import TasteMap
@@ -260,14 +261,15 @@ def _platform(tally: Tally, ledger: Path) -> PlatformFacts:
 def _charged(path: Path, head: str) -> tuple[dict[str, int], str]:
     """What the ledger charged up to its receipt, and by which accountant; nothing where it is not here, or not the one."""
     try:
-        entries = read_ledger(path).entries if path.exists() else ()
+        lines = read_ledger(path).lines if path.exists() else ()
     except FedfuseError:
         return {}, ""  # the card says that it was not seen; `fedfuse audit` says what is wrong with it
-    upto = next((number for number, entry in enumerate(entries, start=1) if entry.hash == head), 0)
+    upto = next((number for number, line in enumerate(lines, start=1) if line.hash == head), 0)
     released: dict[str, int] = {}
-    for entry in entries[:upto]:
+    entries = [line for line in lines[:upto] if isinstance(line, Entry)]
+    for entry in entries:
         released[str(entry.kind)] = released.get(str(entry.kind), 0) + entry.steps
-    return dict(sorted(released.items())), str(entries[upto - 1].accountant) if upto else ""
+    return dict(sorted(released.items())), str(entries[-1].accountant) if entries else ""
 
 
 def _measured(metrics: Metrics | None) -> PublishedQuality | None:

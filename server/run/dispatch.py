@@ -10,8 +10,9 @@ from flwr.serverapp import Grid
 from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.exchange import Exchange
+from server.run.receipt_book import ReceiptBook
 from server.run.run_record import RunRecord
-from shared.protocol.flower_records import record_bytes
+from shared.protocol.flower_records import record_bytes, with_receipt
 from shared.protocol.messages import Reason
 from strategies.phase_report import RoundReport
 
@@ -20,11 +21,13 @@ class Dispatch:
     """The post between a coordinator and the members.
 
     Args:
+        receipts: Gets every answer of a member.
         timeout: Seconds that the answers of a phase are waited for.
     """
 
-    def __init__(self, grid: Grid, *, attendance: Attendance, record: RunRecord, timeout: float) -> None:
+    def __init__(self, grid: Grid, *, attendance: Attendance, record: RunRecord, receipts: ReceiptBook, timeout: float) -> None:
         self._grid, self._attendance, self._record, self._timeout = grid, attendance, record, timeout
+        self._receipts = receipts
 
     def send(
         self, messages: Iterable[Message], *, names: Mapping[int, str] | None = None, timeout: float | None = None
@@ -42,7 +45,11 @@ class Dispatch:
 
     def _counted(self, messages: Iterable[Message], names: Mapping[int, str]) -> Iterator[Message]:
         for message in messages:
-            self._record.add(names[message.metadata.dst_node_id], down=record_bytes(message.content))
+            name = names[message.metadata.dst_node_id]
+            receipt = self._receipts.last(name)
+            if receipt:
+                message.content = with_receipt(message.content, receipt)  # a copy: platforms may share one record
+            self._record.add(name, down=record_bytes(message.content))
             yield message
 
     def answers(self, exchange: Exchange, *, told: int | None = None) -> Iterator[Message]:
@@ -55,6 +62,7 @@ class Dispatch:
             member = self._attendance.members.get(message.metadata.src_node_id)
             if member is not None:
                 self._record.add(member.platform, up=record_bytes(message.content))
+                self._receipts.enter(message, member.platform)
                 if told is not None:
                     self._record.say(Kind.ANSWERED, f"{member.platform} answered", platform=member.platform, round_=told)
             yield message

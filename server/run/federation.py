@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.run.dispatch import Dispatch
 from server.run.local_round import LocalRounds
-from server.run.preference_store import PreferenceStore
+from server.run.preference_store import PreferenceStore, SumWatcher
+from server.run.receipt_book import ReceiptBook
 from server.run.run_record import RunRecord
 from server.run.secure_round import SecureRounds
 from shared.base.errors import InputError
@@ -51,6 +53,8 @@ def run_federation(
     export: Export | None = None,
     names: Callable[[], Mapping[int, str]] | None = None,
     identities: Callable[[], Mapping[str, bytes]] | None = None,
+    signer: Ed25519PrivateKey | None = None,
+    sums: SumWatcher | None = None,
 ) -> Outcome:
     """Train one adapter over the platforms that `grid` reaches.
 
@@ -66,6 +70,8 @@ def run_federation(
         export: Writes the model's files; None: `shared.model.peft_export.export`.
         names: Node -> the platform that it was approved as; None: a node is whoever it says.
         identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
+        signer: The coordinator's federation key, which signs receipts; None: nobody does.
+        sums: Told every noised sum of preferences; for simulations that are attacked.
 
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
@@ -94,6 +100,8 @@ def run_federation(
             wait=wait,
             names=names,
             identities=identities,
+            signer=signer,
+            sums=sums,
         )
         if resume:
             federation.restore()
@@ -137,11 +145,13 @@ class _Federation:
         wait: float,
         names: Callable[[], Mapping[int, str]] | None = None,
         identities: Callable[[], Mapping[str, bytes]] | None = None,
+        signer: Ed25519PrivateKey | None = None,
+        sums: SumWatcher | None = None,
     ) -> None:
         self._grid, self._settings, self._run, self._out = grid, settings, run, out
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
         self.record = RunRecord(tell)
-        self.preferences = PreferenceStore(out)
+        self.preferences = PreferenceStore(out, told=sums)
         self.attendance = Attendance(
             grid=grid,
             settings=settings,
@@ -157,7 +167,10 @@ class _Federation:
         self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split_residual(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter = adapter
-        self._dispatch = Dispatch(grid, attendance=self.attendance, record=self.record, timeout=settings.reply_timeout)
+        self._receipts = ReceiptBook(out, run=run, signer=signer)
+        self._dispatch = Dispatch(
+            grid, attendance=self.attendance, record=self.record, receipts=self._receipts, timeout=settings.reply_timeout
+        )
         parts: dict[str, Any] = {
             "settings": settings,
             "out": out,
@@ -178,6 +191,7 @@ class _Federation:
         self.record.tallies = dict(checkpoint.tallies)
         self._strategy.restore(checkpoint.state, self.adapter)
         self._rounds.restore()
+        self._receipts.restore()
         self.record.say(Kind.RESUMED, f"goes on after round {checkpoint.round}")
 
     def train(self) -> None:

@@ -93,7 +93,7 @@ class LocalRounds:
         owners = {here[number].platform for number in declared.owners(shared)}
         asked = {node: member for node, member in members.items() if member.platform in owners}
         most = self._settings.preferences.items
-        return combined_preferences(shared, most=most, ask=partial(self._summed, asked), store=store)
+        return combined_preferences(shared, most=most, ask=store.watched(partial(self._summed, asked)), store=store)
 
     def _summed(self, asked: Mapping[int, Member], question: PreferenceQuestion) -> PreferenceSum:
         """What members answer, added up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ from shared.base.errors import FedfuseError, StorageError
 from shared.preferences.item_index import parse_items
 from shared.preferences.popularity_axis import PopularityAxis, parse_direction
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences, save_preferences
-from shared.preferences.summed_preferences import ChosenItems
+from shared.preferences.summed_preferences import ChosenItems, PreferenceQuestion, PreferenceSum
 from shared.preferences.taste_map import FILE as TASTE_FILE
 from shared.preferences.taste_map import TasteMap, load_taste_map, save_taste_map
 
 _CHOSEN = "preference-items.safetensors"
+
+Ask = Callable[[PreferenceQuestion], PreferenceSum]
+"""Sums over platforms."""
+SumWatcher = Callable[[PreferenceQuestion, PreferenceSum], None]
 
 
 class PreferenceStore:
@@ -25,10 +30,24 @@ class PreferenceStore:
 
     Args:
         out: The run's folder.
+        told: Told every noised sum as the coordinator has it; for simulations that are attacked.
     """
 
-    def __init__(self, out: Path) -> None:
-        self._chosen, self.path, self._taste = out / _CHOSEN, out / FILE, out / TASTE_FILE
+    def __init__(self, out: Path, *, told: SumWatcher | None = None) -> None:
+        self._chosen, self.path, self._taste, self._told = out / _CHOSEN, out / FILE, out / TASTE_FILE, told
+
+    def watched(self, ask: Ask) -> Ask:
+        """The same question, whose answer is told to whoever watches."""
+        told = self._told
+        if told is None:
+            return ask
+
+        def asking(question: PreferenceQuestion) -> PreferenceSum:
+            found = ask(question)
+            told(question, found)
+            return found
+
+        return asking
 
     def chosen(self) -> ChosenItems | None:
         """What the run has asked about, or is about to; None before.

@@ -204,7 +204,7 @@ class SecureRounds:
         phases = self._there(0)
         try:
             most = self._settings.preferences.items
-            return combined_preferences(shared, most=most, ask=partial(self._summed, phases), store=store)
+            return combined_preferences(shared, most=most, ask=store.watched(partial(self._summed, phases)), store=store)
         except Abandoned as error:
             self._give_up("the sum of preferences", error, alone=not self._settings.trains)
             return None

@@ -23,7 +23,7 @@ from shared.preferences.sum_kind import SumKind
 from shared.protocol.messages import ANSWERS, PROTOCOL, REQUESTS, Answer, Factors, Label, Phase, Reason, Request, require
 from shared.protocol.quality import Quality
 
-_RECORD, _BYTES = "fedfuse", "bytes"
+_RECORD, _BYTES, _RECEIPT = "fedfuse", "bytes", "receipt"
 _WORDS: dict[str, type[StrEnum]] = {"Label": Label, "Reason": Reason, "Factors": Factors, "Phase": Phase, "SumKind": SumKind}
 
 
@@ -53,6 +53,20 @@ def to_record(message: Request | Answer) -> RecordDict:
 def record_of_bytes(value: bytes) -> ArrayRecord:
     """Bytes as Flower carries large ones: in an array, which it cuts into pieces."""
     return ArrayRecord({_BYTES: Array(np.frombuffer(value, np.uint8))})
+
+
+def with_receipt(record: RecordDict, text: str) -> RecordDict:
+    """The same request with the receipt of the platform's last answer (`shared/ledger/receipts.py`) beside it."""
+    beside = RecordDict(dict(record.items()))
+    beside[_RECEIPT] = ConfigRecord({"text": text})
+    return beside
+
+
+def receipt_in(record: RecordDict) -> str:
+    """The receipt beside a request, as it came; empty where there is none."""
+    found = record.get(_RECEIPT)
+    text = found.get("text") if isinstance(found, ConfigRecord) else ""
+    return text if isinstance(text, str) else ""
 
 
 def request_from(record: RecordDict) -> Request:
@@ -96,7 +110,7 @@ def _from_record(record: RecordDict, kinds: dict[str, type[Any]]) -> Any:
     require(message is not None, f"unknown message kind {header.get('kind')!r}")
     assert message is not None
     wanted = {part.name: part.type for part in fields(message)}
-    found = (set(header.keys()) | set(record.keys())) - {"protocol", "kind", _RECORD}
+    found = (set(header.keys()) | set(record.keys())) - {"protocol", "kind", _RECORD, _RECEIPT}
     require(found == set(wanted), f"{message.kind}: fields differ by {sorted(found ^ set(wanted))}")
     values: dict[str, Any] = {}
     for name, kind in wanted.items():

@@ -33,6 +33,7 @@ PROTOCOL = 4
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 HASH = re.compile(r"[0-9a-f]{64}|")
+SIGNATURE = re.compile(r"[A-Za-z0-9+/]{86}==|")
 MAX_PARAMETERS = 1 << 28
 MAX_BYTES = 1 << 28
 
@@ -248,8 +249,9 @@ class Released(_Message):
     Args:
         users: Declared number of users.
         epsilon: What the platform has spent by now.
-        ledger: SHA-256 of the ledger's last line; empty without a charge.
+        ledger: SHA-256 of the ledger's line that names this answer; empty without a ledger.
         seconds: What it took, in tenths.
+        signature: The platform's Ed25519 signature of `ledger`, base64 (`shared/ledger/receipts.py`); empty without a ledger.
     """
 
     platform: str
@@ -258,6 +260,7 @@ class Released(_Message):
     epsilon: float
     ledger: str
     seconds: float
+    signature: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +357,8 @@ def _check(kind: str, name: str, value: Any) -> None:
         require(len(value) <= MAX_BYTES, f"{kind}.{name} holds {len(value)} bytes")
     elif name == "platform":
         require(bool(NAME.fullmatch(value)), f"{kind}.platform {value!r} is not a name")
+    elif name == "signature":
+        require(bool(SIGNATURE.fullmatch(value)), f"{kind}.signature is no signature")
     elif name in ("ledger", "catalogue"):
         require(bool(HASH.fullmatch(value)), f"{kind}.{name} is not a SHA-256")
     elif name in ("round", "users", "items", "finished", "rank"):

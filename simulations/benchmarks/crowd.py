@@ -94,10 +94,10 @@ class OneAtATime:
         """The platform's name."""
         return self._worker.name
 
-    def handle(self, request: Request, warrant: str = "") -> Answer:
+    def handle(self, request: Request, warrant: str = "", receipt: str = "") -> Answer:
         """The worker's answer, when it is its turn."""
         with self._turn:
-            return self._worker.handle(request, warrant)
+            return self._worker.handle(request, warrant, receipt)
 
 
 def serve_workers(root: Path, names: list[str]) -> None:

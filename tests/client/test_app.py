@@ -49,7 +49,7 @@ class Scripted:
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Request, receipt: str = "") -> Answer:
         self.asked.append(request)
         if isinstance(request, Join):
             return Joined(
@@ -144,7 +144,7 @@ def test_a_request_of_another_kind_is_refused(scripted: Scripted) -> None:
 
 def test_a_worker_that_breaks_says_nothing_of_its_rows() -> None:
     class Broken:
-        def ask(self, request: Request) -> Answer:
+        def ask(self, request: Request, receipt: str = "") -> Answer:
             raise RuntimeError("user 4711 has no history")
 
     link.register("broken", Broken())

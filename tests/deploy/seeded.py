@@ -27,7 +27,7 @@ from server.deployment.folder import open_coordinator
 from server.deployment.launch import Launch, federate_deployed, record
 from server.run.federation import run_federation
 from shared.base.settings import Settings, build
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Request, Train

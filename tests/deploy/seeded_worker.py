@@ -41,13 +41,13 @@ class Traced:
     def name(self) -> str:
         return self.worker.name
 
-    def handle(self, request: Request, warrant: str = "") -> Answer:
+    def handle(self, request: Request, warrant: str = "", receipt: str = "") -> Answer:
         self._now = request
         self._say("begin", request)
         time.sleep(self._seconds)
         while self._trace.with_suffix(".hold").exists():
             time.sleep(0.05)
-        answer = self.worker.handle(request, warrant)
+        answer = self.worker.handle(request, warrant, receipt)
         self._say("end", request, answer=answer.kind)
         return self._spoiled(answer) if isinstance(request, Train) and request.round == 2 else answer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.shared_preferences import FILE, load_preferences
 from tests.deploy.stage import Stage, until
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sql
 
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from simulations.worlds.generated import write_world
 from tests.deploy.stage import Stage, until
 

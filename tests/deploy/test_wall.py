@@ -21,7 +21,7 @@ from server.deployment.bundle import FOLDERS, MESSENGER, Bundle, build_bundle
 from server.deployment.flower_control import Control
 from server.deployment.folder import open_coordinator
 from shared.base.settings import Settings, build, flatten, settings_digest
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.protocol.keys import load_ed25519
 from shared.protocol.run_authorization import Warrant, federation_of
 from tests.deploy.stage import ROOT, Stage, until

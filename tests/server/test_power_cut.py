@@ -24,9 +24,10 @@ from server.registry.store import FolderStore, open_store
 from server.run.checkpoint import NAME, Checkpoint, save_checkpoint
 from shared.base.atomic_files import create_whole, write_whole
 from shared.base.settings import Settings
-from shared.ledger.format import parse_ledger
+from shared.ledger.reading import parse_ledger
 from shared.model.adapter import initial
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.identity import Identity
 from tests.support.kill_scenarios import Tenths
 
 MakeRun = Callable[..., Path]
@@ -94,7 +95,9 @@ def test_the_disk_knows_what_was_not_synced(disk: Disk, tmp_path: Path) -> None:
 
 def test_a_charge(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "state" / "shop.jsonl"
-    with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-5, accountant=Tenths()) as writer:
+    with LedgerWriter.open(
+        path, platform="shop", budget=8.0, delta=1e-5, identity=Identity(b"i" * 32), accountant=Tenths()
+    ) as writer:
         for number in range(1, 4):
             writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0), run="spring", round=number, question="5" * 64)
             left = disk.content(path, tmp_path)

@@ -17,7 +17,7 @@ from server.registry.pull import pull_model
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.item_index import places_of
 from shared.preferences.packing import unpacked
 from shared.preferences.shared_preferences import FILE, SharedPreferences, load_preferences

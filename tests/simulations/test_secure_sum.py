@@ -13,7 +13,7 @@ from client.run.secure_session import SecureSession
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 

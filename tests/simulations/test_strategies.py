@@ -14,7 +14,7 @@ from server.monitoring.run_events import Event, Kind
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.peft_export import load_published
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world

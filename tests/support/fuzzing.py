@@ -260,13 +260,15 @@ def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
     from client.privacy.ledger_writer import LedgerWriter
     from shared.ledger.audit import audit_run
-    from shared.ledger.format import parse_ledger
+    from shared.ledger.reading import parse_ledger
     from shared.privacy.accountants import DP_ACCOUNTING
     from shared.privacy.releases import Release, ReleaseKind
+    from shared.secagg.identity import Identity
 
+    identity = Identity(b"i" * 32)
     (folder / "ledger").mkdir(parents=True)
     path = folder / "ledger" / "shop.jsonl"
-    with LedgerWriter.open(path, platform="shop", budget=80.0, delta=1e-5, accountant=DP_ACCOUNTING) as writer:
+    with LedgerWriter.open(path, platform="shop", budget=80.0, delta=1e-5, identity=identity, accountant=DP_ACCOUNTING) as writer:
         writer.charge(Release(kind=ReleaseKind.POPULARITY, noise_multiplier=8.0), run="spring", round=0, question="5" * 64)
         for round_ in (1, 2):
             release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0, sample_rate=0.1, steps=3)

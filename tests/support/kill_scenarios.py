@@ -36,8 +36,12 @@ class Ledger:
 
     def open(self, folder: Path) -> Any:
         from client.privacy.ledger_writer import LedgerWriter
+        from shared.secagg.identity import Identity
 
-        return LedgerWriter.open(folder / "shop.jsonl", platform="shop", budget=8.0, delta=1e-5, accountant=Tenths())
+        identity = Identity(b"i" * 32)
+        return LedgerWriter.open(
+            folder / "shop.jsonl", platform="shop", budget=8.0, delta=1e-5, identity=identity, accountant=Tenths()
+        )
 
     def act(self, folder: Path, said: Said) -> None:
         with self.open(folder) as writer:
@@ -47,7 +51,7 @@ class Ledger:
                 said(number)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.ledger.format import read_ledger
+        from shared.ledger.reading import read_ledger
 
         with self.open(folder) as writer:  # as the restarted client does: a torn last line is cut off
             rounds = [entry.round for entry in writer.ledger.entries]
@@ -181,7 +185,7 @@ class Platform:
             worker.close()
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from shared.ledger.format import read_ledger
+        from shared.ledger.reading import read_ledger
         from shared.model.adapter import adapter_digest
 
         worker = self.worker(folder)

@@ -46,7 +46,8 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from server.registry.store import open_store
     from shared.base.safetensors_checks import read_tensors
     from shared.ledger.audit import MAX_METRICS, audit_run
-    from shared.ledger.format import MAX_BYTES, MAX_LINE, read_ledger
+    from shared.ledger.format import MAX_BYTES, MAX_LINE
+    from shared.ledger.reading import read_ledger
     from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
     from shared.protocol.run_authorization import parse_warrant
     from shared.secagg import messages as said

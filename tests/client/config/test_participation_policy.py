@@ -19,9 +19,10 @@ from client.config.platform_file import load
 from client.worker.request_handler import Worker
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings, settings_digest
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from shared.protocol.run_authorization import MAX_TEXT, Warrant, federation_of, parse_warrant
+from tests.support.identities import with_identity
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -48,7 +49,7 @@ class Bench:
 
     def __init__(self, path: Path, root: Path) -> None:
         self.ledger = root / "ledger.jsonl"
-        self.worker = Worker(load(path), state=root / "state", ledger=self.ledger, device=torch.device("cpu"))
+        self.worker = Worker(load(path), state=with_identity(root / "state"), ledger=self.ledger, device=torch.device("cpu"))
 
     def join(self, settings: Settings, warrant: str = "", run: str = "run-1") -> Answer:
         return self.worker.handle(Join(run=run, settings=settings), warrant)

@@ -24,7 +24,8 @@ from client.run.adapter_partition import Part
 from client.run.run_state import load_run_state, save_run_state
 from client.sources.platform_tables import read_tables
 from shared.base.settings import Settings
-from shared.ledger.format import Entry, read_ledger
+from shared.ledger.format import Entry
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import initial
 from shared.model.backbone import load_backbone, shape_of
 from shared.model.encoder import Batch, Encoder

@@ -20,19 +20,28 @@ import pytest
 from client.privacy import ledger_writer as module
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
+from shared.secagg.identity import Identity
 
+IDENTITY = Identity(b"i" * 32)
 TRAIN = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0, sample_rate=0.1, steps=10)
 PRIOR = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=8.0)
 
 
 @contextmanager
 def opened(path: Path, **changes: Any) -> Iterator[LedgerWriter]:
-    values: dict[str, Any] = {"platform": "movies", "budget": 8.0, "delta": 1e-5, "accountant": DP_ACCOUNTING, **changes}
+    values: dict[str, Any] = {
+        "platform": "movies",
+        "budget": 8.0,
+        "delta": 1e-5,
+        "identity": IDENTITY,
+        "accountant": DP_ACCOUNTING,
+        **changes,
+    }
     with LedgerWriter.open(path, **values) as writer:
         yield writer
 
@@ -296,7 +305,8 @@ def test_one_ledger_has_one_writer(charged: Path) -> None:
             pass
         code = (
             "from pathlib import Path; from client.privacy.ledger_writer import LedgerWriter\n"
-            f"LedgerWriter.open(Path({str(charged)!r}), platform='movies', budget=8.0, delta=1e-5)"
+            "from shared.secagg.identity import Identity\n"
+            f"LedgerWriter.open(Path({str(charged)!r}), platform='movies', budget=8.0, delta=1e-5, identity=Identity(b'i' * 32))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path.cwd())
         assert done.returncode != 0 and "another process holds this ledger" in done.stderr

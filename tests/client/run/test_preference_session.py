@@ -14,7 +14,7 @@ import pytest
 from client.run.preference_session import SecurePreferences
 from client.secagg.persistent_participant import PersistentParticipant
 from shared.base.settings import Settings
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.popularity_axis import declared_direction

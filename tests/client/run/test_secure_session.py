@@ -23,7 +23,7 @@ from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import initial, trained
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import (

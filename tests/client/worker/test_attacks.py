@@ -20,7 +20,7 @@ from client.privacy.mechanism import Mechanism
 from client.sources.platform_tables import read_tables
 from client.worker.request_handler import Worker
 from shared.base.settings import Settings, flatten, unflatten
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import initial
 from shared.protocol.messages import (
     Evaluate,
@@ -35,6 +35,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from tests.support.identities import with_identity
 from tests.support.neighbours import User, World
 
 Make = Callable[..., Settings]
@@ -51,7 +52,9 @@ class Deployed:
         self.worker = self.open()
 
     def open(self) -> Worker:
-        return Worker(load(self.path), state=self.root, ledger=self.root / "ledger.jsonl", device=torch.device("cpu"))
+        return Worker(
+            load(self.path), state=with_identity(self.root), ledger=self.root / "ledger.jsonl", device=torch.device("cpu")
+        )
 
     def restart(self) -> None:
         self.worker.close()

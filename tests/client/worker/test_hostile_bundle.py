@@ -29,7 +29,7 @@ from client.worker.socket_server import Door
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings, settings_digest
 from shared.base.version import VERSION
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import initial
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
@@ -48,6 +48,7 @@ from shared.protocol.messages import (
     Update,
 )
 from shared.protocol.run_authorization import Warrant, federation_of
+from tests.support.identities import with_identity
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -101,7 +102,7 @@ class Coordinator:
         assert len(self.releases()) <= len(paid)
         assert ledger.epsilon <= BUDGET
         said = [answer.ledger for answer in self.answers if isinstance(answer, Update | Metrics)]
-        hashes = {entry.hash for entry in ledger.entries}
+        hashes = {line.hash for line in ledger.lines}
         assert set(said) <= hashes  # every answer's receipt is a line of the ledger
 
 
@@ -113,7 +114,7 @@ def coordinator(write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_
     )
     path = write_platform(declared=41, privacy=f"epsilon = {BUDGET}\ndelta = 1e-3", extra=terms)
     ledger = tmp_path / "ledger.jsonl"
-    worker = Worker(load(path), state=tmp_path / "state", ledger=ledger, device=torch.device("cpu"))
+    worker = Worker(load(path), state=with_identity(tmp_path / "state"), ledger=ledger, device=torch.device("cpu"))
     worker.hold()
     settings = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None}, training={"local_steps": 1})
     with Door(worker, listen(tmp_path / "worker.sock"), body=1 << 22, request=5.0):

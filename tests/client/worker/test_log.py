@@ -203,7 +203,7 @@ def test_the_messenger_says_nothing_of_what_its_link_says(written: io.StringIO, 
     configure("messenger", form="json", level="debug", stream=written)
 
     class Broken:
-        def ask(self, request: Request) -> Answer:
+        def ask(self, request: Request, receipt: str = "") -> Answer:
             raise RuntimeError("user u17 bought zebrafinch")
 
     link.register("broken", Broken())

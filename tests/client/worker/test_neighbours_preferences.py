@@ -17,7 +17,7 @@ from client.privacy.mechanism import CountMechanism
 from client.run import preference_session, run_context
 from client.run.preference_session import AskedPreferences
 from shared.base.settings import Settings, flatten, unflatten
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.item_index import declared_items, item_hashes, parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.popularity_axis import declared_direction

@@ -22,7 +22,7 @@ from client.run.training_context import TrainingContext
 from client.worker.request_handler import Worker
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.model.adapter import initial, layout_of
 from shared.model.backbone import shape_of
 from shared.privacy.releases import ReleaseKind
@@ -41,6 +41,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from tests.support.identities import with_identity
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -62,9 +63,8 @@ class Bench:
         self.worker = self.open()
 
     def open(self) -> Worker:
-        return Worker(
-            load(self.path), state=self.root / "state", ledger=self.ledger, simulation=self.simulation, device=torch.device("cpu")
-        )
+        state = with_identity(self.root / "state")
+        return Worker(load(self.path), state=state, ledger=self.ledger, simulation=self.simulation, device=torch.device("cpu"))
 
     def restart(self) -> None:
         self.worker.close()

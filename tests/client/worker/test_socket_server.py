@@ -47,7 +47,7 @@ class Echo:
         self.wait = threading.Event()
         self.wait.set()
 
-    def handle(self, request: Request, warrant: str = "") -> Answer:
+    def handle(self, request: Request, warrant: str = "", receipt: str = "") -> Answer:
         self.inside += 1
         self.most = max(self.most, self.inside)
         self.asked.append((request, warrant))
@@ -308,7 +308,7 @@ from client.worker.socket_server import Door
 from client.messenger.unix_socket import listen
 class Dies:
     name = "shop"
-    def handle(self, request, warrant=""):
+    def handle(self, request, warrant="", receipt=""):
         os.kill(os.getpid(), 9)
 door = Door(Dies(), listen(Path({str(path)!r})))
 print("there", flush=True)

@@ -80,7 +80,7 @@ def test_quality_says_whether_it_is_exact(make_run: MakeRun) -> None:
 def test_it_names_the_charged_releases_of_a_ledger_that_is_here(make_run: MakeRun, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "spring" / "ledger"
     folder.mkdir(parents=True)
-    previous, content = seal_line(Header(platform="shop", budget=8.0, delta=1e-5, created=now()))
+    previous, content = seal_line(Header(version=2, platform="shop", budget=8.0, delta=1e-5, created=now()))
     heads = []
     for seq, (kind, steps) in enumerate([("popularity", 1), ("train", 8), ("train", 8), ("train", 8)], start=1):
         entry = Entry(

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from shared.base.errors import InputError
-from shared.ledger.audit import AuditReport, audit_run, render_audit
+from shared.ledger.audit import AuditReport, audit_run
+from shared.ledger.audit_report import render_audit
 from shared.ledger.format import Header, entry_of, seal_line
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers
@@ -39,7 +40,7 @@ def write(
     """A ledger of these releases, written by someone who may lie about epsilon; returns every head."""
     path = run / "ledger" / (file or f"{platform}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    previous, line = seal_line(Header(platform=platform, budget=budget, delta=delta, created=TIME))
+    previous, line = seal_line(Header(version=2, platform=platform, budget=budget, delta=delta, created=TIME))
     heads, lines = [previous], [line]
     for number, release in enumerate(releases, start=1):
         spent = accountant.epsilon(releases[:number], delta)

@@ -16,16 +16,18 @@ from client.privacy import ledger_writer as writing
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, FedfuseError, InputError, PrivacyError, StorageError
 from shared.ledger.audit import audit_run
-from shared.ledger.format import Ledger, parse_ledger, read_ledger
+from shared.ledger.format import Ledger
+from shared.ledger.reading import parse_ledger, read_ledger
 from shared.privacy.accountants import PREFERRED
 from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.identity import Identity
 
 PRIOR = Release(kind=ReleaseKind.POPULARITY, noise_multiplier=3.0)
 STEPS = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.2, sample_rate=0.1, steps=10)
 
 
 def opened(path: Path, *, budget: float = 8.0, delta: float = 1e-4, platform: str = "shop") -> LedgerWriter:
-    return LedgerWriter.open(path, platform=platform, budget=budget, delta=delta)
+    return LedgerWriter.open(path, platform=platform, budget=budget, delta=delta, identity=Identity(b"i" * 32))
 
 
 def written(path: Path, rounds: int = 3) -> bytes:
@@ -166,7 +168,15 @@ class TestTampering:
                 return replace(spent, epsilon=spent.epsilon / 2)
 
         path = tmp_path / "ledger" / "shop.jsonl"
-        with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-4, accountant=Flattering()) as ledger:  # type: ignore[arg-type]
+        identity, flattering = Identity(b"i" * 32), Flattering()
+        with LedgerWriter.open(
+            path,
+            platform="shop",
+            budget=8.0,
+            delta=1e-4,
+            identity=identity,
+            accountant=flattering,  # type: ignore[arg-type]
+        ) as ledger:
             ledger.charge(STEPS, run="run", round=1, question="5" * 64)
         report = audit_run(tmp_path)
         assert not report.ok

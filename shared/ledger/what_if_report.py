@@ -1,0 +1,120 @@
+"""`fedfuse audit --curve --person --run --group --plan`, for a terminal and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from shared.base.errors import InputError
+from shared.ledger.summary import summarise_ledger
+from shared.ledger.what_if import DELTAS, PlanTable, Spending, compose_person, epsilon_curve, plan_table, spending
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """What was asked beyond the audit.
+
+    Args:
+        platforms: Those that the person is on.
+        runs: Those that count; empty: all.
+        people: Together.
+        total: At the sum of the ledgers' deltas.
+        curve: At `DELTAS`.
+        plans: Platform -> what is left; empty where it was not asked for.
+    """
+
+    platforms: tuple[str, ...]
+    runs: tuple[str, ...]
+    people: int
+    total: Spending
+    curve: tuple[Spending, ...]
+    plans: Mapping[str, PlanTable]
+
+    def to_values(self) -> dict[str, Any]:
+        """For JSON; an infinite epsilon is the word "inf"."""
+        values = {
+            "platforms": list(self.platforms),
+            "runs": list(self.runs),
+            "people": self.people,
+            "total": asdict(self.total),
+            "curve": [asdict(one) for one in self.curve],
+            "plans": {name: asdict(plan) for name, plan in self.plans.items()},
+        }
+        found: dict[str, Any] = _finite(values)
+        return found
+
+    def render(self) -> RenderableType:
+        """For a terminal."""
+        who = "one person" if self.people == 1 else f"{self.people} people together"
+        runs = f", runs {', '.join(self.runs)}" if self.runs else ""
+        table = Table(title=f"ε of {who} on {', '.join(self.platforms)}{runs}", title_justify="left")
+        for name in ("δ", "RDP", "PRV", "PLD"):
+            table.add_column(name, justify="right")
+        for one in sorted((*self.curve, self.total), key=lambda one: -one.delta):
+            table.add_row(f"{one.delta:g}", *(_figure(value) for value in (one.renyi, one.opacus, one.dp_accounting)))
+        return Group(table, *(_plan(name, plan) for name, plan in self.plans.items()))
+
+
+def what_if_report(
+    paths: Sequence[Path], *, person: str = "", runs: Sequence[str] = (), people: int = 1, plan: bool = False
+) -> WhatIf:
+    """Answer what was asked of some ledgers.
+
+    Args:
+        person: Names of platforms, with commas between them; empty: all.
+
+    Raises:
+        InputError: there is no such platform or run.
+        StorageError, PrivacyError: a ledger cannot be read, or was altered.
+    """
+    ledgers = {summary.header.platform: summary for summary in map(summarise_ledger, paths)}
+    names = tuple(name.strip() for name in person.split(",") if name.strip()) or tuple(ledgers)
+    for name in names:
+        if name not in ledgers:
+            raise InputError(f"no ledger of platform {name[:63]!r} is here", where="--person", do=f"choose: {', '.join(ledgers)}")
+    chosen = [ledgers[name] for name in names]
+    releases = compose_person(chosen, runs=runs, people=people)
+    delta = min(sum(one.header.delta for one in chosen), math.nextafter(1.0, 0.0))
+    plans = {name: plan_table(ledger) for name, ledger in ledgers.items()} if plan else {}
+    return WhatIf(
+        platforms=names,
+        runs=tuple(runs),
+        people=people,
+        total=spending(releases, delta),
+        curve=epsilon_curve(releases, [one for one in DELTAS if one != delta]),
+        plans={name: table for name, table in plans.items() if table is not None},
+    )
+
+
+def _plan(name: str, plan: PlanTable) -> RenderableType:
+    table = Table(
+        title=f"{name}: ε {_figure(plan.spent)} of {_figure(plan.budget)} is spent at δ = {plan.delta:g}, "
+        f"{_figure(plan.remaining)} is left; after more rounds of {plan.template.kind} at that noise multiplier:",
+        title_justify="left",
+    )
+    table.add_column("noise", justify="right")
+    for count in plan.rounds:
+        table.add_column(f"{count} rounds" if count > 1 else "1 round", justify="right")
+    for noise, row in zip(plan.noise, plan.epsilon, strict=True):
+        cells = [Text(_figure(value), style="green" if value <= plan.budget else "red") for value in row]
+        table.add_row(f"{noise:.3g}", *cells)
+    return table
+
+
+def _figure(value: float) -> str:
+    return "∞" if math.isinf(value) else f"{value:.4g}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return "inf" if isinstance(value, float) and math.isinf(value) else value
