@@ -25,6 +25,7 @@ from server.cli.local import models, publish, pull_command, settings_command, st
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
+from simulations.attack.command import attack_command
 from simulations.commands import simulate_command, world
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ for name, command in (
     ("publish", publish),
 ):
     app.command(name, rich_help_panel=COORDINATOR)(command)
+audit.command("attack")(attack_command)
 app.add_typer(audit, name="audit", rich_help_panel=EVERYONE)
 app.add_typer(ledger, name="ledger", rich_help_panel=EVERYONE)
 app.command("pull", rich_help_panel=EVERYONE)(pull_command)
