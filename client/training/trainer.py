@@ -130,7 +130,10 @@ class Trainer:
 
     def sample(self, random: NoiseSource) -> NDArray[np.int64]:
         """A Poisson sample of users, by their rows: int64 (users that have rows, sequences a user), rows by chance."""
-        users = self.mechanism.sample(self._data.users, random)
+        return self.picked(self.mechanism.sample(self._data.users, random), random)
+
+    def picked(self, users: NDArray[np.int64], random: NoiseSource) -> NDArray[np.int64]:
+        """Rows by chance of users who were drawn, as `sample`."""
         there = self._data.rows.of(users)
         picks = random.integers(len(there), 1 << 30)
         # A user with fewer rows than asked for has some of them twice; the loss is a mean.

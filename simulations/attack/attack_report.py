@@ -36,7 +36,7 @@ class View:
 
     @property
     def bound(self) -> float:
-        """The larger bound. Both hold together with confidence 95%, each being taken at half of the error."""
+        """The larger bound; both hold together."""
         return max(self.steinke, self.gaussian)
 
 
@@ -70,9 +70,13 @@ class AttackReport:
         return json.dumps(values, indent=2, sort_keys=True, allow_nan=False)
 
 
-def view_of(scores: CanaryScores, delta: float, *, estimate: float | None = None) -> View:
-    """What some scores prove at `delta`."""
-    each = 1 - (1 - CONFIDENCE) / 2
+def view_of(scores: CanaryScores, delta: float, *, among: int = 1, estimate: float | None = None) -> View:
+    """What some scores prove at `delta`.
+
+    Args:
+        among: Views that are to hold together; each bound is taken at its part of the error.
+    """
+    each = 1 - (1 - CONFIDENCE) / (2 * among)
     roc = roc_of(scores)
     return View(
         canaries=len(scores),

@@ -14,7 +14,7 @@ def attack_command(
     world: Annotated[Path, typer.Argument(help="Folder with one platform file per platform; nothing is written to it.")],
     out: Annotated[Path | None, typer.Option(help="A new folder for the run; by default, one that is removed.")] = None,
     platform: Annotated[str, typer.Option(help="Platform that the canary users are on; default: who shares most.")] = "",
-    canaries: Annotated[int, typer.Option(min=20, help="Canary users, at most; half of them are in.")] = 1500,
+    canaries: Annotated[int | None, typer.Option(min=20, help="Canary users, at most; half of them are in.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting, as of `fedfuse simulate`.")] = None,
     noise: Annotated[

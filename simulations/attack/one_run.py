@@ -1,6 +1,7 @@
 """Lower bounds of epsilon from one training run with many canaries, each in it by the toss of a coin.
 
-An attacker orders the canaries by a score and guesses: the highest are in, the lowest are out, and of the others it says nothing.
+An attacker orders the canaries by a score and guesses: the highest are in, the lowest are out, and of the others it says nothing
+(or of all but the highest).
 If the run is private, it cannot guess right too often. Two theorems say how often:
 
 - Steinke, Nasr and Jagielski 2023, "Privacy auditing with one (1) training run", Theorem 5.2: for (epsilon, delta)-privacy the
@@ -61,11 +62,16 @@ class CanaryScores:
     def __len__(self) -> int:
         return len(self.score)
 
-    def guessed(self, guesses: int) -> int:
-        """Right ones of so many guesses: that the highest half is in, and the lowest half out."""
+    def guessed(self, guesses: int, *, both: bool = True) -> int:
+        """Right ones of so many guesses: that the highest are in, and, half of the guesses, that the lowest are out.
+
+        Args:
+            both: Whether any are guessed to be out: few canaries that are told with certainty are told by the highest scores.
+        """
         # Ties are broken by the canary's number, which says nothing of the coin.
         order = np.argsort(self.score, kind="stable")
-        low, high = guesses // 2, guesses - guesses // 2
+        low = guesses // 2 if both else 0
+        high = guesses - low
         return int(self.inside[order[len(order) - high :]].sum() + (~self.inside[order[:low]]).sum())
 
 
@@ -142,9 +148,9 @@ def epsilon_of_mu(mu: float, delta: float) -> float:
 
 
 def _best(scores: CanaryScores, confidence: float, bound: Callable[[int, int, int, float], float]) -> float:
-    m, chance = len(scores), (1 - confidence) / len(SHARES)
+    m, chance = len(scores), (1 - confidence) / (2 * len(SHARES))
     counts = [max(2, round(share * m)) for share in SHARES]
-    return max(bound(m, guesses, scores.guessed(guesses), chance) for guesses in counts)
+    return max(bound(m, guesses, scores.guessed(guesses, both=both), chance) for guesses in counts for both in (True, False))
 
 
 def _largest(excess: Callable[[float], float]) -> float:

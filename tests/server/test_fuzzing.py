@@ -24,7 +24,8 @@ from tests.support.fuzzing import Target, mutants, npy, parse_message, record_of
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 NAMES = (
-    *("socket", "ledger", "ledger, audited", "receipts", "invitation", "application", "warrant", "manifest", "facts", "index"),
+    *("socket", "ledger", "ledger, audited", "receipts", "signed receipts", "invitation", "application", "warrant", "manifest"),
+    *("facts", "index"),
     *(f"model: {name}" for name in ("adapter_model.safetensors", "head.safetensors", "fedfuse.json")),
     *(f"secure sum: {name}" for name in ("Dealt", "Mask", "Masked", "Confirm", "Confirmed", "Unmask", "Unmasked")),
     *("pull: 000001.json", "pull: README.md", "pull: head.safetensors", "pull: fedfuse.json", "checkpoint", "run state"),

@@ -113,7 +113,7 @@ def example(kind: type[Any]) -> Any:
         elif wanted in words:
             values[part.name] = next(iter(words[wanted]))
         else:
-            values[part.name] = "" if part.name in ("ledger", "catalogue") else plain[wanted]
+            values[part.name] = "" if part.name in ("ledger", "signature", "catalogue") else plain[wanted]
     return kind(**values)
 
 
@@ -258,9 +258,12 @@ def node_line() -> str:
 
 def ledgers(folder: Path) -> Iterator[Target]:
     """A ledger, alone and as the audit reads it, and the coordinator's receipts beside it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from client.privacy.ledger_writer import LedgerWriter
     from shared.ledger.audit import audit_run
     from shared.ledger.reading import parse_ledger
+    from shared.ledger.receipts import LedgerReceipt, sign_head
     from shared.privacy.accountants import DP_ACCOUNTING
     from shared.privacy.releases import Release, ReleaseKind
     from shared.secagg.identity import Identity
@@ -290,6 +293,14 @@ def ledgers(folder: Path) -> Iterator[Target]:
     (other / "ledger").mkdir(parents=True)
     (other / "ledger" / "shop.jsonl").write_bytes(content)
     yield Target("receipts", written(other, "metrics.json", lambda: audit_run(other).to_json()), (receipts,))
+    signed = folder / "with signed receipts"
+    (signed / "ledger").mkdir(parents=True)
+    (signed / "ledger" / "shop.jsonl").write_bytes(content)
+    receipt = LedgerReceipt(
+        platform="shop", run="spring", round=2, kind="update", left="", ledger=head, head_signature=sign_head(identity, head)
+    ).signed(Ed25519PrivateKey.from_private_bytes(b"c" * 32))
+    lines = f"{receipt.text()}\n".encode()
+    yield Target("signed receipts", written(signed, "receipts.jsonl", lambda: audit_run(signed).to_json()), (lines,))
 
 
 def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:

@@ -45,8 +45,9 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from server.registry.run_facts import facts_in
     from server.registry.store import open_store
     from shared.base.safetensors_checks import read_tensors
-    from shared.ledger.audit import MAX_METRICS, audit_run
-    from shared.ledger.format import MAX_BYTES, MAX_LINE
+    from shared.ledger.audit import audit_run
+    from shared.ledger.evidence import MAX_METRICS, receipts_evidence
+    from shared.ledger.format import MAX_LINE
     from shared.ledger.reading import read_ledger
     from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
     from shared.protocol.run_authorization import parse_warrant
@@ -87,12 +88,17 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     yield "invitation: tables", b"".join(b"[a%d.b.c]\n" % n for n in range(70_000)), lambda d: parse_invitation(d, where="x")
 
     for name, content in {
-        "newlines": b"\n" * (MAX_BYTES - 1),
-        "one line": b"{" * MAX_BYTES,
+        "newlines": b"\n" * (1 << 26),
+        "one line": b"{" * (1 << 26),
         "long lines": (b"{" * (MAX_LINE - 1) + b"\n") * 20_000,
-        "beyond": b"\0" * (MAX_BYTES + 100),
+        "zeros": b"\0" * (1 << 26),
     }.items():
         yield f"ledger: {name}", content, written(folder, "ledger.jsonl", lambda: read_ledger(folder / "ledger.jsonl"))
+        yield (
+            f"receipts: {name}",
+            content,
+            written(folder, "receipts.jsonl", lambda: receipts_evidence(folder / "receipts.jsonl")),
+        )
 
     for name, content in {
         "announced": safetensors_of(b"{}", 1 << 40),
