@@ -132,7 +132,7 @@ def _fail(code: ExitCode, found: str, *, where: str = "", do: str = "", quote: s
 
 
 def _say(kind: str, text: str) -> None:
-    Console(stderr=True).print(f"[bold red]{kind}:[/] ", end="")
+    Console(stderr=True, emoji=False).print(f"[bold red]{kind}:[/] ", end="")
     Console(stderr=True, highlight=False, markup=False, emoji=False).print(text)
 
 

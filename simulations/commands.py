@@ -101,7 +101,7 @@ def simulate_command(
     given = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, emoji=False)
     if resume is not None:
         if out is not None and out.resolve() != resume.resolve():
             raise InputError("--out names another folder than --resume", where=str(out), do="leave --out away")
@@ -128,9 +128,12 @@ def simulate_command(
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
-        Console().print(metrics_table(metrics))
+        Console(emoji=False).print(metrics_table(metrics))
         for line in verdict(metrics):
             Console().print(line, highlight=False, markup=False, emoji=False)
+        for name, warnings in metrics["warnings"].items():
+            for warning in warnings:
+                Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
         typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
 
 

@@ -101,7 +101,7 @@ def _run(
     left_out: dict[str, str] = {}
 
     def seen(event: Event) -> None:
-        if event.kind is Kind.REFUSED and event.platform:
+        if event.kind in (Kind.REFUSED, Kind.DROPPED, Kind.LEFT) and event.platform:
             left_out.setdefault(event.platform, event.text.removeprefix(f"{event.platform}: "))
         if events is not None:
             events(event)
@@ -132,6 +132,7 @@ def _run(
         "strategy": plan.settings.strategy,
         "platforms": {name: _platform(tally, compared[name]) for name, tally in together.tallies.items()},
         "left_out": {name: why for name, why in left_out.items() if name not in together.tallies},
+        "warnings": {file.name: list(file.privacy_warnings) for file in files if file.privacy_warnings},
     }
     write_whole(plan.out / METRICS, (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
@@ -248,9 +249,10 @@ def _platform(tally: Tally, compared: Compared) -> dict[str, Any]:
         **{model: everyone.get(model) for model in ("own", "global", "fused", "fused_minus_own")},
         "recommended_by": compared.get("recommended_by"),
         "segments": segments,
-        "before": _quality(tally.before),
-        "federated": _quality(tally.federated),
-        "personal": _quality(tally.personal),
+        # Of nobody there is no quality; the message's own is 0.
+        "before": _quality(tally.before) if compared else None,
+        "federated": _quality(tally.federated) if compared else None,
+        "personal": _quality(tally.personal) if compared else None,
         "personal_chosen": tally.chosen,
         "users": tally.users,
         "epsilon": tally.epsilon,

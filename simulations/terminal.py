@@ -129,6 +129,8 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             style = "bold" if gain["low"] > 0 else ""
             table.add_row("  fused - own", f"{gain['mean']:+.3f}", style=style)
             table.add_row("  95 %", f"{gain['low']:+.3f}", f"{gain['high']:+.3f}", style=style)
+        if not models:
+            table.add_row("  nobody to evaluate", *("-" for _ in SHOWN), "-", "-")
         for stage in ("before", "federated", "personal") if metrics["rounds"] else ():
             if result[stage]:
                 chosen = stage if stage != "personal" or result["personal_chosen"] else "personal: global"

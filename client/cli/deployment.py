@@ -44,10 +44,10 @@ def init_client_command(
     made = create_platform_folder(
         folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta
     )
-    console = Console()
+    console = Console(emoji=False)
     shown = Table(title=f"platform {invited.platform} of federation {invited.federation}")
     for name in ("table", "taken for", "columns"):
-        shown.add_column(name)
+        shown.add_column(name, overflow="fold")
     for sample, guess in made.guesses:
         columns = (
             ", ".join(f"{role}: {column}" for role, column in guess.columns.items())
@@ -96,11 +96,14 @@ def start_command(
 ) -> None:
     """Join the federation: run worker and messenger, restart them when they die, until Ctrl-C or SIGTERM."""
     from client.config.deployment_folder import open_deployment
+    from client.config.platform_file import load
     from client.supernode.sandbox import wall
     from client.supernode.supervisor import Supervisor, require_wall
     from client.worker.process import group_id, user_id
 
     deployment = open_deployment(folder)
+    for warning in load(deployment.file).privacy_warnings:
+        typer.echo(f"warning: {warning}", err=True)
     users = (user_id(worker_user), user_id(messenger_user))
     found = wall()
     typer.echo(require_wall(wall=found, users=users, allowed=no_wall))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.base.errors import PrivacyError
+from shared.base.errors import ExitCode, PrivacyError
 from shared.base.settings import Settings
 
 _Model = Annotated[
@@ -36,30 +36,26 @@ def check(
 ) -> None:
     """Read a platform's sources and show what they give: rows, fused examples, and the epsilon of the planned run.
 
-    Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform.
+    Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform. Where the planned
+    run would be refused, the exit code says so.
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.model.prepared_platform import read_platform
+    from client.examples.preview import preview
     from client.sources.kinds.interactions import day
+    from client.sources.platform_tables import read_tables, require_items, require_usable
     from shared.base.setting_overrides import settings_of
 
     settings = settings_of(config, [])
     file = load(platform_file_in(platform))
-    tables, split, catalogue, friends, reader, texts = read_platform(file, settings)
-    forecast = _forecast(file, settings, friends.group_size, tables)
-    users = [user for user in range(split.users) if len(split.train[user])][:2]
-    shown = [
-        {
-            "user": tables.user_ids[user],
-            "text": texts.words(reader.sequence(user, split.train[user][::-1], serving=False)),
-            "held_out": tables.item_titles[split.held[user]] if split.held[user] >= 0 else None,
-        }
-        for user in users
-    ]
+    tables = read_tables(file)
+    require_usable(tables, where=str(file.path))
+    require_items(tables, where=str(file.path))
+    shown = preview(file, settings, tables)
+    forecast = _forecast(file, settings, shown.group_size, tables)
     report = {
         "platform": file.name,
-        "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": int((split.held >= 0).sum())},
+        "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": shown.evaluated},
         "items": tables.items,
         "keys": _keys(tables),
         "interactions": len(tables.interactions.item),
@@ -77,15 +73,18 @@ def check(
             }
             for source in tables.reports
         ],
-        "examples": shown,
-        "item_example": texts.words(catalogue.sequences[0]),
+        "examples": list(shown.users),
+        "item_example": shown.item,
         "forecast": forecast,
+        "privacy_warnings": list(file.privacy_warnings),
         "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
     }
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
-        return
-    _show(report)
+    else:
+        _show(report)
+    if not forecast["possible"]:
+        raise typer.Exit(ExitCode.PRIVACY)
 
 
 def recommend_command(
@@ -116,6 +115,8 @@ def recommend_command(
     file = load(platform_file_in(platform))
     cache, state = _kept(file, model)
     with _Told() as told:
+        for warning in file.privacy_warnings:
+            told.say(f"warning: {warning}")
         items = recommend_items(
             file,
             model=model,
@@ -136,10 +137,10 @@ def recommend_command(
     whom = f"user {user}" if user is not None else "somebody who likes " + ", ".join(like or ())
     table = Table(title=f"{file.name}: for {escape(whom)}")
     for name in ("rank", "item", "title", "score", "because"):
-        table.add_column(name, justify="right" if name in ("rank", "score") else "left")
+        table.add_column(name, justify="right" if name in ("rank", "score") else "left", overflow="fold")
     for item in items:
         table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.3g}", escape(item.because))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def evaluate_command(
@@ -160,6 +161,8 @@ def evaluate_command(
     file = load(platform_file_in(platform))
     cache, state = _kept(file, model)
     with _Told() as told:
+        for warning in file.privacy_warnings:
+            told.say(f"warning: {warning}")
         found = evaluate_platform(
             file,
             model=model,
@@ -191,7 +194,7 @@ class _Told:
     """What is being done, on standard error: a line that changes on a terminal, else one line for each thing."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, emoji=False)
         self._status = self._console.status("")
         self._last = ""
 
@@ -239,7 +242,7 @@ def _show_evaluation(name: str, found: Any) -> None:
             shown = "" if gain is None else f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
             first = (segment, f"{values.users:,}") if not row else ("", "")
             table.add_row(*first, model, *(f"{quality[metric]:.4f}" for metric in found.metrics), shown)
-    console = Console()
+    console = Console(emoji=False)
     console.print(table)
     for line in found.lines:
         console.print(escape(line), soft_wrap=True)
@@ -256,26 +259,23 @@ def _keys(tables: Any) -> dict[str, int]:
 
 def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
     """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
-    import numpy as np
-
-    from client.examples.vectors import widths_of
-    from client.fusion.operators import fusion_named
-    from client.personalisation.personal_plan import reserved
     from client.privacy.release_plan import plan_of
-    from client.run.adapter_partition import Part
-    from shared.model.backbone import shape_of
 
-    shape = shape_of(settings.model.backbone)
-    local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))
+    if file.federation.coordinator is not None:
+        # What a deployed platform refuses before it plans anything.
+        try:
+            file.require_catalogue()
+            file.require_delta()
+        except PrivacyError as error:
+            return {"possible": False, "why": error.found}
     try:
-        part = Part.of(settings, shape, rank=file.rank)
-        stays = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
+        budget, parameters = _trained(file, settings, tables) if settings.trains else (file.privacy.epsilon, 1)
         plan = plan_of(
             file,
             settings,
-            budget=file.privacy.epsilon * reserved(settings),
+            budget=budget,
             group_size=group_size,
-            parameters=part.learning + stays,
+            parameters=parameters,
             items=tables.items,
         )
     except PrivacyError as error:
@@ -298,10 +298,27 @@ def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> di
     }
 
 
+def _trained(file: Any, settings: Settings, tables: Any) -> tuple[float, int]:
+    """The budget of a run that trains, and the parameters that a step trains here, those that stay included."""
+    import numpy as np
+
+    from client.examples.vectors import widths_of
+    from client.fusion.operators import fusion_named
+    from client.personalisation.personal_plan import reserved
+    from client.run.adapter_partition import Part
+    from shared.model.backbone import shape_of
+
+    shape = shape_of(settings.model.backbone)
+    local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))
+    part = Part.of(settings, shape, rank=file.rank)
+    stays = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
+    return file.privacy.epsilon * reserved(settings), part.learning + stays
+
+
 def _show(report: dict[str, Any]) -> None:
     from shared.privacy.plan import noise_words
 
-    console = Console()
+    console = Console(emoji=False)
     users = report["users"]
     console.print(
         f"[bold]{report['platform']}[/]: {users['with_interactions']:,} users with interactions (declared {users['declared']:,}, "
@@ -316,7 +333,7 @@ def _show(report: dict[str, Any]) -> None:
         console.print("[bold]keys:[/] none are declared: items are in common only with platforms of the very same catalogue")
     table = Table(title="sources")
     for name in ("source", "kind", "rows read", "kept", "left out, and why", "cells made alike"):
-        table.add_column(name, justify="right" if name in ("rows read", "kept") else "left")
+        table.add_column(name, justify="right" if name in ("rows read", "kept") else "left", overflow="fold")
     for source in report["sources"]:
         why = "\n".join(f"{rows:,} {escape(reason)}" for reason, rows in source["dropped"].items()) or "-"
         alike = "\n".join(f"{cells:,} {escape(how)}" for how, cells in source["changed"].items()) or "-"
@@ -344,7 +361,8 @@ def _show(report: dict[str, Any]) -> None:
             f"at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
         )
     for warning in report["warnings"]:
-        console.print(f"[bold yellow]warning:[/] {escape(warning)}")
+        loud = warning in report["privacy_warnings"]
+        console.print(f"[bold {'red' if loud else 'yellow'}]warning:[/] {escape(warning)}")
     console.print("[dim]nothing was trained, charged or sent[/]")
 
 
@@ -355,7 +373,7 @@ def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:
         if source["times"] is not None:
             console.print(f"[bold]times of {name}:[/] used, {source['times']['first']} to {source['times']['last']}")
         elif source["kind"] in ("interactions", "reviews"):
-            console.print(f"[bold]times of {name}:[/] none: the order is the file's")
+            console.print(f"[bold]times of {name}:[/] none: its rows are in the order of the file, before all that have a time")
         events = source["events"]
         if events:
             shown = (

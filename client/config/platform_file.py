@@ -6,6 +6,7 @@ found and what is expected. Whether the sources themselves can be read is known 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +29,8 @@ from client.config.trusted_peers import read_peers
 from shared.base.errors import InputError, PrivacyError
 from shared.base.settings import explain
 
+MOST_EPSILON = 20.0
+"""A larger budget promises nothing that a person would recognise."""
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -44,10 +47,13 @@ class Budget(Frozen):
 
     Args:
         epsilon: Above 0, or inf: privacy off.
+        delta: The part of the guarantee that may fail. From 1/users on it allows to publish one user's rows whole.
+        accept_delta: Whether a deployed platform takes part with a delta of 1/users and more.
     """
 
     epsilon: float = Field(gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)
+    accept_delta: bool = False
 
 
 class PlatformFile(Frozen):
@@ -99,6 +105,40 @@ class PlatformFile(Frozen):
         if not self.catalogue_declared:
             raise PrivacyError(UNDECLARED_CATALOGUE, where=str(self.path))
 
+    def require_delta(self) -> None:
+        """Check that delta is below 1/users, or that the platform's people have accepted it.
+
+        Raises:
+            PrivacyError: it is not.
+        """
+        if self._delta_too_large and not self.privacy.accept_delta:
+            do = "lower delta, or set accept_delta = true in [privacy]"
+            raise PrivacyError(self._delta_words, where=str(self.path), do=do)
+
+    @property
+    def _delta_too_large(self) -> bool:
+        return math.isfinite(self.privacy.epsilon) and self.privacy.delta * self.users >= 1
+
+    @property
+    def _delta_words(self) -> str:
+        return (
+            f"delta = {self.privacy.delta:g} is not below 1/users = {1 / self.users:.2g}: such a guarantee allows to publish the "
+            "rows of one user in full"
+        )
+
+    @property
+    def privacy_warnings(self) -> tuple[str, ...]:
+        """Why the budget promises little, for every output that speaks of it."""
+        found = []
+        if self._delta_too_large:
+            found.append(f"{self._delta_words}; a deployed platform refuses it unless [privacy] says accept_delta = true")
+        if MOST_EPSILON < self.privacy.epsilon < math.inf:
+            found.append(
+                f"epsilon = {self.privacy.epsilon:g} is above {MOST_EPSILON:g}: what is released may make a user "
+                f"exp({self.privacy.epsilon:g}) times as easy to tell, which protects nobody"
+            )
+        return tuple(found)
+
     @property
     def catalogue_declared(self) -> bool:
         """Whether the items that there are come from a public table, and from no user's rows."""
@@ -107,7 +147,7 @@ class PlatformFile(Frozen):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know of this file before a run; no error."""
-        found = [] if self.catalogue_declared else [UNDECLARED_CATALOGUE]
+        found = [*self.privacy_warnings, *([] if self.catalogue_declared else [UNDECLARED_CATALOGUE])]
         found += [
             f"source '{name}' is declared public: its texts enter the texts of items unchanged and without noise, and the "
             "privacy guarantee does not cover them"

@@ -30,8 +30,16 @@ USUAL_MISSING = (
     *("NaT", "undefined"),
 )
 """What programs write for a value that is not there."""
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".npy": "npy"}
+SUFFIXES = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    ".npy": "npy",
+}
 """What a file holds by its suffix; any other is delimited text."""
+DELIMITED = (".csv", ".tsv", ".txt", ".dat")
+"""Suffixes of delimited text; other files may hold it, too."""
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+"""Suffixes of compressed files; the one before says what is in them."""
 
 
 def _expanded(value: object) -> str:
@@ -115,9 +123,15 @@ class Reading(Frozen):
     """Where a table stands and how its bytes are read.
 
     Args:
-        path: Files of one schema, read one after the other.
+        path: Files of one schema, read one after the other: a file, a folder of part files (names that begin with `_` or `.` are
+            passed over), a pattern (`exports/part-*.csv`), or a list of these. A file may be compressed (`.gz`, `.zst`, `.bz2`,
+            `.xz`). Part files of a folder or a pattern may be empty.
         url: SQLAlchemy URL, with either `table` or `query`; may hold a password, so it is not shown.
         quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.
+        escape: The character that takes the meaning of the one behind it, in most such exports a backslash; by default none. A
+            row that can be read only with a backslash before its quotation marks is read so in any case.
+        comment: What a line begins with that is no row; by default no line does, but for lines before the header that begin with
+            `#` and hold no separator.
         ragged: Rows with more columns than the header are cut instead of dropped.
         fields: Of delimited text without a header, how many columns a row has at most; without it, rows of any length are read.
         decimal: What is before the decimals of a number: a point, or a comma.
@@ -137,6 +151,8 @@ class Reading(Frozen):
     encoding: Annotated[str, Field(max_length=40), AfterValidator(_encoding)] = "utf-8"
     header: bool = True
     quote: str = Field('"', pattern=r"^[!-~]?$")
+    escape: str = Field("", pattern=r"^[!-~]?$")
+    comment: str | None = Field(None, min_length=1, max_length=16)
     ragged: bool = False
     fields: int | None = Field(None, ge=1, le=MOST_COLUMNS)
     decimal: Literal[".", ","] = "."
@@ -155,15 +171,26 @@ class Reading(Frozen):
             raise ValueError("'fields' is for files without a header (header = false): a header says how many columns there are")
         if self.quote and self.quote == self.separator:
             raise ValueError("'quote' and 'separator' are the same character")
+        if self.escape and self.escape in (self.quote, self.separator):
+            raise ValueError("'escape' is the same character as 'quote' or 'separator'; a mark that is doubled needs no 'escape'")
         return self
 
     def format_of(self, path: Path) -> str:
         """The file's format: as declared, else by its suffix; whatever is unknown is delimited text."""
-        return self.format or SUFFIXES.get(path.suffix.lower(), "csv")
+        return self.format or SUFFIXES.get(suffix_of(path), "csv")
 
     def separator_of(self, path: Path) -> str:
         """The separator of delimited text: as declared, else tab for `.tsv`, else comma."""
-        return self.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+        return self.separator or ("\t" if suffix_of(path) == ".tsv" else ",")
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that says what a file holds, in small letters, behind that of its compression.
+
+    >>> suffix_of(Path("a/orders.CSV.gz")), suffix_of(Path("part-00000"))
+    ('.csv', '')
+    """
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 class Lookup(Reading):

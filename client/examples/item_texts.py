@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.compute.feature_cache import Ids
 from client.examples.texts import Piece, Texts
 from client.sources.tables import Tables
 from shared.base.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from client.compute.feature_cache import Ids
 
 _TITLE_TOKENS = 12
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.compute.feature_cache import Ids
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from client.compute.feature_cache import Ids
+    from shared.model.backbone import PlainTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Texts:
         longest: Positions that the backbone has; no sequence is longer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, longest: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast | PlainTokenizer, *, longest: int) -> None:
         self._tokenizer, self._longest = tokenizer, longest
         self._begin, self._end = int(tokenizer.cls_token_id), int(tokenizer.sep_token_id)
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.compute.feature_cache import Ids
 from client.examples.friends import Friends
 from client.examples.item_texts import ItemTexts
 from client.examples.split import Ragged, Split, ragged, user_generator
 from client.examples.texts import Piece, Texts
 from client.sources.tables import Notes, Tables
 from shared.base.settings import ModelSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from client.compute.feature_cache import Ids
 
 _EARLIEST_CUT = 0.3  # a context shorter than this part of the history resembles no evaluation
 _NOTE_TOKENS = 16

@@ -28,9 +28,8 @@ from client.model.planned_reads import planned_reads
 from client.model.towers import Rows, Towers, cached_rows
 from client.model.user_rows import HeldOutRows, TrainingRows
 from client.privacy.failure_guard import Guard, raising
-from client.sources.platform_tables import read_tables
+from client.sources.platform_tables import read_tables, require_items, require_usable
 from client.sources.tables import Tables
-from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
@@ -107,23 +106,6 @@ def preparation_key(settings: Settings) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def require_usable(tables: Tables, *, where: str) -> None:
-    """Check what would make a platform useless; for its own people, before it joins anything.
-
-    Args:
-        where: The platform file.
-
-    Raises:
-        InputError: there is nobody to learn from.
-    """
-    if not tables.interactions.positive.any():
-        raise InputError(
-            "no user has a positive interaction",
-            where=where,
-            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
-        )
-
-
 def read_rows(file: PlatformFile, settings: Settings, *, tables: Tables | None = None) -> PlatformRows:
     """Read the sources; no model and no text is touched.
 
@@ -136,8 +118,7 @@ def read_rows(file: PlatformFile, settings: Settings, *, tables: Tables | None =
     if tables is None:
         tables = read_tables(file)
         require_usable(tables, where=str(file.path))
-    if tables.items < 2:
-        raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs two at least")
+    require_items(tables, where=str(file.path))
     return PlatformRows(file=file, tables=tables, split=leave_one_out(tables, seed=settings.seed))
 
 

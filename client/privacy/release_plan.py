@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from client.config.platform_file import PlatformFile
-from client.privacy.mechanism import CountMechanism
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.privacy.plan import Plan, PreferencePlan, evaluation_rate, make_plan
 from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.quality import METRICS
 from shared.secagg.fixed_point import FixedPoint, planning
+
+if TYPE_CHECKING:
+    from client.privacy.mechanism import CountMechanism
 
 WIDTH = 1 + len(METRICS)
 """Numbers that one user contributes to metrics: one, and every metric."""
@@ -25,6 +28,8 @@ def metrics_mechanism(settings: Settings, *, users: int, group_size: int, privat
     Args:
         users: Declared number of users.
     """
+    from client.privacy.mechanism import CountMechanism
+
     return CountMechanism(
         kind=ReleaseKind.EVALUATE,
         noise_multiplier=settings.privacy.metrics_noise_multiplier if private else 0.0,
@@ -80,7 +85,7 @@ def plan_of(
             do="train adapters, or let its users count",
         )
     evaluations: list[Release] = []
-    if not exact_metrics and file.federation.metrics and math.isfinite(budget):
+    if settings.evaluations and not exact_metrics and file.federation.metrics and math.isfinite(budget):
         one = metrics_mechanism(settings, users=file.users, group_size=group_size, private=True).release()
         evaluations = [replace(one, integers=planning())] * settings.evaluations
     return make_plan(

@@ -105,8 +105,11 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
     lines = ["", f"[sources.{name}]" if name.replace("-", "").isalnum() else f"[sources.{json.dumps(name)}]"]
     lines.append(f"kind = {_quoted(made.kind)}")
     for key, value in sample.keys.items():
-        shown = os.path.relpath(value, folder) if key == "path" and not Path(value).is_absolute() else value
-        lines.append(f"{key} = {_quoted(shown)}")
+        several = value if isinstance(value, list) else [value]
+        shown = [os.path.relpath(one, folder) if key == "path" and not Path(one).is_absolute() else one for one in several]
+        if key == "encoding":
+            lines.append("# encoding: guessed from the bytes; look at the texts that `fedfuse check` shows")
+        lines.append(f"{key} = {json.dumps(shown) if isinstance(value, list) else _quoted(shown[0])}")
     lines += [f"# {remark}" for remark in made.remarks]
     lines.append(f"columns = {_table(made.columns)}")
     if made.events:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from client.config.confirmed_changes import IdentityChange, require_agreed
 from client.config.deployment_folder import Deployment
 from client.config.platform_file import load
-from client.config.table_location import SUFFIXES
+from client.config.table_location import DELIMITED, SUFFIXES, Reading
 from client.setup.platform_file_draft import draft
 from client.setup.schema_inference import Guess
 from client.setup.table_preview import Sample, sample_database, sample_file
+from client.sources.readers.file_bytes import bytes_of, is_part
+from client.sources.readers.table_scan import reading
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
 from shared.protocol.invitation import Application, Invitation
 from shared.protocol.keys import ed25519_from_line, make_ed25519, make_node_key
 from shared.protocol.run_authorization import federation_of
-
-_TABLES = {".csv", ".tsv", ".txt", ".dat", *(suffix for suffix, form in SUFFIXES.items() if form != "npy")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def create_platform_folder(
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputError("is not empty", where=str(folder), do="name a new folder")
-    samples = [sample_file(path.absolute()) for path in _files(data)]
+    samples = [sample_file(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
     for url in urls:
         samples += sample_database(url, list(tables))
     # All is looked at before anything is made.
@@ -131,16 +132,30 @@ def _take(deployment: Deployment, invitation: Invitation) -> None:
     write_whole(deployment.invitation, invitation.text().encode())
 
 
-def _files(data: Iterable[Path]) -> list[Path]:
-    found: list[Path] = []
+def _tables(data: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """Each table's first file and its further parts.
+
+    Files of a folder whose names differ in a number alone, and that begin with the same line, are parts of one table.
+    """
     for path in data:
-        if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in _TABLES and one.is_file())
-            if not inside:
-                raise InputError(
-                    "no tables in this folder", where=str(path), do=f"expected files of {', '.join(sorted(_TABLES))}"
-                )
-            found += inside
-        else:
-            found.append(path)
-    return found
+        if not path.is_dir():
+            yield path, []
+            continue
+        inside = sorted(one for one in path.iterdir() if is_part(one, path))
+        full = [one for one in inside if one.stat().st_size]
+        if not full:
+            expected = f"expected files of {', '.join(sorted({*DELIMITED, *SUFFIXES} - {'.npy'}))}"
+            found = "the tables in this folder are all empty" if inside else "no tables in this folder"
+            raise InputError(found, where=str(path), do=expected)
+        groups: dict[tuple[str, bytes], list[Path]] = {}
+        for one in full:
+            groups.setdefault((re.sub(r"[-_.]?\d+", "", one.name), _first_line(one)), []).append(one)
+        yield from ((parts[0], parts[1:]) for parts in groups.values())
+
+
+def _first_line(path: Path) -> bytes:
+    """What parts of one table have in common: the header; nothing where a format has none."""
+    if Reading(path=(path,)).format_of(path) != "csv":
+        return b""
+    with reading(str(path)):
+        return re.split(rb"[\r\n]", bytes_of(path, 1 << 16), maxsplit=1)[0]

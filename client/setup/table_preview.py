@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +15,21 @@ from polars.exceptions import PanicException, PolarsError
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.config.table_location import SUFFIXES, Reading
+from client.config.table_location import Reading, suffix_of
 from client.sources.readers.cells import canonical_text
 from client.sources.readers.database import open_query, reason_of, shown_url
-from client.sources.readers.delimited import open_delimited
+from client.sources.readers.delimited import REMARK, open_delimited
+from client.sources.readers.file_bytes import bytes_of, is_compressed
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.table_scan import Key, Scan, reading
 from shared.base.errors import InputError
 
 ROWS = 5_000
 _BYTES = 1 << 22
+_PAIRED = 0.9
+"""Part of the bytes from 0x80 that stand in runs of even length, from which on text is taken for Chinese."""
+_NOT_1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
+"""Bytes that Windows-1252 has no character for."""
 _SEPARATORS = ("::", "\t", ";", "|", ",")
 
 
@@ -38,31 +44,40 @@ class Sample:
     """
 
     name: str
-    keys: Mapping[str, str]
+    keys: Mapping[str, str | list[str]]
     frame: pl.DataFrame = field(repr=False)
 
 
-def sample_file(path: Path) -> Sample:
+def sample_file(path: Path, parts: Sequence[Path] = ()) -> Sample:
     """The beginning of a file.
+
+    Args:
+        parts: Further files with rows of the same table.
 
     Raises:
         InputError: it cannot be read as delimited text, JSON lines or Parquet.
     """
-    form, keys = SUFFIXES.get(path.suffix.lower()), {"path": str(path)}
     if not path.is_file():
         raise InputError("is not a file", where=str(path), do="name files of tables, or a folder of them")
-    if form == "parquet":
+    keys: dict[str, str | list[str]] = {"path": [str(path), *map(str, parts)] if parts else str(path)}
+    name = _name(re.sub(r"[-_.]?\d+$", "", path.name.split(".")[0]) if parts else path.name.split(".")[0])
+    form = Reading(path=(path,)).format_of(path)
+    if form == "parquet" and not is_compressed(path):
         with reading(str(path)):
-            return Sample(name=_name(path.stem), keys=keys, frame=pl.scan_parquet(path, glob=False).head(ROWS).collect())
+            return Sample(name=name, keys=keys, frame=pl.scan_parquet(path, glob=False).head(ROWS).collect())
     with tempfile.TemporaryDirectory() as folder:
         # Only the beginning is read, however long the file is.
-        begin = Path(folder) / path.name
+        begin = Path(folder) / (path.name.removesuffix(path.suffix) if is_compressed(path) else path.name)
         begin.write_bytes(_beginning(path))
-        if form == "jsonl":
-            return Sample(name=_name(path.stem), keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
-        found = {**_encoding(begin), **_separator(begin)}
-        how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
-        return Sample(name=_name(path.stem), keys={**keys, **found}, frame=_typed(_rows(open_delimited(begin, how))))
+        try:
+            if form == "jsonl":
+                return Sample(name=name, keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
+            found = {**_encoding(begin), **_separator(begin)}
+            how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
+            return Sample(name=name, keys={**keys, **found}, frame=_typed(_rows(open_delimited(begin, how))))
+        except InputError as error:
+            # A person knows of their own file alone.
+            raise InputError(error.found, where=str(path), do=error.do, quote=error.quote) from None
 
 
 def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
@@ -140,29 +155,48 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _beginning(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_BYTES)
-            return data if len(data) < _BYTES else data[: data.rfind(b"\n") + 1]
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path), do="check path and rights") from None
+    with reading(str(path)):
+        data = bytes_of(path, _BYTES)
+    if len(data) < _BYTES:
+        return data
+    return data[: max(data.rfind(b"\n"), data.rfind(b"\r")) + 1]
 
 
 def _encoding(path: Path) -> dict[str, str]:
+    """The encoding that the bytes are of, as a platform file names it; nothing for UTF-8.
+
+    In Chinese text of GB 18030 bytes from 0x80 come in pairs; in European text they stand alone between letters. Windows-1252 has
+    every character of Latin-1, and quotation marks and the euro sign besides.
+    """
+    data = path.read_bytes()
     try:
-        path.read_bytes().decode("utf-8-sig")
+        data.decode("utf-8-sig")
+        return {}
     except UnicodeDecodeError:
-        return {"encoding": "latin-1"}
-    return {}
+        pass
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return {"encoding": "utf-16"}
+    runs = [len(run) for run in re.findall(rb"[\x81-\xfe]+", data)]
+    paired = sum(length for length in runs if length % 2 == 0)
+    if paired > _PAIRED * sum(runs):
+        try:
+            data.decode("gb18030")
+            return {"encoding": "gb18030"}
+        except UnicodeDecodeError:
+            pass
+    return {"encoding": "latin-1" if set(data) & _NOT_1252 else "cp1252"}
 
 
 def _separator(path: Path) -> dict[str, str]:
     """The separator that cuts the first lines into the same number of columns, more than one."""
-    lines = path.read_bytes()[:65536].decode("latin-1").splitlines()[:20]
+    text = path.read_bytes()[:65536].decode("latin-1")
+    # What stands in quotation marks separates nothing; the last line may be cut off.
+    lines = re.split(r"\r\n|\r|\n", re.sub(r'"(?:[^"\\]|""|\\.)*"', "", text))[:20]
+    lines = [line for line in lines if line.strip() and not line.startswith(REMARK)]
     for separator in _SEPARATORS:
-        counts = {line.count(separator) for line in lines if line.strip()}
+        counts = {line.count(separator) for line in lines}
         if len(counts) == 1 and counts != {0}:
-            default = "\t" if path.suffix.lower() == ".tsv" else ","
+            default = "\t" if suffix_of(path) == ".tsv" else ","
             return {} if separator == default else {"separator": separator}
     return {}
 

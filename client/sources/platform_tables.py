@@ -29,8 +29,9 @@ from client.sources.readers.table_scan import reading
 from client.sources.row_texts import coordinates
 from client.sources.source_rows import place
 from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
+from shared.base.errors import InputError
 
-__all__ = ["read_tables"]
+__all__ = ["read_tables", "require_items", "require_usable"]
 
 _Arguments = ParamSpec("_Arguments")
 _Source = TypeVar("_Source")
@@ -139,6 +140,33 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         reports=[*([listed] if listed else []), *(reports[name] for name in platform.sources)],
         catalogue_public=catalogue is not None,
     )
+
+
+def require_usable(tables: Tables, *, where: str) -> None:
+    """Check what would make a platform useless; for its own people, before it joins anything.
+
+    Args:
+        where: The platform file.
+
+    Raises:
+        InputError: there is nobody to learn from.
+    """
+    if not tables.interactions.positive.any():
+        raise InputError(
+            "no user has a positive interaction",
+            where=where,
+            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
+        )
+
+
+def require_items(tables: Tables, *, where: str) -> None:
+    """Check that there is something to choose from.
+
+    Raises:
+        InputError: the catalogue has fewer than two items.
+    """
+    if tables.items < 2:
+        raise InputError(f"the catalogue has {tables.items} item", where=where, do="a recommender needs two at least")
 
 
 def _in_words(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from client.sources.ids import HIDDEN, as_ids, flagged_ids
 from client.sources.readers.cells import Kind, canonical_text, empty
 from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import open_delimited
+from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import by_line
@@ -136,7 +138,7 @@ def read_table(
     labels: dict[str, str] = {}
     found: list[dict[str, Key]] = []
     wants = {want.name: want for want in wanted}
-    for scan in (_open(how, path) for path in how.path or (None,)):
+    for scan in (_open(how, path) for path in _files(how)):
         keys = _keys(scan, wanted, source, public=public)
         found.append(keys)
         named = {
@@ -176,12 +178,14 @@ def place(how: Reading) -> str:
     return str(how.path[0]) if how.path else shown_url(how.url or "")
 
 
+def _files(how: Reading) -> list[Path | None]:
+    """The files to read one after the other, or None for a query."""
+    return [part for path in how.path for part in part_files(path)] if how.path else [None]
+
+
 def _open(how: Reading, path: Path | None) -> Scan:
     if path is None:
         return open_query(how)
-    if not path.is_file():
-        found = "is not a file" if path.exists() else "the file does not exist"
-        raise InputError(found, where=str(path), do="check 'path' in the platform file")
     match how.format_of(path):
         case "csv":
             return open_delimited(path, how)
@@ -195,7 +199,7 @@ def _open(how: Reading, path: Path | None) -> Scan:
 
 def _open_parquet(path: Path) -> Scan:
     with reading(str(path)):
-        lazy = pl.scan_parquet(path, glob=False)
+        lazy = pl.scan_parquet(io.BytesIO(bytes_of(path)) if is_compressed(path) else path, glob=False)
         names = lazy.collect_schema().names()
 
     def take(keys: Sequence[Key]) -> Iterator[Portion]:

@@ -232,6 +232,9 @@ class Worker:
     def _read(self) -> Tables:
         if self._tables is None:
             self._file.require_catalogue()
+            self._file.require_delta()
+            for warning in self._file.privacy_warnings:
+                log.warning("%s", warning)
             self._tables = read_tables(self._file, lenient=True)
             self._warn(self._tables)
         return self._tables

@@ -168,7 +168,7 @@ def run_command(
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
         launch = _new(coordinator, settings_of(config, words), name, platforms, wait, restarts)
         record(launch)
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, emoji=False)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
 
     def tell(event: dict[str, Any]) -> None:
@@ -215,4 +215,4 @@ def server_status(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
-        Console().print(render_status(found))
+        Console(emoji=False).print(render_status(found))

@@ -126,7 +126,7 @@ def models(
         return
     table = Table(title="models" if keys else "models (no signature was looked at: name a key with --trust)")
     for column in ("version", "name", "trained", "strategy", "rounds", "platforms", "KiB", "signed by"):
-        table.add_column(column, justify="right" if column in ("version", "rounds", "KiB") else "left")
+        table.add_column(column, justify="right" if column in ("version", "rounds", "KiB") else "left", overflow="fold")
     for manifest in versions:
         origin = manifest.origin
         names = ", ".join(origin.platforms)
@@ -140,7 +140,7 @@ def models(
             f"{manifest.size / 1024:,.0f}",
             manifest.signer[:16] or "nobody",
         )
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _title(manifest: Manifest) -> str:
@@ -162,7 +162,7 @@ def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print
         table.add_column(name, no_wrap=name == "setting")
     for key, text in described().items():
         table.add_row(key, escape(str(defaults[key])) or "(each platform's own)", escape(text))
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
@@ -201,5 +201,5 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
             if card.role is role:
                 table.add_row(escape(card.name), escape(card.text), "yes" if under_secure_sum(card) else "no")
         if table.row_count:
-            Console().print(table)
+            Console(emoji=False).print(table)
     typer.echo("Join one of each kind with '+': --strategy ffa+median. A combiner or an optimizer alone acts on fedavg.")

@@ -275,4 +275,6 @@ def _charged(path: Path, head: str) -> tuple[dict[str, int], str]:
 def _measured(metrics: Metrics | None) -> PublishedQuality | None:
     if metrics is None:
         return None
+    if metrics.exact and not any(metrics.quality.values()):
+        return None  # nobody could be evaluated
     return PublishedQuality(round=metrics.round, quality=dict(metrics.quality), exact=metrics.exact)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -154,6 +155,53 @@ def load_backbone(name: str) -> Backbone:
         digest = sha.hexdigest()
     eps = float(config.get("layer_norm_eps", 1e-12))
     return Backbone(name=name, shape=shape, layer_norm_eps=eps, weights=weights, tokenizer=tokenizer, sha256=digest)
+
+
+class PlainTokenizer:
+    """A backbone's tokenizer from its `tokenizer.json`, for looking at texts without loading `transformers` and a model.
+
+    It gives the ids that `load_backbone(...).tokenizer` gives.
+    """
+
+    def __init__(self, file: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    @property
+    def cls_token_id(self) -> int:
+        """The id that begins a sequence."""
+        return int(self._tokenizer.token_to_id("[CLS]"))
+
+    @property
+    def sep_token_id(self) -> int:
+        """The id that ends a sequence."""
+        return int(self._tokenizer.token_to_id("[SEP]"))
+
+    def __call__(self, texts: list[str], *, max_length: int, **_: object) -> dict[str, list[list[int]]]:
+        """Ids of each text, at most `max_length`, without special tokens."""
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return {"input_ids": [one.ids[:max_length] for one in encoded]}
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text that ids spell."""
+        return str(self._tokenizer.decode([int(one) for one in ids], skip_special_tokens=skip_special_tokens))
+
+
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast | PlainTokenizer:
+    """The backbone's tokenizer; without its weights where the folder holds a `tokenizer.json` of a BERT.
+
+    Raises:
+        InputError: as `load_backbone`.
+    """
+    shape_of(name)
+    folder = folder_of(name)
+    file = folder / "tokenizer.json" if folder is not None else None
+    if file is not None and file.is_file() and '"[CLS]"' in file.read_text(encoding="utf-8"):
+        return PlainTokenizer(file)
+    return load_backbone(name).tokenizer
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -41,8 +41,9 @@ def _hit_rate(rank: Floats, candidates: Floats) -> Floats:
 
 
 def _auc(rank: Floats, candidates: Floats) -> Floats:
-    """The share of the other candidates that rank below; 0 where there are none."""
-    return np.clip((candidates - rank) / np.maximum(candidates - 1, 1), 0.0, 1.0)
+    """The share of the other candidates that rank below; 1 where there are none, as of whatever ranks first."""
+    share = np.clip((candidates - rank) / np.maximum(candidates - 1, 1), 0.0, 1.0)
+    return np.where(candidates > 1, share, 1.0)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -88,6 +89,8 @@ def per_user_metrics(rank: Floats, candidates: NDArray[np.int64]) -> Floats:
 
     >>> per_user_metrics(np.array([1.0, 3.0]), np.array([101, 101])).tolist()
     [[1.0, 1.0, 1.0], [0.5, 1.0, 0.98]]
+    >>> per_user_metrics(np.array([1.0]), np.array([1])).tolist()
+    [[1.0, 1.0, 1.0]]
     """
     among = candidates.astype(np.float64)
     return np.stack([metric.per_user(rank, among) for metric in METRICS.values()], axis=1)

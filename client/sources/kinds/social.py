@@ -15,6 +15,7 @@ from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import SourceReport, Ties
 
 DUPLICATE = "duplicate (user, friend)"
+STRANGER = "friend who is no user here: unusable (row keeps its place)"
 SELF = "user as own friend"
 
 
@@ -39,6 +40,7 @@ def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> t
         pl.Series("rank", ranks, dtype=pl.Binary),
     )
     kept = cleaning.keep(numbered, pl.col("user").is_not_null(), otherwise=UNKNOWN_USER).sort("user", "rank")
+    cleaning.lose(STRANGER, int((kept["friend"] < 0).sum()))
     ties = Ties(
         offsets=offsets(kept["user"], len(users)),
         friend=kept["friend"].to_numpy().astype(np.int32),

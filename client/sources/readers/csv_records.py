@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import polars as pl
 
 BROKEN = "broken row: a quotation mark is not closed (quote = '' or line_breaks = false keeps rows apart)"
+_BACKSLASH = "\\"
 _MOST_LINES = 1000
 """Lines of one record; whatever goes on for longer is an open mark."""
 _MOST_CHARACTERS = 1 << 20
@@ -43,13 +44,18 @@ class Records:
     flaws: Sequence[str | None]
 
 
-def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, line_breaks: bool) -> Records:
+def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, line_breaks: bool, escape: str = "") -> Records:
     """The records of these lines, without the header.
+
+    Args:
+        escape: The character that takes the meaning of the one behind it; '' where there is none. Then a line that is well formed
+            only with a backslash before its marks is read so.
 
     >>> found = records(['a,b', '1,"x', 'y"', '2,"z', '3,w', ''], ",", '"', header=True, line_breaks=True)
     >>> found.plain, found.others, found.flaws == [None, BROKEN]
     (['3,w'], [['1', 'x\\ny'], ['2', 'z']], True)
     """
+    lines = unescaped(lines, quote, escape)
     ends = len(lines) - (bool(lines) and lines[-1] == "")
     bare = pl.Series(lines[:ends], dtype=pl.String).str.strip_suffix("\r")
     plain = (
@@ -58,7 +64,9 @@ def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, l
         else pl.Series([True], dtype=pl.Boolean).new_from_index(0, ends)
     )
     taken = [False] * ends
-    others, others_at, flaws = [], [], []
+    others: list[list[str]] = []
+    others_at: list[int] = []
+    flaws: list[str | None] = []
     following = 0
     odd = (~plain).arg_true().to_list()
     start = 0
@@ -69,9 +77,17 @@ def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, l
     for at in odd:
         if at < following:
             continue
-        row = _lenient(lines[at].removesuffix("\r"), separator, quote)
-        flaw = None
+        line = lines[at].removesuffix("\r")
         following = at + 1
+        flaw = None
+        row = _escaped(line, separator, quote) if not escape else None
+        if row is not None:
+            taken[at] = True
+            others.append(row)
+            others_at.append(at)
+            flaws.append(None)
+            continue
+        row = _lenient(line, separator, quote)
         if row is None or _open(lines[at].removesuffix("\r"), separator, quote):
             more = _closing(lines, at, ends, separator, quote) if line_breaks and row is not None else 0
             flaw = None if more else BROKEN
@@ -84,6 +100,30 @@ def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, l
         flaws.append(flaw)
     kept = [at for at, gone in enumerate(taken) if not gone]
     return Records(plain=bare.gather(kept).to_list(), plain_at=kept, others=others, others_at=others_at, flaws=flaws)
+
+
+def unescaped(lines: Sequence[str], quote: str, escape: str) -> list[str]:
+    r"""The lines with marks doubled that the escape character stood before, each by itself.
+
+    >>> unescaped([r"|a \|b\||"], "|", "\\")
+    ['|a ||b|||']
+    """
+    if not escape or not quote:
+        return list(lines)
+    pattern = re.compile(f"{re.escape(escape)}({re.escape(escape)}|{re.escape(quote)})")
+
+    def plain(match: re.Match[str]) -> str:
+        return escape if match.group(1) == escape else quote + quote
+
+    return [pattern.sub(plain, line) if escape in line else line for line in lines]
+
+
+def _escaped(line: str, separator: str, quote: str) -> list[str] | None:
+    """The cells of a line that is well formed if backslashes stand before its marks; None where it is not."""
+    if _BACKSLASH in (quote, separator) or _BACKSLASH + quote not in line:
+        return None
+    (plain,) = unescaped([line], quote, _BACKSLASH)
+    return _strict(plain, separator, quote) if re.search(_well_formed(separator, quote), plain) else None
 
 
 def header_of(lines: Sequence[str], separator: str, quote: str) -> list[str]:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
 from client.config.table_location import Reading
-from client.sources.readers.csv_records import header_of, records
+from client.sources.readers.csv_records import header_of, records, unescaped
+from client.sources.readers.file_bytes import bytes_of, is_compressed
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
-from client.sources.readers.text_encoding import lines_of
+from client.sources.readers.text_encoding import by_line, lines_of
 from shared.base.errors import InputError
 
+REMARK = "#"
+"""What a line before the header begins with that is none."""
 RAGGED = "row with more columns than the first"
 _OVERFLOW = "overflow"
 _COMPRESSED = (b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
@@ -49,7 +53,7 @@ def open_delimited(path: Path, how: Reading) -> Scan:
             return Scan(where=where, names=names, take=table.take, seen=table.first, decoded=True)
         names = [name.strip() for name in table.first()]
         if not any(names):
-            do = "remove it: the first line says how many columns there are"
+            do = "remove it: the first line says how many columns there are (comment = '#' leaves out lines that begin so)"
             raise InputError("the file begins with an empty line", where=where, do=do)
     table.width = len(names)
     return Scan(where=where, names=names, take=table.take, decoded=True)
@@ -61,13 +65,50 @@ class _Table:
         self._separator = how.separator_of(path)
         # A separator of several characters is one that no quoting writer knows.
         self._quote = how.quote if len(self._separator.encode()) == 1 else ""
+        self._skip = 0
+        """Lines before the header."""
         self.width = how.fields
 
     def first(self) -> list[str]:
         """The cells of the first row."""
-        with self._path.open("rb") as file:
-            lines = lines_of(file.read(_LONGEST_HEADER), self._encoding)
-        return header_of(lines, self._separator, self._quote)
+        lines = self._lines(self._head)
+        if self._how.header:
+            # Such a line is the export's and no user's; one that holds the separator may be a header.
+            while len(lines) > 1 and lines[0].startswith(REMARK) and self._separator not in lines[0]:
+                del lines[0]
+                self._skip += 1
+        return header_of(unescaped(lines, self._quote, self._how.escape), self._separator, self._quote)
+
+    @cached_property
+    def _head(self) -> bytes:
+        head = bytes_of(self._path, _LONGEST_HEADER)
+        return _with_line_feeds(head) if self._returns else head
+
+    @cached_property
+    def _returns(self) -> bool:
+        """Whether lines end in a carriage return alone: as the header says, which no user wrote."""
+        head = bytes_of(self._path, _LONGEST_HEADER)
+        if not self._how.header or not by_line(self._encoding):
+            return False
+        at = head.find(b"\r")
+        return at >= 0 and head[at + 1 : at + 2] != b"\n" and b"\n" not in head[:at] and not head[:at].count(b'"') % 2
+
+    @cached_property
+    def _data(self) -> bytes:
+        """All bytes of the file as they are read: decompressed, lines ending in a line feed."""
+        data = bytes_of(self._path)
+        return _with_line_feeds(data) if self._returns else data
+
+    @cached_property
+    def _as_it_is(self) -> bool:
+        """Whether the file can be scanned in its place."""
+        return not is_compressed(self._path) and not self._returns
+
+    def _lines(self, data: bytes) -> list[str]:
+        lines = lines_of(data, self._encoding)
+        if self._how.comment is not None:
+            lines = [line for line in lines if not line.startswith(self._how.comment)]
+        return lines
 
     def take(self, keys: Sequence[Key]) -> Iterator[Portion]:
         positions = [int(key) for key in keys]
@@ -87,9 +128,12 @@ class _Table:
         """The cells of these positions, `overflow`: the first cell too many, and `flaw`: why a row is broken; in order."""
         names = {position: str(position) for position in positions} | {width: _OVERFLOW}
         single = len(self._separator.encode()) == 1
-        if single and self._encoding == "utf-8" and not _holds(self._path, self._quote):
-            return _scanned(self._path, self._separator, None, width, names, skip=int(self._how.header))
-        lines = lines_of(self._path.read_bytes(), self._encoding)
+        skip = self._skip + int(self._how.header)
+        plain = single and self._encoding == "utf-8" and self._how.comment is None and not self._how.escape
+        if plain and not self._quoted():
+            source = self._path if self._as_it_is else self._data
+            return _scanned(source, self._separator, None, width, names, skip=skip)
+        lines = self._lines(self._data)[self._skip :]
         if single:
             return self._recorded(lines, width, names)
         lines = lines[int(self._how.header) : len(lines) - (lines[-1] == "")]
@@ -97,8 +141,21 @@ class _Table:
         columns = [cells.list.get(place, null_on_oob=True).alias(name) for place, name in names.items()]
         return pl.DataFrame([_full(column) for column in columns]).with_columns(pl.lit(None, pl.String).alias("flaw"))
 
+    def _quoted(self) -> bool:
+        """Whether a quotation mark is somewhere."""
+        if not self._quote:
+            return False
+        return _holds(self._path, self._quote) if self._as_it_is else self._quote.encode() in self._data
+
     def _recorded(self, lines: list[str], width: int, names: dict[int, str]) -> pl.DataFrame:
-        found = records(lines, self._separator, self._quote, header=self._how.header, line_breaks=bool(self._how.line_breaks))
+        found = records(
+            lines,
+            self._separator,
+            self._quote,
+            header=self._how.header,
+            line_breaks=bool(self._how.line_breaks),
+            escape=self._how.escape,
+        )
         # Every one of these lines is a well-formed row by itself, so none reaches into the next.
         text = "\n".join(found.plain).encode("utf-8", "replace")
         plain = _scanned(text, self._separator, self._quote or None, width, names, skip=0)
@@ -146,9 +203,11 @@ def _plainly(source: Path | bytes, skip: int) -> tuple[Path | bytes, int]:
     return (b"\n" + source, skip + 1) if source.startswith(_COMPRESSED) else (source, skip)
 
 
+def _with_line_feeds(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 def _holds(path: Path, quote: str) -> bool:
-    if not quote:
-        return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(quote.encode()) >= 0
 

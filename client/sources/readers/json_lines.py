@@ -1,7 +1,7 @@
 """JSON lines: one object per line, each line read by itself.
 
 The keys of one line say nothing of another. So a key is a column because the platform file names it, a line without it has no
-value there, and what is no JSON object is counted.
+value there, and what is no JSON object is counted. A file `.json` may be one array of objects in their place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from client.config.table_location import Reading
+from client.config.table_location import Reading, suffix_of
+from client.sources.readers.file_bytes import bytes_of
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import lines_of
 
@@ -45,14 +46,21 @@ def open_json_lines(path: Path, how: Reading) -> Scan:
     return Scan(where=str(path), names=None, take=take, seen=seen, keyed=True, decoded=True)
 
 
-def _objects(path: Path, how: Reading) -> list[str]:
+def _objects(path: Path, how: Reading) -> Sequence[Any]:
     # Not splitlines(): JSON texts may hold other characters that end a line.
-    return [line for line in lines_of(path.read_bytes(), how.encoding) if line.strip()]
+    lines = [line for line in lines_of(bytes_of(path), how.encoding) if line.strip()]
+    if suffix_of(path) == ".json" and lines and lines[0].lstrip().startswith("["):
+        try:
+            rows = json.loads("\n".join(lines))
+        except (ValueError, RecursionError):
+            return lines
+        return rows if isinstance(rows, list) else lines
+    return lines
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _object(line: Any) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line) if isinstance(line, str) else line
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -244,7 +244,7 @@ class TestSamples:
             (b"user,item\na,b\n", {}),
             (b"user;item\na;b\n", {"separator": ";"}),
             (b"user::item\na::b\n", {"separator": "::"}),
-            ("user,item\nü,b\n".encode("latin-1"), {"encoding": "latin-1"}),
+            ("user,item\nü,b\n".encode("latin-1"), {"encoding": "cp1252"}),
         ],
     )
     def test_separator_and_encoding_are_found(self, tmp_path: Path, content: bytes, keys: dict[str, str]) -> None:

@@ -1,0 +1,160 @@
+"""Exports as programs write them: compressed, in parts, with odd line ends, remarks and marks."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import tomli_w
+import zstandard
+
+from client.config.platform_file import load
+from client.setup.schema_inference import guess
+from client.setup.table_preview import sample_file
+from client.sources.platform_tables import read_tables
+from client.sources.tables import Tables
+from shared.base.errors import InputError
+
+LOG = "user,item\n1,a\n2,b\n1,b\n"
+EXPECTED = {"1": ["a", "b"], "2": ["b"]}
+
+
+def read(folder: Path, **source: Any) -> Tables:
+    values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "sources": {"log": {"kind": "interactions", **source}}}
+    (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+    return read_tables(load(folder / "p.toml"))
+
+
+def rows_of(tables: Tables) -> dict[str, list[str]]:
+    log = tables.interactions
+    return {
+        user: sorted(tables.item_ids[item] for item in log.item[log.offsets[at] : log.offsets[at + 1]])
+        for at, user in enumerate(tables.user_ids)
+    }
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_compressed_files_are_read(compressor: str, quoted: bool, tmp_path: Path) -> None:
+    text = LOG.replace("a", '"a"') if quoted else LOG
+    lines = "".join(json.dumps({"user": user, "item": item}) + "\n" for user, items in EXPECTED.items() for item in items)
+    pl.DataFrame({"user": [1, 2, 1], "item": ["a", "b", "b"]}).write_parquet(tmp_path / "log.parquet")
+    contents = {"csv": text.encode(), "jsonl": lines.encode(), "parquet": (tmp_path / "log.parquet").read_bytes()}
+    for suffix, content in contents.items():
+        name = f"log.{suffix}.{compressor}"
+        (tmp_path / name).write_bytes(COMPRESSORS[compressor](content))
+        assert rows_of(read(tmp_path, path=name)) == EXPECTED
+        assert sample_file(tmp_path / name).name == "log"
+        (tmp_path / name).write_bytes(COMPRESSORS[compressor](content)[:-9])
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path, path=name)
+
+
+def test_json_lines_may_be_named_json(tmp_path: Path) -> None:
+    rows = [{"user": 1, "item": "a"}, {"user": 2, "item": "b"}, {"user": 1, "item": "b"}]
+    for text in ("\n".join(map(json.dumps, rows)), json.dumps(rows), json.dumps(rows, indent=2)):
+        (tmp_path / "log.json").write_text(text, encoding="utf-8")
+        assert rows_of(read(tmp_path, path="log.json")) == EXPECTED
+
+
+@pytest.mark.parametrize("path", ["parts", "parts/part-*.csv", "parts/**/*.csv", ["parts/part-0.csv", "parts/sub"]])
+def test_a_folder_and_a_pattern_are_their_parts(path: Any, tmp_path: Path) -> None:
+    (tmp_path / "parts" / "sub").mkdir(parents=True)
+    files = {"part-0.csv": "user,item\n1,a\n", "part-1.csv": "", "_SUCCESS": "", ".part-0.csv.crc": "crc", "README": "no rows"}
+    second = "parts/part-2.csv" if path == "parts/part-*.csv" else "parts/sub/part-2.csv"
+    for name, text in files.items():
+        (tmp_path / "parts" / name).write_text(text, encoding="utf-8")
+    (tmp_path / second).write_text("item,user\nb,2\nb,1.0\n", encoding="utf-8")  # columns are found by name
+    tables = read(tmp_path, path=path)
+    assert rows_of(tables) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "path, found", [("none-*.csv", "no file matches"), ("empty", "every part file is empty"), ("no", "no file of rows")]
+)
+def test_parts_that_are_not_there_are_an_error_in_words(path: str, found: str, tmp_path: Path) -> None:
+    for folder, name in (("empty", "part-0.csv"), ("no", "_SUCCESS")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    with pytest.raises(InputError, match=found):
+        read(tmp_path, path=path)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_lines_that_end_in_a_carriage_return(quoted: bool, tmp_path: Path) -> None:
+    text = LOG.replace("\n", "\r").replace("a", '"a"' if quoted else "a")
+    (tmp_path / "log.csv").write_bytes(text.encode())
+    assert rows_of(read(tmp_path, path="log.csv")) == EXPECTED
+    assert list(sample_file(tmp_path / "log.csv").frame.columns) == ["user", "item"]
+    # A carriage return within a row says nothing of the line ends: the header does.
+    (tmp_path / "log.csv").write_bytes(b"user,item\n1,a\r2,b\n3,c\n")
+    assert "3" in rows_of(read(tmp_path, path="log.csv"))
+
+
+def test_remarks_before_the_header_and_between_rows(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("# exported 2024\n# by hand\n" + LOG, encoding="utf-8")
+    assert rows_of(read(tmp_path, path="log.csv")) == EXPECTED
+    (tmp_path / "log.csv").write_text("%% exported, 2024\n" + LOG.replace("2,b", "%% half\n2,b"), encoding="utf-8")
+    assert rows_of(read(tmp_path, path="log.csv", comment="%%")) == EXPECTED
+    # A first column may be called so.
+    (tmp_path / "log.csv").write_text(LOG.replace("user", "#user"), encoding="utf-8")
+    assert rows_of(read(tmp_path, path="log.csv", columns={"user": "#user"})) == EXPECTED
+
+
+def test_backslashes_before_quotation_marks(tmp_path: Path) -> None:
+    r"""Also where nothing declares them: `\"` in a row that is well formed in no other way."""
+    text = 'user;item\n"1";"The \\"Real; One\\""\n"2";"C:\\"\n"3";"a ""b"""\n'
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    expected = {"1": ['The "Real; One"'], "2": ["C:\\"], "3": ['a "b"']}
+    assert rows_of(read(tmp_path, path="log.csv", separator=";")) == expected
+    (tmp_path / "log.csv").write_text('user;item\n"1";"a \\"b\\""\n"2";"C:\\\\"\n', encoding="utf-8")
+    assert rows_of(read(tmp_path, path="log.csv", separator=";", escape="\\")) == {"1": ['a "b"'], "2": ["C:\\"]}
+    with pytest.raises(InputError, match="escape"):
+        read(tmp_path, path="log.csv", escape='"')
+
+
+TEXTS = {
+    "cp1252": "Ångström – “quoted” for 5 €, café à la carte, naïve, Übung\n" * 3,
+    "gb18030": "三体 刘慈欣 科幻小说 北京图书大厦, ASCII between 活着\n" * 3,
+    "": "Ångström, 三体\n",
+}
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_the_encoding_of_a_draft(encoding: str, tmp_path: Path) -> None:
+    text = "item_id;title\n" + "".join(f"{at};{line}\n" for at, line in enumerate(TEXTS[encoding].splitlines()))
+    (tmp_path / "books.csv").write_bytes(text.encode(encoding or "utf-8"))
+    sample = sample_file(tmp_path / "books.csv")
+    assert sample.keys.get("encoding", "") == encoding
+    assert sample.frame["title"][0] == TEXTS[encoding].splitlines()[0]
+
+
+def test_a_separator_within_quotes_is_none(tmp_path: Path) -> None:
+    rows = "".join(f'"{at}";"Tom, a; story{"; more" * (at % 2)}";"{at % 5}"\n' for at in range(9))
+    (tmp_path / "books.csv").write_text('"user_id";"item_id";"rating"\n' + rows, encoding="utf-8")
+    sample = sample_file(tmp_path / "books.csv")
+    assert sample.keys["separator"] == ";"
+    found = guess(sample)
+    assert found is not None and dict(found.columns) == {"user": "user_id", "item": "item_id", "value": "rating"}
+
+
+def test_an_error_of_a_draft_names_the_persons_own_file(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("\n\n", encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        sample_file(tmp_path / "log.csv")
+    assert raised.value.where == str(tmp_path / "log.csv")
