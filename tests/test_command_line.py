@@ -209,6 +209,74 @@ class TestRuns:
             assert word in shown.text
         assert sorted(str(file) for file in tmp_path.rglob("*")) == before
 
+    def test_check_says_what_was_made_alike_and_what_events_and_times_are(
+        self, call: Callable[..., Result], write_platform: Write
+    ) -> None:
+        keys = "[sources.more]\nkind = 'interactions'\npath = 'more.csv'\nevents = { buy = 1.0 }\n"
+        rows = "user,item,event,timestamp\n1.0,i1,BUY,5\n2.0,i2,look,6\n\\\\N,i3,buy,7\n".replace("\\\\", "\\")
+        path = write_platform(extra=keys, files={"more.csv": rows})
+        report = json.loads(call("check", path, "--json").out)
+        (more,) = (one for one in report["sources"] if one["source"] == "more")
+        assert more["changed"] == {
+            "user: whole numbers written with a decimal point": 2,
+            "user: read as missing (`missing` says which)": 1,
+        }
+        assert [(one["event"], one["rows"], one["weight"]) for one in more["events"]] == [("BUY", 1, 1.0), ("look", 1, None)]
+        assert more["times"] is None and report["sources"][0]["times"]["first"].startswith("2023-11")
+        shown = call("check", path)
+        for words in (
+            "whole numbers written",
+            "events of more: BUY 1 x 1; look 1 x no weight",
+            "times of events: used, 2023-11-14",
+        ):
+            assert words in shown.text, shown.text
+        for words in ("'look' (1 rows)", 'columns = { time = "timestamp" }'):
+            assert words in shown.text
+
+    def test_ids_are_shown_whole_and_without_pictures(
+        self, call: Callable[..., Result], write_platform: Write, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long = "catalogue-of-2024:book:" + "x" * 60
+        rows = "user,item,time\n" + "".join(
+            f"u{user},{item},5\n" for user in range(9) for item in (f"{long}1", f"{long}2", "urn:book:3")
+        )
+        path = write_platform()
+        (path.parent / "shop-events.csv").write_text(rows)
+        (path.parent / "shop-items.csv").write_text(
+            f"item,title\n{long}1,One :heart: [red]1[/red]\n{long}2,Two\nurn:book:3,Three\n"
+        )
+        found = call("recommend", "--platform", path, "--like", "urn:book:3", "--top", "2")
+        assert found.code == 0, found.text
+        columns = [line.split("│")[2].strip() for line in found.out.splitlines() if line.startswith("│")]
+        assert {f"{long}1", f"{long}2"} <= {"".join(columns[at : at + 3])[: len(long) + 1] for at in range(len(columns))}
+        assert "One :heart: [red]1[/red]" in found.text
+        assert "urn:book:3" in call("check", path).text + found.text
+
+    @pytest.mark.parametrize(
+        ("privacy", "words"),
+        [
+            ("epsilon = 8.0\ndelta = 0.03", "delta = 0.03 is not below 1/users = 0.025"),
+            ("epsilon = 21.0\ndelta = 1e-3", "epsilon = 21 is above 20"),
+        ],
+    )
+    def test_a_budget_that_promises_little_is_a_warning_everywhere(
+        self, call: Callable[..., Result], write_platform: Write, privacy: str, words: str, tmp_path: Path
+    ) -> None:
+        path = write_platform(privacy=privacy)
+        assert words in call("check", path).text
+        report = json.loads(call("check", path, "--json").out)
+        assert any(words in warning for warning in report["warnings"])
+        assert words in call("evaluate", path).err
+        out = tmp_path / "run"
+        assert words in call("simulate", path.parent, "--out", out).text
+        assert any(words in one for one in json.loads((out / "metrics.json").read_text())["warnings"]["shop"])
+
+    def test_check_fails_where_the_planned_run_would_be_refused(self, call: Callable[..., Result], write_platform: Write) -> None:
+        path = write_platform(extra="[federation]\npreferences = false\n")
+        found = call("check", path, "--json")
+        assert found.code == 4 and json.loads(found.out)["forecast"]["possible"] is False
+        assert "would be refused" in call("check", path).text
+
     def test_strategies(self, call: Callable[..., Result]) -> None:
         assert {card["name"] for card in json.loads(call("strategies", "--json").out)} >= {"fedavg", "ffa"}
         assert "trusts" in call("strategies").text
@@ -284,6 +352,7 @@ class TestBadInput:
 
     def test_a_catalogue_of_users_rows_is_warned_of(self, call: Callable[..., Result], write_platform: Write) -> None:
         path = write_platform()
+        path.write_text(path.read_text().replace("epsilon = 50.0", "epsilon = 20.0"))
         assert json.loads(call("check", path, "--json").out)["warnings"] == []
         path.write_text(path.read_text().split("[sources.items]")[0])
         (warning,) = json.loads(call("check", path, "--json").out)["warnings"]

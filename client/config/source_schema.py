@@ -15,6 +15,12 @@ class NumberRange(Frozen):
     """Declared public bounds of a number, and the words for its equally wide buckets.
 
     Bounds are declared and never taken from the data, so neither a word nor a coordinate tells of other rows.
+
+    Args:
+        min: The least number; below it a number is left out and counted, and its row stays.
+        max: The greatest number, likewise.
+        buckets: How many equally wide buckets there are; 5, or as many as there are words.
+        words: A word for each bucket, from the lowest; by default a scale such as `low`, `medium`, `high`.
     """
 
     min: Finite
@@ -32,7 +38,12 @@ class NumberRange(Frozen):
 
 
 class Flags(Frozen):
-    """Columns of 0 and 1 that stand side by side; each 1 is a category word."""
+    """Columns of 0 and 1 that stand side by side; each 1 is a category word.
+
+    Args:
+        first: The first of these columns.
+        names: The word of each, in their order.
+    """
 
     first: Column
     names: Annotated[tuple[str, ...], AsTuple] = Field(min_length=1)
@@ -42,6 +53,7 @@ class Source(Reading):
     """What every source has: a reading, the columns of its roles, and words for codes.
 
     Args:
+        kind: What the rows say; it decides which further keys there are.
         columns: Role -> column. A role that is not named is looked up by its own name in the header or schema; in JSON lines of
             users' rows, which have neither, a role that is not required is read only if it is named. Columns that `text`,
             `values` and `numbers` speak of may be given a name here too, and are then shown under it.
@@ -92,6 +104,15 @@ class InteractionsSource(Source):
     """Who met which item: at least `user` and `item`.
 
     Args:
+        events: Event -> weight: how much it says that the user likes the item, from 0 (known, and no more) on. Where an event is
+            not spelled so, capital and small letters do not matter. With this key the source needs a column `event`.
+        threshold: Value from which on the item counts as liked; below it, it is known and no more. Needs a column `value`.
+        time_format: How times are written: `unix`, `unix-ms`, `unix-us`, `unix-ns` (counted from 1970), `excel` (days since
+            1899-12-30), or a strptime format (`%d/%m/%Y %H:%M`; with `%z` it has a zone, else it is UTC). Without it each time is
+            read by itself: numbers of 8, 12 or 14 digits that begin as a date does are one (20191001), other numbers count from
+            1970 in seconds, milliseconds, microseconds or nanoseconds by their size, and texts are ISO 8601 (`2018-07-07T22:09Z`,
+            `2018-07-07 22:09:11 UTC`) or of a form that can mean one thing alone (`07.07.2018`, `Jul 7, 2018`).
+        weight: `log` makes an interaction's weight grow with the logarithm of its value, as for counts of plays.
         explode: Whether a row whose item is a list is a row for each of its entries: a list of the file's own type, or a text
             such as `101, 103` or `N1 N2`. Without it a list is refused, since it is no id.
     """
@@ -107,6 +128,13 @@ class InteractionsSource(Source):
 
 
 class _Described(Source):
+    """A source whose rows describe somebody or something.
+
+    Args:
+        text: Further columns that enter the text, each behind its name.
+        numbers: Column -> its declared bounds; it enters the text as a word, and the model as a coordinate.
+    """
+
     text: Annotated[tuple[Column, ...], AsTuple] = ()
     numbers: dict[str, NumberRange] = Field(default_factory=dict)
 
@@ -121,6 +149,7 @@ class ItemsSource(_Described):
         keys: What the column of role `key` holds: items' public keys, by which platforms find out what they have in common
             (`client/sources/item_keys.py`). Without that column no item has a key, and a platform has items in common only
             with those whose whole catalogue is the same.
+        flags: Columns of 0 and 1, each of which is a category.
     """
 
     roles = ("item", "title", "description", "category", "price", "key")
@@ -156,7 +185,11 @@ def catalogue_of(value: object, info: ValidationInfo) -> CatalogueFile | Literal
 
 
 class ProfilesSource(_Described):
-    """What the platform knows of its users."""
+    """What the platform knows of its users.
+
+    Args:
+        values: Column -> code -> word, for codes that are no words: shown without the column's name.
+    """
 
     roles = ("user",)
 
@@ -180,6 +213,7 @@ class ReviewsSource(Source):
     Args:
         public: Whether anybody may read them, as on a page of reviews. Then they enter items' texts unchanged and without noise,
             so the privacy guarantee does not cover them: anybody can read one user's review, and the model is trained on it.
+        time_format: How times are written, as for `interactions`.
     """
 
     roles = ("user", "item", "text", "stars", "time")
@@ -207,7 +241,13 @@ class SocialSource(Source):
 
 
 class KnowledgeSource(Source):
-    """Triples about items; `links` says which entity an item is, `names` how an entity is called."""
+    """Triples about items: head, relation, tail.
+
+    Args:
+        links: A table that says which entity an item is, with the columns `item` and `entity`; without it items are entities.
+        names: A table that says how an entity is called, with the columns `entity` and `name`.
+        neighbours: Phrases of an item's text, at most.
+    """
 
     roles = ("head", "relation", "tail")
 
@@ -256,7 +296,27 @@ class VectorsSource(Source):
 
 
 AnySource = InteractionsSource | ItemsSource | ProfilesSource | ReviewsSource | SocialSource | KnowledgeSource | VectorsSource
-_KINDS: dict[str, type[AnySource]] = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(AnySource)}
+ROLE_WORDS = {
+    "user": "the user's id",
+    "item": "the item's id",
+    "event": "what happened, for `events`",
+    "value": "a rating or a count, for `threshold` and `weight`",
+    "time": "when it was, for `time_format`",
+    "title": "the item's short public name",
+    "description": "what it is, in sentences",
+    "category": "what kind of thing it is; a list, or parts between bars",
+    "price": "what it costs",
+    "key": "its public key, for `keys`",
+    "text": "what the user wrote",
+    "stars": "how the user rated the item",
+    "friend": "the id of a user whom the user names",
+    "head": "the entity that is spoken of",
+    "relation": "what is said of it",
+    "tail": "the entity or the text that it is so related to",
+    "vector": "a column of lists, or a list of columns of numbers",
+}
+"""What the column of each role holds."""
+KINDS: dict[str, type[AnySource]] = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(AnySource)}
 
 
 def source_of(value: object, info: ValidationInfo) -> AnySource:
@@ -264,7 +324,7 @@ def source_of(value: object, info: ValidationInfo) -> AnySource:
     if isinstance(value, AnySource):
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
-    model = _KINDS.get(kind) if isinstance(kind, str) else None
+    model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise ValueError(f"kind is {kind!r}; expected one of: {', '.join(_KINDS)}")
+        raise ValueError(f"kind is {kind!r}; expected one of: {', '.join(KINDS)}")
     return model.model_validate(value, context=info.context)

@@ -126,7 +126,15 @@ class Reading(Frozen):
         path: Files of one schema, read one after the other: a file, a folder of part files (names that begin with `_` or `.` are
             passed over), a pattern (`exports/part-*.csv`), or a list of these. A file may be compressed (`.gz`, `.zst`, `.bz2`,
             `.xz`). Part files of a folder or a pattern may be empty.
-        url: SQLAlchemy URL, with either `table` or `query`; may hold a password, so it is not shown.
+        url: SQLAlchemy URL, with either `table` or `query`; may hold a password, so it is not shown. In this and in paths
+            `${NAME}` is an environment variable.
+        table: A table of the database, with its schema before it where it has one (`crm.orders`).
+        query: A query in its place.
+        format: What the files hold; by default as their suffixes say (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`, `.npy`), and
+            delimited text for any other.
+        separator: What stands between the cells of delimited text; by default a tab in `.tsv` files, else a comma.
+        encoding: Of delimited text and JSON lines. Users' rows need one in which a line end is a byte of its own, as UTF-8 is.
+        header: Whether the first line of delimited text names the columns; without it columns are positions from 1 on.
         quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.
         escape: The character that takes the meaning of the one behind it, in most such exports a backslash; by default none. A
             row that can be read only with a backslash before its quotation marks is read so in any case.
@@ -194,13 +202,22 @@ def suffix_of(path: Path) -> str:
 
 
 class Lookup(Reading):
-    """A table that says the word for a code: rows of `key`, `value`."""
+    """A table that says the word for a code: rows of `key`, `value`.
+
+    Args:
+        key: The column of the codes.
+        value: The column of the words.
+    """
 
     key: Column
     value: Column
 
 
 class Linked(Reading):
-    """A second table of a knowledge source; without `columns` its columns carry the roles' own names."""
+    """A second table of a knowledge source.
+
+    Args:
+        columns: Role -> column; without it the columns carry the roles' own names.
+    """
 
     columns: dict[str, Column] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
 from client.examples.split import Split, ragged, user_generator
-from client.model.prepared_platform import Progress, require_usable
+from client.model.prepared_platform import Progress
 from client.recommender.evidence import NOBODY
 from client.recommender.explanation import parts_of_item, reason_for, total_of
 from client.recommender.fused_model import fit_fused_model
@@ -24,7 +24,7 @@ from client.recommender.own_model import Tell, silent, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import UsableModel, open_model, untrained_text, use_model
 from client.sources.item_keys import spelled_keys
-from client.sources.platform_tables import read_tables
+from client.sources.platform_tables import read_tables, require_usable
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 

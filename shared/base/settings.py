@@ -73,7 +73,9 @@ class ModelSettings(_Frozen):
 class TrainingSettings(_Frozen):
     """One platform's local training in a round."""
 
-    objective: Literal["softmax", "click"] = "softmax"
+    objective: Literal["softmax", "click"] = Field(
+        "softmax", description="'softmax': the target among all items; 'click': each item by itself, against those of no interest"
+    )
     local_steps: int = Field(8, ge=1, le=100_000, description="private steps per round")
     sample_rate: Annotated[float, _between(0.0, 1.0)] = Field(
         0.0,
@@ -212,7 +214,7 @@ class Settings(_Frozen):
 
     rounds: int = Field(10, ge=0, le=10_000, description="rounds of the federation; 0 with strategy 'preferences'")
     strategy: str = Field("fedavg", description="see `fedfuse strategies`")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of what is drawn without secrecy: splits, views, where factors begin")
     simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
     evaluate_every: int = Field(
         0, ge=0, le=10_000, description="evaluate after every so many rounds; 0: only before the first and after the last"

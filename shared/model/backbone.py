@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -173,19 +173,19 @@ class PlainTokenizer:
     @property
     def cls_token_id(self) -> int:
         """The id that begins a sequence."""
-        return int(self._tokenizer.token_to_id("[CLS]"))
+        return int(self._tokenizer.token_to_id("[CLS]") or 0)
 
     @property
     def sep_token_id(self) -> int:
         """The id that ends a sequence."""
-        return int(self._tokenizer.token_to_id("[SEP]"))
+        return int(self._tokenizer.token_to_id("[SEP]") or 0)
 
     def __call__(self, texts: list[str], *, max_length: int, **_: object) -> dict[str, list[list[int]]]:
         """Ids of each text, at most `max_length`, without special tokens."""
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return {"input_ids": [one.ids[:max_length] for one in encoded]}
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool) -> str:
         """The text that ids spell."""
         return str(self._tokenizer.decode([int(one) for one in ids], skip_special_tokens=skip_special_tokens))
 

@@ -95,7 +95,7 @@ class World:
         ]
         table(folder / "events.csv", "user,item,value" + (",time" if self.times else ""), rows)
         text = (
-            f'name = "shop"\nusers = {self.declared}\n[privacy]\nepsilon = {self.epsilon}\ndelta = 1e-3\n'
+            f'name = "shop"\nusers = {self.declared}\n[privacy]\nepsilon = {self.epsilon}\ndelta = 1e-3\naccept_delta = true\n'
             f"[federation]\nbackbones = [{json.dumps(backbone)}]\nanswer_step = 3600\nminimum_noise_multiplier = 0.0\n"
             "maximum_sample_rate = 1.0\ncolluders = 0\n"
             '[sources.events]\nkind = "interactions"\npath = "events.csv"\nthreshold = 3\n'

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import UNDECLARED_CATALOGUE, PlatformFile, load
-from shared.base.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError, PrivacyError
 
 VALID: dict[str, Any] = {
     "name": "shop",
@@ -262,3 +262,14 @@ def test_the_real_platform_files_load_wherever_the_data_are(name: str, monkeypat
     file = load(path)
     assert file.name == name == tomllib.loads(path.read_text(encoding="utf-8"))["name"]
     assert (file.privacy.epsilon, file.privacy.delta) == (8.0, 1e-4)
+
+
+def test_a_delta_of_one_user_is_accepted_by_name_alone(tmp_path: Path) -> None:
+    few = load(written(tmp_path, changed("privacy", "delta", to=0.1)))  # of 10 users
+    with pytest.raises(PrivacyError, match="1/users"):
+        few.require_delta()
+    assert "accept_delta" in few.warnings[0]
+    load(written(tmp_path, changed("privacy", to={"epsilon": 8.0, "delta": 0.1, "accept_delta": True}))).require_delta()
+    off = load(written(tmp_path, changed("privacy", to={"epsilon": float("inf"), "delta": 0.1})))
+    off.require_delta()
+    assert off.privacy_warnings == ()
