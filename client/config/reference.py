@@ -167,8 +167,8 @@ def settings_reference() -> str:
         "# Settings of a run",
         "Every setting, with its default and the command line that sets it; in a TOML file (`--config`) the part before the "
         "point is a table. They are the coordinator's, or a simulation's, and every platform gets them; `fedfuse settings` "
-        "prints the same list. This page is made of the descriptions in the code (`python -m client.config.reference docs`) and a test "
-        "holds it equal to them.",
+        "prints the same list. This page is made of the descriptions in the code (`python -m client.config.reference docs`) "
+        "and a test holds it equal to them.",
     ]
     sections = {"": Settings, **{name: field.annotation for name, field in Settings.model_fields.items() if _is_model(field)}}
     for prefix, model in sections.items():

@@ -81,6 +81,19 @@ def as_times(column: pl.Series, time_format: str | None) -> pl.Series:
     >>> as_times(pl.Series(["1588687728923", "2020-05-05 14:08:48 UTC", "2020-05-05T16:08:48+02:00"]), None).to_list()
     [1588687728, 1588687728, 1588687728]
     """
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit != "ns":
+        if column.dtype.time_zone is not None:
+            column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return _possible(column.dt.epoch("s").cast(pl.Float64))
+    if time_format is None and column.dtype.is_integer():
+        numbers = column.cast(pl.Float64)
+        dated = pl.Series([False]).new_from_index(0, len(column))
+        for digits in _DIGITS:
+            dated |= ((numbers >= 19 * 10.0 ** (digits - 2)) & (numbers < 21 * 10.0 ** (digits - 2))).fill_null(False)
+        seconds = _possible(_since_1970(numbers))
+        if dated.any():
+            seconds = seconds.scatter(dated.arg_true(), as_times(column.filter(dated).cast(pl.String), None))
+        return seconds
     texts = canonical_text(column, "time").str.strip_chars()
     if time_format is None:
         seconds = _since_1970(as_numbers(texts))
@@ -98,6 +111,11 @@ def as_times(column: pl.Series, time_format: str | None) -> pl.Series:
     typed = texts.set(~texts.str.contains(_IS_TYPED).fill_null(False), None)
     if typed.count():
         seconds = seconds.zip_with(seconds.is_not_null(), _parsed(typed, _TYPED))
+    return _possible(seconds)
+
+
+def _possible(seconds: pl.Series) -> pl.Series:
+    """Whole seconds from 1970 to 2100; null where there are none."""
     possible = seconds.is_finite() & (seconds >= EARLIEST) & (seconds < LATEST)
     return seconds.set(~possible.fill_null(False), None).floor().cast(pl.Int64)
 

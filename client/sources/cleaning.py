@@ -39,7 +39,10 @@ class Cleaning:
 
     def keep(self, frame: pl.DataFrame, condition: pl.Expr, *, otherwise: str) -> pl.DataFrame:
         """The rows that meet a condition; the others, null included, are counted under `otherwise`."""
-        kept = frame.filter(condition.fill_null(False))
+        met = frame.select(condition.fill_null(False).alias("met"))["met"]
+        if met.all():
+            return frame  # as it is, and not a copy
+        kept = frame.filter(met)
         self.lose(otherwise, frame.height - kept.height)
         return kept
 

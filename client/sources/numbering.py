@@ -32,7 +32,11 @@ class Numbering:
         return self._ids.to_list()
 
     def numbers(self, ids: pl.Series) -> pl.Series:
-        """Int32 numbers of ids, null for those that are unknown."""
+        """Int32 numbers of ids, null for those that are unknown. Integers are looked up as their texts are, each once."""
+        if ids.dtype.is_integer():
+            known = pl.DataFrame({"id": ids.unique()})
+            known = known.with_columns(self.numbers(known["id"].cast(pl.String)).alias("number"))
+            return pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left", nulls_equal=True)["number"]
         return pl.DataFrame({"id": ids}).join(self._table, on="id", how="left", maintain_order="left")["number"]
 
     def texts(self, numbers: pl.Series, texts: pl.Series) -> list[str]:

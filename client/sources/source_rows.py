@@ -45,6 +45,8 @@ class Wanted:
         kind: How its cells are read.
         aliases: Other names of a column that is not required; where one is there in its place, a person is warned.
         single: Whether a text that looks like a list is no id.
+        exact: Whether a column that is of integers, or of times, by type in every part may stay so: its texts would say the same,
+            and take longer.
         explode: Whether a row is one for each entry of the list that its cell holds.
     """
 
@@ -56,10 +58,11 @@ class Wanted:
     kind: Kind = "text"
     aliases: Sequence[str] = ()
     single: bool = False
+    exact: bool = False
     explode: bool = False
 
     @staticmethod
-    def ids(source: Source, *roles: str, explode: bool = False) -> list[Wanted]:
+    def ids(source: Source, *roles: str, explode: bool = False, exact: bool = False) -> list[Wanted]:
         """The ids that make a row: of users, items or friends, of which the last is a list if it is to be exploded."""
         return [
             Wanted(
@@ -68,6 +71,7 @@ class Wanted:
                 key=True,
                 kind="id",
                 single=True,
+                exact=exact,
                 explode=explode and role == roles[-1],
             )
             for role in roles
@@ -166,11 +170,13 @@ def read_table(
     # What is not required is read if every file has it.
     common = [name for name in found[0] if all(name in keys for keys in found)]
     nothing = pl.DataFrame({**{name: empty(wants[name].kind) for name in common}, FLAW: empty("text")})
-    frame = pl.concat([nothing, *(part.select(*common, FLAW) for part in frames)])
+    parts = _alike([part.select(*common, FLAW) for part in frames], wants)
+    frame = pl.concat(parts) if parts else nothing
     if cleaning is not None:
         for reason, rows in frame[FLAW].drop_nulls().value_counts().sort(FLAW).iter_rows():
             cleaning.lose(reason, rows)
-    return Table(frame=frame.filter(pl.col(FLAW).is_null()).drop(FLAW), labels=labels)
+    whole = frame if frame[FLAW].null_count() == frame.height else frame.filter(pl.col(FLAW).is_null())
+    return Table(frame=whole.drop(FLAW), labels=labels)
 
 
 def place(how: Reading) -> str:
@@ -265,7 +271,9 @@ class _Cells:
             cells = portion.columns[self._keys[want.name]]
             if isinstance(cells, pl.Series) and cells.dtype != pl.String:
                 typed.add(want.name)
-            columns.append(canonical_text(cells, "ids" if want.explode else want.kind).alias(want.name))
+            exact = want.exact and not want.explode and isinstance(cells, pl.Series) and _exact(cells.dtype, want.kind)
+            column = cells if exact else canonical_text(cells, "ids" if want.explode else want.kind)
+            columns.append(column.alias(want.name))
         frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
         if decoded:
             frame = _decoded(_headerless(frame, self._header))
@@ -292,6 +300,24 @@ class _Cells:
     def _changed(self, column: str, how: str, cells: int) -> None:
         if self._cleaning is not None:
             self._cleaning.change(column, how, cells)
+
+
+def _exact(dtype: pl.DataType, kind: Kind) -> bool:
+    return dtype.is_integer() or (kind == "time" and isinstance(dtype, pl.Datetime))
+
+
+def _alike(parts: list[pl.DataFrame], wants: Mapping[str, Wanted]) -> list[pl.DataFrame]:
+    """The parts with every column of one type: texts, unless all are of one exact type."""
+    for name in parts[0].columns if parts else ():
+        if len({part.schema[name] for part in parts}) > 1:
+            # Texts are canonical already, and what is no id is marked in them.
+            parts = [
+                part
+                if part.schema[name] == pl.String
+                else part.with_columns(canonical_text(part[name], wants[name].kind).alias(name))
+                for part in parts
+            ]
+    return parts
 
 
 def _headerless(frame: pl.DataFrame, header: Mapping[str, str]) -> pl.DataFrame:

@@ -331,7 +331,12 @@ class TestSocial:
         )
         ties = tables.ties["friends"]
         assert (ties.offsets.tolist(), ties.friend.tolist(), ties.influence, ties.friends) == ([0, 2, 3], [1, -1, 0], 2, 5)
-        assert dropped(tables, "friends") == {"missing user": 1, "user as own friend": 1, "duplicate (user, friend)": 1}
+        assert dropped(tables, "friends") == {
+            "missing user": 1,
+            "user as own friend": 1,
+            "duplicate (user, friend)": 1,
+            "friend who is no user here: unusable (row keeps its place)": 1,
+        }
 
     def test_a_friend_without_interactions_keeps_the_place(self, tmp_path: Path) -> None:
         # In the fixed order of the pair: who leaves moves nobody up in another's list.
