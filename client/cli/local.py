@@ -75,6 +75,7 @@ def check(
         ],
         "examples": list(shown.users),
         "item_example": shown.item,
+        "texts_cut": {name: {"cut": cut, "of": of} for name, (cut, of) in shown.cut.items()},
         "forecast": forecast,
         "privacy_warnings": list(file.privacy_warnings),
         "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
@@ -340,6 +341,10 @@ def _show(report: dict[str, Any]) -> None:
         table.add_row(escape(source["source"]), source["kind"], f"{source['read']:,}", f"{source['kept']:,}", why, alike)
     console.print(table)
     _show_order(console, report["sources"])
+    cut = [f"{escape(name)} {one['cut']:,} of {one['of']:,}" for name, one in report["texts_cut"].items() if one["cut"]]
+    if cut:
+        more = "tokens in the source, or model.user_tokens and model.item_tokens of the run, give more room"
+        console.print(f"[bold]texts that are cut[/] (of the first that there are): {', '.join(cut)}; {more}")
     console.print(f"[bold]an item as text:[/] {escape(report['item_example'])}")
     for example in report["examples"]:
         console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")

@@ -47,7 +47,7 @@ def build_catalogue(tables: Tables, texts: Texts, model: ModelSettings, declared
     shares = [None, *((declared or {}).get(name, share) for name in list(tables.item_text)[1:])]
     sequences = []
     for parts in zip(*sections, strict=True):
-        pieces = [Piece(ids=ids, share=most) for ids, most in zip(parts, shares, strict=True)]
+        pieces = [Piece(ids=ids, share=most, parts=True) for ids, most in zip(parts, shares, strict=True)]
         sequences.append(texts.join(pieces, most=model.item_tokens))
     separator = texts.tokenise([";"], most=1)[0]
     titles = [np.concatenate([ids, separator]) for ids in texts.tokenise(tables.item_titles, most=_TITLE_TOKENS)]

@@ -14,11 +14,13 @@ from client.examples.friends import Friends
 from client.examples.item_texts import build_catalogue
 from client.examples.split import leave_one_out
 from client.examples.texts import Texts
-from client.examples.user_examples import Reader
+from client.examples.user_examples import Reader, profile_shares
 from client.sources.tables import Interactions, Notes, Tables, Ties
 from shared.base.settings import Settings
 from shared.model.backbone import shape_of, tokenizer_of
 
+LOOKED_AT = 1000
+"""Texts of a source that are counted as whole or cut."""
 SHOWN = 2
 """Users that are shown."""
 
@@ -32,12 +34,14 @@ class Preview:
         group_size: Training examples that one user may touch.
         item: An item's text.
         users: Of some users their id, text and held-out item.
+        cut: Source -> how many of the texts that were looked at are cut, of how many.
     """
 
     evaluated: int
     group_size: int
     item: str
     users: Sequence[Mapping[str, Any]]
+    cut: Mapping[str, tuple[int, int]]
 
 
 def preview(file: PlatformFile, settings: Settings, tables: Tables) -> Preview:
@@ -70,7 +74,28 @@ def preview(file: PlatformFile, settings: Settings, tables: Tables) -> Preview:
         group_size=1 + sum(ties.influence + ties.friends for ties in tables.ties.values() if ties.influence),
         item=texts.words(catalogue.sequences[0]),
         users=shown,
+        cut=_cut(tables, texts, settings, declared),
     )
+
+
+def _cut(tables: Tables, texts: Texts, settings: Settings, declared: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """How many texts of items and profiles are longer than what they may take, among the first `LOOKED_AT` that there are."""
+    model = settings.model
+    found: dict[str, tuple[int, int]] = {}
+    lengths: dict[str, list[int]] = {}
+    for name, profiles in tables.user_text.items():
+        lengths[name] = [len(ids) for ids in texts.tokenise(profiles[:LOOKED_AT], most=model.user_tokens)]
+    for at in range(min(LOOKED_AT, tables.users)):
+        needed = [(lengths[name][at], declared.get(name)) for name in lengths]
+        for name, (need, _), share in zip(lengths, needed, profile_shares(needed, most=model.user_tokens), strict=True):
+            cut, of = found.get(name, (0, 0))
+            found[name] = cut + (need > share), of + (need > 0)
+    # The first source of items takes what the others leave, the others their shares.
+    sections = list(tables.item_text.items())[:1]
+    for name, described in sections:
+        ids = texts.tokenise(described[:LOOKED_AT], most=model.item_tokens)
+        found[name] = sum(len(one) > model.item_tokens - 2 for one in ids), sum(len(one) > 0 for one in ids)
+    return found
 
 
 def _circle(tables: Tables, users: NDArray[np.int64]) -> tuple[Tables, list[int]]:

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one source says: its token ids and the most tokens it may take, None for all that is left."""
+    """What one source says: its token ids and the most tokens it may take, None for all that is left.
+
+    Args:
+        parts: Whether it is of parts ("occupation: writer. town: Porto"), which are kept whole where they are cut.
+    """
 
     ids: Ids
     share: int | None = None
+    parts: bool = False
 
 
 class Texts:
@@ -37,6 +42,7 @@ class Texts:
     def __init__(self, tokenizer: PreTrainedTokenizerFast | PlainTokenizer, *, longest: int) -> None:
         self._tokenizer, self._longest = tokenizer, longest
         self._begin, self._end = int(tokenizer.cls_token_id), int(tokenizer.sep_token_id)
+        self._stop, self._colon = (int(self.tokenise([mark], most=1)[0][0]) for mark in ".:")
 
     def tokenise(self, texts: Sequence[str], *, most: int) -> list[Ids]:
         """Token ids of each text without special tokens, at most `most` each, int32."""
@@ -63,13 +69,28 @@ class Texts:
         parts = [np.asarray([self._begin], np.int32)]
         for piece in pieces:
             allowed = max(0, room - reserved) if piece.share is None else min(piece.share, room)
-            taken = piece.ids[:allowed]
+            taken = self.cut(piece.ids, allowed) if piece.parts else piece.ids[:allowed]
             if piece.share is not None:
                 reserved -= min(len(piece.ids), piece.share)
             room -= len(taken)
             parts.append(taken)
         parts.append(np.asarray([self._end], np.int32))
         return np.concatenate(parts)
+
+    def cut(self, ids: Ids, most: int) -> Ids:
+        """The parts of a text that fit, each whole; of a long value its beginning, and never a key without its value.
+
+        The part in which the cut falls is left out, unless it has more than half of the room: then so much of it is kept as fits,
+        if that is more than its key.
+        """
+        if len(ids) <= most:
+            return ids
+        ends = np.flatnonzero(ids[:most] == self._stop) + 1
+        whole = int(ends[-1]) if len(ends) else 0
+        rest = ids[whole:most]
+        keys = np.flatnonzero(rest == self._colon)
+        value = len(rest) - (int(keys[-1]) + 1 if len(keys) else 0)
+        return ids[:most] if len(rest) > most // 2 and value > 0 else ids[:whole]
 
     def words(self, ids: Ids) -> str:
         """The sequence as a person reads it."""

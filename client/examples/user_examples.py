@@ -65,8 +65,8 @@ class Reader:
     A user's texts are tokenised when they are read, so that a reader costs nothing for users of whom nobody asks.
 
     The order of importance is profiles, history, notes, friends, and within a kind the platform file's. The history takes what
-    the others leave. A source takes at most its declared `tokens`, else its share of the budget: a profile source an eighth,
-    notes a quarter together, friends an eighth together.
+    the others leave. A source takes at most its declared `tokens`, else its share of the budget: profiles a third together,
+    divided by what each needs; notes a quarter together, friends an eighth together.
 
     Args:
         declared: Source name -> the most tokens that the platform file gives it.
@@ -90,7 +90,7 @@ class Reader:
             model.user_tokens,
         )
         most = model.user_tokens
-        self._profiles = [(section, declared.get(name, max(4, most // 8))) for name, section in tables.user_text.items()]
+        self._profiles = [(section, declared.get(name)) for name, section in tables.user_text.items()]
         self._notes = [
             (notes, declared.get(name, max(4, most // 4 // len(tables.notes)))) for name, notes in tables.notes.items()
         ]
@@ -110,7 +110,10 @@ class Reader:
         notes = [(_written(notes, distinct, self._texts), share) for notes, share in self._notes]
         found = []
         for user, at, context in zip(users.tolist(), which.tolist(), contexts, strict=True):
-            pieces = [Piece(ids=section[at], share=share) for section, share in profiles]
+            shares = profile_shares([(len(section[at]), share) for section, share in profiles], most=most)
+            pieces = [
+                Piece(ids=section[at], share=share, parts=True) for (section, _), share in zip(profiles, shares, strict=True)
+            ]
             pieces.append(Piece(ids=self._titles(context, most)))
             for written, share in notes:
                 pieces.append(Piece(ids=_on(written[at], context, share), share=share))
@@ -129,6 +132,28 @@ class Reader:
             parts.append(self._catalogue.titles[item])
             taken += len(parts[-1])
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+def profile_shares(needed: Sequence[tuple[int, int | None]], *, most: int) -> list[int]:
+    """The tokens that each profile source of one user may take.
+
+    Args:
+        needed: Per source, the tokens of its text, and the most that it is declared to take. What is not declared is shared: a
+            third of the budget together, of which a source that needs less leaves the rest to the others.
+        most: The budget of the whole sequence.
+
+    >>> profile_shares([(14, None)], most=64), profile_shares([(5, None), (40, None)], most=64)
+    ([14], [5, 16])
+    >>> profile_shares([(40, 9)], most=64)
+    [9]
+    """
+    shares = [need if declared is None else min(need, declared) for need, declared in needed]
+    free = sorted((need, at) for at, (need, declared) in enumerate(needed) if declared is None)
+    room = max(4, most // 3)
+    for left, (need, at) in zip(range(len(free), 0, -1), free, strict=True):
+        shares[at] = min(need, room // left)
+        room -= shares[at]
+    return shares
 
 
 def _written(notes: Notes, users: NDArray[np.int64], texts: Texts) -> list[list[tuple[int, Ids]]]:

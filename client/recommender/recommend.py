@@ -23,6 +23,7 @@ from client.recommender.histories import Histories
 from client.recommender.own_model import Tell, silent, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import UsableModel, open_model, untrained_text, use_model
+from client.sources.ids import spelled_id
 from client.sources.item_keys import spelled_keys
 from client.sources.platform_tables import read_tables, require_usable
 from client.sources.tables import Tables
@@ -110,7 +111,10 @@ def recommend_items(
     if opened is None:
         require_usable(tables, where=str(file.path))
     split = everything(tables)
-    person = _named(tables, split, user, say) if user is not None else _liking(tables, like)
+    if user is not None:
+        person = _named(tables, split, spelled_id(user, file.ids), say)
+    else:
+        person = _liking(tables, [spelled_id(one, file.ids) for one in like])
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
 
     def text() -> Floats | None:

@@ -51,6 +51,15 @@ def as_ids(column: pl.Series, rules: IdRules = USUAL_IDS) -> pl.Series:
     return ids.set(ids.str.starts_with(UNUSABLE).fill_null(False), None)
 
 
+def spelled_id(text: str, rules: IdRules) -> str:
+    """An id that a person types, as the tables have it; as it is typed where it is none.
+
+    >>> spelled_id(" 7.0", USUAL_IDS), spelled_id("Jose\u0301", USUAL_IDS)
+    ('7', 'José')
+    """
+    return as_ids(pl.Series([text], dtype=pl.String), rules)[0] or text
+
+
 def flagged_ids(
     column: pl.Series, rules: IdRules, *, single: bool = False, changed: Callable[[str, int], None] | None = None
 ) -> pl.Series:

@@ -16,8 +16,9 @@ from client.config.table_location import Column, Lookup, Reading
 from client.sources.cleaning import Cleaning
 from client.sources.ids import HIDDEN, as_ids, flagged_ids
 from client.sources.readers.cells import Kind, canonical_text, empty
+from client.sources.readers.csv_records import BROKEN
 from client.sources.readers.database import open_query, shown_url
-from client.sources.readers.delimited import open_delimited
+from client.sources.readers.delimited import RAGGED, open_delimited
 from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
@@ -29,6 +30,12 @@ HEADER = "the header again"
 MARKED = "read as missing (`missing` says which)"
 FLAW = "\0flaw"
 """Name of the column that says why a row is unusable as a whole; null where it is not."""
+_CURES = {
+    UNDECODED: 'encoding says what the file is written in, as in "cp1252" or "gb18030"',
+    RAGGED: "separator, quote or escape may be others; ragged = true cuts such rows",
+    BROKEN: "escape = '\\\\' where a backslash stands before marks, quote = '' where they are ordinary characters",
+}
+"""What to do about a flaw of many rows."""
 _REPLACEMENT = "\ufffd"
 
 
@@ -175,6 +182,8 @@ def read_table(
     if cleaning is not None:
         for reason, rows in frame[FLAW].drop_nulls().value_counts().sort(FLAW).iter_rows():
             cleaning.lose(reason, rows)
+            if reason in _CURES:
+                cleaning.warn(f"rows are left out ({reason}): {_CURES[reason]}")
     whole = frame if frame[FLAW].null_count() == frame.height else frame.filter(pl.col(FLAW).is_null())
     return Table(frame=whole.drop(FLAW), labels=labels)
 
@@ -271,9 +280,10 @@ class _Cells:
             cells = portion.columns[self._keys[want.name]]
             if isinstance(cells, pl.Series) and cells.dtype != pl.String:
                 typed.add(want.name)
-            exact = want.exact and not want.explode and isinstance(cells, pl.Series) and _exact(cells.dtype, want.kind)
-            column = cells if exact else canonical_text(cells, "ids" if want.explode else want.kind)
-            columns.append(column.alias(want.name))
+            if want.exact and not want.explode and isinstance(cells, pl.Series) and _exact(cells.dtype, want.kind):
+                columns.append(cells.alias(want.name))
+            else:
+                columns.append(canonical_text(cells, "ids" if want.explode else want.kind).alias(want.name))
         frame = pl.DataFrame([*columns, portion.flaws.alias(FLAW)])
         if decoded:
             frame = _decoded(_headerless(frame, self._header))

@@ -50,6 +50,8 @@ def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
             return _vectors(column)
         if kind == "ids":
             return _id_lists(column)
+        if (texts := _all_texts(column)) is not None:
+            return texts.str.strip_chars_start(UNUSABLE) if kind == "id" else texts
         text_of = _OF[kind]
         # Most cells are texts already.
         mark = UNUSABLE if kind == "id" else None
@@ -65,6 +67,16 @@ def canonical_text(column: pl.Series | Sequence[Any], kind: Kind) -> pl.Series:
     except (PolarsError, PanicException):
         texts = None
     return texts if texts is not None else _strings(each(_OF[kind], python_cells(column)))
+
+
+def _all_texts(cells: Sequence[Any]) -> pl.Series | None:
+    """The column at once where every cell is a text or missing, as most are; None where one is not."""
+    if not {type(cell) for cell in cells} <= {str, type(None)}:
+        return None
+    try:
+        return pl.Series(cells, dtype=pl.String)
+    except UnicodeError:
+        return None
 
 
 def each(convert: Callable[[Any], str | None], cells: Iterable[Any]) -> list[str | None]:

@@ -20,6 +20,8 @@ from client.sources.readers.text_encoding import lines_of
 
 BROKEN = "line that is no JSON object"
 _ROWS_AT_ONCE = 100_000
+_SPACE = " \t\n\r"
+_SCAN = json.JSONDecoder().scan_once
 
 
 def open_json_lines(path: Path, how: Reading) -> Scan:
@@ -59,8 +61,12 @@ def _objects(path: Path, how: Reading) -> Sequence[Any]:
 
 
 def _object(line: Any) -> dict[str, Any] | None:
+    if not isinstance(line, str):
+        return line if isinstance(line, dict) else None
+    text = line.strip(_SPACE)
     try:
-        row = json.loads(line) if isinstance(line, str) else line
-    except (ValueError, RecursionError):
+        # As `json.loads` does, without the half of its time that it spends around the scanner.
+        row, end = _SCAN(text, 0)
+    except (ValueError, RecursionError, StopIteration):
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and end == len(text) else None

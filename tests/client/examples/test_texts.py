@@ -89,3 +89,15 @@ def test_words_come_back(tiny_bert: str) -> None:
     assert texts.words(texts.join([Piece(ids=texts.tokenise(["jazz river"], most=9)[0])], most=9)) == "jazz river"
     assert texts.tokenise([], most=3) == []
     assert len(texts.tokenise(["a b c d e f"], most=3)[0]) == 3
+
+
+def test_parts_are_kept_whole_and_no_key_is_without_its_value(tiny_bert: str) -> None:
+    texts = Texts(load_backbone("minilm").tokenizer, longest=512)
+    (ids,) = texts.tokenise(["woman. age: in mid-life. occupation: writer. town: Porto"], most=512)
+    cuts = [texts.words(texts.cut(ids, most)) for most in range(len(ids) + 1)]
+    assert not [cut for cut in cuts if cut.endswith((":", "age", "occupation", "town"))]
+    assert cuts[-1] == "woman. age : in mid - life. occupation : writer. town : porto" and "woman." in cuts
+    assert all(len(texts.cut(ids, most)) <= most for most in range(len(ids) + 1))
+    # Of one long value its beginning is more than nothing.
+    (ids,) = texts.tokenise(["about: " + "very " * 40], most=512)
+    assert len(texts.cut(ids, 10)) == 10

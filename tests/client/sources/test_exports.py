@@ -158,3 +158,14 @@ def test_an_error_of_a_draft_names_the_persons_own_file(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         sample_file(tmp_path / "log.csv")
     assert raised.value.where == str(tmp_path / "log.csv")
+
+
+def test_rows_that_are_left_out_name_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes("user,item\n1,a\n2,ä\n".encode("latin-1") + b"3,b,c,d\n" + b'4,"open\n')
+    (report,) = read(tmp_path, path="log.csv").reports
+    assert sum(drop.rows for drop in report.dropped) == 3
+    assert {word for word in ("encoding", "separator", "escape") if any(word in text for text in report.warnings)} == {
+        "encoding",
+        "separator",
+        "escape",
+    }
