@@ -21,7 +21,7 @@ from client.sources.readers.text_encoding import lines_of
 BROKEN = "line that is no JSON object"
 _ROWS_AT_ONCE = 100_000
 _SPACE = " \t\n\r"
-_SCAN = json.JSONDecoder().scan_once
+_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # documented by its use in json.decoder
 
 
 def open_json_lines(path: Path, how: Reading) -> Scan:
