@@ -20,12 +20,54 @@ world = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Worlds: 
 def new(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     seed: Annotated[int, typer.Option(help="Seed of the generated people, items and tastes.")] = 0,
-    scale: Annotated[float, typer.Option(help="Factor of users and items: 1 is what `fedfuse simulate` runs.")] = 1.0,
+    scale: Annotated[
+        float | None, typer.Option(help="Factor of the four platforms' users and items; 1, the default, is what simulate runs.")
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(help="Users of each platform: writes a world for measuring instead, of any size.")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="With --users: items of each platform; default: users / 20, at least 1,000.")
+    ] = None,
+    events: Annotated[int | None, typer.Option(help="With --users: rows of each platform; default: 20 a user.")] = None,
+    platforms: Annotated[int | None, typer.Option(help="With --users: platforms of that size; default: 1.")] = None,
+    in_common: Annotated[
+        float | None, typer.Option(help="With --platforms: share of its range that each has in common with all; default: 0.5.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="With --users: events as CSV instead of Parquet.")] = False,
 ) -> None:
-    """Write the generated world (two shops, a video site, a news site) so that a person can read its files."""
-    from simulations.worlds.generated import write_world
+    """Write a generated world: four small platforms to be read by a person, or platforms of any size to be measured.
 
-    made = write_world(folder, seed=seed, scale=scale)
+    \b
+    fedfuse world new small                            two shops, a video site and a news site, with every kind of source
+    fedfuse world new large --users 1000000 --items 50000 --events 20000000
+                                                       one shop; a minute or two, a few hundred MB, memory that users do not fill
+    fedfuse world new trade --users 5000 --platforms 8 --in-common 0.3
+                                                       eight shops that have 30 % of their range in common
+
+    What it wrote is told in the folder's README.md; go on with `fedfuse check` or `fedfuse simulate`.
+    """
+    from simulations.worlds.generated import write_world
+    from simulations.worlds.large import LargeSizes, write_large_world
+
+    further = {"--items": items, "--events": events, "--platforms": platforms, "--in-common": in_common, "--csv": as_csv or None}
+    if users is None:
+        if given := [name for name, value in further.items() if value is not None]:
+            raise InputError(
+                f"{', '.join(given)} without --users", do="add --users, or leave it out: --scale sizes the small world"
+            )
+        made = write_world(folder, seed=seed, scale=1.0 if scale is None else scale)
+    elif scale is not None:
+        raise InputError("both --scale and --users", do="give one of them: --scale sizes the small world, --users the large one")
+    else:
+        sizes = LargeSizes(
+            users=users,
+            items=max(1000, users // 20) if items is None else items,
+            events=20 * users if events is None else events,
+            platforms=1 if platforms is None else platforms,
+            in_common=0.5 if in_common is None else in_common,
+        )
+        made = write_large_world(folder, sizes, seed=seed, kind="csv" if as_csv else "parquet")
     typer.echo(f"{len(made.platforms)} platforms in {folder}: start with {folder / 'README.md'}")
 
 

@@ -30,7 +30,7 @@ class Product:
 
 
 def gtin13(number: int, *, american: bool) -> str:
-    """The GTIN-13 of the product with that number, from 0 to 99,999.
+    """The GTIN-13 of the product with that number, from 0 to 99,999 in the American form and to 999,999,999 in the other.
 
     >>> gtin13(1, american=True), gtin13(7, american=False)
     ('0614141000012', '9520000000073')
