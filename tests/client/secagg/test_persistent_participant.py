@@ -69,7 +69,8 @@ class Federation:
     def deal(self, name: str, **over: Any) -> bytes:
         body = encode(self.coordinator.deal_for(self.names.index(name)))
         return self.part(name).deal(
-            body, **{"need": 1.0, "preference_need": 0.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over}
+            body,
+            **{"need": 1.0, "preference_need": 0.0, "taste_need": 0.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over},
         )
 
     def set_up(self) -> None:
@@ -230,8 +231,9 @@ def test_another_catalogue_or_number_of_users_is_another_platform(federation: Fe
         ({"need": math.nan}, PrivacyError),
         ({"batch": 5.1}, ProtocolError),
         ({"dimensions": {"ab": 1 << 29}}, ProtocolError),
+        ({"taste_need": 5.0}, PrivacyError),
     ],
-    ids=["too little noise", "a need that is none", "too small a batch", "a vector too long"],
+    ids=["too little noise", "a need that is none", "too small a batch", "a vector too long", "too little for a taste map"],
 )
 def test_an_agreement_that_does_not_suffice_is_not_dealt_for(
     federation: Federation, over: dict[str, Any], error: type[Exception]

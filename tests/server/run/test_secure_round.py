@@ -130,7 +130,9 @@ class Platform:
         if isinstance(request, Secure):
             batch = request.settings.training.sample_rate * self.users
             body = {
-                Phase.DEAL: lambda: part.deal(request.body, need=self.need, preference_need=0.0, batch=batch, dimensions={}),
+                Phase.DEAL: lambda: part.deal(
+                    request.body, need=self.need, preference_need=0.0, taste_need=0.0, batch=batch, dimensions={}
+                ),
                 Phase.CONFIRM: lambda: part.confirm(request.body),
                 Phase.UNMASK: lambda: part.unmask(request.body),
             }[request.phase]()
