@@ -71,6 +71,29 @@ def new(
     typer.echo(f"{len(made.platforms)} platforms in {folder}: start with {folder / 'README.md'}")
 
 
+@world.command("draft")
+def draft_command(
+    exports: Annotated[list[Path], typer.Argument(help="Files of one platform's tables, or folders of them.")],
+    into: Annotated[Path, typer.Option(help="Folder of the world's platform files.")] = Path("world"),
+    name: Annotated[str | None, typer.Option(help="Of the platform; by default the first export's.")] = None,
+) -> None:
+    """Draft a platform file from exported tables: kinds, columns, separators and dates are guessed, said, and yours to correct.
+
+    \b
+    fedfuse world draft orders.csv products.csv --name shop     writes world/shop.toml
+    fedfuse world draft video-exports/                          ... and world/video-exports.toml
+    fedfuse simulate world
+    """
+    from client.setup.guess_table import guessed_tables
+    from client.setup.world_draft import draft_platform
+
+    made = draft_platform(exports, into, name=name)
+    Console(emoji=False).print(guessed_tables(made.guesses, title=f"platform {made.name}: {made.users:,} users declared"))
+    typer.echo(f"1. correct {made.path}: every guess has a line there, with a remark where it may be wrong")
+    typer.echo(f"2. see what is read and what is left out: fedfuse check {made.path}")
+    typer.echo(f"3. draft the other platforms into {into} (--into), then: fedfuse simulate {into}")
+
+
 @world.command("deal")
 def deal_command(
     world: Annotated[Path, typer.Argument(help="Folder with one platform file per platform.")],

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from shared.base.errors import ExitCode
 
@@ -37,6 +35,7 @@ def init_client_command(
     delta: Annotated[float, typer.Option(help="Its delta.")] = 1e-5,
 ) -> None:
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
+    from client.setup.guess_table import guessed_tables
     from client.setup.provisioning import create_platform_folder
     from shared.protocol.invitation import read_invitation
 
@@ -44,18 +43,8 @@ def init_client_command(
     made = create_platform_folder(
         folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta
     )
-    console = Console(emoji=False)
-    shown = Table(title=f"platform {invited.platform} of federation {invited.federation}")
-    for name in ("table", "taken for", "columns"):
-        shown.add_column(name, overflow="fold")
-    for sample, guess in made.guesses:
-        columns = (
-            ", ".join(f"{role}: {column}" for role, column in guess.columns.items())
-            if guess
-            else ", ".join(sample.frame.columns[:8])
-        )
-        shown.add_row(escape(sample.name), guess.kind if guess else "[dim]left out[/]", escape(columns))
-    console.print(shown)
+    title = f"platform {invited.platform} of federation {invited.federation}"
+    Console(emoji=False).print(guessed_tables(made.guesses, title=title))
     typer.echo(f"invitation fingerprint {invited.fingerprint}: compare it with the coordinator's people")
     typer.echo(f"1. correct {folder / 'platform.toml'}, then: fedfuse check {folder}")
     typer.echo(f"2. send {folder / 'application.toml'} to the coordinator (no secret is in it)")

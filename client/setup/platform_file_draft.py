@@ -10,7 +10,6 @@ from pathlib import Path
 from client.setup.schema_inference import Guess, guess
 from client.setup.table_preview import Sample
 from shared.base.errors import InputError
-from shared.protocol.invitation import Invitation
 
 _HEAD = """\
 # The platform '{name}'. It was drafted from the columns of your tables: read every line, correct it, then run
@@ -22,12 +21,17 @@ _HEAD = """\
 
 name = "{name}"
 users = {users}                 # declared and public; noise is planned for it. It need not be exact, and should not be.
-state = "worker"             # ledger, caches and this platform's identity
-{catalogue}
+{state}{catalogue}
 [privacy]
 epsilon = {epsilon}                # what every user may lose, over all runs together
 delta = {delta}
+"""
 
+_STATE = """\
+state = "worker"             # ledger, caches and this platform's identity
+"""
+
+_FEDERATION = """
 [federation]                 # on what terms this platform takes part; the worker refuses whatever asks for more
 coordinator = "{coordinator}"
 peers = "peers.toml"         # identities of the other platforms, for the secure sum: fedfuse client trust {folder} FILE
@@ -58,9 +62,23 @@ _DECLARED = """
 
 
 def draft(
-    invitation: Invitation, samples: Iterable[Sample], *, folder: Path, users: int, epsilon: float, delta: float
+    name: str,
+    samples: Iterable[Sample],
+    *,
+    coordinator: str | None,
+    folder: Path,
+    check: Path,
+    users: int,
+    epsilon: float,
+    delta: float,
 ) -> tuple[str, list[tuple[Sample, Guess | None]]]:
     """The text of the platform file, and what was guessed of each table.
+
+    Args:
+        name: Of the platform.
+        coordinator: Address of the federation that it takes part in; None for a simulation.
+        folder: Where the file will stand.
+        check: What its person gives to `fedfuse check`.
 
     Raises:
         InputError: no table looks like interactions; there is nothing to train on.
@@ -77,14 +95,15 @@ def draft(
     catalogues = [sample.name for sample, made in found if made is not None and made.kind == "items"]
     text = _HEAD.format(
         catalogue=_DECLARED.format(tables=" and ".join(f"'{name}'" for name in catalogues)) if catalogues else _UNDECLARED,
-        name=invitation.platform,
-        folder=folder,
+        name=name,
+        folder=check,
         users=users,
+        state="" if coordinator is None else _STATE,
         epsilon=float(epsilon),
         delta=delta,
-        coordinator=invitation.coordinator,
-        third=round(epsilon / 3, 2),
     )
+    if coordinator is not None:
+        text += _FEDERATION.format(coordinator=coordinator, folder=folder, third=round(epsilon / 3, 2))
     names: set[str] = set()
     # Interactions first: they are what everything else is about.
     for sample, made in sorted(found, key=lambda pair: pair[1] is None or pair[1].kind != "interactions"):
@@ -93,11 +112,11 @@ def draft(
                 f"\n# Table '{sample.name}' ({', '.join(sample.frame.columns[:12])}) speaks of no user and no item: left out.\n"
             )
             continue
-        name = sample.name
-        while name in names:
-            name += "-2"
-        names.add(name)
-        text += _section(name, sample, made, folder)
+        called = sample.name
+        while called in names:
+            called += "-2"
+        names.add(called)
+        text += _section(called, sample, made, folder)
     return text, found
 
 

@@ -63,11 +63,20 @@ def create_platform_folder(
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputError("is not empty", where=str(folder), do="name a new folder")
-    samples = [sample_file(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
+    samples = samples_of(data)
     for url in urls:
         samples += sample_database(url, list(tables))
     # All is looked at before anything is made.
-    text, guesses = draft(invitation, samples, folder=folder, users=users, epsilon=epsilon, delta=delta)
+    text, guesses = draft(
+        invitation.platform,
+        samples,
+        coordinator=invitation.coordinator,
+        folder=folder,
+        check=folder,
+        users=users,
+        epsilon=epsilon,
+        delta=delta,
+    )
     made = Deployment(folder.absolute())
     for place in (made.folder, made.worker, made.node, made.socket.parent, made.log):
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,6 +139,15 @@ def _take(deployment: Deployment, invitation: Invitation) -> None:
     write_whole(deployment.trusted, json.dumps(trusted).encode())
     write_whole(deployment.model_key, models)
     write_whole(deployment.invitation, invitation.text().encode())
+
+
+def samples_of(data: Iterable[Path]) -> list[Sample]:
+    """The beginning of every table in some files and folders.
+
+    Raises:
+        InputError: one cannot be read, or a folder has none.
+    """
+    return [sample_file(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
 
 
 def _tables(data: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:

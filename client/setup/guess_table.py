@@ -1,0 +1,26 @@
+"""What each table was taken for, as a person sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.markup import escape
+from rich.table import Table
+
+from client.setup.schema_inference import Guess
+from client.setup.table_preview import Sample
+
+
+def guessed_tables(guesses: Iterable[tuple[Sample, Guess | None]], *, title: str) -> Table:
+    """A row per table: its name, the kind of source, and the role of each column that is read."""
+    shown = Table(title=escape(title))
+    for name in ("table", "taken for", "columns"):
+        shown.add_column(name, overflow="fold")
+    for sample, guess in guesses:
+        if guess is None:
+            shown.add_row(escape(sample.name), "[dim]left out[/]", escape(", ".join(sample.frame.columns[:8])))
+            continue
+        columns = [f"{role}: {column}" for role, column in guess.columns.items()]
+        columns += [f"text: {', '.join(guess.texts)}"] if guess.texts else []
+        shown.add_row(escape(sample.name), guess.kind, escape(", ".join(columns)))
+    return shown

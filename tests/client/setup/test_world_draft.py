@@ -1,0 +1,53 @@
+"""A platform file drafted from two exports: what it guesses is read at once, and what cannot be drafted is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.config.platform_file import load
+from client.setup.world_draft import draft_platform
+from client.sources.platform_tables import read_tables
+from shared.base.errors import InputError
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> list[Path]:
+    orders = ["customer;product;date"]
+    orders += [f"c{number % 12};p{number * 7 % 9};{1 + number % 28:02d}.{1 + number % 12:02d}.2023" for number in range(80)]
+    products = ["product;title;author", *(f"p{number};Buch {number};Autor {number % 3}" for number in range(9))]
+    for name, lines in (("Orders 2023", orders), ("products", products)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [tmp_path / "Orders 2023.csv", tmp_path / "products.csv"]
+
+
+def test_two_exports_are_a_platform(exports: list[Path], tmp_path: Path) -> None:
+    made = draft_platform(exports, tmp_path / "world")
+    assert made.path == tmp_path / "world" / "orders-2023.toml" and made.users == 20
+    file = load(made.path)
+    tables = read_tables(file)
+    assert file.users == 20 and tables.users == 12 and tables.items == 9
+    assert tables.interactions.time is not None
+    assert "author" in made.path.read_text()
+    assert [guess.kind for _, guess in made.guesses if guess] == ["interactions", "items"]
+
+
+def test_an_existing_platform_is_not_overwritten(exports: list[Path], tmp_path: Path) -> None:
+    draft_platform(exports, tmp_path / "world", name="shop")
+    before = (tmp_path / "world" / "shop.toml").read_bytes()
+    with pytest.raises(InputError, match="there already"):
+        draft_platform(exports, tmp_path / "world", name="shop")
+    assert (tmp_path / "world" / "shop.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["Shop", "a b", "", "../x"])
+def test_a_name_that_is_none(exports: list[Path], tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no name"):
+        draft_platform(exports, tmp_path / "world", name=name)
+
+
+def test_without_interactions_nothing_is_written(exports: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="interactions"):
+        draft_platform(exports[1:], tmp_path / "world")
+    assert not (tmp_path / "world").exists()
