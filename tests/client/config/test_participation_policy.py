@@ -220,6 +220,6 @@ def test_nor_for_a_taste_map() -> None:
 
     alone = {"strategy": "preferences", "model": {"backbone": "somebody/model"}}
     policy = ParticipationPolicy()
-    policy.require_settings(build(alone, where="test"))
+    policy.require_settings(build(alone, where="test"), users=40)
     with pytest.raises(PrivacyError, match="somebody/model"):
-        policy.require_settings(build({**alone, "preferences": {"items": 0, "map": 8}}, where="test"))
+        policy.require_settings(build({**alone, "preferences": {"items": 0, "map": 8}}, where="test"), users=40)

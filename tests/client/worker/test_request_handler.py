@@ -156,6 +156,15 @@ class TestARun:
         assert all((resumed.change[name] == straight.change[name]).all() for name in resumed.change)
         other.worker.close()
 
+    def test_a_run_that_trains_has_the_items_vectors_for_a_taste_map(
+        self, write_platform: Write, tiny_settings: Make, tmp_path: Path
+    ) -> None:
+        made = Bench(write_platform(), tiny_settings(preferences={"map": 4}), tmp_path / "m")
+        expect(Joined, made.join(), made)
+        vectors = made.worker._session.run.item_vectors()  # type: ignore[union-attr]
+        assert vectors.shape == (12, 32) and np.isfinite(vectors).all()
+        made.worker.close()
+
     def test_frozen_factors_do_not_move(self, bench: Bench) -> None:
         update = expect(Update, bench.train(1, factors=Factors.B), bench)
         for name, value in update.change.items():
