@@ -19,7 +19,7 @@ from client.recommender.own_evaluation import evaluate_platform
 from server.registry.pull import pull_model
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.taste_directions import item_directions
 from shared.preferences.taste_map import FILE, TasteMap, load_taste_map
 from simulations.run import Simulation, run_simulation

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from client.privacy import taste_release
 from client.run import run_context
 from shared.base.settings import Settings, flatten, unflatten
-from shared.ledger.format import read_ledger
+from shared.ledger.reading import read_ledger
 from shared.preferences.sum_kind import SumKind
 from shared.protocol.messages import Join, Prefer, Preferred, Request, Summed
 from shared.protocol.question import question_of, sum_number
