@@ -139,6 +139,10 @@ class TestRuns:
         held = [["--head", shown["head"]], ["--receipts", out / "receipts.jsonl"], ["--model", tmp_path / "model"]]
         for option in held:
             assert call("audit", ledger, *option).code == 0, option
+        more = call("audit", ledger, "--head", shown["head"], "--curve", "--plan", "--group", "2", "--json")
+        assert more.code == 0 and set(json.loads(more.out)["what_if"]["plans"]) == {"shop"}
+        assert call("audit", ledger, "--head", shown["head"], "--plan", "--person", "shop").code == 0
+        assert call("audit", ledger, "--head", shown["head"], "--run", "nobody").code == 2
         cut = tmp_path / "cut.jsonl"
         assert call("ledger", "export", ledger, "--out", cut).code == 0
         cut.write_bytes(b"".join(cut.read_bytes().splitlines(keepends=True)[:-2]))

@@ -44,8 +44,10 @@ audit = typer.Typer(
 )
 ledger = typer.Typer(no_args_is_help=True, help="Show, verify or export one platform's ledger.")
 
-Trust = Annotated[
-    list[Path] | None, typer.Option(help="The coordinator's public key, of receipts or of models; may be repeated.")
+Trust = Annotated[list[Path] | None, typer.Option(help="Public key of who may have signed the model; may be repeated.")]
+Coordinator = Annotated[
+    list[Path] | None,
+    typer.Option(help="Public key of whose receipts count, as `coordinator` in an invitation; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
@@ -63,6 +65,7 @@ def audit_command(
     ] = None,
     model: Annotated[list[Path] | None, typer.Option(help="Folder of a model that was pulled; may be repeated.")] = None,
     trust: Trust = None,
+    coordinator: Coordinator = None,
     curve: Annotated[bool, typer.Option("--curve", help="Also epsilon at every delta.")] = False,
     person: Annotated[str, typer.Option(help="Platforms that one person is on, NAME,NAME,...; default: all that are here.")] = "",
     run: Annotated[list[str] | None, typer.Option(help="A run that counts for the person; default: all.")] = None,
@@ -83,7 +86,7 @@ def audit_command(
     from shared.ledger.what_if_report import what_if_report
 
     try:
-        ledgers, evidence = _gathered(paths, head or (), receipts or (), model or (), trust or ())
+        ledgers, evidence = _gathered(paths, head or (), receipts or (), model or (), trust or (), coordinator or ())
         report = audit_ledgers(ledgers, name=", ".join(str(path) for path in paths), evidence=evidence)
         asked = bool(curve or person or run or group != 1 or plan)
         extra = what_if_report(ledgers, person=person, runs=run or (), people=group, plan=plan) if asked else None
@@ -191,7 +194,12 @@ def ledger_export_command(
 
 
 def _gathered(
-    paths: Iterable[Path], heads: Iterable[str], receipts: Iterable[Path], models: Iterable[Path], trust: Iterable[Path]
+    paths: Iterable[Path],
+    heads: Iterable[str],
+    receipts: Iterable[Path],
+    models: Iterable[Path],
+    trust: Iterable[Path],
+    coordinators: Iterable[Path],
 ) -> tuple[list[Path], LedgerEvidence]:
     from server.registry.model_evidence import model_evidence
     from server.registry.signing import load_trusted
@@ -199,7 +207,7 @@ def _gathered(
     from shared.ledger.receipts import RECEIPTS
 
     keys = [load_trusted(path) for path in trust]
-    raw = [key.raw for key in keys]
+    raw = [load_trusted(path).raw for path in coordinators]
     ledgers: list[Path] = []
     evidence = LedgerEvidence()
     for path in paths:

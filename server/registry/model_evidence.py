@@ -69,7 +69,7 @@ def _claims(facts: Facts) -> Iterable[MechanismClaim]:
             run=facts.run,
             rounds=one.rounds,
             steps=settings.round_steps,
-            sample_rate=settings.training.sample_rate,
+            sample_rate=settings.training.rate(one.users),
             noise_multiplier=None if settings.distributed else one.noise_multiplier,
         )
 

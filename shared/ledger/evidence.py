@@ -138,7 +138,7 @@ def receipts_evidence(path: Path, *, trusted: Iterable[bytes] = (), complete: bo
     if unsigned:
         notes.append(f"{path.name}: {unsigned} receipts are signed by no coordinator, as in a simulation")
     if seen and not keys:
-        notes.append(f"{path.name}: signed by {', '.join(sorted(seen))}; name the coordinator's key with --trust to check that")
+        notes.append(f"{path.name}: signed by {', '.join(sorted(seen))}; name that key with --coordinator to check it")
     if foreign:
         notes.append(f"{path.name}: {foreign} receipts of coordinators that are not trusted were left out")
     if forged:

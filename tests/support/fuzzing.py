@@ -261,7 +261,7 @@ def ledgers(folder: Path) -> Iterator[Target]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from client.privacy.ledger_writer import LedgerWriter
-    from shared.ledger.audit import audit_run
+    from shared.ledger.audit import UNSEEN, audit_run
     from shared.ledger.reading import parse_ledger
     from shared.ledger.receipts import LedgerReceipt, sign_head
     from shared.privacy.accountants import DP_ACCOUNTING
@@ -283,7 +283,8 @@ def ledgers(folder: Path) -> Iterator[Target]:
 
     def whole() -> None:
         report = audit_run(folder)
-        if not report.ok:
+        # Nobody outside bears it out: that alone is no fault of the file's.
+        if not report.ok or any(one.unknown != (UNSEEN,) for one in report.platforms):
             raise FedfuseError("the audit found something", where="; ".join(report.problems)[:2000])
         report.to_json()
 

@@ -305,7 +305,7 @@ class TestReceipts:
     def test_without_a_trusted_key_the_audit_says_whose_they_are(self, platform: Platform) -> None:
         report = audited(platform, trusted=[])
         assert report.verdict is AuditVerdict.SOUND
-        assert b64encode(TRUSTED[0]).decode() in report.notes[0] and "--trust" in report.notes[0]
+        assert b64encode(TRUSTED[0]).decode() in report.notes[0] and "--coordinator" in report.notes[0]
 
     def test_of_other_platforms_say_nothing(self, platform: Platform) -> None:
         other = replace(platform.receipts[-1], platform="music", signature="", coordinator="").signed(COORDINATOR)
