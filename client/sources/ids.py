@@ -27,8 +27,8 @@ _JOINED_ASCII = r"([\x21-\x7E])[\u200C\u200D]+"
 _OTHER_SPACES = r"[\u{A0}\u{1680}\u{2000}-\u{200A}\u{202F}\u{205F}\u{3000}]"
 _DECIMAL = r"^(-?\d+)\.0*$"
 _SCIENTIFIC = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
-_LARGEST = 15
-"""Digits up to which every integer is exact as a float64, and is not written in scientific notation by common programs."""
+_EXACT = str(2**53)
+"""Below it every integer is exact as a float64."""
 _DIGITS = 10
 """Exponent up to which scientific notation keeps all digits: spreadsheets write 12 digits and more as 1.79E+11."""
 _TOKEN = r"[\"']?[\w-]*\d[\w-]*[\"']?"  # noqa: S105 - no password
@@ -124,6 +124,8 @@ def _whole(ids: pl.Series) -> pl.Series:
 
 def _lossy(ids: pl.Series) -> pl.Series:
     """Which texts a floating-point number wrote that does not hold all digits: 1.79E+18, 1790000000000000001.0."""
-    decimal = ids.str.extract(r"^-?(\d+)\.0*$").str.strip_chars_start("0").str.len_chars() > _LARGEST
+    digits = ids.str.extract(r"^-?(\d+)\.0*$").str.strip_chars_start("0")
+    length = digits.str.len_chars()
+    decimal = (length > len(_EXACT)) | ((length == len(_EXACT)) & (digits >= _EXACT))
     exponent = ids.set(~ids.str.contains(_SCIENTIFIC).fill_null(False), None).str.extract(r"\+(\d{1,9})").cast(pl.Int64)
     return decimal.fill_null(False) | (exponent > _DIGITS).fill_null(False)

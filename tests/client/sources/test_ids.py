@@ -244,6 +244,13 @@ def test_each_rule_can_be_switched_off(rule: str, spellings: list[str], tmp_path
         assert as_ids(pl.Series(["1.79E+18"]), IdRules(whole_numbers=False)).to_list() == [None]
 
 
+def test_every_integer_that_a_float_holds_is_read_and_no_other() -> None:
+    edge = 2**53
+    spelled_out = [f"{number}.0" for number in (edge - 1, edge, edge + 1, 10**15, 10**17, 1 - edge, -edge)]
+    assert as_ids(pl.Series(spelled_out)).to_list() == [str(edge - 1), None, None, str(10**15), None, str(1 - edge), None]
+    assert as_ids(pl.Series([float(edge - 1), float(edge), 1e15])).to_list() == [str(edge - 1), None, str(10**15)]
+
+
 def test_the_rules_hold_in_every_source(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item\n1.0,a\nJose\u0301,a\n", encoding="utf-8")
     (tmp_path / "people.csv").write_text("user,town\n1,Rome\nJos\u00e9,Porto\n", encoding="utf-8")
