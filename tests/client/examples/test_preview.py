@@ -49,7 +49,7 @@ def platform(tmp_path: Path) -> PlatformFile:
     files = {
         "log.csv": ["user,item,time", *(f"u{user},i{item},{1_600_000_000 + time}" for user, item, time in rows)],
         "items.csv": ["item,title", *(f"i{item},Thing {item}: part" for item in range(20))],
-        "people.csv": ["user,town", *(f"u{user},Town {user}" for user in range(0, 30, 2))],
+        "people.csv": ["user,town", *(f"u{user},Town {user} by the long river" for user in range(0, 30, 2))],
         "said.csv": ["user,item,text", *(f"u{user},i{item},rather {item}" for user, item, _ in rows[::3])],
         "friends.csv": ["user,friend", *(f"u{user},u{friend}" for user in range(30) for friend in random.permutation(40)[:4])],
     }
@@ -73,6 +73,10 @@ def test_the_shown_texts_are_those_that_training_reads(platform: PlatformFile) -
     ]
     assert (shown.item, shown.group_size) == (texts.words(catalogue.sequences[0]), friends.group_size)
     assert shown.evaluated == int((split.held >= 0).sum())
+    # Of a budget of eight tokens four are for a profile, which is more than its key and a town.
+    assert shown.cut["people"] == (0, 15) and shown.cut["items"] == (0, 20)
+    small = preview(platform, Settings.model_validate({"model": {"user_tokens": 8, "item_tokens": 4}}), read_tables(platform))
+    assert small.cut["people"] == (15, 15) and small.cut["items"] == (20, 20)
     # The friends' lines are in it, or the test would compare nothing of them.
     assert any(len(friends.shown(user, serving=False)) for user in users)
 

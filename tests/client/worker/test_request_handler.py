@@ -315,6 +315,19 @@ class TestRefusals:
         assert expect(Refusal, deployed.join(settings=tiny_settings()), deployed).reason is Reason.SETTINGS
         assert not deployed.ledger.exists()
 
+    @pytest.mark.parametrize("accepted", [False, True])
+    def test_a_delta_of_one_user_unless_it_is_accepted(
+        self, write_platform: Write, tiny_settings: Make, tiny_bert: str, tmp_path: Path, accepted: bool
+    ) -> None:
+        """40 declared users: a delta from 0.025 on allows to publish one of them."""
+        privacy = "epsilon = 20.0\ndelta = 0.03" + accepted * "\naccept_delta = true"
+        terms = tiny_settings(simulation=False, privacy={"generator": "secure", "epsilon": None})
+        made = Bench(write_platform(privacy=privacy, extra=allowing(tiny_bert)), terms, tmp_path / "d", simulation=False)
+        answer = made.join()
+        assert isinstance(answer, Joined if accepted else Refusal)
+        assert accepted or "1/users" in str(made.worker.failure)
+        made.worker.close()
+
     def test_a_plan_that_is_noise(self, write_platform: Write, tiny_settings: Make, tmp_path: Path) -> None:
         made = Bench(write_platform(), tiny_settings(privacy={"epsilon": 1.1}, training={"sample_rate": 0.05}), tmp_path / "n")
         assert expect(Refusal, made.join(), made).reason in (Reason.NOISE, Reason.SETTINGS)
