@@ -84,6 +84,15 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
     Removing or adding one user changes no other user's split: the choice depends on the user's own
     id and the seed, never on a position in the table.
     """
+    return _cut(tables, seed=seed, hold_out=True)
+
+
+def nothing_held_out(tables: Tables, *, seed: int) -> Split:
+    """All that is liked trains, in the order in which `leave_one_out` has it."""
+    return _cut(tables, seed=seed, hold_out=False)
+
+
+def _cut(tables: Tables, *, seed: int, hold_out: bool) -> Split:
     table = tables.interactions
     held = np.full(tables.users, -1, np.int32)
     liked, trained, known = np.zeros(tables.users, np.int64), [], []
@@ -99,7 +108,7 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
             for at in np.flatnonzero(counts).tolist():
                 part = slice(ends[at] - counts[at], ends[at])
                 likes[part] = user_generator(tables.user_ids[begin + at], seed, "split").permutation(likes[part])
-        several = counts >= 2
+        several = (counts >= 2) & hold_out
         last = ends[several] - 1
         held[users][several] = likes[last]
         liked[users] = counts - several

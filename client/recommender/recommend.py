@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
-from client.examples.split import Split, ragged, user_generator
+from client.examples.split import Split, nothing_held_out, ragged
 from client.model.prepared_platform import Progress
 from client.recommender.evidence import NOBODY
 from client.recommender.explanation import parts_of_item, reason_for, total_of
@@ -110,7 +110,7 @@ def recommend_items(
         raise InputError(f"the catalogue has {tables.items} item", where=str(file.path), do="a recommender needs two at least")
     if opened is None:
         require_usable(tables, where=str(file.path))
-    split = everything(tables)
+    split = nothing_held_out(tables, seed=_SEED)
     if user is not None:
         person = _named(tables, split, spelled_id(user, file.ids), say)
     else:
@@ -145,18 +145,6 @@ def recommend_items(
             )
         )
     return found
-
-
-def everything(tables: Tables) -> Split:
-    """All that is liked, with nothing held out: what recommendations are made of."""
-    table, liked, known = tables.interactions, [], []
-    for user, name in enumerate(tables.user_ids):
-        rows = slice(table.offsets[user], table.offsets[user + 1])
-        items = table.item[rows][table.positive[rows]]
-        # Without times the order of a file may say what is popular, and left-out points are the last items.
-        liked.append(items if table.time is not None else user_generator(name, _SEED, "split").permutation(items))
-        known.append(np.unique(table.item[rows]))
-    return Split(train=ragged(liked), held=np.full(tables.users, -1, np.int32), known=ragged(known))
 
 
 def _named(tables: Tables, split: Split, user: str, say: Tell) -> _Person:

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from client.config.platform_file import PlatformFile, load
-from client.recommender import recommend
+from client.examples.split import nothing_held_out
 from client.recommender.explanation import NOTHING
 from client.recommender.own_evaluation import evaluate_platform
-from client.recommender.recommend import Recommendation, everything, recommend_items
+from client.recommender.recommend import Recommendation, recommend_items
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -42,7 +42,7 @@ def file(path: Path) -> PlatformFile:
 def model(file: PlatformFile, tmp_path: Path) -> Path:
     """A release of other platforms' users with the same catalogue."""
     tables = read_tables(file)
-    return write_release(tmp_path / "model", release_of(tables, everything(tables).train, items=np.arange(9)))
+    return write_release(tmp_path / "model", release_of(tables, nothing_held_out(tables, seed=0).train, items=np.arange(9)))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def adapter(folder: Path, settings: Settings) -> Path:
 def test_parts_sum_to_the_score_and_say_why(ask: Ask, model: Path, file: PlatformFile, private: bool) -> None:
     items, _ = ask(user="u3", model=model, released_alone=private)
     tables = read_tables(file)
-    had = {tables.item_ids[item] for item in everything(tables).known[list(tables.user_ids).index("u3")]}
+    had = {tables.item_ids[item] for item in nothing_held_out(tables, seed=0).known[list(tables.user_ids).index("u3")]}
     assert len(items) == 5 and not had & {item.item for item in items}
     assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
     for item in items:
@@ -88,7 +88,7 @@ def test_the_own_model_alone(ask: Ask) -> None:
 def test_somebody_unknown_gets_what_is_popular(ask: Ask, file: PlatformFile) -> None:
     items, said = ask(user="ghost")
     tables = read_tables(file)
-    counts = np.bincount(everything(tables).train.values, minlength=tables.items)
+    counts = np.bincount(nothing_held_out(tables, seed=0).train.values, minlength=tables.items)
     shown = [counts[list(tables.item_ids).index(item.item)] for item in items]
     assert shown == sorted(counts.tolist(), reverse=True)[:5]
     assert {item.because for item in items} == {"it is popular here"}
@@ -225,7 +225,7 @@ class TestCommands:
 
 def test_everything_holds_nothing_out(file: PlatformFile) -> None:
     tables = read_tables(file)
-    split = recommend.everything(tables)
+    split = nothing_held_out(tables, seed=0)
     assert (split.held == -1).all() and len(split.train.values) == tables.interactions.positive.sum()
 
 
