@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 import torch
@@ -10,9 +12,12 @@ from numpy.typing import NDArray
 from client.examples.split import Ragged
 from client.privacy.bounded_sum import BoundedSum
 from shared.preferences.packing import packed_product, subtract_products
+from shared.preferences.sum_kind import triangle_size
 
 # Rounding must not make a norm larger than 1.
 _BELOW = 1.0 - 1e-9
+_AT_ONCE = 1 << 20
+"""Likes, at least."""
 _LEAST = 1e-3
 """Squared length beside the axis from which on a user counts in full: a vector of less is what rounding left of it."""
 
@@ -31,7 +36,7 @@ def bounded_preferences(
     from what everybody likes. v v' / |v|^2 has Frobenius norm 1 whatever x and q are, also where a coordinator makes up q.
 
     With w = 1 / max(|v|^2, 0.001) and c = y'q of every user, the sum is Y'WY - r q' - q r' + (sum of w c^2) q q', r = Y'Wc: no
-    user's dense vector is made.
+    user's dense vector is made. Users are added up some at a time, so that memory does not grow with their likes.
 
     Args:
         direction: float32 (items,). q, of any length; all zeros take nothing off.
@@ -40,31 +45,44 @@ def bounded_preferences(
         items: Shared items.
         only: int64 (users counted,). By default all.
     """
-    unit = _unit_rows(liked, place, items=items, only=only)
     axis = direction.astype(np.float64)
     axis /= max(float(np.linalg.norm(axis)), np.finfo(float).tiny)
-    along = unit @ axis
-    beside = np.asarray(unit.multiply(unit).sum(1)).ravel() - along**2
-    weight = _BELOW / np.maximum(beside, _LEAST)
-    total = packed_product(scipy.sparse.csr_matrix(scipy.sparse.diags(np.sqrt(weight)) @ unit))
-    crossed = unit.T @ (weight * along) - (weight @ along**2 / 2) * axis
-    subtract_products(total, crossed, axis)
+    total, crossed, squares = np.zeros(triangle_size(items)), np.zeros(items), 0.0
+    # As many likes at once as a quarter of the vector has numbers, if that is more: else adding vectors up would take longest.
+    for unit in _unit_rows(liked, place, items=items, only=only, at_once=max(_AT_ONCE, len(total) // 4)):
+        along = unit @ axis
+        beside = np.asarray(unit.multiply(unit).sum(1)).ravel() - along**2
+        weight = _BELOW / np.maximum(beside, _LEAST)
+        total += packed_product(scipy.sparse.csr_matrix(scipy.sparse.diags(np.sqrt(weight)) @ unit))
+        crossed += unit.T @ (weight * along)
+        squares += float(weight @ along**2)
+    subtract_products(total, crossed - squares / 2 * axis, axis)
     return BoundedSum(parts={"sum": torch.from_numpy(total)}, bound=1.0)
 
 
 def bounded_likes(liked: Ragged, place: NDArray[np.int64], *, items: int, only: NDArray[np.int64] | None = None) -> BoundedSum:
     """The sum over users of x / |x|: how popular the shared items are; as `bounded_preferences`, (items,)."""
-    unit = _unit_rows(liked, place, items=items, only=only)
-    return BoundedSum(parts={"sum": torch.from_numpy(np.asarray(unit.sum(0), np.float64).ravel())}, bound=1.0)
+    total = np.zeros(items)
+    for unit in _unit_rows(liked, place, items=items, only=only, at_once=_AT_ONCE):
+        total += np.asarray(unit.sum(0), np.float64).ravel()
+    return BoundedSum(parts={"sum": torch.from_numpy(total)}, bound=1.0)
 
 
-def _unit_rows(liked: Ragged, place: NDArray[np.int64], *, items: int, only: NDArray[np.int64] | None) -> scipy.sparse.csr_matrix:
-    """x / |x| per user, of norm 1 at most."""
+def _unit_rows(
+    liked: Ragged, place: NDArray[np.int64], *, items: int, only: NDArray[np.int64] | None, at_once: int
+) -> Iterator[scipy.sparse.csr_matrix]:
+    """x / |x| of some users after the other, of norm 1 at most; of so many likes at once, or of one user."""
     users = np.arange(len(liked)) if only is None else only
-    row, _, item = liked.entries(users)
-    shared = place[item]
-    kept = shared >= 0
-    likes = scipy.sparse.csr_matrix((np.ones(int(kept.sum())), (row[kept], shared[kept])), shape=(len(users), items))
-    likes.data[:] = 1.0  # added up where an item stood twice
-    norms = np.sqrt(np.maximum(likes.sum(1).A1, 1.0))
-    return scipy.sparse.csr_matrix(scipy.sparse.diags(_BELOW / norms) @ likes)
+    ends = np.cumsum(liked.lengths()[users])
+    begin = 0
+    while begin < len(users):
+        had = int(ends[begin - 1]) if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, had + at_once, side="right")))
+        row, _, item = liked.entries(users[begin:end])
+        shared = place[item]
+        kept = shared >= 0
+        likes = scipy.sparse.csr_matrix((np.ones(int(kept.sum())), (row[kept], shared[kept])), shape=(end - begin, items))
+        likes.data[:] = 1.0  # added up where an item stood twice
+        norms = np.sqrt(np.maximum(likes.sum(1).A1, 1.0))
+        yield scipy.sparse.csr_matrix(scipy.sparse.diags(_BELOW / norms) @ likes)
+        begin = end

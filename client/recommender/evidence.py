@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,9 @@ NOBODY = -1
 """In the place of a user's number: somebody who is in no table."""
 POPULARITY, POOLED, WORDS, FRIENDS = "popularity", "popularity elsewhere", "words", "friends"
 TEXT, ADAPTED = "text", "text as trained together"
+MANY_ITEMS, ALIKE = 8192, 64
+"""Items above which each has so many that it is alike with."""
+_ITEMS_AT_ONCE = 256
 _COMMON = 0.3
 """A word in more than this part of the items tells none from another."""
 
@@ -72,9 +76,14 @@ class Popular:
     histories: Histories
     name: str = POPULARITY
 
+    @cached_property
+    def counts(self) -> Floats:
+        """How many users like each item, float32 (items,)."""
+        return np.bincount(self.histories.liked.values, minlength=self.histories.items).astype(np.float32)
+
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
-        counts = np.bincount(self.histories.liked.values, minlength=self.histories.items).astype(np.float32)
+        counts = self.counts
         most = max(float(counts.max(initial=0.0)), 1.0)
         scores = np.tile(counts, (len(asked.users), 1))
         if asked.without:
@@ -113,12 +122,19 @@ class PopularElsewhere:
 class Alike:
     """Cosines of the vectors of an item and of each in the history, added up by the history's weights; no user is in them.
 
+    Of many items, each counts as alike with the `ALIKE` that are most alike with it.
+
     Args:
         vectors: (items, width), rows of length 1 or 0; sparse or not.
     """
 
     def __init__(self, vectors: Sparse | Floats, *, name: str) -> None:
         self._vectors, self.name = vectors, name
+
+    @cached_property
+    def _nearest(self) -> Sparse | None:
+        """(items, items), what each item of a history adds; None where items are few enough for all of it."""
+        return most_alike(self._vectors, ALIKE) if self._vectors.shape[0] > MANY_ITEMS else None
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
@@ -129,7 +145,8 @@ class Alike:
         return self._alike(one_by_one(history))
 
     def _alike(self, history: Sparse) -> Floats:
-        likeness = (history @ self._vectors) @ self._vectors.T
+        nearest = self._nearest
+        likeness = (history @ self._vectors) @ self._vectors.T if nearest is None else history @ nearest
         dense = likeness.toarray() if scipy.sparse.issparse(likeness) else likeness
         # Vectors of an encoder may point away from each other; what is unlike speaks against nothing.
         scores: Floats = np.maximum(np.asarray(dense, np.float32), 0.0)
@@ -167,6 +184,25 @@ class FriendsLike:
     def by_item(self, history: Sparse) -> Floats | None:
         """None."""
         return None
+
+
+def most_alike(vectors: Sparse | Floats, most: int) -> Sparse:
+    """For every item the greatest of its positive cosines with others, float32 (items, items)."""
+    count = vectors.shape[0]
+    values, columns, lengths = [], [], []
+    turned = vectors.T.tocsr() if scipy.sparse.issparse(vectors) else vectors.T
+    for begin in range(0, count, _ITEMS_AT_ONCE):
+        likeness = vectors[begin : begin + _ITEMS_AT_ONCE] @ turned
+        block = np.asarray(likeness.toarray() if scipy.sparse.issparse(likeness) else likeness, np.float32)
+        block[np.arange(len(block)), begin + np.arange(len(block))] = 0.0
+        near = np.sort(np.argpartition(block, count - most, axis=1)[:, count - most :], axis=1)
+        cosines = np.take_along_axis(block, near, axis=1)
+        found = cosines > 0
+        values.append(cosines[found])
+        columns.append(near[found].astype(np.int32))
+        lengths.append(found.sum(1))
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    return scipy.sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), offsets), shape=(count, count))
 
 
 def centred(vectors: Floats) -> Floats:

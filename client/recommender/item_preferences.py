@@ -20,7 +20,9 @@ from client.recommender.left_out import Validation, mean_gain
 
 Floats = NDArray[np.float32]
 
-RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0)
+RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
+_FIRST, _FIRST_OF_MANY, _MANY = 100.0, 1000.0, 20_000
+"""Ridge that is tried first, and that of platforms of so many users: the more users, the more a ridge may be."""
 HALF_LIVES = (None, 16.0, 8.0, 4.0)
 SHARES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Weight of A'A of released factors, against 1 of the platform's own."""
@@ -78,7 +80,8 @@ def _at_share(validation: Validation, factors: Floats | None, share: float, star
     rows = validation.histories.rows()
     if factors is not None and share:
         rows = scipy.sparse.vstack([rows, np.sqrt(share) * scipy.sparse.csr_matrix(factors)], format="csr")
-    spectrum = spectrum_of(rows)
+    spectrum = spectrum_of(rows, apart=validation.users)
+    first = _FIRST if validation.histories.users < _MANY else _FIRST_OF_MANY
     half_lives = HALF_LIVES if validation.histories.ordered else (None,)
     last = len(half_lives) // 2 if start is None else half_lives.index(start.half_life)
 
@@ -94,7 +97,7 @@ def _at_share(validation: Validation, factors: Floats | None, share: float, star
         last = half_lives.index(found.half_life)
         return found
 
-    return _climb(at_ridge, len(RIDGES), len(RIDGES) // 2 if start is None else RIDGES.index(start.model.ridge))
+    return _climb(at_ridge, len(RIDGES), RIDGES.index(first if start is None else start.model.ridge))
 
 
 def _climb(fit: Callable[[int], ItemPreferences], places: int, start: int) -> ItemPreferences:

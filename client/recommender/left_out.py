@@ -18,7 +18,7 @@ from client.recommender.item_ridge import ItemRidge
 
 LAST = 10
 """Items of a user that are points, at most."""
-MOST, MOST_SCORES = 2000, 20_000_000
+MOST, MOST_SCORES = 2000, 60_000_000
 """Points, and scores of theirs, at most; of more points, a part by chance."""
 _AT_ONCE = 64
 """Points at once: a block of their scores stays in a processor's cache."""
@@ -137,6 +137,11 @@ class Validation:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def users(self) -> NDArray[np.int64]:
+        """Whose items the points are, int64 (users of points,), ascending."""
+        return self._users
 
     def before(self, half_life: float | None) -> Sparse:
         """What is known at each point, (points, items)."""

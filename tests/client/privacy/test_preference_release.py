@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.examples.split import ragged
-from client.privacy.preference_release import bounded_preferences
+from client.privacy import preference_release
+from client.privacy.preference_release import bounded_likes, bounded_preferences
 from shared.preferences.packing import unpacked
 from shared.preferences.sum_kind import triangle_size
 
@@ -69,3 +72,27 @@ def test_nor_along_their_own_direction(rows: list[list[int]], data: st.DataObjec
     left = [number for number in range(len(rows)) if number != gone]
     moved = np.linalg.norm(sum_of(rows, own.tolist()) - sum_of(rows, own.tolist(), only=left))
     assert moved <= 1e-3
+
+
+@given(users, directions, st.integers(1, 12))
+def test_some_users_at_a_time_give_the_same_sum(rows: list[list[int]], direction: list[float], at_once: int) -> None:
+    liked = ragged([np.asarray(row, np.int32) for row in rows])
+    expected, likes = sum_of(rows, direction), bounded_likes(liked, PLACE, items=4).vector()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preference_release, "_AT_ONCE", at_once)
+        np.testing.assert_allclose(sum_of(rows, direction), expected, atol=1e-9)
+        np.testing.assert_allclose(bounded_likes(liked, PLACE, items=4).vector(), likes, atol=1e-12)
+
+
+def test_memory_does_not_grow_with_likes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preference_release, "_AT_ONCE", 1000)
+    rows = [np.arange(4, dtype=np.int32)] * 500
+    peaks = []
+    for times in (1, 20):
+        liked = ragged(rows * times)
+        tracemalloc.start()
+        bounded_preferences(liked, PLACE, direction=np.ones(4, np.float32), items=4)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # What is left to grow: a number of each user and of their likes before them.
+    assert peaks[1] < peaks[0] + 20 * 500 * 40

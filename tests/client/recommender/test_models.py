@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from client.config.platform_file import load
-from client.examples.split import Split, ragged
+from client.examples.split import Split, nothing_held_out, ragged
 from client.recommender.fused_model import fit_fused_model
 from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.histories import Histories
 from client.recommender.own_model import fit_own, training_histories
-from client.recommender.recommend import everything
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.preferences.item_index import item_hashes
@@ -29,7 +28,7 @@ Write = Callable[..., Path]
 @pytest.fixture
 def platform(write_platform: Write) -> tuple[Tables, Split]:
     tables = read_tables(load(write_platform(users=40)))
-    return tables, everything(tables)
+    return tables, nothing_held_out(tables, seed=0)
 
 
 def hashes_of(tables: Tables) -> np.ndarray:
@@ -154,7 +153,7 @@ def test_a_release_that_does_not_help_is_not_used(write_platform: Write) -> None
 
 def test_the_fused_model_is_never_worse_on_what_it_is_chosen_by(write_platform: Write) -> None:
     tables = read_tables(load(write_platform(users=40)))
-    everybody = everything(tables)
+    everybody = nothing_held_out(tables, seed=0)
     few = np.arange(6)
     split = Split(
         train=ragged([everybody.train[user] for user in few]),
