@@ -375,7 +375,7 @@ class TestNothingElseLeaves:
             declared=977,
             extra=extra + allowing(tiny_bert),
             files={"p.csv": profiles, "n.csv": notes, "f.csv": friends},
-            privacy="epsilon = 90.0\ndelta = 1e-2",
+            privacy="epsilon = 90.0\ndelta = 1e-2\naccept_delta = true",
         )
         made = Bench(path, settings, tmp_path / "canary", simulation=False)
         yield made
