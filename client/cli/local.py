@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shared.base.errors import ExitCode, PrivacyError
+from shared.base.errors import ExitCode, InputError, PrivacyError
 from shared.base.settings import Settings
 
 _Model = Annotated[
@@ -98,6 +98,8 @@ def recommend_command(
             help="Id or key of an item that somebody who is in no table likes, in the place of --user; may be repeated."
         ),
     ] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="For every user of the platform, to --out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --all: a .parquet or .csv file of user, rank, item and score.")] = None,
     top: Annotated[int, typer.Option(help="How many items.")] = 10,
     private: Annotated[
         bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")
@@ -107,14 +109,43 @@ def recommend_command(
 ) -> None:
     """Recommend items that the user has not had, by the platform's own rows and a pulled global model, and say why.
 
-    Nothing leaves the platform.
+    Nothing leaves the platform. What was fitted is kept in its state folder (mode 0600) until a source or an option changes, so
+    that the next call answers at once.
+
+    \b
+    fedfuse recommend --platform shop.toml --user 42              ten items, and why
+    fedfuse recommend --platform shop.toml --like 978-0306406157  for somebody who is in no table
+    fedfuse recommend --platform shop.toml --all --out top.parquet
+                                                                  for everybody; goes on where it was interrupted
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
-    from client.recommender.recommend import recommend_items
+    from client.recommender.serving.recommend import recommend_items
 
+    if everybody != (out is not None):
+        raise InputError("--all and --out go together", do="give both, or --user or --like")
+    if out is not None and (user is not None or like or private or as_json):
+        raise InputError("--all with --user, --like, --private or --json", do="leave these out")
     file = load(platform_file_in(platform))
     cache, state = _kept(file, model)
+    if out is not None:
+        from client.recommender.serving.recommend_all import recommend_everybody
+
+        with _Told() as told:
+            users = recommend_everybody(
+                file,
+                out=out,
+                model=model,
+                top=top,
+                texts=texts,
+                cache=cache,
+                state=state,
+                say=told.say,
+                tell=told.tell,
+                progress=told.progress,
+            )
+        typer.echo(f"{users:,} users in {out}: they are this platform's own, keep them there")
+        return
     with _Told() as told:
         for warning in file.privacy_warnings:
             told.say(f"warning: {warning}")

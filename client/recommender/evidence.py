@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
@@ -30,6 +30,7 @@ NOBODY = -1
 """In the place of a user's number: somebody who is in no table."""
 POPULARITY, POOLED, WORDS, FRIENDS = "popularity", "popularity elsewhere", "words", "friends"
 TEXT, ADAPTED = "text", "text as trained together"
+TASTE, SHARED_TASTE = "taste", "taste as summed together"
 MANY_ITEMS, ALIKE = 8192, 64
 """Items above which each has so many that it is alike with."""
 _ITEMS_AT_ONCE = 256
@@ -83,13 +84,13 @@ class Popular:
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
-        counts = self.counts
-        most = max(float(counts.max(initial=0.0)), 1.0)
-        scores = np.tile(counts, (len(asked.users), 1))
-        if asked.without:
-            row, _, item = self.histories.liked.entries(asked.users)
-            np.subtract.at(scores, (row, item), np.float32(1.0))
-        shares: Floats = np.sqrt(scores / np.float32(most))
+        most = np.float32(max(float(self.counts.max(initial=0.0)), 1.0))
+        if not asked.without:
+            return np.broadcast_to(np.sqrt(self.counts / most), (len(asked.users), len(self.counts)))
+        scores = np.tile(self.counts, (len(asked.users), 1))
+        row, _, item = self.histories.liked.entries(asked.users)
+        np.subtract.at(scores, (row, item), np.float32(1.0))
+        shares: Floats = np.sqrt(scores / most)
         return shares
 
     def by_item(self, history: Sparse) -> Floats | None:
@@ -126,15 +127,18 @@ class Alike:
 
     Args:
         vectors: (items, width), rows of length 1 or 0; sparse or not.
+        nearest: What `nearest` gave for them, where it is at hand.
     """
 
-    def __init__(self, vectors: Sparse | Floats, *, name: str) -> None:
-        self._vectors, self.name = vectors, name
+    def __init__(self, vectors: Sparse | Floats, *, name: str, nearest: Sparse | None = None) -> None:
+        self.vectors, self.name = vectors, name
+        if nearest is not None:
+            self.nearest = nearest
 
     @cached_property
-    def _nearest(self) -> Sparse | None:
+    def nearest(self) -> Sparse | None:
         """(items, items), what each item of a history adds; None where items are few enough for all of it."""
-        return most_alike(self._vectors, ALIKE) if self._vectors.shape[0] > MANY_ITEMS else None
+        return most_alike(self.vectors, ALIKE) if self.vectors.shape[0] > MANY_ITEMS else None
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
@@ -145,8 +149,8 @@ class Alike:
         return self._alike(one_by_one(history))
 
     def _alike(self, history: Sparse) -> Floats:
-        nearest = self._nearest
-        likeness = (history @ self._vectors) @ self._vectors.T if nearest is None else history @ nearest
+        nearest = self.nearest
+        likeness = (history @ self.vectors) @ self.vectors.T if nearest is None else history @ nearest
         dense = likeness.toarray() if scipy.sparse.issparse(likeness) else likeness
         # Vectors of an encoder may point away from each other; what is unlike speaks against nothing.
         scores: Floats = np.maximum(np.asarray(dense, np.float32), 0.0)
@@ -154,26 +158,33 @@ class Alike:
 
 
 class FriendsLike:
-    """The part of a user's friends who like an item; nothing for users without friends."""
+    """The part of a user's friends who like an item; nothing for users without friends.
+
+    Args:
+        friends: 1 for each friend, (users, users), where it is at hand.
+    """
 
     name = FRIENDS
 
-    def __init__(self, histories: Histories, ties: Mapping[str, Ties]) -> None:
+    def __init__(self, histories: Histories, ties: Mapping[str, Ties], *, friends: Sparse | None = None) -> None:
         self._rows = histories.rows()
-        self._friends: Sparse = scipy.sparse.csr_matrix((histories.users, histories.users), dtype=np.float32)
+        if friends is not None:
+            self.friends: Sparse = friends
+            return
+        self.friends = scipy.sparse.csr_matrix((histories.users, histories.users), dtype=np.float32)
         for named in ties.values():
             user = np.repeat(np.arange(histories.users), np.diff(named.offsets))
             there = (named.friend >= 0) & (named.friend != user)
             ones = np.ones(int(there.sum()), np.float32)
-            self._friends = self._friends + scipy.sparse.csr_matrix(
-                (ones, (user[there], named.friend[there])), shape=self._friends.shape
+            self.friends = self.friends + scipy.sparse.csr_matrix(
+                (ones, (user[there], named.friend[there])), shape=self.friends.shape
             )
-        self._friends.data[:] = 1.0
+        self.friends.data[:] = 1.0
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
         known = asked.users != NOBODY
-        friends = self._friends[np.where(known, asked.users, 0)] if self._rows.shape[0] else self._friends[:0]
+        friends = self.friends[np.where(known, asked.users, 0)] if self._rows.shape[0] else self.friends[:0]
         scores = np.zeros((len(asked.users), self._rows.shape[1]), np.float32)
         if friends.shape[0]:
             many = np.maximum(friends.sum(1).A1, 1.0)
@@ -190,9 +201,9 @@ def most_alike(vectors: Sparse | Floats, most: int) -> Sparse:
     """For every item the greatest of its positive cosines with others, float32 (items, items)."""
     count = vectors.shape[0]
     values, columns, lengths = [], [], []
-    turned = vectors.T.tocsr() if scipy.sparse.issparse(vectors) else vectors.T
+    turned: Any = scipy.sparse.csr_matrix(vectors.T) if scipy.sparse.issparse(vectors) else vectors.T
     for begin in range(0, count, _ITEMS_AT_ONCE):
-        likeness = vectors[begin : begin + _ITEMS_AT_ONCE] @ turned
+        likeness: Any = vectors[begin : begin + _ITEMS_AT_ONCE] @ turned
         block = np.asarray(likeness.toarray() if scipy.sparse.issparse(likeness) else likeness, np.float32)
         block[np.arange(len(block)), begin + np.arange(len(block))] = 0.0
         near = np.sort(np.argpartition(block, count - most, axis=1)[:, count - most :], axis=1)

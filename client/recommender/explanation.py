@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, TEXT, WORDS
+from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, SHARED_TASTE, TASTE, TEXT, WORDS
 from client.recommender.platform_model import PREFERENCES, ScorePart
-from client.recommender.taste import SHARED_TASTE, TASTE
-from client.sources.tables import Tables
 
 _DIGITS = 6
 _BY_ITEM = {
@@ -42,11 +40,12 @@ def total_of(parts: dict[str, float]) -> float:
     return round(sum(parts.values()), _DIGITS)
 
 
-def reason_for(parts: Sequence[ScorePart], item: int, history: Sequence[int], tables: Tables) -> str:
+def reason_for(parts: Sequence[ScorePart], item: int, history: Sequence[int], titles: Sequence[str]) -> str:
     """The part that adds most, in words; with the item of the history that adds most to it, if it is a sum over the history.
 
     Args:
         history: Items in the order in which the parts have them.
+        titles: Of all items.
     """
     best = max(parts, key=lambda part: float(part.scores[item]))
     if not best.scores[item] > 0:
@@ -54,4 +53,4 @@ def reason_for(parts: Sequence[ScorePart], item: int, history: Sequence[int], ta
     if best.by_item is None or not len(history):
         return _ALONE.get(best.name, best.name)
     most = int(np.argmax(best.by_item[:, item]))
-    return _BY_ITEM[best.name].format(tables.item_titles[history[most]])
+    return _BY_ITEM[best.name].format(titles[history[most]])

@@ -12,11 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from client.examples.split import Split
-from client.recommender.evidence import ADAPTED, Alike, Evidence, PopularElsewhere, centred
+from client.recommender.evidence import ADAPTED, SHARED_TASTE, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import fit_preferences
-from client.recommender.own_model import Floats, OwnFit, Tell, fit_own, silent
+from client.recommender.own_model import Floats, OwnFit, fit_own
 from client.recommender.platform_model import PlatformModel, weigh_evidence
-from client.recommender.taste import SHARED_TASTE, Taste, TasteOnItems
+from client.recommender.taste import Taste, TasteOnItems
+from client.recommender.tell import Tell, silent
 from client.sources.tables import Tables
 
 

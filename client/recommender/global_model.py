@@ -25,11 +25,11 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.evidence import NOBODY, POOLED, TEXT
+from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT
 from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.platform_model import PREFERENCES, ScorePart
-from client.recommender.taste import SHARED_TASTE, TasteOnItems
+from client.recommender.taste import TasteOnItems
 from client.recommender.text_model import TextModel
 from shared.base.settings import ModelSettings
 from shared.preferences.denoising import public_ridge

@@ -58,7 +58,8 @@ def nearest_popular(rows: Sparse, popular: Numbers, rare: Numbers) -> RareItems:
     for begin in range(0, len(rare), _ITEMS_AT_ONCE):
         part = slice(begin, min(begin + _ITEMS_AT_ONCE, len(rare)))
         counts = np.asarray((columns[:, part].T @ among).toarray(), np.float32)
-        near = np.argpartition(counts * -scale, most - 1, axis=1)[:, :most]
+        # In ascending order, so that what is looked up in A'A for one item lies close together.
+        near = np.sort(np.argpartition(counts * -scale, most - 1, axis=1)[:, :most], axis=1)
         neighbour[part], together[part] = near, np.take_along_axis(counts, near, axis=1)
     return RareItems(item=rare, neighbour=neighbour, together=together, square=square[rare])
 

@@ -16,9 +16,10 @@ computed with.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg  # type: ignore[import-untyped]
@@ -100,6 +101,7 @@ class ItemRidge:
         spectrum = spectrum or spectrum_of(rows)
         self.ridge, self.items, self.active = ridge, rows.shape[1], spectrum.active
         self._popular, self._inverse, self._gram = spectrum.active, None, None
+        self._kept: Sparse | None = None
         inverse: NDArray[np.float64]
         if isinstance(spectrum, RowGram):
             inverse = _inverted(spectrum.gram, ridge)
@@ -128,8 +130,8 @@ class ItemRidge:
         """
         among = self._among_popular(histories)
         scores = self._of_all(_less(among, self._times_inverse(among) / self._diagonal), self._popular)
-        if self._gram is not None:
-            scores += (histories @ self._rare).toarray()
+        if (rare := self.rare) is not None:
+            scores += (histories @ rare).toarray()
         return scores
 
     def scores_without(self, rows: Sparse, histories: Sparse, which: Numbers) -> Floats:
@@ -169,10 +171,32 @@ class ItemRidge:
         return weights
 
     @cached_property
-    def _rare(self) -> Sparse:
-        """Weights from and to rare items."""
-        assert self._gram is not None
-        return self._weights_of(self._gram.rare)
+    def rare(self) -> Sparse | None:
+        """Weights from and to rare items, float32 (items, items); None where there are none."""
+        return self._kept if self._gram is None else self._weights_of(self._gram.rare)
+
+    def tensors(self) -> dict[str, NDArray[np.generic]]:
+        """What `scores` needs, by name."""
+        found: dict[str, NDArray[np.generic]] = {"active": self.active, "popular": self._popular, "diagonal": self._diagonal}
+        found |= {"root": self._root} if self._inverse is None else {"inverse": self._inverse}
+        if (rare := self.rare) is not None:
+            found |= {"rare.data": rare.data, "rare.indices": rare.indices, "rare.indptr": rare.indptr}
+        return found
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, NDArray[Any]], *, ridge: float, items: int) -> ItemRidge:
+        """A model of what `tensors` gave: for `scores` alone, since the rows that it was fitted on are not in them."""
+        made = cls.__new__(cls)
+        made.ridge, made.items, made.active = ridge, items, tensors["active"]
+        made._popular, made._diagonal, made._gram, made._kept = tensors["popular"], tensors["diagonal"], None, None
+        made._inverse = tensors.get("inverse")
+        if made._inverse is None:
+            made._root = tensors["root"]
+            made._root_by_item = np.ascontiguousarray(made._root.T)
+        if "rare.data" in tensors:
+            entries = tensors["rare.data"], tensors["rare.indices"], tensors["rare.indptr"]
+            made._kept = scipy.sparse.csr_matrix(entries, shape=(items, items))
+        return made
 
     @cached_property
     def _rare_apart(self) -> Sparse:
@@ -261,7 +285,8 @@ def _inverted(gram: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
         inverse[:begin, begin:end] = inverse[begin:end, :begin].T
         corner = np.tril(inverse[begin:end, begin:end])
         inverse[begin:end, begin:end] = corner + np.tril(corner, -1).T
-    found: NDArray[np.float64] = inverse
+    # Row by row, as a sparse matrix wants what it is multiplied by: else each product would first copy all of it.
+    found: NDArray[np.float64] = inverse.T
     return found
 
 

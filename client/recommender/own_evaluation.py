@@ -10,9 +10,10 @@ from client.config.platform_file import PlatformFile
 from client.model.prepared_platform import PlatformRows, Progress, read_rows
 from client.recommender.fused_model import fit_fused_model
 from client.recommender.model_comparison import SHOWN, ModelComparison, compare_models
-from client.recommender.own_model import Tell, UserScores, silent, training_histories
+from client.recommender.own_model import UserScores, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import open_model, untrained_text, use_model
+from client.recommender.tell import Tell, silent
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 

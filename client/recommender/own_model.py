@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from client.evaluation.ranking_metrics import ranks_by_parts
 from client.examples.split import Split
 from client.recommender.evidence import TEXT, WORDS, Alike, Evidence, FriendsLike, Popular, centred, word_vectors
 from client.recommender.histories import Histories
@@ -21,12 +19,6 @@ from client.recommender.taste import own_taste
 from client.sources.tables import Tables
 
 Floats = NDArray[np.float32]
-Tell = Callable[[str], None]
-"""Called with what is being done, in a few words."""
-
-
-def silent(what: str) -> None:
-    """Tells nobody."""
 
 
 class UserScores(Protocol):
@@ -74,5 +66,10 @@ def exact_ranks(model: UserScores, split: Split) -> tuple[NDArray[np.float64], N
     users = np.flatnonzero(split.held >= 0)
     if not len(users):
         return np.zeros(0), np.zeros(0, np.int64)
+    # Recommending needs no torch, which takes seconds to load.
+    import torch
+
+    from client.evaluation.ranking_metrics import ranks_by_parts
+
     items = model.scores(users[:1]).shape[1]
     return ranks_by_parts(lambda part: torch.from_numpy(model.scores(users[part])), split.held[users], split.known, users, items)

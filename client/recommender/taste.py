@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.privacy.taste_release import taste_of
-from client.recommender.evidence import NOBODY, ScoredFor
+from client.recommender.evidence import NOBODY, TASTE, ScoredFor
 from client.recommender.histories import Histories, Sparse, one_by_one
 from shared.preferences.taste_directions import item_directions
 from shared.preferences.taste_map import taste_view
@@ -16,7 +16,6 @@ from shared.preferences.taste_map import taste_view
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
-TASTE, SHARED_TASTE = "taste", "taste as summed together"
 OWN_DIRECTIONS = 64
 
 
@@ -58,27 +57,27 @@ class Taste:
     """
 
     def __init__(self, taste: TasteOnItems, *, name: str, own: Histories | None = None) -> None:
-        self._taste, self._own, self.name = taste, own, name
+        self.on_items, self._own, self.name = taste, own, name
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `client.recommender.evidence.Evidence`."""
-        scores = self._taste.scores(asked.history)
+        scores = self.on_items.scores(asked.history)
         if asked.without and self._own is not None:
             scores -= self._own_part(self._own, asked)
         return np.maximum(scores, np.float32(0.0), out=scores)
 
     def by_item(self, history: Sparse) -> Floats | None:
         """As `client.recommender.evidence.Evidence`."""
-        found: Floats = np.maximum(self._taste.scores(one_by_one(history)), np.float32(0.0))
+        found: Floats = np.maximum(self.on_items.scores(one_by_one(history)), np.float32(0.0))
         return found
 
     def _own_part(self, own: Histories, asked: ScoredFor) -> Floats:
         """What each asked user's own row adds to their scores."""
-        seen, before = self._taste.seen, asked.history @ self._taste.seen
+        seen, before = self.on_items.seen, asked.history @ self.on_items.seen
         through = np.zeros_like(before)
         for user in np.unique(asked.users[asked.users != NOBODY]):
             rows = asked.users == user
-            through[rows] = before[rows] @ taste_of(self._taste.directions[np.unique(own.liked[int(user)])])
+            through[rows] = before[rows] @ taste_of(self.on_items.directions[np.unique(own.liked[int(user)])])
         part: Floats = (through @ seen.T).astype(np.float32)
         return part
 

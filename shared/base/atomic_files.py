@@ -62,6 +62,22 @@ def copy_whole(source: Path, path: Path) -> None:
         sync_folder(path.parent)
 
 
+@contextmanager
+def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
+    """A hidden path beside `path` for others to write to; once the block is over and the bytes are on disk it takes the name.
+
+    Raises:
+        StorageError: it cannot be written; what was at `path` is still there.
+    """
+    with _draft(path, mode) as (draft, _):
+        yield draft
+        draft.chmod(mode)  # whoever wrote may have made a new file
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+        sync_folder(path.parent)
+
+
 def create_whole(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
     """Put `data` at `path` if nothing is there; of many writers one is told True. A hard link is made or not.
 

@@ -39,7 +39,7 @@ from client.model.prepared_platform import PreparedPlatform, preparation_key, pr
 from shared.base.errors import InputError, NoisyPlan
 from shared.base.settings import Settings
 from shared.protocol.quality import NDCG
-from simulations.benchmarks.seed_spread import spread
+from simulations.benchmarks.report import spread
 from simulations.benchmarks.sweep import read_cells
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually

@@ -1,10 +1,11 @@
-"""Sides of a benchmark beside one of them, for a person or for a machine."""
+"""How benchmarks are told: sides beside one of them, several seeds in one cell; for a person or for a machine."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -34,3 +35,15 @@ def report(
     for name, result in found.items():
         table.add_row(name, f"{1000 * result['seconds']:.1f}", f"{result['peak_mib']:.0f}", f"{result['ratio']:.2f}x")
     Console().print(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median (least-greatest).
+
+    >>> spread([0.07, 0.05, 0.051]), spread([0.05]), spread([])
+    ('0.051 (0.050-0.070)', '0.050', '')
+    """
+    if not values:
+        return ""
+    middle = f"{statistics.median(values):.3f}"
+    return f"{middle} ({min(values):.3f}-{max(values):.3f})" if len(values) > 1 else middle

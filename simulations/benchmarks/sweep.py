@@ -36,7 +36,7 @@ from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.protocol.quality import NDCG
 from simulations.benchmarks.fractional_design import Share, cross, effects
-from simulations.benchmarks.seed_spread import spread
+from simulations.benchmarks.report import spread
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually
 from simulations.worlds.world import open_world

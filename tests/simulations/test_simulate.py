@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
-from client.recommender.recommend import recommend_items
+from client.recommender.serving.recommend import recommend_items
 from server.monitoring.run_events import Event, Kind
 from server.registry.pull import pull_model
 from shared.base.errors import InputError, StorageError

@@ -16,7 +16,7 @@ import torch
 from client.compute.resident_features import Features
 from client.config.platform_file import load
 from client.model.towers import Towers
-from client.recommender.recommend import recommend_items
+from client.recommender.serving.recommend import recommend_items
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
 from server.registry.pull import pull_model

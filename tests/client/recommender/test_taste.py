@@ -7,10 +7,10 @@ import pytest
 
 from client.examples.split import ragged
 from client.privacy.taste_release import taste_of
-from client.recommender.evidence import NOBODY, TEXT, ScoredFor
+from client.recommender.evidence import NOBODY, SHARED_TASTE, TEXT, ScoredFor
 from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
-from client.recommender.taste import SHARED_TASTE, Taste, TasteOnItems, own_taste
+from client.recommender.taste import Taste, TasteOnItems, own_taste
 from shared.base.settings import ModelSettings
 from shared.preferences.taste_directions import item_directions
 
@@ -32,7 +32,7 @@ def map_of(users: list[np.ndarray]) -> np.ndarray:
 
 
 def test_a_score_is_the_sum_over_the_history_of_the_map() -> None:
-    taste = own_taste(HISTORIES, VECTORS)._taste
+    taste = own_taste(HISTORIES, VECTORS).on_items
     np.testing.assert_allclose(taste.matrix, map_of(LIKED), atol=1e-9)
     history = HISTORIES.recent(USERS, half_life=4.0).toarray()
     mapped = taste.seen @ taste.matrix @ taste.seen.T
@@ -41,7 +41,7 @@ def test_a_score_is_the_sum_over_the_history_of_the_map() -> None:
 
 
 def test_a_left_out_users_own_row_is_not_in_the_scores() -> None:
-    found, everybody = own_taste(HISTORIES, VECTORS), own_taste(HISTORIES, VECTORS)._taste
+    found, everybody = own_taste(HISTORIES, VECTORS), own_taste(HISTORIES, VECTORS).on_items
     scores = found.scores(asked(without=True))
     for user in USERS:
         left = map_of([liked for other, liked in enumerate(LIKED) if other != user])
@@ -55,7 +55,7 @@ def test_who_is_in_no_table_and_a_released_map_have_no_row_to_leave_out() -> Non
     own = own_taste(HISTORIES, VECTORS)
     nobody = np.full(len(USERS), NOBODY)
     np.testing.assert_array_equal(own.scores(asked(without=True, users=nobody)), own.scores(asked(without=False, users=nobody)))
-    released = Taste(own._taste, name=SHARED_TASTE)
+    released = Taste(own.on_items, name=SHARED_TASTE)
     np.testing.assert_array_equal(released.scores(asked(without=True)), released.scores(asked(without=False)))
 
 

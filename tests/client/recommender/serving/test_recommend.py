@@ -15,7 +15,7 @@ from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
 from client.recommender.explanation import NOTHING
 from client.recommender.own_evaluation import evaluate_platform
-from client.recommender.recommend import Recommendation, recommend_items
+from client.recommender.serving.recommend import Recommendation, recommend_items
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -144,7 +144,7 @@ def test_a_model_without_any_shared_item(ask: Ask, model: Path, write_platform: 
     with pytest.raises(InputError, match="none of this platform's items"):
         ask(file=other, user="u1", model=model)
     items, said = ask(file=other, user="u1", model=adapter(model, tiny_settings()))
-    assert len(items) == 5 and any("adapter alone" in line for line in said)
+    assert len(items) == 5 and any("only what reads texts" in line for line in said)
 
 
 @pytest.mark.parametrize("private", [False, True])

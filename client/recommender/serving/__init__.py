@@ -1,0 +1,1 @@
+"""A fitted recommender that is kept between calls, and recommendations for all users."""
