@@ -158,12 +158,13 @@ def metrics_evidence(path: Path) -> LedgerEvidence:
 
 
 def folder_evidence(run: Path) -> LedgerEvidence:
-    """Of what a run's folder holds: `metrics.json` and `receipts.jsonl`."""
+    """Of what a run's folder holds: `metrics.json` and `receipts.jsonl`; in a platform's own folder, of what it kept itself."""
+    own = (run / "identity.key").exists()
     found = LedgerEvidence()
     if (run / "metrics.json").exists():
         found = found.plus(metrics_evidence(run / "metrics.json"))
     if (run / "receipts.jsonl").exists():
-        found = found.plus(receipts_evidence(run / "receipts.jsonl", complete=True))
+        found = found.plus(receipts_evidence(run / "receipts.jsonl", complete=not own, own=own))
     return found
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.ledger.audit import audit_run
+from shared.ledger.audit import AuditVerdict, audit_ledgers, audit_run
+from shared.ledger.evidence import LedgerEvidence, receipts_evidence
 from shared.ledger.reading import read_ledger
+from shared.ledger.receipts import RECEIPTS
 from shared.preferences.shared_preferences import FILE, load_preferences
+from shared.protocol.keys import load_ed25519
 from tests.deploy.stage import Stage, until
 
 NAMES = ("north", "south", "west")
@@ -44,7 +47,7 @@ def test_three_shops_share_preferences_whoever_is_killed(stage: Stage, small_sho
     for name in NAMES:
         ledger = read_ledger(stage.root / name / "worker" / "ledger" / f"{name}.jsonl")
         assert [str(entry.kind) for entry in ledger.entries] == ["popularity", "preferences"] and ledger.epsilon <= 50.0
-        assert audit_run(stage.root / name / "worker").ok
+        audit_as_an_auditor(stage, name)
         assert not list((stage.root / name / "worker").rglob("trunk/*"))
 
     model = stage.root / "model"
@@ -57,3 +60,23 @@ def test_three_shops_share_preferences_whoever_is_killed(stage: Stage, small_sho
     for words in (["--user", "u1"], ["--user", "u1", "--private"], ["--like", "i3"], ["--user", "nobody"]):
         items = json.loads(stage.fedfuse("recommend", "--platform", platform, "--model", model, *words, "--json").stdout)
         assert len(items) >= 6 and all(item["because"] for item in items)
+
+
+def audit_as_an_auditor(stage: Stage, name: str) -> None:
+    """One platform's ledger against the coordinator's receipts, whole and without its end."""
+    worker = stage.root / name / "worker"
+    path, key = worker / "ledger" / f"{name}.jsonl", load_ed25519(stage.coordinator / "keys" / "federation.key")
+    trusted = [key.public_key().public_bytes_raw()]
+    evidence = receipts_evidence(stage.folder("first") / RECEIPTS, trusted=trusted)
+    (one,) = (report := audit_ledgers([path], name=name, evidence=evidence)).platforms
+    assert report.verdict is AuditVerdict.SOUND, report.problems
+    assert one.identity and one.released == 2 <= one.checked
+    assert all(witness.receipt is not None and witness.receipt.vouched for witness in evidence.witnesses)
+    # What comes back to the platform, it keeps; that alone bears nothing out.
+    assert audit_run(worker).verdict is AuditVerdict.UNKNOWN and audit_run(worker).ok
+    kept = receipts_evidence(worker / RECEIPTS, trusted=trusted, own=True).witnesses
+    assert kept and {witness.head for witness in kept} <= {witness.head for witness in evidence.witnesses}
+    cut = stage.root / f"{name}.cut.jsonl"
+    cut.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    assert audit_ledgers([cut], name=name, evidence=evidence).verdict is AuditVerdict.UNSOUND
+    assert audit_ledgers([cut], name=name, evidence=LedgerEvidence()).verdict is AuditVerdict.UNKNOWN

@@ -154,7 +154,7 @@ class TestTampering:
         (tmp_path / "ledger" / "shop.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
         report = audit_run(tmp_path)
         assert not report.ok
-        assert any("receipt" in problem for problem in report.problems)
+        assert any("cut or rewritten" in problem for problem in report.problems)
 
     def test_an_epsilon_that_the_entries_do_not_give(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         class Flattering:
