@@ -199,6 +199,8 @@ def simulate_command(
         for name, warnings in metrics["warnings"].items():
             for warning in warnings:
                 Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
+        if metrics["rounds"]:
+            typer.echo(f"curves: tensorboard --logdir {out / 'tensorboard'}")
         typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
 
 
