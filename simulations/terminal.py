@@ -34,6 +34,7 @@ _SAID = (
     Kind.RESUMED,
     Kind.PREFERRED,
     Kind.ABANDONED,
+    Kind.LOST,
     Kind.PERSONALISED,
 )
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."

@@ -143,6 +143,12 @@ def run_command(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
     platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 300.0,
+    round_patience: Annotated[
+        float,
+        typer.Option(
+            help="Seconds in which a round of the secure sum that is given up is tried again, as its platforms return.", min=0
+        ),
+    ] = 600.0,
     name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
     resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
     restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
@@ -167,6 +173,7 @@ def run_command(
         options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
         launch = _new(coordinator, settings_of(config, words), name, platforms, wait, restarts)
+        launch = replace(launch, round_patience=round_patience)
         record(launch)
     console = Console(stderr=as_json, emoji=False)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
@@ -186,7 +193,10 @@ def run_command(
     if as_json:
         typer.echo(json.dumps(state))
     else:
-        console.print(f"finished after {state.get('round', 0)} rounds: {escape(str(state.get('why', '')))}", highlight=False)
+        ended = "INCOMPLETE" if state.get("state") == "incomplete" else "finished"
+        console.print(f"{ended} after {state.get('round', 0)} rounds: {escape(str(state.get('why', '')))}", highlight=False)
+    if state.get("state") == "incomplete":
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float, restarts: int) -> Launch:

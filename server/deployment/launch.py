@@ -50,6 +50,7 @@ class Launch:
         run: Its name.
         nodes: Platforms to wait for; 0: whoever is there.
         wait: Seconds to wait for them, at the start and when all have gone.
+        round_patience: Seconds in which a round of the secure sum that is given up is tried again, when its platforms are back.
         restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
         patience: Seconds that a server which went away is waited for.
     """
@@ -59,6 +60,7 @@ class Launch:
     settings: Settings
     nodes: int = 0
     wait: float = 300.0
+    round_patience: float = 600.0
     restarts: int = 5
     patience: float = 600.0
 
@@ -81,7 +83,13 @@ def record(launch: Launch) -> None:
         )
     privacy = {key: value for key, value in launch.settings.privacy.model_dump().items() if value is not None}
     settings = {**launch.settings.model_dump(mode="python"), "privacy": privacy}
-    values = {"run": launch.run, "nodes": launch.nodes, "wait": launch.wait, "settings": settings}
+    values = {
+        "run": launch.run,
+        "nodes": launch.nodes,
+        "wait": launch.wait,
+        "round_patience": launch.round_patience,
+        "settings": settings,
+    }
     write_whole(folder / RECORD, tomli_w.dumps(values).encode())
 
 
@@ -95,7 +103,14 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         settings = build(values["settings"], where=str(path))
-        return Launch(coordinator=coordinator, run=run, settings=settings, nodes=int(values["nodes"]), wait=float(values["wait"]))
+        return Launch(
+            coordinator=coordinator,
+            run=run,
+            settings=settings,
+            nodes=int(values["nodes"]),
+            wait=float(values["wait"]),
+            round_patience=float(values.get("round_patience", Launch.round_patience)),
+        )
     except (OSError, ValueError, KeyError):
         runs = coordinator.folder / "runs"
         names = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{RECORD}"))) or "none"
@@ -193,6 +208,7 @@ def _start(launch: Launch) -> int:
         "warrant": warrant.text(),
         "nodes": launch.nodes,
         "wait": launch.wait,
+        "round_patience": launch.round_patience,
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)
@@ -215,7 +231,7 @@ def _running(launch: Launch) -> int | None:
 def _ended(launch: Launch) -> bool:
     """Whether the attempt says itself that it has ended, or has died without a word."""
     state = read_state(launch.coordinator.run(launch.run)) or {}
-    return state.get("state") in ("finished", "failed") or _killed(launch)
+    return state.get("state") in ("finished", "incomplete", "failed") or _killed(launch)
 
 
 def _killed(launch: Launch) -> bool:

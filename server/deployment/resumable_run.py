@@ -22,7 +22,7 @@ from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import RunMetrics, log_events, together
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
-from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.prometheus import new_registry, serve_metrics
 from shared.base.settings import unflatten
 from shared.protocol.keys import load_ed25519
@@ -50,6 +50,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
         )
     values = {**RUN_KEYS, **config}
     run, nodes, wait = str(values.pop("run")), int(values.pop("nodes")), float(values.pop("wait"))
+    patience = float(values.pop("round_patience"))
     if not NAME.fullmatch(run):
         raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
     for key in ("warrant", "world", "out"):
@@ -75,19 +76,33 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
                 resume=run_of(out) is not None,
                 nodes=nodes or None,
                 wait=wait,
+                patience=patience,
                 names=lambda: _names(coordinator),
                 identities=lambda: _identities(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
             )
-            version = _publish(coordinator, outcome)
+            version = _incomplete(coordinator, outcome, settings.rounds) if outcome.lost else _publish(coordinator, outcome)
         except FedfuseError as error:
             journal.say("failed", why=str(error), code=int(error.exit_code))
             raise
         except BaseException as error:
             journal.say("failed", why=f"{type(error).__name__}: {error}", code=1)
             raise
-        journal.say("finished", why=version)
+        if outcome.lost:
+            journal.say("incomplete", why=version, code=int(ExitCode.INCOMPLETE))
+        else:
+            journal.say("finished", why=version)
     return outcome
+
+
+def _incomplete(coordinator: CoordinatorFolder, outcome: Outcome, rounds: int) -> str:
+    """What is said of a run that lost rounds. No registry gets its model by itself: a person decides."""
+    lost = ", ".join(map(str, outcome.lost))
+    said = f"{outcome.rounds} of {rounds} rounds count, and given up were: {lost}; the model is in {outcome.model}"
+    if not coordinator.file.registry:
+        return said
+    publish = f"fedfuse publish {outcome.model.parent} {coordinator.file.registry} --key {coordinator.model_key}"
+    return f"{said}, and is not published; if it is wanted: {publish}"
 
 
 def _publish(coordinator: CoordinatorFolder, outcome: Outcome) -> str:

@@ -61,7 +61,7 @@ class Journal:
             self.say("running")
 
     def say(self, state: str, *, why: str = "", code: int = 0) -> None:
-        """Write the state: running, finished or failed, and why."""
+        """Write the state: running, finished, incomplete or failed, and why."""
         platforms = {
             name: {key: ("inf" if value == math.inf else value) for key, value in vars(line).items()}
             for name, line in self._lines.items()
@@ -83,7 +83,7 @@ class Journal:
             return
 
     def _take(self, event: Event, now: float) -> None:
-        if event.kind in (Kind.ROUND, Kind.RESUMED, Kind.EVALUATED):
+        if event.kind in (Kind.ROUND, Kind.LOST, Kind.RESUMED, Kind.EVALUATED):
             self._round = event.round
         for name, tally in event.tallies.items():
             self._count(self._lines.setdefault(name, _Line()), tally)

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     PREFERRED = "preferred"  # which items are liked together is summed
     SECURED = "secured"  # keys and shares of the secure sum are dealt
     ABANDONED = "abandoned"  # a round of the secure sum had too few survivors; nothing of it is revealed
+    LOST = "lost"  # a round is over, and nothing of it is in the model; its checkpoint is written
     EVALUATED = "evaluated"  # every platform's metrics of one model are in
     ROUND = "round"  # a round is over and its checkpoint written
     RESUMED = "resumed"  # the run goes on from a checkpoint
@@ -106,7 +107,8 @@ class Outcome:
     Args:
         adapter: The last global adapter.
         tallies: Platform -> its part, sorted by name.
-        rounds: Rounds done, those of a resumed run included.
+        rounds: Rounds whose sum is in the model, those of a resumed run included.
+        lost: Rounds that were given up; such a run is incomplete.
         seconds: Of this process alone.
         model: Folder of the published model.
     """
@@ -117,3 +119,4 @@ class Outcome:
     rounds: int
     seconds: float
     model: Path
+    lost: tuple[int, ...] = ()

@@ -98,7 +98,7 @@ class RunMetrics:
         elif event.kind is Kind.PUBLISHED:
             self._phase("publish")
             self._ended.set_to_current_time()
-        if event.kind is Kind.RESUMED or event.kind is Kind.ROUND:
+        if event.kind is Kind.RESUMED or event.kind in (Kind.ROUND, Kind.LOST):
             self._round.set(event.round)
         self._platforms.set(len(self._here))
         for platform, tally in event.tallies.items():

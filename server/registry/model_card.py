@@ -120,7 +120,7 @@ Fedfuse; no platform's rows were pooled.
 |---|---|
 | strategy | {settings.strategy} |
 | platforms | {", ".join(f"{platform.name} ({platform.users:,} users declared)" for platform in facts.platforms)} |
-| rounds | {facts.rounds} |
+| rounds | {_rounds(facts, settings)} |
 {_backbone(facts, settings)}| {made} by | run `{facts.run}`, ended {facts.created}{simulated} |
 
 ## Privacy
@@ -132,6 +132,11 @@ Fedfuse; no platform's rows were pooled.
 {_usage(settings)}{_preferences(facts.preferences)}{_taste(facts.taste)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
+
+
+def _rounds(facts: Facts, settings: Settings) -> str:
+    given_up = settings.rounds - facts.rounds
+    return f"{facts.rounds}" if given_up <= 0 else f"{facts.rounds} of {settings.rounds} count: {given_up} were given up"
 
 
 def _usage(settings: Settings) -> str:

@@ -62,6 +62,8 @@ class Attendance:
         self.members: dict[int, Member] = {}
         self._asking: dict[int, tuple[Exchange, float]] = {}
         self._refused: set[int] = set()
+        self.gone: set[str] = set()
+        """Platforms that were members and are asked no more in this run."""
 
     def wait_for(self, wanted: int | None, *, seconds: float) -> list[int]:
         """The nodes, once they are there.
@@ -165,7 +167,9 @@ class Attendance:
 
     def dismiss(self, node: int) -> None:
         """Ask a member no more in this run."""
-        self.members.pop(node, None)
+        member = self.members.pop(node, None)
+        if member is not None:
+            self.gone.add(member.platform)
         self._refused.add(node)
 
     def asked(self, server_round: int) -> dict[int, Member]:

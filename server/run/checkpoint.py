@@ -40,6 +40,7 @@ class Checkpoint:
     Args:
         adapter: The global adapter with its residual, float32.
         tallies: Platform -> its part so far.
+        lost: Rounds of which nothing is in the adapter.
         state: What the strategy needs beside the adapter (a server optimizer's moments), float64.
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
     settings: Settings
     adapter: Mapping[str, NDArray[np.float32]] = field(repr=False)
     tallies: Mapping[str, Tally]
+    lost: tuple[int, ...] = ()
     state: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
 
@@ -61,6 +63,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "run": checkpoint.run,
         "round": checkpoint.round,
+        "lost": list(checkpoint.lost),
         "settings": flatten(checkpoint.settings),
         "tallies": {name: _tally_out(tally) for name, tally in checkpoint.tallies.items()},
     }
@@ -111,7 +114,10 @@ def load_checkpoint(folder: Path, *, run: str, settings: Settings, layout: Layou
     try:
         require_with_residual(adapter, layout, where=str(path))
         tallies = {name: _tally_in(values) for name, values in facts["tallies"].items()}
-        return Checkpoint(run=run, round=int(facts["round"]), settings=settings, adapter=adapter, tallies=tallies, state=state)
+        lost = tuple(int(one) for one in facts.get("lost", ()))
+        return Checkpoint(
+            run=run, round=int(facts["round"]), settings=settings, adapter=adapter, tallies=tallies, lost=lost, state=state
+        )
     except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, error) from None
 

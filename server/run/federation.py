@@ -49,6 +49,7 @@ def run_federation(
     resume: bool = False,
     nodes: int | None = None,
     wait: float = 300.0,
+    patience: float = 0.0,
     start: Arrays | None = None,
     export: Export | None = None,
     names: Callable[[], Mapping[int, str]] | None = None,
@@ -66,6 +67,7 @@ def run_federation(
         resume: Go on from the checkpoint in `out`.
         nodes: Nodes to wait for; None: whoever is there once no new one has come for half a second.
         wait: Seconds to wait for them.
+        patience: Seconds in which a sum of the secure sum that is given up is asked for again, when its platforms are back.
         start: Adapter to begin from; None: `shared.model.adapter.initial`.
         export: Writes the model's files; None: `shared.model.peft_export.export`.
         names: Node -> the platform that it was approved as; None: a node is whoever it says.
@@ -98,6 +100,7 @@ def run_federation(
             tell=tell,
             adapter=adapter,
             wait=wait,
+            patience=patience,
             names=names,
             identities=identities,
             signer=signer,
@@ -112,7 +115,7 @@ def run_federation(
             settings,
             out,
             run=run,
-            rounds=federation.record.round,
+            rounds=federation.record.counted,
             tallies=federation.record.tallies,
             start=start,
             export=export,
@@ -124,7 +127,8 @@ def run_federation(
         run=run,
         adapter=federation.adapter,
         tallies=dict(sorted(federation.record.tallies.items())),
-        rounds=federation.record.round,
+        rounds=federation.record.counted,
+        lost=federation.record.lost,
         seconds=time.monotonic() - began,
         model=model,
     )
@@ -143,6 +147,7 @@ class _Federation:
         tell: Callable[[Event], None],
         adapter: dict[str, NDArray[np.float32]],
         wait: float,
+        patience: float,
         names: Callable[[], Mapping[int, str]] | None = None,
         identities: Callable[[], Mapping[str, bytes]] | None = None,
         signer: Ed25519PrivateKey | None = None,
@@ -181,14 +186,16 @@ class _Federation:
             "wait": wait,
         }
         self._rounds: LocalRounds | SecureRounds = (
-            SecureRounds(run=run, approved=identities, **parts) if settings.distributed else LocalRounds(grid=grid, **parts)
+            SecureRounds(run=run, approved=identities, patience=patience, **parts)
+            if settings.distributed
+            else LocalRounds(grid=grid, **parts)
         )
 
     def restore(self) -> None:
         """Go back to where the last checkpoint was written."""
         checkpoint = load_checkpoint(self._out, run=self._run, settings=self._settings, layout=self._layout)
         self.adapter, self.record.round = dict(checkpoint.adapter), checkpoint.round
-        self.record.tallies = dict(checkpoint.tallies)
+        self.record.tallies, self.record.lost = dict(checkpoint.tallies), checkpoint.lost
         self._strategy.restore(checkpoint.state, self.adapter)
         self._rounds.restore()
         self._receipts.restore()
@@ -212,10 +219,18 @@ class _Federation:
             self._evaluate(Label.BEFORE)
         while record.round < rounds:
             moved = self._rounds.round(record.round + 1, self.adapter)
-            self.adapter = self.adapter if moved is None else moved
             record.round += 1
+            if moved is None:
+                record.lost = (*record.lost, record.round)
+            else:
+                self.adapter = moved
             self._save()
-            record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True)
+            if moved is None:
+                record.say(
+                    Kind.LOST, f"round {record.round} of {rounds} is lost: nothing of it is in the model", with_tallies=True
+                )
+            else:
+                record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True)
             if every and record.round % every == 0 and record.round < rounds:
                 self._evaluate(Label.FEDERATED)
         if not any(tally.federated and tally.federated.round == record.round for tally in record.tallies.values()):
@@ -299,6 +314,7 @@ class _Federation:
             settings=self._settings,
             adapter=self.adapter,
             tallies=dict(self.record.tallies),
+            lost=self.record.lost,
             state=self._strategy.state(),
         )
         save_checkpoint(self._out, state)

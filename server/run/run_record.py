@@ -21,7 +21,14 @@ class RunRecord:
         self._tell = tell
         self.round = 0
         """The last round that is over."""
+        self.lost: tuple[int, ...] = ()
+        """Rounds that are over and of which nothing is in the model."""
         self.tallies: dict[str, Tally] = {}
+
+    @property
+    def counted(self) -> int:
+        """Rounds whose sum is in the model."""
+        return self.round - len(self.lost)
 
     def say(
         self,

@@ -19,14 +19,14 @@ from server.run.preference_store import PreferenceStore
 from server.run.run_record import RunRecord
 from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
-from shared.base.errors import FedfuseError, ProtocolError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.sum_kind import SumKind
 from shared.preferences.summed_preferences import PreferenceQuestion, PreferenceSum, combined_preferences
-from shared.protocol.messages import Joined
+from shared.protocol.messages import Joined, Reason
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
@@ -42,6 +42,10 @@ _FILE, _ENCODED = "session.bin", "encoded.bin"
 _IN_A_ROW = 3
 """Rounds given up one after the other that end a run: each costs every platform its charge."""
 _LOOK = 0.05
+_PAUSES = (1.0, 30.0)
+"""Seconds before a platform that failed and is there is asked once more: the first, and the longest after doubling."""
+_FOR_GOOD = (Reason.BUDGET, Reason.SETTINGS, Reason.NOISE, Reason.ROUND, Reason.VERSION, Reason.WARRANT)
+"""Refusals that the same question would meet again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,7 @@ class Saved:
 
 
 Part = TypeVar("Part", Saved, Encoded)
+Found = TypeVar("Found")
 
 
 class SecureRounds:
@@ -71,6 +76,7 @@ class SecureRounds:
     Args:
         out: The run's folder.
         wait: Seconds to wait for enough platforms before a round.
+        patience: Seconds in which a sum that is given up is asked for again when the platforms that it lacks are back.
         approved: Platform -> the identity that it was approved with, looked up when it is needed; None where nobody approves.
     """
 
@@ -85,9 +91,12 @@ class SecureRounds:
         record: RunRecord,
         dispatch: Dispatch,
         wait: float,
+        patience: float = 0.0,
         approved: Callable[[], Mapping[str, bytes]] | None = None,
     ) -> None:
         self._settings, self._run, self._wait = settings, run, wait
+        self._patience = patience
+        self._refusing: set[str] = set()
         self._strategy, self._approved = strategy, approved
         self._attendance, self._record, self._dispatch = attendance, record, dispatch
         self._path, self._encoded = out / FOLDER / _FILE, out / FOLDER / _ENCODED
@@ -215,8 +224,9 @@ class SecureRounds:
         items = question.of is not SumKind.TASTE
         receipts: list[Receipt] = []
         try:
-            self._gather(phases, 0, phases.prefer(question, lists=self._saved.lists if items else b""), receipts)
-            return phases.preferences(self._declared.owners(question.items) if items else None)
+            asking = phases.prefer(question, lists=self._saved.lists if items else b"")
+            owners = self._declared.owners(question.items) if items else None
+            return self._gather(phases, 0, asking, receipts, partial(phases.preferences, owners))
         finally:
             self._credit(receipts, counted=False)
 
@@ -240,8 +250,7 @@ class SecureRounds:
         receipts: list[Receipt] = []
         catalogues = phases.agreement.catalogues
         try:
-            self._gather(phases, POPULARITY, phases.count(), receipts)
-            found = phases.popularities()
+            found = self._gather(phases, POPULARITY, phases.count(), receipts, phases.popularities)
             text = f"{len(receipts)} platforms summed the popularity of {sum(one.items for one in catalogues)} items"
             self._record.say(Kind.SECURED, text, round_=POPULARITY)
         except Abandoned as error:
@@ -266,10 +275,12 @@ class SecureRounds:
             self._note(exchange, POPULARITY)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
-        """The next global adapter, or None where the round was given up: nothing of it is revealed, its charges stand.
+        """The next global adapter, or None where the round is lost: given up, and not made good within the patience.
+
+        Nothing of a lost round is revealed, and its charges stand.
 
         Raises:
-            NoUpdate: too few platforms are there, or the third round in a row was given up.
+            NoUpdate: too few platforms are there, or the third round in a row is lost.
         """
         phases = self._there(server_round)
         self._tell(phases)
@@ -278,14 +289,13 @@ class SecureRounds:
             asking = phases.mask(server_round, adapter)
             # Before it is asked: resumed in this round, the coordinator asks the same question.
             self._note_encoded(phases)
-            self._gather(phases, server_round, asking, receipts)
-            moved = phases.step()
+            moved = self._gather(phases, server_round, asking, receipts, phases.step)
         except Abandoned as error:
             self._credit(receipts, counted=False)
             self._abandoned += 1
             self._record.say(Kind.ABANDONED, f"round {server_round} is given up: {error.found}", round_=server_round)
             if self._abandoned >= _IN_A_ROW:
-                raise NoUpdate(
+                raise _incomplete(
                     f"{self._abandoned} rounds in a row were given up, the last one because of {error.found}",
                     where=str(self._path.parent),
                     do="see why platforms are missing, then resume the run",
@@ -295,21 +305,74 @@ class SecureRounds:
         self._credit(receipts, counted=True)
         return moved
 
-    def _gather(self, phases: Phases, server_round: int, asking: Iterator[Message], receipts: list[Receipt]) -> None:
-        """All phases of one sum; `receipts` gets those of the masked vectors as soon as they are in.
+    def _gather(
+        self,
+        phases: Phases,
+        server_round: int,
+        asking: Iterator[Message],
+        receipts: list[Receipt],
+        finish: Callable[[], Found],
+    ) -> Found:
+        """One sum, and what `finish` makes of it; given up, it goes on where it was, once those that it lacks are back.
+
+        Every platform is asked the same question again, and gives the answer that it gave: nothing is charged or revealed twice.
+
+        Args:
+            receipts: Gets those of the masked vectors as soon as they are in.
+
+        Raises:
+            Abandoned: too few platforms are left, and no more came within the patience.
+        """
+        end, pause = time.monotonic() + self._patience, _PAUSES[0]
+        self._refusing.clear()
+        while True:
+            try:
+                self._ask_phases(phases, server_round, asking, receipts)
+                return finish()
+            except Abandoned as error:
+                self._await_missing(phases, server_round, error, end=end, pause=pause)
+            asking, pause = phases.again(), min(2 * pause, _PAUSES[1])
+
+    def _await_missing(self, phases: Phases, server_round: int, error: Abandoned, *, end: float, pause: float) -> None:
+        """Wait until a platform that the sum lacks is there.
+
+        Raises:
+            Abandoned: none can come, or none came in time.
+        """
+        missing = phases.missing - self._refusing - self._attendance.gone
+        left = end - time.monotonic()
+        if not missing or left <= 0:
+            raise error
+        text = f"{error.found}; {', '.join(sorted(missing))} will be asked again, for {left:.0f} s at most"
+        self._record.say(Kind.WAITING, text, round_=server_round)
+        time.sleep(min(pause, left))
+        while True:
+            self._attendance.look()
+            members = self._by_name()
+            if missing & set(members):
+                break
+            if time.monotonic() >= end:
+                raise error
+            time.sleep(_LOOK)
+        # Who is in the sum and has left meanwhile is still counted in it.
+        phases.members = {**phases.members, **members}
+
+    def _ask_phases(self, phases: Phases, server_round: int, asking: Iterator[Message], receipts: list[Receipt]) -> None:
+        """All phases of one sum, or those of them that are still to do.
 
         Raises:
             Abandoned: too few platforms are left.
         """
-        exchange = self._send(asking, training=True)
-        phases.masked(self._dispatch.answers(exchange, told=server_round))
-        receipts += phases.report.updates
-        phases.report.updates = []
-        self._note(exchange, server_round)
-        try:
-            phases.close()
-        finally:
-            self._note_encoded(phases)
+        if not phases.closed:
+            exchange = self._send(asking, training=True)
+            phases.masked(self._dispatch.answers(exchange, told=server_round))
+            receipts += phases.report.updates
+            phases.report.updates = []
+            self._note(exchange, server_round)
+            try:
+                phases.close()
+            finally:
+                self._note_encoded(phases)
         if not phases.work.whole:
             exchange = self._send(phases.confirm())
             phases.confirmed(self._dispatch.answers(exchange))
@@ -332,7 +395,7 @@ class SecureRounds:
                 self._phases.members = members
                 return self._phases
             if time.monotonic() >= end:
-                raise NoUpdate(
+                raise _incomplete(
                     f"round {server_round}: {len(here)} platforms of the secure sum are there, {needed} are needed",
                     where=", ".join(sorted(names - here)) + " are missing",
                     do="start them again, then resume the run; nothing was charged for this round",
@@ -350,6 +413,8 @@ class SecureRounds:
 
     def _note(self, exchange: Exchange, server_round: int) -> None:
         assert self._phases is not None
+        refusals = self._phases.report.refusals.values()
+        self._refusing |= {refusal.platform for refusal in refusals if refusal.reason in _FOR_GOOD}
         self._dispatch.book(exchange, self._phases.report, server_round)
 
     def _credit(self, receipts: list[Receipt], *, counted: bool) -> None:
@@ -366,6 +431,12 @@ class SecureRounds:
     def _keep(self, saved: Saved) -> None:
         write_checked(self._path, encode(saved))
         self._saved = saved
+
+
+def _incomplete(found: str, *, where: str, do: str) -> NoUpdate:
+    error = NoUpdate(found, where=where, do=do)
+    error.exit_code = ExitCode.INCOMPLETE
+    return error
 
 
 def _read(kind: type[Part], path: Path) -> Part:

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     PRIVACY = 4
     STORAGE = 5
     REFUSED = 6
+    INCOMPLETE = 7
     INTERRUPTED = 130
 
 

@@ -51,6 +51,9 @@ class Phases:
         self.encoded: Encoded | None = None
         """Which round's items' vectors serve; the vectors depend on it, too."""
         self._round: Round | None = None
+        self._question: RecordDict | None = None
+        self.closed = False
+        """Whether the list of survivors of the sum that is going on is fixed: then no more vectors are asked for."""
 
     @property
     def quick(self) -> float:
@@ -128,6 +131,25 @@ class Phases:
         """Standard deviation of the noise in the sum: every survivor's share, of which those of the honest would suffice."""
         return self._point.noise * math.sqrt(len(self.work.survivors) / self._point.honest)
 
+    @property
+    def missing(self) -> set[str]:
+        """Platforms whose answer the sum that is going on lacks; asked again, they give what they gave or would have given."""
+        work, session = self.work, self.coordinator.session
+        if work.summed:
+            return set()
+        if not self.closed:
+            lacking = set(session.present).difference(work.survivors)
+        elif not work.whole and len(work.signed) < session.roster.quorum.votes:
+            lacking = set(work.survivors) - work.signed
+        else:
+            lacking = set(work.survivors) - work.shared
+        return {session.roster.entries[number].platform for number in lacking}
+
+    def again(self) -> Iterator[Message]:
+        """The question of the sum that is going on, for those that have not answered it."""
+        assert self._question is not None
+        return self._asking(self._question)
+
     def close(self) -> None:
         """No more masked vectors.
 
@@ -142,6 +164,7 @@ class Phases:
                 require_owners(self.coordinator.roster, self.agreement.catalogues, self.work.survivors)
             except ProtocolError as error:
                 raise Abandoned(error.found) from None
+        self.closed = True
 
     def popularities(self) -> tuple[Popularity, ...]:
         """What round 0 summed, in the order of the agreed catalogues.
@@ -177,7 +200,7 @@ class Phases:
         self._point, self._server_round, self._sum = point, server_round, sum_number(request)
         question = question_of(request, before=before)
         frame = MaskFrame(round=self._sum, length=point.dimension, bits=point.bits, question=question)
-        self._round = Round(self.coordinator, frame, before=before)
+        self._round, self.closed = Round(self.coordinator, frame, before=before), False
 
     def _before(self, server_round: int) -> secagg.Before:
         """What the round's vectors depend on from before it: items' vectors of an earlier round, if everyone asked has them."""
@@ -217,8 +240,9 @@ class Phases:
 
     def _asking(self, shared: RecordDict) -> Iterator[Message]:
         """The shared record for everybody, each with a body of its own; the same body, too, where no shares are to be sent."""
+        self._question = shared
         plain: ArrayRecord | None = None
-        for number, member in self._there(self.coordinator.session.present):
+        for number, member in self._there(sorted(set(self.coordinator.session.present).difference(self.work.survivors))):
             asked = self.work.mask_for(number)
             if asked.parcels or plain is None:
                 body = record_of_bytes(encode(asked))
@@ -245,7 +269,7 @@ class Phases:
     def confirm(self) -> Iterator[Message]:
         """Ask every survivor to sign who they are; only where somebody is missing."""
         record = self._record(Phase.CONFIRM, self._server_round, encode(self.work.confirm()))
-        for number, member in self._there(self.work.survivors):
+        for number, member in self._there(sorted(set(self.work.survivors) - self.work.signed)):
             yield self._message(member, number, record, MessageType.QUERY)
 
     def confirmed(self, replies: Iterable[Message]) -> None:
@@ -261,7 +285,7 @@ class Phases:
         Raises:
             Abandoned: too few signed.
         """
-        for number, member in self._there(self.work.survivors):
+        for number, member in self._there(sorted(set(self.work.survivors) - self.work.shared)):
             record = self._record(Phase.UNMASK, self._server_round, encode(self.work.unmask_for(number)))
             yield self._message(member, number, record, MessageType.QUERY)
 

@@ -50,6 +50,21 @@ class Round:
         """Whether nobody is missing, so that no list need be confirmed."""
         return self.survivors == self._session.present
 
+    @property
+    def summed(self) -> bool:
+        """Whether the sum is known."""
+        return self._sum is not None
+
+    @property
+    def signed(self) -> frozenset[int]:
+        """Survivors whose signature under the list is here."""
+        return frozenset(self._confirmations)
+
+    @property
+    def shared(self) -> frozenset[int]:
+        """Survivors whose shares are here."""
+        return frozenset(self._shares)
+
     def mask_for(self, number: int) -> Mask:
         """What to ask a platform in the first phase."""
         frame = self.frame

@@ -219,6 +219,21 @@ class TestGoingOn:
         key = ed25519_from_line(make_invitation(launch.coordinator, "shop").coordinator).public_bytes_raw()
         parse_warrant(config["warrant"]).require(key, run=launch.run, settings=settings_digest(launch.settings), now=0.0)
 
+    def test_one_that_lost_rounds_is_not_called_done(
+        self, make_launch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        import typer
+
+        from server.cli.deployment import run_command
+
+        launch, flower = make_launch([])
+        flower.attempts[0] = [says(launch, "incomplete", why="1 of 2 rounds count", code=7), "finished:completed"]
+        monkeypatch.setattr("server.deployment.folder.open_coordinator", lambda _: launch.coordinator)
+        with pytest.raises(typer.Exit) as caught:
+            run_command(resume=launch.run)
+        assert caught.value.exit_code == ExitCode.INCOMPLETE == 7
+        assert "INCOMPLETE" in capsys.readouterr().out
+
     def test_a_failed_attempt_is_followed_by_another(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "finished:failed"], ["running", "finished:completed"])
         told: list[dict[str, Any]] = []
@@ -330,6 +345,34 @@ def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FEDFUSE_SERVER", str(coordinator.folder))
     with pytest.raises(InputError, match="no name of a run"):
         deployed(grid, {"run": "../x"})
+
+
+@pytest.mark.parametrize("registry", [False, True])
+def test_a_run_that_lost_rounds_is_incomplete_and_not_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, registry: bool
+) -> None:
+    from server.deployment import resumable_run as module
+
+    made = create_coordinator_folder(
+        tmp_path / "made", host="localhost", name="spring", port=8000, control_port=8001, listen="127.0.0.1"
+    )
+    if registry:
+        text = (made.folder / "server.toml").read_text().replace('registry = ""', f'registry = "{tmp_path / "models"}"')
+        (made.folder / "server.toml").write_text(text)
+    told: dict[str, Any] = {}
+
+    def run(*, out: Path, patience: float, **_: Any) -> Outcome:
+        told["patience"] = patience
+        return Outcome(run="lossy", adapter={}, tallies={}, rounds=2, seconds=1.0, model=out / "model", lost=(3,))
+
+    monkeypatch.setattr(module, "run_federation", run)
+    monkeypatch.setenv("FEDFUSE_SERVER", str(made.folder))
+    grid: Any = None
+    deployed(grid, {"run": "lossy", "rounds": 3, "round_patience": 7.0})
+    state = read_state(made.run("lossy")) or {}
+    assert (state["state"], state["code"], told["patience"]) == ("incomplete", ExitCode.INCOMPLETE, 7.0)
+    assert "2 of 3 rounds count, and given up were: 3" in state["why"]
+    assert ("fedfuse publish" in state["why"]) == registry and not (tmp_path / "models").exists()
 
 
 def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder) -> None:

@@ -18,7 +18,7 @@ from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.exchange import Exchange
 from server.run.secure_round import FOLDER
 from shared.base.atomic_files import read_checked, write_checked
-from shared.base.errors import FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, InputError, NoisyPlan, OutOfOrder, ProtocolError, StorageError
 from shared.base.settings import Settings
 from shared.model.adapter import initial, trained
 from shared.protocol.flower_records import request_from, to_record
@@ -180,11 +180,17 @@ def federate(tiny_settings: Make, run_linked: Callable[..., Outcome], monkeypatc
     monkeypatch.setattr("strategies.composition.StepOnSums", lambda settings: ServerOptimizer(settings.server))
 
     def run(
-        *platforms: Platform, out: str = "run", events: Any = None, resume: bool = False, identities: Any = None, **over: Any
+        *platforms: Platform,
+        out: str = "run",
+        events: Any = None,
+        resume: bool = False,
+        identities: Any = None,
+        patience: float = 0.0,
+        **over: Any,
     ) -> Outcome:
         values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
         settings = tiny_settings(**{**values, **over})
-        more = {"identities": identities, "resume": resume, "wait": 0.2}
+        more = {"identities": identities, "resume": resume, "wait": 0.2, "patience": patience}
         return run_linked(platforms, settings, out=out, events=events, **more)
 
     return run
@@ -256,7 +262,8 @@ def test_below_the_threshold_a_round_is_given_up_and_its_charges_stand(
     assert moved(outcome, tiny_settings()) == pytest.approx(step(platforms, 1) + step(platforms, 3), rel=1e-5)
     assert len(told(events, Kind.ABANDONED)) == 1
     assert [tally.rounds for tally in outcome.tallies.values()] == [2] * 5
-    assert outcome.rounds == 3
+    assert (outcome.rounds, outcome.lost) == (2, (2,))
+    assert len(told(events, Kind.LOST)) == 1 and [event.round for event in events if event.kind is Kind.ROUND] == [1, 3]
     assert (2, "unmask") not in platforms[3].asked if phase == "sum" else (2, "unmask") in platforms[3].asked
 
 
@@ -467,6 +474,84 @@ def test_what_needs_single_updates_is_refused_at_the_start(federate: Any, severa
     with pytest.raises(InputError, match="secure sum"):
         federate(*platforms, strategy=strategy, privacy={"noise": "distributed"})
     assert platforms[0].asked == []
+
+
+class TestGivenUpAndTriedAgain:
+    """Within the patience a sum that was given up goes on where it was, with the answers that it has."""
+
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("server.run.secure_round._PAUSES", (0.01, 0.01))
+
+    @staticmethod
+    def once(platform: Platform, at: tuple[int, str], failure: Any) -> None:
+        """It fails the first time that it is asked, after it has paid for what it is asked."""
+        honest = platform.answer
+
+        def answer(request: Request) -> Answer:
+            found = honest(request)
+            if platform.asked[-1] == at and platform.asked.count(at) == 1:
+                raise failure
+            return found
+
+        platform.answer = answer  # type: ignore[method-assign]
+
+    @pytest.mark.parametrize("phase", ["sum", "confirm", "unmask"])
+    def test_in_every_phase_the_round_counts(
+        self, federate: Any, several: Any, tiny_settings: Make, tmp_path: Path, phase: str
+    ) -> None:
+        platforms = several(5, p4={(2, "sum"): Reason.ROUND}) if phase == "confirm" else several(5)
+        for platform in platforms[:3]:
+            self.once(platform, (2, phase), RuntimeError("gone"))
+        events: list[Event] = []
+        outcome = federate(*platforms, events=events.append, patience=20.0)
+        second = platforms[:4] if phase == "confirm" else platforms
+        wanted = step(platforms, 1) + step(second, 2) + step(platforms, 3)
+        assert moved(outcome, tiny_settings()) == pytest.approx(wanted, rel=1e-5)
+        assert (outcome.rounds, outcome.lost) == (3, ())
+        assert not told(events, Kind.ABANDONED) and not told(events, Kind.LOST)
+        # Whoever had answered is not asked again.
+        assert platforms[3].asked.count((2, phase)) == 1
+        assert "| rounds | 3 |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+    def test_all_of_three(self, federate: Any, several: Any, tiny_settings: Make) -> None:
+        platforms = several(3)
+        self.once(platforms[1], (3, "sum"), RuntimeError("killed"))
+        over = {"secure": {"threshold": 1.0, "colluders": 0}}
+        outcome = federate(*platforms, patience=20.0, **over)
+        assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms, at) for at in (1, 2, 3)), rel=1e-5)
+        assert outcome.lost == ()
+
+    def test_without_return_the_card_says_how_many_rounds_count(self, federate: Any, several: Any, tmp_path: Path) -> None:
+        lost = {(3, "sum"): RuntimeError("killed")}
+        outcome = federate(*several(3, p0=lost), patience=0.3, secure={"threshold": 1.0, "colluders": 0})
+        assert (outcome.rounds, outcome.lost) == (2, (3,))
+        assert "| rounds | 2 of 3 count: 1 were given up |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+    def test_lost_rounds_outlive_the_coordinator(self, federate: Any, several: Any) -> None:
+        platforms = several(3, p0={(2, "sum"): RuntimeError("killed")})
+
+        def stop(event: Event) -> None:
+            if event.kind is Kind.LOST:
+                raise KeyboardInterrupt
+
+        over = {"secure": {"threshold": 1.0, "colluders": 0}}
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, events=stop, **over)
+        outcome = federate(*platforms, resume=True, **over)
+        assert (outcome.rounds, outcome.lost) == (2, (2,))
+
+    @pytest.mark.parametrize("reason", [Reason.BUDGET, Reason.ROUND])
+    def test_what_would_be_refused_again_is_not_waited_for(self, federate: Any, several: Any, reason: Reason) -> None:
+        platforms = several(3, p0={(3, "sum"): reason})
+        outcome = federate(*platforms, patience=600.0, secure={"threshold": 1.0, "colluders": 0})
+        assert outcome.lost == (3,) and platforms[0].asked.count((3, "sum")) == 1
+
+    def test_a_run_that_ends_for_missing_platforms_is_incomplete(self, federate: Any, several: Any) -> None:
+        lost = {(round_, "unmask"): RuntimeError("gone") for round_ in (2, 3, 4)}
+        with pytest.raises(NoUpdate, match="in a row") as caught:
+            federate(*several(5, p0=lost, p1=lost, p2=lost), rounds=9, patience=0.05)
+        assert caught.value.exit_code is ExitCode.INCOMPLETE
 
 
 class TestItemsEncoded:
