@@ -98,9 +98,8 @@ def approve(
     ] = "",
 ) -> None:
     """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do."""
-    from server.deployment.approved_platforms import Platforms
     from server.deployment.folder import open_coordinator
-    from server.deployment.supernode_sync import enlist_if_running
+    from server.deployment.supernode_sync import admit
     from shared.protocol.invitation import read_application
 
     coordinator = open_coordinator(server)
@@ -115,8 +114,8 @@ def approve(
             where=str(application),
             do="send the platform an invitation to this one",
         )
-    Platforms(coordinator.platforms).approve(asked, replace_with=replace)
-    state = "registered" if enlist_if_running(coordinator) else "it will be registered when the server starts"
+    made = admit(coordinator, asked, replace_with=replace)
+    state = "registered" if made.node else "it will be registered when the server starts"
     typer.echo(f"{platform} is approved, fingerprint {asked.fingerprint}; {state}")
 
 
@@ -124,11 +123,8 @@ def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")
     """Shut a platform out, from this moment on. What it gave to finished rounds stays in the model."""
     from server.deployment.approved_platforms import Platforms
     from server.deployment.folder import open_coordinator
-    from server.deployment.supernode_sync import enlist_if_running
 
-    coordinator = open_coordinator(server)
-    Platforms(coordinator.platforms).revoke(platform)
-    enlist_if_running(coordinator)
+    Platforms(open_coordinator(server).platforms).revoke(platform)
     typer.echo(f"{platform} is revoked")
 
 

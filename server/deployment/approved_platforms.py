@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class ApprovedPlatform:
     Args:
         node_key: The SuperNode's public key (OpenSSH).
         identity: Ed25519 identity in the secure sum (base64).
-        node: Flower's id of its SuperNode; 0 before it is registered.
+        node: Flower's id of its SuperNode; 0 before it is registered. A revoked one keeps it: Flower takes no key a second time.
         approved: Seconds since 1970.
         revoked: Seconds since 1970, or None.
     """
@@ -90,15 +90,23 @@ class Platforms:
             self._read()
             return self._known.get(node_key)
 
-    def approve(self, application: Application, *, replace_with: str = "") -> ApprovedPlatform:
+    def approve(
+        self,
+        application: Application,
+        *,
+        replace_with: str = "",
+        register: Callable[[ApprovedPlatform], int] | None = None,
+    ) -> ApprovedPlatform:
         """Let a platform in.
 
         Args:
+            register: Gives Flower's id of its SuperNode, called when everything is checked and nothing is written.
             replace_with: Fingerprint of this very application, if it may have other keys than it was approved with; the old ones
                 are revoked. A SuperNode's key is public: an application with it and another identity may be anybody's.
 
         Raises:
             InputError: the name or a key belongs to another, or keys would change that `replace_with` does not name.
+            FedfuseError: as `register`; the list is as it was.
         """
         with self._change() as known:
             same = known.get(application.node_key)
@@ -130,9 +138,11 @@ class Platforms:
                 name=application.platform,
                 node_key=application.node_key,
                 identity=application.identity,
-                node=same.node if same is not None and same.revoked is None else 0,
+                node=0 if same is None else same.node,
                 approved=time.time(),
             )
+            if register is not None:
+                made = replace(made, node=register(made))
             known[made.node_key] = made
         return made
 

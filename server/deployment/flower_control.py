@@ -20,7 +20,6 @@ from flwr.proto.control_pb2 import (
     StartRunRequest,
     StopRunRequest,
     StreamLogsRequest,
-    UnregisterNodeRequest,
 )
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
@@ -98,11 +97,6 @@ class Control:
         """Flower's id for a SuperNode with that public key (PEM)."""
         with self._errors():
             return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)
-
-    def unregister(self, node: int) -> None:
-        """Forget a SuperNode."""
-        with self._errors():
-            self._client.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
     def nodes(self) -> list[Node]:
         """Every SuperNode."""

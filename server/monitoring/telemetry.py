@@ -19,6 +19,8 @@ _LEVELS = {
     Kind.SILENT: logging.WARNING,
     Kind.DROPPED: logging.WARNING,
     Kind.LEFT: logging.WARNING,
+    Kind.ABANDONED: logging.WARNING,
+    Kind.LOST: logging.WARNING,
     Kind.ANSWERED: logging.DEBUG,
 }
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)

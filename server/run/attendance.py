@@ -138,10 +138,13 @@ class Attendance:
 
     def look(self) -> None:
         """Between two rounds: let go of who has left, ask who has come, and take in who has answered. Waits for nobody."""
-        there = set(self._grid.get_node_ids())
+        online = set(self._grid.get_node_ids())
+        # Flower knows a revoked platform's node, and calls it online, until its heartbeat is missed.
+        there = online if self._names is None else online & set(self._names())
         for node in [node for node in self.members if node not in there]:
             gone = self.members.pop(node)
-            self._say(Kind.LEFT, f"{gone.platform} has left: the run goes on without it", platform=gone.platform)
+            how = "was revoked" if node in online else "has left"
+            self._say(Kind.LEFT, f"{gone.platform} {how}: the run goes on without it", platform=gone.platform)
         # Whoever is still preparing is left in peace; whoever failed is asked again, but not at once.
         self._asking = {
             node: (exchange, since)

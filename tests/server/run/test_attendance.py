@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
+from strategies.phase_report import Member
 
 
 class Door:
@@ -42,6 +44,33 @@ def waiting(told: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
         return attendance.wait_for(wanted, seconds=seconds)
 
     return wait
+
+
+def unheard(nodes: list[int]) -> Any:
+    """An exchange in which nobody answers."""
+    return SimpleNamespace(errors={}, silent=nodes, replies=list, arrived=list)
+
+
+def test_who_is_revoked_leaves_between_two_rounds_and_may_come_back() -> None:
+    said: list[str] = []
+
+    def say(kind: Kind, text: str, **_: Any) -> None:
+        said.append(f"{kind}: {text}")
+
+    door: Any = Door([2, 3])
+    names = {2: "shop", 3: "video"}
+    attendance = Attendance(
+        grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None, names=lambda: names
+    )
+    attendance._ask = unheard  # type: ignore[method-assign]
+    attendance.members = {node: Member(node=node, platform=name, users=9) for node, name in names.items()}
+    del names[3]
+    attendance.look()
+    assert set(attendance.members) == {2} and 3 not in attendance._asking
+    assert said == ["left: video was revoked: the run goes on without it"]
+    names[3] = "video"
+    attendance.look()
+    assert 3 in attendance._asking
 
 
 def test_it_says_at_once_that_nobody_is_there_and_then_what_changes(waiting: Any, told: list[str]) -> None:
