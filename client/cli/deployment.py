@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.base.errors import ExitCode
+from shared.base.errors import ExitCode, InputError
 
 client = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="A platform's processes: start, worker, node, health, accept."
@@ -224,6 +224,12 @@ def trust_command(
         state = "known" if known.get(name) == key else "CHANGED" if name in known else "new"
         typer.echo(f"{name}: fingerprint {fingerprint_of(key)} ({state})")
     fresh = [name for name in found if name not in known]
+    if fresh and not yes and not _at_a_terminal():
+        raise InputError(
+            f"nobody is at a terminal to say whether the fingerprint of {', '.join(sorted(fresh))} was compared",
+            where="client trust",
+            do="nothing was written; compare each with its platform's people, then: --yes",
+        )
     if not found or (fresh and not (yes or typer.confirm("have you compared each new one with its platform's people?"))):
         typer.echo("nothing was written")
         raise typer.Exit(ExitCode.FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,6 +94,8 @@ def approve(
     platform: Annotated[str, typer.Argument(help="The name that it was invited under.")],
     application: Annotated[Path, typer.Argument(help="The application.toml that the platform sent.")],
     server: At = _HERE,
+    fingerprint: Annotated[str, typer.Option(help="The fingerprint that the platform's people read out, for scripts.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared already.")] = False,
     replace: Annotated[
         str, typer.Option(help="The application's fingerprint, if the platform has new keys and its people confirmed it.")
     ] = "",
@@ -114,9 +117,30 @@ def approve(
             where=str(application),
             do="send the platform an invitation to this one",
         )
+    typer.echo(f"{platform}: fingerprint {asked.fingerprint}")
+    if not yes and replace != asked.fingerprint:
+        _require_compared(asked.fingerprint, said=fingerprint, where=str(application))
     made = admit(coordinator, asked, replace_with=replace)
     state = "registered" if made.node else "it will be registered when the server starts"
-    typer.echo(f"{platform} is approved, fingerprint {asked.fingerprint}; {state}")
+    typer.echo(f"{platform} is approved; {state}")
+
+
+def _require_compared(found: str, *, said: str, where: str) -> None:
+    """Have a person compare a fingerprint before anything is done with what it is of."""
+    if said:
+        if said.strip().lower() != found:
+            raise InputError(
+                f"its fingerprint is {found}, and --fingerprint says {said}", where=where, do="ask the platform's people again"
+            )
+        return
+    if not sys.stdin.isatty():
+        raise InputError(
+            "nobody is at a terminal to say whether the fingerprint was compared",
+            where=where,
+            do=f"compare it with the platform's people, then: --fingerprint {found}",
+        )
+    if not typer.confirm("have you compared it with the platform's people?"):
+        raise InputError("nothing was written: the fingerprint was not compared", where=where, do="compare it, then approve")
 
 
 def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")], server: At = _HERE) -> None:
@@ -196,7 +220,9 @@ def run_command(
 
 
 def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float, restarts: int) -> Launch:
+    from server.deployment.approved_platforms import Platforms
     from server.deployment.launch import Launch
+    from strategies.composition import named
 
     if settings.simulation:
         raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
@@ -205,6 +231,15 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float
             f"{platforms} platforms are waited for, and the settings need {settings.server.minimum_platforms}",
             where="--platforms, server.minimum_platforms",
             do="wait for more",
+        )
+    # What the ServerApp would find after all platforms have come.
+    named(settings.strategy)(settings=settings, run="new", members=())
+    approved = sorted(one.name for one in Platforms(coordinator.platforms).approved())
+    if platforms > len(approved):
+        raise InputError(
+            f"{platforms} platforms are waited for, and {len(approved)} are approved: {', '.join(approved) or 'none'}",
+            where="--platforms",
+            do="approve more, or wait for fewer",
         )
     name = name or f"{coordinator.file.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, wait=wait, restarts=restarts)

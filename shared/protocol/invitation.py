@@ -168,8 +168,8 @@ class Application(_Document):
 
     @property
     def fingerprint(self) -> str:
-        """What two people compare: over both keys."""
-        return grouped(hashlib.sha256(b"fedfuse application\n" + f"{self.node_key}\n{self.identity}".encode()).digest())
+        """What two people compare: the identity's, as other platforms see it; with it the platform signed its SuperNode's key."""
+        return fingerprint_of(self.identity)
 
     @model_validator(mode="after")
     def _proved(self) -> Application:

@@ -99,7 +99,7 @@ class Stage:
         self.edit(folder, '# backbones = ["minilm"]', f"backbones = [{json.dumps(self.backbone)}]")
         # A few users at a large epsilon: little noise will do.
         self.edit(folder, "minimum_noise_multiplier = 0.3 ", "minimum_noise_multiplier = 0.05 ")
-        self.fedfuse("approve", name, folder / "application.toml", "--server", self.coordinator)
+        self.fedfuse("approve", name, folder / "application.toml", "--server", self.coordinator, "--yes")
         return folder
 
     def edit(self, folder: Path, old: str, new: str) -> None:

@@ -155,7 +155,9 @@ class TestAnIdentity:
     def test_at_the_command_line(self, deployment: Deployment, fedfuse: Run, tmp_path: Path) -> None:
         peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
         identity = apply(tmp_path / "a.toml")
-        assert fedfuse(*words).returncode != 0 and not peers.exists()
+        alone = fedfuse(*words)
+        assert alone.returncode == 3 and not peers.exists()
+        assert "nobody is at a terminal" in alone.stderr and "--yes" in alone.stderr
         assert fedfuse(*words, "--yes").returncode == 0
         changed = apply(tmp_path / "a.toml")
         for more, typed in ((["--yes"], None), ([], None), (["--yes"], "n\n"), (["--yes", "--replace", f"video={OLD}"], None)):

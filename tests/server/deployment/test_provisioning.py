@@ -35,7 +35,7 @@ from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
-from shared.protocol.invitation import Application, parse_application, parse_invitation
+from shared.protocol.invitation import Application, fingerprint_of, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 
 ROOT = Path(__file__).parents[3]
@@ -425,11 +425,25 @@ def test_commands_of_the_desk(tmp_path: Path, run_fedfuse: Callable[..., subproc
     for wrong in ("video", "spring"):
         refused = run_fedfuse("approve", wrong, str(tmp_path / "application.toml"), "--server", str(folder))
         assert (refused.returncode, "'shop'" in refused.stderr) == (3, True)
-    approved = run_fedfuse("approve", "shop", str(tmp_path / "application.toml"), "--server", str(folder))
+    words = ("approve", "shop", str(tmp_path / "application.toml"), "--server", str(folder))
+    for more in ((), ("--fingerprint", "1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5")):
+        refused = run_fedfuse(*words, *more)  # the fingerprint is shown before anything is done
+        assert refused.returncode == 3 and f"fingerprint {asked.fingerprint}" in refused.stdout
+        assert not Platforms(folder / "platforms.json").all()
+    approved = run_fedfuse(*words, "--fingerprint", asked.fingerprint)
     assert (approved.returncode, "when the server starts" in approved.stdout) == (0, True), approved.stderr
     status = json.loads(run_fedfuse("status", "--server", str(folder), "--json").stdout)
     assert [(one["name"], one["standing"], one["connection"]) for one in status["platforms"]] == [("shop", "approved", "unknown")]
     assert status["server"] is False
+    (shown,) = [one["fingerprint"] for one in status["platforms"]]
+    assert shown == asked.fingerprint == fingerprint_of(asked.identity)  # one fingerprint, wherever it is compared
+    for more, said in (
+        (("--platforms", "5"), "1 are approved: shop"),
+        (("--strategy", "fedavgg"), "no strategy is named 'fedavgg'"),
+    ):
+        never = run_fedfuse("run", "--server", str(folder), "--rounds", "2", "--name", "r", *more)
+        assert never.returncode == 3 and said in never.stderr, never.stderr
+    assert not (folder / "runs" / "r").exists()
     assert run_fedfuse("revoke", "shop", "--server", str(folder)).returncode == 0
     assert run_fedfuse("server", "health", str(folder)).returncode == 1
     late = run_fedfuse(

@@ -73,6 +73,39 @@ def test_who_is_revoked_leaves_between_two_rounds_and_may_come_back() -> None:
     assert 3 in attendance._asking
 
 
+def test_who_is_missing_is_named() -> None:
+    door: Any = Door([2])
+    names = {2: "shop", 3: "video", 4: "news"}
+    attendance = Attendance(
+        grid=door,
+        settings=Settings(),
+        run="run",
+        least=1,
+        say=lambda *_, **__: None,
+        entered=lambda *_: None,
+        names=lambda: names,
+    )
+    with pytest.raises(FedfuseError) as caught:
+        attendance.wait_for(3, seconds=0.0)
+    assert caught.value.where == "here: shop; missing: news, video"
+
+
+def test_nodes_are_called_by_the_names_that_they_were_approved_under() -> None:
+    said: list[str] = []
+
+    def say(kind: Kind, text: str, **_: Any) -> None:
+        said.append(text)
+
+    door: Any = Door([2, 3])
+    attendance = Attendance(
+        grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None, names=lambda: {2: "shop"}
+    )
+    attendance._ask = unheard  # type: ignore[method-assign]
+    with pytest.raises(FedfuseError, match="no platform joined"):
+        attendance.join([2, 3])
+    assert said == ["shop: no answer: left out", "node 3: no answer: left out"]
+
+
 def test_it_says_at_once_that_nobody_is_there_and_then_what_changes(waiting: Any, told: list[str]) -> None:
     assert waiting([], [], [3], [3], [3, 2], wanted=2) == [2, 3]
     assert told == ["0 of 2 platforms are there", "1 of 2 platforms are there"]

@@ -71,8 +71,12 @@ def test_stock_peft_gives_the_same(tiny_bert: str, tmp_path: Path, targets: str,
     assert all((back.adapter[name] == value).all() for name, value in adapter.items())
 
 
-def test_the_code_of_the_card_runs_and_gives_our_vector(tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of(tiny_bert, targets=EVERY)
+@pytest.mark.parametrize("backbone", ["", "minilm"])
+def test_the_code_of_the_card_runs_and_gives_our_vector(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    """Of the embedded backbone, too, without a hub."""
+    settings = settings_of(backbone or tiny_bert, targets=EVERY)
     adapter = stirred(settings)
     export(adapter, settings, tmp_path)
     code = re.search(r"```python\n(.*?)```", usage(settings.model), re.S)
@@ -80,7 +84,7 @@ def test_the_code_of_the_card_runs_and_gives_our_vector(tiny_bert: str, tmp_path
     monkeypatch.chdir(tmp_path)
     names: dict[str, torch.Tensor] = {}
     exec(code.group(1), names)
-    encoded = load_backbone(tiny_bert).tokenizer(["a text"], return_tensors="pt")
+    encoded = load_backbone(settings.model.backbone).tokenizer(["a text"], return_tensors="pt")
     expected = ours(settings, adapter, encoded["input_ids"], encoded["attention_mask"].bool())
     torch.testing.assert_close(names["vector"].detach(), torch.nn.functional.normalize(expected, dim=-1), atol=1e-4, rtol=1e-4)
 
