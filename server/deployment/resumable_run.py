@@ -18,12 +18,12 @@ from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import RUN_KEYS
 from server.deployment.folder import ENVIRONMENT, CoordinatorFolder, here
 from server.monitoring.journal import Journal
+from server.monitoring.metrics_file import RunMetricsFile
 from server.monitoring.run_events import Outcome, Watcher
-from server.monitoring.telemetry import RunMetrics, log_events, together
+from server.monitoring.telemetry import log_events, together
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
-from shared.base.prometheus import new_registry, serve_metrics
 from shared.base.settings import unflatten
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
@@ -63,9 +63,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
         stack.enter_context(_alone(out))
         watchers: list[Watcher] = [log_events(run), journal]
         if coordinator.file.metrics_port:
-            registry = new_registry()
-            watchers.append(RunMetrics(registry))
-            stack.enter_context(serve_metrics(registry, port=coordinator.file.metrics_port))
+            watchers.append(RunMetricsFile(out))
         try:
             outcome = run_federation(
                 grid=grid,

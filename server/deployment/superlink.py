@@ -6,6 +6,7 @@ One process, one application, two sockets: the public one passes the gate, the o
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -26,9 +27,11 @@ from server.deployment.bundle import deposit
 from server.deployment.folder import ENVIRONMENT, CoordinatorFolder
 from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
+from server.deployment.server_metrics import server_registry
 from server.deployment.supernode_sync import enlist_at_start
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
+from shared.base.prometheus import serve_metrics
 
 log = logging.getLogger("fedfuse.server")
 
@@ -91,7 +94,10 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
         coordinator.control,
     )
     enlist_at_start(coordinator)
-    server.run(sockets=[public, private])
+    with contextlib.ExitStack() as stack:
+        if file.metrics_port:
+            stack.enter_context(serve_metrics(server_registry(coordinator, seen=judge.seen), port=file.metrics_port))
+        server.run(sockets=[public, private])
 
 
 def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
