@@ -186,7 +186,8 @@ class FixedPoint:
 
     def multiplier_with(self, local: int) -> float:
         """The noise multiplier of the whole vector, local coordinates and all: the same noise over a slightly longer vector."""
-        return self.noise_multiplier * self.norm / self.integers_with(local).norm
+        # In this order: without local coordinates the ratio is 1, and the result not a rounding below what was agreed.
+        return self.noise_multiplier * (self.norm / self.integers_with(local).norm)
 
     @property
     def norm(self) -> float:
@@ -351,7 +352,10 @@ def stretch(dimension: int, local: int) -> float:
     (1.0107, 1.0)
     """
     part = Integers(reach=least_steps(dimension, _INFLATIONS[-1]) * (1 + SLACK), dimension=dimension, failure=FAILURE, honest=1)
-    return replace(part, local=local).norm / part.norm
+    if not local:
+        return 1.0
+    # A trillionth more, which float arithmetic may take away again (`FixedPoint.multiplier_with`).
+    return replace(part, local=local).norm / part.norm * (1 + 1e-12)
 
 
 def least_steps(dimension: int, inflation: float) -> int:

@@ -15,7 +15,7 @@ from shared.base.errors import InputError, PrivacyError
 from shared.privacy.discrete_sum import gaussian
 from shared.privacy.groups import Removal
 from shared.privacy.rounding import rounded_norm
-from shared.secagg.fixed_point import FAILURE, SLACK, WRAP, FixedPoint, planning
+from shared.secagg.fixed_point import FAILURE, SLACK, WRAP, FixedPoint, planning, stretch
 
 
 class Chance:
@@ -258,3 +258,14 @@ def test_what_suffices_at_the_planning_scale_suffices_at_every_scale() -> None:
             made = point(dimension=dimension, honest=2, **{"participants": 5, **values})
             assert accounted(planning()) <= accounted(made.integers) <= 1.1
     assert accounted(planning()) > 1.1 * (1 - 3e-4)
+
+
+@pytest.mark.parametrize("local", [0, 200, 200_000])
+def test_a_platform_gets_the_noise_that_it_asked_for(local: int) -> None:
+    """Not a float's rounding less: it refuses every round of a sum with less than its plan."""
+    random = np.random.default_rng(0)
+    for need in random.uniform(0.2, 3.0, 200):
+        dimension = int(random.integers(100, 40_000))
+        agreed = float(need) * stretch(dimension, local)
+        point = FixedPoint(dimension=dimension, participants=3, honest=3, clip=1.0, noise_multiplier=agreed)
+        assert point.multiplier_with(local) >= need
