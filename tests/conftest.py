@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import string
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from shared.base.settings import Settings, build
+from simulations.benchmarks.gpu.random_bert import TINY, write_random_bert
 
 # Continuous integration draws the same examples every time; people's machines draw new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -45,33 +45,14 @@ def plain_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random BERT (3 layers, hidden 32, non-square feed-forward) with a tokenizer for ASCII text."""
-    return _bert(tmp_path_factory.mktemp("tiny-bert"), heads=4, intermediate=48)
+    return write_random_bert(tmp_path_factory.mktemp("tiny-bert"), TINY, words=WORDS)
 
 
 @pytest.fixture(scope="session")
 def kernel_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same in widths that the kernels of a processor serve, with weights so small that bfloat16 tells its gradients."""
-    return _bert(tmp_path_factory.mktemp("kernel-bert"), heads=2, intermediate=64, spread=0.05)
-
-
-def _bert(folder: Path, *, heads: int, intermediate: int, spread: float = 0.2) -> str:
-    characters = string.ascii_lowercase + string.digits + string.punctuation
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *characters, *(f"##{c}" for c in characters)]
-    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)), encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True)
-    torch.manual_seed(7)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=64,
-        initializer_range=spread,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    shape = replace(TINY, heads=2, intermediate=64)
+    return write_random_bert(tmp_path_factory.mktemp("kernel-bert"), shape, words=WORDS, spread=0.05)
 
 
 @pytest.fixture

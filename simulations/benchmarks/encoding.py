@@ -1,9 +1,9 @@
 """The vectors of many texts, as for an item bank or an evaluation: how many tokens go through the encoder at once.
 
-    python -m simulations.benchmarks.encoding [--device cpu|cuda] [--rows 1500] [--layers 2] [--turns 9] [--eager]
-        [--json]
+    python -m simulations.benchmarks.encoding [--device cpu|cuda] [--backbone minilm|FOLDER] [--rows 1500] [--layers 2]
+        [--turns 9] [--eager] [--json]
 
-With the default backbone above a cached trunk, texts of 6 to 64 tokens, 28 in the mean, sorted and padded as
+With the backbone above a cached trunk, texts of 6 to 64 tokens, 28 in the mean, sorted and padded as
 `client/model/towers.py` does it. Every side computes the same vectors; their order changes in every turn, all in one process; a
 figure is the median over turns, a ratio is the time at 2048 tokens over this one's.
 """
@@ -22,7 +22,7 @@ from client.compute.batching import Passes
 from client.compute.resident_features import Features
 from shared.base.settings import ModelSettings, Settings
 from shared.layers.malloc_tuning import keep
-from shared.model.backbone import Backbone, load_backbone
+from shared.model.backbone import EMBEDDED, Backbone, load_backbone
 from shared.model.encoder import Batch, Encoder, compute_dtype
 from simulations.benchmarks.report import report
 from simulations.benchmarks.training import Step, device_of, measure, random_adapter
@@ -70,6 +70,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="How many tokens go through the encoder at once.")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--backbone", default=EMBEDDED, help="minilm or a folder")
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--layers", type=int, default=2, help="trained layers, from the top")
     parser.add_argument("--turns", type=int, default=9)
@@ -78,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     device = device_of(parser, options.device)
     keep()
-    backbone = load_backbone("minilm")
+    backbone = load_backbone(options.backbone)
     kernels = not options.eager and uses_kernels(Settings(), device, backbone.shape)
     texts = EncodedTexts(backbone, device, rows=options.rows, layers=options.layers, kernels=kernels)
     with Console(stderr=True).status("measuring") as status:
@@ -88,7 +89,7 @@ def main() -> None:
         base=str(BASE),
         sides="tokens at once",
         title=f"vectors of {options.rows} texts, {torch.get_num_threads()} threads",
-        facts={"rows": options.rows, "layers": options.layers},
+        facts={"rows": options.rows, "layers": options.layers, "backbone": options.backbone},
         as_json=options.json,
     )
 

@@ -1,6 +1,6 @@
 """Private training against ordinary training and against Opacus: whole steps of all sides, interleaved in one process.
 
-    python -m simulations.benchmarks.training --device cpu|cuda [--json]
+    python -m simulations.benchmarks.training --device cpu|cuda [--backbone bert-base|minilm|FOLDER] [--json]
 
 Every side sees the same token ids, item bank and targets, trains the same LoRA factors (rank 8 on query and value) and ends
 in new parameters. Ours: forward, backward, per-user clipping, noise from the cryptographic generator, Adam. `peft`:
@@ -43,11 +43,12 @@ from client.training.adam import Adam
 from client.training.per_user_gradients import clip_of, clipped_sum
 from shared.base.settings import ModelSettings, Settings
 from shared.model.adapter import layout_of
-from shared.model.backbone import Backbone, BackboneShape, folder_of, load_backbone
+from shared.model.backbone import EMBEDDED, Backbone, BackboneShape, folder_of, load_backbone
 from shared.model.encoder import Batch, Encoder, compute_dtype
 
 ITEMS = 1000
 TEMPERATURE = 0.05
+BERT_BASE = "bert-base"
 Step = Callable[[], object]
 
 
@@ -297,6 +298,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="A private training step against ordinary PEFT and against Opacus.")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--backbone",
+        help=f"{BERT_BASE} (random weights), minilm or a folder; default: minilm, on a GPU {BERT_BASE}",
+    )
     parser.add_argument("--batch", type=int, help="sequences of a step; default 32 on a processor, 256 on a GPU")
     parser.add_argument("--length", type=int, default=64, help="tokens of a sequence")
     parser.add_argument("--turns", type=int, help="measured steps of each side; default 7 on a processor, 30 on a GPU")
@@ -309,7 +314,7 @@ def main() -> None:
     errors = Console(stderr=True)
     warnings.filterwarnings("ignore")
     with errors.status("loading") as status:
-        backbone, source = _base(load_backbone("minilm")) if gpu else (load_backbone("minilm"), str(folder_of("minilm")))
+        backbone, source = _loaded(options.backbone or (BERT_BASE if gpu else EMBEDDED))
         at = problem(backbone.shape, batch=batch, length=options.length, device=device)
         steps = sides(backbone, source, at, compile_=not options.no_compile)
         results = measure(steps, turns=turns, device=device, say=status.update)
@@ -318,7 +323,7 @@ def main() -> None:
     floor = arithmetic(backbone.shape, batch=batch, length=options.length) / rate
     found |= {
         "device": torch.cuda.get_device_name(device) if gpu else f"{torch.get_num_threads()} threads",
-        "backbone": "bert-base (random weights)" if gpu else "minilm",
+        "backbone": f"{BERT_BASE} (random weights)" if backbone.name == BERT_BASE else backbone.name,
         "batch": batch,
         "length": options.length,
         "matrix_tflops": round(rate / 1e12, 2),
@@ -334,16 +339,21 @@ def main() -> None:
     print(f"all layers: {share:.0%} of the time is what the frozen maps' products need at {found['matrix_tflops']} TFLOP/s")
 
 
-def _base(small: Backbone) -> tuple[Backbone, Any]:
-    """BERT-base with random weights: speed does not depend on them, and nothing is downloaded."""
-    from dataclasses import replace
+def _loaded(name: str) -> tuple[Backbone, Any]:
+    """The backbone, and where `transformers` has the same: a folder, or a configuration for random weights."""
+    return _base() if name == BERT_BASE else (load_backbone(name), str(folder_of(name) or name))
 
+
+def _base() -> tuple[Backbone, Any]:
+    """BERT-base with random weights: speed does not depend on them, and nothing is downloaded."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig()
     weights = BertModel(config, add_pooling_layer=False).state_dict()
     shape = BackboneShape(hidden=768, layers=12, heads=12, intermediate=3072, vocabulary=config.vocab_size, positions=512)
-    return replace(small, name="bert-base", shape=shape, weights=weights), config
+    no_text: Any = None  # the problem is token ids
+    eps = config.layer_norm_eps
+    return Backbone(name=BERT_BASE, shape=shape, layer_norm_eps=eps, weights=weights, tokenizer=no_text, sha256="random"), config
 
 
 def _table(found: dict[str, Any]) -> Table:

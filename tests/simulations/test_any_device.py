@@ -11,6 +11,6 @@ ROOT = Path(__file__).parents[2]
 
 def test_everything_runs_on_another_device_than_the_processor() -> None:
     # torch takes a new device only before a process's first backward pass.
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "tests/support/on_a_device.py"]
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "tests/on_a_device.py"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-6000:]

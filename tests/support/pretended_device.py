@@ -4,7 +4,7 @@ What a GPU would refuse, such as a mask left on the processor, is refused here t
 processor runs. What this cannot show is a GPU's own arithmetic, its speed, and what compiled code does on it.
 
 torch takes a new device only before the first backward pass of a process, so whoever uses it has a process of his own
-(`tests/support/on_a_device.py`).
+(`tests/on_a_device.py`).
 """
 
 from __future__ import annotations

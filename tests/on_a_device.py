@@ -1,10 +1,13 @@
-"""Everything on another device than the processor, as far as that can be seen without one (`tests/support/pretended_device.py`).
+"""Everything on another device than the processor: `FEDFUSE_DEVICE=cuda python -m pytest tests/on_a_device.py`.
 
-Run by `tests/simulations/test_any_device.py` in a process of its own, or by hand: python -m pytest tests/support/on_a_device.py
+Without that variable the device is a pretended one (`tests/support/pretended_device.py`), and shows what can be seen without
+another: so `tests/simulations/test_any_device.py` runs this file, in a process of its own. What only the pretended device can
+show, since it sees every operation, is skipped on a real one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,15 @@ from shared.base.settings import Settings
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 from tests.support import pretended_device
-from tests.support.pretended_device import FORBIDDEN, device
+from tests.support.pretended_device import FORBIDDEN, NAME, device
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
-DEVICE = device()
+WISH = os.environ.get("FEDFUSE_DEVICE", NAME)
+PRETENDED = WISH == NAME
+DEVICE = device() if PRETENDED else torch.zeros((), device=WISH).device
+CPU = torch.device("cpu")
+pretended_only = pytest.mark.skipif(not PRETENDED, reason="only the pretended device sees every operation")
 INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten._index_put_impl_.default}
 
 
@@ -51,7 +58,10 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_float64() -> Iterator[None]:
-    """As on Apple's GPUs."""
+    """As on Apple's GPUs; a real device has what it has."""
+    if not PRETENDED:
+        yield
+        return
     FORBIDDEN.add(torch.float64)
     has_float64.cache_clear()
     yield
@@ -59,11 +69,18 @@ def no_float64() -> Iterator[None]:
     has_float64.cache_clear()
 
 
+@pytest.fixture(autouse=not PRETENDED)
+def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile takes half a minute a test; on its own it is tried by the benchmark of training."""
+    monkeypatch.setattr("client.compute.backend.compiles", lambda settings, device: False)
+
+
 def use(found: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("shared.model.encoder", "simulations.run"):
         monkeypatch.setattr(f"{module}.devices", lambda: [found])
 
 
+@pretended_only
 class TestPretendedDevice:
     """The instrument itself."""
 
@@ -114,6 +131,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: dict[str, Any]
 ) -> None:
     settings, places = tiny_settings(**over), set[torch.device]()
+    use(CPU, monkeypatch)
     expected = run_simulation(Simulation(world=world, settings=settings, out=tmp_path / "here"))
     use(DEVICE, monkeypatch)
     vectors = Towers.vectors
@@ -133,6 +151,7 @@ def test_a_simulation_on_a_device_ends_as_on_the_processor(
             assert other[stage] == pytest.approx(platform[stage], abs=2e-3), (name, stage)
 
 
+@pretended_only
 @pytest.mark.parametrize(("clipping", "waits"), [("fixed", 1), ("adaptive", 1)])
 def test_a_step_waits_for_the_device_once_for_its_sum(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clipping: str, waits: int
@@ -171,6 +190,7 @@ def test_a_step_waits_for_the_device_once_for_its_sum(
 def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use(CPU, monkeypatch)
     whole = run_simulation(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "whole"))
     out = tmp_path / "run"
 
@@ -186,12 +206,13 @@ def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     model = pull_model(str(out), tmp_path / "pulled", unsigned=True).folder
     shop = load(world.platforms[0])
     there = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "there")
-    use(torch.device("cpu"), monkeypatch)
+    use(CPU, monkeypatch)
     here = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
     assert [one.item for one in there] == [one.item for one in here]
     assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
 
 
+@pytest.mark.skipif(DEVICE == CPU, reason="features lie there from the beginning")
 @pytest.mark.parametrize(("bytes_", "there"), [(1 << 20, True), (30 * 4 * 2 - 1, False)])
 def test_features_lie_on_the_device_where_it_has_room(monkeypatch: pytest.MonkeyPatch, bytes_: int, there: bool) -> None:
     monkeypatch.setattr("client.compute.resident_features.room", lambda place: bytes_)
@@ -206,7 +227,7 @@ def test_features_lie_on_the_device_where_it_has_room(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(torch.Tensor, "__getitem__", watched)
     for _ in range(2):
-        hidden, mask = made.gather(rows, 21)
+        hidden, mask = made.gather(rows, length=21)
         assert hidden.device == mask.device == DEVICE and hidden.dtype == torch.float32
         assert torch.equal(hidden.cpu()[0], flat[9:].float()) and torch.equal(hidden.cpu()[1, :4], flat[:4].float())
     assert (DEVICE in moved) == there
@@ -216,5 +237,5 @@ def test_features_that_do_not_fit_after_all_stay_where_they_are(monkeypatch: pyt
     monkeypatch.setattr("client.compute.resident_features.room", lambda place: 1 << 20)
     monkeypatch.setattr("client.compute.resident_features.within_memory", lambda work, *, last: None)
     flat = torch.randn(30, 4).to(torch.bfloat16)
-    hidden, _ = Features(flat, np.asarray([0, 4, 30]), DEVICE, torch.float32).gather(np.asarray([0]), 5)
+    hidden, _ = Features(flat, np.asarray([0, 4, 30]), DEVICE, torch.float32).gather(np.asarray([0]), length=5)
     assert torch.equal(hidden.cpu()[0, :4], flat[:4].float())
