@@ -22,6 +22,7 @@ from server.cli.audit import audit, ledger
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
 from server.cli.local import models, publish, pull_command, settings_command, strategies
+from server.cli.report import report_command
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
@@ -65,6 +66,7 @@ for name, command in (
 audit.command("attack")(attack_command)
 app.add_typer(audit, name="audit", rich_help_panel=EVERYONE)
 app.add_typer(ledger, name="ledger", rich_help_panel=EVERYONE)
+app.command("report", rich_help_panel=EVERYONE)(report_command)
 app.command("pull", rich_help_panel=EVERYONE)(pull_command)
 app.command("models", rich_help_panel=EVERYONE)(models)
 app.command("strategies", rich_help_panel=EVERYONE)(strategies)

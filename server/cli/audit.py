@@ -86,7 +86,7 @@ def audit_command(
     from shared.ledger.what_if_report import what_if_report
 
     try:
-        ledgers, evidence = _gathered(paths, head or (), receipts or (), model or (), trust or (), coordinator or ())
+        ledgers, evidence = gather_ledgers(paths, head or (), receipts or (), model or (), trust or (), coordinator or ())
         report = audit_ledgers(ledgers, name=", ".join(str(path) for path in paths), evidence=evidence)
         asked = bool(curve or person or run or group != 1 or plan)
         extra = what_if_report(ledgers, person=person, runs=run or (), people=group, plan=plan) if asked else None
@@ -193,7 +193,7 @@ def ledger_export_command(
     typer.echo(f"{out}: {len(found.lines)} lines of platform {found.header.platform}, head {found.head}")
 
 
-def _gathered(
+def gather_ledgers(
     paths: Iterable[Path],
     heads: Iterable[str],
     receipts: Iterable[Path],
@@ -201,6 +201,11 @@ def _gathered(
     trust: Iterable[Path],
     coordinators: Iterable[Path],
 ) -> tuple[list[Path], LedgerEvidence]:
+    """The ledgers under `paths`, and all that is held against them.
+
+    Raises:
+        FedfuseError: a path or a piece of evidence cannot be used.
+    """
     from server.registry.model_evidence import model_evidence
     from server.registry.signing import load_trusted
     from shared.ledger.evidence import LedgerEvidence, folder_evidence, heads_evidence, receipts_evidence

@@ -1,0 +1,88 @@
+"""What a ledger tells besides its sum: how epsilon grew, round by round, and which charges paid for answers that left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from server.report.report_model import SpentHistory, SpentPoint
+from shared.base.errors import FedfuseError
+from shared.ledger.format import Entry, Line, ReleaseRecord
+from shared.ledger.summary import LedgerSummary, summarise_ledger
+from shared.privacy.releases import Release
+
+MOST_POINTS = 200
+_HELD = 4096
+_OPEN = 1024
+"""Charges that wait for their answer, at most; a platform has one or two."""
+
+Value = TypeVar("Value")
+
+
+class HistoryTaker:
+    """Told every line of a ledger; keeps the epsilon of each round, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._points: list[SpentPoint] = []
+        self._open: dict[str, Release] = {}
+        self.left: Counter[Release] = Counter()
+        """One step of a mechanism -> answers that left, paid by its charges."""
+
+    def take(self, line: Line) -> None:
+        """One more line."""
+        if isinstance(line, ReleaseRecord) and line.charge in self._open:
+            self.left[self._open.pop(line.charge)] += 1
+        if not isinstance(line, Entry):
+            return
+        if len(self._open) >= _OPEN:
+            del self._open[next(iter(self._open))]
+        self._open[line.hash] = replace(line.release, steps=1)
+        point = SpentPoint(run=line.run, round=line.round, epsilon=line.epsilon)
+        if self._points and (self._points[-1].run, self._points[-1].round) == (point.run, point.round):
+            self._points[-1] = point
+            return
+        if len(self._points) >= _HELD:
+            self._points = self._points[::2]
+        self._points.append(point)
+
+    @property
+    def points(self) -> tuple[SpentPoint, ...]:
+        """At most `MOST_POINTS`, evenly chosen, the first and the last among them."""
+        return tuple(thinned(self._points, MOST_POINTS))
+
+
+def thinned(values: list[Value], most: int) -> list[Value]:
+    """At most `most` of the values, evenly chosen, the first and the last among them.
+
+    >>> thinned(list(range(10)), 4)
+    [0, 3, 6, 9]
+    """
+    if len(values) <= most:
+        return values
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerStory:
+    """One ledger's sum, its history, and what left.
+
+    Args:
+        left: One step of a mechanism -> answers that left, paid by its charges.
+    """
+
+    summary: LedgerSummary
+    history: SpentHistory
+    left: Counter[Release]
+
+
+def read_story(ledger: Path) -> LedgerStory | None:
+    """What a ledger tells; None where it cannot be read, which the audit says."""
+    taker = HistoryTaker()
+    try:
+        summary = summarise_ledger(ledger, tell=taker.take)
+    except FedfuseError:
+        return None
+    history = SpentHistory(platform=summary.header.platform, points=taker.points)
+    return LedgerStory(summary=summary, history=history, left=taker.left)

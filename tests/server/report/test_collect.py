@@ -1,0 +1,126 @@
+"""What a report says of a run: the ledgers' own figures, the verdict of the audit, and every gap in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.report.collect import guess_bound
+from server.report.report_model import PromiseStanding, RunReport, SubjectKind
+from server.report.subject import open_subject
+from shared.base.errors import InputError
+from shared.ledger.reading import read_ledger
+from shared.privacy.accountants import DP_ACCOUNTING
+
+Make = Callable[[Path], RunReport]
+
+
+def test_a_finished_simulation(finished: Path, report_of: Make) -> None:
+    report = report_of(finished)
+    assert report.kind is SubjectKind.SIMULATION and report.finished and report.rounds == 3
+    assert report.verdict.verdict == "sound" and report.verdict.exit_code == 0
+    assert report.verdict.standing is PromiseStanding.SIMULATED and "promises nothing" in report.promise.statement
+    assert [one.platform for one in report.budgets] == ["shop", "video"] and report.promise.units == 74
+    for one, record, history in zip(report.budgets, report.records, report.history, strict=True):
+        ledger = read_ledger(finished / "ledger" / f"{one.platform}.jsonl")
+        assert one.spent == record.recorded == ledger.epsilon == history.points[-1].epsilon
+        assert record.pld == DP_ACCOUNTING.epsilon(ledger.releases, 1e-3).epsilon
+        assert [point.round for point in history.points] == [0, 1, 2, 3]
+        assert record.charges == len(ledger.entries) and record.answers == 4
+    train = [one for one in report.releases if one.kind == "train"]
+    assert {(one.times, one.answers, one.sample_rate) for one in train} == {(6, 3, 0.5)}
+    assert all("clipping bound of 1" in one.one_user and one.bytes_at_most == 4 * (one.numbers or 0) > 0 for one in train)
+    metrics = json.loads((finished / "metrics.json").read_text())["platforms"]
+    for row in report.participants:
+        assert (row.users, row.rounds, row.bytes_up) == tuple(metrics[row.platform][k] for k in ("users", "rounds", "bytes_up"))
+    for found in report.quality:
+        assert found.own == metrics[found.platform]["own"]["ndcg@10"] and found.exact
+    assert report.everywhere is not None and report.everywhere.epsilon > max(one.spent or 0 for one in report.budgets)
+    assert report.attack is None and report.settings["training.local_steps"] == 2
+
+
+def test_a_changed_ledger_is_unsound(run: Path, report_of: Make) -> None:
+    path = run / "ledger" / "shop.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":1', 1))
+    report = report_of(run)
+    assert report.verdict.verdict == "unsound" and report.verdict.exit_code == 1
+    assert any("shop" in reason for reason in report.verdict.reasons)
+    assert next(one for one in report.budgets if one.platform == "shop").spent is not None or report.records[0].problems
+
+
+def test_a_cut_ledger_is_unsound_with_receipts_and_open_without(run: Path, report_of: Make) -> None:
+    path = run / "ledger" / "shop.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    assert report_of(run).verdict.verdict == "unsound"
+    for name in ("metrics.json", "receipts.jsonl"):
+        (run / name).unlink()
+    report = report_of(run)
+    assert report.verdict.verdict == "cannot tell" and report.verdict.exit_code == 2
+    assert any("cut end" in reason for reason in report.verdict.reasons)
+
+
+def test_an_attack_that_proves_more_than_is_claimed_makes_it_unsound(run: Path, report_of: Make) -> None:
+    view = {"canaries": 40, "bound": 9.0, "steinke": 9.0, "gaussian": 0.0, "area": 0.99, "low": 0.5, "estimate": None}
+    attack: dict[str, Any] = {"release": "updates", "platform": "shop", "claim": 3.0, "delta": 1e-3, "confidence": 0.95}
+    (run / "attack.json").write_text(json.dumps({**attack, "views": {"white box": view}, "refuted": False}))
+    report = report_of(run)
+    # Computed from the bounds, and not taken from the file's own word.
+    assert report.attack is not None and report.attack.refuted and report.verdict.exit_code == 1
+    (run / "attack.json").write_text(json.dumps({**attack, "views": {"white box": {**view, "bound": 1.0}}}))
+    report = report_of(run)
+    assert report.attack is not None and not report.attack.refuted and report.verdict.exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["attack.json", "run.toml", "state.json", "model/training.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"views": 3}', b"[" * 100_000], ids=range(6))
+def test_a_damaged_file_beside_the_ledgers_is_a_gap_and_no_end(run: Path, report_of: Make, name: str, content: bytes) -> None:
+    (run / name).write_bytes(content)
+    report = report_of(run)
+    assert report.verdict.verdict == "sound"
+    if content in (b"[]", b"{", b"\xff\xfe") and name != "state.json":
+        assert any(Path(name).name in gap or "attack" in gap for gap in report.gaps), report.gaps
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {"shop": 3}, {"shop": {"own": 3, "users": "many", "refusals": 4}}])
+def test_figures_of_another_form_are_left_out(run: Path, report_of: Make, value: Any) -> None:
+    (run / "receipts.jsonl").unlink()
+    path = run / "state.json"
+    path.write_text(json.dumps({"platforms": value, "run": 7, "state": []}))
+    (run / "events.jsonl").write_text('3\n{"kind": [], "platform": "shop"}\n{"kind": "left", "platform": "shop", "text": 4}\n')
+    report = report_of(run)
+    assert {one.platform for one in report.participants} == {"shop", "video"}
+    assert report.participants[0].trouble == "4"
+
+
+def test_privacy_that_is_off_is_said_first(run: Path, report_of: Make, tmp_path: Path) -> None:
+    from shared.ledger.format import Header, seal_line
+
+    for path in (run / "ledger").glob("*.jsonl"):
+        path.unlink()
+    (run / "metrics.json").unlink()
+    (run / "receipts.jsonl").unlink()
+    _, line = seal_line(Header(version=2, platform="shop", budget=math.inf, delta=1e-3, created="2030-01-02T03:04:05Z"))
+    (run / "ledger" / "shop.jsonl").write_bytes(line)
+    report = report_of(run)
+    assert report.verdict.standing is PromiseStanding.OFF and "off" in report.promise.statement
+
+
+def test_the_best_guess_is_the_privacy_loss_of_randomised_response() -> None:
+    # Randomised response with ln 3 answers truly with probability 3/4: no guess is right more often, and one is.
+    assert guess_bound(math.log(3.0), 0.0) == pytest.approx(0.75)
+    assert guess_bound(0.0, 0.1) == pytest.approx(0.55)
+    assert guess_bound(1e9, 0.0) == guess_bound(math.inf, 0.5) == 1.0
+
+
+def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(InputError):
+            open_subject(path)
+    (tmp_path / "server.toml").write_text("")
+    with pytest.raises(InputError, match="coordinator"):
+        open_subject(tmp_path)

@@ -1,0 +1,222 @@
+"""The page in a real browser: it opens without a word on the console, asks for nothing, and shows what the JSON says."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.report.charts import spent_chart
+from server.report.page import render_page
+from server.report.report_model import RunReport, SpentHistory, SpentPoint
+from server.report.written import JSON, PAGE, write_report
+
+Make = Callable[[Path], RunReport]
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7*7 }}"
+
+
+_LOW_CONTRAST = """() => {
+  const parts = c => c.match(/[\\d.]+/g).map(Number);
+  const linear = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const light = c => { const [r, g, b] = parts(c).map(linear); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const under = one => {
+    for (; one; one = one.parentElement) {
+      const c = getComputedStyle(one).backgroundColor;
+      if (parts(c).length < 4 || parts(c)[3] > 0) return c;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const found = [];
+  for (const one of document.querySelectorAll('p, li, td, th, dt, dd, h1, h2, h3, a, caption, summary, .tag, code')) {
+    const [a, b] = [light(getComputedStyle(one).color), light(under(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push([one.tagName, one.textContent.slice(0, 40), ratio]);
+  }
+  return found;
+}"""
+"""WCAG 2.2, 1.4.3: text whose contrast with the nearest background is below 4.5 to 1."""
+_UNNAMED = """all => all.filter(one => !one.closest('[aria-hidden=true]') && !one.getAttribute('aria-label')
+  && !one.querySelector('title')).length"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        # Tests may run as root, whom Chromium's sandbox refuses; the page is our own.
+        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Writes a report, opens its page, and holds that nothing was said on the console and nothing else was asked for."""
+    contexts, said, asked = [], list[str](), list[str]()
+
+    def show(report: RunReport, **options: Any) -> Any:
+        write_report(report, tmp_path / "out")
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "out" / PAGE).as_uri())
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert len(asked) == len(contexts), asked
+
+
+def at(values: Any, pointer: str) -> Any:
+    for step in pointer.strip("/").split("/"):
+        step = step.replace("~1", "/").replace("~0", "~")
+        values = values[int(step)] if isinstance(values, list) else values[step]
+    return values
+
+
+def agrees(shown: str, value: Any) -> bool:
+    """Whether a shown text is that value, to the digits that are shown."""
+    if value in (None, "", []):
+        return shown == "–"
+    if value == "inf":
+        return shown == "∞"
+    if isinstance(value, bool):
+        return shown == ("yes" if value else "no")
+    if isinstance(value, int | float):
+        number = float(shown.replace(",", "").replace("−", "-").removesuffix(" %"))
+        number = number / 100 if shown.endswith("%") else number
+        return number == pytest.approx(value, rel=6e-3, abs=6e-5)
+    return shown == (value if isinstance(value, str) else "; ".join(value))
+
+
+def test_every_figure_on_the_page_is_that_of_the_json(finished: Path, report_of: Make, opened: Any, tmp_path: Path) -> None:
+    page = opened(report_of(finished))
+    values = json.loads((tmp_path / "out" / JSON).read_text())
+    cells = page.eval_on_selector_all("[data-at]", "all => all.map(one => [one.dataset.at, one.textContent])")
+    wrong = [(pointer, shown, at(values, pointer)) for pointer, shown in cells if not agrees(shown, at(values, pointer))]
+    assert wrong == []
+    # Each list of the JSON is there, row by row.
+    for name, rows in {"budgets": 2, "records": 2, "participants": 2, "quality": 2, "fields": len(values["fields"])}.items():
+        assert page.locator(f"#table-{name} tbody tr").count() == rows
+    assert page.locator("#table-history tbody tr").count() == sum(len(one["points"]) for one in values["history"])
+    assert page.locator("#table-settings tbody tr").count() == len(values["settings"])
+    assert len(cells) > 300
+
+
+def test_the_comparison_would_see_another_figure() -> None:
+    assert agrees("7.99", 7.9902) and agrees("99.97 %", 0.99967) and agrees("–", None) and agrees("∞", "inf")
+    assert not agrees("7.99", 8.2) and not agrees("50 %", 0.6) and not agrees("yes", False) and not agrees("sound", "unsound")
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_hangs_over_the_side_and_all_is_legible(
+    finished: Path, report_of: Make, opened: Any, width: int, scheme: str
+) -> None:
+    page = opened(report_of(finished), viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for details in page.query_selector_all("details"):
+        details.evaluate("one => one.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    low = page.evaluate(_LOW_CONTRAST)
+    assert low == []
+
+
+def test_the_order_of_reading_and_of_the_keyboard(finished: Path, report_of: Make, opened: Any) -> None:
+    page = opened(report_of(finished), viewport={"width": 1280, "height": 900})
+    assert page.evaluate("document.documentElement.lang") == "en"
+    levels = page.eval_on_selector_all("h1, h2, h3", "all => all.map(one => +one.tagName[1])")
+    assert levels[:2] == [1, 2] and levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    first = page.locator("main h2").first.text_content()
+    assert first == "sound"  # the verdict comes first
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
+    seen = [page.evaluate("document.activeElement.getAttribute('href')")]
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.getAttribute('href') || document.activeElement.tagName"))
+    links = page.eval_on_selector_all("nav a", "all => all.map(one => one.getAttribute('href'))")
+    assert seen[1 : 1 + len(links)] == links and all(page.locator(link).count() == 1 for link in links)
+    # Focus goes down the page and never back up.
+    tops = page.eval_on_selector_all("a, summary, [tabindex]", "all => all.map(one => one.getBoundingClientRect().top + scrollY)")
+    assert tops[1:] == sorted(tops[1:])
+    assert "SUMMARY" in seen
+    unnamed = page.eval_on_selector_all("svg", _UNNAMED)
+    assert unnamed == 0
+    ids = page.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_a_folded_table_is_still_a_table_to_a_reader(finished: Path, report_of: Make, opened: Any) -> None:
+    page = opened(report_of(finished), viewport={"width": 390, "height": 800})
+    tree = page.locator("#table-budgets").aria_snapshot()
+    assert tree.count("- row ") == 3 and 'columnheader "Spent ε"' in tree and 'rowheader "shop"' in tree and "- cell " in tree
+
+
+def test_it_prints_all_that_is_folded_away(finished: Path, report_of: Make, opened: Any) -> None:
+    page = opened(report_of(finished), viewport={"width": 1280, "height": 900})
+    assert not page.locator("#table-settings").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#table-settings").is_visible() and not page.locator("nav").is_visible()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_another_party_s_words_do_nothing(run: Path, report_of: Make, opened: Any) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["left_out"] = {HOSTILE: HOSTILE}
+    metrics["platforms"]["shop"]["recommended_by"] = HOSTILE
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    (run / "run.toml").write_text(
+        f"run = '''{HOSTILE[:30]}'''\n[settings]\nstrategy = '''{HOSTILE}'''\n'''{HOSTILE}''' = 1\n".replace("''''", "'''")
+    )
+    report = report_of(run).model_copy(update={"name": HOSTILE})
+    page = opened(report)
+    assert page.locator("script, img").count() == 0
+    assert page.locator("h1").text_content() == HOSTILE and "49" not in (page.locator("h1").text_content() or "")
+    assert page.locator("#table-participants").get_by_text("onerror").count() >= 1
+
+
+def test_the_page_names_nothing_outside_and_holds_no_script(finished: Path, report_of: Make) -> None:
+    text = render_page(report_of(finished))
+    found: list[tuple[str, str | None]] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag not in ("script", "iframe", "object", "embed", "link", "img", "form", "base")
+            found.extend((name, value) for name, value in attrs if name in ("src", "href", "srcset", "style", "action"))
+            assert not any(name.startswith("on") for name, _ in attrs)
+
+    Reader().feed(text)
+    assert found and all(name == "href" and value and value.startswith("#") for name, value in found)
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert "default-src 'none'; style-src 'sha256-" in html.unescape(text)
+
+
+def test_lines_that_coincide_are_one_and_too_many_are_counted() -> None:
+    def history(name: str, last: float) -> SpentHistory:
+        return SpentHistory(platform=name, points=tuple(SpentPoint(run="r", round=k, epsilon=last * k / 3) for k in range(4)))
+
+    chart = spent_chart([history("a", 3.0), history("b", 3.0), *(history(f"p{k}", 4.0 + k) for k in range(8))])
+    assert chart is not None and len(chart.lines) == 6 and chart.left_out == 4
+    chart = spent_chart([history("a", 3.0), history("b", 3.0)])
+    assert chart is not None and [line.platforms for line in chart.lines] == ["a, b"] and "a, b at 3" in chart.text
+    points = tuple(SpentPoint(run="r", round=k, epsilon=float("inf")) for k in range(4))
+    assert spent_chart([SpentHistory(platform="a", points=points)]) is None
