@@ -12,7 +12,9 @@ from rich.console import Console
 
 def attack_command(
     world: Annotated[Path, typer.Argument(help="Folder with one platform file per platform; nothing is written to it.")],
-    out: Annotated[Path | None, typer.Option(help="A new folder for the run; by default, one that is removed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the run and the result (attack.json); by default, one that is removed.")
+    ] = None,
     platform: Annotated[str, typer.Option(help="Platform that the canary users are on; default: who shares most.")] = "",
     canaries: Annotated[int | None, typer.Option(min=20, help="Canary users, at most; half of them are in.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
@@ -31,6 +33,8 @@ def attack_command(
     Exit code 0: what is claimed is not refuted. 1: it is. 2: it could not be attacked.
     """
     from server.cli.audit import AuditCode
+    from server.report.subject import ATTACK
+    from shared.base.atomic_files import write_whole
     from shared.base.errors import FedfuseError
     from simulations.attack.attack_report import render_attack
     from simulations.attack.attacked_run import attack_world
@@ -47,6 +51,8 @@ def attack_command(
                 platform=platform,
                 canaries=canaries,
             )
+            if out is not None:
+                write_whole(out / ATTACK, (report.to_json() + "\n").encode())
     except FedfuseError as error:
         typer.echo(f"cannot tell: {error}", err=True)
         raise typer.Exit(AuditCode.UNKNOWN) from None
