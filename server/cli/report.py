@@ -31,6 +31,11 @@ def report_command(
     attack: Annotated[
         Path | None, typer.Option(help="What `fedfuse audit attack --json` printed; default: the run's own.")
     ] = None,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Write nothing: serve the page on 127.0.0.1 until Ctrl-C, following the run."),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --live; 0: any that is free.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Write one page that says what was spent, what left and whether the records hold; JSON and a registry entry beside it.
@@ -39,13 +44,22 @@ def report_command(
     fedfuse report runs/first                                    a simulation
     fedfuse report shop --receipts receipts.jsonl --model model  a platform, against the coordinator's
     fedfuse report coordinator/runs/spring shop.jsonl            a deployed run, with the platforms' ledgers
+    fedfuse report runs/first --live                             while it runs, in a browser of this machine
 
     The page needs no network and no script. Exit code 0: sound. 1: unsound. 2: nobody can tell.
     """
+    from server.report.live import LiveReport
     from server.report.written import write_report
 
+    def made() -> RunReport:
+        return _made(paths, head or [], receipts or [], model or [], trust or [], coordinator or [], attack)
+
     try:
-        report = _made(paths, head or [], receipts or [], model or [], trust or [], coordinator or [], attack)
+        if live:
+            with LiveReport(made, port=port) as served:
+                typer.echo(f"{served.url}  (Ctrl-C ends it)")
+                served.serve_forever()
+        report = made()
         place = paths[0] / "report" if paths[0].is_dir() else paths[0].with_name(f"{paths[0].stem}-report")
         written = write_report(report, out or place)
     except FedfuseError as error:

@@ -162,8 +162,8 @@ def _line(
 
 
 def _everywhere(audit: AuditReport | None) -> PersonEverywhere | None:
-    if audit is None or audit.everywhere is None or audit.everywhere.platforms < 2:
-        return None
+    if audit is None or not audit.ok or audit.everywhere is None or audit.everywhere.platforms < 2:
+        return None  # of ledgers that do not hold, nothing is added up
     one = audit.everywhere
     return PersonEverywhere(platforms=one.platforms, epsilon=one.epsilon, delta=one.delta)
 
@@ -285,8 +285,8 @@ def _distributed(settings: Mapping[str, Any], summaries: Sequence[LedgerSummary]
 
 
 def _units(files: SubjectFiles, names: Sequence[str]) -> int | None:
-    users = [one.users for one in participants(files, names, {})]
-    return sum(one for one in users if one is not None) if users and None not in users else None
+    users = [one.users for one in participants(files, names, {}) if one.users is not None]
+    return sum(users) if users else None
 
 
 def _finished(subject: ReportSubject, files: SubjectFiles) -> bool | None:

@@ -106,8 +106,9 @@ def _records(audit: AuditReport | None, kind: SubjectKind) -> Iterable[str]:
 
 
 def _budget_reason(budgets: Sequence[BudgetLine]) -> Iterable[str]:
-    known = [one for one in budgets if one.spent is not None and one.budget is not None]
-    over = [one.platform for one in known if (one.spent or 0.0) > (one.budget or 0.0)]
+    # What a ledger that does not hold says of its spending is not worth repeating.
+    known = [one for one in budgets if one.spent is not None and one.budget is not None and one.verdict != "unsound"]
+    over = [one.platform for one in budgets if one.spent is not None and one.budget is not None and one.spent > one.budget]
     if over:
         yield f"Spent more than its budget: {', '.join(over[:_SHOWN])}."
     elif known:

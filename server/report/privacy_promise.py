@@ -44,7 +44,7 @@ _MECHANISMS = (
 _UNPROTECTED = (
     "Facts that are declared public: platform names, declared numbers of users, catalogues, budgets, who took part and when.",
     "What is true of people at large: the model may teach something about somebody who never was a user.",
-    "A person on several platforms: each platform's epsilon counts, and the sum is larger than any of them.",
+    "A person on several platforms: what they spend there adds up, and no platform by itself can know how much it is.",
     "Groups: what a family has in common is protected less than what one person has.",
     "What a platform itself does with its rows, and what it shows to its own users.",
     "That an answer was made without any row is the platform's own statement.",

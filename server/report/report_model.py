@@ -89,7 +89,9 @@ class BudgetLine(_Part):
 
 
 class PersonEverywhere(_Part):
-    """A person who is a user of every platform: all releases of all ledgers composed, at the sum of the deltas."""
+    """A person who is a user of every platform: all releases of all ledgers composed, at the sum of the deltas;
+    not of ledgers that do not hold.
+    """
 
     platforms: Whole
     epsilon: Nats

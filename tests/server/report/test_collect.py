@@ -56,7 +56,9 @@ def test_a_changed_ledger_is_unsound(run: Path, report_of: Make) -> None:
 def test_a_cut_ledger_is_unsound_with_receipts_and_open_without(run: Path, report_of: Make) -> None:
     path = run / "ledger" / "shop.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
-    assert report_of(run).verdict.verdict == "unsound"
+    report = report_of(run)
+    assert report.verdict.verdict == "unsound" and report.everywhere is None
+    assert any("1 of 2 platforms stayed" in reason for reason in report.verdict.reasons)
     for name in ("metrics.json", "receipts.jsonl"):
         (run / name).unlink()
     report = report_of(run)
