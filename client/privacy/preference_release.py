@@ -18,8 +18,8 @@ from shared.preferences.sum_kind import triangle_size
 _BELOW = 1.0 - 1e-9
 _AT_ONCE = 1 << 20
 """Likes, at least."""
-_LEAST = 1e-3
-"""Squared length beside the axis from which on a user counts in full: a vector of less is what rounding left of it."""
+_LEAST = 0.05
+"""Squared length beside the axis from which on a user counts in full. What rounding leaves of a shorter one must not be blown up."""
 
 
 def bounded_preferences(
@@ -30,12 +30,12 @@ def bounded_preferences(
     items: int,
     only: NDArray[np.int64] | None = None,
 ) -> BoundedSum:
-    """The packed sum over users of v v' / max(|v|^2, 0.001), v = y - (y'q) q, y = x / |x|.
+    """The packed sum over users of v v' / max(|v|^2, 0.05), v = y - (y'q) q, y = x / |x|.
 
     x is the indicator of what a user likes of the shared items and q the direction of popularity, so v is how the user differs
     from what everybody likes. v v' / |v|^2 has Frobenius norm 1 whatever x and q are, also where a coordinator makes up q.
 
-    With w = 1 / max(|v|^2, 0.001) and c = y'q of every user, the sum is Y'WY - r q' - q r' + (sum of w c^2) q q', r = Y'Wc: no
+    With w = 1 / max(|v|^2, 0.05) and c = y'q of every user, the sum is Y'WY - r q' - q r' + (sum of w c^2) q q', r = Y'Wc: no
     user's dense vector is made. Users are added up some at a time, so that memory does not grow with their likes.
 
     Args:

@@ -16,7 +16,7 @@ class SumKind(StrEnum):
     def later(self) -> frozenset[SumKind]:
         """The kinds that may be asked for once this one was answered.
 
-        >>> sorted(SumKind.LIKES.later), sorted(SumKind.PREFERENCES.later)
+        >>> [str(kind) for kind in SumKind.LIKES.later], [str(kind) for kind in SumKind.PREFERENCES.later]
         (['preferences'], [])
         """
         order = list(SumKind)

@@ -76,7 +76,7 @@ def exact(rows: list[PlatformRows], items: np.ndarray, axis: np.ndarray) -> np.n
     total = np.zeros((len(items), len(items)))
     for y in unit_vectors(rows, items):
         v = y - (y @ axis) * axis
-        total += np.outer(v, v) / max(v @ v, 1e-3)
+        total += np.outer(v, v) / max(v @ v, 0.05)
     return total
 
 

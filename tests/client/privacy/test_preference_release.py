@@ -43,7 +43,7 @@ def test_it_is_the_formula(rows: list[list[int]], direction: list[float]) -> Non
     expected = np.zeros((4, 4))
     for row in rows:
         v = beside(row, direction)
-        expected += np.outer(v, v) / max(v @ v, 1e-3)
+        expected += np.outer(v, v) / max(v @ v, 0.05)
     np.testing.assert_allclose(unpacked(sum_of(rows, direction), 4), expected, atol=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_a_user_moves_it_by_one_at_most(rows: list[list[int]], direction: list[f
     left = [number for number in range(len(rows)) if number != gone]
     moved = np.linalg.norm(sum_of(rows, direction) - sum_of(rows, direction, only=left))
     v = beside(rows[gone], direction)
-    assert moved <= 1.0 and moved == pytest.approx(min(1.0, v @ v / 1e-3), abs=1e-5)
+    assert moved <= 1.0 and moved == pytest.approx(min(1.0, v @ v / 0.05), abs=1e-5)
 
 
 @given(users, st.data())

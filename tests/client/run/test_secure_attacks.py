@@ -318,8 +318,8 @@ class TestACatalogueListedAlone:
         assert made.charges(0) == []
 
     def test_without_the_count_it_reads_the_popularity(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Agreement, "require_signed", lambda self, roster, **facts: None)
-        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, request: None)
+        monkeypatch.setattr(Agreement, "require_signed", lambda *facts, **more: None)
+        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, *facts, **more: None)
         monkeypatch.setattr(mechanism, "noise_share", no_noise)
         made = federation(catalogues=[60, 11, 12], secure={"colluders": 0})
         self.join(made)
@@ -348,7 +348,7 @@ class TestACatalogueListedAlone:
             assert isinstance(made.secure(at, Phase.CONFIRM, 0, work.confirm()), Refusal)
             assert "1 platforms with catalogue" in str(made.workers[at].failure)
         # With the check taken out the round goes on, and the victim's popularity is read.
-        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, request: None)
+        monkeypatch.setattr(PersistentParticipant, "_require_owners", lambda self, *facts, **more: None)
         for at in work.survivors:
             answer = made.secure(at, Phase.CONFIRM, 0, work.confirm())
             assert isinstance(answer, Secured)

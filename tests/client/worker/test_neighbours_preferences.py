@@ -176,8 +176,8 @@ def liked_twice_counts_twice(patched: pytest.MonkeyPatch) -> None:
     real = preference_release._unit_rows
 
     def rows(liked: Any, place: Any, **facts: Any) -> Any:
-        unit = real(liked, place, **facts)
-        return scipy.sparse.csr_matrix(unit.sqrt())  # longer than 1 for whoever likes more than one item
+        for unit in real(liked, place, **facts):
+            yield scipy.sparse.csr_matrix(unit.sqrt())  # longer than 1 for whoever likes more than one item
 
     patched.setattr(preference_release, "_unit_rows", rows)
 
