@@ -19,7 +19,7 @@ _BELOW = 1.0 - 1e-9
 _AT_ONCE = 1 << 20
 """Likes, at least."""
 _LEAST = 0.05
-"""Squared length beside the axis from which on a user counts in full. What rounding leaves of a shorter one must not be blown up."""
+"""Squared length beside the axis from which on a user counts in full: what rounding leaves of a shorter one is not blown up."""
 
 
 def bounded_preferences(

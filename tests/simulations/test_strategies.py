@@ -144,7 +144,7 @@ def test_platforms_of_different_rank(write_platform: Write, tiny_settings: Make,
     sent = {name: platform["bytes_up"] for name, platform in metrics["platforms"].items()}
     whole = 2 * 4 * ((48 + 32) + (48 + 32) + (32 + 32))  # bytes of rank 1 over both rounds
     for name, rank in (("books", 4), ("shop", 8), ("video", 16)):
-        assert rank * whole < sent[name] < rank * whole + 3500  # and the frames: settings, signed receipts, the hashes of what leaves
+        assert rank * whole < sent[name] < rank * whole + 3500  # and settings, receipts, hashes
     published = load_published(tmp_path / "run" / "model")
     assert {min(array.shape) for array in published.adapter.values()} == {16}
     assert audit_run(tmp_path / "run").ok
