@@ -146,7 +146,7 @@ def _prepare(plan: Simulation, rows: PlatformRows, device: torch.device, progres
     if not plan.settings.trains:
         return rows
     cache = plan.out / "state" / rows.name / "trunk"
-    return prepare(rows.file, plan.settings, cache=cache, tables=rows.tables, device=device, progress=tell)
+    return prepare(rows.file, plan.settings, cache=cache, tables=rows.tables, split=rows.split, device=device, progress=tell)
 
 
 def federate_virtually(

@@ -15,11 +15,11 @@ def verdict(metrics: dict[str, Any]) -> list[str]:
 
     Gains are of the first metric, fused - own over own, with the paired 95 % interval of the platform's own held-out users.
     """
-    said: dict[str, None] = {}
+    said: list[str] = []
     advice: dict[str, None] = {}
     for name, result in metrics["platforms"].items():
         line, helps = _platform(name, result, metrics)
-        said[line] = None
+        said.append(line)
         if helps:
             advice[helps] = None
     left = [f"{name} was left out: {why}" for name, why in metrics.get("left_out", {}).items()]

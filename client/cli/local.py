@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -131,7 +131,7 @@ def recommend_command(
     if out is not None:
         from client.recommender.serving.recommend_all import recommend_everybody
 
-        with _Told() as told:
+        with _Told(file.privacy_warnings) as told:
             users = recommend_everybody(
                 file,
                 out=out,
@@ -146,9 +146,7 @@ def recommend_command(
             )
         typer.echo(f"{users:,} users in {out}: they are this platform's own, keep them there")
         return
-    with _Told() as told:
-        for warning in file.privacy_warnings:
-            told.say(f"warning: {warning}")
+    with _Told(file.privacy_warnings) as told:
         items = recommend_items(
             file,
             model=model,
@@ -192,9 +190,7 @@ def evaluate_command(
 
     file = load(platform_file_in(platform))
     cache, state = _kept(file, model)
-    with _Told() as told:
-        for warning in file.privacy_warnings:
-            told.say(f"warning: {warning}")
+    with _Told(file.privacy_warnings) as told:
         found = evaluate_platform(
             file,
             model=model,
@@ -223,14 +219,21 @@ def _kept(file: Any, model: Path | None) -> tuple[Path, Path | None]:
 
 
 class _Told:
-    """What is being done, on standard error: a line that changes on a terminal, else one line for each thing."""
+    """What is being done, on standard error: a line that changes on a terminal, else one line for each thing.
 
-    def __init__(self) -> None:
+    Args:
+        warnings: Said first.
+    """
+
+    def __init__(self, warnings: Iterable[str]) -> None:
+        self._warnings = warnings
         self._console = Console(stderr=True, highlight=False, emoji=False)
         self._status = self._console.status("")
         self._last = ""
 
     def __enter__(self) -> Self:
+        for warning in self._warnings:
+            self.say(f"warning: {warning}")
         if self._console.is_terminal:
             self._status.start()
         return self

@@ -6,7 +6,6 @@ Everything here is computed from the platform's rows and the public settings; no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +29,12 @@ from client.model.user_rows import HeldOutRows, TrainingRows
 from client.privacy.failure_guard import Guard, raising
 from client.sources.platform_tables import read_tables, require_items, require_usable
 from client.sources.tables import Tables
+from shared.base.progress import Progress, counted
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
 from shared.preferences.item_index import Hashes, declared_items, item_hashes
 from shared.secagg.shared_catalogues import catalogue_digest
-
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many are done, of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,6 @@ class PreparedPlatform(PlatformRows):
         bank: Encodes the items.
         reader: Writes users' texts.
         training, held_out: What of users is read for training and for evaluations.
-        cache: Features of texts that were read.
     """
 
     catalogue: ItemTexts
@@ -89,7 +85,6 @@ class PreparedPlatform(PlatformRows):
     bank: Bank
     training: TrainingRows
     held_out: HeldOutRows
-    cache: TrunkCache
 
 
 def hashes_of(tables: Tables) -> Hashes:
@@ -106,11 +101,14 @@ def preparation_key(settings: Settings) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def read_rows(file: PlatformFile, settings: Settings, *, tables: Tables | None = None) -> PlatformRows:
+def read_rows(
+    file: PlatformFile, settings: Settings, *, tables: Tables | None = None, split: Split | None = None
+) -> PlatformRows:
     """Read the sources; no model and no text is touched.
 
     Args:
         tables: The sources, where they were read already.
+        split: Their split under these settings, where it is at hand.
 
     Raises:
         InputError: the sources cannot be used.
@@ -119,21 +117,21 @@ def read_rows(file: PlatformFile, settings: Settings, *, tables: Tables | None =
         tables = read_tables(file)
         require_usable(tables, where=str(file.path))
     require_items(tables, where=str(file.path))
-    return PlatformRows(file=file, tables=tables, split=leave_one_out(tables, seed=settings.seed))
+    return PlatformRows(file=file, tables=tables, split=leave_one_out(tables, seed=settings.seed) if split is None else split)
 
 
 def read_platform(
-    file: PlatformFile, settings: Settings, *, tables: Tables | None = None
+    file: PlatformFile, settings: Settings, *, tables: Tables | None = None, split: Split | None = None
 ) -> tuple[Tables, Split, ItemTexts, Friends, Reader, Texts]:
     """Read the sources and set up the texts: all that needs no model weights but the tokenizer.
 
     Args:
-        tables: The sources, where they were read already.
+        tables, split: As `read_rows`.
 
     Raises:
         InputError: the sources cannot be used.
     """
-    rows = read_rows(file, settings, tables=tables)
+    rows = read_rows(file, settings, tables=tables, split=split)
     tables, split = rows.tables, rows.split
     backbone = load_backbone(settings.model.backbone)
     texts = Texts(backbone.tokenizer, longest=backbone.shape.positions)
@@ -149,6 +147,7 @@ def prepare(
     *,
     cache: Path,
     tables: Tables | None = None,
+    split: Split | None = None,
     guard: Guard = raising,
     device: torch.device | None = None,
     progress: Progress | None = None,
@@ -160,7 +159,7 @@ def prepare(
 
     Args:
         cache: Folder of the trunk cache, inside the platform's own state.
-        tables: The sources, where they were read already.
+        tables, split: As `read_rows`.
         guard: What becomes of a failure on users' texts.
         device: Where to compute; by default the first GPU, else the processor.
 
@@ -170,19 +169,12 @@ def prepare(
     """
     device = device or default_device()
     require_compiler(settings, device)
-    tables, split, catalogue, friends, reader, texts = read_platform(file, settings, tables=tables)
+    tables, split, catalogue, friends, reader, texts = read_platform(file, settings, tables=tables, split=split)
     encoder = training_encoder(load_backbone(settings.model.backbone), settings, device)
     planned = planned_reads(settings, users=file.users, items=tables.items, width=encoder.hidden)
     trunk = TrunkCache(cache, encoder, most=planned.bytes_kept)
     training = TrainingRows(TrainingViews(tables, split, reader, settings.training, seed=settings.seed), tables, trunk)
-    done, total = 0, tables.items + (len(training.everybodys()) if planned.ahead else 0)
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress("reading texts", done, total)
-
+    advance = counted(progress, "reading texts", tables.items + (len(training.everybodys()) if planned.ahead else 0))
     towers, vectors = Towers(encoder, fusion_named(settings.model.fusion)), item_vectors(tables)
     items = cached_rows(trunk, catalogue.sequences, vectors, advance)
     if planned.ahead:
@@ -201,5 +193,4 @@ def prepare(
         bank=Bank(towers, items, catalogue.sequences, vectors),
         training=training,
         held_out=HeldOutRows(HeldOutViews(split, reader), tables, trunk),
-        cache=trunk,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from client.config.platform_file import PlatformFile
-from client.model.prepared_platform import PlatformRows, Progress, read_rows
+from client.model.prepared_platform import PlatformRows, read_rows
 from client.recommender.fused_model import fit_fused_model
 from client.recommender.model_comparison import SHOWN, ModelComparison, compare_models
 from client.recommender.own_model import UserScores, training_histories
@@ -15,6 +15,7 @@ from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import open_model, untrained_text, use_model
 from client.recommender.tell import Tell, silent
 from shared.base.errors import InputError
+from shared.base.progress import Progress
 from shared.base.settings import Settings
 
 

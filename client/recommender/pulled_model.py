@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
-from client.model.prepared_platform import Progress, hashes_of
+from client.model.prepared_platform import hashes_of
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories
@@ -19,6 +19,7 @@ from client.recommender.text_model import TextModel, no_adapter
 from client.run.run_state import load_run_state
 from client.sources.tables import Tables
 from shared.base.errors import InputError
+from shared.base.progress import Progress, counted
 from shared.base.settings import ModelSettings
 from shared.model.backbone import load_backbone
 from shared.model.peft_export import PublishedModel, load_published
@@ -182,13 +183,6 @@ def _frozen(taste: TasteMap, file: PlatformFile, tables: Tables, *, cache: Path,
         raise InputError(
             "the taste map is over another backbone", where=where, do=f"use the one with SHA-256 {taste.backbone_sha256}"
         )
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress("reading the items' texts", done, tables.items)
-
+    advance = counted(progress, "reading the items' texts", tables.items)
     model = ModelSettings(backbone=taste.backbone, item_tokens=taste.item_tokens)
     return frozen_item_vectors(file, tables, model, cache=cache, advance=advance)

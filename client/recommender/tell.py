@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 Tell = Callable[[str], None]
 """Called with what is being done, in a few words."""
-Progress = Callable[[str, int, int], None]
-"""What is being done, how many are done, of how many."""
 
 
 def silent(what: str) -> None:

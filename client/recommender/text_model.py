@@ -24,12 +24,13 @@ from client.examples.split import ragged
 from client.examples.user_examples import Examples
 from client.examples.vectors import item_vectors, user_vectors, widths_of
 from client.fusion.operators import fusion_named
-from client.model.prepared_platform import Progress, read_platform
+from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
 from client.recommender.evidence import NOBODY
 from client.run.run_state import RunState
 from client.sources.tables import Tables
 from shared.base.errors import InputError
+from shared.base.progress import Progress, counted
 from shared.base.settings import ModelSettings, Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import load_backbone, shape_of
@@ -105,14 +106,7 @@ class TextModel:
     @cached_property
     def items(self) -> Floats:
         """Unit vectors of the items, float32 (items, width)."""
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if self._progress:
-                self._progress("reading the items' texts", done, self._tables.items)
-
+        advance = counted(self._progress, "reading the items' texts", self._tables.items)
         rows = cached_rows(self._trunk, self._catalogue.sequences, item_vectors(self._tables), advance)
         vectors: Floats = self._towers.encode(rows, self._parameters).cpu().numpy()
         return vectors
@@ -128,14 +122,7 @@ class TextModel:
         none = ragged([np.zeros(0, np.int32)] * len(users))
         sequences = self._reader.sequences(numbers, contexts, serving=True)
         examples = Examples(user=numbers, sequences=sequences, targets=none, context=ragged(contexts), excluded=none)
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if self._progress:
-                self._progress("reading users' texts", done, len(users))
-
+        advance = counted(self._progress, "reading users' texts", len(users))
         rows = cached_rows(self._trunk, sequences, user_vectors(self._tables, examples), advance)
         vectors: Floats = self._towers.encode(rows, self._parameters).cpu().numpy()
         return vectors

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.model.prepared_platform import PlatformRows, Progress
+from client.model.prepared_platform import PlatformRows
 from client.personalisation.personal_plan import reserved
 from client.privacy.answer_stamp import AnswerStamp
 from client.privacy.answer_timing import Pace
@@ -29,6 +29,7 @@ from client.privacy.release_plan import preference_plan
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.run.run_state import RunState, load_run_state, save_run_state
 from shared.base.errors import PrivacyError
+from shared.base.progress import Progress, counted
 from shared.base.settings import Settings, settings_digest
 from shared.preferences.taste_directions import item_directions
 from shared.privacy.plan import Plan
@@ -106,14 +107,7 @@ class RunContext:
 
     def item_vectors(self) -> NDArray[np.float32]:
         """Vectors of the items' texts by the frozen backbone."""
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if self.progress:
-                self.progress("reading the items' texts", done, self.rows.tables.items)
-
+        advance = counted(self.progress, "reading the items' texts", self.rows.tables.items)
         return frozen_item_vectors(self.rows.file, self.rows.tables, self.settings.model, cache=self._cache, advance=advance)
 
     @cached_property

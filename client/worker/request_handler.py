@@ -18,7 +18,7 @@ import torch
 
 from client.config.participation_policy import Unwarranted
 from client.config.platform_file import PlatformFile, load
-from client.model.prepared_platform import PlatformRows, PreparedPlatform, Progress, preparation_key, prepare, read_rows
+from client.model.prepared_platform import PlatformRows, PreparedPlatform, preparation_key, prepare, read_rows
 from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
@@ -48,6 +48,7 @@ from shared.base.errors import (
     StorageError,
 )
 from shared.base.logs import about, tell
+from shared.base.progress import Progress
 from shared.base.settings import Settings
 from shared.ledger.release_digest import is_release, release_digest
 from shared.model.backbone import shape_of

@@ -11,8 +11,9 @@ from client.config.platform_file import PlatformFile
 from client.recommender.evidence import NOBODY
 from client.recommender.platform_model import PlatformModel
 from client.recommender.serving.kept_model import Shelf, keep_fitted, kept_fitted, state_digest
-from client.recommender.tell import Progress, Tell
+from client.recommender.tell import Tell
 from shared.base.errors import InputError, StorageError
+from shared.base.progress import Progress
 
 if TYPE_CHECKING:
     from client.examples.split import Split

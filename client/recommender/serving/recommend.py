@@ -19,10 +19,11 @@ from client.recommender.explanation import parts_of_item, reason_for, total_of
 from client.recommender.histories import Histories
 from client.recommender.serving.fitted_platform import FittedPlatform
 from client.recommender.serving.kept_model import Shelf
-from client.recommender.tell import Progress, Tell, silent
+from client.recommender.tell import Tell, silent
 from client.sources.ids import spelled_id
 from client.sources.item_keys import spelled_keys
 from shared.base.errors import InputError
+from shared.base.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ from client.recommender.global_model import GlobalModel
 from client.recommender.platform_model import PlatformModel
 from client.recommender.serving.fitted_platform import FittedPlatform
 from client.recommender.serving.kept_model import Shelf
-from client.recommender.tell import Progress, Tell, silent
+from client.recommender.tell import Tell, silent
 from shared.base.atomic_files import whole_file
 from shared.base.errors import InputError, StorageError
+from shared.base.progress import Progress
 
 FORMATS = (".parquet", ".csv")
 _SCORES_AT_ONCE = 1 << 21
