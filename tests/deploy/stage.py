@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,23 @@ class Stage:
     def join(self, name: str, **over: Any) -> subprocess.Popen[bytes]:
         """Start a platform's client."""
         return self.spawn(name, "client", "start", self.root / name, **over)
+
+    def found(self, tables: Mapping[str, Path]) -> None:
+        """A federation whose platforms trust each other, and no one of which need fear another at the coordinator's side.
+
+        Args:
+            tables: Platform -> its tables.
+        """
+        self.make_coordinator()
+        self.serve()
+        for name, path in tables.items():
+            self.make_platform(name, "--data", path)
+        for name in tables:
+            others = [self.root / other / "application.toml" for other in tables if other != name]
+            self.fedfuse("client", "trust", self.root / name, *others, "--yes")
+            self.edit(self.root / name, "colluders = 1 ", "colluders = 0 ")
+            self.join(name)
+        self.await_online(*tables)
 
     def await_online(self, *names: str) -> None:
         coordinator = open_coordinator(self.coordinator)

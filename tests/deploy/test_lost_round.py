@@ -18,16 +18,7 @@ EVERYBODY = ["--strategy", "secure-sum", "--set", "secure.threshold=1.0", "--set
 @pytest.mark.deploy
 @pytest.mark.timeout(1200)
 def test_a_round_waits_for_the_platform_that_it_lacks(stage: Stage, small_shop: Callable[..., Path]) -> None:
-    stage.make_coordinator()
-    stage.serve()
-    for name in NAMES:
-        stage.make_platform(name, "--data", small_shop(name))
-    for name in NAMES:
-        others = [stage.root / other / "application.toml" for other in NAMES if other != name]
-        stage.fedfuse("client", "trust", stage.root / name, *others, "--yes")
-        stage.edit(stage.root / name, "colluders = 1 ", "colluders = 0 ")
-        stage.join(name)
-    stage.await_online(*NAMES)
+    stage.found({name: small_shop(name) for name in NAMES})
     words = ("run", "--server", stage.coordinator, "--name", "first", "--rounds", "3", "--platforms", "3")
     federation = stage.spawn("run", *words, *stage.tiny(), *EVERYBODY)
     stage.await_round("first", 1)

@@ -23,16 +23,7 @@ LOOSE = ["--set", "secure.threshold=0.6", "--set", "secure.colluders=0", "--set"
 @pytest.mark.deploy
 @pytest.mark.timeout(900)
 def test_three_shops_share_preferences_whoever_is_killed(stage: Stage, small_shop: Callable[..., Path]) -> None:
-    stage.make_coordinator()
-    stage.serve()
-    for name in NAMES:
-        stage.make_platform(name, "--data", small_shop(name))
-    for name in NAMES:
-        others = [stage.root / other / "application.toml" for other in NAMES if other != name]
-        stage.fedfuse("client", "trust", stage.root / name, *others, "--yes")
-        stage.edit(stage.root / name, "colluders = 1 ", "colluders = 0 ")
-        stage.join(name)
-    stage.await_online(*NAMES)
+    stage.found({name: small_shop(name) for name in NAMES})
 
     # No strategy is named, and no backbone is loaded: the platforms' terms do not even allow this one. The coordinator is killed
     # in the middle, and comes back.

@@ -255,3 +255,21 @@ def neighbours(world: World, gone: str, settings: Settings, requests: Sequence[R
         ask(world.write(folder / "with", backbone=backbone), folder / "with-state", requests),
         ask(world.without(gone).write(folder / "without", backbone=backbone), folder / "without-state", requests),
     )
+
+
+def require_noticed(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    play: Callable[[], tuple[Told, Told]],
+    monkeypatch: pytest.MonkeyPatch,
+    **facts: Any,
+) -> None:
+    """Fail where neighbours look alike although a fault is planted.
+
+    Args:
+        facts: Of `compare`.
+    """
+    with monkeypatch.context() as patched:
+        plant(patched)
+        here, there = play()
+        with pytest.raises(AssertionError):
+            compare(here, there, **facts)

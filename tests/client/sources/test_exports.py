@@ -21,6 +21,7 @@ from client.setup.table_preview import sample_file
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
+from tests.support.read_rows import rows_of
 
 LOG = "user,item\n1,a\n2,b\n1,b\n"
 EXPECTED = {"1": ["a", "b"], "2": ["b"]}
@@ -30,14 +31,6 @@ def read(folder: Path, **source: Any) -> Tables:
     values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "sources": {"log": {"kind": "interactions", **source}}}
     (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
     return read_tables(load(folder / "p.toml"))
-
-
-def rows_of(tables: Tables) -> dict[str, list[str]]:
-    log = tables.interactions
-    return {
-        user: sorted(tables.item_ids[item] for item in log.item[log.offsets[at] : log.offsets[at + 1]])
-        for at, user in enumerate(tables.user_ids)
-    }
 
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

@@ -23,6 +23,7 @@ from client.sources.ids import LISTED, as_ids, flagged_ids
 from client.sources.platform_tables import read_tables
 from client.sources.readers.cells import INEXACT, UNUSABLE, canonical_text
 from client.sources.tables import Tables
+from tests.support.read_rows import rows_of
 
 
 def read(folder: Path, *, ids: dict[str, Any] | None = None, kind: dict[str, Any] | None = None, **source: Any) -> Tables:
@@ -31,15 +32,6 @@ def read(folder: Path, *, ids: dict[str, Any] | None = None, kind: dict[str, Any
     values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "ids": ids or {}, "sources": sources}
     (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
     return read_tables(load(folder / "p.toml"))
-
-
-def rows_of(tables: Tables) -> dict[str, list[str]]:
-    """User -> items, sorted."""
-    log = tables.interactions
-    return {
-        user: sorted(tables.item_ids[item] for item in log.item[log.offsets[at] : log.offsets[at + 1]])
-        for at, user in enumerate(tables.user_ids)
-    }
 
 
 def changed(tables: Tables, at: int = -1) -> dict[str, int]:

@@ -42,7 +42,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Told, User, World, compare, neighbours
+from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Told, User, World, compare, neighbours, require_noticed
 
 Make = Callable[..., Settings]
 Adapter = dict[str, np.ndarray]
@@ -345,11 +345,7 @@ FAULTS: dict[str, tuple[Plant, World, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(play: Any, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     plant, world, gone, over = FAULTS[fault]
-    with monkeypatch.context() as patched:
-        plant(patched)
-        here, there = play(world, gone, **over)
-        with pytest.raises(AssertionError):
-            compare(here, there)
+    require_noticed(plant, lambda: play(world, gone, **over), monkeypatch)
 
 
 def test_one_evaluation_does_not_pay_for_another(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,18 @@ from shared.secagg.shared_catalogues import catalogue_digest
 from strategies.secure_sum.masked_sum import Round
 from tests.client.worker.test_neighbours import worlds
 from tests.client.worker.test_neighbours_summed import OTHERS, Deployed, masked
-from tests.support.neighbours import EVERYTHING, LAST, PLAIN, Released, Told, World, compare, held_noise, neighbours
+from tests.support.neighbours import (
+    EVERYTHING,
+    LAST,
+    PLAIN,
+    Released,
+    Told,
+    World,
+    compare,
+    held_noise,
+    neighbours,
+    require_noticed,
+)
 
 Make = Callable[..., Settings]
 IDS = [f"i{number}" for number in range(PLAIN.items)]
@@ -238,16 +249,10 @@ FAULTS: dict[str, tuple[Plant, World]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_noticed(play: Any, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     plant, world = FAULTS[fault]
-    with monkeypatch.context() as patched:
-        plant(patched)
-        with pytest.raises(AssertionError):
-            compare(*play(world, "a"))
+    require_noticed(plant, lambda: play(world, "a"), monkeypatch)
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if "list" not in name])
 def test_and_under_the_secure_sum(play_summed: Any, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     plant, world = FAULTS[fault]
-    with monkeypatch.context() as patched:
-        plant(patched)
-        with pytest.raises(AssertionError):
-            compare(*play_summed(world, "a"), skip=masked)
+    require_noticed(plant, lambda: play_summed(world, "a"), monkeypatch, skip=masked)
