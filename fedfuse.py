@@ -37,8 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated, private recommenders: platforms train one model together and pool no row.",
-    epilog="Exit codes: 0 done; 1 failed; 2 wrong options; 3 a file or value cannot be used; 4 a privacy guarantee would not "
-    "hold; 5 a file cannot be written or read; 6 refused; 130 stopped.",
+    epilog=f"Exit codes: {'; '.join(f'{code} {code.meaning}' for code in ExitCode)}.",
 )
 TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordinator", "For everyone"
 app.command("simulate", rich_help_panel=TRY)(simulate_command)

@@ -22,6 +22,24 @@ class ExitCode(IntEnum):
     INCOMPLETE = 7
     INTERRUPTED = 130
 
+    @property
+    def meaning(self) -> str:
+        """What it says, in the words of `fedfuse --help`."""
+        return _MEANINGS[self.value]
+
+
+_MEANINGS = {
+    0: "done",
+    1: "failed",
+    2: "wrong options",
+    3: "a file or value cannot be used",
+    4: "a privacy guarantee would not hold",
+    5: "a file cannot be written or read",
+    6: "refused",
+    7: "ended incomplete: not all rounds that were asked for count",
+    130: "stopped",
+}
+
 
 class FedfuseError(Exception):
     """Base of every error that is the reader's to mend.
