@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv simulate test check clean
+.PHONY: help venv simulate test check docs site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ check: $(STAMP) ## lint, formatting, types, and the order of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP) ## write the pages that are made from the code
+	$(BIN)/python docs/reference.py
+
+site: $(STAMP) ## build the papers as a site in build/site
+	$(BIN)/python docs/site.py
+
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -78,9 +78,7 @@ def command_line() -> str:
         f"Every command, its arguments and its options, as `--help` shows them. {MADE}",
         "Commands that print a result take `--json`, and then an error is a JSON object on standard error, too.",
         "## Exit codes",
-        "\n".join(
-            ["| code | means |", "| --- | --- |", *(f"| {code} | {code.meaning} |" for code in ExitCode)]
-        ),
+        "\n".join(["| code | means |", "| --- | --- |", *(f"| {code} | {code.meaning} |" for code in ExitCode)]),
     ]
     return "\n\n".join([*parts, *_commands(typer.main.get_command(fedfuse.app), "fedfuse")]) + "\n"
 
@@ -123,7 +121,7 @@ def _spelled(option: click.Option) -> str:
 
 def _default(option: click.Option) -> str:
     value = option.default
-    if value is None or value is False or value == () or callable(value) or repr(value).startswith("Sentinel"):
+    if value is None or value is False or value in ("", ()) or callable(value) or repr(value).startswith("Sentinel"):
         return ""
     return f"`{value.value if isinstance(value, enum.Enum) else value}`"
 
@@ -141,8 +139,9 @@ def message_format() -> str:
     """The text of `docs/messages.md`."""
     parts = [
         "# Messages",
-        f"Every request of a coordinator and every answer of a platform, version {messages.PROTOCOL} of the protocol. On the wire each is a Flower "
-        "`RecordDict`: what is small in a `ConfigRecord`, arrays and bodies as safetensors or bounded binary, nothing pickled "
+        f"Every request of a coordinator and every answer of a platform, version {messages.PROTOCOL} of the protocol. "
+        "On the wire each is a Flower `RecordDict`: what is small in a `ConfigRecord`, arrays and bodies as safetensors or "
+        "bounded binary, nothing pickled "
         "(`shared/protocol/flower_records.py`). What an answer may hold, and what one user can change in it, is in "
         f"[guarantees.md](guarantees.md#what-leaves-field-by-field). {MADE}",
     ]
@@ -197,7 +196,7 @@ def programming_interface() -> str:
             module, _, what = name.rpartition(".")
             thing = getattr(importlib.import_module(module), what)
             signature = str(inspect.signature(thing)).replace("'", "")
-            signature = re.sub(r"<(?:factory|function (\w+))[^>]*>", r"\1...", signature)
+            signature = re.sub(r"<[^<>]*( object)? at 0x[0-9a-f]+>|<factory>", "...", signature)
             parts += [
                 f"### {what}",
                 f"`from {module} import {what}`",
@@ -226,10 +225,12 @@ def _docstring(text: str) -> str:
     parts = []
     for part in text.split("\n\n"):
         title, _, body = part.partition("\n")
-        if title in ("Args:", "Returns:", "Raises:") and body:
+        if title in ("Args:", "Returns:", "Raises:", "Guarantees:") and body:
             entries = re.split(r"\n(?= {4}\S)", "\n" + body)
             items = [" ".join(entry.split()) for entry in entries if entry.strip()]
-            listed = [re.sub(r"^([\w, .]+):", r"`\1`:", one) for one in items] if title != "Returns:" else [" ".join(items)]
+            listed = (
+                [re.sub(r"^([\w, .]+):", r"`\1`:", one) for one in items] if title in ("Args:", "Raises:") else [" ".join(items)]
+            )
             parts.append("\n".join([f"**{title[:-1]}**", "", *(f"- {one}" for one in listed)]))
         elif part.lstrip().startswith(("|", ">>>")):
             parts.append(inspect.cleandoc(part) if part.lstrip().startswith("|") else f"```python\n{part}\n```")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from functools import cache
@@ -16,7 +17,9 @@ import typer.main
 import fedfuse
 
 ROOT = Path(__file__).parents[1]
-PAPERS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules", "runs"} & set(path.relative_to(ROOT).parts))
+reference = runpy.run_path(str(ROOT / "docs" / "reference.py"), run_name="reference")
+site = runpy.run_path(str(ROOT / "docs" / "site.py"), run_name="site")
+PAPERS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", "build"} & set(path.relative_to(ROOT).parts))
 PACKAGES = ("client", "server", "shared", "strategies", "simulations")
 CODE = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -165,3 +168,27 @@ def test_commands_and_their_options_exist(paper: Path) -> None:
 def test_this_check_sees_mistakes(line: str, problem: str | None) -> None:
     found = [_problem(words) for words in _commands(line)][-1]
     assert found is None if problem is None else found is not None and problem in found
+
+
+@pytest.mark.parametrize("page", reference["PAGES"])
+def test_pages_that_are_made_from_the_code_are_what_it_says(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == reference["PAGES"][page](), "run `make docs`"
+
+
+def test_every_argument_and_option_says_what_it_is() -> None:
+    assert "|  |\n" not in reference["command_line"]()
+    assert "|  |\n" not in reference["message_format"]()
+
+
+def test_links_to_what_is_no_paper_become_text_on_the_site() -> None:
+    text = "[a](../README.md#x) [b](../LICENSE) [c](https://example.org) ![d](d.png)"
+    kept = site["_among_papers"](text, Path("docs/audit.md"), {Path("README.md")})
+    assert kept == "[a](../README.md#x) b [c](https://example.org) ![d](d.png)"
+
+
+def test_the_site_builds_strictly_and_asks_nothing_of_others() -> None:
+    assert site["main"]() == 0
+    pages = list((ROOT / "build" / "site").rglob("*.html"))
+    assert len(pages) > 15
+    fetched = re.compile(r"""(?:<(?:script|img|iframe)[^>]*\ssrc|<link[^>]*\shref)=["']?(https?:)?//""")
+    assert not [page.name for page in pages if fetched.search(page.read_text())]

@@ -1,4 +1,4 @@
-"""`docs/platform-file.md` and `docs/settings.md`, from the types' own descriptions: `python -m client.config.reference docs`."""
+"""`docs/platform-file.md` and `docs/settings.md`, from the types' own descriptions: `make docs`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import json
 import math
 import re
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ from client.config.source_schema import KINDS, ROLE_WORDS, CatalogueFile, Flags,
 from client.config.table_location import USUAL_MISSING, Linked, Lookup, Reading
 from shared.base.settings import Settings
 
-PLATFORM_FILE, SETTINGS = "platform-file.md", "settings.md"
 EXAMPLES: Mapping[str, Mapping[str, str]] = {
     "PlatformFile": {
         "name": '"shop"',
@@ -132,7 +130,7 @@ def platform_file_reference() -> str:
     parts = [
         "# The platform file",
         "Every key that `platform.toml` may have, with its default and an example. This page is made of the descriptions in "
-        "the code (`python -m client.config.reference docs`) and a test holds it equal to them. `fedfuse init client` drafts "
+        "the code (`make docs`) and a test holds it equal to them. `fedfuse init client` drafts "
         "a first file from the columns of your tables, `fedfuse check` shows what is read with it, and nothing of the file "
         "leaves the platform but its name and the declared number of users.",
         _section("The file", PlatformFile),
@@ -167,7 +165,7 @@ def settings_reference() -> str:
         "# Settings of a run",
         "Every setting, with its default and the command line that sets it; in a TOML file (`--config`) the part before the "
         "point is a table. They are the coordinator's, or a simulation's, and every platform gets them; `fedfuse settings` "
-        "prints the same list. This page is made of the descriptions in the code (`python -m client.config.reference docs`) "
+        "prints the same list. This page is made of the descriptions in the code (`make docs`) "
         "and a test holds it equal to them.",
     ]
     sections = {"": Settings, **{name: field.annotation for name, field in Settings.model_fields.items() if _is_model(field)}}
@@ -265,13 +263,3 @@ def _word(value: Any) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def main(folder: str) -> None:
-    """Write both pages into a folder."""
-    for name, text in ((PLATFORM_FILE, platform_file_reference()), (SETTINGS, settings_reference())):
-        (Path(folder) / name).write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

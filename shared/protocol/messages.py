@@ -80,6 +80,19 @@ class Factors(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Message:
+    """What messages have in common.
+
+    Args:
+        run: Name of the run.
+        settings: Of the run; the same in all of its messages.
+        platform: The platform's declared name.
+        round: From 1 on; 0 is before the first.
+        adapter: The global adapter, float32.
+        factors: Which factors of the adapter the round trains and sends.
+        label: Which model is meant.
+        phase: Of the secure sum.
+    """
+
     kind: ClassVar[str]
     run: str
 
@@ -212,6 +225,7 @@ class Joined(_Message):
         items: Size of the public catalogue.
         budget, delta: What the platform may spend, in epsilon, at that delta.
         planned_epsilon: What the whole plan will have spent.
+        noise_multiplier: Noise of a step over its clipping bound, for the budget.
         signal_to_noise: Bound on the run's update norm over its noise norm (dimensionless).
         finished: Last round that this platform has answered in this run; 0 if none.
         rank: LoRA rank that it trains, where ranks may differ; 0: the run's.
@@ -265,7 +279,11 @@ class Released(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Update(Released):
-    """The platform's noised change of the adapter in one round (platform minus global)."""
+    """The platform's noised change of the adapter in one round (platform minus global).
+
+    Args:
+        change: The factors that are sent, float32.
+    """
 
     kind: ClassVar[str] = "update"
     change: Arrays = field(repr=False)
@@ -273,7 +291,11 @@ class Update(Released):
 
 @dataclass(frozen=True, kw_only=True)
 class Preferred(Released):
-    """The platform's answer to `Prefer` with all of the noise: one array, named as what it is of (`SumKind`)."""
+    """The platform's answer to `Prefer` with all of the noise.
+
+    Args:
+        sums: One float32 array, named as what it is of (`SumKind`).
+    """
 
     kind: ClassVar[str] = "preferred"
     sums: Arrays = field(repr=False)
@@ -308,7 +330,12 @@ class Secured(_Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics(Released):
-    """Ranking quality on held-out interactions; exact only in a simulation, else noised and charged."""
+    """Ranking quality on held-out interactions; exact only in a simulation, else noised and charged.
+
+    Args:
+        quality: Each metric by its name (`shared/protocol/quality.py`).
+        exact: Whether it is without noise.
+    """
 
     kind: ClassVar[str] = "metrics"
     label: Label
@@ -330,7 +357,11 @@ class Personalised(Released):
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal(_Message):
-    """The platform did not do it, and why, in one word of a closed list."""
+    """The platform did not do it.
+
+    Args:
+        reason: Why, in one word of a closed list.
+    """
 
     kind: ClassVar[str] = "refusal"
     platform: str
