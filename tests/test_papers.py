@@ -180,6 +180,14 @@ def test_every_argument_and_option_says_what_it_is() -> None:
     assert "|  |\n" not in reference["message_format"]()
 
 
+def test_the_words_of_errors_in_the_troubleshooting_page_are_the_codes() -> None:
+    words = re.findall(r"^\| `([^`]+)`", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    code = "".join(path.read_text() for path in CODE)
+    joined = re.sub(r"\"\s*\n\s*f?\"", "", code)  # Literals over several lines are one.
+    assert len(words) > 25
+    assert not [one for one in words if one not in joined]
+
+
 def test_links_to_what_is_no_paper_become_text_on_the_site() -> None:
     text = "[a](../README.md#x) [b](../LICENSE) [c](https://example.org) ![d](d.png)"
     kept = site["_among_papers"](text, Path("docs/audit.md"), {Path("README.md")})
