@@ -9,9 +9,12 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 import pytest
+import torch
 import typer.main
 
 import fedfuse
@@ -186,6 +189,28 @@ def test_the_words_of_errors_in_the_troubleshooting_page_are_the_codes() -> None
     joined = re.sub(r"\"\s*\n\s*f?\"", "", code)  # Literals over several lines are one.
     assert len(words) > 25
     assert not [one for one in words if one not in joined]
+
+
+def _examples(paper: str) -> list[str]:
+    return [body for language, body in FENCE.findall((ROOT / "docs" / paper).read_text()) if language == "python"]
+
+
+def test_the_recipes_work_as_they_are_written() -> None:
+    made: dict[str, Any] = {}
+    for code in _examples("extending.md"):
+        exec(compile(code, "docs/extending.md", "exec"), made)
+    random = np.random.default_rng(0)
+    text, image = torch.randn(4, 8), torch.randn(4, 3)
+    operator = made["Maximum"]()
+    local = operator.initial({"image": 3}, 8, random)
+    there = torch.tensor([True, True, False, False])
+    fused = operator.combine(local, text, {"image": (image, there)})
+    torch.testing.assert_close(fused.norm(dim=-1), torch.ones(4))
+    torch.testing.assert_close(fused[2:], torch.nn.functional.normalize(text, dim=-1)[2:])
+    combiner = made["Midmean"]({"x": (1, 1)}, faulty=1)
+    for value in (1.0, 2.0, 3.0, 4.0, 1e6):
+        combiner.add({"x": np.full((1, 1), value, np.float32)}, weight=1)
+    assert combiner.change()["x"].item() == 3.0
 
 
 def test_links_to_what_is_no_paper_become_text_on_the_site() -> None:
