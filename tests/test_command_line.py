@@ -213,6 +213,19 @@ class TestRuns:
             assert word in shown.text
         assert sorted(str(file) for file in tmp_path.rglob("*")) == before
 
+    def test_check_of_a_world_shows_every_platform_and_what_they_have_in_common(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
+    ) -> None:
+        world = write_platform(users=20).parent
+        write_platform("video", users=20)
+        found = json.loads(call("check", world, "--json").out)
+        assert [one["platform"] for one in found["platforms"]] == ["shop", "video"]
+        assert set(found["items_in_common"]) == {"shop, video"}
+        shown = call("check", world)
+        assert shown.code == 0 and shown.out.count("forecast") == 2 and "items in common: shop, video" in shown.text
+        (tmp_path / "empty").mkdir()
+        assert "no platform file" in call("check", tmp_path / "empty").text
+
     def test_check_says_what_was_made_alike_and_what_events_and_times_are(
         self, call: Callable[..., Result], write_platform: Write
     ) -> None:

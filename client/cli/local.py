@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -30,24 +31,52 @@ _EVENTS = 20
 
 
 def check(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
+    platform: Annotated[Path, typer.Argument(help="A platform file, the folder it stands in, or a world's folder with several.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of the planned run's settings (a run.toml will do).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Read a platform's sources and show what they give: rows, fused examples, and the epsilon of the planned run.
 
-    Nothing is trained, charged or sent. What is shown are this platform's own rows: keep it on the platform. Where the planned
-    run would be refused, the exit code says so.
+    Of a world, every platform's, and how many items each two have in common. Nothing is trained, charged or sent. What is shown
+    are the platforms' own rows: keep it there. Where the planned run would be refused, the exit code says so.
     """
-    from client.config.deployment_folder import platform_file_in
+    from client.config.deployment_folder import platform_files_in
+    from shared.base.setting_overrides import settings_of
+
+    settings = settings_of(config, [])
+    reports: list[dict[str, Any]] = []
+    items: dict[str, set[int]] = {}
+    files = platform_files_in(platform)
+    for file in files:
+        report, hashes = _checked(file, settings)
+        reports.append(report)
+        items[report["platform"]] = hashes
+        if not as_json:
+            _show(report)
+            print()
+    common = {f"{one}, {other}": len(items[one] & items[other]) for one, other in itertools.combinations(items, 2)}
+    if as_json:
+        found = reports[0] if len(files) == 1 else {"platforms": reports, "items_in_common": common}
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        if common:
+            shown = "; ".join(f"{escape(pair)} {count:,}" for pair, count in common.items())
+            Console(emoji=False).print(f"[bold]items in common:[/] {shown}")
+        Console(emoji=False).print("[dim]nothing was trained, charged or sent[/]")
+    if not all(report["forecast"]["possible"] for report in reports):
+        raise typer.Exit(ExitCode.PRIVACY)
+
+
+def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
+    """What is to be said of one platform, and the hashes by which others find its items."""
     from client.config.platform_file import load
     from client.examples.preview import preview
     from client.sources.kinds.interactions import day
     from client.sources.platform_tables import read_tables, require_items, require_usable
-    from shared.base.setting_overrides import settings_of
+    from shared.preferences.item_index import item_hashes
+    from shared.secagg.shared_catalogues import catalogue_digest
 
-    settings = settings_of(config, [])
-    file = load(platform_file_in(platform))
+    file = load(path)
     tables = read_tables(file)
     require_usable(tables, where=str(file.path))
     require_items(tables, where=str(file.path))
@@ -80,12 +109,8 @@ def check(
         "privacy_warnings": list(file.privacy_warnings),
         "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
     }
-    if as_json:
-        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        _show(report)
-    if not forecast["possible"]:
-        raise typer.Exit(ExitCode.PRIVACY)
+    hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
+    return report, set(hashes.tolist())
 
 
 def recommend_command(
@@ -402,7 +427,6 @@ def _show(report: dict[str, Any]) -> None:
     for warning in report["warnings"]:
         loud = warning in report["privacy_warnings"]
         console.print(f"[bold {'red' if loud else 'yellow'}]warning:[/] {escape(warning)}")
-    console.print("[dim]nothing was trained, charged or sent[/]")
 
 
 def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:

@@ -99,6 +99,20 @@ def platform_file_in(place: Path) -> Path:
     return place / PLATFORM_TOML if place.is_dir() else place
 
 
+def platform_files_in(place: Path) -> list[Path]:
+    """The platform files that a path means: itself, a platform's folder's one, or all of a world, in the order of their names.
+
+    Raises:
+        InputError: a folder has none.
+    """
+    if not place.is_dir() or (place / PLATFORM_TOML).exists():
+        return [platform_file_in(place)]
+    found = sorted(place.glob("*.toml"))
+    if not found:
+        raise InputError("no platform file is in this folder", where=str(place), do="name a *.toml, or a folder with some")
+    return found
+
+
 def open_deployment(folder: Path) -> Deployment:
     """The platform whose folder that is.
 

@@ -90,7 +90,8 @@ def draft(
         raise InputError(
             "no table looks like interactions (a user and an item in every row)",
             where=seen,
-            do="name the table with --data or --url, or write platform.toml by hand",
+            do="call the columns 'user' and 'item' (of a copy, or in the query), or write the platform file by hand: "
+            "docs/platform-file.md",
         )
     catalogues = [sample.name for sample, made in found if made is not None and made.kind == "items"]
     text = _HEAD.format(
@@ -131,6 +132,8 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
         lines.append(f"{key} = {json.dumps(shown) if isinstance(value, list) else _quoted(shown[0])}")
     lines += [f"# {remark}" for remark in made.remarks]
     lines.append(f"columns = {_table(made.columns)}")
+    if made.keys is not None:
+        lines.append(f"keys = {_quoted(made.keys)}")
     if made.events:
         lines.append(f"events = {{ {', '.join(f'{_key(event)} = {weight}' for event, weight in made.events.items())} }}")
     if made.threshold is not None:

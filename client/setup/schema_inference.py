@@ -9,28 +9,40 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from client.setup.table_preview import Sample
+from client.sources.item_keys import item_keys
 
 _WORDS = {
     role: frozenset(words.split())
     for role, words in {
         "user": "user users userid uid customer client member subscriber reader viewer visitor account person reviewer buyer "
-        "patron listener",
+        "patron listener kunde kundin kundennr kundennummer nutzer benutzer kaeufer utilisateur acheteur usuario cliente klant "
+        "gebruiker utente",
         "item": "item items itemid iid product sku movie film book article track song artist video game asin isbn news doc "
-        "document listing show episode album recipe place",
+        "document listing show episode album recipe place artikel artikelnr produkt buch produit article livre producto articulo "
+        "libro prodotto articolo produto",
         "friend": "friend friends friendid follower followee follows followed trusts trusted trustee",
-        "event": "event action verb interaction behavior behaviour what",
-        "value": "rating ratings score stars value weight plays playtime hours count",
-        "time": "time timestamp date at when created ts datetime clicked rated watched bought",
+        "event": "event action verb interaction behavior behaviour what aktion ereignis evenement evento accion",
+        "value": "rating ratings score stars value weight plays playtime hours count bewertung puntuacion valoracion",
+        "time": "time timestamp date at when created ts datetime clicked rated watched bought datum zeit zeitpunkt "
+        "horodatage fecha data ora",
         "text": "text review comment note tag body message",
-        "title": "title name headline",
+        "title": "title name headline titel bezeichnung titre intitule titulo titolo naam",
         "description": "description summary abstract tagline plot body content overview",
-        "category": "category categories genre genres department section topic class kind",
-        "price": "price cost",
+        "category": "category categories genre genres department section topic class kind kategorie warengruppe rubrik categorie "
+        "rubrique categoria",
+        "price": "price cost preis prix precio prezzo preco prijs",
         "head": "head subject",
         "relation": "relation predicate",
         "tail": "tail object",
     }.items()
 }
+_KEYS: Mapping[str, str] = {
+    **dict.fromkeys(("isbn", "isbn13", "isbn10"), "isbn"),
+    **dict.fromkeys(("gtin", "gtin13", "gtin14", "ean", "ean13", "upc", "barcode"), "gtin"),
+    **{word: word for word in ("asin", "imdb", "tmdb", "mbid", "doi", "issn", "isrc")},
+    **{f"{word}id": word for word in ("imdb", "tmdb")},
+}
+"""A word of a column's name -> the kind of public key that it holds: what the items of two platforms are found by."""
 _STRENGTH = {"view": 0.2, "impression": 0.0, "hide": 0.0, "click": 0.3, "like": 0.8, "cart": 0.5, "buy": 1.0, "purchase": 1.0}
 
 
@@ -44,6 +56,7 @@ class Guess:
         events: Event -> weight, where there are events.
         threshold: Value from which an item is liked, where there are values.
         texts, numbers: Further columns.
+        keys: Kind of public key, where a column holds one.
         width: How many numbers most vectors have.
         remarks: What the person should look at.
     """
@@ -54,6 +67,7 @@ class Guess:
     threshold: float | None = None
     texts: Sequence[str] = ()
     numbers: Sequence[str] = ()
+    keys: str | None = None
     width: int | None = None
     remarks: Sequence[str] = ()
 
@@ -88,9 +102,7 @@ def guess(sample: Sample) -> Guess | None:
     if "description" not in roles and "text" in roles:
         roles["description"] = roles["text"]
     if "item" in roles:
-        columns = _picked(roles, "item", "title", "description", "category", "price")
-        texts, numbers = _further(frame, columns)
-        return Guess(kind="items", columns=columns, texts=texts, numbers=numbers)
+        return _items(frame, _picked(roles, "item", "title", "description", "category", "price"))
     if "user" in roles:
         columns = _picked(roles, "user")
         texts, numbers = _further(frame, columns)
@@ -98,8 +110,7 @@ def guess(sample: Sample) -> Guess | None:
     if "title" in roles and "id" in {name.lower() for name in frame.columns}:
         own = next(name for name in frame.columns if name.lower() == "id")
         columns = {"item": own, **_picked(roles, "title", "description", "category", "price")}
-        texts, numbers = _further(frame, columns)
-        return Guess(kind="items", columns=columns, texts=texts, numbers=numbers, remarks=["item: is 'id' the items' id?"])
+        return _items(frame, columns, remarks=["item: is 'id' the items' id?"])
     return None
 
 
@@ -119,6 +130,25 @@ def _roles(frame: pl.DataFrame) -> dict[str, str]:
                 taken.add(column)
                 break
     return roles
+
+
+def _items(frame: pl.DataFrame, columns: dict[str, str], *, remarks: Sequence[str] = ()) -> Guess:
+    kind = None
+    for column in frame.columns:
+        named = next((_KEYS[word] for word in _parts(column) if word in _KEYS), None)
+        if named is not None and _mostly_keys(frame[column], named):
+            columns, kind = {**columns, "key": column}, named
+            remarks = [*remarks, "key, keys: by these public keys other platforms find the items that they have, too"]
+            break
+    texts, numbers = _further(frame, columns)
+    return Guess(kind="items", columns=columns, texts=texts, numbers=numbers, keys=kind, remarks=remarks)
+
+
+def _mostly_keys(cells: pl.Series, kind: str) -> bool:
+    # As a number a key has lost its leading zeros, which matters to few.
+    whole = cells.cast(pl.Int64, strict=False) if cells.dtype.is_float() else cells
+    there = whole.cast(pl.String, strict=False).drop_nulls()
+    return len(there) > 0 and int((item_keys(there, kind) != "").sum()) * 2 >= len(there)
 
 
 def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:

@@ -51,3 +51,25 @@ def test_without_interactions_nothing_is_written(exports: list[Path], tmp_path: 
     with pytest.raises(InputError, match="interactions"):
         draft_platform(exports[1:], tmp_path / "world")
     assert not (tmp_path / "world").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "kind"),
+    [
+        ("ISBN", ["9780306406157", "0-306-40615-2", "", "080442957X"], "isbn"),
+        ("EAN-Code", ["4006381333931", "036000291452"], "gtin"),
+        ("imdbId", ["tt0111161", "tt0068646"], "imdb"),
+        ("isbn", ["none", "to follow", "9780306406157"], None),
+        ("isbnote", ["9780306406157"], None),
+    ],
+)
+def test_public_keys_are_found_where_most_cells_are_keys(tmp_path: Path, column: str, cells: list[str], kind: str | None) -> None:
+    orders = ["Kunde,Artikel,Datum", *(f"k{number % 5},a{number % len(cells)},0{1 + number % 9}.05.2024" for number in range(30))]
+    products = [f"Artikel,Titel,{column}", *(f"a{number},Buch {number},{cell}" for number, cell in enumerate(cells))]
+    for name, lines in (("orders", orders), ("products", products)):
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = draft_platform([tmp_path / "orders.csv", tmp_path / "products.csv"], tmp_path / "world")
+    assert [guess.keys for _, guess in made.guesses if guess and guess.kind == "items"] == [kind]
+    tables = read_tables(load(made.path))
+    assert tables.users == 5 and tables.interactions.time is not None
+    assert any(tables.item_keys) == (kind is not None)
