@@ -49,6 +49,9 @@ AREAS = {
     "strategies": ("strategies/*.py",),
     "server": ("server/**/*.py",),
     "evaluation": ("client/evaluation/*.py", "client/run/*.py"),
+    "preferences": ("shared/preferences/*.py",),
+    "recommender": ("client/recommender/**/*.py",),
+    "attacks": ("simulations/attack/*.py",),
 }
 WARM = "torch transformers.models.bert.modeling_bert flwr.app flwr.serverapp opacus polars hypothesis sqlalchemy pydantic"
 """What most tests import: loaded once, for every run is a fork of this process."""

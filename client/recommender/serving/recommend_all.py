@@ -98,16 +98,20 @@ def best_items(
     scores[row, item] = -np.inf
     _without_twins(scores, shelf, row, item)
     most = min(top, shelf.items)
-    # A few more than asked for, so that of equal scores at the edge the first ones in the catalogue are among them.
     near = np.argpartition(-scores, min(most + _SPARE, shelf.items) - 1, axis=1)[:, : most + _SPARE]
     near.sort(axis=1)
     found = np.take_along_axis(scores, near, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")[:, :most]
-    found = np.take_along_axis(found, order, axis=1)
-    return np.where(np.isneginf(found), -1, np.take_along_axis(near, order, axis=1)), found
+    order = np.argsort(-found, axis=1, kind="stable")
+    near, found = np.take_along_axis(near, order, axis=1)[:, :most], np.take_along_axis(found, order, axis=1)
+    # Where more than the spare ones have the score at the edge, a partition takes any of them, and not the first.
+    for tied in np.flatnonzero(found[:, most - 1] == found[:, -1]) if near.shape[1] < shelf.items else ():
+        near[tied] = np.argsort(-scores[tied], kind="stable")[:most]
+    found = found[:, :most]
+    return np.where(np.isneginf(found), -1, near), found
 
 
 _SPARE = 8
+"""Items looked at beyond those that are asked for: with the few that may have the same score, most often all."""
 _SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from client.examples.split import ragged
+from client.recommender import evidence
 from client.recommender.evidence import (
     NOBODY,
     WORDS,
@@ -18,6 +19,7 @@ from client.recommender.evidence import (
     PopularElsewhere,
     ScoredFor,
     centred,
+    most_alike,
     word_vectors,
 )
 from client.recommender.histories import Histories
@@ -56,6 +58,27 @@ def test_likeness_is_a_sum_over_the_history(form: str) -> None:
     np.testing.assert_allclose(by_item, [0.5 * vectors @ vectors[0], vectors @ vectors[2]], rtol=1e-5)
     found = alike.scores(ScoredFor(history=history, users=np.array([NOBODY])))
     np.testing.assert_allclose(found[0], by_item.sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1, 3, 9])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_of_many_items_each_counts_as_alike_with_its_nearest(monkeypatch: pytest.MonkeyPatch, form: str, most: int) -> None:
+    monkeypatch.setattr(evidence, "_ITEMS_AT_ONCE", 4)
+    monkeypatch.setattr(evidence, "ALIKE", most)
+    monkeypatch.setattr(evidence, "MANY_ITEMS", 9)
+    vectors = centred(np.random.default_rng(2).normal(size=(10, 3)).astype(np.float32))
+    cosines = vectors @ vectors.T - np.eye(10, dtype=np.float32)
+    expected = np.zeros_like(cosines)
+    for item, row in enumerate(cosines):
+        near = [other for other in np.argsort(-row)[:most] if other != item and row[other] > 0]
+        expected[item, near] = row[near]
+    given = vectors if form == "dense" else csr_matrix(vectors)
+    np.testing.assert_allclose(most_alike(given, most).toarray(), expected, atol=1e-6)
+    history = csr_matrix(np.array([[0.5, 0, 1, *[0] * 7]], np.float32))
+    found = Alike(given, name="text").scores(ScoredFor(history=history, users=np.array([NOBODY])))
+    np.testing.assert_allclose(found[0], 0.5 * expected[0] + expected[2], atol=1e-6)
+    monkeypatch.setattr(evidence, "MANY_ITEMS", 10)
+    assert Alike(given, name="text").nearest is None
 
 
 def test_friends() -> None:

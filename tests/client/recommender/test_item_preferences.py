@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from client.examples.split import ragged
 from client.recommender.histories import Histories
-from client.recommender.item_preferences import fit_preferences
+from client.recommender.item_preferences import _climb, fit_preferences
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.left_out import LeftOut, Validation, gain, left_out, mean_gain, met_before, ranks_among
 
@@ -96,3 +100,22 @@ def test_nobody_to_predict() -> None:
     nobody = Histories(liked=ragged([np.array([1], np.int32), np.zeros(0, np.int32)]), items=3, ordered=True)
     fitted = fit_preferences(Validation(nobody, nobody.liked, seed=0))
     assert fitted.gain == 0.0 and np.isfinite(fitted.scores(nobody, np.arange(2))).all()
+
+
+def test_a_climb_ends_where_neither_neighbour_is_better_and_fits_nothing_twice() -> None:
+    """Up one side as far as it rises; down the other only where the first step up was none. Fits are what takes long."""
+    for gains in product(range(3), repeat=4):
+        for start in range(4):
+            seen: list[int] = []
+
+            def fit(place: int, gains: tuple[int, ...] = gains, seen: list[int] = seen) -> Any:
+                seen.append(place)
+                return SimpleNamespace(gain=gains[place], place=place)
+
+            at = start
+            while at < 3 and gains[at + 1] > gains[at]:
+                at += 1
+            while at <= start and at > 0 and gains[at - 1] > gains[at]:
+                at -= 1
+            assert _climb(fit, 4, start).place == at, (gains, start)
+            assert len(seen) == len(set(seen)) and (at <= start or min(seen) == start), (gains, start)

@@ -81,6 +81,14 @@ def test_in_a_mixed_column_every_cell_keeps_its_text(kind: Any) -> None:
     assert canonical_text(pl.Series(cells, dtype=pl.Object), kind).to_list() == texts
 
 
+@pytest.mark.parametrize("kind", ["id", "text", "time"])
+@pytest.mark.parametrize("others", [[None, "ann", "\u00fc\u20ac"], [None, "ann", "\u00fc\u20ac", 7]], ids=["texts", "mixed"])
+def test_half_a_character_costs_no_other_cell_its_text(kind: Any, others: list[Any]) -> None:
+    """JSON may escape one half of a character, which polars takes for none of its texts."""
+    halved = canonical_text([*others, "a\ud83d", "z"], kind).to_list()
+    assert halved == [*canonical_text(others, kind).to_list(), "a\ufffd\ufffd\ufffd", "z"]
+
+
 def test_in_a_mixed_column_of_vectors_texts_and_lists_are_read_alike() -> None:
     cells = [[1, 2.5], "1 2.5", None, "[1, 2.5]", [True, 1], True, 3, {"x": 1}, "none"]
     read = canonical_text(cells, "vector").to_list()
