@@ -56,15 +56,16 @@ class SharedPreferences:
     def factors_on(self, hashes: Hashes) -> NDArray[np.float32]:
         """The factors on a platform's own catalogue, float32 (rank, items); zeros for an item that is not among these."""
         place = places_of(hashes, self.items)
-        found: NDArray[np.float32] = np.where(place >= 0, self.factors[:, place] if len(self.items) else 0.0, np.float32(0.0))
-        return np.ascontiguousarray(found.reshape(len(self.factors), len(hashes)))
+        found = np.zeros((len(self.factors), len(hashes)), np.float32)
+        found[:, place >= 0] = self.factors[:, place[place >= 0]]
+        return found
 
     def popularity_on(self, hashes: Hashes) -> NDArray[np.float32]:
         """Popularity on a platform's own catalogue, float32 (items,), at least 0; NaN for an item that is not among these."""
         place = places_of(hashes, self.items)
-        if not len(self.items):
-            return np.full(len(hashes), np.nan, np.float32)
-        return np.where(place >= 0, np.maximum(self.popularity[place], 0.0), np.nan).astype(np.float32)
+        found = np.full(len(hashes), np.nan, np.float32)
+        found[place >= 0] = np.maximum(self.popularity[place[place >= 0]], 0.0)
+        return found
 
 
 def save_preferences(path: Path, preferences: SharedPreferences) -> None:

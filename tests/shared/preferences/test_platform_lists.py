@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.base.errors import ProtocolError
+from shared.preferences import platform_lists
 from shared.preferences.item_index import declared_items, item_hashes, list_digest, parse_items, places_of
 from shared.preferences.platform_lists import PlatformLists
 
@@ -69,3 +70,33 @@ def test_an_item_without_a_key_is_the_same_only_in_the_same_catalogue() -> None:
     assert one[0] == same[1] != other[1] and one[1] == same[0] == other[0]
     # A key is never an id, whatever they are called.
     assert item_hashes(["x"], ["y"], catalogue=b"")[0] != item_hashes([""], ["x"], catalogue=b"")[0]
+
+
+def test_lists_are_as_long_as_a_message_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes, and in platforms times items, which is the memory that reading takes."""
+    made = PlatformLists.of([np.arange(10, dtype=np.uint64)] * 3)
+    text = made.text()
+    assert len(text) == 4 + 8 * 10 + 3 * 2
+    monkeypatch.setattr(platform_lists, "MOST", len(text))
+    assert PlatformLists.read(made.text(), platforms=3).shared().tolist() == list(range(10))
+    monkeypatch.setattr(platform_lists, "MOST", len(text) - 1)
+    for refused in (made.text, lambda: PlatformLists.read(text, platforms=3)):
+        with pytest.raises(ProtocolError, match="item lists"):
+            refused()
+    monkeypatch.setattr(platform_lists, "MOST", 400)
+    many = PlatformLists.of([np.arange(10, dtype=np.uint64)] * 40)
+    text = many.text()
+    assert len(text) < 399
+    assert PlatformLists.read(text, platforms=40).shared(owners=40).tolist() == list(range(10)) and many.text() == text
+    monkeypatch.setattr(platform_lists, "MOST", 399)
+    for refused in (many.text, lambda: PlatformLists.read(text, platforms=40)):
+        with pytest.raises(ProtocolError, match="item lists"):
+            refused()
+
+
+def test_of_nothing_there_is_a_list_too() -> None:
+    made = PlatformLists.of([np.zeros(0, np.uint64)] * 2)
+    assert made.text() == bytes(4) and PlatformLists.read(bytes(4), platforms=2).shared().tolist() == []
+    for short in (b"", bytes(3)):
+        with pytest.raises(ProtocolError, match="item lists"):
+            PlatformLists.read(short, platforms=2)

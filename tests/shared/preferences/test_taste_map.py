@@ -34,7 +34,8 @@ def test_the_projection_is_written_down_by_its_seed() -> None:
     basis = public_projection(12, 3)
     np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-12)
     # Another value is another projection than that of every map that was published.
-    np.testing.assert_allclose(np.abs(basis[0]), np.abs(public_projection(12, 3)[0]), atol=0)
+    np.testing.assert_allclose(basis[0], [0.288675, 0.288675, -0.109109], atol=1e-6)
+    np.testing.assert_allclose(public_projection(300, 5)[0], [0.057735, 0.058902, 0.052745, 0.061043, -0.04696], atol=1e-6)
     assert not np.allclose(public_projection(12, 4)[:, :3], basis)
 
 
@@ -61,6 +62,22 @@ def test_noise_alone_leaves_nothing_and_a_strong_direction_stays() -> None:
     np.testing.assert_allclose(denoised_map(packed(strong), width, noise=0.0), strong, atol=1e-3)
 
 
+def test_each_eigenvalue_beyond_the_edge_is_moved_back_and_each_other_is_nothing() -> None:
+    """An eigenvalue t of the truth is found at t + edge^2 / 4t (Benaych-Georges & Nadakuditi 2011), of either sign."""
+    noise, width = 0.5, 8
+    edge = noise * np.sqrt(2 * width)  # 2
+    truth, found = (9.0, -4.0, 1.5, -1.1), [0.0, 0.0, 0.0, 0.0]
+    for at, value in enumerate(truth):
+        found[at] = value + np.sign(value) * edge**2 / 4 / abs(value)
+    basis, _ = np.linalg.qr(RANDOM.normal(size=(width, width)))
+
+    def with_values(*values: float) -> np.ndarray:
+        return (basis[:, : len(values)] * np.asarray(values)) @ basis[:, : len(values)].T
+
+    noised = with_values(*found, 1.99, -1.99, 0.3)
+    np.testing.assert_allclose(denoised_map(packed(noised), width, noise=noise), with_values(*truth), atol=1e-5)
+
+
 class TestView:
     DIRECTIONS = item_directions(RANDOM.normal(size=(50, 12)).astype(np.float32), 8)
 
@@ -72,6 +89,19 @@ class TestView:
         np.testing.assert_allclose(view @ leading, 0.0, atol=1e-9)
         without = matrix - 100.0 * np.outer(leading, leading)
         np.testing.assert_allclose(view @ without @ view.T, view @ matrix @ view.T, atol=1e-9)
+
+    @pytest.mark.parametrize("sign", [1.0, -1.0])
+    def test_the_covariance_of_the_items_is_divided_out(self, sign: float) -> None:
+        """(S + l I)^-1 P A P (S + l I)^-1 over its norm, l three tenths of S's mean eigenvalue."""
+        matrix = sign * symmetric(100.0, 5.0, -3.0, 2.0)
+        values, vectors = np.linalg.eigh(matrix)
+        leading = vectors[:, np.abs(values).argmax()]
+        covariance = np.cov(self.DIRECTIONS.T, bias=True) + np.outer(self.DIRECTIONS.mean(0), self.DIRECTIONS.mean(0))
+        inverse = np.linalg.inv(covariance + 0.3 * np.linalg.eigvalsh(covariance).mean() * np.eye(8))
+        without = np.eye(8) - np.outer(leading, leading)
+        expected = inverse @ without @ matrix @ without @ inverse
+        view = taste_view(matrix, self.DIRECTIONS)
+        np.testing.assert_allclose(view @ matrix @ view.T, expected / np.abs(np.linalg.eigvalsh(expected)).max(), atol=1e-9)
 
     @pytest.mark.parametrize("values", [(), (40.0,)])
     def test_of_one_direction_nothing_is_left(self, values: tuple[float, ...]) -> None:
@@ -108,5 +138,28 @@ class TestFile:
             load_taste_map(path)
 
     def test_its_own_shape_is_checked(self) -> None:
-        with pytest.raises(ProtocolError, match="shape"):
-            replace(taste(symmetric(1.0)), width=4)
+        made = taste(symmetric(1.0))
+        assert replace(made, width=8).directions == 8 and replace(made, width=1 << 14).width == 1 << 14
+        for width in (7, 4, (1 << 14) + 1):
+            with pytest.raises(ProtocolError, match="shape"):
+                replace(made, width=width)
+        for matrix in (np.zeros((0, 0)), np.zeros((2, 3)), np.zeros((257, 257))):
+            with pytest.raises(ProtocolError, match="shape"):
+                replace(made, matrix=matrix.astype(np.float32), width=300)
+        assert replace(made, matrix=np.zeros((256, 256), np.float32), width=300).strong == 0
+
+    @pytest.mark.parametrize(
+        ("good", "bad"),
+        [
+            ({"noise": 0.0}, {"noise": -1e-9}),
+            ({"noise": 1e300}, {"noise": np.inf}),
+            ({"users": 0}, {"users": -1}),
+            ({"item_tokens": 1}, {"item_tokens": 0}),
+            ({"item_tokens": 1 << 12}, {"item_tokens": (1 << 12) + 1}),
+        ],
+    )
+    def test_its_facts_have_bounds(self, good: dict[str, float], bad: dict[str, float]) -> None:
+        made = taste(symmetric(1.0))
+        replace(made, **good)  # type: ignore[arg-type]
+        with pytest.raises(ProtocolError, match="taste map"):
+            replace(made, **bad)  # type: ignore[arg-type]
