@@ -68,12 +68,16 @@ class StepOnSums(ServerOptimizer):
     def restore(self, state: Mapping[str, NDArray[np.float64]], adapter: Arrays) -> None:
         """As `ServerOptimizer.restore`."""
         counts = {key.removeprefix(_COUNT): value for key, value in state.items() if key.startswith(_COUNT)}
-        if any(name not in adapter or value.shape != (1,) or not value[0] >= 1 for name, value in counts.items()):
+        if any(name not in adapter or value.shape != (1,) or not _is_count(value[0]) for name, value in counts.items()):
             raise InputError(
                 "the server optimizer's counts do not fit this run", do="resume with the checkpoint of this very run"
             )
         super().restore({key: value for key, value in state.items() if not key.startswith(_COUNT)}, adapter)
         self._counts = {name: int(value[0]) for name, value in counts.items()}
+
+
+def _is_count(value: np.float64) -> bool:
+    return bool(value >= 1) and float(value).is_integer()
 
 
 def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequence[RosterEntry]) -> Agreement:

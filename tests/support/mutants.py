@@ -5,7 +5,7 @@
 A mutant is the program with one small change (`tests.support.mutations`). Each is made in a temporary copy of the tree, never in
 the checkout, and meets the tests that can see it, nearest first, until one fails: the module's doctests and the file that mirrors
 it, the files beside that one, then those that import it, over two others at most. A test that hangs has failed. One that fails
-without the mutant too says nothing, and is left out.
+without the mutant too says nothing, and is left out. Seconds are a processor's, so a machine that others use says the same.
 
 A seed draws from all areas in turn, and a greater number goes on where a smaller one ended. Outcomes are appended to a file one
 by one, so the same command goes on after an interruption; with --again it judges once more what survived. A survivor is a place
@@ -24,6 +24,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -58,7 +59,7 @@ WARM = "torch transformers.models.bert.modeling_bert flwr.app flwr.serverapp opa
 ENVIRONMENT = {"CI": "true", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_OFFLINE": "1"}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 ONE_TEST = 120
-"""Seconds after which a test is said to hang."""
+"""Seconds after which a test is said to hang, of a machine that nobody else uses."""
 RESULTS = ROOT / "runs" / "mutants"
 
 
@@ -107,6 +108,18 @@ def _uses() -> dict[str, set[str]]:
     return uses
 
 
+def _spent() -> float:
+    """Seconds that all tests until now have taken of a processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _spent_by(process: int) -> float:
+    """The same by one that runs, and by those that it waited for."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def _shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -123,13 +136,13 @@ class Copy:
 
     def outcome(self, mutant: Mutant, *, seconds: float) -> str:
         """The test that fails, "hangs" or "cannot be run"; else nothing, or "no time left" for the rest of the tests."""
-        end = time.monotonic() + seconds
+        end = _spent() + seconds
         path = self._tree / mutant.file
         source = path.read_bytes()
         for stage in filter(None, stages_of(mutant.file)):
             while True:
                 path.write_bytes(mutant.applied(source))
-                code = self._pytest(stage, end - time.monotonic())
+                code = self._pytest(stage, end - _spent())
                 path.write_bytes(source)
                 if code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                     break
@@ -156,12 +169,16 @@ class Copy:
         if not tests:
             return pytest.ExitCode.NO_TESTS_COLLECTED
         shutil.rmtree(self._cache, ignore_errors=True)
-        options = ["-x", "-q", "--tb=short", "-m", "not slow and not deploy and not engine", f"--timeout={ONE_TEST}"]
+        patience = max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+        options = ["-x", "-q", "--tb=short", "-m", "not slow and not deploy and not engine"]
+        options += [f"--timeout={ONE_TEST * patience:.0f}"]
         options += ["--timeout-method=thread", f"--basetemp={self._base}", "-o", f"cache_dir={self._cache}"]
         options += [f"--deselect={test}" for test in self._unsound]
         run = multiprocessing.get_context("fork").Process(target=self._in_fork, args=([*options, *tests],))
+        end = time.monotonic() + 2 * patience * max(seconds, 1)
         run.start()
-        run.join(max(seconds, 1))
+        while run.is_alive() and _spent_by(run.pid or 0) < max(seconds, 1) and time.monotonic() < end:
+            run.join(1)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid or 0, signal.SIGKILL)
         run.join()
@@ -186,7 +203,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True, help="what is drawn")
     parser.add_argument("--number", type=int, required=True, help="mutants to draw")
     parser.add_argument("--area", action="append", choices=list(AREAS), help="draw from it alone; may be repeated")
-    parser.add_argument("--seconds", type=float, default=300, help="for one mutant's tests together (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=300, help="of a processor, for one mutant's tests together (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="judge what survived once more, say after a test was written")
     parser.add_argument("--results", type=Path, help="the file of outcomes (default: runs/mutants/SEED.jsonl)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
