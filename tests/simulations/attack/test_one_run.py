@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from shared.base.errors import InputError
+from simulations.attack.attack_report import view_of
 from simulations.attack.cosine import cosine_epsilon, cosines, epsilon_between
 from simulations.attack.one_run import (
+    SHARES,
     CanaryScores,
     epsilon_of_mu,
     gaussian_epsilon,
@@ -118,3 +122,69 @@ def test_the_cosine_statistic() -> None:
 def test_scores_are_checked(score: list[float], inside: list[bool]) -> None:
     with pytest.raises(InputError):
         CanaryScores(score=np.array(score), inside=np.array(inside))
+
+
+def tied(canaries: int, seed: int) -> CanaryScores:
+    random = np.random.default_rng(seed)
+    inside = random.permutation(np.arange(canaries) < 2 + seed % (canaries - 3))
+    return CanaryScores(score=random.integers(0, 5, canaries) + inside * 0.5, inside=inside)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_highest_are_guessed_to_be_in_and_the_lowest_to_be_out(seed: int) -> None:
+    scores = tied(9, seed)
+    order = sorted(range(9), key=lambda canary: (scores.score[canary], canary))
+    for guesses in range(10):
+        for both, low in ((False, 0), (True, guesses // 2)):
+            highest = order[9 - (guesses - low) :]
+            right = sum(bool(scores.inside[canary]) for canary in highest)
+            right += sum(not scores.inside[canary] for canary in order[:low])
+            assert scores.guessed(guesses, both=both) == right
+
+
+@pytest.mark.parametrize("among", [1, 3])
+def test_all_numbers_of_guesses_and_all_views_share_one_error(among: int) -> None:
+    """Bonferroni: 5% over the views, of each view over its two bounds, and of each bound over its 14 ways to guess."""
+    scores, best = drawn(120, 3.0, 1), [0.0, 0.0]
+    chance = 0.05 / among / 2 / (2 * len(SHARES))
+    assert len(SHARES) == 7
+    for guesses in (max(2, round(share * 120)) for share in SHARES):
+        for both in (True, False):
+            right = scores.guessed(guesses, both=both)
+            best[0] = max(best[0], one_run_epsilon(120, guesses, right, delta=1e-4, chance=chance))
+            best[1] = max(best[1], one_run_mu(120, guesses, right, chance=chance))
+    view = view_of(scores, 1e-4, among=among)
+    assert (view.steinke, view.gaussian) == pytest.approx((best[0], epsilon_of_mu(best[1], 1e-4))) and min(best) > 0
+    assert view.canaries == 120 and view.bound == max(view.steinke, view.gaussian)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_curve_is_the_fields_own(seed: int) -> None:
+    scores = tied(40, seed)
+    curve = roc_of(scores)
+    assert curve.area == pytest.approx(roc_auc_score(scores.inside, scores.score))
+    false, true, _ = roc_curve(scores.inside, scores.score, drop_intermediate=False)
+    np.testing.assert_allclose([curve.false_positive, curve.true_positive], [false, true])
+    for rate in (0.0, *false, 0.01, 1.0):
+        assert curve.at(rate) == true[false <= rate].max()
+    assert view_of(scores, 1e-4).low == curve.at(0.01) and view_of(scores, 1e-4).area == curve.area
+
+
+@pytest.mark.parametrize("mean", [-1.0, 0.3, 2.0])
+@pytest.mark.parametrize("deviation", [0.6, 1.0, 1.7])
+def test_epsilon_between_two_gaussians_is_of_the_worse_direction(mean: float, deviation: float) -> None:
+    """At that epsilon the larger of both profiles is delta: the mass of each where it is over e^epsilon times the other."""
+    x = np.linspace(-30, 30, 300_001)
+    here, there = norm.pdf(x, mean, deviation), norm.pdf(x, 0.0, 1.0)
+    epsilon = epsilon_between(mean, deviation, 1.0, 1e-3)
+    profiles = [float(np.maximum(p - np.exp(epsilon) * q, 0.0).sum() * (x[1] - x[0])) for p, q in ((here, there), (there, here))]
+    assert epsilon > 0 and max(profiles) == pytest.approx(1e-3, rel=1e-3)
+    assert epsilon_between(5 * mean, 5 * deviation, 5.0, 1e-3) == pytest.approx(epsilon, rel=1e-4)  # it has no unit
+
+
+def test_the_cosine_statistic_fits_mean_and_deviation() -> None:
+    inside = np.array([0.1, 0.4, 0.3, 0.2])
+    expected = epsilon_between(0.25, float(np.sqrt(0.05 / 3)), 0.1, 1e-3)
+    assert cosine_epsilon(inside, dimension=100, delta=1e-3) == pytest.approx(expected)
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]])
+    np.testing.assert_allclose(cosines(vectors, np.array([2.0, 0.0])), [0.6, 0.0, -1.0])
