@@ -21,7 +21,7 @@ from client.config.platform_file import load
 from client.sources.cell_values import as_numbers, as_times
 from client.sources.ids import as_ids
 from client.sources.platform_tables import read_tables
-from client.sources.readers.cells import A_LIST, INEXACT, canonical_text
+from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE, canonical_text, cell_id
 from client.sources.readers.csv_records import BROKEN, records
 from client.sources.tables import Tables
 
@@ -87,6 +87,17 @@ def test_half_a_character_costs_no_other_cell_its_text(kind: Any, others: list[A
     """JSON may escape one half of a character, which polars takes for none of its texts."""
     halved = canonical_text([*others, "a\ud83d", "z"], kind).to_list()
     assert halved == [*canonical_text(others, kind).to_list(), "a\ufffd\ufffd\ufffd", "z"]
+
+
+@pytest.mark.parametrize("others", [[None, "ann"], [None, "ann", 7], [None, "ann", ["a"]]], ids=["texts", "mixed", "a list"])
+def test_no_cell_of_a_file_is_taken_for_the_mark_of_what_is_no_id(others: list[Any]) -> None:
+    """A text that begins with the mark would drop its row, with a reason that the file has made up."""
+    cells = [*others, UNUSABLE + "a reason", UNUSABLE * 2 + "b", UNUSABLE]
+    plain = canonical_text(others, "id").to_list()
+    assert canonical_text(cells, "id").to_list() == [*plain, "a reason", "b", ""]
+    if others == [None, "ann"]:
+        assert canonical_text(pl.Series(cells), "id").to_list() == [*plain, "a reason", "b", ""]
+    assert [cell_id(cell) for cell in cells[-3:]] == ["a reason", "b", ""]
 
 
 def test_in_a_mixed_column_of_vectors_texts_and_lists_are_read_alike() -> None:
