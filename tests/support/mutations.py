@@ -22,8 +22,8 @@ OPPOSITE = (ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn)
 TWINS = {"min": "max", "max": "min", "any": "all", "all": "any"}
 TELLING = {"say", "tell", "told", "echo", "print", "log", "debug", "info", "warning", "error", "exception", "simplefilter"}
 """Functions whose arguments are words for people."""
-WORDS = {"do", "where", "found", "help", "quote", "match"}
-"""Arguments that are words for people."""
+WORDS = {"do", "where", "found", "help", "quote", "match", "repr"}
+"""Arguments that are words for people, or say whether a value is among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,16 @@ def mutants_in(source: str, *, file: str = "", area: str = "") -> list[Mutant]:
      ('1', '(2)'), ('not b', '(b)'), ('f(x[:n])', 'pass'), ('n', '(n + 1)')]
     >>> mutants_in("def f(a: Literal[1]) -> None:\\n    'Not 1.'\\n    assert a > 1\\n    log.info(a + 1)\\n    g = f'{a + 1}'")
     []
+    >>> [mutant.after for mutant in mutants_in("def f() -> bool:\\n    return False")]  # no result is as false as False
+    ['(True)']
+    >>> [mutant.after for mutant in mutants_in("def f() -> bool | None:\\n    return False")]
+    ['return None', '(True)']
     """
     starts = [0]
     for line in source.encode().splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
-    for old, new in _changes(ast.parse(source), optional=False):
+    for old, new in _changes(ast.parse(source), optional=""):
         begin = starts[old.lineno - 1] + old.col_offset
         end = starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0)
         after = f"({ast.unparse(new)})" if isinstance(new, ast.expr) else ast.unparse(new)
@@ -77,10 +81,11 @@ def mutants_in(source: str, *, file: str = "", area: str = "") -> list[Mutant]:
 Node = ast.expr | ast.stmt
 
 
-def _changes(node: ast.AST, *, optional: bool) -> Iterator[tuple[Node, Node]]:
-    """What may stand for what, in a node and all that is in it; `optional`: the function around it may return nothing."""
+def _changes(node: ast.AST, *, optional: str) -> Iterator[tuple[Node, Node]]:
+    """What may stand for what, in a node and all that is in it; `optional`: what of nothing the function around it may return."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        optional = node.returns is not None and any(word in ast.unparse(node.returns) for word in ("None", "bool"))
+        returns = "" if node.returns is None else ast.unparse(node.returns)
+        optional = next((word for word in ("None", "bool") if word in returns), "")
     if not _for_people(node):
         yield from _own_changes(node, optional=optional)
         for child in _program_in(node):
@@ -119,7 +124,7 @@ def _program_in(node: ast.AST) -> Iterable[ast.AST]:
     return ast.iter_child_nodes(node)
 
 
-def _own_changes(node: ast.AST, *, optional: bool) -> Iterator[tuple[Node, Node]]:
+def _own_changes(node: ast.AST, *, optional: str) -> Iterator[tuple[Node, Node]]:
     match node:
         case ast.If(test=test) | ast.IfExp(test=test):
             yield from _negated(test)
@@ -150,7 +155,11 @@ def _own_changes(node: ast.AST, *, optional: bool) -> Iterator[tuple[Node, Node]
                 yield node, _with(node, op=SWAPS[type(op)]())
         case ast.Expr(value=ast.Call()) | ast.Raise():
             yield node, ast.Pass()
-        case ast.Return(value=ast.expr() as value) if optional and not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.Constant(value=None)):
+            pass
+        case ast.Return(value=ast.Constant(value=False)) if optional == "bool":
+            pass
+        case ast.Return(value=ast.expr()) if optional:
             yield node, ast.Return(ast.Constant(None))
 
 
