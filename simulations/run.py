@@ -34,6 +34,7 @@ from shared.protocol.messages import Metrics
 from shared.protocol.quality import Quality
 from simulations.in_process_grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
+from simulations.round_history import RoundHistory
 from simulations.run_folder import LEDGERS, RunFolder, recorded_run, require_same_run
 from simulations.worlds.world import World
 
@@ -99,10 +100,12 @@ def _run(
     progress: Progress | None,
 ) -> dict[str, Any]:
     left_out: dict[str, str] = {}
+    history = RoundHistory(plan.out, resume=plan.resume)
 
     def seen(event: Event) -> None:
         if event.kind in (Kind.REFUSED, Kind.DROPPED, Kind.LEFT) and event.platform:
             left_out.setdefault(event.platform, event.text.removeprefix(f"{event.platform}: "))
+        history(event)
         if events is not None:
             events(event)
 
@@ -124,13 +127,17 @@ def _run(
     else:
         together = federate_virtually(plan, run, platforms, plan.out, events=seen, failed=left_out, progress=progress)
     compared = {file.name: _compared(plan, run, file, platforms.get(file.name), progress) for file in files}
+    history.take(together.tallies.values())
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
         "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
         "rounds": together.rounds,
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
-        "platforms": {name: _platform(tally, compared[name]) for name, tally in together.tallies.items()},
+        "platforms": {
+            name: {**_platform(tally, compared[name]), "per_round": history.of(name) if compared[name] else []}
+            for name, tally in together.tallies.items()
+        },
         "left_out": {name: why for name, why in left_out.items() if name not in together.tallies},
         "warnings": {file.name: list(file.privacy_warnings) for file in files if file.privacy_warnings},
     }

@@ -156,7 +156,7 @@ def recommend_command(
     if out is not None:
         from client.recommender.serving.recommend_all import recommend_everybody
 
-        with _Told(file.privacy_warnings) as told:
+        with Told(file.privacy_warnings) as told:
             users = recommend_everybody(
                 file,
                 out=out,
@@ -171,7 +171,7 @@ def recommend_command(
             )
         typer.echo(f"{users:,} users in {out}: they are this platform's own, keep them there")
         return
-    with _Told(file.privacy_warnings) as told:
+    with Told(file.privacy_warnings) as told:
         items = recommend_items(
             file,
             model=model,
@@ -203,19 +203,44 @@ def evaluate_command(
     model: _Model = None,
     texts: _Texts = False,
     seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
+    k: Annotated[str, typer.Option("--k", help="Lengths of the lists that are judged.")] = "5,10,20",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="SOURCE.COLUMN of profiles or items: a segment for each of its values; may be repeated."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="A .svg or .png file for the diagram of how calibrated probabilities are.")
+    ] = None,
+    per_user: Annotated[Path | None, typer.Option(help="A Parquet file for what every model makes of every user.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Compare the platform's own model, a pulled model, and both together, on the platform's held-out items.
 
+    Lists are judged by NDCG, hit rate, reciprocal rank, coverage, diversity and novelty; calibrated probabilities by accuracy,
+    precision, recall, F1, AUC, log loss and calibration error; each with a 95 % interval, by segment (docs/evaluating.md).
+
     The figures are exact and therefore private: nothing of them is sent, and they should not leave the platform.
+
+    \b
+    fedfuse evaluate shop.toml --model model --k 5,10,20 --plot reliability.svg
+    fedfuse evaluate shop.toml --by profiles.gender --by products.department --json
     """
+    from client.cli.quality_tables import lengths_of, quality_tables
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
+    from client.evaluation.reliability_plot import plot_reliability, require_plots
     from client.recommender.own_evaluation import evaluate_platform
+    from client.recommender.quality.per_user_table import write_per_user
 
+    try:
+        lengths = lengths_of(k)
+    except ValueError:
+        raise InputError(f"--k {k!r} is no list of lengths", do="write numbers with commas between them: 5,10,20") from None
+    if plot is not None:
+        require_plots(plot)
     file = load(platform_file_in(platform))
     cache, state = _kept(file, model)
-    with _Told(file.privacy_warnings) as told:
+    with Told(file.privacy_warnings) as told:
         found = evaluate_platform(
             file,
             model=model,
@@ -226,12 +251,18 @@ def evaluate_command(
             say=told.say,
             tell=told.tell,
             progress=told.progress,
+            lengths=lengths,
+            by=by or (),
         )
+        if plot is not None and found.quality is not None:
+            plot_reliability(plot, found.quality.reliability, title=f"{file.name}: calibration on held-out users")
+        if per_user is not None:
+            write_per_user(per_user, found.ranked, users=found.user_ids, held=found.held)
     if as_json:
         values = {"platform": file.name, "exact": True, "private": True, **found.as_dict()}
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    _show_evaluation(file.name, found)
+    _show_evaluation(file.name, found, [] if found.quality is None else quality_tables(file.name, found.quality))
 
 
 def _kept(file: Any, model: Path | None) -> tuple[Path, Path | None]:
@@ -243,7 +274,7 @@ def _kept(file: Any, model: Path | None) -> tuple[Path, Path | None]:
     return (inside if inside.is_dir() else file.state) / "trunk", state
 
 
-class _Told:
+class Told:
     """What is being done, on standard error: a line that changes on a terminal, else one line for each thing.
 
     Args:
@@ -286,7 +317,7 @@ class _Told:
             self.tell(what)
 
 
-def _show_evaluation(name: str, found: Any) -> None:
+def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:
     from shared.protocol.quality import METRICS
 
     table = Table(title=f"{name}: held-out items")
@@ -304,6 +335,8 @@ def _show_evaluation(name: str, found: Any) -> None:
             table.add_row(*first, model, *(f"{quality[metric]:.4f}" for metric in found.metrics), shown)
     console = Console(emoji=False)
     console.print(table)
+    for one in further:
+        console.print(one)
     for line in found.lines:
         console.print(escape(line), soft_wrap=True)
     console.print("[dim]exact and private: nothing of this was sent, and it should not leave the platform[/]")

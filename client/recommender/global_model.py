@@ -76,7 +76,7 @@ def released_on(shared: SharedPreferences, hashes: Hashes) -> ReleasedPreference
 
 
 class GlobalModel:
-    """The released parts of a model.
+    """The released parts of a model. It has no probabilities: what calibrates them would be other users' rows.
 
     Args:
         histories: Of the platform's users; a user's scores depend on that user's alone.
@@ -84,6 +84,8 @@ class GlobalModel:
         text: The adapter, None for a model without one.
         taste: The taste map, None for a model without one.
     """
+
+    calibration: None = None
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ class Validation:
     """
 
     def __init__(self, histories: Histories, known: Ragged, *, seed: int) -> None:
-        self.histories, self.points = histories, left_out(histories, seed=seed)
+        self.histories, self.points, self.seed = histories, left_out(histories, seed=seed), seed
         self._met = met_before(self.points, known, liked=histories.liked, items=histories.items)
         self._times_met = _counts(self._met)
         self._rows = histories.rows()

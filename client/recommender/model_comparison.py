@@ -82,24 +82,40 @@ class RankedUsers:
     """What every model makes of every user with a held-out item.
 
     Args:
+        users: int64 (users,). Their numbers in the tables.
+        ranks: Model -> float64 (users,). Of the held-out item.
         quality: Model -> float64 (users, metrics), the metrics of `COMPARED`.
         segments: Segment -> bool (users,).
     """
 
+    users: NDArray[np.int64] = field(repr=False)
+    ranks: Mapping[str, Floats] = field(repr=False)
     quality: Mapping[str, Floats] = field(repr=False)
     segments: Mapping[str, NDArray[np.bool_]] = field(repr=False)
 
 
+Ranked = tuple[Floats, NDArray[np.int64]]
+"""Rank of every held-out item, and the number of candidates, each (users,)."""
+
+
 def rank_users(models: Mapping[str, UserScores], split: Split) -> RankedUsers:
     """Rank every held-out item by every model; one that has two names is asked once."""
+    known: dict[int, Ranked] = {}
+    for model in models.values():
+        if id(model) not in known:
+            known[id(model)] = exact_ranks(model, split)
+    return ranked_users({name: known[id(model)] for name, model in models.items()}, split)
+
+
+def ranked_users(ranked: Mapping[str, Ranked], split: Split) -> RankedUsers:
+    """The metrics of ranks.
+
+    Args:
+        ranked: Model -> its ranks.
+    """
     users = np.flatnonzero(split.held >= 0)
     place = [list(METRICS).index(name) for name in COMPARED]
-    known: dict[int, Floats] = {}
-    found: dict[str, Floats] = {}
-    for name, model in models.items():
-        if id(model) not in known:
-            known[id(model)] = per_user_metrics(*exact_ranks(model, split))[:, place]
-        found[name] = known[id(model)]
+    found = {name: per_user_metrics(*one)[:, place] for name, one in ranked.items()}
     likes = np.bincount(split.train.values, minlength=int(split.held.max(initial=-1)) + 1)
     few = split.train.lengths()[users]
     masks = {
@@ -107,7 +123,7 @@ def rank_users(models: Mapping[str, UserScores], split: Split) -> RankedUsers:
         "few-events": (few >= 1) & (few <= FEW_EVENTS),
         "rare-items": likes[split.held[users]] <= RARE_ITEMS,
     }
-    return RankedUsers(quality=found, segments=masks)
+    return RankedUsers(users=users, ranks={name: rank for name, (rank, _) in ranked.items()}, quality=found, segments=masks)
 
 
 def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int) -> ModelComparison:
@@ -117,7 +133,11 @@ def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int)
         models: Name -> model; "own" and "fused" are compared if both are there.
         seed: Of the bootstrap.
     """
-    ranked = rank_users(models, split)
+    return compared(rank_users(models, split), seed=seed)
+
+
+def compared(ranked: RankedUsers, *, seed: int) -> ModelComparison:
+    """The same of users that are ranked."""
     return ModelComparison(segments={name: _segment(ranked.quality, mask, seed) for name, mask in ranked.segments.items()})
 
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client.config.platform_file import PlatformFile
+from client.evaluation.list_metrics import item_facts
+from client.examples.split import Split
 from client.model.prepared_platform import PlatformRows, read_rows
+from client.recommender.evidence import word_vectors
 from client.recommender.fused_model import fit_fused_model
-from client.recommender.model_comparison import SHOWN, ModelComparison, compare_models
+from client.recommender.model_comparison import SHOWN, ModelComparison, RankedUsers, compared, rank_users, ranked_users
 from client.recommender.own_model import UserScores, training_histories
 from client.recommender.platform_model import PlatformModel
 from client.recommender.pulled_model import open_model, untrained_text, use_model
+from client.recommender.quality.model_quality import JudgedModel, QualityReport, judge_model, quality_report
+from client.recommender.quality.user_segments import declared_segments, usual_segments
 from client.recommender.tell import Tell, silent
+from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.progress import Progress
 from shared.base.settings import Settings
@@ -27,11 +37,18 @@ class OwnEvaluation:
         comparison: By segment.
         chosen: Which model recommends on this platform, "own" or "fused".
         settings: Model -> what validation chose.
+        ranked: What every model makes of every user.
+        user_ids, held: Of these users, their ids and their held-out items'.
+        quality: All metrics at several lengths, where they were asked for.
     """
 
     comparison: ModelComparison
     chosen: str
     settings: dict[str, dict[str, Any]]
+    ranked: RankedUsers = field(repr=False)
+    user_ids: Sequence[str] = field(repr=False)
+    held: Sequence[str] = field(repr=False)
+    quality: QualityReport | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -60,7 +77,8 @@ class OwnEvaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"recommended_by": self.chosen, "settings": self.settings, "segments": self.comparison.as_dict()}
+        found = {"recommended_by": self.chosen, "settings": self.settings, "segments": self.comparison.as_dict()}
+        return found if self.quality is None else {**found, "quality": self.quality.as_dict()}
 
 
 def evaluate_platform(
@@ -75,6 +93,8 @@ def evaluate_platform(
     tell: Tell = silent,
     progress: Progress | None = None,
     read: PlatformRows | None = None,
+    lengths: Sequence[int] = (),
+    by: Sequence[str] = (),
 ) -> OwnEvaluation:
     """Fit the own and the fused model on what trains, and rank every held-out item by these and by the global model.
 
@@ -87,10 +107,14 @@ def evaluate_platform(
         say: Called with what a person should know.
         tell: Called with what is being done.
         read: The sources, where they were read already.
+        lengths: Of the lists that all metrics are wanted of; by default none, and the models are compared alone.
+        by: Columns of profiles or items whose values are segments, each as source.column.
 
     Raises:
-        InputError: the model or the sources cannot be used, or nobody has two liked items.
+        InputError: an option, the model or the sources cannot be used, or nobody has two liked items.
     """
+    if any(length < 1 for length in lengths):
+        raise InputError(f"a list of {min(lengths)} items", where="--k", do="give lengths from 1 on, such as 5,10,20")
     opened = None if model is None else open_model(model)
     tell("reading the platform's tables")
     rows = read_rows(file, Settings(seed=seed)) if read is None else read
@@ -100,6 +124,8 @@ def evaluate_platform(
         opened = None
     if (split.held < 0).all():
         raise InputError("no user has two liked items, so none can be held out", where=str(file.path), do="evaluate later")
+    # A column that is not there is said before anything is fitted.
+    segments = {**usual_segments(split, items=tables.items), **declared_segments(file, tables, split, by)} if lengths else {}
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
     own, fused = fit_fused_model(
         tables,
@@ -116,11 +142,46 @@ def evaluate_platform(
     if usable:
         models |= {"global": usable.alone(training_histories(tables, split)), "fused": fused}
     tell("ranking held-out items")
+    if lengths:
+        ranked, quality = _judged(models, segments, tables, split, lengths=lengths, seed=seed, tell=tell, progress=progress)
+    else:
+        ranked, quality = rank_users(models, split), None
     return OwnEvaluation(
-        comparison=compare_models(models, split, seed=seed),
+        comparison=compared(ranked, seed=seed),
         chosen="own" if fused is own else "fused",
         settings={"own": _chosen(own), **({} if fused is own else {"fused": _chosen(fused)})},
+        ranked=ranked,
+        user_ids=[tables.user_ids[user] for user in ranked.users.tolist()],
+        held=[tables.item_ids[item] for item in split.held[ranked.users].tolist()],
+        quality=quality,
     )
+
+
+def _judged(
+    models: Mapping[str, UserScores],
+    segments: Mapping[str, NDArray[np.bool_]],
+    tables: Tables,
+    split: Split,
+    *,
+    lengths: Sequence[int],
+    seed: int,
+    tell: Tell,
+    progress: Progress | None,
+) -> tuple[RankedUsers, QualityReport]:
+    judged: dict[str, JudgedModel] = {}
+    for name, one in models.items():
+        same = next((before for before in judged if models[before] is one), None)
+        calibration = one.calibration if isinstance(one, PlatformModel) else None
+        judged[name] = (
+            judge_model(one, split, longest=max(lengths), calibration=calibration, seed=seed, progress=progress)
+            if same is None
+            else judged[same]
+        )
+    tell("resampling users")
+    likes = np.bincount(split.train.values, minlength=tables.items)
+    facts = item_facts(likes, word_vectors(tables), users=split.users)
+    found = quality_report(judged, segments, facts, lengths=lengths, seed=seed)
+    return ranked_users({name: (one.lists.rank, one.candidates) for name, one in judged.items()}, split), found
 
 
 def _chosen(model: PlatformModel) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from client.evaluation.score_calibration import Calibration, fit_calibration
 from client.recommender.evidence import NOBODY, POPULARITY, Evidence, ScoredFor
 from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_preferences import ItemPreferences
@@ -48,12 +49,14 @@ class PlatformModel:
         histories: Of the platform's users.
         evidence: Weight, above 0, and what it weighs.
         gains: float64 (points,). Gain at each left-out point (`client/recommender/left_out.py`).
+        calibration: From scores to probabilities, fitted on the left-out points; None where there are none.
     """
 
     histories: Histories = field(repr=False)
     preferences: ItemPreferences
     evidence: Sequence[tuple[float, Evidence]] = field(repr=False)
     gains: NDArray[np.float64] = field(repr=False)
+    calibration: Calibration | None = None
 
     @property
     def gain(self) -> float:
@@ -130,4 +133,5 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
         preferences=preferences,
         evidence=[(weight, part) for weight, part in zip(weights, evidence, strict=True) if weight > 0],
         gains=gains,
+        calibration=fit_calibration(total, points.target, points.user, seed=validation.seed),
     )

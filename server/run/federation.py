@@ -217,6 +217,9 @@ class _Federation:
             return
         if record.round == 0 and not any(tally.before for tally in record.tallies.values()):
             self._evaluate(Label.BEFORE)
+        due = bool(every) and 0 < record.round < rounds and record.round % every == 0
+        if due and not self._evaluated_now():
+            self._evaluate(Label.FEDERATED)  # the run was interrupted between a round and its evaluation
         while record.round < rounds:
             moved = self._rounds.round(record.round + 1, self.adapter)
             record.round += 1
@@ -233,10 +236,14 @@ class _Federation:
                 record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True)
             if every and record.round % every == 0 and record.round < rounds:
                 self._evaluate(Label.FEDERATED)
-        if not any(tally.federated and tally.federated.round == record.round for tally in record.tallies.values()):
+        if not self._evaluated_now():
             self._evaluate(Label.FEDERATED)
         if personalises(self._settings.strategy) and not any(tally.personal for tally in record.tallies.values()):
             self._personalise()
+
+    def _evaluated_now(self) -> bool:
+        """Whether any platform's metrics of the model as it is are in."""
+        return any(tally.federated and tally.federated.round == self.record.round for tally in self.record.tallies.values())
 
     def _share_taste(self) -> None:
         found, settings = self._rounds.taste(), self._settings

@@ -210,7 +210,9 @@ def cells(folder: Path) -> Path:
         own = random.random((80, 3)) / 2
         cell = GainCell(world="w", platform="a-platform-of-a-long-name", dealt=64, epsilon=0.5, seed=seed)
         segments = {"newcomer-200": np.ones(80, bool)}
-        found = RankedUsers(quality={"own": own, "global": own / 2, "fused": 1.5 * own}, segments=segments)
+        found = RankedUsers(
+            users=np.arange(len(own)), ranks={}, quality={"own": own, "global": own / 2, "fused": 1.5 * own}, segments=segments
+        )
         save_cell(folder / f"{cell.name}.npz", cell, {"part-1": found, "part-2": found})
     return folder
 

@@ -52,6 +52,8 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
     metrics = run(two, tiny_settings(), out)
     assert json.loads((out / "metrics.json").read_text())["platforms"].keys() == {"shop", "video"}
     for name, result in metrics["platforms"].items():
+        assert [one["round"] for one in result["per_round"]] == [0, 2]
+        assert [{key: one[key] for key in QUALITY} for one in result["per_round"]] == [result["before"], result["federated"]]
         for stage in ("before", "own", "federated"):
             assert set(result[stage]) == QUALITY
             assert all(0 <= value <= 1 for value in result[stage].values())
@@ -78,8 +80,9 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: Make, tmp_path: Path) -> None:
-    settings = tiny_settings(rounds=3)
+    settings = tiny_settings(rounds=3, evaluate_every=1)
     straight = run(two, settings, tmp_path / "straight")
+    assert [one["round"] for one in straight["platforms"]["shop"]["per_round"]] == [0, 1, 2, 3]
 
     def stop(event: Event) -> None:
         if event.kind is Kind.ROUND and event.round == 2:
@@ -95,6 +98,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(two: World, tiny_settings: M
         assert all((a[key] == b[key]).all() for key in a)
     for name in straight["platforms"]:
         assert resumed["platforms"][name]["federated"] == straight["platforms"][name]["federated"]
+        assert resumed["platforms"][name]["per_round"] == straight["platforms"][name]["per_round"]
         assert resumed["platforms"][name]["epsilon"] == straight["platforms"][name]["epsilon"]
     assert audit_run(out).ok
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from safetensors.numpy import save_file
 
 from client.config.platform_file import PlatformFile
+from client.evaluation.score_calibration import Calibration
 from client.examples.split import Ragged, Split, ragged
 from client.recommender.evidence import Alike, Evidence, FriendsLike, Popular, PopularElsewhere
 from client.recommender.histories import Histories
@@ -39,9 +40,10 @@ from shared.base.version import VERSION
 
 Arrays = dict[str, NDArray[Any]]
 
-_FORM = 1
+_FORM = 2
 _TEXTS = ("item_ids", "item_titles", "item_keys", "user_ids")
 _LISTS = ("liked", "known")
+_CALIBRATED = ("method", "slope", "intercept", "threshold")
 _TASTE = ("directions", "seen", "matrix")
 _NUMBERS = ("user_digest", "user_number", "profiled")
 _MODE = 0o600
@@ -260,6 +262,9 @@ def _model_tensors(model: PlatformModel) -> tuple[Arrays, dict[str, Any]]:
     preferences = model.preferences
     tensors: Arrays = {f"ridge.{name}": value for name, value in preferences.model.tensors().items()}
     tensors["gains"] = model.gains
+    calibration = model.calibration
+    if calibration is not None:
+        tensors["calibration.knots"] = calibration.knots
     evidence = []
     for place, (weight, part) in enumerate(model.evidence):
         name = f"evidence.{place}"
@@ -282,6 +287,7 @@ def _model_tensors(model: PlatformModel) -> tuple[Arrays, dict[str, Any]]:
         "share": preferences.share,
         "gain": preferences.gain,
         "evidence": evidence,
+        "calibration": None if calibration is None else {name: getattr(calibration, name) for name in _CALIBRATED},
     }
     return tensors, facts
 
@@ -315,7 +321,11 @@ def _model_of(tensors: Arrays, facts: Mapping[str, Any], histories: Histories) -
     preferences = ItemPreferences(
         model=ridge, half_life=facts["half_life"], share=float(facts["share"]), gain=float(facts["gain"])
     )
-    return PlatformModel(histories=histories, preferences=preferences, evidence=evidence, gains=tensors["gains"])
+    known = facts["calibration"]
+    calibration = None if known is None else Calibration(**known, knots=tensors["calibration.knots"])
+    return PlatformModel(
+        histories=histories, preferences=preferences, evidence=evidence, gains=tensors["gains"], calibration=calibration
+    )
 
 
 def _mapped(path: Path) -> tuple[Arrays, dict[str, str]]:

@@ -25,6 +25,8 @@ from client.sources.item_keys import spelled_keys
 from shared.base.errors import InputError
 from shared.base.progress import Progress
 
+_DIGITS = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
@@ -34,6 +36,8 @@ class Recommendation:
         score: The sum of its parts; only its order within one person's list means something.
         because: The part that adds most, in words.
         parts: What adds how much.
+        probability: That it is the next item that they like, among all that they have not met; calibrated on the platform's own
+            users. None where the score was made without their rows, or where they are too few.
     """
 
     rank: int
@@ -42,6 +46,7 @@ class Recommendation:
     score: float
     because: str
     parts: Mapping[str, float]
+    probability: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +117,7 @@ def recommend_items(
     order = history.recent(np.zeros(1, np.int64), half_life=None).indices
     unmet = np.setdiff1d(np.arange(shelf.items), with_twins(shelf, person.met))
     best = unmet[np.argsort(-scores[unmet], kind="stable")][:top]
+    likely = None if fitted.calibration is None else fitted.calibration.probabilities(scores)
     found = []
     for rank, item in enumerate(best.tolist(), start=1):
         adds = parts_of_item(parts, item)
@@ -123,6 +129,7 @@ def recommend_items(
                 score=total_of(adds),
                 because=reason_for(parts, item, order.tolist(), shelf.item_titles),
                 parts=adds,
+                probability=None if likely is None else float(f"{likely[item]:.{_DIGITS}g}"),
             )
         )
     return found
