@@ -17,6 +17,7 @@ from rich.console import Console
 
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
+from client.cli.embed import embed_command
 from client.cli.local import check, evaluate_command, recommend_command
 from server.cli.audit import audit, ledger
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
@@ -45,6 +46,7 @@ app.add_typer(world, name="world", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
 app.command("evaluate", rich_help_panel=PLATFORM)(evaluate_command)
+app.command("embed", rich_help_panel=PLATFORM)(embed_command)
 init = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="Make the folder of a coordinator (server) or of a platform (client)."
 )

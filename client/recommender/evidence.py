@@ -31,6 +31,8 @@ NOBODY = -1
 POPULARITY, POOLED, WORDS, FRIENDS = "popularity", "popularity elsewhere", "words", "friends"
 TEXT, ADAPTED = "text", "text as trained together"
 TASTE, SHARED_TASTE = "taste", "taste as summed together"
+VECTORS = "vectors of {}"
+"""A source of item vectors, as of pictures."""
 MANY_ITEMS, ALIKE = 8192, 64
 """Items above which each has so many that it is alike with."""
 _ITEMS_AT_ONCE = 256
@@ -225,6 +227,19 @@ def centred(vectors: Floats) -> Floats:
     moved = vectors - vectors.mean(0)
     unit: Floats = moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
     return unit.astype(np.float32)
+
+
+def source_vectors(tables: Tables) -> dict[str, Floats]:
+    """Source of item vectors -> its vectors without what all have in common, of length 1, 0 where an item has none.
+
+    Numbers of a source of items, as prices, are no such source: they are in its texts.
+    """
+    found = {}
+    for name, own in tables.item_vectors.items():
+        if name not in tables.item_text and own.present.any():
+            found[name] = np.zeros(own.values.shape, np.float32)
+            found[name][own.present] = centred(own.values[own.present])
+    return found
 
 
 def word_vectors(tables: Tables) -> Sparse:

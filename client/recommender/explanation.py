@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, SHARED_TASTE, TASTE, TEXT, WORDS
+from client.recommender.evidence import ADAPTED, FRIENDS, POOLED, POPULARITY, SHARED_TASTE, TASTE, TEXT, VECTORS, WORDS
 from client.recommender.platform_model import PREFERENCES, ScorePart
 
 _DIGITS = 6
@@ -53,4 +53,8 @@ def reason_for(parts: Sequence[ScorePart], item: int, history: Sequence[int], ti
     if best.by_item is None or not len(history):
         return _ALONE.get(best.name, best.name)
     most = int(np.argmax(best.by_item[:, item]))
-    return _BY_ITEM[best.name].format(titles[history[most]])
+    liked = titles[history[most]]
+    if best.name in _BY_ITEM:
+        return _BY_ITEM[best.name].format(liked)
+    # A source of vectors has the name that the platform's people gave it: images, sounds.
+    return f"its {best.name.removeprefix(VECTORS.format(''))} are like those of {liked}"

@@ -10,7 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.examples.split import Split
-from client.recommender.evidence import TEXT, WORDS, Alike, Evidence, FriendsLike, Popular, centred, word_vectors
+from client.recommender.evidence import (
+    TEXT,
+    VECTORS,
+    WORDS,
+    Alike,
+    Evidence,
+    FriendsLike,
+    Popular,
+    centred,
+    source_vectors,
+    word_vectors,
+)
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import own_preferences
 from client.recommender.left_out import Validation
@@ -57,6 +68,7 @@ def training_histories(tables: Tables, split: Split) -> Histories:
 def own_evidence(tables: Tables, histories: Histories, text: Floats | None = None) -> list[Evidence]:
     """What a platform knows by itself beside which items its users like together."""
     evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
+    evidence += [Alike(vectors, name=VECTORS.format(name)) for name, vectors in source_vectors(tables).items()]
     evidence += [] if text is None else [Alike(centred(text), name=TEXT), own_taste(histories, text)]
     return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence
 

@@ -19,7 +19,7 @@ from shared.base.errors import InputError
 from simulations.worlds import corner, files, news, shop, taste, video
 from simulations.worlds.crowd import COMMON, Crowd, Sizes, gather, gather_readers, population
 from simulations.worlds.products import make_products
-from simulations.worlds.taste import People
+from simulations.worlds.taste import People, Strengths
 from simulations.worlds.world import World, open_world
 from simulations.worlds.writers import Writer
 
@@ -39,14 +39,19 @@ class Trade:
     sizes: Sizes
 
 
+LOOKED_AT = Strengths(look=3.5)
+"""In a shop people choose by what they see, too."""
+
 PLATFORMS = {
     "shop": Trade(
-        write=shop.write_shop, file=shop.PLATFORM_FILE, sizes=Sizes(users=500, items=500, positives=14.0, least=2, most=60)
+        write=shop.write_shop,
+        file=shop.PLATFORM_FILE,
+        sizes=Sizes(users=500, items=500, positives=14.0, least=2, most=60, strengths=LOOKED_AT),
     ),
     "corner": Trade(
         write=corner.write_corner,
         file=corner.PLATFORM_FILE,
-        sizes=Sizes(users=210, items=400, positives=3.0, least=1, most=20, shape=1.0),
+        sizes=Sizes(users=210, items=400, positives=3.0, least=1, most=20, shape=1.0, strengths=LOOKED_AT),
     ),
     "video": Trade(write=video.write_video, file=video.PLATFORM_FILE, sizes=Sizes(users=210, items=200)),
     "news": Trade(
@@ -79,6 +84,8 @@ Four invented platforms, written by `simulations/worlds/generated.py` from seed 
 - Everyone loves two topics and has a style (budget or premium, for beginners or experts, classic or modern). Interest moves
   from the first topic to the second, and spreads to the topics that go with them; which go with which is the same everywhere,
   and is not to be seen in the texts alone.
+- In the shops people also choose by looks, of which no text says anything: shop has its products' pictures as vectors, corner
+  has none.
 - Planted dirt, to be counted and left out by whoever reads it:
 
 | file | what | rows |

@@ -62,7 +62,7 @@ bound = 1.5
 REPEATED, UNKNOWN, KEYLESS = 8, 4, 3
 """Planted in the events: rows written twice, rows of a product that is not sold, rows without a customer."""
 
-_WIDTH = 16
+_WIDTH = 24
 
 _Row = dict[str, Any]
 
@@ -167,10 +167,11 @@ def _reviews(writer: Writer, crowd: Crowd, choices: list[Choice], customers: lis
 
 
 def _images(rng: Generator, crowd: Crowd, products: list[str]) -> list[_Row]:
-    # What a picture shows, topics and style, through one fixed random camera; one product in twenty has none.
-    shown = np.hstack([crowd.items.mix, 0.3 * crowd.items.style])
+    # What a picture shows, topics, style and above all the look that no text says, through one fixed random camera; one product
+    # in twenty has none.
+    shown = np.hstack([0.4 * crowd.items.mix, 0.2 * crowd.items.style, crowd.items.look])
     camera = np.linalg.qr(rng.normal(size=(_WIDTH, shown.shape[1])))[0]
-    images = shown @ camera.T + rng.normal(0.0, 0.1, size=(len(products), _WIDTH))
+    images = shown @ camera.T + rng.normal(0.0, 0.05, size=(len(products), _WIDTH))
     pictured = rng.random(len(products)) < 0.95
     return [
         {"product": product, "image": image.round(4).tolist()}

@@ -1,8 +1,9 @@
 """The hidden tastes of a generated world: what people love, what items are, and who chooses what.
 
-Nothing here is written to a file: a platform sees only the choices. Three things drive a choice.
+Nothing here is written to a file: a platform sees only the choices. Four things drive a choice.
 A person's two loved topics, which drift from the first to the second and draw in the topics that
-`AFFINITY` ties to them; a style (three two-sided axes); and the item's Zipf popularity. `AFFINITY`
+`AFFINITY` ties to them; a style (three two-sided axes); in shops the look of a thing, which no text says
+and pictures show; and the item's Zipf popularity. `AFFINITY`
 and the meaning of the axes are the same on every platform and are not similarities of the texts,
 so they must be learned, and what one platform learns helps the others.
 """
@@ -19,6 +20,9 @@ from simulations.worlds.vocabulary import TOPICS
 
 AXES = ("price", "level", "era")
 """Each axis has a side -1 (budget, beginner, classic) and a side +1 (premium, expert, modern)."""
+
+LOOKS = 4
+"""Directions in which looks differ: colours and shapes, say."""
 
 # Each topic has one strong and one weak companion, chosen to be far apart in meaning.
 _STRONG = (
@@ -59,6 +63,7 @@ class Strengths:
     Args:
         topic: Logit of an item wholly of the topic that is loved at that moment.
         style: Logit per axis on which the item has the side that the person prefers; its negative on the other side.
+        look: Logit of an item whose look is wholly the one that the person prefers.
         popularity: Zipf exponent.
         companion: Share of `AFFINITY` that is felt at the start of a history; all of it is felt at the end.
         ageing: Loss of logit per day since an item appeared, where items appear day by day.
@@ -66,6 +71,7 @@ class Strengths:
 
     topic: float = 4.5
     style: float = 1.2
+    look: float = 0.0
     popularity: float = 0.8
     companion: float = 0.2
     ageing: float = 1.5
@@ -78,17 +84,19 @@ class People:
     Args:
         loves: int64 (people, 2). Topic loved first, and topic loved last.
         style: float64 (people, axes). Sign: preferred side; size (0.6 to 1.4): how much it matters.
+        look: float64 (people, looks), of length 1. The look that each prefers.
     """
 
     loves: NDArray[np.int64]
     style: NDArray[np.float64]
+    look: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.loves)
 
     def take(self, numbers: NDArray[np.int64]) -> People:
         """The persons with these numbers, in this order."""
-        return People(loves=self.loves[numbers], style=self.style[numbers])
+        return People(loves=self.loves[numbers], style=self.style[numbers], look=self.look[numbers])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +106,13 @@ class TasteCatalogue:
     Args:
         mix: float64 (items, topics), rows sum to 1. Share of each topic in the item.
         style: int64 (items, axes), -1 or +1. Side of each axis.
+        look: float64 (items, looks), of length 1.
         popularity: float64 (items,). Log of the Zipf weight, greatest 0.
     """
 
     mix: NDArray[np.float64]
     style: NDArray[np.int64]
+    look: NDArray[np.float64]
     popularity: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -110,7 +120,9 @@ class TasteCatalogue:
 
     def pick(self, numbers: NDArray[np.int64]) -> TasteCatalogue:
         """The items with these numbers, in this order."""
-        return TasteCatalogue(mix=self.mix[numbers], style=self.style[numbers], popularity=self.popularity[numbers])
+        return TasteCatalogue(
+            mix=self.mix[numbers], style=self.style[numbers], look=self.look[numbers], popularity=self.popularity[numbers]
+        )
 
     def topics(self, item: int) -> tuple[int, int | None]:
         """The main topic of an item, and the second one if it has one."""
@@ -123,7 +135,7 @@ def people(rng: Generator, *, count: int) -> People:
     first = rng.integers(len(TOPICS), size=count)
     second = (first + rng.integers(1, len(TOPICS), size=count)) % len(TOPICS)
     style = rng.choice([-1.0, 1.0], size=(count, len(AXES))) * rng.uniform(0.6, 1.4, size=(count, len(AXES)))
-    return People(loves=np.stack([first, second], axis=1), style=style)
+    return People(loves=np.stack([first, second], axis=1), style=style, look=_looks(rng, count))
 
 
 def taste_catalogue(rng: Generator, *, count: int) -> TasteCatalogue:
@@ -138,8 +150,16 @@ def taste_catalogue(rng: Generator, *, count: int) -> TasteCatalogue:
     return TasteCatalogue(
         mix=mix,
         style=rng.choice(np.array([-1, 1]), size=(count, len(AXES))),
+        look=_looks(rng, count),
         popularity=-np.log(rank),
     )
+
+
+def _looks(rng: Generator, count: int) -> NDArray[np.float64]:
+    # By a generator of their own, so that worlds in which looks do not count are what they would be without.
+    drawn = rng.spawn(1)[0].normal(size=(count, LOOKS))
+    unit: NDArray[np.float64] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return unit
 
 
 def appeal(
@@ -164,7 +184,8 @@ def appeal(
     felt = strengths.companion + (1.0 - strengths.companion) * late
     taste = love + felt * (love @ AFFINITY)
     logits = strengths.topic * taste @ items.mix.T
-    return np.asarray(logits + strengths.style * (items.style @ person.style[0]) + strengths.popularity * items.popularity)
+    liking = strengths.style * (items.style @ person.style[0]) + strengths.look * (items.look @ person.look[0])
+    return np.asarray(logits + liking + strengths.popularity * items.popularity)
 
 
 def freshness(published: NDArray[np.int64], times: NDArray[np.int64], *, strengths: Strengths) -> NDArray[np.float64]:
