@@ -29,6 +29,7 @@ from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
 from simulations.attack.command import attack_command
 from simulations.commands import simulate_command, world
+from simulations.study_command import sweep_command
 
 app = typer.Typer(
     name="fedfuse",
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordinator", "For everyone"
 app.command("simulate", rich_help_panel=TRY)(simulate_command)
+app.command("sweep", rich_help_panel=TRY)(sweep_command)
 app.add_typer(world, name="world", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)

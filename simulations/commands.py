@@ -137,6 +137,12 @@ def simulate_command(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Folder of an interrupted run, to go on with as it began.")
     ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several seeds, as in 0..4 or 0,1,7: a run each, and intervals over users and seeds.")
+    ] = None,
+    per_user: Annotated[
+        bool, typer.Option("--per-user", help="Write what every model makes of every user: RUN/users/PLATFORM.parquet.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
 ) -> None:
@@ -146,6 +152,7 @@ def simulate_command(
     fedfuse simulate                                   the generated world: which items are liked together
     fedfuse simulate --rounds 10                       ... and text adapters are trained
     fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
+    fedfuse simulate my-world --seeds 0..4 --out runs/a  five runs, and what they say together (more: fedfuse sweep)
     fedfuse simulate --resume runs/a                   go on after Ctrl-C
     """
     from simulations.run import Simulation, run_simulation
@@ -167,6 +174,16 @@ def simulate_command(
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
     errors = Console(stderr=True, emoji=False)
+    if seeds is not None:
+        from simulations.study import seeds_of
+        from simulations.study_command import run_and_show
+
+        if seed is not None or resume is not None or engine != "process":
+            raise InputError("--seeds with --seed, --resume or --engine", do="leave these out; the same --out goes on")
+        run_and_show(
+            world, [{}], seeds_of(seeds), out=out, config=config, common=given, as_json=as_json, again=f"simulate --seeds {seeds}"
+        )
+        return
     if resume is not None:
         if out is not None and out.resolve() != resume.resolve():
             raise InputError("--out names another folder than --resume", where=str(out), do="leave --out away")
@@ -183,7 +200,14 @@ def simulate_command(
                 raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
             errors.print(f"no world named: generating one in {world}")
             write_world(world)
-    plan = Simulation(world=open_world(world), settings=settings, out=out, resume=resume is not None, ray=engine == "ray")
+    plan = Simulation(
+        world=open_world(world),
+        settings=settings,
+        out=out,
+        resume=resume is not None,
+        ray=engine == "ray",
+        per_user=per_user,
+    )
     try:
         with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
             metrics = run_simulation(plan, events=board.event, progress=board.progress)

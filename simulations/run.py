@@ -20,6 +20,7 @@ from client.messenger import worker_link as link
 from client.model.prepared_platform import PlatformRows, PreparedPlatform, prepare, read_rows
 from client.recommender.own_evaluation import evaluate_platform
 from client.recommender.pulled_model import holds_model
+from client.recommender.quality.per_user_table import write_per_user
 from client.worker.request_handler import Observer, Worker
 from server.monitoring.run_events import Event, Kind, Outcome, Tally
 from server.registry.publication import MODEL
@@ -45,6 +46,8 @@ Compared = dict[str, Any]
 """`client.recommender.own_evaluation.OwnEvaluation` as JSON; empty where nothing can be held out."""
 
 METRICS = "metrics.json"
+USERS = "users"
+"""Folder of a run's tables of users, where they are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Simulation:
         out: The run folder; new, or one to resume.
         resume: Go on with an interrupted run in `out`.
         ray: Whether the federation runs on Flower's own simulation instead of in this process.
+        per_user: Whether what every model makes of every user is written, too: `USERS`/PLATFORM.parquet in the run folder.
     """
 
     world: World
@@ -62,6 +66,7 @@ class Simulation:
     out: Path
     resume: bool = False
     ray: bool = False
+    per_user: bool = False
 
 
 def run_simulation(
@@ -244,6 +249,8 @@ def _compared(
         tell=tell,
         read=rows,
     )
+    if plan.per_user:
+        write_per_user(plan.out / USERS / f"{file.name}.parquet", found.ranked, users=found.user_ids, held=found.held)
     if progress:
         progress(file.name, "own and fused models", 1, 1)
     return found.as_dict()

@@ -101,6 +101,7 @@ def plan_of(
         evaluations=[*evaluations, *spent],
         integers=planning(),
         shared=settings.distributed,
+        accept_noise=settings.privacy.accept_noise,
     )
 
 

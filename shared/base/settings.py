@@ -156,6 +156,10 @@ class PrivacySettings(_Frozen):
     metrics_noise_multiplier: Noise = Field(
         10.0, description="noise of a deployed platform's metrics, per unit L2 bound of a user"
     )
+    accept_noise: bool = Field(
+        False,
+        description="run a plan whose noise exceeds all that users can agree on, to report that; only in simulations",
+    )
 
     @model_validator(mode="after")
     def _epsilon(self) -> PrivacySettings:
@@ -252,6 +256,13 @@ class Settings(_Frozen):
             if isinstance(privacy, dict) and "noise" not in privacy:
                 return {**values, "privacy": {**privacy, "noise": "distributed"}}
         return values
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Settings:
+        # It would spend people's budgets for nothing.
+        if self.privacy.accept_noise and not self.simulation:
+            raise ValueError("privacy.accept_noise is for simulations only")
+        return self
 
     @model_validator(mode="after")
     def _distributed(self) -> Settings:

@@ -151,6 +151,7 @@ def make_plan(
     evaluations: Sequence[Release] = (),
     integers: Integers | None = None,
     shared: bool = False,
+    accept_noise: bool = False,
     accountant: Accountant = PREFERRED,
 ) -> Plan:
     """The plan of one run: the popularity prior, a taste map, preferences, `steps` training steps in all, and `evaluations`.
@@ -174,6 +175,7 @@ def make_plan(
         integers: The integer part of the releases, `fixed_point.planning`. The noise multiplier is then what the noise must be
             over one user's integer vector, and suffices at every finer scale; None plans real-valued Gaussians.
         shared: Whether platforms share the noise of a step, under a secure sum.
+        accept_noise: Whether an update that is noise is planned all the same; what it spends is what it would be otherwise.
         accountant: Who counts.
 
     Raises:
@@ -243,14 +245,14 @@ def make_plan(
         ratio = signal_to_noise(
             batch=sample_rate * users, steps=steps, noise_multiplier=noise * lengthened, parameters=parameters
         )
-        if ratio < 1 and not shared:
+        if ratio < 1 and not shared and not accept_noise:
             raise NoisyPlan(
                 f"the planned update would be noise: even if all gradients agreed, they would sum to {ratio:.3g} of the noise's "
                 f"norm (noise multiplier {noise:.3g}, {users} users, sample rate {sample_rate:g}, {steps} steps, "
                 f"{parameters} parameters)",
                 where=f"the privacy plan for epsilon {budget:g} at delta {delta:g}",
                 do="more users, a larger budget, a larger sample rate, fewer parameters (model.rank, model.layers), "
-                "or the noise shared among platforms",
+                "or the noise shared among platforms; a simulation that is to show this: --set privacy.accept_noise=true",
             )
     else:
         assert preferences is not None

@@ -106,7 +106,7 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: Sequence[
         shared: Items that platforms have in common; 0 where none are summed.
 
     Raises:
-        NoisyPlan: it is below 1.
+        NoisyPlan: it is below 1, and that was not accepted.
     """
     if not settings.trains:
         return require_preference_signal(settings, agreement, users=sum(users), shared=shared)
@@ -116,12 +116,13 @@ def require_signal(settings: Settings, agreement: Agreement, *, users: Sequence[
         noise_multiplier=agreement.noise_multiplier,
         parameters=parameters,
     )
-    if ratio < 1:
+    if ratio < 1 and not settings.privacy.accept_noise:
         raise NoisyPlan(
             f"the planned sums would be noise: even if all gradients agreed, they would be {ratio:.3g} of the noise's norm "
             f"({sum(users)} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
             where=f"distributed noise, multiplier {agreement.noise_multiplier:.3g}",
-            do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers)",
+            do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers); "
+            "a simulation that is to show this: --set privacy.accept_noise=true",
         )
     return ratio
 
@@ -137,12 +138,13 @@ def require_preference_signal(settings: Settings, agreement: Agreement, *, users
     items = max(1, min(preferences.items, shared)) if preferences.items else preferences.map
     noise = agreement.preference_noise if preferences.items else agreement.taste_noise
     ratio = preference_signal(users=users, items=items, noise_multiplier=noise)
-    if ratio < 1:
+    if ratio < 1 and not settings.privacy.accept_noise:
         raise NoisyPlan(
             f"the sum of preferences would be noise: even if all users liked the same, it would be {ratio:.3g} of the noise "
             f"({users} users on all platforms, {items} {'items' if preferences.items else 'directions'})",
             where=f"distributed noise, multiplier {noise:.3g}",
-            do="more users, a larger budget, or fewer items (preferences.items, preferences.map)",
+            do="more users, a larger budget, or fewer items (preferences.items, preferences.map); "
+            "a simulation that is to show this: --set privacy.accept_noise=true",
         )
     return ratio
 
