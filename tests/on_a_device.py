@@ -19,6 +19,7 @@ import torch
 from client.compute.resident_features import Features
 from client.config.platform_file import load
 from client.model.towers import Towers
+from client.recommender.lists.recommended import ListRules
 from client.recommender.serving.recommend import recommend_items
 from client.training.per_user_gradients import has_float64
 from client.training.trainer import Trainer
@@ -205,9 +206,9 @@ def test_a_run_goes_on_from_one_device_to_another_and_recommends(
         assert resumed["platforms"][name]["federated"] == pytest.approx(platform["federated"], abs=2e-3)
     model = pull_model(str(out), tmp_path / "pulled", unsigned=True).folder
     shop = load(world.platforms[0])
-    there = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "there")
+    there = recommend_items(shop, model=model, user="u3", rules=ListRules(top=4), cache=tmp_path / "there")
     use(CPU, monkeypatch)
-    here = recommend_items(shop, model=model, user="u3", top=4, cache=tmp_path / "here")
+    here = recommend_items(shop, model=model, user="u3", rules=ListRules(top=4), cache=tmp_path / "here")
     assert [one.item for one in there] == [one.item for one in here]
     assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
 

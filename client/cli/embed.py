@@ -39,7 +39,7 @@ def embed_command(
     fedfuse embed songs/ --encoder models/clap --ids songs.csv --out songs.parquet
     then, in the platform file:  [sources.images]  kind = "vectors"  path = "images.parquet"
     """
-    from client.cli.local import Told
+    from client.cli.progress_lines import Told
     from client.embedding.embed_files import embed_files
     from client.embedding.media_encoder import IMAGE, MediaEncoder
     from client.embedding.media_files import IMAGES, SOUNDS, find_media

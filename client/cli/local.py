@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from client.cli.progress_lines import Told, trunk_and_state
 from shared.base.errors import ExitCode, InputError, PrivacyError
 from shared.base.settings import Settings
 
@@ -129,8 +130,27 @@ def recommend_command(
     private: Annotated[
         bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the parts of each score, and the items of the history that carry it.")
+    ] = False,
+    diversity: Annotated[
+        float, typer.Option(help="From 0, by score alone, to 1, each item as unlike those before it as can be.")
+    ] = 0.0,
+    cap: Annotated[
+        list[str] | None, typer.Option(help="Most items of one value of an attribute, as category=2; may be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="What items must be: category=Drama|Comedy, category!=Horror, year>=1990, price<=20; may be repeated.",
+        ),
+    ] = None,
+    seen: Annotated[bool, typer.Option("--seen", help="Include items that the user has had already.")] = False,
     texts: _Texts = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the items as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the items as JSON, with the parts of each score and what carries it.")
+    ] = False,
 ) -> None:
     """Recommend items that the user has not had, by the platform's own rows and a pulled global model, and say why.
 
@@ -139,20 +159,32 @@ def recommend_command(
 
     \b
     fedfuse recommend --platform shop.toml --user 42              ten items, and why
+    fedfuse recommend --platform shop.toml --user 42 --explain    with the parts of each score
+    fedfuse recommend --platform shop.toml --user 42 --diversity 0.3 --cap category=2 --filter "price<=20"
     fedfuse recommend --platform shop.toml --like 978-0306406157  for somebody who is in no table
     fedfuse recommend --platform shop.toml --all --out top.parquet
                                                                   for everybody; goes on where it was interrupted
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
+    from client.recommender.lists.item_attributes import AttributeFilter, parsed_cap
+    from client.recommender.lists.recommended import ListRules
     from client.recommender.serving.recommend import recommend_items
 
     if everybody != (out is not None):
         raise InputError("--all and --out go together", do="give both, or --user or --like")
-    if out is not None and (user is not None or like or private or as_json):
-        raise InputError("--all with --user, --like, --private or --json", do="leave these out")
+    one_list = (user is not None, like, private, as_json, explain, diversity, cap, only, seen)
+    if out is not None and any(one_list):
+        raise InputError("--all with an option of one person's list", do="name --top, --model and --texts alone beside --out")
+    rules = ListRules(
+        top=top,
+        diversity=diversity,
+        caps=dict(parsed_cap(text) for text in cap or ()),
+        filters=[AttributeFilter.parsed(text) for text in only or ()],
+        seen=seen,
+    )
     file = load(platform_file_in(platform))
-    cache, state = _kept(file, model)
+    cache, state = trunk_and_state(file, model)
     if out is not None:
         from client.recommender.serving.recommend_all import recommend_everybody
 
@@ -177,7 +209,7 @@ def recommend_command(
             model=model,
             user=user,
             like=like or (),
-            top=top,
+            rules=rules,
             released_alone=private,
             texts=texts,
             cache=cache,
@@ -190,12 +222,32 @@ def recommend_command(
         typer.echo(json.dumps([asdict(item) for item in items], indent=2, ensure_ascii=False))
         return
     whom = f"user {user}" if user is not None else "somebody who likes " + ", ".join(like or ())
-    table = Table(title=f"{file.name}: for {escape(whom)}")
+    _show_list(f"{file.name}: for {whom}", items, explain=explain)
+
+
+def _show_list(title: str, items: Sequence[Any], *, explain: bool) -> None:
+    table = Table(title=escape(title), show_lines=explain)
     for name in ("rank", "item", "title", "score", "because"):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left", overflow="fold")
     for item in items:
-        table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.3g}", escape(item.because))
+        why = escape(item.because)
+        if explain:
+            why += "\n" + "\n".join(escape(line) for line in _accounts(item))
+        # With the accounts a score has all its digits, so that they can be added up.
+        score = f"{item.score:.6f}" if explain else f"{item.score:.3g}"
+        table.add_row(str(item.rank), escape(item.item), escape(item.title), score, why)
     Console(emoji=False).print(table)
+
+
+def _accounts(item: Any) -> list[str]:
+    """Both accounts of a score, each of which adds up to it."""
+    parts = [f"{value:+.6f} {name}" for name, value in item.parts.items()]
+    history = [f"{one.adds:+.6f} {one.title}" for one in item.from_history]
+    if item.further_history:
+        history.append(f"{item.further_history:+.6f} further items of the history")
+    if item.besides_history:
+        history.append(f"{item.besides_history:+.6f} not from the history")
+    return ["parts:", *(f"  {line}" for line in parts), "carried by:", *(f"  {line}" for line in history)]
 
 
 def evaluate_command(
@@ -239,7 +291,7 @@ def evaluate_command(
     if plot is not None:
         require_plots(plot)
     file = load(platform_file_in(platform))
-    cache, state = _kept(file, model)
+    cache, state = trunk_and_state(file, model)
     with Told(file.privacy_warnings) as told:
         found = evaluate_platform(
             file,
@@ -263,58 +315,6 @@ def evaluate_command(
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
     _show_evaluation(file.name, found, [] if found.quality is None else quality_tables(file.name, found.quality))
-
-
-def _kept(file: Any, model: Path | None) -> tuple[Path, Path | None]:
-    """The folder of the trunk cache, and the platform's file of the run that made the model, if it ran in this place."""
-    if model is None:
-        return file.state / "trunk", None
-    inside = model.resolve().parent / "state" / file.name
-    state = next(iter(sorted((inside / "runs").glob("*.safetensors"))), None)
-    return (inside if inside.is_dir() else file.state) / "trunk", state
-
-
-class Told:
-    """What is being done, on standard error: a line that changes on a terminal, else one line for each thing.
-
-    Args:
-        warnings: Said first.
-    """
-
-    def __init__(self, warnings: Iterable[str]) -> None:
-        self._warnings = warnings
-        self._console = Console(stderr=True, highlight=False, emoji=False)
-        self._status = self._console.status("")
-        self._last = ""
-
-    def __enter__(self) -> Self:
-        for warning in self._warnings:
-            self.say(f"warning: {warning}")
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def say(self, text: str) -> None:
-        """What stays to be read."""
-        self._console.print(escape(text), soft_wrap=True)
-
-    def tell(self, what: str) -> None:
-        """What begins now."""
-        if self._console.is_terminal:
-            self._status.update(escape(what))
-        elif what != self._last:
-            self.say(f"{what} ...")
-        self._last = what
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """How far it is."""
-        if self._console.is_terminal:
-            self._status.update(escape(f"{what}: {done:,} of {total:,}"))
-        else:
-            self.tell(what)
 
 
 def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:

@@ -65,10 +65,13 @@ class Evidence(Protocol):
     def scores(self, asked: ScoredFor) -> Floats:
         """Not below 0, float32 (n, items)."""
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """What each item of one history adds, float32 (items of the history, items), in the order of its entries.
 
         None where the score is no sum over the history.
+
+        Args:
+            items: int64. Only for these; by default for all.
         """
 
 
@@ -95,7 +98,7 @@ class Popular:
         shares: Floats = np.sqrt(scores / most)
         return shares
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """None."""
         return None
 
@@ -117,7 +120,7 @@ class PopularElsewhere:
         shares = np.sqrt(known / max(float(known.max(initial=0.0)), 1e-9)).astype(np.float32)
         return np.tile(shares, (len(asked.users), 1))
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """None."""
         return None
 
@@ -146,13 +149,16 @@ class Alike:
         """As `Evidence`."""
         return self._alike(asked.history)
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """As `Evidence`."""
-        return self._alike(one_by_one(history))
+        return self._alike(one_by_one(history), items)
 
-    def _alike(self, history: Sparse) -> Floats:
+    def _alike(self, history: Sparse, items: Numbers | None = None) -> Floats:
         nearest = self.nearest
-        likeness = (history @ self.vectors) @ self.vectors.T if nearest is None else history @ nearest
+        if nearest is None:
+            likeness = (history @ self.vectors) @ (self.vectors if items is None else self.vectors[items]).T
+        else:
+            likeness = history @ nearest if items is None else (history @ nearest)[:, items]
         dense = likeness.toarray() if scipy.sparse.issparse(likeness) else likeness
         # Vectors of an encoder may point away from each other; what is unlike speaks against nothing.
         scores: Floats = np.maximum(np.asarray(dense, np.float32), 0.0)
@@ -194,7 +200,7 @@ class FriendsLike:
             scores += (weight @ (friends @ self._rows)).toarray()
         return scores
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """None."""
         return None
 
@@ -247,7 +253,15 @@ def word_vectors(tables: Tables) -> Sparse:
 
     Names of authors, categories and brands are words of these texts, and the rarer the more they count.
     """
-    sections: Sequence[Sequence[str]] = list(tables.item_text.values()) or [tables.item_titles]
+    return text_vectors(list(tables.item_text.values()) or [tables.item_titles])
+
+
+def text_vectors(sections: Sequence[Sequence[str]]) -> Sparse:
+    """The same of texts.
+
+    Args:
+        sections: One text per item each.
+    """
     words = [list(dict.fromkeys(re.findall(r"\w+", " ".join(texts).lower()))) for texts in zip(*sections, strict=True)]
     times = Counter(word for some in words for word in some)
     most = max(2.0, _COMMON * len(words))

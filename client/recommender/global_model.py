@@ -113,12 +113,12 @@ class GlobalModel:
         """The parts of the scores for one history; as `PlatformModel.parts`."""
         found = self._parts(liked, np.zeros(1, np.int64), np.full(1, user))
         history = one_by_one(_recent(liked, np.zeros(1, np.int64)))
+        by_item = None
+        if self._preferences is not None:
+            ridge = self._preferences.ridge
+            by_item = lambda items: ridge.scores_of_items(history, items)  # noqa: E731
         return [
-            ScorePart(
-                name=name,
-                scores=scores[0],
-                by_item=self._preferences.ridge.scores(history) if name == PREFERENCES and self._preferences else None,
-            )
+            ScorePart(name=name, scores=scores[0], by_item=by_item if name == PREFERENCES else None)
             for name, scores in found.items()
         ]
 

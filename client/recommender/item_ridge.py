@@ -134,6 +134,29 @@ class ItemRidge:
             scores += (histories @ rare).toarray()
         return scores
 
+    def scores_of_items(self, histories: Sparse, items: Numbers) -> Floats:
+        """`scores` of some items, float32 (n, m), in the time of these.
+
+        Args:
+            items: int64 (m,).
+        """
+        place = np.searchsorted(self._popular, items)
+        among = place < len(self._popular)
+        among[among] = self._popular[place[among]] == items[among]
+        found = np.zeros((histories.shape[0], len(items)), np.float32)
+        if among.any():
+            at, left = place[among], self._among_popular(histories)
+            if self._inverse is not None:
+                used = np.unique(left.indices)
+                moved = left[:, used] @ self._inverse[np.ix_(used, at)]
+            else:
+                moved = (left @ self._root_by_item) @ self._root[:, at]
+                moved = (left[:, at].toarray() - moved) / self.ridge
+            found[:, among] = left[:, at].toarray() - moved / self._diagonal[at]
+        if (rare := self.rare) is not None:
+            found += (histories @ rare)[:, items].toarray()
+        return found
+
     def scores_without(self, rows: Sparse, histories: Sparse, which: Numbers) -> Floats:
         """Scores as they were if the fitted rows did not hold one of these, float32 (n, items).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,13 +32,13 @@ class ScorePart:
     Args:
         name: What people read.
         scores: float32 (items,).
-        by_item: float32 (items of the history, items), what each adds, in the order of the history's entries; None where the
-            part is no sum over them.
+        by_item: Called with some items, int64 (m,): what each item of the history adds to them, float32 (items of the history,
+            m), in the order of the history's entries; None where the part is no sum over them.
     """
 
     name: str
     scores: Floats = field(repr=False)
-    by_item: Floats | None = field(default=None, repr=False)
+    by_item: Callable[[Numbers], Floats] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +86,17 @@ class PlatformModel:
         """
         history = liked.recent(np.zeros(1, np.int64), half_life=self.preferences.half_life)
         asked = ScoredFor(history=history, users=np.full(1, user))
-        by_item = self.preferences.model.scores(one_by_one(history))
-        found = [ScorePart(name=PREFERENCES, scores=self.preferences.model.scores(history)[0], by_item=by_item)]
-        for weight, part in self.evidence:
-            adds, share = part.by_item(history), np.float32(weight)
-            found.append(
-                ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=None if adds is None else share * adds)
+        ridge = self.preferences.model
+        found = [
+            ScorePart(
+                name=PREFERENCES,
+                scores=ridge.scores(history)[0],
+                by_item=lambda items: ridge.scores_of_items(one_by_one(history), items),
             )
+        ]
+        for weight, part in self.evidence:
+            share = np.float32(weight)
+            found.append(ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=_weighted(part, share, history)))
         return found
 
     def _sum(self, history: Sparse, users: Numbers) -> Floats:
@@ -101,6 +105,20 @@ class PlatformModel:
         for weight, part in self.evidence:
             scores += np.float32(weight) * part.scores(asked)
         return scores
+
+
+def _weighted(part: Evidence, share: np.float32, history: Sparse) -> Callable[[Numbers], Floats] | None:
+    """A part's `by_item` for one history, None where it has none."""
+    if part.by_item(history, np.zeros(0, np.int64)) is None:
+        return None
+
+    def by_item(items: Numbers) -> Floats:
+        adds = part.by_item(history, items)
+        assert adds is not None
+        weighted: Floats = share * adds
+        return weighted
+
+    return by_item
 
 
 def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidence: Sequence[Evidence]) -> PlatformModel:

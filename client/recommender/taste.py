@@ -38,9 +38,10 @@ class TasteOnItems:
         """A map on the items of these directions."""
         return cls(directions=directions, seen=directions @ taste_view(matrix, directions), matrix=matrix)
 
-    def scores(self, history: Sparse) -> Floats:
-        """Of all items, float32 (n, items); any sign."""
-        found: Floats = ((history @ self.seen) @ self.matrix @ self.seen.T).astype(np.float32)
+    def scores(self, history: Sparse, items: Numbers | None = None) -> Floats:
+        """Of all items or of some, float32 (n, items); any sign."""
+        seen = self.seen if items is None else self.seen[items]
+        found: Floats = ((history @ self.seen) @ self.matrix @ seen.T).astype(np.float32)
         return found
 
     def likeness(self, history: Sparse) -> Floats:
@@ -66,9 +67,9 @@ class Taste:
             scores -= self._own_part(self._own, asked)
         return np.maximum(scores, np.float32(0.0), out=scores)
 
-    def by_item(self, history: Sparse) -> Floats | None:
+    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """As `client.recommender.evidence.Evidence`."""
-        found: Floats = np.maximum(self.on_items.scores(one_by_one(history)), np.float32(0.0))
+        found: Floats = np.maximum(self.on_items.scores(one_by_one(history), items), np.float32(0.0))
         return found
 
     def _own_part(self, own: Histories, asked: ScoredFor) -> Floats:

@@ -89,6 +89,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     titles = list(items.ids)
     keys = [""] * len(items)
     item_text: dict[str, list[str]] = {}
+    item_attributes: dict[str, list[str]] = {}
     item_vectors: dict[str, Vectors] = {}
     for name, table in reversed(described.items()):
         # In reverse, so that the first source that has a title gives it.
@@ -96,6 +97,10 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         titles = [given or so_far for given, so_far in zip(items.texts(places, table.titles), titles, strict=True)]
         keys = [given or so_far for given, so_far in zip(items.texts(places, table.keys), keys, strict=True)]
         item_text = {name: items.texts(places, table.texts), **item_text}
+        for attribute, values in table.attributes.items():
+            found = items.texts(places, values)
+            so_far = item_attributes.get(attribute, found)
+            item_attributes[attribute] = [given or before for given, before in zip(found, so_far, strict=True)]
         numbers = coordinates(table.coordinates, places, items)
         if numbers is not None:
             item_vectors[name] = numbers
@@ -132,6 +137,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         item_text={**item_text, **public},
         user_ids=users.ids,
         interactions=interactions,
+        item_attributes=item_attributes,
         item_vectors=item_vectors,
         user_text=user_text,
         notes=notes,

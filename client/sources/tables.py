@@ -148,6 +148,8 @@ class Tables:
             common; '' for an item that has none. Public.
         item_text: Source name -> one text per item ('' where the source says nothing), most
             important source first. Public.
+        item_attributes: Attribute -> one value per item, by which lists are filtered ('' where there is none); several values are
+            separated by commas. Public.
         item_vectors: Source name -> vectors per item. Public.
         user_ids: Original ids; position is the user number. Private.
         interactions: Private.
@@ -167,6 +169,7 @@ class Tables:
     item_text: Mapping[str, Sequence[str]]
     user_ids: Sequence[str]
     interactions: Interactions
+    item_attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     item_vectors: Mapping[str, Vectors] = field(default_factory=dict)
     user_text: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Mapping[str, Notes] = field(default_factory=dict)

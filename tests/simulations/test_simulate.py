@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from client.config.platform_file import load
 from client.privacy.ledger_writer import LedgerWriter
+from client.recommender.lists.recommended import ListRules
 from client.recommender.serving.recommend import recommend_items
 from server.monitoring.run_events import Event, Kind
 from server.registry.pull import pull_model
@@ -70,12 +71,12 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
     assert audit_run(out).ok
     pulled = pull_model(str(out), tmp_path / "pulled", unsigned=True)
     file = load(two.platforms[0])
-    items = recommend_items(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
+    items = recommend_items(file, model=pulled.folder, user="u3", rules=ListRules(top=4), cache=tmp_path / "cache")
     had = {line.split(",")[1] for line in (two.folder / "shop-events.csv").read_text().splitlines() if line.startswith("u3,")}
     assert len(items) == 4
     assert not had & {item.item for item in items}
     assert [item.score for item in items] == sorted((item.score for item in items), reverse=True)
-    again = recommend_items(file, model=pulled.folder, user="u3", top=4, cache=tmp_path / "cache")
+    again = recommend_items(file, model=pulled.folder, user="u3", rules=ListRules(top=4), cache=tmp_path / "cache")
     assert items == again
 
 

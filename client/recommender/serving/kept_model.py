@@ -28,10 +28,11 @@ from safetensors.numpy import save_file
 from client.config.platform_file import PlatformFile
 from client.evaluation.score_calibration import Calibration
 from client.examples.split import Ragged, Split, ragged
-from client.recommender.evidence import Alike, Evidence, FriendsLike, Popular, PopularElsewhere
-from client.recommender.histories import Histories
+from client.recommender.evidence import Alike, Evidence, FriendsLike, Popular, PopularElsewhere, text_vectors
+from client.recommender.histories import Histories, Sparse
 from client.recommender.item_preferences import ItemPreferences
 from client.recommender.item_ridge import ItemRidge
+from client.recommender.lists.item_attributes import ItemAttributes
 from client.recommender.platform_model import PlatformModel
 from client.sources.tables import Tables
 from shared.base.atomic_files import whole_file
@@ -45,6 +46,7 @@ _TEXTS = ("item_ids", "item_titles", "item_keys", "user_ids")
 _LISTS = ("liked", "known")
 _CALIBRATED = ("method", "slope", "intercept", "threshold")
 _TASTE = ("directions", "seen", "matrix")
+_ATTRIBUTE = "attribute.{}"
 _NUMBERS = ("user_digest", "user_number", "profiled")
 _MODE = 0o600
 _TYPES = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U64": "<u8", "U8": "u1", "BOOL": "?"}
@@ -91,6 +93,7 @@ class Shelf:
         liked: Per user, oldest first.
         known: Per user, items met, sorted.
         ordered: Whether the order of likes is one of time.
+        attributes: Attribute -> one value per item, '' where there is none.
     """
 
     item_ids: Sequence[str]
@@ -103,6 +106,7 @@ class Shelf:
     liked: Ragged = field(repr=False)
     known: Ragged = field(repr=False)
     ordered: bool
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, tables: Tables, split: Split) -> Shelf:
@@ -123,6 +127,7 @@ class Shelf:
             liked=split.train,
             known=split.known,
             ordered=tables.interactions.time is not None,
+            attributes=tables.item_attributes,
         )
 
     @property
@@ -147,6 +152,16 @@ class Shelf:
             for place in places if len(places) > 1 else ():
                 others[place] = np.array([other for other in places if other != place], np.int32)
         return ragged(others)
+
+    @cached_property
+    def described(self) -> ItemAttributes:
+        """The items by their attributes."""
+        return ItemAttributes(self.attributes, self.items)
+
+    @cached_property
+    def words(self) -> Sparse:
+        """Words of the items' titles and attributes, of length 1, the rarer ones counting more, (items, words)."""
+        return text_vectors([list(self.item_titles), *(list(values) for values in self.attributes.values())])
 
     def number_of(self, user: str) -> int | None:
         """A user's number, None for somebody who is in no table."""
@@ -196,15 +211,18 @@ def keep_fitted(path: Path, shelf: Shelf, model: PlatformModel, digest: str) -> 
         StorageError: it cannot be written.
     """
     tensors, facts = _model_tensors(model)
-    for name in _TEXTS:
-        column = TextColumn.of(getattr(shelf, name))
+    texts = {name: getattr(shelf, name) for name in _TEXTS}
+    texts |= {_ATTRIBUTE.format(place): values for place, values in enumerate(shelf.attributes.values())}
+    for name, values in texts.items():
+        column = TextColumn.of(values)
         tensors |= {f"{name}.bytes": column.bytes_, f"{name}.offsets": column.offsets}
     for name in _LISTS:
         tensors |= {f"{name}.values": getattr(shelf, name).values, f"{name}.offsets": getattr(shelf, name).offsets}
     tensors |= {name: getattr(shelf, name) for name in _NUMBERS}
     with whole_file(path, mode=_MODE) as draft:
+        facts |= {"ordered": shelf.ordered, "attributes": list(shelf.attributes)}
         whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        save_file(whole, draft, metadata={"digest": digest, "facts": json.dumps({**facts, "ordered": shelf.ordered})})
+        save_file(whole, draft, metadata={"digest": digest, "facts": json.dumps(facts)})
 
 
 def kept_fitted(path: Path, digest: str) -> tuple[Shelf, PlatformModel] | None:
@@ -214,7 +232,10 @@ def kept_fitted(path: Path, digest: str) -> tuple[Shelf, PlatformModel] | None:
         if metadata.get("digest") != digest:
             return None
         facts = json.loads(metadata["facts"])
-        parts: dict[str, Any] = {name: TextColumn(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"]) for name in _TEXTS}
+        parts: dict[str, Any] = {name: _texts_of(tensors, name) for name in _TEXTS}
+        parts["attributes"] = {
+            name: _texts_of(tensors, _ATTRIBUTE.format(place)) for place, name in enumerate(facts["attributes"])
+        }
         parts |= {name: Ragged(offsets=tensors[f"{name}.offsets"], values=tensors[f"{name}.values"]) for name in _LISTS}
         parts |= {name: tensors[name] for name in _NUMBERS}
         shelf = Shelf(**parts, ordered=bool(facts["ordered"]))
@@ -222,6 +243,10 @@ def kept_fitted(path: Path, digest: str) -> tuple[Shelf, PlatformModel] | None:
         return shelf, _model_of(tensors, facts, histories)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _texts_of(tensors: Arrays, name: str) -> TextColumn:
+    return TextColumn(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])
 
 
 def _digest(user: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,14 @@ from client.sources.cleaning import Cleaning
 from client.sources.ids import as_ids
 from client.sources.item_keys import item_keys
 from client.sources.kinds.interactions import keyed
-from client.sources.row_texts import further_texts, labelled, numbers, sentences, wanted
+from client.sources.row_texts import further_texts, labelled, numbers, sentences, text_name, wanted
 from client.sources.source_rows import Table, Wanted, read_source
 from client.sources.tables import SourceReport
 
 DUPLICATE = "duplicate item"
 _ROLES = ("title", "description", "category", "price")
 _FLAG = "flag {}"
+_LONGEST_ATTRIBUTE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Described:
         texts: Per id, '' where there is none.
         keys: Per id, '' where there is none.
         coordinates: float64 (items, numbers) in [0, 1], NaN where missing; None without declared numbers.
+        attributes: Attribute -> value per id, null where there is none.
     """
 
     ids: pl.Series
@@ -41,6 +43,7 @@ class Described:
     texts: pl.Series
     keys: pl.Series
     coordinates: NDArray[np.float64] | None
+    attributes: Mapping[str, pl.Series]
     report: SourceReport
 
 
@@ -80,8 +83,19 @@ def read_items(source: ItemsSource, cleaning: Cleaning) -> Described:
         texts=sentences([*parts, *words]),
         keys=item_keys(as_ids(kept["key"]), source.keys) if "key" in kept.columns else none,
         coordinates=places,
+        attributes=_attributes(kept, source),
         report=cleaning.report(kept.height),
     )
+
+
+def _attributes(frame: pl.DataFrame, source: ItemsSource) -> dict[str, pl.Series]:
+    """What lists are filtered by: category, price, and the further columns as they are written."""
+    found = {"category": _categories(frame, source.flags)}
+    names = ["price", *(text_name(column) for column in source.text), *source.numbers]
+    found |= {
+        name: as_texts(frame[name]) for name in names if name in frame.columns and name not in ("title", "description", *found)
+    }
+    return {name: texts.str.head(_LONGEST_ATTRIBUTE) for name, texts in found.items() if texts.null_count() < len(texts)}
 
 
 def _flags(flags: Flags | None) -> list[Wanted]:

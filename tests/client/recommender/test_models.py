@@ -58,7 +58,7 @@ def test_parts_sum_to_the_score(platform: tuple[Tables, Split]) -> None:
             total = np.sum([part.scores for part in parts], axis=0)
             np.testing.assert_allclose(total, model.scores(np.array([user]))[0], atol=1e-5)
             for part in parts:
-                assert part.by_item is None or part.by_item.shape == (len(split.train[user]), tables.items)
+                assert part.by_item is None or part.by_item(np.arange(3)).shape == (len(split.train[user]), 3)
         parts = model.parts(one([2, 5], tables.items))
         np.testing.assert_allclose(
             np.sum([part.scores for part in parts], axis=0), model.scores_of(one([2, 5], tables.items))[0], atol=1e-5
@@ -70,7 +70,8 @@ def test_the_item_that_adds_most_is_exact(platform: tuple[Tables, Split]) -> Non
     model = fit_own(tables, split, seed=0).model
     for part in model.parts(one([4, 1, 7], tables.items)):
         if part.by_item is not None:
-            np.testing.assert_allclose(part.by_item.sum(0), part.scores, atol=1e-5)
+            np.testing.assert_allclose(part.by_item(np.arange(tables.items)).sum(0), part.scores, atol=1e-5)
+            np.testing.assert_allclose(part.by_item(np.array([5, 2])).sum(0), part.scores[[5, 2]], atol=1e-5)
 
 
 def test_the_order_of_users_and_of_items_changes_nothing(platform: tuple[Tables, Split]) -> None:

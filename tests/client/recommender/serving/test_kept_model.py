@@ -17,6 +17,7 @@ import fedfuse
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
 from client.recommender import evidence, item_ridge
+from client.recommender.lists.recommended import ListRules
 from client.recommender.serving import fitted_platform, kept_model, recommend_all
 from client.recommender.serving.fitted_platform import FittedPlatform
 from client.recommender.serving.kept_model import TextColumn, state_digest
@@ -49,7 +50,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def asked(file: PlatformFile, tmp_path: Path, **over: Any) -> list[Any]:
-    return recommend_items(file, cache=tmp_path / "state" / "trunk", **{"user": "u3", "top": 4, **over})
+    return recommend_items(file, cache=tmp_path / "state" / "trunk", **{"user": "u3", "rules": ListRules(top=4), **over})
 
 
 @pytest.mark.parametrize("form", ["formed", "by rows", "rare items"])

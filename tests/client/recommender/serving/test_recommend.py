@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
-from client.recommender.explanation import NOTHING
+from client.recommender.lists.explanation import NOTHING
+from client.recommender.lists.recommended import ListRules, Recommendation
 from client.recommender.own_evaluation import evaluate_platform
-from client.recommender.serving.recommend import Recommendation, recommend_items
+from client.recommender.serving.recommend import recommend_items
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -26,6 +27,7 @@ from shared.model.peft_export import export, load_published
 from tests.support.released_preferences import release_of, write_release
 
 Write = Callable[..., Path]
+RULES = ("top", "diversity", "caps", "filters", "seen")
 
 
 @pytest.fixture
@@ -49,7 +51,8 @@ def model(file: PlatformFile, tmp_path: Path) -> Path:
 def ask(file: PlatformFile, tmp_path: Path) -> Callable[..., tuple[list[Recommendation], list[str]]]:
     def asked(**over: Any) -> tuple[list[Recommendation], list[str]]:
         said: list[str] = []
-        values: dict[str, Any] = {"file": file, "top": 5, "cache": tmp_path / "cache", **over}
+        values: dict[str, Any] = {"file": file, "cache": tmp_path / "cache", **over}
+        values["rules"] = ListRules(**{"top": 5, **{name: values.pop(name) for name in RULES if name in values}})
         return recommend_items(values.pop("file"), say=said.append, **values), said
 
     return asked
