@@ -19,6 +19,7 @@ from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
 from client.cli.embed import embed_command
 from client.cli.local import check, evaluate_command, recommend_command
+from client.cli.serving import serve_command
 from server.cli.audit import audit, ledger
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
@@ -47,6 +48,7 @@ app.command("sweep", rich_help_panel=TRY)(sweep_command)
 app.add_typer(world, name="world", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
+app.command("serve", rich_help_panel=PLATFORM)(serve_command)
 app.command("evaluate", rich_help_panel=PLATFORM)(evaluate_command)
 app.command("embed", rich_help_panel=PLATFORM)(embed_command)
 init = typer.Typer(

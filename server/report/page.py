@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -12,6 +10,7 @@ from markupsafe import Markup
 from server.report.charts import gain_word, page_charts
 from server.report.page_tables import figure, page_tables, share
 from server.report.report_model import RunReport
+from shared.pages.house_style import house_style, page_policy
 
 _HERE = Path(__file__).parent
 
@@ -25,8 +24,7 @@ def render_page(report: RunReport, *, refresh: int = 0) -> str:
         refresh: Seconds after which a browser asks again, for a run that goes on; 0 for a page that is kept.
     """
     # A style sheet named by its hash is the only thing that the policy lets in.
-    css = (_HERE / "page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
+    css = house_style((_HERE / "page.css").read_text(encoding="utf-8"))
     values = report.model_dump(mode="json")
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -37,7 +35,7 @@ def render_page(report: RunReport, *, refresh: int = 0) -> str:
         tables=page_tables(values),
         charts=page_charts(report.budgets, report.history, report.quality),
         gains={one.platform: gain_word(one) for one in report.quality},
-        css=Markup(css),  # noqa: S704 - the package's own file
-        policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        css=Markup(css),  # noqa: S704 - the package's own files
+        policy=page_policy(style=css),
         refresh=refresh,
     )

@@ -1,0 +1,103 @@
+"""`fedfuse serve`: a platform's recommendations for its own programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.progress_lines import Told, trunk_and_state
+from shared.base.errors import InputError
+
+_HOST, _PORT = "127.0.0.1", 8571
+
+
+def serve_command(
+    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of a published model; without it: the own model alone.")] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but this machine needs --network and --token.")
+    ] = _HOST,
+    port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = _PORT,
+    socket: Annotated[
+        Path | None, typer.Option(help="A Unix socket in the place of a port; its rights (0600) are asked, and no token.")
+    ] = None,
+    token: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the token that is asked for (mode 0600); default: one in the state folder, made if it is not there."
+        ),
+    ] = None,
+    no_token: Annotated[
+        bool,
+        typer.Option("--no-token", help="Ask for no token: whoever has an account on this machine can ask for anybody's list."),
+    ] = False,
+    network: Annotated[bool, typer.Option("--network", help="Let other machines reach it; behind a proxy with TLS.")] = False,
+    events: Annotated[int, typer.Option(help="Events that are kept at most.", min=2, max=5_000_000)] = 200_000,
+) -> None:
+    """Answer /recommend, /similar, /explain and /events on this machine, and show a page on which to try them.
+
+    Events count from the next answer on, without training, and are kept in the platform's state folder for the next start.
+    Nothing leaves the platform. docs/serving.md has the routes; a running server describes them at /openapi.json.
+
+    \b
+    fedfuse serve shop.toml --model model
+    fedfuse serve shop.toml --socket /run/shop/recommend.sock
+    """
+    from client.config.deployment_folder import platform_file_in
+    from client.config.platform_file import load
+    from client.serving import process
+    from client.serving.answers import PlatformAnswers
+    from client.serving.api import create_api
+    from client.serving.event_log import EventLog
+    from client.serving.served_models import ServedModels
+
+    if no_token and (token is not None or network or socket is not None):
+        raise InputError(
+            "--no-token is for this machine's loopback address alone", do="leave out --token, --network and --socket"
+        )
+    if socket is not None and (token is not None or network):
+        raise InputError("a Unix socket has rights in the place of a token", do="leave out --token and --network")
+    if socket is None:
+        process.require_private(host, network=network, token=token)
+    file = load(platform_file_in(platform))
+    secret = None
+    if socket is None and not no_token:
+        token = token or file.state / "serving.token"
+        secret = process.token_in(token, make=token == file.state / "serving.token")
+    cache, state = trunk_and_state(file, model)
+    with Told(file.privacy_warnings) as told:
+        log = EventLog(file.state / "serving", most=events)
+        try:
+            models = ServedModels(
+                file, model=model, state=state, texts=texts, cache=cache, say=told.say, tell=told.tell, progress=told.progress
+            )
+            answers = PlatformAnswers(file, models, log)
+            told.tell("making the first answer")
+            answers.warm()
+        except BaseException:
+            log.close()
+            raise
+        kept = len(log.older) + len(log.newer)
+        lost = log.skipped + answers.people.unknown
+        told.say(
+            f"{kept:,} events are kept in {file.state / 'serving'}" + (f"; {lost:,} of them say nothing any more" if lost else "")
+        )
+        if no_token:
+            told.say("warning: no token is asked for: every account of this machine can ask for any user's list")
+    listener = process.listen_at(socket) if socket is not None else process.tcp_socket(host, port)
+    try:
+        where = (
+            str(socket) if socket is not None else f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        )
+        typer.echo(f"serving {file.name} at {where}" + (f"; the token is in {token}" if secret else ""))
+        process.serve(create_api(answers), listener, token=secret, hosts=process.names_of(listener, host))
+    finally:
+        answers.close()
+        if socket is not None:
+            process.remove_socket(socket)
+    typer.echo("stopped")

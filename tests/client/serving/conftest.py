@@ -1,0 +1,90 @@
+"""A small platform that is served: 40 users of 24 films with genres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from client.config.platform_file import PlatformFile, load
+from client.examples.split import nothing_held_out
+from client.serving.answers import PlatformAnswers
+from client.serving.api import create_api
+from client.serving.event_log import EventLog
+from client.serving.guard import AccessGuard
+from client.serving.served_models import ServedModels
+from client.sources.platform_tables import read_tables
+from tests.support.released_preferences import release_of, write_release
+
+TOKEN = "t" * 43
+ROWS = "item,title,genre,price\n" + "".join(
+    f"i{number},film {number},{'Drama|War' if number % 3 else 'Comedy'},{number * 2}.5\n" for number in range(24)
+)
+
+
+@dataclass
+class Served:
+    """A server without a socket."""
+
+    file: PlatformFile
+    answers: PlatformAnswers
+    client: TestClient
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = self.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def file(write_platform: Callable[..., Path]) -> PlatformFile:
+    path = write_platform(users=40, items=24, files={"films.csv": ROWS})
+    items = 'path = "films.csv"\ncolumns = { category = "genre" }'
+    path.write_text(path.read_text().replace('path = "shop-items.csv"', items))
+    return load(path)
+
+
+@pytest.fixture
+def model(file: PlatformFile, tmp_path: Path) -> Path:
+    tables = read_tables(file)
+    liked = nothing_held_out(tables, seed=0).train
+    return write_release(tmp_path / "model", release_of(tables, liked, items=np.arange(18)))
+
+
+@pytest.fixture
+def start(file: PlatformFile) -> Iterator[Callable[..., Served]]:
+    """Starts a server; a second one only after the first has stopped."""
+    stops = []
+
+    def started(model: Path | None = None, *, most: int = 1000) -> Served:
+        models = ServedModels(
+            file,
+            model=model,
+            state=None,
+            texts=False,
+            cache=file.state / "trunk",
+            say=lambda text: None,
+            tell=lambda text: None,
+            progress=None,
+        )
+        answers = PlatformAnswers(file, models, EventLog(file.state / "serving", most=most))
+        stops.append(answers.close)
+        guarded = AccessGuard(create_api(answers), token=TOKEN, hosts=["127.0.0.1:80"])
+        client = TestClient(
+            guarded, base_url="http://127.0.0.1:80", headers={"authorization": f"Bearer {TOKEN}", "host": "127.0.0.1:80"}
+        )
+        return Served(file=file, answers=answers, client=client)
+
+    yield started
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture
+def served(start: Callable[..., Served]) -> Served:
+    return start()
