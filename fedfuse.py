@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -14,6 +15,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 import typer
 from click.exceptions import NoArgsIsHelpError
 from rich.console import Console
+from rich.markup import escape
 
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
@@ -25,12 +27,62 @@ from server.cli.deployment import approve, init_server_command, invite_command, 
 from server.cli.deployment import server as server_app
 from server.cli.local import models, publish, pull_command, settings_command, strategies
 from server.cli.report import report_command
-from shared.base.errors import ExitCode, FedfuseError
+from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
 from simulations.attack.command import attack_command
 from simulations.commands import simulate_command, world
+from simulations.poc.commands import poc
 from simulations.study_command import sweep_command
+
+
+def doctor(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A coordinator's or a platform's folder; default: this one, if it is one.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Look for what would keep a coordinator or a platform from working: each line says ok, warning or error, and the cure.
+
+    Without a folder it looks at this machine alone. Exit code 0 where nothing is in the way (warnings included), else 1.
+    """
+    from client.config.deployment_folder import PLATFORM_TOML
+    from client.supernode.checkup import check_cage, check_platform
+    from server.deployment.checkup import check_coordinator, check_default_ports
+    from server.deployment.folder import NAME as SERVER_TOML
+    from shared.doctor.findings import Level, exit_code, findings_json
+    from shared.doctor.machine import check_machine
+
+    place = folder or Path()
+    if not place.is_dir():
+        raise InputError("there is no such folder", where=str(place), do="name a coordinator's or a platform's")
+    found = list(check_machine(place.absolute(), environment=os.environ))
+    kinds = [place / SERVER_TOML, place / PLATFORM_TOML]
+    if kinds[0].is_file():
+        found += check_coordinator(place)
+    elif kinds[1].is_file():
+        found += check_platform(place)
+    elif folder is not None:
+        raise InputError(
+            "is neither a coordinator's folder nor a platform's",
+            where=str(place),
+            do="name one that `fedfuse init` made, or none",
+        )
+    else:
+        found += [check_cage(), *check_default_ports()]
+    if as_json:
+        typer.echo(json.dumps(findings_json(found), indent=2))
+    else:
+        console, style = Console(emoji=False), {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+        for one in found:
+            console.print(
+                f"[{style[one.level]}]{one.level:<7}[/] {escape(one.what)}: {escape(one.found)}", highlight=False, soft_wrap=True
+            )
+            if one.cure:
+                console.print(f"        do: {escape(one.cure)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(exit_code(found))
+
 
 app = typer.Typer(
     name="fedfuse",
@@ -46,6 +98,7 @@ TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordi
 app.command("simulate", rich_help_panel=TRY)(simulate_command)
 app.command("sweep", rich_help_panel=TRY)(sweep_command)
 app.add_typer(world, name="world", rich_help_panel=TRY)
+app.add_typer(poc, name="poc", rich_help_panel=TRY)
 app.command("check", rich_help_panel=PLATFORM)(check)
 app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
 app.command("serve", rich_help_panel=PLATFORM)(serve_command)
@@ -74,6 +127,7 @@ app.add_typer(ledger, name="ledger", rich_help_panel=EVERYONE)
 app.command("report", rich_help_panel=EVERYONE)(report_command)
 app.command("pull", rich_help_panel=EVERYONE)(pull_command)
 app.command("models", rich_help_panel=EVERYONE)(models)
+app.command("doctor", rich_help_panel=EVERYONE)(doctor)
 app.command("strategies", rich_help_panel=EVERYONE)(strategies)
 app.command("settings", rich_help_panel=EVERYONE)(settings_command)
 

@@ -1,47 +1,72 @@
-"""A deployment on this machine, for measurements: the coordinator and its platforms as processes, through the command line."""
+"""A federation on this machine: a coordinator and its platforms as processes, made and started through the command line.
+
+`fedfuse poc`, the measurements and the tests of deployments all start theirs here.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from server.deployment.flower_control import Control, Unreachable
+from server.deployment.folder import open_coordinator
+from server.deployment.status import status_of
+from server.monitoring.journal import read_events
 from shared.base.errors import FedfuseError
-from shared.base.logs import log_environment
 
 ROOT = Path(__file__).resolve().parents[1]
+QUIET: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+"""Many processes share one machine, and none of them asks anything of the outside."""
+_REMIND = 5.0
+"""Seconds after which a wait is mentioned once more."""
 
 
 class LocalDeployment:
-    """A coordinator in `root`, and platforms beside it; use it as a context manager, which ends what was started.
+    """A coordinator in `root`, and platforms beside it; as a context manager it ends what was started.
 
     Args:
-        root: A new folder.
+        root: Their folder.
+        name: Of the federation.
         patience: Seconds that a state is waited for.
+        environment: Of the processes, besides this one's.
+        invoke: Runs a command to its end and returns what it printed; a process of its own for each if None.
+        tell: Told of waiting that takes long.
     """
 
-    def __init__(self, root: Path, *, patience: float = 300.0) -> None:
-        self.root, self.patience = root, patience
-        self.coordinator = root / "coordinator"
+    def __init__(
+        self,
+        root: Path,
+        *,
+        name: str = "local",
+        patience: float = 300.0,
+        environment: Mapping[str, str] | None = None,
+        invoke: Callable[[Sequence[str]], str] | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.root, self.name, self.patience = root.absolute(), name, patience
+        self.coordinator = self.root / "coordinator"
         self.port, self.control = free_ports(2)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.tell, self.invoke = tell, invoke
         self.environment = {
             **os.environ,
-            **log_environment("json"),
+            **QUIET,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            **(environment or {}),
         }
 
     def command(self, *words: str | Path) -> str:
@@ -50,39 +75,43 @@ class LocalDeployment:
         Raises:
             FedfuseError: it failed.
         """
-        return run_words([sys.executable, "-m", "fedfuse", *map(str, words)], cwd=self.root, env=self.environment)
+        if self.invoke is not None:
+            return self.invoke(list(map(str, words)))
+        return run_words(fedfuse_words(*words), cwd=self.root, env=self.environment)
 
-    def start(self, key: str, words: Sequence[str | Path], **over: str) -> None:
+    def start(self, key: str, words: Sequence[str | Path], **over: str) -> subprocess.Popen[bytes]:
         """Start a process that stays; its log is KEY.log."""
         with (self.root / f"{key}.log").open("ab") as log:
             self.processes[key] = subprocess.Popen(  # noqa: S603 - our own commands
                 list(map(str, words)),
                 cwd=self.root,
                 env={**self.environment, **over},
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        return self.processes[key]
 
     def make(self) -> None:
-        """Make the coordinator, and start its server."""
-        self.command(
-            "init",
-            "server",
-            self.coordinator,
-            "--host",
-            "127.0.0.1",
-            "--name",
-            "local",
-            "--port",
-            str(self.port),
-            "--control-port",
-            str(self.control),
-            "--listen",
-            "127.0.0.1",
-        )
-        self.start("server", [sys.executable, "-m", "fedfuse", "server", "start", self.coordinator])
-        self.wait(lambda: connects(self.control), "the server answers")
+        """Make the coordinator, on two ports of 127.0.0.1 that are free."""
+        ports = ["--port", str(self.port), "--control-port", str(self.control), "--listen", "127.0.0.1"]
+        self.command("init", "server", self.coordinator, "--host", "127.0.0.1", "--name", self.name, *ports)
+
+    def serve(self) -> None:
+        """Start the coordinator's server, and wait until it answers."""
+        self.start("server", fedfuse_words("server", "start", self.coordinator))
+        self.wait(self.answers, "the coordinator's server answers", of=["server"])
+
+    def answers(self) -> bool:
+        """Whether the coordinator's server does."""
+        # Asked in this process: a command for each look would take the machine from those who are looked at.
+        try:
+            with Control(open_coordinator(self.coordinator)) as control:
+                control.seen()
+        except Unreachable:
+            return False
+        return True
 
     def invite(self, name: str) -> Path:
         """The file of an invitation."""
@@ -90,50 +119,75 @@ class LocalDeployment:
         path.write_text(self.command("invite", name, "--server", self.coordinator), encoding="utf-8")
         return path
 
-    def add(self, name: str, *sources: str | Path, users: int, epsilon: float = 8.0) -> Path:
-        """Make a platform and approve it; its folder."""
+    def draft(self, name: str, *sources: str | Path, users: int, epsilon: float = 8.0, delta: float = 1e-5) -> Path:
+        """Invite a platform and make its folder, with a drafted platform file."""
         folder = self.root / name
-        self.command(
-            "init",
-            "client",
-            folder,
-            "--invitation",
-            self.invite(name),
-            "--users",
-            str(users),
-            "--epsilon",
-            f"{epsilon:g}",
-            *sources,
-        )
-        self.command("approve", name, folder / "application.toml", "--server", self.coordinator)
+        numbers = ["--users", str(users), "--epsilon", f"{epsilon:g}", "--delta", f"{delta:g}"]
+        self.command("init", "client", folder, "--invitation", self.invite(name), *numbers, *sources)
         return folder
 
-    def join(self, name: str) -> None:
-        """Start a platform's client."""
-        self.start(name, [sys.executable, "-m", "fedfuse", "client", "start", self.root / name])
+    def approve(self, name: str) -> None:
+        """Let a platform in. Its fingerprint needs no comparing: the file has never left this machine."""
+        self.command("approve", name, self.root / name / "application.toml", "--server", self.coordinator, "--yes")
 
-    def wait(self, holds: Callable[[], object], what: str) -> None:
+    def add(self, name: str, *sources: str | Path, users: int, epsilon: float = 8.0, delta: float = 1e-5) -> Path:
+        """`draft` and `approve`."""
+        folder = self.draft(name, *sources, users=users, epsilon=epsilon, delta=delta)
+        self.approve(name)
+        return folder
+
+    def trust(self, name: str, others: Iterable[str]) -> None:
+        """Have a platform take down the identities of others, for the secure sum."""
+        files = [self.root / other / "application.toml" for other in others if other != name]
+        self.command("client", "trust", self.root / name, *files, "--yes")
+
+    def join(self, name: str, **over: str) -> subprocess.Popen[bytes]:
+        """Start a platform's client."""
+        return self.start(name, fedfuse_words("client", "start", self.root / name), **over)
+
+    def await_online(self, *names: str) -> None:
+        """Wait until these platforms are connected."""
+        coordinator = open_coordinator(self.coordinator)
+
+        def online() -> bool:
+            return set(names) <= {one.name for one in status_of(coordinator).platforms if one.connection == "online"}
+
+        self.wait(online, f"{', '.join(names)} online", every=0.5, of=names)
+
+    def wait(self, holds: Callable[[], object], what: str, *, every: float = 0.2, of: Iterable[str] | None = None) -> None:
         """Wait until something holds.
+
+        Args:
+            of: Keys of processes without which it cannot; all that were started if None.
 
         Raises:
             FedfuseError: it took too long, or a process has ended.
         """
-        end = time.monotonic() + self.patience
+        needed = list(self.processes) if of is None else [key for key in of if key in self.processes]
+        begin = told = time.monotonic()
         while not holds():
-            ended = [key for key, process in self.processes.items() if process.poll() is not None]
-            if ended or time.monotonic() > end:
-                said = [(self.root / f"{key}.log").read_text(encoding="utf-8", errors="replace")[-1000:] for key in ended[:1]]
+            now = time.monotonic()
+            ended = [key for key in needed if self.processes[key].poll() is not None]
+            if ended or now - begin > self.patience:
                 raise FedfuseError(
-                    f"not within {self.patience:g} s: {what}" if not ended else f"{', '.join(ended)} ended\n{said[0]}",
+                    f"{', '.join(ended)} ended, not: {what}" if ended else f"not within {self.patience:g} s: {what}",
                     where=str(self.root),
-                    do="see the logs there",
+                    do="see what the log says",
+                    quote=self.last_words(ended or needed),
                 )
-            time.sleep(0.2)
+            if self.tell is not None and now - told >= _REMIND:
+                told = now
+                self.tell(f"waiting until: {what} ({now - begin:.0f} s)")
+            time.sleep(every)
 
-    def events(self, run_words: str) -> list[dict[str, Any]]:
+    def last_words(self, keys: Iterable[str]) -> str:
+        """The end of some processes' logs."""
+        paths = [path for path in (self.root / f"{key}.log" for key in keys) if path.exists()]
+        return "\n".join(f"{path.name}: {path.read_text(encoding='utf-8', errors='replace')[-1000:]}" for path in paths)
+
+    def events(self, run: str) -> list[dict[str, Any]]:
         """What a run's journal says."""
-        path = self.coordinator / "runs" / run_words / "events.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [event for _, event in read_events(self.coordinator / "runs" / run)]
 
     def __enter__(self) -> Self:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -149,13 +203,20 @@ class LocalDeployment:
                     process.wait(20)
 
 
-def run_words(words: Sequence[str], *, cwd: Path, env: dict[str, str]) -> str:
+def fedfuse_words(*words: str | Path) -> list[str]:
+    """The command line of a command of this very Fedfuse."""
+    return [sys.executable, "-m", "fedfuse", *map(str, words)]
+
+
+def run_words(words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> str:
     """Run a command to its end; what it printed.
 
     Raises:
         FedfuseError: it failed.
     """
-    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
+    done = subprocess.run(  # noqa: S603 - our own commands
+        words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise FedfuseError(
             f"{' '.join(words[:6])}: {done.returncode}\n{done.stderr[-2000:]}", where=str(cwd), do="see what it says"

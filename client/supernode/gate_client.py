@@ -83,6 +83,25 @@ class Greeting:
     pace: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What the coordinator's server answered, before it is judged.
+
+    Args:
+        standing: Of this platform.
+        minimum: Least version of Fedfuse that it wants.
+        protocol: Of its messages.
+    """
+
+    standing: Standing
+    platform: str
+    offset: float
+    version: str
+    minimum: str
+    protocol: int
+    pace: float
+
+
 def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Greeting:
     """Greet the coordinator's server.
 
@@ -90,6 +109,16 @@ def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, sec
         Refused: it refuses this platform, or its certificate is not the one that was promised.
         Away: it cannot be reached.
         ProtocolError: what answers is no coordinator.
+    """
+    return _judged(hear(address, authority=authority, key=key, seconds=seconds), address)
+
+
+def hear(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Heard:
+    """What the coordinator's server says of this platform, whatever it is.
+
+    Raises:
+        Refused: its certificate is not the one that was promised.
+        Away, ProtocolError: as `greet`.
     """
     try:
         context = ssl.create_default_context(cafile=str(authority))
@@ -104,10 +133,10 @@ def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, sec
             where=address,
             do="see whether it runs, and whether this machine may reach it",
         ) from None
-    return _judge(status, body, address)
+    return _read(status, body, address)
 
 
-def _judge(status: int, body: bytes, address: str) -> Greeting:
+def _read(status: int, body: bytes, address: str) -> Heard:
     try:
         if status != http.client.OK:
             raise ValueError
@@ -117,7 +146,19 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
         protocol, platform, pace = int(values["protocol"]), str(values["platform"])[:64], float(values.get("pace", 0.0))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ProtocolError("what answers is no coordinator of Fedfuse", where=address, do="check the address") from None
-    offset = _now().timestamp() - theirs
+    return Heard(
+        standing=standing,
+        platform=platform,
+        offset=_now().timestamp() - theirs,
+        version=version,
+        minimum=minimum,
+        protocol=protocol,
+        pace=pace,
+    )
+
+
+def _judged(heard: Heard, address: str) -> Greeting:
+    standing, offset, version, minimum, protocol = heard.standing, heard.offset, heard.version, heard.minimum, heard.protocol
     if standing is Standing.UNKNOWN:
         raise Refused(
             standing.explained(), where=address, do="send application.toml to the coordinator, who runs: fedfuse approve"
@@ -143,7 +184,7 @@ def _judge(status: int, body: bytes, address: str) -> Greeting:
         )
     if standing is Standing.UNSIGNED:
         raise Refused(standing.explained(), where=address, do="check keys in node/", final=True)
-    return Greeting(platform=platform, offset=offset, version=version, pace=pace)
+    return Greeting(platform=heard.platform, offset=offset, version=version, pace=heard.pace)
 
 
 def _get(address: str, path: str, headers: dict[str, str], context: ssl.SSLContext, seconds: float) -> tuple[int, bytes]:

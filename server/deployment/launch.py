@@ -241,7 +241,7 @@ def _killed(launch: Launch) -> bool:
         began = (launch.coordinator.run(launch.run) / ATTEMPT).stat().st_mtime
         if state.get("state") != "running" or float(state["time"]) < began:
             return False
-        if _runs(int(state["process"])):
+        if is_alive(int(state["process"])):
             return False
     except (OSError, KeyError, TypeError, ValueError):
         return False  # another user's, or of an older form: Flower will say
@@ -249,7 +249,7 @@ def _killed(launch: Launch) -> bool:
     return (read_state(launch.coordinator.run(launch.run)) or {}).get("state") == "running"
 
 
-def _runs(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether that process runs. One that nobody has waited for, as Flower does with those it starts, does not."""
     try:
         os.kill(process, 0)

@@ -29,6 +29,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from shared.base.logs import log_environment
 from shared.base.settings import Settings, build
 from shared.model.adapter import initial
 from simulations.benchmarks.stock_flower import stock_seconds
@@ -55,8 +56,9 @@ def measure_phase(root: Path, *, rounds: int, platforms: int) -> list[dict[str, 
     }
     world = write_world(root / "world", seed=1, scale=0.6).folder
     names = [f"{NAMES[number % 3]}-{number}" for number in range(platforms)]
-    with LocalDeployment(root) as local:
+    with LocalDeployment(root, environment=log_environment("json")) as local:
         local.make()
+        local.serve()
         for name in names:
             words = [word if str(word).startswith(("--", "sqlite")) else world / word for word in sources[name.partition("-")[0]]]
             local.add(name, *words, users=1000, epsilon=100.0)

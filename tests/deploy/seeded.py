@@ -279,7 +279,7 @@ def _checkpoint(folder: Path, run: str, settings: Settings) -> dict[str, Any]:
 def seeded(stage: Stage, make: Callable[[str], Path], names: list[str], **over: Any) -> Iterator[Seeded]:
     """A coordinator that serves, and platforms that are online."""
     made = Seeded(stage, **over)
-    stage.make_coordinator()
+    stage.make()
     stage.serve()
     for name in names:
         made.add(name, make(name))

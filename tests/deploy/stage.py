@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,36 +14,24 @@ from typing import Any
 import psutil
 import pytest
 
-from server.deployment.flower_control import Control, Unreachable
-from server.deployment.folder import open_coordinator
-from server.deployment.status import status_of
-from simulations.local_deployment import free_ports
+from simulations.local_deployment import LocalDeployment, fedfuse_words
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
 """Seconds that a state is waited for; these machines are shared."""
 
 
-class Stage:
+class Stage(LocalDeployment):
     """Everything below one folder; `close` ends all that was started."""
 
     def __init__(self, root: Path, *, backbone: str, name: str = "spring") -> None:
-        self.root, self.backbone, self.name = root, backbone, name
-        self.coordinator = root / "coordinator"
-        self.port, self.control = free_ports(2)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "160",
-        }
+        super().__init__(root, name=name, patience=PATIENCE, environment={"PYTHONPATH": str(ROOT), "COLUMNS": "160"})
+        self.backbone = backbone
 
     def fedfuse(self, *words: str | Path, check: bool = True, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         done = subprocess.run(
-            [sys.executable, "-m", "fedfuse", *map(str, words)],
+            fedfuse_words(*words),
             cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if check and done.returncode:
@@ -53,53 +39,22 @@ class Stage:
             pytest.fail(f"fedfuse {' '.join(map(str, words))}: {done.returncode}\n{said}\n{self.logs()}")
         return done
 
+    def command(self, *words: str | Path) -> str:
+        return self.fedfuse(*words).stdout
+
     def spawn(self, key: str, *words: str | Path, **over: Any) -> subprocess.Popen[bytes]:
         """Start a command that stays."""
-        with (self.root / f"{key}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fedfuse", *map(str, words)],
-                cwd=self.root, env={**self.environment, **over}, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        self.processes[key] = process
-        return process
-
-    def make_coordinator(self) -> None:
-        self.fedfuse(
-            "init", "server", self.coordinator, "--host", "127.0.0.1", "--name", self.name,
-            "--port", str(self.port), "--control-port", str(self.control), "--listen", "127.0.0.1",
-        )  # fmt: skip
-
-    def serve(self) -> None:
-        """Start the coordinator's server, and wait until it is healthy."""
-        self.spawn("server", "server", "start", self.coordinator)
-        until(self._answers, "the server answers", self.logs)
-
-    def _answers(self) -> bool:
-        # Asked in this process: a command for each look would take the machine from those who are looked at.
-        try:
-            with Control(open_coordinator(self.coordinator)) as control:
-                return bool(control.seen() is not None)
-        except Unreachable:
-            return False
-
-    def invite(self, name: str) -> Path:
-        path = self.root / f"{name}.invitation"
-        path.write_text(self.fedfuse("invite", name, "--server", self.coordinator).stdout)
-        return path
+        return self.start(key, fedfuse_words(*words), **over)
 
     def make_platform(
         self, name: str, *sources: str | Path, users: int = 100, epsilon: float = 50.0, delta: float = 1e-3
     ) -> Path:
         """Invite, make and approve a platform; its draft is used but for the tiny backbone, which it has to allow."""
-        folder = self.root / name
-        self.fedfuse(
-            "init", "client", folder, "--invitation", self.invite(name), "--users", str(users),
-            "--epsilon", str(epsilon), "--delta", str(delta), *sources,
-        )  # fmt: skip
+        folder = self.draft(name, *sources, users=users, epsilon=epsilon, delta=delta)
         self.edit(folder, '# backbones = ["minilm"]', f"backbones = [{json.dumps(self.backbone)}]")
         # A few users at a large epsilon: little noise will do.
         self.edit(folder, "minimum_noise_multiplier = 0.3 ", "minimum_noise_multiplier = 0.05 ")
-        self.fedfuse("approve", name, folder / "application.toml", "--server", self.coordinator, "--yes")
+        self.approve(name)
         return folder
 
     def edit(self, folder: Path, old: str, new: str) -> None:
@@ -107,31 +62,21 @@ class Stage:
         assert old in text, text
         (folder / "platform.toml").write_text(text.replace(old, new))
 
-    def join(self, name: str, **over: Any) -> subprocess.Popen[bytes]:
-        """Start a platform's client."""
-        return self.spawn(name, "client", "start", self.root / name, **over)
-
     def found(self, tables: Mapping[str, Path]) -> None:
         """A federation whose platforms trust each other, and no one of which need fear another at the coordinator's side.
 
         Args:
             tables: Platform -> its tables.
         """
-        self.make_coordinator()
+        self.make()
         self.serve()
         for name, path in tables.items():
             self.make_platform(name, "--data", path)
         for name in tables:
-            others = [self.root / other / "application.toml" for other in tables if other != name]
-            self.fedfuse("client", "trust", self.root / name, *others, "--yes")
+            self.trust(name, tables)
             self.edit(self.root / name, "colluders = 1 ", "colluders = 0 ")
             self.join(name)
         self.await_online(*tables)
-
-    def await_online(self, *names: str) -> None:
-        coordinator = open_coordinator(self.coordinator)
-        until(lambda: set(names) <= {one.name for one in status_of(coordinator).platforms if one.connection == "online"},
-              f"{', '.join(names)} online", self.logs, every=0.5)  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         done = self.fedfuse("status", "--server", self.coordinator, "--json", check=False)
@@ -153,10 +98,6 @@ class Stage:
 
     def folder(self, run: str) -> Path:
         return self.coordinator / "runs" / run
-
-    def events(self, run: str) -> list[dict[str, Any]]:
-        path = self.folder(run) / "events.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def state(self, run: str) -> dict[str, Any]:
         path = self.folder(run) / "state.json"

@@ -58,7 +58,7 @@ def test_from_invitation_to_recommendation(
     stage: Stage, world: Path, news_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The coordinator.
-    stage.make_coordinator()
+    stage.make()
     registry = stage.root / "registry"
     toml = stage.coordinator / "server.toml"
     toml.write_text(toml.read_text().replace('registry = ""', f'registry = "{registry}"'))
@@ -78,8 +78,7 @@ def test_from_invitation_to_recommendation(
     # They know each other's identities, for the secure sum: each compares the others' fingerprints and writes them down.
     names = ("shop", "video", "news")
     for name in names:
-        others = [stage.root / other / "application.toml" for other in names if other != name]
-        stage.fedfuse("client", "trust", stage.root / name, *others, "--yes")
+        stage.trust(name, names)
         # With one colluder among three a round would need all of them, and could lose nobody.
         stage.edit(stage.root / name, "colluders = 1 ", "colluders = 0 ")
     for name in ("video", "news"):

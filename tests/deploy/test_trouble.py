@@ -114,7 +114,7 @@ datetime.datetime = Shifted
 
 @pytest.fixture
 def deployed(stage: Stage, small_shop: Make) -> Stage:
-    stage.make_coordinator()
+    stage.make()
     stage.serve()
     stage.make_platform("ant", "--data", small_shop("ant"))
     return stage

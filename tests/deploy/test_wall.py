@@ -84,7 +84,7 @@ def test_a_hostile_bundle(
     data = small_shop("ant")
     events = data / "events.csv"
     events.write_text(events.read_text().replace("u7,", f"{CANARY},"))
-    stage.make_coordinator()
+    stage.make()
     stage.serve()
     folder = stage.make_platform("ant", "--data", data, users=40, epsilon=20.0)
     stage.join("ant", SHOP_PASSWORD=CANARY)

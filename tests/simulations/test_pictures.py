@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from client.recommender.explanation import reason_for
 
 from client.config.platform_file import load
 from client.examples.split import Split, leave_one_out
 from client.recommender.evidence import VECTORS
-from client.recommender.explanation import reason_for
 from client.recommender.model_comparison import COMPARED, bootstrap_interval, rank_users
 from client.recommender.own_model import fit_own
 from client.recommender.platform_model import PlatformModel, ScorePart

@@ -1,0 +1,177 @@
+"""`fedfuse doctor` in a platform's folder: file, keys, the cage, the worker, and the coordinator as it is seen from here."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.config.deployment_folder import Deployment, open_deployment
+from client.config.platform_file import PlatformFile, load
+from client.config.trusted_peers import read_peers
+from client.supernode.gate_client import Away, Heard, Refused, hear
+from client.supernode.sandbox import wall
+from client.supernode.supervisor import greets
+from shared.base.errors import FedfuseError, ProtocolError
+from shared.doctor.findings import Finding, fault, fault_of, fine, warning
+from shared.doctor.places import certificate_days, check_certificate, check_secrets
+from shared.protocol.gate_protocol import Standing
+from shared.protocol.invitation import Invitation
+from shared.protocol.keys import load_node_key
+
+_SKEW = 30.0
+"""Seconds between two clocks from which it is a warning; from 5 minutes on the coordinator refuses."""
+_RENEW = "ask the coordinator, who runs: fedfuse server renew"
+
+
+def check_cage() -> Finding:
+    """What this kernel closes to the coordinator's code."""
+    found = wall()
+    if not found:
+        return warning(
+            "cage",
+            "this kernel has no Landlock, so `fedfuse client start` refuses",
+            "Linux 5.13, or --worker-user and --messenger-user",
+        )
+    if found.open:
+        return warning("cage", str(found), "a newer kernel, or --worker-user and --messenger-user")
+    return fine("cage", str(found))
+
+
+def check_platform(folder: Path) -> Iterator[Finding]:
+    """Everything that can be looked at from a platform's machine."""
+    try:
+        place = open_deployment(folder)
+    except FedfuseError as error:
+        yield fault_of("platform.toml", error)
+        return
+    file = None
+    try:
+        file = load(place.file)
+    except FedfuseError as error:
+        yield fault_of("platform.toml", error)
+    else:
+        yield fine(
+            "platform.toml", f"platform {file.name}, {len(file.sources)} sources; read it all with: fedfuse check {folder}"
+        )
+        for text in file.warnings:
+            yield warning("platform.toml", text, f"read {place.file}")
+    yield from check_secrets(
+        {"the identity": place.identity, "the SuperNode's key": place.node_key}, folders=[place.folder, place.worker, place.node]
+    )
+    yield check_cage()
+    yield from _worker(place, file)
+    yield _peers(place)
+    try:
+        invitation = place.invited()
+    except FedfuseError as error:
+        yield fault_of("invitation", error)
+        return
+    yield check_certificate(
+        "the coordinator's authority", place.authority, cure="ask for a new invitation, then: fedfuse client accept"
+    )
+    yield from _coordinator(place, invitation)
+
+
+def _worker(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:
+    if greets(place.socket):
+        yield fine("worker", f"it answers at {place.socket}")
+        return
+    yield warning("worker", "it does not run", f"fedfuse client start {place.folder}")
+    if place.socket.is_socket():
+        yield fine("socket", "an earlier worker has left it; the next one replaces it")
+    ledger = None if file is None else file.state / "ledger" / f"{file.name}.jsonl"
+    if ledger is not None and _held(ledger):
+        yield fault("ledger", f"another process holds {ledger}", "end the worker that runs elsewhere: a platform has one")
+
+
+def _held(path: Path) -> bool:
+    """Whether a process has locked the file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _peers(place: Deployment) -> Finding:
+    try:
+        known = read_peers(place.folder / "peers.toml")
+    except FedfuseError as error:
+        return fault_of("peers", error)
+    if not known:
+        cure = f"compare fingerprints, then: fedfuse client trust {place.folder} OTHER-application.toml"
+        return warning("peers", "no other platform is trusted: no secure sum", cure)
+    return fine("peers", f"trusted: {', '.join(sorted(known))}")
+
+
+def _coordinator(place: Deployment, invitation: Invitation) -> Iterator[Finding]:
+    address = invitation.address
+    try:
+        heard = hear(address, authority=place.authority, key=load_node_key(place.node_key))
+    except Refused as error:
+        yield fault("tls", error.found, error.do)
+        return
+    except Away as error:
+        yield fault("coordinator", f"{error.found}: {address}", error.do)
+        return
+    except ProtocolError as error:
+        yield fault_of("coordinator", error)
+        return
+    except FedfuseError as error:
+        yield fault_of("keys", error)
+        return
+    days = _server_days(address, place.authority)
+    if days is None:
+        yield fine("tls", f"{address} proves itself with the authority of the invitation")
+    else:
+        yield certificate_days("the coordinator's certificate", days, cure=_RENEW)
+    yield _clock(heard)
+    yield _standing(heard, invitation)
+
+
+def _clock(heard: Heard) -> Finding:
+    ahead = "ahead of" if heard.offset > 0 else "behind"
+    found = f"{abs(heard.offset):.1f} s {ahead} the coordinator's"
+    if heard.standing is Standing.CLOCK:
+        return fault("clock", found, "set this machine's clock: the coordinator refuses 5 minutes")
+    return (
+        fine("clock", found) if abs(heard.offset) < _SKEW else warning("clock", found, "set this machine's clock, or the other")
+    )
+
+
+def _standing(heard: Heard, invitation: Invitation) -> Finding:
+    standing = heard.standing
+    if standing is Standing.PRESENT:
+        return fine("coordinator", "this platform is connected, or was a moment ago")
+    if standing is Standing.WELCOME and heard.platform == invitation.platform:
+        return fine("coordinator", f"it knows this platform, as {heard.platform}")
+    if standing is Standing.WELCOME:
+        return fault("coordinator", f"it knows this key as platform {heard.platform!r}", "ask the coordinator")
+    cure = {
+        Standing.UNKNOWN: "send application.toml to the coordinator, who runs: fedfuse approve",
+        Standing.OUTDATED: f"pip install 'fedfuse>={heard.minimum}'",
+        Standing.CLOCK: "set the clock",
+    }.get(standing, "ask the coordinator")
+    return fault("coordinator", standing.explained(minimum=heard.minimum), cure)
+
+
+def _server_days(address: str, authority: Path) -> float | None:
+    """Days that the certificate holds which the server shows; None where that cannot be seen."""
+    host, _, port = address.rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=str(authority))
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10.0) as plain,
+            context.wrap_socket(plain, server_hostname=host.strip("[]")) as shut,
+        ):
+            shown = shut.getpeercert() or {}
+        return (ssl.cert_time_to_seconds(str(shown["notAfter"])) - time.time()) / 86400
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,0 +1,112 @@
+"""`fedfuse doctor` at a platform: what is wrong on its side is told from what is wrong at the coordinator's."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client.config.deployment_folder import Deployment
+from client.setup.provisioning import create_platform_folder
+from client.supernode import checkup
+from client.supernode.gate_client import Heard
+from client.supernode.sandbox import Wall
+from server.deployment.folder import CoordinatorFolder
+from server.deployment.provisioning import create_coordinator_folder, make_invitation
+from shared.doctor.findings import Finding, Level
+from shared.protocol.gate_protocol import Standing
+from simulations.local_deployment import free_ports
+
+HEARD = Heard(standing=Standing.WELCOME, platform="shop", offset=0.4, version="0.1.0", minimum="0.1.0", protocol=4, pace=0.0)
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path) -> CoordinatorFolder:
+    port, control = free_ports(2)
+    return create_coordinator_folder(
+        tmp_path / "coordinator", host="127.0.0.1", name="spring", port=port, control_port=control, listen="127.0.0.1"
+    )
+
+
+@pytest.fixture
+def shop(tmp_path: Path, coordinator: CoordinatorFolder) -> Deployment:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "orders.csv").write_text("user,item\nu1,i1\nu2,i2\n")
+    (data / "items.csv").write_text("item,title\ni1,x\ni2,y\n")
+    invitation = make_invitation(coordinator, "shop")
+    return create_platform_folder(tmp_path / "shop", invitation, data=[data], users=100, epsilon=8.0, delta=1e-3).deployment
+
+
+def of(shop: Deployment, *what: str) -> list[Finding]:
+    return [one for one in checkup.check_platform(shop.folder) if one.what in what]
+
+
+def test_a_new_one_before_the_coordinator_runs(shop: Deployment) -> None:
+    found = list(checkup.check_platform(shop.folder))
+    assert [(one.what, one.level) for one in found if one.level is Level.ERROR] == [("coordinator", Level.ERROR)]
+    assert "does not answer" in found[-1].found
+
+
+@pytest.mark.parametrize(
+    ("heard", "what", "level", "says"),
+    [
+        (HEARD, "coordinator", Level.OK, "as shop"),
+        (replace(HEARD, standing=Standing.PRESENT), "coordinator", Level.OK, "connected"),
+        (replace(HEARD, standing=Standing.UNKNOWN, platform=""), "coordinator", Level.ERROR, "does not know"),
+        (replace(HEARD, standing=Standing.REVOKED), "coordinator", Level.ERROR, "revoked"),
+        (replace(HEARD, platform="video"), "coordinator", Level.ERROR, "'video'"),
+        (replace(HEARD, standing=Standing.OUTDATED, minimum="9.0.0"), "coordinator", Level.ERROR, "9.0.0"),
+        (replace(HEARD, offset=-90.0), "clock", Level.WARNING, "90.0 s behind"),
+        (replace(HEARD, offset=400.0, standing=Standing.CLOCK), "clock", Level.ERROR, "400.0 s ahead"),
+        (HEARD, "clock", Level.OK, "0.4 s"),
+    ],
+)
+def test_what_the_coordinator_says(
+    shop: Deployment, monkeypatch: pytest.MonkeyPatch, heard: Heard, what: str, level: Level, says: str
+) -> None:
+    monkeypatch.setattr(checkup, "hear", lambda *args, **options: heard)
+    (found,) = of(shop, what)
+    assert found.level is level and says in found.found and bool(found.cure) == (level is not Level.OK)
+
+
+def test_keys_that_others_can_read(shop: Deployment) -> None:
+    shop.identity.chmod(0o640)
+    shop.worker.chmod(0o755)
+    keys, rights = of(shop, "keys", "rights")[:2]
+    assert keys.level is Level.ERROR and keys.cure == f"chmod 600 {shop.identity}"
+    assert rights.level is Level.WARNING and rights.cure == f"chmod 700 {shop.worker}"
+
+
+def test_a_ledger_that_another_process_holds_and_a_socket_that_was_left(shop: Deployment) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(shop.socket))
+    ledger = shop.worker / "ledger" / "shop.jsonl"
+    ledger.parent.mkdir()
+    with ledger.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found = of(shop, "worker", "socket", "ledger")
+    assert [one.level for one in found] == [Level.WARNING, Level.OK, Level.ERROR]
+    assert [one.what for one in of(shop, "worker", "socket", "ledger")] == ["worker", "socket"]
+
+
+def test_a_mistake_in_the_platform_file(shop: Deployment) -> None:
+    shop.file.write_text(shop.file.read_text().replace("users = 100", "users = -1"))
+    found = [one for one in of(shop, "platform.toml") if one.level is Level.ERROR]
+    assert found and "users" in found[0].found
+
+
+@pytest.mark.parametrize(
+    ("closed", "level"),
+    [
+        (Wall(landlock=0, sockets=False), Level.WARNING),
+        (Wall(landlock=3, sockets=True), Level.WARNING),
+        (Wall(landlock=6, sockets=True), Level.OK),
+    ],
+)
+def test_the_cage(monkeypatch: pytest.MonkeyPatch, closed: Wall, level: Level) -> None:
+    monkeypatch.setattr(checkup, "wall", lambda: closed)
+    assert checkup.check_cage().level is level

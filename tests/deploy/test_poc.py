@@ -1,0 +1,85 @@
+"""`fedfuse poc` with real processes: killed half-way, started anew, left running, stopped, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.base.errors import ExitCode
+from shared.ledger.audit import audit_run
+from simulations.local_deployment import QUIET, ROOT, fedfuse_words
+from simulations.poc.first_federation import PLATFORMS, RUN
+from simulations.poc.processes import processes_in, stop_processes
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    stop_processes(tmp_path / "poc")
+
+
+def poc(place: Path, *words: str, timeout: float = 1200.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        fedfuse_words("poc", *words), cwd=place, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.deploy
+@pytest.mark.timeout(2400)
+def test_a_federation_in_one_command(place: Path) -> None:
+    root = place / "poc"
+    assert "fedfuse poc" in poc(place, "stop").stderr and not root.exists()
+
+    # Killed when the coordinator's server is up and the first platform is being made.
+    first = subprocess.Popen(fedfuse_words("poc"), cwd=place, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    said = next(line for line in first.stdout if "shop-01 is invited" in line or not line)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert said and processes_in(root)[0].part == "server"
+    shown = json.loads(poc(place, "status", "--json").stdout)
+    assert shown["state"] == "an earlier start was killed half-way"
+
+    done = poc(place)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "killed half-way" in done.stdout and f"evaluate poc/{PLATFORMS[0]} --model poc/model" in done.stdout
+    shown = json.loads(poc(place, "status", "--json").stdout)
+    assert shown["state"] == "runs" and shown["platforms"] == dict.fromkeys(PLATFORMS, "online")
+    state = json.loads((root / "coordinator" / "runs" / RUN / "state.json").read_text())
+    assert state["state"] == "finished" and set(state["platforms"]) == set(PLATFORMS)
+    assert all(audit_run(root / name / "worker").ok for name in PLATFORMS)
+    assert (root / "model" / "preferences.safetensors").exists()
+    keys = [*root.rglob("*.key")]
+    assert len(keys) == 4 + 2 * len(PLATFORMS) and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+
+    for folder in ("coordinator", PLATFORMS[0]):
+        looked = subprocess.run(fedfuse_words("doctor", f"poc/{folder}", "--json"), cwd=place, env=environment(),
+                                capture_output=True, text=True, check=False)  # fmt: skip
+        assert looked.returncode == 0 and json.loads(looked.stdout)["ok"], looked.stdout
+    assert "holds for 36" in looked.stdout and "the coordinator's certificate" in looked.stdout
+
+    second = poc(place)
+    assert second.returncode == ExitCode.BAD_INPUT and "it runs already" in second.stderr
+    stopped = poc(place, "stop")
+    assert stopped.returncode == 0 and processes_in(root) == []
+    assert poc(place, "status").returncode == ExitCode.FAILED
+
+    # Again: the same federation, and nothing is spent a second time.
+    before = [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
+    again = poc(place)
+    assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
+    assert before == [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
+    assert sys.executable in again.stdout  # how it was called is how it can be pasted
+    assert poc(place, "stop").returncode == 0 and processes_in(root) == []

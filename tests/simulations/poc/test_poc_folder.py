@@ -1,0 +1,53 @@
+"""A proof of concept's folder: no other folder is emptied, and two commands do not work on one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.base.errors import InputError
+from simulations.poc.poc_folder import PocFolder
+
+
+def test_only_what_an_interrupted_start_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(InputError, match="no proof of concept's"):
+        PocFolder.at(tmp_path / "mine").begin()
+    assert (tmp_path / "mine" / "notes.txt").exists()
+    place = PocFolder.at(tmp_path / "poc")
+    with place.alone():
+        place.begin()
+        (place.root / "coordinator").mkdir()
+        (place.root / "x.log").touch()
+        (place.root / "link").symlink_to(tmp_path / "mine")
+        place.begin()
+    assert sorted(path.name for path in place.root.iterdir()) == [".lock", "poc.json"]
+    assert (tmp_path / "mine" / "notes.txt").exists() and not place.complete
+    assert place.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_command_at_a_time(tmp_path: Path) -> None:
+    place = PocFolder.at(tmp_path)
+    code = "import sys, time; from pathlib import Path; from simulations.poc.poc_folder import PocFolder\n"
+    code += "with PocFolder.at(Path(sys.argv[1])).alone(): print('held', flush=True); time.sleep(300)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert place.holder() == other.pid
+        with pytest.raises(InputError, match=str(other.pid)), place.alone():
+            pass
+    finally:
+        other.kill()  # the lock goes with it
+        other.communicate()
+    assert place.holder() is None
+    with place.alone():
+        pass
+
+
+def test_a_folder_without_one_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fedfuse poc"):
+        PocFolder.at(tmp_path).record()
