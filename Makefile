@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
+# Flower would install torch and everything else anew for every `flwr run`; the environment in which it is typed has it all.
+NO_INSTALL := echo 'import os; os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")'
+
 .DEFAULT_GOAL := help
 .PHONY: help venv simulate test check docs site clean
 
@@ -21,6 +24,7 @@ venv: $(STAMP) ## make .venv with fedfuse and the tools of development in it
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(NO_INSTALL) > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fedfuse-flower.pth
 	@touch $@
 
 simulate: $(STAMP) ## run the federation on the generated world, in this process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 import torch
 
@@ -81,8 +82,14 @@ def uses_kernels(settings: Settings, device: torch.device, shape: BackboneShape)
         return False
     found = native.kernel_obstacle()
     if found:
-        log.warning("training runs without the native kernels and takes longer, since they do not work here: %s", found)
+        _say_slower(found)
     return not found
+
+
+@cache
+def _say_slower(obstacle: str) -> None:
+    """Once a process: every platform of a simulation and every session would say the same."""
+    log.warning("training runs without the native kernels and takes longer: %s", obstacle)
 
 
 def _serve(device: torch.device, shape: BackboneShape) -> bool:

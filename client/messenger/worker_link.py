@@ -17,6 +17,7 @@ from flwr.app import Context
 
 from client.messenger.unix_socket import BROKER, connect_through, connect_to
 from client.messenger.wire import WIRE, Frame, Hangup, pack_record, receive, send, unpack_record
+from shared.base.engine_folders import engine_folders
 from shared.base.errors import ProtocolError
 from shared.base.version import VERSION
 from shared.protocol.flower_records import answer_from, to_record
@@ -151,14 +152,14 @@ def connect(context: Context) -> Link:
                 where=f"node_config of node {context.node_id}",
                 do="call client.messenger.worker_link.register(key, link) before the federation starts",
             ) from None
-    world, out = str(run.get("world", "")), str(run.get("out", ""))
-    if "partition-id" in node and world and out:
+    if "partition-id" in node:
+        world, out = engine_folders(run, context.run_id)
         with _opening:  # two threads must not open the same platform twice
-            return _partition(world, int(node["partition-id"]), out)
+            return _partition(str(world), int(node["partition-id"]), str(out))
     raise ProtocolError(
         "this node does not say where its platform's worker is",
         where=f"node_config of node {context.node_id}",
-        do="in a simulation, give `world` and `out` in the run's configuration",
+        do="start it with `fedfuse client start`",
     )
 
 

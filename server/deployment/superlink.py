@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,6 @@ def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
     except OSError as error:
         raise StorageError(f"cannot be read: {error.strerror}", where=str(error.filename), do="fedfuse server renew") from None
     return SuperLinkLifespanConfig(
-        # Only said, never bound: the old gRPC interface is off.
-        control_address="127.0.0.1:0",
-        health_server_address=None,
         # Where Flower's own processes find this server.
         host="127.0.0.1",
         port=coordinator.file.control_port,
@@ -123,8 +121,6 @@ def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
         enable_event_log=False,
         artifact_provider=None,
         enable_supernode_auth=True,
-        fleet_api_type="grpc-rere",
-        fleet_api_address="127.0.0.1:0",
         simulation=False,
         ssl_ca_certfile=str(certificates.authority),
         ssl_certfile=str(certificates.server),
@@ -132,7 +128,20 @@ def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
         database=str(coordinator.database),
         isolation="subprocess",
         runtime_dependency_install=False,
+        **_retired(),
     )
+
+
+def _retired() -> dict[str, Any]:
+    """Addresses of the gRPC interfaces, which are said and never bound here; releases after 1.42 have neither."""
+    said = {
+        "control_address": "127.0.0.1:0",
+        "health_server_address": None,
+        "fleet_api_type": "grpc-rere",
+        "fleet_api_address": "127.0.0.1:0",
+    }
+    known = {field.name for field in fields(SuperLinkLifespanConfig)}
+    return {name: value for name, value in said.items() if name in known}
 
 
 def _prepare_environment(coordinator: CoordinatorFolder) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +15,19 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from shared.base.settings import Settings, flatten
+from shared.base.setting_overrides import with_strategy
+from shared.base.settings import build, flatten
 from shared.ledger.audit import audit_run
+from simulations.local_deployment import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+NO_INSTALL = "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
+BUSY = ("Failed to start local SuperLink", "timed out during startup")
+"""What Flower and Ray say on a machine so busy that what they start does not answer within their 15 and 30 s."""
 Write = Callable[..., Path]
 
 
@@ -28,7 +36,62 @@ def test_flowers_table_of_defaults_is_ours() -> None:
     flat: dict[str, object] = {}
     for key, value in table.items():
         flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()} if isinstance(value, dict) else {key: value}
-    assert flat == {"world": "", "out": "", **flatten(Settings())}
+    assert flat == {"world": "", "out": "", **flatten(build(with_strategy({}), where="nothing named"))}
+
+
+def test_the_environment_that_make_builds_has_flower_install_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NO_INSTALL, raising=False)
+    (line,) = re.findall(r"^NO_INSTALL := echo '(import os; .*)'$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    exec(line)  # as Python does with a .pth file's line at every start
+    assert os.environ.pop(NO_INSTALL) == "1"
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a Flower user who has never run anything, on ports of its own; ends the SuperLink that Flower starts."""
+    http, control = free_ports(2)
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(tmp_path / "flwr-home"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        NO_INSTALL: "1",  # as in the environment that `make venv` builds
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    yield environment
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(tmp_path) in process.environ().get("FLWR_HOME", "") and process.pid != os.getpid():
+                process.kill()
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_what_a_flower_user_types(managed: dict[str, str], tmp_path: Path) -> None:
+    """Nothing is named, prepared or installed: two shops are generated, and share what is liked together."""
+    words = ["flwr", "run", ".", "local", "--stream"]
+    for _ in range(8):
+        ran = subprocess.run(words, cwd=ROOT, env=managed, capture_output=True, text=True, timeout=800, check=False)
+        if not any(said in ran.stdout + ran.stderr for said in BUSY):
+            break
+    listed = subprocess.run(
+        ["flwr", "list", "local", "--format", "json"],
+        cwd=ROOT,
+        env=managed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    log = tmp_path / "flwr-home" / "local-superlink" / "superlink.log"
+    print(ran.stdout[-4000:], ran.stderr[-2000:], listed.stdout, log.read_text()[-3000:] if log.exists() else "")
+    assert "finished:completed" in [run["status"] for run in json.loads(listed.stdout)["runs"]]
+    assert "are generated in" in ran.stdout + ran.stderr and "uv sync" not in ran.stdout + ran.stderr
+    out = max((tmp_path / "flwr-home" / "fedfuse").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert (out / "model" / "preferences.safetensors").exists() and audit_run(out).ok
+    assert sorted(path.name for path in (out / "ledger").glob("*.jsonl")) == ["shop-01.jsonl", "shop-02.jsonl"]
 
 
 @pytest.fixture
@@ -93,6 +156,9 @@ def test_flwr_run(superlink: dict[str, str], write_platform: Write, tiny_bert: s
     values = {
         "world": str(world),
         "out": str(out),
+        "strategy": "fedavg",
+        "privacy.noise": "local",
+        "preferences.items": 0,
         "rounds": 2,
         "model.backbone": tiny_bert,
         "model.layers": 1,
