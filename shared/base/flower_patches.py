@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-TESTED = "1.41"
+TESTED = "1.42"
 """The release of Flower that these changes were written for and are tested with."""
 
 
