@@ -20,7 +20,7 @@ MIB, GIB = 1 << 20, 1 << 30
 SHOWN = ("flwr", "torch", "cryptography")
 """Packages whose versions are said even where all is well."""
 LEAST_MEMORY, LEAST_DISK = 1 * GIB, 256 * MIB
-"""Bytes free below which starting something is no use: a worker takes some 0.8 GiB with torch and the embedded backbone."""
+"""Bytes free below which starting something is no use: a worker takes some 0.5 GiB before it trains."""
 SCARCE_MEMORY, SCARCE_DISK = 2 * GIB, 2 * GIB
 FILES = 1024
 """Open files that a SuperLink with many platforms needs."""
