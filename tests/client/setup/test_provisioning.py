@@ -284,24 +284,6 @@ def test_names_of_columns_say_what_a_table_is(columns: list[str], kind: str | No
     assert (found.kind if found else None) == kind
 
 
-@pytest.mark.parametrize(
-    ("column", "values", "drafted"),
-    [
-        ("ean", ["4006381333931", "9780306406157"], ("ean", "gtin")),
-        ("isbn13", ["978-0-306-40615-7", "0-306-40615-2"], None),
-        ("book_isbn", ["978-0-306-40615-7", "0-306-40615-2"], ("book_isbn", "isbn")),
-        ("gtin", ["4006381333932", "1"], None),
-    ],
-)
-def test_public_keys_are_drafted_where_the_values_are_such_keys(
-    column: str, values: list[str], drafted: tuple[str, str] | None
-) -> None:
-    frame = pl.DataFrame({"sku": ["a", "b"], "title": ["x", "y"], column: values})
-    found = guess(Sample(name="items", keys={}, frame=frame))
-    assert found is not None and found.kind == "items"
-    assert (found.columns.get("key"), found.keys) == (drafted or (None, ""))
-
-
 def test_reviews_are_told_from_ratings(make_frame: Callable[[str], pl.DataFrame]) -> None:
     assert getattr(guess(Sample(name="t", keys={}, frame=make_frame("what a lovely book"))), "kind", None) == "reviews"
     assert getattr(guess(Sample(name="t", keys={}, frame=make_frame("x"))), "kind", None) == "interactions"

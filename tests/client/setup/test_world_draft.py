@@ -58,6 +58,7 @@ def test_without_interactions_nothing_is_written(exports: list[Path], tmp_path: 
     [
         ("ISBN", ["9780306406157", "0-306-40615-2", "", "080442957X"], "isbn"),
         ("EAN-Code", ["4006381333931", "036000291452"], "gtin"),
+        ("ean", ["4006381333932", "1"], None),
         ("imdbId", ["tt0111161", "tt0068646"], "imdb"),
         ("isbn", ["none", "to follow", "9780306406157"], None),
         ("isbnote", ["9780306406157"], None),
