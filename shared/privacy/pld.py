@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from dp_accounting import dp_event, rdp
-from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism, identity
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, identity
 from scipy.special import logsumexp  # type: ignore[import-untyped]
 from scipy.stats import binom  # type: ignore[import-untyped]
 
+from shared.privacy.gaussian_loss import gaussian_loss
 from shared.privacy.groups import CannotCompose, Removal
 from shared.privacy.mixture_loss import mixture_loss
 
@@ -63,9 +64,9 @@ def _loss(removal: Removal, width: float) -> PrivacyLossDistribution:
     if rate == 1:
         # All steps are one Gaussian mechanism, exactly.
         whole = noise / (removal.examples * math.sqrt(steps))
-        return from_gaussian_mechanism(whole, value_discretization_interval=width)
+        return gaussian_loss(whole, 1.0, width=width)
     if removal.examples == 1:
-        return from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=width).self_compose(steps)
+        return gaussian_loss(noise, rate, width=width).self_compose(steps)
     return mixture_loss(noise, *mixture(removal), width=width).self_compose(steps)
 
 

@@ -263,6 +263,25 @@ def test_renyi_orders_are_integrated(noise: float, rate: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("noise", "rate"),
+    [(0.4, 0.5), (1.0, 0.1), (0.05, 0.2), (0.3, 0.9), (3.0, 1.0), (5.0, 0.99), (1.5, 1e-4), (8.0, 0.5), (300.0, 0.3)],
+)
+def test_renyi_orders_are_those_of_opacus(noise: float, rate: float) -> None:
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    with np.errstate(all="ignore"):
+        theirs = [compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=float(order)) for order in rdp.ORDERS]
+    np.testing.assert_allclose(rdp.curve(noise, rate), theirs, rtol=1e-8, atol=1e-10)  # their digits, too
+
+
+def test_renyi_orders_whose_series_has_no_end_in_sight_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rdp, "_MOST_TERMS", 64)
+    curve = rdp.curve.__wrapped__(50.0, 0.5)  # terms fall only beyond eight times the noise
+    fractional = np.array(rdp.ORDERS) % 1 > 0
+    assert np.isinf(curve[fractional & (np.array(rdp.ORDERS) < 3)]).all() and np.isfinite(curve[~fractional]).all()
+
+
+@pytest.mark.parametrize(
     ("accountant", "delta"), [(OPACUS, 1e-10), (DP_ACCOUNTING, 1e-12), (DP_ACCOUNTING, 1e-30), (OPACUS, 1e-30)]
 )
 def test_tiny_deltas_do_not_drown_in_rounding(accountant: Accountant, delta: float) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from opacus.accountants.analysis import prv as opacus_prv
 from opacus.accountants.analysis.prv.domain import compute_safe_domain_size
 
+from shared.privacy import prv
 from shared.privacy.accountants import OPACUS
 from shared.privacy.releases import Release, ReleaseKind
 
+DIRECTIONS = (opacus_prv.PoissonSubsampledGaussianPRV, prv.Addition)
 WORLDS = [(2.0, 0.1, [300]), (5.0, 1.0, [40]), (3.0, 0.02, [500, 1500]), (2.0, 0.5, [1]), (2.0, 0.5, [1, 1])]
 
 
@@ -51,3 +54,26 @@ def test_the_width_follows_from_the_error_that_is_added(
     losses = [opacus_prv.PoissonSubsampledGaussianPRV(release.sample_rate, release.noise_multiplier) for release in releases]
     delta_error, error = added[0]
     assert -low == high == pytest.approx(compute_safe_domain_size(losses, steps, error, delta_error), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [kind(rate, noise) for noise, rate in [(2.0, 0.1), (0.4, 0.5), (30.0, 1e-3), (0.7, 0.99)] for kind in DIRECTIONS]
+    + [opacus_prv.PoissonSubsampledGaussianPRV(1.0, 5.0)],
+)
+def test_a_loss_is_discretised_as_opacus_does(loss: Any) -> None:
+    domain = opacus_prv.Domain.create_aligned(-12.0, 12.0, 1e-4)
+    with np.errstate(all="ignore"):
+        truncated = opacus_prv.TruncatedPrivacyRandomVariable(loss, domain.t_min, domain.t_max)
+        ours, theirs = prv._discretised(opacus_prv, loss, domain), opacus_prv.discretize(truncated, domain)
+        assert prv._mean(loss, domain.t_min, domain.t_max) == pytest.approx(truncated.mean(), abs=1e-7)
+    np.testing.assert_allclose(ours.pmf, theirs.pmf, rtol=0, atol=1e-12)
+    assert ours.domain.t_min == pytest.approx(theirs.domain.t_min, abs=1e-7)
+
+
+def test_a_grid_that_is_too_coarse_for_a_loss_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = opacus_prv.Domain.create_aligned(-12.0, 12.0, 1e-3)
+    mean = prv._mean
+    monkeypatch.setattr(prv, "_mean", lambda *at: mean(*at) + 6e-4)
+    with pytest.raises(RuntimeError, match="mean"):
+        prv._discretised(opacus_prv, prv.Addition(0.1, 2.0), domain)
