@@ -104,7 +104,8 @@ def load_backbone(name: str) -> Backbone:
         InputError: unknown backbone, not a BERT, or weights that are damaged or incomplete.
     """
     import torch
-    from transformers import AutoTokenizer, BertModel
+    from transformers.models.auto import AutoTokenizer
+    from transformers.models.bert import BertModel
     from transformers.utils import logging
 
     config = _config(name)
@@ -220,7 +221,7 @@ def _config(name: str) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise InputError("the backbone's config.json is no table", where=str(folder), do="save it with save_pretrained")
         return config
-    from transformers import AutoConfig
+    from transformers.models.auto import AutoConfig
 
     try:
         return dict(AutoConfig.from_pretrained(name).to_dict())

@@ -46,7 +46,7 @@ WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "
 def tiny_bert(folder: Path) -> str:
     """Write a random BERT of one small layer."""
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers.models.bert import BertConfig, BertModel, BertTokenizer
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:-'"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]

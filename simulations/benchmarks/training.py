@@ -139,7 +139,7 @@ def ours(backbone: Backbone, at: Problem, *, layers: int, compiled: bool, kernel
 def stock(source: Any, at: Problem, *, half: bool, attention: str, compiled: bool, private: bool) -> Step:
     """Hugging Face + PEFT, with Opacus around it if `private`."""
     from peft import LoraConfig, get_peft_model
-    from transformers import BertModel
+    from transformers.models.bert import BertModel
 
     device = at.ids.device
     if isinstance(source, str):
@@ -346,7 +346,7 @@ def _loaded(name: str) -> tuple[Backbone, Any]:
 
 def _base() -> tuple[Backbone, Any]:
     """BERT-base with random weights: speed does not depend on them, and nothing is downloaded."""
-    from transformers import BertConfig, BertModel
+    from transformers.models.bert import BertConfig, BertModel
 
     config = BertConfig()
     weights = BertModel(config, add_pooling_layer=False).state_dict()

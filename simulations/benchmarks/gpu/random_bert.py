@@ -35,7 +35,7 @@ def write_random_bert(
         The folder, as a backbone's name.
     """
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
+    from transformers.models.bert import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     characters = string.ascii_lowercase + string.digits + string.punctuation
