@@ -156,7 +156,7 @@ class TestRuns:
             assert (found.code, json.loads(found.out)["verdict"]) == (2, "cannot tell"), option
 
     def publish_list_and_pull(self, call: Callable[..., Result], out: Path, tmp_path: Path) -> None:
-        from server.registry.signing import make_key_pair
+        from shared.registry.signing import make_key_pair
 
         key, public, registry = tmp_path / "model.key", tmp_path / "model.pub", tmp_path / "registry"
         fingerprint = make_key_pair(key, public).fingerprint

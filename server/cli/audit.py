@@ -207,9 +207,9 @@ def gather_ledgers(
         FedfuseError: a path or a piece of evidence cannot be used.
     """
     from server.registry.model_evidence import model_evidence
-    from server.registry.signing import load_trusted
     from shared.ledger.evidence import LedgerEvidence, folder_evidence, heads_evidence, receipts_evidence
     from shared.ledger.receipts import RECEIPTS
+    from shared.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust]
     raw = [load_trusted(path).raw for path in coordinators]

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from server.registry.manifest import Manifest
+    from shared.registry.manifest import Manifest
 
 
 def pull_command(
@@ -35,7 +35,7 @@ def pull_command(
     fedfuse pull runs/first --unsigned --out model                   a run's own copy, on your own disk
     """
     from server.registry.pull import pull_model
-    from server.registry.signing import load_trusted
+    from shared.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust or []]
     pulled = pull_model(source, out, trusted=keys, unsigned=unsigned, model=model)
@@ -84,8 +84,8 @@ def publish(
     Refused where noise came from a seed or figures are exact, as in every simulation, unless --as-simulation says so.
     """
     from server.registry.registry import Registry
-    from server.registry.signing import load_signer, load_trusted
     from server.registry.store import open_store
+    from shared.registry.signing import load_signer, load_trusted
 
     signer = load_signer(key)
     trusted = [signer.public, *(load_trusted(path) for path in trust or [])]
@@ -103,8 +103,8 @@ def models(
 ) -> None:
     """List the versions of a registry, newest first. With --trust, what no trusted key vouches for is an error."""
     from server.registry.registry import Registry
-    from server.registry.signing import load_trusted
     from server.registry.store import open_store
+    from shared.registry.signing import load_trusted
 
     keys = [load_trusted(path) for path in trust or []]
     versions = list(Registry(open_store(registry), keys).versions())

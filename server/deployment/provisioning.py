@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from server.deployment.approved_platforms import Platforms
 from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
-from server.registry.signing import load_trusted, make_key_pair
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.protocol.invitation import Invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, make_ed25519
+from shared.registry.signing import load_trusted, make_key_pair
 
 _SERVER_TOML = """\
 # The coordinator of the federation '{name}'. Made by `fedfuse init server`.

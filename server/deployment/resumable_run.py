@@ -108,8 +108,8 @@ def _publish(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
     if not coordinator.file.registry:
         return f"the model is in {outcome.model}"
     from server.registry.registry import Registry
-    from server.registry.signing import load_signer
     from server.registry.store import open_store
+    from shared.registry.signing import load_signer
 
     signer = load_signer(coordinator.model_key)
     manifest = Registry(open_store(coordinator.file.registry), [signer.public]).publish(outcome.model.parent, signer)

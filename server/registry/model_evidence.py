@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, parse_manifest
 from server.registry.run_facts import FACTS, Facts, facts_in, published_settings
-from server.registry.signing import PublicKey
 from shared.base.errors import InputError, StorageError
 from shared.ledger.evidence import LedgerEvidence, MechanismClaim, Witness
+from shared.registry.manifest import MANIFEST, MAX_MANIFEST, parse_manifest
+from shared.registry.signing import PublicKey
 
 
 def model_evidence(folder: Path, *, trusted: Iterable[PublicKey] = ()) -> LedgerEvidence:

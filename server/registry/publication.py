@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from server.monitoring.run_events import Tally
-from server.registry.manifest import MANIFEST, describe
 from server.registry.model_card import model_card_files
 from server.registry.run_facts import facts_of, origin_of
 from shared.base.atomic_files import exchange, sync_folder, write_whole
@@ -24,6 +23,7 @@ from shared.preferences.shared_preferences import FILE, SharedPreferences, save_
 from shared.preferences.taste_map import FILE as TASTE_FILE
 from shared.preferences.taste_map import TasteMap, save_taste_map
 from shared.protocol.messages import Arrays
+from shared.registry.manifest import MANIFEST, describe
 
 MODEL = "model"
 Export = Callable[[Arrays, Settings, Path], None]

@@ -15,16 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestEntry, describe, parse_manifest
 from server.registry.registry import Registry
 from server.registry.run_facts import FACTS, facts_in, unpromised
-from server.registry.signing import PublicKey, Untrusted
 from server.registry.store import NotThere, Store, blocks, open_store, read_bounded, shown_address
 from shared.base.atomic_files import exchange, sync_folder, write_whole
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.base.safetensors_checks import read_tensors
 from shared.model.backbone import weights_sha256
 from shared.model.peft_export import load_published
+from shared.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestEntry, describe, parse_manifest
+from shared.registry.signing import PublicKey, Untrusted
 
 MAX_TOTAL = 1 << 33
 """Bytes of the largest model that `pull_model` fetches, unless it is told otherwise."""

@@ -22,14 +22,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.registry.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse_manifest, read_json
 from server.registry.model_card import Lineage, model_card_files
 from server.registry.publication import MODEL
 from server.registry.run_facts import FACTS, Facts, facts_in, origin_of, unpromised
-from server.registry.signing import PublicKey, Signer, Untrusted
 from server.registry.store import NotThere, Store, read_bounded
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import explain
+from shared.registry.manifest import MANIFEST, MAX_MANIFEST, MAX_VERSION, Manifest, describe, parse_manifest, read_json
+from shared.registry.signing import PublicKey, Signer, Untrusted
 
 INDEX = "index.json"
 _MAX_INDEX = 1 << 12

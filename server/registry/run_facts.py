@@ -14,7 +14,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
 
 from server.monitoring.run_events import Tally
-from server.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, read_json
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
 from shared.ledger.format import Entry, now
@@ -23,6 +22,7 @@ from shared.model.adapter import adapter_digest
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.taste_map import TasteMap
 from shared.protocol.messages import Arrays, Metrics
+from shared.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, read_json
 
 FACTS = "training.json"
 _FORMAT = 2

@@ -19,13 +19,13 @@ from client.app import app
 from client.messenger import worker_link as link
 from server.monitoring.run_events import Outcome, Tally
 from server.registry.publication import publish_adapter
-from server.registry.signing import Signer, load_signer, make_key_pair
 from server.run.federation import run_federation
 from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Joined, Label, Metrics
 from shared.protocol.quality import Quality
+from shared.registry.signing import Signer, load_signer, make_key_pair
 from simulations.in_process_grid import InProcessGrid
 
 Make = Callable[..., Settings]

@@ -37,8 +37,8 @@ def targets(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[st
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from server.registry.publication import publish_adapter
-    from server.registry.signing import Signer
     from shared.model.adapter import initial
+    from shared.registry.signing import Signer
     from tests.support.kill_scenarios import tiny
 
     folder = tmp_path_factory.mktemp("fuzz")

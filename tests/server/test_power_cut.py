@@ -19,7 +19,6 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.run.run_state import RunState, load_run_state, save_run_state
 from server.registry.pull import pull_model
 from server.registry.registry import Registry
-from server.registry.signing import Signer, make_key_pair
 from server.registry.store import FolderStore, open_store
 from server.run.checkpoint import NAME, Checkpoint, save_checkpoint
 from shared.base.atomic_files import create_whole, write_whole
@@ -27,6 +26,7 @@ from shared.base.settings import Settings
 from shared.ledger.reading import parse_ledger
 from shared.model.adapter import initial
 from shared.privacy.releases import Release, ReleaseKind
+from shared.registry.signing import Signer, make_key_pair
 from shared.secagg.identity import Identity
 from tests.support.kill_scenarios import Tenths
 

@@ -212,10 +212,10 @@ def documents() -> Iterator[Target]:
     """Invitations, applications, warrants, keys."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from server.registry.signing import load_trusted
     from shared.protocol.invitation import Application, parse_application, parse_invitation
     from shared.protocol.keys import ed25519_line
     from shared.protocol.run_authorization import Warrant, parse_warrant
+    from shared.registry.signing import load_trusted
 
     key = Ed25519PrivateKey.generate()
     line = ed25519_line(key.public_key())
@@ -308,13 +308,13 @@ def models(run: Path, registry: Path, out: Path) -> Iterator[Target]:
     """A published model's files, one by one, and a registry's."""
     import shutil
 
-    from server.registry.manifest import parse_manifest
     from server.registry.model_card import render_card
     from server.registry.pull import pull_model
     from server.registry.registry import Registry
     from server.registry.run_facts import facts_in
     from server.registry.store import open_store
     from shared.model.peft_export import load_published
+    from shared.registry.manifest import parse_manifest
 
     model = run / "model"
     manifest = (model / "manifest.json").read_bytes()

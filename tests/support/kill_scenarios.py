@@ -213,7 +213,7 @@ class Publisher:
     def __init__(self, backbone: str) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from server.registry.signing import Signer
+        from shared.registry.signing import Signer
 
         self.settings, self.signer = tiny(backbone), Signer(Ed25519PrivateKey.generate())
 
@@ -283,8 +283,8 @@ class Puller(Publisher):
         said(2)
 
     def check(self, folder: Path, steps: int, *, died: bool) -> None:
-        from server.registry.manifest import describe, parse_manifest
         from shared.model.peft_export import load_published
+        from shared.registry.manifest import describe, parse_manifest
 
         manifest = parse_manifest((folder / "model" / "manifest.json").read_bytes(), "here")
         assert manifest.version in (1, 2) and manifest.version >= steps

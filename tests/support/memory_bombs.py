@@ -40,7 +40,6 @@ def many_tensors(count: int) -> bytes:
 
 def bombs(folder: Path) -> Iterator[Bomb]:
     """Every kind, against the parser that it is for."""
-    from server.registry.manifest import MAX_MANIFEST, parse_manifest
     from server.registry.registry import INDEX, Registry
     from server.registry.run_facts import facts_in
     from server.registry.store import open_store
@@ -51,6 +50,7 @@ def bombs(folder: Path) -> Iterator[Bomb]:
     from shared.ledger.reading import read_ledger
     from shared.protocol.invitation import LARGEST, parse_application, parse_invitation
     from shared.protocol.run_authorization import parse_warrant
+    from shared.registry.manifest import MAX_MANIFEST, parse_manifest
     from shared.secagg import messages as said
     from shared.secagg.codec import VERSION, decode
     from tests.support.fuzzing import example, parse_message, record_of, through_socket, to_record, written

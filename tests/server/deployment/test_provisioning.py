@@ -33,10 +33,10 @@ from server.deployment.bundle import build_bundle, key_id
 from server.deployment.certificates import Certificates
 from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
-from server.registry.signing import make_key_pair
 from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import Application, fingerprint_of, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
+from shared.registry.signing import make_key_pair
 
 ROOT = Path(__file__).parents[3]
 NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")

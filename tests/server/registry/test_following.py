@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from server.registry import registry as module
-from server.registry.manifest import Manifest, parse_manifest
 from server.registry.pull import pull_model
 from server.registry.registry import INDEX, Registry
-from server.registry.signing import Signer, Untrusted
 from server.registry.store import FolderStore, open_store
 from shared.base.errors import FedfuseError, StorageError
+from shared.registry.manifest import Manifest, parse_manifest
+from shared.registry.signing import Signer, Untrusted
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]

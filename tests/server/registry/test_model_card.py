@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from server.registry.manifest import MANIFEST, describe, parse_manifest
 from server.registry.model_card import Lineage, render_card
 from server.registry.pull import pull_model
 from server.registry.registry import Registry
@@ -21,6 +20,7 @@ from shared.base.errors import InputError
 from shared.ledger.format import Entry, Header, now, seal_line
 from shared.privacy.releases import ReleaseKind
 from shared.privacy.spent import Method
+from shared.registry.manifest import MANIFEST, describe, parse_manifest
 from tests.server.conftest import tally_of
 
 MakeRun = Callable[..., Path]
@@ -243,6 +243,6 @@ def test_nothing_else_signs_a_manifest() -> None:
         "server/cli/local.py",
         "server/deployment/resumable_run.py",
         "server/registry/registry.py",
-        "server/registry/signing.py",
+        "shared/registry/signing.py",
     ]
     assert (root / "server" / "registry" / "registry.py").read_text().count(".signed(signer)") == 1

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-from server.registry.manifest import MANIFEST, Manifest, ManifestEntry, parse_manifest
 from server.registry.pull import PulledModel, pull_model
 from server.registry.registry import Registry
-from server.registry.signing import Signer, Untrusted
 from server.registry.store import open_store
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.model.peft_export import load_published
+from shared.registry.manifest import MANIFEST, Manifest, ManifestEntry, parse_manifest
+from shared.registry.signing import Signer, Untrusted
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]
@@ -264,7 +264,7 @@ class TestDamage:
 
 def remade(run: Path) -> None:
     """Give a model that was changed a manifest that fits it, as its own coordinator could."""
-    from server.registry.manifest import describe
+    from shared.registry.manifest import describe
 
     folder = run / "model"
     (folder / MANIFEST).write_bytes(describe(folder, parse_manifest((folder / MANIFEST).read_bytes(), "").origin).content)

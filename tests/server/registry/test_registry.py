@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from server.registry.manifest import MANIFEST, Manifest, parse_manifest
 from server.registry.pull import pull_model
 from server.registry.registry import INDEX, Registry
-from server.registry.signing import Signer, Untrusted
 from server.registry.store import FolderStore, ObjectStore, Store, open_store, shown_address
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.model.adapter import adapter_digest
 from shared.model.peft_export import load_published
+from shared.registry.manifest import MANIFEST, Manifest, parse_manifest
+from shared.registry.signing import Signer, Untrusted
 
 MakeRun = Callable[..., Path]
 Keys = Callable[[str], tuple[Signer, Path]]

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from server.registry.signing import PublicKey, Signer, Untrusted, load_signer, load_trusted, make_key_pair, require_signature
 from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.registry.signing import PublicKey, Signer, Untrusted, load_signer, load_trusted, make_key_pair, require_signature
 
 
 @pytest.fixture

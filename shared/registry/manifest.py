@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from server.registry.signing import PublicKey, Signer, require_signature
 from shared.base.errors import InputError, StorageError
 from shared.base.settings import explain
+from shared.registry.signing import PublicKey, Signer, require_signature
 
 MANIFEST = "manifest.json"
 FORMAT = 2
