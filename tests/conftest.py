@@ -23,10 +23,20 @@ hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
+# Ray ends its workers when the machine's memory is nearly full, whoever has taken it, and gives up those that start slowly.
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+
 # The models here are tiny: a second thread costs more than it brings, above all beside other processes.
 torch.set_num_threads(1)
 
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes or ask for more time than others come first, so that no worker ends with one alone."""
+    long = {item.path for item in items if any(item.get_closest_marker(mark) for mark in ("deploy", "engine", "timeout"))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(autouse=True)

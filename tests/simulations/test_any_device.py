@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(660)
 def test_everything_runs_on_another_device_than_the_processor() -> None:
     # torch takes a new device only before a process's first backward pass.
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "tests/on_a_device.py"]
