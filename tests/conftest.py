@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -50,6 +52,23 @@ def plain_logging() -> Iterator[None]:
     root.handlers[:] = before[1]
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def patient_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray is waited for however long it takes to start: by itself it gives up after 30 seconds, too few on a busy machine."""
+    from ray._private import services
+
+    look = services.get_node
+
+    def wait(*words: Any, **more: Any) -> Any:
+        while True:
+            try:
+                return look(*words, **more)
+            except RuntimeError:  # it is not there yet
+                time.sleep(0.1)
+
+    monkeypatch.setattr(services, "get_node", wait)
 
 
 @pytest.fixture(scope="session")

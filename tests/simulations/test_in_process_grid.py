@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from simulations.in_process_grid import InProcessGrid
 
 NODES = {11: {"partition-id": 0, "num-partitions": 3}, 12: {"partition-id": 1, "num-partitions": 3}, 13: {"partition-id": 2}}
+PATIENCE = 600.0
+"""Seconds that an answer is waited for: Ray starts slowly on a busy machine."""
 
 
 def make_app() -> ClientApp:
@@ -47,9 +47,9 @@ def asked(grid: Grid, action: str, nodes: list[int], content: RecordDict | None 
 
 
 def gather(grid: Grid, ids: list[str]) -> dict[str, Message]:
-    """Every answer, however long it takes: pytest's own timeout is the only one, for Ray starts slowly on a busy machine."""
     found: dict[str, Message] = {}
-    while len(found) < len(ids):
+    end = time.monotonic() + PATIENCE
+    while len(found) < len(ids) and time.monotonic() < end:
         arrived = grid.pull_messages([id_ for id_ in ids if id_ not in found])
         found |= {message.metadata.reply_to_message_id: message for message in arrived}
         if not arrived:
@@ -75,20 +75,20 @@ def every_message_is_answered_by_its_node(grid: Grid) -> None:
 def a_node_keeps_its_state_between_messages(grid: Grid) -> None:
     seen = []
     for _ in range(3):
-        (reply,) = grid.send_and_receive(asked(grid, "echo", [next(iter(grid.get_node_ids()))]))
+        (reply,) = grid.send_and_receive(asked(grid, "echo", [next(iter(grid.get_node_ids()))]), timeout=PATIENCE)
         seen.append(int(reply.content["from"]["seen"]))
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
 
 
 def a_failing_app_is_an_error_reply_and_stops_nobody(grid: Grid) -> None:
-    replies = list(grid.send_and_receive(asked(grid, "fail", list(grid.get_node_ids()))))
+    replies = list(grid.send_and_receive(asked(grid, "fail", list(grid.get_node_ids())), timeout=PATIENCE))
     errors = [reply for reply in replies if reply.has_error()]
     assert len(replies) == 3 and len(errors) == 1
     assert errors[0].error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 def an_unregistered_action_is_an_error_reply(grid: Grid) -> None:
-    (reply,) = grid.send_and_receive(asked(grid, "nothing", [next(iter(grid.get_node_ids()))]))
+    (reply,) = grid.send_and_receive(asked(grid, "nothing", [next(iter(grid.get_node_ids()))]), timeout=PATIENCE)
     assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
@@ -115,26 +115,9 @@ def test_contract_in_process(clause: Callable[[Grid], None], workers: int) -> No
         clause(grid)
 
 
-@pytest.fixture
-def started_ray() -> Iterator[None]:
-    """Ray, which Flower then takes as it is. By itself it is given up when its start takes 30 seconds, as on a busy machine."""
-    import ray
-
-    path = os.pathsep.join(sys.path)
-    while not ray.is_initialized():
-        try:
-            ray.init(address="local", include_dashboard=False, num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": path}})
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.engine
 @pytest.mark.timeout(1200)
-def test_contract_of_flowers_own_simulation(started_ray: None) -> None:
+def test_contract_of_flowers_own_simulation(patient_ray: None) -> None:
     """The same clauses on Ray, so that the contract is Flower's and not one that we made up."""
     from flwr.simulation import run_simulation
 

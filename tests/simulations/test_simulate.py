@@ -207,7 +207,7 @@ class TestRunFolder:
 
 @pytest.mark.engine
 @pytest.mark.timeout(1200)
-def test_flowers_ray_engine_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path) -> None:
+def test_flowers_ray_engine_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path, patient_ray: None) -> None:
     run(two, tiny_settings(), tmp_path / "process")
     run(two, tiny_settings(), tmp_path / "ray", ray=True)
     a, b = (load_file(tmp_path / name / "model" / "head.safetensors") for name in ("process", "ray"))

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import pty
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +18,9 @@ from server.deployment.provisioning import create_coordinator_folder, make_invit
 from shared.base.errors import InputError
 from shared.protocol.invitation import Application, Invitation, fingerprint_of
 from shared.protocol.keys import ed25519_line
+from tests.support.called_command import called
 
-ROOT = Path(__file__).parents[3]
 OLD, NEW, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2, 3))
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +52,6 @@ def deployment(tmp_path: Path, invitation: Invitation) -> Deployment:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.fixture
-def fedfuse(tmp_path: Path) -> Run:
-    def run(*words: str | Path, terminal: str | None = None) -> subprocess.CompletedProcess[str]:
-        """A command; what is typed where `terminal` is given, no terminal at all where it is not."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        line = [sys.executable, "-m", "fedfuse", *map(str, words)]
-        ours, theirs = pty.openpty() if terminal is not None else (None, subprocess.DEVNULL)
-        if ours is not None:
-            os.write(ours, (terminal or "").encode())
-        return subprocess.run(
-            line, cwd=tmp_path, env=environment, stdin=theirs, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    return run
 
 
 class TestAnInvitation:
@@ -114,21 +92,21 @@ class TestAnInvitation:
         with pytest.raises(InputError, match="is for federation 'autumn'"):
             accept_invitation(deployment, other, replace=other.fingerprints())
 
-    def test_at_the_command_line(self, deployment: Deployment, invitation: Invitation, fedfuse: Run, tmp_path: Path) -> None:
+    def test_at_the_command_line(self, deployment: Deployment, invitation: Invitation, tmp_path: Path) -> None:
         path, before = tmp_path / "new.invitation", contents(deployment.folder)
         key = ed25519_line(Ed25519PrivateKey.generate().public_key())
         path.write_text(invitation.model_copy(update={"models": key, "address": "new.example.org:1"}).text())
         new = invitation.model_copy(update={"models": key}).fingerprints()["models"]
         words = ["client", "accept", deployment.folder, path]
-        refused = fedfuse(*words)
+        refused = called(*words)
         assert refused.returncode == 3 and "CHANGED" in refused.stderr and new in refused.stderr
-        assert fedfuse(*words, "--replace", f"models={new}").returncode == 3  # the address is not named
-        assert fedfuse(*words, terminal="y\nn\n").returncode == 3
+        assert called(*words, "--replace", f"models={new}").returncode == 3  # the address is not named
+        assert called(*words, terminal="y\nn\n").returncode == 3
         assert contents(deployment.folder) == before
-        assert fedfuse(*words, terminal="y\ny\n").returncode == 0
+        assert called(*words, terminal="y\ny\n").returncode == 0
         path.write_text(invitation.text())
         back = [f"models={invitation.fingerprints()['models']}", f"address={invitation.address}"]
-        done = fedfuse(*words, *(word for one in back for word in ("--replace", one)))
+        done = called(*words, *(word for one in back for word in ("--replace", one)))
         assert done.returncode == 0 and contents(deployment.folder) == before, done.stderr
 
 
@@ -152,23 +130,23 @@ class TestAnIdentity:
             identities_of([one, two])
         assert identities_of([one, one]) == {"video": OLD}
 
-    def test_at_the_command_line(self, deployment: Deployment, fedfuse: Run, tmp_path: Path) -> None:
+    def test_at_the_command_line(self, deployment: Deployment, tmp_path: Path) -> None:
         peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
         identity = apply(tmp_path / "a.toml")
-        alone = fedfuse(*words)
+        alone = called(*words)
         assert alone.returncode == 3 and not peers.exists()
         assert "nobody is at a terminal" in alone.stderr and "--yes" in alone.stderr
-        assert fedfuse(*words, "--yes").returncode == 0
+        assert called(*words, "--yes").returncode == 0
         changed = apply(tmp_path / "a.toml")
         for more, typed in ((["--yes"], None), ([], None), (["--yes"], "n\n"), (["--yes", "--replace", f"video={OLD}"], None)):
-            refused = fedfuse(*words, *more, terminal=typed)
+            refused = called(*words, *more, terminal=typed)
             assert refused.returncode == 3 and read_peers(peers) == {"video": identity}
             shown = refused.stdout + refused.stderr
             assert "CHANGED" in shown and fingerprint_of(identity) in shown and fingerprint_of(changed) in shown
-        assert fedfuse(*words, "--replace", f"video={fingerprint_of(changed)}").returncode == 0
+        assert called(*words, "--replace", f"video={fingerprint_of(changed)}").returncode == 0
         assert read_peers(peers) == {"video": changed}
         again = apply(tmp_path / "a.toml")
-        assert fedfuse(*words, terminal="y\n").returncode == 0 and read_peers(peers) == {"video": again}
+        assert called(*words, terminal="y\n").returncode == 0 and read_peers(peers) == {"video": again}
 
 
 def apply(path: Path) -> str:

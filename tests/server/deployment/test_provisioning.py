@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import Application, fingerprint_of, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 from shared.registry.signing import make_key_pair
+from tests.support.called_command import called
 
 ROOT = Path(__file__).parents[3]
 NODE = ec.derive_private_key(7, ec.SECP384R1()).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
@@ -414,25 +414,25 @@ class TestTheBundle:
         assert set(flatten(Settings())) <= set(project["tool"]["flwr"]["app"]["config"])
 
 
-def test_commands_of_the_desk(tmp_path: Path, run_fedfuse: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_commands_of_the_desk(tmp_path: Path) -> None:
     folder = tmp_path / "c"
-    assert run_fedfuse("init", "server", str(folder), "--host", "127.0.0.1", "--name", "spring").returncode == 0
-    invited = run_fedfuse("invite", "shop", "--server", str(folder))
+    assert called("init", "server", str(folder), "--host", "127.0.0.1", "--name", "spring").returncode == 0
+    invited = called("invite", "shop", "--server", str(folder))
     assert parse_invitation(invited.stdout, where="x").platform == "shop"
     assert "fingerprint" in invited.stderr and "fingerprint" not in invited.stdout
     asked = application(tmp_path, "shop")
     (tmp_path / "application.toml").write_text(asked.text())
     for wrong in ("video", "spring"):
-        refused = run_fedfuse("approve", wrong, str(tmp_path / "application.toml"), "--server", str(folder))
+        refused = called("approve", wrong, str(tmp_path / "application.toml"), "--server", str(folder))
         assert (refused.returncode, "'shop'" in refused.stderr) == (3, True)
     words = ("approve", "shop", str(tmp_path / "application.toml"), "--server", str(folder))
     for more in ((), ("--fingerprint", "1efb-13e2-7f62-294c-1a0d-0ced-b0ed-11c5")):
-        refused = run_fedfuse(*words, *more)  # the fingerprint is shown before anything is done
+        refused = called(*words, *more)  # the fingerprint is shown before anything is done
         assert refused.returncode == 3 and f"fingerprint {asked.fingerprint}" in refused.stdout
         assert not Platforms(folder / "platforms.json").all()
-    approved = run_fedfuse(*words, "--fingerprint", asked.fingerprint)
+    approved = called(*words, "--fingerprint", asked.fingerprint)
     assert (approved.returncode, "when the server starts" in approved.stdout) == (0, True), approved.stderr
-    status = json.loads(run_fedfuse("status", "--server", str(folder), "--json").stdout)
+    status = json.loads(called("status", "--server", str(folder), "--json").stdout)
     assert [(one["name"], one["standing"], one["connection"]) for one in status["platforms"]] == [("shop", "approved", "unknown")]
     assert status["server"] is False
     (shown,) = [one["fingerprint"] for one in status["platforms"]]
@@ -441,29 +441,12 @@ def test_commands_of_the_desk(tmp_path: Path, run_fedfuse: Callable[..., subproc
         (("--platforms", "5"), "1 are approved: shop"),
         (("--strategy", "fedavgg"), "no strategy is named 'fedavgg'"),
     ):
-        never = run_fedfuse("run", "--server", str(folder), "--rounds", "2", "--name", "r", *more)
+        never = called("run", "--server", str(folder), "--rounds", "2", "--name", "r", *more)
         assert never.returncode == 3 and said in never.stderr, never.stderr
     assert not (folder / "runs" / "r").exists()
-    assert run_fedfuse("revoke", "shop", "--server", str(folder)).returncode == 0
-    assert run_fedfuse("server", "health", str(folder)).returncode == 1
-    late = run_fedfuse(
+    assert called("revoke", "shop", "--server", str(folder)).returncode == 0
+    assert called("server", "health", str(folder)).returncode == 1
+    late = called(
         "run", "--server", str(folder), "--rounds", "2", "--name", "r", "--platforms", "1", "--set", "server.minimum_platforms=3"
     )
     assert late.returncode == 1 and "minimum_platforms" in late.stderr
-
-
-@pytest.fixture
-def run_fedfuse(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-        return subprocess.run(
-            [sys.executable, "-m", "fedfuse", *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
