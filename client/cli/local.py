@@ -27,6 +27,15 @@ _Texts = Annotated[
     bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
 ]
 
+_Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        help="Public key of which the model must have a signature; may be repeated. Without it a changed file shows by its hash "
+        "alone, which whoever changed it may have changed, too.",
+    ),
+]
+
 _EVENTS = 20
 """Events of one source that are shown on a terminal."""
 
@@ -117,6 +126,7 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
 def recommend_command(
     platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
     model: _Model = None,
+    trust: _Trust = None,
     user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
     like: Annotated[
         list[str] | None,
@@ -185,6 +195,7 @@ def recommend_command(
     )
     file = load(platform_file_in(platform))
     cache, state = trunk_and_state(file, model)
+    trusted = _trusted(model, trust)
     if out is not None:
         from client.recommender.serving.recommend_all import recommend_everybody
 
@@ -197,6 +208,7 @@ def recommend_command(
                 texts=texts,
                 cache=cache,
                 state=state,
+                trusted=trusted,
                 say=told.say,
                 tell=told.tell,
                 progress=told.progress,
@@ -214,6 +226,7 @@ def recommend_command(
             texts=texts,
             cache=cache,
             state=state,
+            trusted=trusted,
             say=told.say,
             tell=told.tell,
             progress=told.progress,
@@ -253,6 +266,7 @@ def _accounts(item: Any) -> list[str]:
 def evaluate_command(
     platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
     model: _Model = None,
+    trust: _Trust = None,
     texts: _Texts = False,
     seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
     k: Annotated[str, typer.Option("--k", help="Lengths of the lists that are judged.")] = "5,10,20",
@@ -292,6 +306,7 @@ def evaluate_command(
         require_plots(plot)
     file = load(platform_file_in(platform))
     cache, state = trunk_and_state(file, model)
+    trusted = _trusted(model, trust)
     with Told(file.privacy_warnings) as told:
         found = evaluate_platform(
             file,
@@ -300,6 +315,7 @@ def evaluate_command(
             texts=texts,
             cache=cache,
             state=state,
+            trusted=trusted,
             say=told.say,
             tell=told.tell,
             progress=told.progress,
@@ -315,6 +331,15 @@ def evaluate_command(
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
     _show_evaluation(file.name, found, [] if found.quality is None else quality_tables(file.name, found.quality))
+
+
+def _trusted(model: Path | None, keys: Sequence[Path] | None) -> list[Any]:
+    """The public keys in these files."""
+    from shared.registry.signing import load_trusted
+
+    if keys and model is None:
+        raise InputError("--trust needs a model", do="add --model, or leave --trust out")
+    return [load_trusted(key) for key in keys or ()]
 
 
 def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:

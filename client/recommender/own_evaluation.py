@@ -27,6 +27,7 @@ from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.progress import Progress
 from shared.base.settings import Settings
+from shared.registry.signing import PublicKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ def evaluate_platform(
     texts: bool = False,
     cache: Path,
     state: Path | None = None,
+    trusted: Sequence[PublicKey] = (),
     say: Tell = silent,
     tell: Tell = silent,
     progress: Progress | None = None,
@@ -104,6 +106,7 @@ def evaluate_platform(
         texts: Whether the items' texts are encoded although the model has no adapter.
         cache: Folder of the trunk cache.
         state: The platform's file of the run that made the model, if it is here.
+        trusted: Public keys, of which one must have signed the model; without any, no signature is asked for.
         say: Called with what a person should know.
         tell: Called with what is being done.
         read: The sources, where they were read already.
@@ -112,10 +115,11 @@ def evaluate_platform(
 
     Raises:
         InputError: an option, the model or the sources cannot be used, or nobody has two liked items.
+        StorageError, Untrusted: the model's folder is not what was published.
     """
     if any(length < 1 for length in lengths):
         raise InputError(f"a list of {min(lengths)} items", where="--k", do="give lengths from 1 on, such as 5,10,20")
-    opened = None if model is None else open_model(model)
+    opened = None if model is None else open_model(model, trusted=trusted, say=say)
     tell("reading the platform's tables")
     rows = read_rows(file, Settings(seed=seed)) if read is None else read
     tables, split = rows.tables, rows.split

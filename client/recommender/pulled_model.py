@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories
 from client.recommender.taste import TasteOnItems
+from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
 from client.run.run_state import load_run_state
 from client.sources.tables import Tables
@@ -27,11 +28,15 @@ from shared.preferences.shared_preferences import FILE, SharedPreferences, load_
 from shared.preferences.taste_directions import item_directions
 from shared.preferences.taste_map import FILE as TASTE_FILE
 from shared.preferences.taste_map import TasteMap, load_taste_map
+from shared.registry.manifest import MANIFEST
+from shared.registry.pulled_folder import require_unaltered
+from shared.registry.signing import PublicKey
 
 Floats = NDArray[np.float32]
 
 _ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "fedfuse.json")
 """Any of these speaks of an adapter; one that lacks the others is damaged, and that is said."""
+_OPENED = (*_ADAPTER, "head.safetensors", FILE, TASTE_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +108,29 @@ def untrained_text(
     return TextModel(file, frozen, tables=tables, cache=cache, where=str(file.path), progress=progress).items
 
 
-def open_model(folder: Path) -> ModelFolder:
-    """Read a published model.
+def open_model(folder: Path, *, trusted: Iterable[PublicKey] = (), say: Tell = silent) -> ModelFolder:
+    """Read a published model, once its files are those of the manifest that lies with them.
+
+    Args:
+        trusted: Public keys, of which one must have signed the manifest; without any, only its hashes are looked at.
+        say: Called with what a person should know.
 
     Raises:
         InputError: there is no such folder, it is no model's, or one of its files is damaged.
+        StorageError: a file is not what the manifest says.
+        Untrusted: none of `trusted` signed the manifest.
     """
     what = "name the folder of a model: RUN/model, or what `fedfuse pull` gave"
     if not folder.is_dir():
         raise InputError("there is no folder of a model", where=str(folder), do=what)
+    found = require_unaltered(folder, opened=_OPENED, trusted=trusted)
     preferences = load_preferences(folder / FILE) if (folder / FILE).exists() else None
     adapter = load_published(folder) if any((folder / name).exists() for name in _ADAPTER) else None
     taste = load_taste_map(folder / TASTE_FILE) if (folder / TASTE_FILE).exists() else None
     if preferences is None and adapter is None and taste is None:
         raise InputError("this is no model: it has neither shared preferences nor an adapter", where=str(folder), do=what)
+    if found is None:
+        say(f"{folder} has no {MANIFEST}: whether its files are those that were published cannot be checked")
     return ModelFolder(folder=folder, preferences=preferences, adapter=adapter, taste=taste)
 
 

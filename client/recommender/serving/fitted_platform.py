@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from client.recommender.global_model import GlobalModel
     from client.recommender.pulled_model import UsableModel
     from client.sources.tables import Tables
+    from shared.registry.signing import PublicKey
 
 SEED = 0
 
@@ -31,11 +33,12 @@ class FittedPlatform:
     which reads users' texts.
 
     Args:
-        file, model, state, texts, cache, say, tell, progress: As `client.recommender.serving.recommend.recommend_items`.
+        file, model, state, trusted, texts, cache, say, tell, progress: As `client.recommender.serving.recommend.recommend_items`.
         alone: Whether only what was published counts.
 
     Raises:
         InputError: the model or the sources cannot be used.
+        StorageError, Untrusted: the model's folder is not what was published.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class FittedPlatform:
         say: Tell,
         tell: Tell,
         progress: Progress | None,
+        trusted: Sequence[PublicKey] = (),
         alone: bool = False,
     ) -> None:
         self._file, self._texts, self._cache, self._alone = file, texts, cache, alone
@@ -59,23 +63,23 @@ class FittedPlatform:
         self._usable: UsableModel | None = None
         further = [path for path in (model, state) if path is not None]
         options = {"model": str(model), "state": str(state), "texts": texts}
-        self.digest = None if alone else state_digest(file, options, further)
+        self.digest = None if alone else state_digest(file, {**options, "trusted": [key.fingerprint for key in trusted]}, further)
         name = hashlib.sha256(repr(options).encode()).hexdigest()[:12]
         self._path = cache.parent / f"recommender-{name}.safetensors"
         found = None if self.digest is None else kept_fitted(self._path, self.digest)
         if found is not None:
             self.shelf, self._fitted = found
         else:
-            self._read(model, state)
+            self._read(model, state, trusted)
 
-    def _read(self, model: Path | None, state: Path | None) -> None:
+    def _read(self, model: Path | None, state: Path | None, trusted: Sequence[PublicKey]) -> None:
         # Torch, polars and all that reads tables take seconds to load, and what was kept needs none of them.
         from client.examples.split import nothing_held_out
         from client.recommender.pulled_model import open_model, use_model
         from client.sources.platform_tables import read_tables, require_usable
 
         file = self._file
-        opened = None if model is None else open_model(model)
+        opened = None if model is None else open_model(model, trusted=trusted, say=self._say)
         self._tell("reading the platform's tables")
         tables = self._tables = read_tables(file, lenient=True)
         if tables.items < 2:

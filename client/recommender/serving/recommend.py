@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.config.platform_file import PlatformFile
 from client.recommender.evidence import NOBODY
@@ -18,6 +19,9 @@ from client.recommender.tell import Tell, silent
 from client.sources.ids import spelled_id
 from shared.base.errors import InputError
 from shared.base.progress import Progress
+
+if TYPE_CHECKING:
+    from shared.registry.signing import PublicKey
 
 
 def recommend_items(
@@ -31,6 +35,7 @@ def recommend_items(
     texts: bool = False,
     cache: Path,
     state: Path | None = None,
+    trusted: Sequence[PublicKey] = (),
     say: Tell = silent,
     tell: Tell = silent,
     progress: Progress | None = None,
@@ -46,10 +51,12 @@ def recommend_items(
         texts: Whether the items' texts are encoded although the model has no adapter.
         cache: Folder of the trunk cache; a second call is quick.
         state: The platform's file of the run that made the model, if it is here.
+        trusted: Public keys, of which one must have signed the model; without any, no signature is asked for.
         say: Called with what a person should know of the answer, in one line.
         tell: Called with what is being done.
 
     Raises:
+        StorageError, Untrusted: the model's folder is not what was published.
         InputError: an option, the model or the sources cannot be used, or an item is unknown.
     """
     rules = rules or ListRules()
@@ -58,7 +65,16 @@ def recommend_items(
     if released_alone and model is None:
         raise InputError("--private needs a model: a platform by itself has released nothing", do="add --model")
     at_hand = FittedPlatform(
-        file, model=model, state=state, texts=texts, cache=cache, say=say, tell=tell, progress=progress, alone=released_alone
+        file,
+        model=model,
+        state=state,
+        trusted=trusted,
+        texts=texts,
+        cache=cache,
+        say=say,
+        tell=tell,
+        progress=progress,
+        alone=released_alone,
     )
     shelf = at_hand.shelf
     if user is not None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -27,6 +28,9 @@ from client.recommender.tell import Tell, silent
 from shared.base.atomic_files import whole_file
 from shared.base.errors import InputError, StorageError
 from shared.base.progress import Progress
+
+if TYPE_CHECKING:
+    from shared.registry.signing import PublicKey
 
 FORMATS = (".parquet", ".csv")
 _SCORES_AT_ONCE = 1 << 21
@@ -45,6 +49,7 @@ def recommend_everybody(
     texts: bool = False,
     cache: Path,
     state: Path | None = None,
+    trusted: Sequence[PublicKey] = (),
     say: Tell = silent,
     tell: Tell = silent,
     progress: Progress | None = None,
@@ -53,12 +58,13 @@ def recommend_everybody(
 
     Args:
         out: A `.parquet` or `.csv` file, of mode 0600; replaced if it is there.
-        model, top, texts, cache, state, say, tell, progress: As `client.recommender.serving.recommend.recommend_items`.
+        model, top, texts, cache, state, trusted, say, tell, progress: As `client.recommender.serving.recommend.recommend_items`.
 
     Returns:
         The number of users.
 
     Raises:
+        StorageError, Untrusted: the model's folder is not what was published.
         InputError: an option, the model or the sources cannot be used.
         StorageError: the file cannot be written.
     """
@@ -66,7 +72,9 @@ def recommend_everybody(
         raise InputError(f"--top is {top}", do="ask for at least one item")
     if out.suffix not in FORMATS:
         raise InputError(f"--out ends in {out.suffix!r}", where=str(out), do=f"name a file that ends in {' or '.join(FORMATS)}")
-    at_hand = FittedPlatform(file, model=model, state=state, texts=texts, cache=cache, say=say, tell=tell, progress=progress)
+    at_hand = FittedPlatform(
+        file, model=model, state=state, trusted=trusted, texts=texts, cache=cache, say=say, tell=tell, progress=progress
+    )
     shelf, fitted = at_hand.shelf, at_hand.model_for(-1, liked=0)
     # Without a digest nobody can tell whether a part is of the same rows.
     mark = hashlib.sha256(f"{at_hand.digest}|{top}|{texts}".encode()).hexdigest()[:16]

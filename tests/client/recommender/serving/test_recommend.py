@@ -19,11 +19,15 @@ from client.recommender.own_evaluation import evaluate_platform
 from client.recommender.serving.recommend import recommend_items
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
-from shared.base.errors import InputError
+from shared.base.errors import ExitCode, InputError, StorageError
 from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.model.peft_export import export, load_published
+from shared.preferences.shared_preferences import FILE
+from shared.registry.manifest import MANIFEST, describe
+from shared.registry.signing import Untrusted, load_signer, make_key_pair
+from tests.shared.registry.test_pulled_folder import ORIGIN
 from tests.support.released_preferences import release_of, write_release
 
 Write = Callable[..., Path]
@@ -219,6 +223,29 @@ class TestCommands:
         assert values["exact"] and values["private"] and values["segments"]["all"]["users"] > 0
         shown = self.call("evaluate", path)
         assert shown.exit_code == 0 and "should not leave" in " ".join(shown.stdout.split()) and "fitting" in shown.stderr
+
+    def test_a_model_that_was_changed_after_the_pull_is_refused(self, path: Path, model: Path, tmp_path: Path) -> None:
+        """Also where an earlier call kept what it had fitted with the whole model."""
+        make_key_pair(tmp_path / "coordinator.key", tmp_path / "coordinator.pub")
+        make_key_pair(tmp_path / "stranger.key", tmp_path / "stranger.pub")
+        (model / MANIFEST).write_bytes(describe(model, ORIGIN).signed(load_signer(tmp_path / "coordinator.key")).content)
+        one = ("recommend", "--platform", path, "--user", "u3", "--model", model)
+        everybody = ("recommend", "--platform", path, "--all", "--out", tmp_path / "all.csv", "--model", model)
+        commands = [one, (*one, "--private"), everybody, ("evaluate", path, "--model", model)]
+        trusted, others = ("--trust", tmp_path / "coordinator.pub"), ("--trust", tmp_path / "stranger.pub")
+        for words in commands:
+            for trust in ((), trusted):
+                found = self.call(*words, *trust)
+                assert found.exit_code == 0 and MANIFEST not in found.stderr, found.output
+            assert isinstance(self.call(*words, *others).exception, Untrusted)
+        data = (model / FILE).read_bytes()
+        (model / FILE).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for words in commands:
+            for trust in ((), trusted):
+                found = self.call(*words, *trust)
+                assert isinstance(found.exception, StorageError), (words, found.output)
+                assert FILE in str(found.exception) and found.exception.exit_code == ExitCode.STORAGE
+        assert isinstance(self.call("recommend", "--platform", path, "--user", "u3", *trusted).exception, InputError)
 
     def test_errors_have_their_codes(self, path: Path, tmp_path: Path) -> None:
         for words in (("evaluate", path, "--model", tmp_path), ("recommend", "--platform", path)):
