@@ -249,6 +249,9 @@ class TestRuns:
             assert words in shown.text, shown.text
         for words in ("'look' (1 rows)", 'columns = { time = "timestamp" }'):
             assert words in shown.text
+        assert not report["weights_differ"] and "weights differ" not in shown.text
+        path.write_text(path.read_text().replace("buy = 1.0", "buy = 3.0"))
+        assert "weights differ: what has one above 0 is liked" in call("check", path).text
 
     def test_ids_are_shown_whole_and_without_pictures(
         self, call: Callable[..., Result], write_platform: Write, monkeypatch: pytest.MonkeyPatch

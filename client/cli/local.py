@@ -99,6 +99,7 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "keys": _keys(tables),
         "interactions": len(tables.interactions.item),
         "positive": int(tables.interactions.positive.sum()),
+        "weights_differ": _weights_differ(tables),
         "sources": [
             {
                 "source": source.source,
@@ -367,6 +368,12 @@ def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:
     console.print("[dim]exact and private: nothing of this was sent, and it should not leave the platform[/]")
 
 
+def _weights_differ(tables: Any) -> bool:
+    """Whether events or values give some liked items another weight than others."""
+    liked = tables.interactions.weight[tables.interactions.positive]
+    return bool(len(liked)) and bool(liked.min() != liked.max())
+
+
 def _keys(tables: Any) -> dict[str, int]:
     """Items with a public key that can be read, and those that share it with another."""
     from collections import Counter
@@ -458,6 +465,12 @@ def _show(report: dict[str, Any]) -> None:
         table.add_row(escape(source["source"]), source["kind"], f"{source['read']:,}", f"{source['kept']:,}", why, alike)
     console.print(table)
     _show_order(console, report["sources"])
+    if report["weights_differ"]:
+        console.print(
+            "[bold]weights differ:[/] what has one above 0 is liked, and counts as one like in all that is released or trained; "
+            "in the history that this platform's own and fused models read it counts by its weight where that predicts its users "
+            "better (`fedfuse evaluate` says what was chosen)"
+        )
     cut = [f"{escape(name)} {one['cut']:,} of {one['of']:,}" for name, one in report["texts_cut"].items() if one["cut"]]
     if cut:
         more = "tokens in the source, or model.user_tokens and model.item_tokens of the run, give more room"

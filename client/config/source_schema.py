@@ -104,15 +104,18 @@ class InteractionsSource(Source):
     """Who met which item: at least `user` and `item`.
 
     Args:
-        events: Event -> weight: how much it says that the user likes the item, from 0 (known, and no more) on. Where an event is
-            not spelled so, capital and small letters do not matter. With this key the source needs a column `event`.
+        events: Event -> weight: how much it says that the user likes the item, from 0 (known, and no more) on. What has a weight
+            above 0 is liked, and counts as one like in all that is released or trained. Where it predicts the platform's users
+            better, an item of a history counts by its weight in the platform's own and fused models. Where an event is not
+            spelled so, capital and small letters do not matter. With this key the source needs a column `event`.
         threshold: Value from which on the item counts as liked; below it, it is known and no more. Needs a column `value`.
         time_format: How times are written: `unix`, `unix-ms`, `unix-us`, `unix-ns` (counted from 1970), `excel` (days since
             1899-12-30), or a strptime format (`%d/%m/%Y %H:%M`; with `%z` it has a zone, else it is UTC). Without it each time is
             read by itself: numbers of 8, 12 or 14 digits that begin as a date does are one (20191001), other numbers count from
             1970 in seconds, milliseconds, microseconds or nanoseconds by their size, and texts are ISO 8601 (`2018-07-07T22:09Z`,
             `2018-07-07 22:09:11 UTC`) or of a form that can mean one thing alone (`07.07.2018`, `Jul 7, 2018`).
-        weight: `log` makes an interaction's weight grow with the logarithm of its value, as for counts of plays.
+        weight: `log` makes an interaction's weight grow with the logarithm of its value, as for counts of plays; what a weight
+            does, `events` says.
         explode: Whether a row whose item is a list is a row for each of its entries: a list of the file's own type, or a text
             such as `101, 103` or `N1 N2`. Without it a list is refused, since it is no id.
     """

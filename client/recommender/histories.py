@@ -1,4 +1,8 @@
-"""Users' liked items as rows of a matrix, with recent items counting more."""
+"""Users' liked items as rows of a matrix, with recent items counting more, and those that an event or a value speaks louder for.
+
+What a model is fitted on counts every like as 1, and so does everything that is released. Only how much an item of a history
+says of what comes next may go by its weight: as rows of the fitted matrix weights gained nowhere (see the benchmarks' README).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.examples.split import Ragged
+from client.sources.tables import Tables
 
 Sparse: TypeAlias = scipy.sparse.csr_matrix
 
+_USERS_AT_ONCE = 1 << 16
 _LEAST = 1e-9
 """Weight of an item that is very old: 0 would take it out of the history, and so out of its own prediction."""
 
@@ -25,11 +31,21 @@ class Histories:
         liked: Per user.
         items: Of the catalogue.
         ordered: Whether the order is one of time; else no item is more recent than another.
+        weight: float32 (likes,), above 0, of geometric mean 1 on a platform. What the platform file's `events` and `weight` make
+            of each of `liked.values`; None: the same of all.
+
+    Raises:
+        ValueError: there is not one weight for each like.
     """
 
     liked: Ragged
     items: int
     ordered: bool
+    weight: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and self.weight.shape != self.liked.values.shape:
+            raise ValueError(f"{self.weight.shape} weights of {self.liked.values.shape} likes")
 
     @property
     def users(self) -> int:
@@ -41,23 +57,61 @@ class Histories:
         values = np.ones(len(self.liked.values), np.float32)
         return scipy.sparse.csr_matrix((values, self.liked.values, self.liked.offsets), shape=(self.users, self.items))
 
-    def recent(self, users: NDArray[np.int64], *, half_life: float | None, lengths: NDArray[np.int64] | None = None) -> Sparse:
+    def recent(
+        self,
+        users: NDArray[np.int64],
+        *,
+        half_life: float | None,
+        emphasis: float = 0.0,
+        lengths: NDArray[np.int64] | None = None,
+    ) -> Sparse:
         """Some users' histories, float32 (n, items): 1, and where there is an order half of it for an item `half_life` items old.
 
         Args:
             users: int64 (n,).
+            emphasis: Exponent of the weight by which an item counts; 0: weights do not matter.
             lengths: int64 (n,). How many of each user's items count, the oldest first; by default all.
         """
         row, place, item = self.liked.entries(users)
         taken = self.liked.lengths()[users] if lengths is None else lengths
         counts = place < taken[row]
         row, place, item = row[counts], place[counts], item[counts]
-        weight = (
-            np.ones(len(row))
-            if half_life is None or not self.ordered
-            else np.maximum(0.5 ** ((taken[row] - 1 - place) / half_life), _LEAST)
-        )
+        weight = np.ones(len(row))
+        if half_life is not None and self.ordered:
+            weight = 0.5 ** ((taken[row] - 1 - place) / half_life)
+        if emphasis and self.weight is not None:
+            weight *= self.weight[self.liked.offsets[users][row] + place].astype(np.float64) ** emphasis
+        weight = np.maximum(weight, _LEAST)
         return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))
+
+
+def liked_histories(tables: Tables, liked: Ragged) -> Histories:
+    """What users like, with the weights of the interactions behind it.
+
+    Args:
+        liked: Per user, of the tables' positive interactions some or all.
+    """
+    table = tables.interactions
+    positive = table.weight[table.positive]
+    weight = None
+    if len(positive) and positive.min() != positive.max():
+        weight = np.ones(len(liked.values), np.float32)
+        for begin in range(0, len(liked), _USERS_AT_ONCE):
+            end = min(begin + _USERS_AT_ONCE, len(liked))
+            rows, likes = slice(*table.offsets[[begin, end]]), slice(*liked.offsets[[begin, end]])
+            pair = _pairs(table.offsets[begin : end + 1], table.item[rows], tables.items)
+            order = np.argsort(pair, kind="stable")
+            wanted = _pairs(liked.offsets[begin : end + 1], liked.values[likes], tables.items)
+            weight[likes] = table.weight[rows][order[np.searchsorted(pair, wanted, sorter=order)]]
+        weight /= np.float32(np.exp(np.log(weight, dtype=np.float64).mean())) if len(weight) else np.float32(1.0)
+    return Histories(liked=liked, items=tables.items, ordered=table.time is not None, weight=weight)
+
+
+def _pairs(offsets: NDArray[np.int64], items: NDArray[np.int32], count: int) -> NDArray[np.int64]:
+    """One number for each pair of a user and an item, int64 (rows,)."""
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    numbers: NDArray[np.int64] = users * np.int64(count) + items
+    return numbers
 
 
 def one_by_one(history: Sparse) -> Sparse:

@@ -8,13 +8,13 @@ of each of them, so they are climbed one grid step at a time instead of tried al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.histories import Histories
+from client.recommender.histories import Histories, Sparse
 from client.recommender.item_ridge import ItemRidge, spectrum_of
 from client.recommender.left_out import Validation, mean_gain
 
@@ -24,6 +24,8 @@ RIDGES = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 _FIRST, _FIRST_OF_MANY, _MANY = 100.0, 1000.0, 20_000
 """Ridge that is tried first, and that of platforms of so many users: the more users, the more a ridge may be."""
 HALF_LIVES = (None, 16.0, 8.0, 4.0)
+EMPHASES = (0.5, 1.0)
+"""Exponents of the weights of events and values in a history, beside 0, which is that they do not matter."""
 SHARES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Weight of A'A of released factors, against 1 of the platform's own."""
 
@@ -36,16 +38,22 @@ class ItemPreferences:
         half_life: Items after which an item of a history counts half; None: never.
         share: Weight of the released factors; 0 without.
         gain: Mean gain over the left-out points.
+        emphasis: Exponent of the weights of events and values; 0: they do not matter.
     """
 
     model: ItemRidge = field(repr=False)
     half_life: float | None
     share: float
     gain: float
+    emphasis: float = 0.0
+
+    def history(self, histories: Histories, users: NDArray[np.int64]) -> Sparse:
+        """What of some users' histories counts how much, (n, items)."""
+        return histories.recent(users, half_life=self.half_life, emphasis=self.emphasis)
 
     def scores(self, histories: Histories, users: NDArray[np.int64]) -> Floats:
         """Scores of all items for some users, (n, items)."""
-        return self.model.scores(histories.recent(users, half_life=self.half_life))
+        return self.model.scores(self.history(histories, users))
 
 
 def fit_preferences(
@@ -66,12 +74,21 @@ def own_preferences(validation: Validation) -> ItemPreferences:
     return _at_share(validation, None, 0.0, None)
 
 
+def emphasised(validation: Validation, preferences: ItemPreferences) -> list[ItemPreferences]:
+    """The same with each exponent of the weights in a history; none where all weights are alike."""
+    if validation.histories.weight is None:
+        return []
+    model, half_life = preferences.model, preferences.half_life
+    gains = [mean_gain(validation.gains_by(model, half_life, emphasis)) for emphasis in EMPHASES]
+    return [replace(preferences, emphasis=emphasis, gain=gain) for emphasis, gain in zip(EMPHASES, gains, strict=True)]
+
+
 def joint_preferences(validation: Validation, factors: Floats, *, start: ItemPreferences) -> ItemPreferences:
     """The best that own rows and released factors give together, with a share above 0.
 
     Args:
         factors: (rank, items).
-        start: What own rows give alone: the search begins with its ridge and recency.
+        start: What own rows give alone: the search begins with its ridge and recency, and keeps its emphasis.
     """
     return _climb(lambda place: _at_share(validation, factors, SHARES[place], start), len(SHARES), len(SHARES) // 2)
 
@@ -83,6 +100,7 @@ def _at_share(validation: Validation, factors: Floats | None, share: float, star
     spectrum = spectrum_of(rows, apart=validation.users)
     first = _FIRST if validation.histories.users < _MANY else _FIRST_OF_MANY
     half_lives = HALF_LIVES if validation.histories.ordered else (None,)
+    emphasis = 0.0 if start is None else start.emphasis
     last = len(half_lives) // 2 if start is None else half_lives.index(start.half_life)
 
     def at_ridge(place: int) -> ItemPreferences:
@@ -90,8 +108,8 @@ def _at_share(validation: Validation, factors: Floats | None, share: float, star
         model = ItemRidge(rows, ridge=RIDGES[place], spectrum=spectrum)
 
         def with_recency(place: int) -> ItemPreferences:
-            gain = mean_gain(validation.gains_by(model, half_lives[place]))
-            return ItemPreferences(model=model, half_life=half_lives[place], share=share, gain=gain)
+            gain = mean_gain(validation.gains_by(model, half_lives[place], emphasis))
+            return ItemPreferences(model=model, half_life=half_lives[place], share=share, gain=gain, emphasis=emphasis)
 
         found = _climb(with_recency, len(half_lives), last)
         last = half_lives.index(found.half_life)

@@ -143,21 +143,21 @@ class Validation:
         """Whose items the points are, int64 (users of points,), ascending."""
         return self._users
 
-    def before(self, half_life: float | None) -> Sparse:
+    def before(self, half_life: float | None, emphasis: float = 0.0) -> Sparse:
         """What is known at each point, (points, items)."""
-        return self.histories.recent(self.points.user, half_life=half_life, lengths=self.points.place)
+        return self.histories.recent(self.points.user, half_life=half_life, emphasis=emphasis, lengths=self.points.place)
 
-    def scores(self, model: ItemRidge, half_life: float | None) -> NDArray[np.float32]:
+    def scores(self, model: ItemRidge, half_life: float | None, emphasis: float = 0.0) -> NDArray[np.float32]:
         """Scores at each point by the model without that user's row, float32 (points, items)."""
-        before, own = self.before(half_life), self._rows[self._users]
+        before, own = self.before(half_life, emphasis), self._rows[self._users]
         scores = np.zeros((len(self), self.histories.items), np.float32)
         for part, users, which in self._blocks():
             scores[part] = model.scores_without(own[users], before[part], which)
         return scores
 
-    def gains_by(self, model: ItemRidge, half_life: float | None) -> NDArray[np.float64]:
+    def gains_by(self, model: ItemRidge, half_life: float | None, emphasis: float = 0.0) -> NDArray[np.float64]:
         """`gains` of `scores`, float64 (points,), without forming them: what is not active scores 0."""
-        before, own = self.before(half_life), self._rows[self._users]
+        before, own = self.before(half_life, emphasis), self._rows[self._users]
         among = np.full(self.histories.items, -1)
         among[model.active] = np.arange(len(model.active))
         place, further = among[self.points.target], self.histories.items - len(model.active)
@@ -202,6 +202,25 @@ def gain(rank: NDArray[np.float64]) -> NDArray[np.float64]:
     """1 / log2(rank + 1): as NDCG@10, but without a cut, so that its mean varies less."""
     gains: NDArray[np.float64] = 1.0 / np.log2(rank + 1.0)
     return gains
+
+
+def surely_more(gains: NDArray[np.float64], than: NDArray[np.float64], users: NDArray[np.int64]) -> bool:
+    """Whether gains are larger in the mean by more than the standard error of that, points of one user counting as one draw.
+
+    Args:
+        gains, than: float64 (points,), of the same points.
+        users: int64 (points,). Whose they are.
+
+    >>> surely_more(np.array([0.5, 0.5, 0.5]), np.array([0.2, 0.3, 0.4]), np.arange(3))
+    True
+    >>> surely_more(np.array([0.9, 0.1, 0.1]), np.array([0.2, 0.3, 0.4]), np.arange(3))
+    False
+    """
+    more = gains - than
+    if not len(more):
+        return False
+    by_user = np.bincount(np.unique(users, return_inverse=True)[1], more - more.mean())
+    return float(more.mean()) > float(np.sqrt((by_user**2).sum())) / len(more)
 
 
 def mean_gain(gains: NDArray[np.float64]) -> float:

@@ -68,6 +68,8 @@ class OwnEvaluation:
                 if chosen["half_life"]
                 else "all items count alike"
             )
+            if chosen["emphasis"]:
+                fades += f"; by the weight of its event or value to the power of {chosen['emphasis']:g}"
             shown.append(f"The {name} model: {' + '.join(parts)} (ridge {chosen['ridge']:g}; {fades}).")
         if self.chosen == "fused":
             return [
@@ -194,6 +196,7 @@ def _chosen(model: PlatformModel) -> dict[str, Any]:
         "ridge": preferences.model.ridge,
         "share": preferences.share,
         "half_life": preferences.half_life,
+        "emphasis": preferences.emphasis,
         "weights": {name: float(f"{weight:.4g}") for name, weight in model.weights.items()},
         "gain": round(model.gain, 6),
     }

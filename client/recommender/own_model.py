@@ -22,9 +22,9 @@ from client.recommender.evidence import (
     source_vectors,
     word_vectors,
 )
-from client.recommender.histories import Histories
-from client.recommender.item_preferences import own_preferences
-from client.recommender.left_out import Validation
+from client.recommender.histories import Histories, liked_histories
+from client.recommender.item_preferences import emphasised, own_preferences
+from client.recommender.left_out import Validation, surely_more
 from client.recommender.platform_model import PlatformModel, weigh_evidence
 from client.recommender.taste import own_taste
 from client.sources.tables import Tables
@@ -56,13 +56,20 @@ def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: i
     """
     validation = Validation(training_histories(tables, split), split.known, seed=seed)
     evidence = own_evidence(tables, validation.histories, text)
-    model = weigh_evidence(validation, own_preferences(validation), evidence)
+    preferences = own_preferences(validation)
+    model = weigh_evidence(validation, preferences, evidence)
+    tried = [weigh_evidence(validation, some, evidence) for some in emphasised(validation, preferences)]
+    best = max(tried, key=lambda one: one.gain, default=model)
+    # On films, music and a generated shop weights of ratings, plays and events changed nothing that could be told from chance, so
+    # that they have to be better beyond it.
+    if surely_more(best.gains, model.gains, validation.points.user):
+        model = best
     return OwnFit(validation=validation, evidence=evidence, model=model)
 
 
 def training_histories(tables: Tables, split: Split) -> Histories:
     """What trains, as histories."""
-    return Histories(liked=split.train, items=tables.items, ordered=tables.interactions.time is not None)
+    return liked_histories(tables, split.train)
 
 
 def own_evidence(tables: Tables, histories: Histories, text: Floats | None = None) -> list[Evidence]:

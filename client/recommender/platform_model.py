@@ -70,12 +70,12 @@ class PlatformModel:
 
     def scores(self, users: Numbers) -> Floats:
         """Scores of all items for some of the platform's users, float32 (n, items)."""
-        return self._sum(self.histories.recent(users, half_life=self.preferences.half_life), users)
+        return self._sum(self.preferences.history(self.histories, users), users)
 
     def scores_of(self, histories: Histories) -> Floats:
         """Scores of all items for histories of people who are in no table, float32 (n, items)."""
         users = np.arange(histories.users)
-        return self._sum(histories.recent(users, half_life=self.preferences.half_life), np.full(len(users), NOBODY))
+        return self._sum(self.preferences.history(histories, users), np.full(len(users), NOBODY))
 
     def parts(self, liked: Histories, *, user: int = NOBODY) -> list[ScorePart]:
         """The parts of the scores for one history.
@@ -84,7 +84,7 @@ class PlatformModel:
             liked: Of one person.
             user: Their number, if they are in the tables.
         """
-        history = liked.recent(np.zeros(1, np.int64), half_life=self.preferences.half_life)
+        history = self.preferences.history(liked, np.zeros(1, np.int64))
         asked = ScoredFor(history=history, users=np.full(1, user))
         ridge = self.preferences.model
         found = [
@@ -126,9 +126,9 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
 
     One weight at a time, the others as they are, each part twice: the scores of preferences stay what they are.
     """
-    scores = validation.scores(preferences.model, preferences.half_life)
+    scores = validation.scores(preferences.model, preferences.half_life, preferences.emphasis)
     points = validation.points
-    asked = ScoredFor(history=validation.before(preferences.half_life), users=points.user, without=True)
+    asked = ScoredFor(history=validation.before(preferences.half_life, preferences.emphasis), users=points.user, without=True)
     parts = [part.scores(asked) for part in evidence]
     validation.only_candidates(scores)
     unit = float(np.maximum(scores.max(1), 0.0).mean()) if len(points) else 0.0

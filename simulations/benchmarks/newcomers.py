@@ -57,7 +57,7 @@ class _Visitors:
 
     def scores(self, users: Numbers) -> Floats:
         rows = [self.histories.liked[int(user)] for user in users]
-        return self.model.scores_of(replace(self.histories, liked=ragged(rows)))
+        return self.model.scores_of(replace(self.histories, liked=ragged(rows), weight=None))
 
 
 @dataclass(frozen=True)

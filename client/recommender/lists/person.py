@@ -47,12 +47,14 @@ class Person:
         liked: int32. Items of the history, oldest first.
         met: int32. Items that are not recommended again.
         in_order: Whether the order of the history is one of time.
+        weight: float32, as `Histories.weight`, of each liked item; None where all weigh alike.
     """
 
     number: int
     liked: Items = field(repr=False)
     met: Items = field(repr=False)
     in_order: bool
+    weight: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def history(self, items: int) -> Histories:
         """The history of this one person.
@@ -60,7 +62,7 @@ class Person:
         Args:
             items: Of the catalogue.
         """
-        return Histories(liked=ragged([self.liked]), items=items, ordered=self.in_order)
+        return Histories(liked=ragged([self.liked]), items=items, ordered=self.in_order, weight=self.weight)
 
     def after(self, events: Sequence[tuple[int, bool]]) -> Person:
         """The same person after they met further items.
@@ -73,10 +75,13 @@ class Person:
         newest = list(dict.fromkeys(item for item, liked in reversed(events) if liked))[::-1]
         new = np.asarray(newest, np.int32)
         met = np.asarray([item for item, _ in events], np.int32)
-        before = self.liked[~np.isin(self.liked, new)]
+        stays = ~np.isin(self.liked, new)
+        # What is new weighs as much as likes do in the (geometric) mean, which is 1.
+        weight = None if self.weight is None else np.concatenate([self.weight[stays], np.ones(len(new), np.float32)])
         return Person(
             number=self.number,
-            liked=np.concatenate([before, new]).astype(np.int32),
+            liked=np.concatenate([self.liked[stays], new]).astype(np.int32),
+            weight=weight,
             met=np.union1d(self.met, met).astype(np.int32),
             in_order=self.in_order,
         )

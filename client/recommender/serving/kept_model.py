@@ -29,7 +29,7 @@ from client.config.platform_file import PlatformFile
 from client.evaluation.score_calibration import Calibration
 from client.examples.split import Ragged, Split, ragged
 from client.recommender.evidence import Alike, Evidence, FriendsLike, Popular, PopularElsewhere, text_vectors
-from client.recommender.histories import Histories, Sparse
+from client.recommender.histories import Histories, Sparse, liked_histories
 from client.recommender.item_preferences import ItemPreferences
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.lists.item_attributes import ItemAttributes
@@ -92,6 +92,7 @@ class Shelf:
         profiled: bool (users,). Whether a text says anything of a user.
         liked: Per user, oldest first.
         known: Per user, items met, sorted.
+        weight: float32 (likes,). As `Histories.weight`.
         ordered: Whether the order of likes is one of time.
         attributes: Attribute -> one value per item, '' where there is none.
     """
@@ -105,6 +106,7 @@ class Shelf:
     profiled: NDArray[np.bool_] = field(repr=False)
     liked: Ragged = field(repr=False)
     known: Ragged = field(repr=False)
+    weight: NDArray[np.float32] | None = field(repr=False)
     ordered: bool
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
@@ -113,7 +115,7 @@ class Shelf:
         """Of tables whose split holds nothing out."""
         digests = np.array([_digest(user) for user in tables.user_ids], np.uint64)
         order = np.argsort(digests, kind="stable")
-        profiled = np.zeros(tables.users, np.bool_)
+        profiled, histories = np.zeros(tables.users, np.bool_), liked_histories(tables, split.train)
         for texts in tables.user_text.values():
             profiled |= np.array([bool(text) for text in texts], np.bool_)
         return cls(
@@ -126,8 +128,9 @@ class Shelf:
             profiled=profiled,
             liked=split.train,
             known=split.known,
-            ordered=tables.interactions.time is not None,
             attributes=tables.item_attributes,
+            weight=histories.weight,
+            ordered=histories.ordered,
         )
 
     @property
@@ -139,6 +142,11 @@ class Shelf:
     def users(self) -> int:
         """With an interaction; private."""
         return len(self.user_ids)
+
+    @property
+    def histories(self) -> Histories:
+        """What users like."""
+        return Histories(liked=self.liked, items=self.items, ordered=self.ordered, weight=self.weight)
 
     @cached_property
     def twins(self) -> Ragged:
@@ -219,6 +227,7 @@ def keep_fitted(path: Path, shelf: Shelf, model: PlatformModel, digest: str) -> 
     for name in _LISTS:
         tensors |= {f"{name}.values": getattr(shelf, name).values, f"{name}.offsets": getattr(shelf, name).offsets}
     tensors |= {name: getattr(shelf, name) for name in _NUMBERS}
+    tensors |= {} if shelf.weight is None else {"weight": shelf.weight}
     with whole_file(path, mode=_MODE) as draft:
         facts |= {"ordered": shelf.ordered, "attributes": list(shelf.attributes)}
         whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -238,9 +247,8 @@ def kept_fitted(path: Path, digest: str) -> tuple[Shelf, PlatformModel] | None:
         }
         parts |= {name: Ragged(offsets=tensors[f"{name}.offsets"], values=tensors[f"{name}.values"]) for name in _LISTS}
         parts |= {name: tensors[name] for name in _NUMBERS}
-        shelf = Shelf(**parts, ordered=bool(facts["ordered"]))
-        histories = Histories(liked=shelf.liked, items=shelf.items, ordered=shelf.ordered)
-        return shelf, _model_of(tensors, facts, histories)
+        shelf = Shelf(**parts, weight=tensors.get("weight"), ordered=bool(facts["ordered"]))
+        return shelf, _model_of(tensors, facts, shelf.histories)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -309,6 +317,7 @@ def _model_tensors(model: PlatformModel) -> tuple[Arrays, dict[str, Any]]:
     facts = {
         "ridge": preferences.model.ridge,
         "half_life": preferences.half_life,
+        "emphasis": preferences.emphasis,
         "share": preferences.share,
         "gain": preferences.gain,
         "evidence": evidence,
@@ -344,7 +353,11 @@ def _model_of(tensors: Arrays, facts: Mapping[str, Any], histories: Histories) -
             made = Alike(stored, name=part["name"], nearest=stored if part["nearest"] else None)
         evidence.append((float(part["weight"]), made))
     preferences = ItemPreferences(
-        model=ridge, half_life=facts["half_life"], share=float(facts["share"]), gain=float(facts["gain"])
+        model=ridge,
+        half_life=facts["half_life"],
+        share=float(facts["share"]),
+        gain=float(facts["gain"]),
+        emphasis=float(facts["emphasis"]),
     )
     known = facts["calibration"]
     calibration = None if known is None else Calibration(**known, knots=tensors["calibration.knots"])

@@ -96,7 +96,8 @@ def named_person(shelf: Shelf, user: str) -> Person:
     number = shelf.number_of(user)
     if number is None:
         return Person(number=NOBODY, liked=NO_ITEMS, met=NO_ITEMS, in_order=shelf.ordered)
-    return Person(number=number, liked=shelf.liked[number], met=shelf.known[number], in_order=shelf.ordered)
+    weight = None if shelf.weight is None else shelf.weight[slice(*shelf.liked.offsets[[number, number + 1]])]
+    return Person(number=number, liked=shelf.liked[number], met=shelf.known[number], in_order=shelf.ordered, weight=weight)
 
 
 def about_person(shelf: Shelf, person: Person) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client.examples.split import ragged
-from client.recommender.histories import Histories
-from client.recommender.item_preferences import _climb, fit_preferences
+from client.config.platform_file import load
+from client.examples.split import leave_one_out, nothing_held_out, ragged
+from client.recommender.histories import Histories, liked_histories
+from client.recommender.item_preferences import EMPHASES, _climb, emphasised, fit_preferences, own_preferences
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.left_out import LeftOut, Validation, gain, left_out, mean_gain, met_before, ranks_among
+from client.sources.platform_tables import read_tables
 
 GROUPS = 4
 
@@ -119,3 +124,66 @@ def test_a_climb_ends_where_neither_neighbour_is_better_and_fits_nothing_twice()
                 at -= 1
             assert _climb(fit, 4, start).place == at, (gains, start)
             assert len(seen) == len(set(seen)) and (at <= start or min(seen) == start), (gains, start)
+
+
+def weighted(users: int, *, telling: bool) -> Histories:
+    """Users who buy items of one group of four and click on any; a purchase weighs ten times a click, or either by chance."""
+    random = np.random.default_rng(5)
+    rows, weights = [], []
+    for _ in range(users):
+        group = random.integers(GROUPS)
+        bought = random.choice(np.arange(60)[np.arange(60) % GROUPS == group], 6, replace=False)
+        clicked = random.choice(np.setdiff1d(np.arange(60), bought), 6, replace=False)
+        items, weight = np.concatenate([bought[1:], clicked]), np.repeat([1.0, 0.1], [5, 6])
+        order = random.permutation(len(items))
+        rows.append(np.append(items[order], bought[:1]).astype(np.int32))
+        weights.append(np.append((weight if telling else random.permutation(weight))[order], 1.0))
+    weight = np.concatenate(weights).astype(np.float32)
+    return Histories(liked=ragged(rows), items=60, ordered=True, weight=weight / np.exp(np.log(weight).mean()))
+
+
+def test_weights_of_events_count_where_they_predict_the_next_item() -> None:
+    histories = weighted(150, telling=True)
+    validation = Validation(histories, histories.liked, seed=0)
+    without = own_preferences(validation)
+    found = emphasised(validation, without)
+    assert [one.emphasis for one in found] == list(EMPHASES) and without.emphasis == 0
+    assert min(one.gain for one in found) > without.gain + 0.01
+    users = np.arange(150)
+    expected = histories.recent(users, half_life=without.half_life, emphasis=EMPHASES[0])
+    assert np.array_equal(found[0].scores(histories, users), without.model.scores(expected))
+    nothing = replace(histories, weight=None)
+    assert not emphasised(Validation(nothing, nothing.liked, seed=0), without)
+
+
+def test_weights_are_those_of_the_pair_of_user_and_item(write_platform: Callable[..., Path]) -> None:
+    rows = "user,item,event,time\n" + "".join(
+        f"u{user},i{(user + 5 * item) % 12},{('view', 'cart', 'buy')[(user + item) % 3]},{100 * user + item}\n"
+        for user in range(9)
+        for item in range(2 + user % 4)
+    )
+    path = write_platform(files={"shop-events.csv": rows})
+    text = path.read_text()
+    for events, timed in (("{ view = 0.5, cart = 1.0, buy = 2.0 }", True), ("{ view = 0.5, cart = 1, buy = 2 }", False)):
+        path.write_text(text.replace('path = "shop-events.csv"', f'path = "shop-events.csv"\nevents = {events}'))
+        if not timed:
+            (path.parent / "shop-events.csv").write_text("\n".join(line.rsplit(",", 1)[0] for line in rows.splitlines()))
+        tables = read_tables(load(path))
+        for split in (leave_one_out(tables, seed=1), nothing_held_out(tables, seed=1)):
+            histories = liked_histories(tables, split.train)
+            assert histories.weight is not None and histories.ordered == timed
+            assert np.log(histories.weight).mean() == pytest.approx(0, abs=1e-6)
+            known = {
+                (tables.interactions.offsets.searchsorted(row, side="right") - 1, item): weight
+                for row, (item, weight) in enumerate(zip(tables.interactions.item, tables.interactions.weight, strict=True))
+            }
+            user, _, item = split.train.entries(np.arange(len(split.train)))
+            expected = np.array([known[pair] for pair in zip(user, item, strict=True)])
+            assert np.allclose(histories.weight / histories.weight[0], expected / expected[0])
+    path.write_text(
+        text.replace('path = "shop-events.csv"', 'path = "shop-events.csv"\nevents = { view = 3, cart = 3, buy = 3 }')
+    )
+    tables = read_tables(load(path))
+    assert liked_histories(tables, nothing_held_out(tables, seed=0).train).weight is None
+    with pytest.raises(ValueError, match="weights"):
+        replace(weighted(3, telling=True), weight=np.ones(2, np.float32))

@@ -53,3 +53,29 @@ def test_it_reads_nothing_that_is_held_out(write_platform: Write) -> None:
     users = np.arange(tables.users)
     assert np.array_equal(one.scores(users), two.scores(users)) and one.weights == two.weights
     assert one.histories.rows().sum() == len(split.train.values)
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_weights_count_in_histories_where_they_surely_predict(write_platform: Write, telling: bool) -> None:
+    """What is bought is of one group of four, what is viewed of any; or either by chance."""
+    random = np.random.default_rng(7)
+    rows = ["user,item,event,time"]
+    for user in range(80):
+        group = random.integers(4)
+        items = [*(group + 4 * random.choice(10, 6, replace=False)), *random.choice(40, 5, replace=False)]
+        events = np.repeat(["buy", "view"], [6, 5])
+        for when, place in enumerate(random.permutation(11)):
+            event = events[place] if telling else events[random.integers(11)]
+            rows.append(f"u{user},i{items[place]},{event},{100 * user + when}")
+    path = write_platform(users=80, items=40, files={"shop-events.csv": "\n".join(rows)})
+    events_key = 'path = "shop-events.csv"\nevents = { view = 0.1, buy = 1.0 }'
+    path.write_text(path.read_text().replace('path = "shop-events.csv"', events_key))
+    tables = read_tables(load(path))
+    split = leave_one_out(tables, seed=0)
+    own = fit_own(tables, split, seed=0)
+    assert (own.model.preferences.emphasis > 0) == telling
+    # The same rows with one weight for all.
+    alike = replace(tables, interactions=replace(tables.interactions, weight=np.ones_like(tables.interactions.weight)))
+    without = fit_own(alike, split, seed=0)
+    assert without.model.preferences.emphasis == 0
+    assert own.model.gain > without.model.gain if telling else own.model.gain == without.model.gain

@@ -69,6 +69,29 @@ def test_the_second_answer_is_the_first_and_reads_no_source(
     assert asked(file, tmp_path, user=None, like=["i1", "i2"]) == liked
 
 
+def test_weights_of_events_are_kept_too(write_platform: Write, tmp_path: Path, unread: Callable[[], None]) -> None:
+    """What was bought is of one group, what was viewed of any: so weights count."""
+    random = np.random.default_rng(3)
+    rows = ["user,item,event,time"]
+    for user in range(60):
+        for when in range(9):
+            item = (user % 3 + 3 * random.integers(8)) if when % 2 == 0 else random.integers(24)
+            rows.append(f"u{user},i{item},{'view' if when % 2 else 'buy'},{100 * user + when}")
+    path = write_platform(users=60, items=24, files={"shop-events.csv": "\n".join(rows)})
+    events = "events = { view = 0.05, buy = 1.0 }"
+    path.write_text(path.read_text().replace('path = "shop-events.csv"', f'path = "shop-events.csv"\n{events}'))
+    file = load(path)
+    first = asked(file, tmp_path)
+    everybody = tmp_path / "first.csv"
+    recommend_everybody(file, out=everybody, cache=tmp_path / "state" / "trunk", top=4)
+    (kept,) = (tmp_path / "state").glob("recommender-*")
+    assert b'\\"emphasis\\": 0.0' not in kept.read_bytes()
+    unread()
+    assert asked(file, tmp_path) == first
+    mine = [line.split(",")[2] for line in everybody.read_text().splitlines() if line.startswith("u3,")]
+    assert mine == [item.item for item in first]
+
+
 def test_with_a_model_too(file: PlatformFile, tmp_path: Path, unread: Callable[[], None]) -> None:
     tables = read_tables(file)
     model = write_release(tmp_path / "model", release_of(tables, nothing_held_out(tables, seed=0).train, items=np.arange(9)))
