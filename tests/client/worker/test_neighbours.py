@@ -22,6 +22,7 @@ from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism, Mechanism
+from client.recommender.histories import liked_histories
 from client.run import evaluating, local_session, popularity_prior, run_context, training_context
 from client.run.run_context import RunContext
 from client.run.training_context import TrainingContext
@@ -112,8 +113,13 @@ STAR = World(
     influence=0,
 )
 """Sixty who read alike name one who is gone next door."""
+ONE_IN_COMMON = World(
+    users={f"a{at}": User(items=LIKES) for at in range(60)} | {"b": User(items=((0, True), (4, True), (5, True)))}, declared=80
+)
+"""Sixty who like alike, and one who likes one item of theirs and what nobody else does."""
 WORLDS = {
     "plain": PLAIN,
+    "one in common": ONE_IN_COMMON,
     "friends": FRIENDS,
     "bounded": BOUNDED,
     "star": STAR,
@@ -276,6 +282,26 @@ def not_clipped(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Mechanism, "weights", lambda self, squared: torch.ones_like(squared))
 
 
+def own_matrix_as_an_offset(patched: pytest.MonkeyPatch) -> None:
+    """Training begins from what the platform's own users like together, exactly: one user's rows are in everybody's gradient."""
+    real = TrainingContext.trainer
+
+    def trainer(self: TrainingContext, prior: torch.Tensor, mechanism: Mechanism) -> Any:
+        made, tables = real(self, prior, mechanism), self.platform.tables
+        rows = liked_histories(tables, self.platform.split.train).rows().toarray()
+        together = rows.T @ rows
+        length = np.sqrt(np.maximum(np.diag(together), 1.0))
+        alike, objective = torch.from_numpy(np.sqrt(together / np.outer(length, length))), made._objective
+
+        def offset(scores: torch.Tensor, answers: Any, local: Any) -> torch.Tensor:
+            return objective(scores + 5 * answers.excluded.float() @ alike, answers, local)
+
+        made._objective = offset
+        return made
+
+    patched.setattr(TrainingContext, "trainer", trainer)
+
+
 def noise_share_too_small(patched: pytest.MonkeyPatch) -> None:
     real = Mechanism.release
 
@@ -336,6 +362,7 @@ FAULTS: dict[str, tuple[Plant, World, str, dict[str, Any]]] = {
     "metrics read friends, influence 0": (metrics_read_friends_unless_bounded, STAR, "b", {}),
     "division by the counted users": (divided_by_the_counted, PLAIN, "a", {}),
     "gradients not clipped": (not_clipped, PLAIN, "a", {"training.clip": 1e-3}),
+    "the platform's own matrix is an offset": (own_matrix_as_an_offset, ONE_IN_COMMON, "b", {"training.clip": 1e-3}),
     "less noise than is charged": (noise_share_too_small, PLAIN, "a", {}),
     "a failure is refused": (a_failure_is_refused, PLAIN, "a", {}),
     "timings leave": (timings_leave, PLAIN, "a", {}),
