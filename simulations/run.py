@@ -139,6 +139,7 @@ def _run(
         "rounds": together.rounds,
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
+        "preference_items": plan.settings.preferences.items,
         "platforms": {
             name: {**_platform(tally, compared[name]), "per_round": history.of(name) if compared[name] else []}
             for name, tally in together.tallies.items()

@@ -10,7 +10,14 @@ from simulations.verdict import verdict
 
 
 def metrics(result: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    return {"strategy": "preferences", "platforms": {} if result is None else {"shop": result}, "left_out": {}, **more}
+    return {
+        "strategy": "preferences",
+        "rounds": 0,
+        "preference_items": 1024,
+        "platforms": {} if result is None else {"shop": result},
+        "left_out": {},
+        **more,
+    }
 
 
 def platform(low: float, mean: float, high: float, **more: Any) -> dict[str, Any]:
@@ -41,6 +48,14 @@ def test_advice_for_several_is_given_once() -> None:
     result = platform(-0.01, 0.0, 0.01)
     lines = verdict({**metrics(result), "platforms": {"a": result, "b": result}})
     assert [line.partition(":")[0] for line in lines[:2]] == ["a", "b"] and len(lines) == 3
+
+
+def test_a_run_that_gave_adapters_the_whole_budget_says_so_where_nobody_gained() -> None:
+    nothing, gained = platform(-0.01, 0.0, 0.01), platform(0.01, 0.02, 0.03)
+    trained = {"strategy": "fedavg", "rounds": 10, "preference_items": 0}
+    assert any("All of the budget went to adapters" in line for line in verdict(metrics(nothing, **trained)))
+    for result, facts in ((gained, trained), (nothing, {**trained, "preference_items": 1024}), (nothing, {})):
+        assert not any("went to adapters" in line for line in verdict(metrics(result, **facts)))
 
 
 def test_who_was_left_out_is_last() -> None:
