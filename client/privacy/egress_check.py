@@ -33,6 +33,7 @@ from shared.secagg.codec import Message, decode
 from shared.secagg.messages import Confirmed, Dealt, Masked, Unmasked
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Taken
+from shared.secagg.trust_statement import TrustStatement, trusted_digest
 
 _KINDS = (Joined, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)
 _PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {
@@ -54,6 +55,7 @@ def checked(
     pace: Pace,
     catalogue: str = "",
     item_list: bytes = b"",
+    peers: Mapping[str, bytes] | None = None,
 ) -> Answer:
     """The answer, if it may leave.
 
@@ -65,6 +67,7 @@ def checked(
         pace: The durations that may leave.
         catalogue: Hash of the public item ids, in hex.
         item_list: Hashes of the public items' keys.
+        peers: The identities that the platform file trusts.
 
     Raises:
         PrivacyError: the answer holds something that is not on the list.
@@ -81,6 +84,7 @@ def checked(
         _require(answer.catalogue in ("", catalogue), "a hash that is not the catalogue's")
         _require(answer.item_list in (b"", item_list), "a list of items that is not the catalogue's")
         _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
+        _require_own_trust(answer.trust, run=answer.run, platform=platform.name, peers=peers or {})
     elif isinstance(answer, Update | Preferred):
         sent = answer.change if isinstance(answer, Update) else answer.sums
         _require(set(sent) == set(layout), "tensors that are not the federated ones")
@@ -96,6 +100,15 @@ def checked(
     elif isinstance(answer, Secured):
         _body(_PHASES[answer.phase], answer.body)
     return answer
+
+
+def _require_own_trust(data: bytes, *, run: str, platform: str, peers: Mapping[str, bytes]) -> None:
+    """Check that a trust statement says what the platform file says, of this run, and no more."""
+    if data:
+        said = _body(TrustStatement, data)
+        known = {trusted_digest(name, key, run=run) for name, key in peers.items()}
+        _require((said.run, said.platform) == (run, platform), "another platform's trust, or another run's")
+        _require(set(said.digests) <= known, "trust in an identity that the platform file does not name")
 
 
 def _body(kind: type[Message], data: bytes) -> Message:

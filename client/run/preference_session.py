@@ -174,11 +174,13 @@ class SecurePreferences:
         self.run, self._participant = run, participant
 
     def join(self) -> Joined:
-        """Say what is planned, and the keys of all sums."""
+        """Say what is planned, the keys of all sums, and whom this platform knows."""
         return replace(
             joined(self.run),
             noise_multiplier=self._need,
             keys=self._participant.advert(),
+            # The platforms of a simulation find each other as they join.
+            trust=b"" if self.run.simulation else self._participant.trust(),
             catalogue=self.run.rows.catalogue_digest.hex(),
         )
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from client.secagg.participant import PAIR, Active
-from shared.base.errors import OutOfOrder, ProtocolError
+from shared.base.errors import OutOfOrder, ProtocolError, UnknownPeer
 from shared.secagg.identity import Identity, signed_by
 from shared.secagg.masks import KEY
 from shared.secagg.messages import Deal, Dealt, Mask
@@ -72,8 +72,8 @@ class Enrolled:
         """Share all secrets among the neighbours on the roster.
 
         Raises:
-            ProtocolError: the roster has other terms, does not have this platform as it is, or names a platform or a key
-                that this platform does not know.
+            ProtocolError: the roster has other terms, or does not have this platform as it is.
+            UnknownPeer: it names a platform that this one does not know, or another identity of one that it knows.
         """
         roster = request.roster
         if roster.terms != self.terms:
@@ -112,9 +112,13 @@ class Enrolled:
             name = entry.platform
             known = mine.identity if name == mine.platform else peers.get(name)
             if known is None:
-                raise ProtocolError(f"{name!r} is not among the platforms that this one knows")
+                raise UnknownPeer(
+                    f"{name!r} is not among the platforms that this one knows",
+                    where=f"run {self.terms.run}",
+                    do=f"compare its fingerprint with its people, then: fedfuse client trust; or have {name!r} left out",
+                )
             if known != entry.identity:
-                raise ProtocolError(
+                raise UnknownPeer(
                     f"{name!r} has identity {entry.identity.hex()[:16]} on the roster, and this platform knows it by "
                     f"{known.hex()[:16]}",
                     where=f"run {self.terms.run}",

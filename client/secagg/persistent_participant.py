@@ -30,6 +30,7 @@ from shared.secagg.identity import PUBLIC, Identity
 from shared.secagg.noise_agreement import COUNTS, Agreement, declared_by, require_owners, terms_of
 from shared.secagg.roster import NAME, Roster
 from shared.secagg.shared_catalogues import POPULARITY, DeclaredCatalogue, Popularity
+from shared.secagg.trust_statement import TrustStatement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class PersistentParticipant:
         peers: The other platforms' identity keys, as this platform's operator knows them; asked for when a roster comes.
         declared: The platform's public catalogue and its declared users; signed with its keys.
         known: Whether this platform's ledger or its memory knew the run before this process came to it.
+        simulation: Whether sums of however few platforms are answered: there is no coordinator to distrust.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class PersistentParticipant:
         peers: Callable[[], Peers],
         declared: DeclaredCatalogue,
         known: bool,
+        simulation: bool = False,
     ) -> None:
         self._platform, self._path, self._identity, self._peers = platform, path, identity, peers
+        self._simulation = simulation
         self._settings, self._declared, self._begun = settings, declared, known
         self.terms = terms_of(settings, run)
         self._known: State | None = None
@@ -102,6 +106,11 @@ class PersistentParticipant:
             self._keep(state)
         return encode(state.advert)
 
+    def trust(self) -> bytes:
+        """Whom this platform trusts to be whom, signed: for a coordinator that would ask those alone who know each other."""
+        peers = self._peers()
+        return encode(TrustStatement.of(peers, run=self.terms.run, platform=self._platform, identity=self._identity))
+
     def deal(
         self, body: bytes, *, need: float, preference_need: float, taste_need: float, batch: float, dimensions: Mapping[str, int]
     ) -> bytes:
@@ -114,11 +123,13 @@ class PersistentParticipant:
             dimensions: Parameters that rounds train, by a name for the message.
 
         Raises:
-            PrivacyError: what was agreed is less noise than this platform needs.
+            PrivacyError: what was agreed is less noise than this platform needs, or the sum is of too few platforms.
             ProtocolError: the roster is not as it should be, or agrees on catalogues that too few of its platforms signed.
+            UnknownPeer: a platform of the roster is not known here.
             OutOfOrder: shares were dealt to another roster.
         """
         request = decode(secagg.Deal, body)
+        self._require_company(request.roster)
         agreement = self._agreed(request.roster)
         for agreed, least, what in (
             (agreement.noise_multiplier, need, "noise multiplier"),
@@ -207,6 +218,24 @@ class PersistentParticipant:
                 if not active.told:
                     raise OutOfOrder("the popularity of this platform's items was neither released nor sent")
                 raise ProtocolError("other platforms were told another popularity of this platform's catalogue")
+
+    def _require_company(self, roster: Roster) -> None:
+        """Check that beside this platform and the colluders somebody else is in the sum.
+
+        The coordinator chooses whom it puts on a roster, and may say that others do not know this platform: what is left must not
+        be this platform among those who side with it.
+
+        Raises:
+            PrivacyError: nobody else is.
+        """
+        colluders, found = self.terms.colluders, len(roster.entries)
+        least = colluders + 2
+        if not self._simulation and found < least:
+            raise PrivacyError(
+                f"a secure sum of {found} platforms; with secure.colluders = {colluders} one of {least} hides this platform",
+                where=f"run {self.terms.run}",
+                do="take part with more platforms, or agree on fewer secure.colluders",
+            )
 
     def take(self, popularity: Popularity) -> None:
         """Remember which popularity this platform was told; it is told one.

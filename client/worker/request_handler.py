@@ -46,6 +46,7 @@ from shared.base.errors import (
     PrivacyError,
     ProtocolError,
     StorageError,
+    UnknownPeer,
 )
 from shared.base.logs import about, tell
 from shared.base.progress import Progress
@@ -172,6 +173,7 @@ class Worker:
                 pace=self._pace,
                 catalogue=self._platform.catalogue_digest.hex() if self._platform else "",
                 item_list=self._platform.item_list if self._platform else b"",
+                peers={} if self._simulation else known_peers(self._file.federation.identities),
             )
             return self._recorded(out) if isinstance(out, Released) else out
         except Exception as error:
@@ -370,6 +372,7 @@ class Worker:
             peers=peers,
             declared=declared,
             known=known,
+            simulation=self._simulation,
         )
 
     def _prepared(self, settings: Settings) -> PlatformRows:
@@ -400,6 +403,7 @@ _REASONS: dict[type[Exception], Reason] = {
     PrivacyError: Reason.SETTINGS,
     OutOfOrder: Reason.ROUND,
     Unwarranted: Reason.WARRANT,
+    UnknownPeer: Reason.PEERS,
     ProtocolError: Reason.MESSAGE,
     InputError: Reason.SOURCES,
 }

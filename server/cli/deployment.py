@@ -162,6 +162,9 @@ def run_command(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
     platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Ask these platforms and no others: --only shop,video; may be repeated.")
+    ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 300.0,
     round_patience: Annotated[
         float,
@@ -192,8 +195,9 @@ def run_command(
     else:
         options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
-        launch = _new(coordinator, settings_of(config, words), name, platforms, wait, restarts)
-        launch = replace(launch, round_patience=round_patience)
+        asked = tuple(sorted({one for word in only or () for one in word.split(",") if one}))
+        launch = _new(coordinator, settings_of(config, words), name, platforms, asked)
+        launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience)
         record(launch)
     console = Console(stderr=as_json, emoji=False)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
@@ -214,18 +218,21 @@ def run_command(
         typer.echo(json.dumps(state))
     else:
         ended = "INCOMPLETE" if state.get("state") == "incomplete" else "finished"
+        for why in state.get("left_out", {}).values():
+            console.print(f"[yellow]{escape(str(why))}[/]", highlight=False)
         console.print(f"{ended} after {state.get('round', 0)} rounds: {escape(str(state.get('why', '')))}", highlight=False)
     if state.get("state") == "incomplete":
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float, restarts: int) -> Launch:
+def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple[str, ...]) -> Launch:
     from server.deployment.approved_platforms import Platforms
     from server.deployment.launch import Launch
     from strategies.composition import named
 
     if settings.simulation:
         raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
+    platforms = platforms or len(only)
     if platforms and platforms < settings.server.minimum_platforms:
         raise FedfuseError(
             f"{platforms} platforms are waited for, and the settings need {settings.server.minimum_platforms}",
@@ -241,8 +248,17 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, wait: float
             where="--platforms",
             do="approve more, or wait for fewer",
         )
+    strangers = sorted(set(only) - set(approved))
+    if strangers:
+        raise InputError(
+            f"not approved: {', '.join(strangers)}", where="--only", do=f"approved are: {', '.join(approved) or 'none'}"
+        )
+    if only and platforms > len(only):
+        raise InputError(
+            f"{platforms} platforms are waited for, and --only names {len(only)}", where="--platforms, --only", do="name more"
+        )
     name = name or f"{coordinator.file.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, wait=wait, restarts=restarts)
+    return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, only=only)
 
 
 def server_status(

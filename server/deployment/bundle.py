@@ -30,7 +30,7 @@ PUBLISHER, NAME = "fedfuse", "fedfuse"
 MESSENGER = ("client/__init__.py", "client/app.py")
 """Files that a bundle holds beside the folders."""
 FOLDERS = ("client/messenger", "server", "shared", "strategies")
-RUN_KEYS: dict[str, Any] = {"run": "", "warrant": "", "nodes": 0, "wait": 300.0, "round_patience": 600.0}
+RUN_KEYS: dict[str, Any] = {"run": "", "warrant": "", "nodes": 0, "wait": 300.0, "round_patience": 600.0, "only": ""}
 """What a deployed run is told besides its settings."""
 
 

@@ -51,6 +51,7 @@ class Launch:
         nodes: Platforms to wait for; 0: whoever is there.
         wait: Seconds to wait for them, at the start and when all have gone.
         round_patience: Seconds in which a round of the secure sum that is given up is tried again, when its platforms are back.
+        only: Names of the platforms that are asked; empty: all that are approved.
         restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
         patience: Seconds that a server which went away is waited for.
     """
@@ -61,6 +62,7 @@ class Launch:
     nodes: int = 0
     wait: float = 300.0
     round_patience: float = 600.0
+    only: tuple[str, ...] = ()
     restarts: int = 5
     patience: float = 600.0
 
@@ -88,6 +90,7 @@ def record(launch: Launch) -> None:
         "nodes": launch.nodes,
         "wait": launch.wait,
         "round_patience": launch.round_patience,
+        "only": list(launch.only),
         "settings": settings,
     }
     write_whole(folder / RECORD, tomli_w.dumps(values).encode())
@@ -110,6 +113,7 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
             nodes=int(values["nodes"]),
             wait=float(values["wait"]),
             round_patience=float(values.get("round_patience", Launch.round_patience)),
+            only=tuple(str(name) for name in values.get("only", ())),
         )
     except (OSError, ValueError, KeyError):
         runs = coordinator.folder / "runs"
@@ -209,6 +213,7 @@ def _start(launch: Launch) -> int:
         "nodes": launch.nodes,
         "wait": launch.wait,
         "round_patience": launch.round_patience,
+        "only": ",".join(launch.only),
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)

@@ -51,6 +51,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
     values = {**RUN_KEYS, **config}
     run, nodes, wait = str(values.pop("run")), int(values.pop("nodes")), float(values.pop("wait"))
     patience = float(values.pop("round_patience"))
+    only = frozenset(name for name in str(values.pop("only")).split(",") if name)
     if not NAME.fullmatch(run):
         raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
     for key in ("warrant", "world", "out"):
@@ -75,6 +76,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
                 nodes=nodes or None,
                 wait=wait,
                 patience=patience,
+                only=only,
                 names=lambda: _names(coordinator),
                 identities=lambda: _identities(coordinator),
                 signer=load_ed25519(coordinator.federation_key),

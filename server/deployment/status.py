@@ -156,6 +156,7 @@ def render_status(status: Status) -> Group:
         parts.append(
             f"run [bold]{escape(str(run['run']))}[/]: {run['state']}, round {run['round']} of {run['rounds']} ({when}){why}"
         )
+    parts += [f"[yellow]{escape(str(why))}[/]" for why in list(run.get("left_out", {}).values())[:10]]
     parts += [f"[yellow]refused: {escape(name)}: {escape(why)}[/]" for name, why in list(status.strangers.items())[:10]]
     return Group(*parts)
 

@@ -75,12 +75,18 @@ class Journal:
             "rounds": self.rounds,
             "process": os.getpid(),
             "time": time.time(),
+            "left_out": self._left_out,
             "platforms": platforms,
         }
         try:
             write_whole(self.folder / STATE, (json.dumps(values, indent=1) + "\n").encode())
         except Exception:  # noqa: BLE001 - what is shown to people must not stop what is done
             return
+
+    @property
+    def _left_out(self) -> dict[str, str]:
+        """Platforms that are not in the run and never were, and why."""
+        return {name: line.trouble for name, line in self._lines.items() if line.trouble and not line.joined and not line.rounds}
 
     def _take(self, event: Event, now: float) -> None:
         if event.kind in (Kind.ROUND, Kind.LOST, Kind.RESUMED, Kind.EVALUATED):

@@ -120,7 +120,7 @@ Fedfuse; no platform's rows were pooled.
 |---|---|
 | strategy | {settings.strategy} |
 | platforms | {", ".join(f"{platform.name} ({platform.users:,} users declared)" for platform in facts.platforms)} |
-| rounds | {_rounds(facts, settings)} |
+{_left_out(facts)}| rounds | {_rounds(facts, settings)} |
 {_backbone(facts, settings)}| {made} by | run `{facts.run}`, ended {facts.created}{simulated} |
 
 ## Privacy
@@ -132,6 +132,10 @@ Fedfuse; no platform's rows were pooled.
 {_usage(settings)}{_preferences(facts.preferences)}{_taste(facts.taste)}## Lineage
 
 {_lineage(facts, settings, lineage)}"""
+
+
+def _left_out(facts: Facts) -> str:
+    return "".join(f"| left out | {one.platform}: {one} |\n" for one in facts.left_out)
 
 
 def _rounds(facts: Facts, settings: Settings) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from server.monitoring.run_events import Tally
@@ -24,6 +24,7 @@ from shared.preferences.taste_map import FILE as TASTE_FILE
 from shared.preferences.taste_map import TasteMap, save_taste_map
 from shared.protocol.messages import Arrays
 from shared.registry.manifest import MANIFEST, describe
+from strategies.secure_sum.mutual_trust import UntrustedPlatform
 
 MODEL = "model"
 Export = Callable[[Arrays, Settings, Path], None]
@@ -42,6 +43,7 @@ def publish_adapter(
     export: Export | None = None,
     preferences: SharedPreferences | None = None,
     taste: TasteMap | None = None,
+    left_out: Iterable[UntrustedPlatform] = (),
 ) -> Path:
     """Put the model of a finished run in `out/model`, with its card and its manifest, in place of an older one.
 
@@ -50,6 +52,7 @@ def publish_adapter(
         export: Writes the tensors and the settings; None: `shared.model.peft_export.export`.
         preferences: What the platforms' users like together; None where none were shared.
         taste: Which directions of texts they like together; None without one.
+        left_out: Platforms that joined, and are in no sum of the run.
 
     Raises:
         StorageError: it cannot be written; an older one is still there.
@@ -69,6 +72,7 @@ def publish_adapter(
         ledgers=out / "ledger",
         preferences=preferences,
         taste=taste,
+        left_out=left_out,
     )
     try:
         draft = Path(tempfile.mkdtemp(dir=out, prefix=f".{MODEL}."))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.taste_map import TasteMap
 from shared.protocol.messages import Arrays, Metrics
 from shared.registry.manifest import MAX_MANIFEST, Name, Origin, Perhaps256, read_json
+from strategies.secure_sum.mutual_trust import UntrustedPlatform
 
 FACTS = "training.json"
 _FORMAT = 2
@@ -109,6 +110,18 @@ class TasteFacts(_Frozen):
     backbone: Annotated[str, Field(max_length=200)]
 
 
+class LeftOutFacts(_Frozen):
+    """A platform that joined and is in no sum: `strategies.secure_sum.mutual_trust.UntrustedPlatform`."""
+
+    platform: Name
+    unknown_to: tuple[Name, ...] = ()
+    strangers: tuple[Name, ...] = ()
+
+    def __str__(self) -> str:
+        """Why, and who has to do what."""
+        return str(UntrustedPlatform(platform=self.platform, unknown_to=self.unknown_to, strangers=self.strangers))
+
+
 class Facts(_Frozen):
     """What a finished run says of its model."""
 
@@ -123,6 +136,7 @@ class Facts(_Frozen):
     start_sha256: Perhaps256
     preferences: PreferenceFacts | None = None
     taste: TasteFacts | None = None
+    left_out: Annotated[tuple[LeftOutFacts, ...], FailFast(), Field(max_length=10_000)] = ()
 
 
 def facts_of(
@@ -137,6 +151,7 @@ def facts_of(
     ledgers: Path,
     preferences: SharedPreferences | None = None,
     taste: TasteMap | None = None,
+    left_out: Iterable[UntrustedPlatform] = (),
 ) -> Facts:
     """The facts of a run that has ended now.
 
@@ -166,6 +181,9 @@ def facts_of(
         if taste is None
         else TasteFacts(
             directions=taste.directions, strong=taste.strong, noise=taste.noise, users=taste.users, backbone=taste.backbone
+        ),
+        left_out=tuple(
+            LeftOutFacts(platform=one.platform, unknown_to=one.unknown_to, strangers=one.strangers) for one in left_out
         ),
     )
 

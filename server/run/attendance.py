@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from server.monitoring.refusal_words import refusal_words
 from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
@@ -40,6 +41,7 @@ class Attendance:
     Args:
         least: Members without which no round could be combined.
         names: Node -> the platform that it was approved as, where somebody approves; a node speaks for that one alone.
+        only: Names of the platforms that are asked, of those that were approved; empty: all are.
         entered: Told of every member that came in, with the bytes of the request that asked it.
     """
 
@@ -53,8 +55,9 @@ class Attendance:
         say: Say,
         entered: Callable[[Member, Joined, int], None],
         names: Callable[[], Mapping[int, str]] | None = None,
+        only: Collection[str] = (),
     ) -> None:
-        self._names = names
+        self._names, self._only = names, frozenset(only)
         self._grid, self._settings, self._least, self._say, self._entered = grid, settings, least, say, entered
         request = Join(run=run, settings=settings)
         self._run, self._record = run, to_record(request)
@@ -75,7 +78,7 @@ class Attendance:
         before: list[int] = []
         first = True
         while True:
-            found = sorted(self._grid.get_node_ids())
+            found = sorted(self._online)
             if (wanted is not None and len(found) >= wanted) or (wanted is None and found and found == before):
                 return found
             if time.monotonic() >= end:
@@ -107,7 +110,7 @@ class Attendance:
                 self._say(Kind.DROPPED, reasons[-1])
                 continue
             if isinstance(joined, Refusal):
-                reasons.append(f"{self._called(node, joined.platform)}: {joined.reason.value}")
+                reasons.append(f"{self._called(node, joined.platform)}: {refusal_words(joined.reason)}")
                 continue
             twin = self._twin(joined.platform)
             if twin is not None:
@@ -139,7 +142,7 @@ class Attendance:
 
     def look(self) -> None:
         """Between two rounds: let go of who has left, ask who has come, and take in who has answered. Waits for nobody."""
-        online = set(self._grid.get_node_ids())
+        online = self._online
         # Flower knows a revoked platform's node, and calls it online, until its heartbeat is missed.
         there = online if self._names is None else online & set(self._names())
         for node in [node for node in self.members if node not in there]:
@@ -163,6 +166,21 @@ class Attendance:
                 self._say(
                     Kind.FAILED, f"{self._called(node)}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s"
                 )
+
+    @property
+    def _online(self) -> set[int]:
+        """Nodes that are there, of those that may be asked."""
+        online = set(self._grid.get_node_ids())
+        return {node for node in online if self._called(node) in self._only} if self._only else online
+
+    @property
+    def awaited(self) -> set[str]:
+        """Platforms that may still join: approved, and neither in nor refused. Empty where nobody approves."""
+        if self._names is None:
+            return set()
+        known = set(self.members) | self._refused
+        there = {name for node, name in self._names().items() if node not in known}
+        return there & self._only if self._only else there
 
     def await_someone(self, *, seconds: float) -> None:
         """Wait until there is a member again, if there is none; platforms that restart come back by themselves."""
@@ -194,7 +212,7 @@ class Attendance:
         return {node: member for node, member in self.members.items() if node in chosen}
 
     def _could_come(self) -> bool:
-        return bool(self._asking) or bool(set(self._grid.get_node_ids()) - self._refused) or not list(self._grid.get_node_ids())
+        return bool(self._asking) or bool(self._online - self._refused) or not self._online
 
     def _ask(self, nodes: list[int]) -> Exchange:
         record, lifetime = self._record, lifetime_of(self._settings.reply_timeout)
@@ -209,7 +227,7 @@ class Attendance:
             raise ProtocolError(f"speaks for {answer.platform!r}, and is approved as {known!r}")
         if isinstance(answer, Refusal):
             self._refused.add(node)
-            text = f"{self._called(node, answer.platform)}: {answer.reason.value}: left out"
+            text = f"{self._called(node, answer.platform)}: {refusal_words(answer.reason)}: left out"
             self._say(Kind.REFUSED, text, platform=answer.platform, reason=answer.reason)
         return answer
 
@@ -234,7 +252,7 @@ class Attendance:
     def _absent(self, here: list[int]) -> str:
         if self._names is None:
             return ""
-        names = self._names()
+        names = {node: name for node, name in self._names().items() if not self._only or name in self._only}
         came = ", ".join(sorted(names[node] for node in here if node in names)) or "none"
         missing = ", ".join(sorted(name for node, name in names.items() if node not in here)) or "no other is approved"
         return f"here: {came}; missing: {missing}"

@@ -154,7 +154,7 @@ def _damaged(path: Path, error: Exception) -> StorageError:
 
 def _tally_out(tally: Tally) -> dict[str, Any]:
     values = asdict(tally)
-    for name in ("keys", "item_list"):
+    for name in ("keys", "item_list", "trust"):
         values["joined"].pop(name)  # the rounds keep them themselves
     values["refusals"] = {str(round_): reason.value for round_, reason in tally.refusals.items()}
     return values

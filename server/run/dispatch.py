@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from server.monitoring.refusal_words import refusal_words
 from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.exchange import Exchange
@@ -100,5 +101,5 @@ class Dispatch:
         names = {node: member.platform for node, member in self._attendance.members.items()}
         parts = [f"{names.get(node, node)}: Flower's error {code}" for node, code in exchange.errors.items()]
         parts += [f"{names.get(node, node)}: no answer" for node in exchange.silent]
-        parts += [f"{names.get(node, node)}: {refusal.reason.value}" for node, refusal in report.refusals.items()]
+        parts += [f"{names.get(node, node)}: {refusal_words(refusal.reason)}" for node, refusal in report.refusals.items()]
         return "; ".join(parts)

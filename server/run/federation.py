@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def run_federation(
     identities: Callable[[], Mapping[str, bytes]] | None = None,
     signer: Ed25519PrivateKey | None = None,
     sums: SumWatcher | None = None,
+    only: Collection[str] = (),
 ) -> Outcome:
     """Train one adapter over the platforms that `grid` reaches.
 
@@ -74,6 +75,7 @@ def run_federation(
         identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
         signer: The coordinator's federation key, which signs receipts; None: nobody does.
         sums: Told every noised sum of preferences; for simulations that are attacked.
+        only: Names of the approved platforms that are asked; empty: all are.
 
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
@@ -105,6 +107,8 @@ def run_federation(
             identities=identities,
             signer=signer,
             sums=sums,
+            only=only,
+            wanted=nodes or 0,
         )
         if resume:
             federation.restore()
@@ -121,6 +125,7 @@ def run_federation(
             export=export,
             preferences=federation.preferences.load(),
             taste=federation.preferences.load_taste(),
+            left_out=federation.record.left_out.values(),
         )
         federation.record.say(Kind.PUBLISHED, f"the model is in {model}")
     return Outcome(
@@ -152,6 +157,8 @@ class _Federation:
         identities: Callable[[], Mapping[str, bytes]] | None = None,
         signer: Ed25519PrivateKey | None = None,
         sums: SumWatcher | None = None,
+        only: Collection[str] = (),
+        wanted: int = 0,
     ) -> None:
         self._grid, self._settings, self._run, self._out = grid, settings, run, out
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
@@ -165,6 +172,7 @@ class _Federation:
             say=self.record.say,
             entered=self._entered,
             names=names,
+            only=only,
         )
         if names is not None:
             # Platforms are strangers here: what their training cannot have made is not combined.
@@ -186,7 +194,7 @@ class _Federation:
             "wait": wait,
         }
         self._rounds: LocalRounds | SecureRounds = (
-            SecureRounds(run=run, approved=identities, patience=patience, **parts)
+            SecureRounds(run=run, approved=identities, patience=patience, wanted=wanted, named=bool(only), **parts)
             if settings.distributed
             else LocalRounds(grid=grid, **parts)
         )

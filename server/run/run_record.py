@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from server.monitoring.refusal_words import refusal_words
 from server.monitoring.run_events import Event, Kind, Tally
 from shared.protocol.messages import Joined, Reason
 from strategies.phase_report import Receipt
+from strategies.secure_sum.mutual_trust import UntrustedPlatform
 
 
 class RunRecord:
@@ -24,6 +26,8 @@ class RunRecord:
         self.lost: tuple[int, ...] = ()
         """Rounds that are over and of which nothing is in the model."""
         self.tallies: dict[str, Tally] = {}
+        self.left_out: dict[str, UntrustedPlatform] = {}
+        """Platforms that joined and are in no sum, since they and others do not know each other."""
 
     @property
     def counted(self) -> int:
@@ -47,8 +51,14 @@ class RunRecord:
 
     def enter(self, joined: Joined) -> None:
         """Take a platform in; one that is known keeps its tally."""
-        joined = replace(joined, keys=b"", item_list=b"")  # the rounds keep them themselves
+        joined = replace(joined, keys=b"", item_list=b"", trust=b"")  # the rounds keep them themselves
         self.tallies[joined.platform] = replace(self.tallies.get(joined.platform, Tally(joined=joined)), joined=joined)
+
+    def leave_out(self, one: UntrustedPlatform) -> None:
+        """Note that a platform has no part in this run, and say who has to do what about it."""
+        self.tallies.pop(one.platform, None)
+        self.left_out[one.platform] = one
+        self.say(Kind.LEFT, f"{one.platform} is left out: {one}", platform=one.platform, reason=Reason.PEERS)
 
     def add(self, platform: str, *, down: int = 0, up: int = 0, **changes: object) -> None:
         """Count bytes, and change fields of a platform's tally."""
@@ -65,7 +75,7 @@ class RunRecord:
         """Count a refusal."""
         refusals: Mapping[int, Reason] = {**self.tallies[platform].refusals, round_: reason}
         self.add(platform, refusals=refusals)
-        self.say(Kind.REFUSED, f"{platform}: {reason.value}", platform=platform, round_=round_, reason=reason)
+        self.say(Kind.REFUSED, f"{platform}: {refusal_words(reason)}", platform=platform, round_=round_, reason=reason)
 
     def failed(self, platform: str, kind: Kind, why: str, *, round_: int) -> None:
         """Count an error, a silence or an unusable answer."""

@@ -34,6 +34,7 @@ from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.optimizers import Adapter
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.flower_phases import Phases
+from strategies.secure_sum.mutual_trust import UntrustedPlatform
 from strategies.secure_sum.protocol import Abandoned, Enrolment, SumCoordinator
 from strategies.secure_sum.summed_step import Candidates, require_signal
 
@@ -44,7 +45,7 @@ _IN_A_ROW = 3
 _LOOK = 0.05
 _PAUSES = (1.0, 30.0)
 """Seconds before a platform that failed and is there is asked once more: the first, and the longest after doubling."""
-_FOR_GOOD = (Reason.BUDGET, Reason.SETTINGS, Reason.NOISE, Reason.ROUND, Reason.VERSION, Reason.WARRANT)
+_FOR_GOOD = (Reason.BUDGET, Reason.SETTINGS, Reason.NOISE, Reason.ROUND, Reason.PEERS, Reason.VERSION, Reason.WARRANT)
 """Refusals that the same question would meet again."""
 
 
@@ -56,6 +57,7 @@ class Saved:
         present: Who dealt shares; None while that is still going on.
         popularities: What round 0 summed, in the order of the agreed catalogues; None before.
         lists: The item lists of the platforms on the roster (`shared.preferences.platform_lists`); empty without preferences.
+        left_out: Platforms that joined and are not on the roster, since they and others of it do not know each other.
     """
 
     tag: ClassVar[int] = 51
@@ -64,6 +66,7 @@ class Saved:
     present: tuple[int, ...] | None
     popularities: tuple[Popularity, ...] | None = None
     lists: bytes = b""
+    left_out: tuple[UntrustedPlatform, ...] = ()
 
 
 Part = TypeVar("Part", Saved, Encoded)
@@ -78,6 +81,8 @@ class SecureRounds:
         wait: Seconds to wait for enough platforms before a round.
         patience: Seconds in which a sum that is given up is asked for again when the platforms that it lacks are back.
         approved: Platform -> the identity that it was approved with, looked up when it is needed; None where nobody approves.
+        wanted: Platforms that are waited for, if those that came do not all know each other; 0: none are.
+        named: Whether an operator named the platforms, none of which is then left out in silence.
     """
 
     def __init__(
@@ -93,7 +98,10 @@ class SecureRounds:
         wait: float,
         patience: float = 0.0,
         approved: Callable[[], Mapping[str, bytes]] | None = None,
+        wanted: int = 0,
+        named: bool = False,
     ) -> None:
+        self._wanted, self._named = wanted, named
         self._settings, self._run, self._wait = settings, run, wait
         self._patience = patience
         self._refusing: set[str] = set()
@@ -115,6 +123,8 @@ class SecureRounds:
         """
         if self._path.exists():
             self._saved = _read(Saved, self._path)
+            for one in self._saved.left_out:
+                self._record.leave_out(one)
 
     def enter(self, joined: Joined) -> str:
         """Take a platform's keys; why it cannot take part, or nothing if it can.
@@ -127,6 +137,8 @@ class SecureRounds:
             return f"its keys cannot be used: {error.found}"
         if self._saved is not None:
             known = {advert.keys.platform: advert for advert in self._saved.closed.adverts}
+            if joined.platform in self._record.left_out:
+                return str(self._record.left_out[joined.platform])
             if joined.platform not in known or encode(known[joined.platform]) != joined.keys:
                 return "it came after the keys were dealt"
         self._joined[joined.platform] = joined
@@ -140,14 +152,18 @@ class SecureRounds:
 
         Raises:
             NoisyPlan: the sums would be noise.
+            FedfuseError: too few of the platforms know each other.
             InputError: the platforms are too few, or the plan is too large.
             Abandoned: fewer than the threshold dealt.
         """
-        members = self._by_name()
         if self._saved is None:
-            joined = [one for name, one in self._joined.items() if name in members]
-            closed = self._candidates().close(joined, left_out=self._left_out)
-            self._keep(Saved(closed=closed, present=None, lists=self._lists_of(closed)))
+            taken, left = self._acquainted()
+            closed = self._candidates().close([self._joined[name] for name in taken], left_out=self._left_out)
+            self._keep(Saved(closed=closed, present=None, lists=self._lists_of(closed), left_out=left))
+            for one in left:
+                self._attendance.dismiss(self._by_name()[one.platform].node)
+                self._record.leave_out(one)
+        members = self._by_name()
         assert self._saved is not None
         coordinator = SumCoordinator(self._saved.closed, mail=self._mail, present=self._saved.present)
         phases = self._phases = Phases(strategy=self._strategy, coordinator=coordinator, members=members)
@@ -175,6 +191,40 @@ class SecureRounds:
         if self._encoded.exists():
             phases.encoded = _read(Encoded, self._encoded)
         self._tell(phases)
+
+    def _acquainted(self) -> tuple[tuple[str, ...], tuple[UntrustedPlatform, ...]]:
+        """The largest set of members that know each other, and the others; waits for the number of platforms that was asked for.
+
+        Raises:
+            FedfuseError: they are too few for a sum, or one that was named is not among them.
+        """
+        end, told = time.monotonic() + self._wait, False
+        while True:
+            members = self._by_name()
+            taken, left = self._candidates().trusting(one for name, one in self._joined.items() if name in members)
+            awaited = self._attendance.awaited
+            if not left or len(taken) >= self._wanted or not awaited or time.monotonic() >= end:
+                break
+            if not told:
+                text = f"{len(taken)} of {self._wanted} platforms know each other; {', '.join(sorted(awaited))} may still come"
+                self._record.say(Kind.WAITING, text)
+            told = True
+            self._attendance.look()
+            time.sleep(_LOOK)
+        least = max(self._settings.server.minimum_platforms, 1 if self._approved is None else self._settings.secure.colluders + 2)
+        if len(taken) < least or (left and self._named):
+            which = f"{', '.join(taken)}" if taken else "nobody"
+            error = FedfuseError(
+                f"of {len(taken) + len(left)} platforms those in the secure sum would be: {which}; "
+                + ("all that are named have to know each other" if self._named and left else f"{least} are needed"),
+                where="; ".join(map(str, left))
+                or f"secure.colluders = {self._settings.secure.colluders}, "
+                f"server.minimum_platforms = {self._settings.server.minimum_platforms}",
+                do="have them trust each other, then restart their workers" if left else "wait for more platforms",
+            )
+            error.exit_code = ExitCode.REFUSED
+            raise error
+        return taken, left
 
     @property
     def _declared(self) -> PlatformLists:

@@ -96,3 +96,7 @@ class ProtocolError(FedfuseError):
 
 class OutOfOrder(ProtocolError):
     """A round was asked for that was answered long ago, or that cannot be next."""
+
+
+class UnknownPeer(ProtocolError):
+    """A secure sum is with a platform that this one's people have not written down, or know by another identity."""

@@ -28,7 +28,7 @@ from shared.protocol.quality import Quality
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of the message format; two sides must have the same."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -48,6 +48,7 @@ class Reason(StrEnum):
     SOURCES = "sources"  # the platform's sources cannot be read
     MESSAGE = "message"  # the request was malformed
     VERSION = "version"  # the platform's installed version speaks another protocol; its own log says which it needs
+    PEERS = "peers"  # the secure sum is with a platform that this one does not know
     WARRANT = "warrant"  # the request has no leave from the coordinator that this platform trusts
     FAILED = "failed"  # anything else; the platform's own log says what
 
@@ -236,6 +237,7 @@ class Joined(_Message):
             are shared.
         preference_noise: Noise multiplier that the sum of preferences must have for its budget; 0 without.
         taste_noise: The same of the sum behind the taste map.
+        trust: Whom it trusts to be whom (`shared.secagg.trust_statement`); empty without a secure sum, and in a simulation.
     """
 
     kind: ClassVar[str] = "joined"
@@ -254,6 +256,7 @@ class Joined(_Message):
     item_list: bytes = field(default=b"", repr=False)
     preference_noise: float = 0.0
     taste_noise: float = 0.0
+    trust: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

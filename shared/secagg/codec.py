@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_origin, get_t
 
 from shared.base.errors import FedfuseError, ProtocolError
 
-VERSION = 4
-"""4: a taste map is summed before preferences. 3: preferences are summed before training. 2: masks are bound to the whole
-question, and platforms sign what they declare."""
+VERSION = 5
+"""5: platforms state whom they trust, and a session says who is left out. 4: a taste map is summed before preferences.
+3: preferences are summed before training. 2: masks are bound to the whole question, and platforms sign what they declare."""
 LARGEST = 1 << 30
 """Bytes of the largest message."""
 MOST_ITEMS = 1 << 16

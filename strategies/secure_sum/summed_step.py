@@ -21,8 +21,10 @@ from shared.protocol.messages import Arrays, Joined
 from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.secagg.roster import Advert, RosterEntry
+from shared.secagg.trust_statement import TrustStatement
 from strategies.base import AdapterStrategy, Card
 from strategies.optimizers import ServerOptimizer, State
+from strategies.secure_sum.mutual_trust import UntrustedPlatform, largest_trusting, strangers_of
 from strategies.secure_sum.protocol import Enrolment
 
 _COUNT = "count:"
@@ -164,7 +166,8 @@ class Candidates:
 
         Raises:
             ProtocolError: other platforms could not take part with this one: a key is of small order or of another run, the
-                identity is not the approved one, or what is signed is not what the platform says.
+                identity is not the approved one, what is signed is not what the platform says, or, where somebody approves, it
+                does not state whom it trusts.
         """
         advert = decode(Advert, joined.keys)
         enrolment = Enrolment(terms_of(self._settings, self._run), approved=self._approved)
@@ -178,7 +181,30 @@ class Candidates:
                 f"signed {declared.users} users and catalogue {declared.digest.hex()[:16]} of {declared.items} items, and joined "
                 f"with {said[0]} users and catalogue {said[2][:16]} of {said[1]} items"
             )
+        if self._approved is not None:
+            self._trust_of(joined)
         return advert
+
+    def _trust_of(self, joined: Joined) -> TrustStatement | None:
+        """Whom a platform says that it trusts; None in a simulation, where nobody says."""
+        if self._approved is None and not joined.trust:
+            return None
+        said, keys = decode(TrustStatement, joined.trust), decode(Advert, joined.keys).keys
+        if (said.run, said.platform, said.identity) != (self._run, joined.platform, keys.identity):
+            raise ProtocolError(f"states the trust of {said.platform!r} in run {said.run!r}")
+        return said
+
+    def trusting(self, joined: Iterable[Joined]) -> tuple[tuple[str, ...], tuple[UntrustedPlatform, ...]]:
+        """The largest set of platforms that know each other, by their own signed word; and the others, with what is missing.
+
+        Args:
+            joined: Those that were checked.
+        """
+        by_name = {one.platform: one for one in joined}
+        identities = {name: decode(Advert, one.keys).keys.identity for name, one in by_name.items()}
+        stated = {name: self._trust_of(one) for name, one in by_name.items()}
+        unknown = strangers_of({name: said for name, said in stated.items() if said is not None}, identities)
+        return largest_trusting({name: one.users for name, one in by_name.items()}, unknown)
 
     def close(self, joined: Iterable[Joined], *, left_out: Callable[[str, str], None]) -> Enrolment.Closed:
         """The roster of a new session.

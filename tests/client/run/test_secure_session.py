@@ -46,10 +46,12 @@ from shared.protocol.messages import (
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
 from shared.secagg.codec import decode, encode
+from shared.secagg.identity import Identity
 from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import COUNTS, LAST_SUM, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Popularity, places
+from shared.secagg.trust_statement import TrustStatement
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 from strategies.secure_sum.summed_step import Candidates, StepOnSums
@@ -548,6 +550,29 @@ class TestOutgoing:
     def test_anything_else_is_stopped(self, write_platform: Write, summed: Summed, leak: dict[str, Any]) -> None:
         with pytest.raises(PrivacyError):
             self.leave(replace(summed, **leak), write_platform("p0", declared=30))
+
+    def test_of_trust_that_in_the_platform_file_alone(self, write_platform: Write) -> None:
+        own, video, news = (Identity(bytes([number]) * 32) for number in (1, 2, 3))
+        path = write_platform("p0", declared=30)
+        joined = Joined(
+            run="run", platform="p0", users=30, items=3, budget=8.0, delta=1e-5, planned_epsilon=7.0, noise_multiplier=1.0,
+            signal_to_noise=2.0, rank=2,
+        )  # fmt: skip
+
+        def leave(trusted: dict[str, bytes], **over: str) -> Answer:
+            said = TrustStatement.of(trusted, **{"run": "run", "platform": "p0", **over}, identity=own)
+            return checked(
+                replace(joined, trust=encode(said)), platform=load(path), layout={}, rank=2, items=3, simulation=False,
+                pace=Pace(step=0.0), peers={"video": video.public},
+            )  # fmt: skip
+
+        assert leave({"video": video.public}) and leave({})
+        for trusted in ({"video": news.public}, {"video": video.public, "news": news.public}):
+            with pytest.raises(PrivacyError, match="trust in an identity"):
+                leave(trusted)
+        for over in ({"run": "other"}, {"platform": "p1"}):
+            with pytest.raises(PrivacyError, match="another platform's trust"):
+                leave({"video": video.public}, **over)
 
     def test_phases_carry_their_own_kind_alone(self, write_platform: Write) -> None:
         path = write_platform("p0", declared=30)

@@ -15,7 +15,7 @@ import pytest
 from client.secagg import participant_state as secure_state
 from client.secagg.persistent_participant import PersistentParticipant, Register, identity_of, known_peers
 from shared.base.atomic_files import read_checked, write_checked
-from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError
+from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError, UnknownPeer
 from shared.base.settings import Settings
 from shared.protocol.messages import Factors, Sum
 from shared.protocol.question import question_of
@@ -25,6 +25,7 @@ from shared.secagg.masks import MaskFrame
 from shared.secagg.noise_agreement import LAST_SUM, Agreement, number_of, terms_of
 from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import DeclaredCatalogue
+from shared.secagg.trust_statement import TrustStatement
 from strategies.secure_sum.masked_sum import Round
 from strategies.secure_sum.protocol import Enrolment, SumCoordinator
 
@@ -53,22 +54,20 @@ class Federation:
     def path(self, name: str) -> Path:
         return self.root / name / "run.secure"
 
-    def part(self, name: str, *, known: bool = False) -> PersistentParticipant:
+    def part(self, name: str, *, known: bool = False, **over: Any) -> PersistentParticipant:
         identity = identity_of(self.root / name, make=False)
+        values = {"run": "run", "platform": name, "peers": self.register.peers, "known": known, **over}
         return PersistentParticipant(
-            run="run",
             settings=self.settings,
-            platform=name,
             path=self.path(name),
             identity=identity,
-            peers=self.register.peers,
             declared=DeclaredCatalogue(digest=name.encode().ljust(32), items=10, users=10),
-            known=known,
+            **values,
         )
 
-    def deal(self, name: str, **over: Any) -> bytes:
+    def deal(self, name: str, *, part: PersistentParticipant | None = None, **over: Any) -> bytes:
         body = encode(self.coordinator.deal_for(self.names.index(name)))
-        return self.part(name).deal(
+        return (part or self.part(name)).deal(
             body,
             **{"need": 1.0, "preference_need": 0.0, "taste_need": 0.0, "batch": 5.0, "dimensions": {"ab": DIMENSION}, **over},
         )
@@ -124,6 +123,39 @@ def test_every_message_may_find_a_new_process(federation: Federation) -> None:
             work.unmasked(at, decode(secagg.Unmasked, shares))
         wanted = sum(words[1:], words[0]) & np.uint32((1 << federation.point.bits) - 1)
         np.testing.assert_array_equal(work.sum(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("colluders", "count", "holds"), [(0, 2, True), (1, 2, False), (1, 3, True), (2, 3, False), (2, 4, True)]
+)
+def test_somebody_else_is_in_the_sum_whoever_was_left_out(
+    tmp_path: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, colluders: int, count: int, holds: bool
+) -> None:
+    """The coordinator decides who is on a roster: never this platform among those who may side with it."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    settings = tiny_settings(strategy="secure-sum", rounds=3, secure={"colluders": colluders})
+    made = Federation(tmp_path, settings, count=count)
+    if holds:
+        made.deal("p0")
+        return
+    with pytest.raises(PrivacyError, match=f"one of {colluders + 2} hides this platform"):
+        made.deal("p0")
+    assert made.deal("p0", part=made.part("p0", simulation=True))  # which has no coordinator to distrust
+
+
+def test_a_roster_with_a_stranger_is_refused_whatever_was_stated(federation: Federation) -> None:
+    everybody = federation.register.peers()
+    said = decode(TrustStatement, federation.part("p0").trust())
+    assert said.trusts("p1", everybody["p1"]) and said.trusts("p2", everybody["p2"])
+    unknown = {name: key for name, key in everybody.items() if name != "p2"}
+    another = {**everybody, "p2": everybody["p1"]}
+    for peers in (unknown, another):
+        with pytest.raises(UnknownPeer, match="'p2'"):
+            federation.deal("p0", part=federation.part("p0", peers=lambda peers=peers: peers))
+        assert not decode(TrustStatement, federation.part("p0", peers=lambda peers=peers: peers).trust()).trusts(
+            "p2", everybody["p2"]
+        )
+    federation.deal("p0")
 
 
 def test_keys_are_made_once_and_shares_dealt_once(federation: Federation) -> None:

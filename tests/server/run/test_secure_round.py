@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Platform:
     Args:
         script: (round, phase) -> what it does instead: a `Reason`, an exception, or a change of its answer. The phases are "sum",
             "confirm", "unmask", and with round 0 "join" and "deal".
+        knows: Platforms whose identities its people wrote down; None: it finds the others as they join, as in a simulation.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Platform:
         gradient: float = 0.01,
         need: float = 0.0,
         script: Mapping[Any, Any] | None = None,
+        knows: Sequence[str] | None = None,
     ) -> None:
+        self.knows = knows
         self.name, self.root, self.users, self.gradient, self.need = name, root, users, gradient, need
         self.script = dict(script or {})
         self.asked: list[tuple[int, str]] = []
@@ -103,10 +106,13 @@ class Platform:
             platform=self.name,
             path=path,
             identity=identity,
-            peers=register.peers,
+            peers=register.peers if self.knows is None else self.peers,
             declared=self.catalogue,
             known=False,
         )
+
+    def peers(self) -> dict[str, bytes]:
+        return {name: identity_of(self.root / name, make=True).public for name in self.knows or ()}
 
     @property
     def catalogue(self) -> DeclaredCatalogue:
@@ -119,6 +125,7 @@ class Platform:
             return Joined(
                 **who, users=self.users, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0, noise_multiplier=self.need,
                 signal_to_noise=2.0, keys=self.part(request).advert(), catalogue=self.catalogue.digest.hex(),
+                trust=b"" if self.knows is None else self.part(request).trust(),
             )  # fmt: skip
         if isinstance(request, Evaluate):
             return Metrics(
@@ -186,11 +193,13 @@ def federate(tiny_settings: Make, run_linked: Callable[..., Outcome], monkeypatc
         resume: bool = False,
         identities: Any = None,
         patience: float = 0.0,
+        only: Any = (),
+        names: Any = None,
         **over: Any,
     ) -> Outcome:
         values = {"strategy": "secure-sum", "rounds": 3, "reply_timeout": 20.0, "secure": {"threshold": 0.6, "colluders": 0}}
         settings = tiny_settings(**{**values, **over})
-        more = {"identities": identities, "resume": resume, "wait": 0.2, "patience": patience}
+        more = {"identities": identities, "resume": resume, "wait": 0.2, "patience": patience, "only": only, "names": names}
         return run_linked(platforms, settings, out=out, events=events, **more)
 
     return run
@@ -372,10 +381,97 @@ def test_an_identity_that_was_not_approved_is_left_out(federate: Any, several: A
     platforms = several(4)
     known = {one.name: identity_of(tmp_path / "platforms" / one.name, make=True).public for one in platforms}
     events: list[Event] = []
+    for one in platforms:
+        one.knows = [name for name in known if name != one.name]
     outcome = federate(*platforms, events=events.append, identities=lambda: {**known, "p1": bytes(32)})
     assert any("'p1' was approved with" in text for text in told(events, Kind.LEFT))
     others = [platforms[0], *platforms[2:]]
     assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(others, at) for at in (1, 2, 3)), rel=1e-5)
+
+
+class TestWhoKnowsWhom:
+    """One platform that others do not know keeps nobody else from a run."""
+
+    NAMES = ("p0", "p1", "p2", "p3")
+
+    @pytest.fixture
+    def known(self, make: Callable[..., Platform], tmp_path: Path) -> Callable[..., tuple[list[Platform], dict[str, Any]]]:
+        def platforms(*unknown: tuple[str, str], **scripts: Any) -> tuple[list[Platform], dict[str, Any]]:
+            made = []
+            for at, name in enumerate(self.NAMES):
+                knows = [other for other in self.NAMES if other != name and (name, other) not in unknown]
+                made.append(make(name, knows=knows, users=10 + at, gradient=(at + 1) / 100, script=scripts.get(name)))
+            keys = {name: identity_of(tmp_path / "platforms" / name, make=True).public for name in self.NAMES}
+            return made, {"identities": lambda: keys}
+
+        return platforms
+
+    NEWCOMER = (("p0", "p3"), ("p2", "p3"))
+
+    def test_a_newcomer_is_left_out_and_it_is_said_what_to_do(
+        self, federate: Any, known: Any, tiny_settings: Make, tmp_path: Path
+    ) -> None:
+        platforms, approved = known(*self.NEWCOMER)
+        events: list[Event] = []
+        outcome = federate(*platforms, **approved, events=events.append)
+        assert moved(outcome, tiny_settings()) == pytest.approx(sum(step(platforms[:3], at) for at in (1, 2, 3)), rel=1e-5)
+        assert set(outcome.tallies) == {"p0", "p1", "p2"}
+        why = "`p0` and `p2` do not know `p3`: run `fedfuse client trust` on each of these platforms"
+        assert told(events, Kind.LEFT) == [f"p3 is left out: {why}"]
+        assert [key for key in platforms[3].asked if key[1] != "join"] == []
+        card = (tmp_path / "run" / "model" / "README.md").read_text()
+        assert f"| left out | p3: {why} |" in card
+
+    def test_a_resumed_run_says_it_again(self, federate: Any, known: Any, tmp_path: Path) -> None:
+        platforms, approved = known(*self.NEWCOMER)
+        with pytest.raises(KeyboardInterrupt):
+            federate(*platforms, **approved, events=killed_after(1))
+        # Introduced meanwhile, it is on no roster all the same: keys are dealt once.
+        for one in platforms:
+            one.knows = [name for name in self.NAMES if name != one.name]
+        events: list[Event] = []
+        outcome = federate(*platforms, **approved, resume=True, events=events.append)
+        assert any("`p0` and `p2` do not know `p3`" in text for text in told(events, Kind.LEFT))
+        assert set(outcome.tallies) == {"p0", "p1", "p2"} and outcome.rounds == 3
+        assert "| left out | p3:" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+    def test_fewer_than_hide_each_other_are_never_asked(self, federate: Any, known: Any) -> None:
+        """With one colluder two platforms are too few, whoever else is there and not known."""
+        platforms, approved = known(("p0", "p2"), ("p0", "p3"), ("p1", "p2"), ("p1", "p3"))
+        with pytest.raises(FedfuseError, match="3 are needed") as caught:
+            federate(*platforms, **approved, secure={"threshold": 0.6, "colluders": 1})
+        assert caught.value.exit_code is ExitCode.REFUSED and "client trust" in caught.value.where
+        assert all(key[1] == "join" for platform in platforms for key in platform.asked)
+
+    def test_who_is_named_is_not_left_out_in_silence(self, federate: Any, known: Any) -> None:
+        platforms, approved = known(*self.NEWCOMER)
+        names = dict(enumerate(self.NAMES, start=2))
+        with pytest.raises(FedfuseError, match="have to know each other") as caught:
+            federate(*platforms, **approved, names=lambda: names, only=self.NAMES)
+        assert caught.value.exit_code is ExitCode.REFUSED
+        assert all(key[1] == "join" for platform in platforms for key in platform.asked)
+
+    @pytest.mark.parametrize("how", ["silent", "another's", "another run's", "forged"])
+    def test_a_statement_is_the_platforms_own(self, federate: Any, known: Any, how: str) -> None:
+        def change(answer: Joined) -> Joined:
+            other = platforms[0].part(Join(run="run" if how != "another run's" else "other", settings=settings[0]))
+            text = {"silent": b"", "another's": other.trust(), "another run's": other.trust(), "forged": answer.trust[:-1] + b"x"}
+            return replace(answer, trust=text[how])
+
+        settings: list[Settings] = []
+
+        platforms, approved = known(p1={(0, "join"): change})
+        handle = platforms[1].handle
+
+        def handled(request: Request) -> Answer:
+            settings.append(request.settings)
+            return handle(request)
+
+        platforms[1].handle = handled  # type: ignore[method-assign]
+        events: list[Event] = []
+        outcome = federate(*platforms, **approved, events=events.append, rounds=1)
+        assert set(outcome.tallies) == {"p0", "p2", "p3"}
+        assert any("p1 is left out" in text for text in told(events, Kind.LEFT))
 
 
 @pytest.mark.parametrize("change", [{"users": 99}, {"items": 6}, {"catalogue": "ab" * 32}])

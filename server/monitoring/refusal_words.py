@@ -1,0 +1,29 @@
+"""What a platform's word for a refusal means, for the coordinator's people; the platform's own log says more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shared.protocol.messages import Reason
+
+_MEANINGS: Mapping[Reason, str] = {
+    Reason.BUDGET: "its privacy budget does not carry it",
+    Reason.SETTINGS: "its file allows less than the run asks for",
+    Reason.NOISE: "what it would give would be noise",
+    Reason.ROUND: "it was asked for something that it has answered already, or out of order",
+    Reason.SOURCES: "its sources cannot be read",
+    Reason.MESSAGE: "it could make nothing of the request",
+    Reason.PEERS: "the secure sum is with a platform that it does not know: run `fedfuse client trust` there",
+    Reason.VERSION: "its Fedfuse is of another version",
+    Reason.WARRANT: "the request has no leave from the coordinator that it trusts",
+    Reason.FAILED: "something failed there",
+}
+
+
+def refusal_words(reason: Reason) -> str:
+    """A reason with what it means.
+
+    >>> refusal_words(Reason.BUDGET)
+    'budget (its privacy budget does not carry it)'
+    """
+    return f"{reason.value} ({_MEANINGS[reason]})"
