@@ -81,14 +81,15 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
                 identities=lambda: _identities(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
             )
-            version = _incomplete(coordinator, outcome, settings.rounds) if outcome.lost else _publish(coordinator, outcome)
+            incomplete = bool(outcome.lost or outcome.open)
+            version = _incomplete(coordinator, outcome, settings.rounds) if incomplete else _publish(coordinator, outcome)
         except FedfuseError as error:
             journal.say("failed", why=str(error), code=int(error.exit_code))
             raise
         except BaseException as error:
             journal.say("failed", why=f"{type(error).__name__}: {error}", code=1)
             raise
-        if outcome.lost:
+        if incomplete:
             journal.say("incomplete", why=version, code=int(ExitCode.INCOMPLETE))
         else:
             journal.say("finished", why=version)
@@ -97,8 +98,9 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
 
 def _incomplete(coordinator: CoordinatorFolder, outcome: Outcome, rounds: int) -> str:
     """What is said of a run that lost rounds. No registry gets its model by itself: a person decides."""
-    lost = ", ".join(map(str, outcome.lost))
-    said = f"{outcome.rounds} of {rounds} rounds count, and given up were: {lost}; the model is in {outcome.model}"
+    lost = f", and given up for good were: {', '.join(map(str, outcome.lost))}" if outcome.lost else ""
+    again = f"; round {outcome.open} is asked for again by: fedfuse run --resume {outcome.run}" if outcome.open else ""
+    said = f"{outcome.rounds} of {rounds} rounds count{lost}{again}; the model is in {outcome.model}"
     if not coordinator.file.registry:
         return said
     publish = f"fedfuse publish {outcome.model.parent} {coordinator.file.registry} --key {coordinator.model_key}"

@@ -108,7 +108,8 @@ class Outcome:
         adapter: The last global adapter.
         tallies: Platform -> its part, sorted by name.
         rounds: Rounds whose sum is in the model, those of a resumed run included.
-        lost: Rounds that were given up; such a run is incomplete.
+        lost: Rounds that were given up for good; such a run is incomplete.
+        open: Round that was given up for want of patience, before which the run ended; 0: none. Resumed, it is asked for again.
         seconds: Of this process alone.
         model: Folder of the published model.
     """
@@ -120,3 +121,4 @@ class Outcome:
     seconds: float
     model: Path
     lost: tuple[int, ...] = ()
+    open: int = 0

@@ -140,7 +140,11 @@ def _left_out(facts: Facts) -> str:
 
 def _rounds(facts: Facts, settings: Settings) -> str:
     given_up = settings.rounds - facts.rounds
-    return f"{facts.rounds}" if given_up <= 0 else f"{facts.rounds} of {settings.rounds} count: {given_up} were given up"
+    return (
+        f"{facts.rounds}"
+        if given_up <= 0
+        else f"{facts.rounds} of {settings.rounds} count: the others were given up, or not begun"
+    )
 
 
 def _usage(settings: Settings) -> str:

@@ -88,7 +88,9 @@ class Attendance:
                     do="start the platforms' clients, or wait for fewer",
                 )
             if first or found != before:
-                self._say(Kind.WAITING, f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there")
+                absent = self._absent(found)
+                text = f"{len(found)}{f' of {wanted}' if wanted else ''} platforms are there"
+                self._say(Kind.WAITING, f"{text} ({absent})" if absent else text)
             before, first = found, False
             time.sleep(_SETTLE if wanted is None else _LOOK)
 
@@ -106,11 +108,11 @@ class Attendance:
             try:
                 joined = self._answered(node, answer_from(message.content))
             except ProtocolError as error:
-                reasons.append(f"{self._called(node)}: {error.found}")
+                reasons.append(f"{self.called(node)}: {error.found}")
                 self._say(Kind.DROPPED, reasons[-1])
                 continue
             if isinstance(joined, Refusal):
-                reasons.append(f"{self._called(node, joined.platform)}: {refusal_words(joined.reason)}")
+                reasons.append(f"{self.called(node, joined.platform)}: {refusal_words(joined.reason)}")
                 continue
             twin = self._twin(joined.platform)
             if twin is not None:
@@ -121,10 +123,10 @@ class Attendance:
                 )
             self._enter(node, joined)
         for node, code in exchange.errors.items():
-            reasons.append(f"{self._called(node)}: Flower's error {code}")
+            reasons.append(f"{self.called(node)}: Flower's error {code}")
             self._say(Kind.FAILED, f"{reasons[-1]}: left out")
         for node in exchange.silent:
-            reasons.append(f"{self._called(node)}: no answer")
+            reasons.append(f"{self.called(node)}: no answer")
             self._say(Kind.SILENT, f"{reasons[-1]}: left out")
         if not self.members:
             nobody = FedfuseError("no platform joined", where="; ".join(reasons), do="each platform's own log says why")
@@ -164,14 +166,17 @@ class Attendance:
             if exchange.errors:
                 code = exchange.errors.pop(node)
                 self._say(
-                    Kind.FAILED, f"{self._called(node)}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s"
+                    Kind.FAILED, f"{self.called(node)}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s"
                 )
 
     @property
     def _online(self) -> set[int]:
         """Nodes that are there, of those that may be asked."""
         online = set(self._grid.get_node_ids())
-        return {node for node in online if self._called(node) in self._only} if self._only else online
+        if not self._only:
+            return online
+        names = {} if self._names is None else self._names()
+        return {node for node in online if names.get(node) in self._only}
 
     @property
     def awaited(self) -> set[str]:
@@ -227,7 +232,7 @@ class Attendance:
             raise ProtocolError(f"speaks for {answer.platform!r}, and is approved as {known!r}")
         if isinstance(answer, Refusal):
             self._refused.add(node)
-            text = f"{self._called(node, answer.platform)}: {refusal_words(answer.reason)}: left out"
+            text = f"{self.called(node, answer.platform)}: {refusal_words(answer.reason)}: left out"
             self._say(Kind.REFUSED, text, platform=answer.platform, reason=answer.reason)
         return answer
 
@@ -239,12 +244,12 @@ class Attendance:
                 raise ProtocolError(f"speaks for {joined.platform!r}, which another node speaks for")
         except ProtocolError as error:
             self._refused.add(node)
-            self._say(Kind.DROPPED, f"{self._called(node)}: {error.found}: left out")
+            self._say(Kind.DROPPED, f"{self.called(node)}: {error.found}: left out")
             return
         if isinstance(joined, Joined):
             self._enter(node, joined)
 
-    def _called(self, node: int, said: str = "") -> str:
+    def called(self, node: int, said: str = "") -> str:
         """What people call a node: the platform that it was approved as; where nobody approves, what it says."""
         known = said if self._names is None else self._names().get(node, "")
         return known or f"node {node}"

@@ -98,8 +98,12 @@ class Dispatch:
 
     def missing(self, exchange: Exchange, report: RoundReport) -> str:
         """Who did not answer as asked, and why, in one line for a person."""
-        names = {node: member.platform for node, member in self._attendance.members.items()}
-        parts = [f"{names.get(node, node)}: Flower's error {code}" for node, code in exchange.errors.items()]
-        parts += [f"{names.get(node, node)}: no answer" for node in exchange.silent]
-        parts += [f"{names.get(node, node)}: {refusal_words(refusal.reason)}" for node, refusal in report.refusals.items()]
+        named = {node: member.platform for node, member in self._attendance.members.items()}
+
+        def called(node: int) -> str:
+            return named.get(node) or self._attendance.called(node)
+
+        parts = [f"{called(node)}: Flower's error {code}" for node, code in exchange.errors.items()]
+        parts += [f"{called(node)}: no answer" for node in exchange.silent]
+        parts += [f"{called(node)}: {refusal_words(refusal.reason)}" for node, refusal in report.refusals.items()]
         return "; ".join(parts)

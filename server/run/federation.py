@@ -24,7 +24,7 @@ from server.run.local_round import LocalRounds
 from server.run.preference_store import PreferenceStore, SumWatcher
 from server.run.receipt_book import ReceiptBook
 from server.run.run_record import RunRecord
-from server.run.secure_round import SecureRounds
+from server.run.secure_round import OpenRound, SecureRounds
 from shared.base.errors import InputError
 from shared.base.settings import Settings
 from shared.model.adapter import initial
@@ -134,6 +134,7 @@ def run_federation(
         tallies=dict(sorted(federation.record.tallies.items())),
         rounds=federation.record.counted,
         lost=federation.record.lost,
+        open=federation.record.open,
         seconds=time.monotonic() - began,
         model=model,
     )
@@ -229,7 +230,15 @@ class _Federation:
         if due and not self._evaluated_now():
             self._evaluate(Label.FEDERATED)  # the run was interrupted between a round and its evaluation
         while record.round < rounds:
-            moved = self._rounds.round(record.round + 1, self.adapter)
+            try:
+                moved = self._rounds.round(record.round + 1, self.adapter)
+            except OpenRound as error:
+                # Further rounds would forget the keys of this one. Resumed, it is asked for again, with its answers.
+                record.open = record.round + 1
+                self._save()
+                text = f"round {record.open} of {rounds} is given up: {error.found}; the run ends before it, and can be resumed"
+                record.say(Kind.LOST, text, with_tallies=True)
+                return
             record.round += 1
             if moved is None:
                 record.lost = (*record.lost, record.round)

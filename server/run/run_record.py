@@ -25,6 +25,8 @@ class RunRecord:
         """The last round that is over."""
         self.lost: tuple[int, ...] = ()
         """Rounds that are over and of which nothing is in the model."""
+        self.open = 0
+        """A round that was given up and can be asked for again; the run ends before it. 0: there is none."""
         self.tallies: dict[str, Tally] = {}
         self.left_out: dict[str, UntrustedPlatform] = {}
         """Platforms that joined and are in no sum, since they and others do not know each other."""

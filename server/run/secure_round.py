@@ -49,6 +49,14 @@ _FOR_GOOD = (Reason.BUDGET, Reason.SETTINGS, Reason.NOISE, Reason.ROUND, Reason.
 """Refusals that the same question would meet again."""
 
 
+class OutOfPatience(Abandoned):
+    """What a sum lacks did not come in time; asked again later, its platforms give the answers that they gave."""
+
+
+class OpenRound(ProtocolError):
+    """A round was given up for want of patience: the run ends before it, and asks for it again when it is resumed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Saved:
     """A session as the disk has it; all of it is public.
@@ -325,11 +333,12 @@ class SecureRounds:
             self._note(exchange, POPULARITY)
 
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
-        """The next global adapter, or None where the round is lost: given up, and not made good within the patience.
+        """The next global adapter, or None where the round is lost: given up for good, since those that it lacks will not answer.
 
         Nothing of a lost round is revealed, and its charges stand.
 
         Raises:
+            OpenRound: what the round lacks did not come within the patience.
             NoUpdate: too few platforms are there, or the third round in a row is lost.
         """
         phases = self._there(server_round)
@@ -344,6 +353,8 @@ class SecureRounds:
             self._credit(receipts, counted=False)
             self._abandoned += 1
             self._record.say(Kind.ABANDONED, f"round {server_round} is given up: {error.found}", round_=server_round)
+            if isinstance(error, OutOfPatience):
+                raise OpenRound(error.found) from None
             if self._abandoned >= _IN_A_ROW:
                 raise _incomplete(
                     f"{self._abandoned} rounds in a row were given up, the last one because of {error.found}",
@@ -387,12 +398,15 @@ class SecureRounds:
         """Wait until a platform that the sum lacks is there.
 
         Raises:
-            Abandoned: none can come, or none came in time.
+            Abandoned: none can come, or nobody is waited for.
+            OutOfPatience: none came in time.
         """
         missing = phases.missing - self._refusing - self._attendance.gone
         left = end - time.monotonic()
-        if not missing or left <= 0:
+        if not missing or not self._patience:
             raise error
+        if left <= 0:
+            raise OutOfPatience(error.found)
         text = f"{error.found}; {', '.join(sorted(missing))} will be asked again, for {left:.0f} s at most"
         self._record.say(Kind.WAITING, text, round_=server_round)
         time.sleep(min(pause, left))
@@ -402,7 +416,7 @@ class SecureRounds:
             if missing & set(members):
                 break
             if time.monotonic() >= end:
-                raise error
+                raise OutOfPatience(error.found)
             time.sleep(_LOOK)
         # Who is in the sum and has left meanwhile is still counted in it.
         phases.members = {**phases.members, **members}

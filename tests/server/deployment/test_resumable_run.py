@@ -371,7 +371,7 @@ def test_a_run_that_lost_rounds_is_incomplete_and_not_published(
     deployed(grid, {"run": "lossy", "rounds": 3, "round_patience": 7.0})
     state = read_state(made.run("lossy")) or {}
     assert (state["state"], state["code"], told["patience"]) == ("incomplete", ExitCode.INCOMPLETE, 7.0)
-    assert "2 of 3 rounds count, and given up were: 3" in state["why"]
+    assert "2 of 3 rounds count, and given up for good were: 3" in state["why"]
     assert ("fedfuse publish" in state["why"]) == registry and not (tmp_path / "models").exists()
 
 

@@ -90,6 +90,25 @@ def test_who_is_missing_is_named() -> None:
     assert caught.value.where == "here: shop; missing: news, video"
 
 
+def test_those_named_alone_are_waited_for() -> None:
+    said: list[str] = []
+    door: Any = Door([2, 5], [2, 5], [2, 4, 5])
+    names = {2: "shop", 3: "video", 4: "news", 5: "series"}
+    attendance = Attendance(
+        grid=door,
+        settings=Settings(),
+        run="run",
+        least=1,
+        say=lambda kind, text, **_: said.append(text),
+        entered=lambda *_: None,
+        names=lambda: names,
+        only=("shop", "news"),
+    )
+    assert attendance.awaited == {"shop", "news"}
+    assert attendance.wait_for(2, seconds=60.0) == [2, 4]
+    assert said == ["1 of 2 platforms are there (here: shop; missing: news)"]
+
+
 def test_nodes_are_called_by_the_names_that_they_were_approved_under() -> None:
     said: list[str] = []
 
