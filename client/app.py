@@ -21,6 +21,7 @@ from shared.protocol.messages import (
     Join,
     Personalise,
     Prefer,
+    Quote,
     Reason,
     Refusal,
     Request,
@@ -40,8 +41,8 @@ class Unanswered(Exception):
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Carry a `Join`, or a phase of the secure sum that reads no row."""
-    return _carry(message, context, Join, Secure)
+    """Carry a `Quote`, a `Join`, or a phase of the secure sum that reads no row."""
+    return _carry(message, context, Quote, Join, Secure)
 
 
 @app.train()

@@ -94,7 +94,7 @@ def tiny_settings(tiny_bert: str) -> Callable[..., Settings]:
             "simulation": True,
             "model": {"backbone": tiny_bert, "layers": 2, "rank": 2, "item_tokens": 12, "user_tokens": 24},
             "training": {"local_steps": 2, "sample_rate": 0.5, "views": 2, "targets": 2},
-            "privacy": {"generator": "seeded", "epsilon": 50.0},
+            "privacy": {"generator": "seeded", "epsilon": 50.0, "share": 1.0},
         }
         for key, value in over.items():
             old = values.get(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +90,7 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
     require_usable(tables, where=str(file.path))
     require_items(tables, where=str(file.path))
     shown = preview(file, settings, tables)
-    forecast = _forecast(file, settings, shown.group_size, tables)
+    forecast = _forecast(file, settings, tables)
     report = {
         "platform": file.name,
         "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": shown.evaluated},
@@ -382,62 +381,40 @@ def _keys(tables: Any) -> dict[str, int]:
     return {"items": found.total(), "shared": sum(times for times in found.values() if times > 1)}
 
 
-def _forecast(file: Any, settings: Settings, group_size: int, tables: Any) -> dict[str, Any]:
+def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
     """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
-    from client.privacy.release_plan import plan_of
+    from client.run.quoting import quote_run
+    from shared.ledger.reading import read_ledger
 
-    if file.federation.coordinator is not None:
-        # What a deployed platform refuses before it plans anything.
-        try:
+    deployed = file.federation.coordinator is not None
+    ledger = file.state / "ledger" / f"{file.name}.jsonl"
+    try:
+        if deployed:
+            # What a deployed platform refuses before it plans anything.
             file.require_catalogue()
             file.require_delta()
-        except PrivacyError as error:
-            return {"possible": False, "why": error.found}
-    try:
-        budget, parameters = _trained(file, settings, tables) if settings.trains else (file.privacy.epsilon, 1)
-        plan = plan_of(
-            file,
-            settings,
-            budget=budget,
-            group_size=group_size,
-            parameters=parameters,
-            items=tables.items,
-        )
+        spent = [entry.release for entry in read_ledger(ledger).entries] if deployed and ledger.exists() else []
+        found = quote_run(file, settings, tables, budget=file.privacy.epsilon, spent=spent, simulation=not deployed)
     except PrivacyError as error:
         return {"possible": False, "why": error.found}
+    plan = found.plan
     return {
         "possible": True,
         "rounds": settings.rounds,
         "steps": settings.steps,
         "sample_rate": settings.training.rate(file.users) if settings.trains else 0.0,
         "batch": settings.training.batch([file.users]) if settings.trains else 0.0,
-        "epsilon": plan.epsilon if plan.private else "inf",
+        "epsilon": found.epsilon if plan.private else "inf",
+        "left": found.share.left if plan.private else "inf",
         "budget": plan.budget if plan.private else "inf",
         "delta": plan.delta,
         "noise_multiplier": plan.noise_multiplier,
         "preference_noise": plan.preference_noise,
         "taste_noise": plan.taste_noise,
         "signal_to_noise": plan.signal_to_noise if plan.private else "inf",
-        "group_size": group_size,
+        "group_size": found.group_size,
         "accountant": str(plan.accountant),
     }
-
-
-def _trained(file: Any, settings: Settings, tables: Any) -> tuple[float, int]:
-    """The budget of a run that trains, and the parameters that a step trains here, those that stay included."""
-    import numpy as np
-
-    from client.examples.vectors import widths_of
-    from client.fusion.operators import fusion_named
-    from client.personalisation.personal_plan import reserved
-    from client.run.adapter_partition import Part
-    from shared.model.backbone import shape_of
-
-    shape = shape_of(settings.model.backbone)
-    local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))
-    part = Part.of(settings, shape, rank=file.rank)
-    stays = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
-    return file.privacy.epsilon * reserved(settings), part.learning + stays
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -491,7 +468,8 @@ def _show(report: dict[str, Any]) -> None:
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
         noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"], forecast["taste_noise"])
         console.print(
-            f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of {forecast['budget']:g} at delta "
+            f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of the {forecast['left']:.3g} left "
+            f"of {forecast['budget']:g} at delta "
             f"{forecast['delta']:g}; noise multiplier {noise}, group size {forecast['group_size']}, signal to noise "
             f"at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
         )

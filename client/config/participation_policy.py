@@ -50,7 +50,8 @@ class ParticipationPolicy(Frozen):
         preferences: Whether this platform's users count in the sum of which items are liked together.
         metrics: Whether noised metrics are answered; without them a run is evaluated on other platforms alone.
         maximum_evaluations: Noised evaluations of one run, at most.
-        maximum_epsilon: What one run may spend, at most, in nats; the budget is for all runs together. A run gets so much noise.
+        maximum_epsilon_per_run: What one run may spend, at most, in nats; the budget is for all runs together. A run gets so much
+            noise that its releases cost no more by themselves, and raise what all runs have spent by no more.
         minimum_participants: Fewest platforms among which this one's part is combined.
         maximum_rounds: Of one run.
         strategies: That are accepted; by default all.
@@ -67,7 +68,7 @@ class ParticipationPolicy(Frozen):
 
     coordinator: Annotated[str, AfterValidator(_ssh_key)] | None = None
     minimum_noise_multiplier: float = Field(0.3, ge=0, allow_inf_nan=False)
-    maximum_epsilon: float | None = Field(None, gt=0)
+    maximum_epsilon_per_run: float | None = Field(None, gt=0)
     maximum_sample_rate: float = Field(0.5, gt=0, le=1)
     minimum_clip: float = Field(CLIPS[0], ge=CLIPS[0], le=CLIPS[1])
     maximum_clip: float = Field(CLIPS[1], ge=CLIPS[0], le=CLIPS[1])
@@ -117,6 +118,7 @@ class ParticipationPolicy(Frozen):
             PrivacyError: this platform's file allows less; nothing was read or charged.
         """
         privacy = settings.privacy
+        _keep(settings.private, "maximum_epsilon_per_run", "no privacy at all (privacy.epsilon = inf)")
         _keep(self.maximum_rounds is None or settings.rounds <= self.maximum_rounds, "maximum_rounds", settings.rounds)
         _keep(self.strategies is None or settings.strategy in self.strategies, "strategies", settings.strategy)
         _keep(self.preferences or settings.trains, "preferences", f"strategy {settings.strategy}, which shares preferences alone")

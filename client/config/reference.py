@@ -38,7 +38,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
     "ParticipationPolicy": {
         "coordinator": '"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOSH2EFOgYWiSztPnJBMG4EcLZTWzIOfCCywx2bxgYhI"',
         "minimum_noise_multiplier": "0.5",
-        "maximum_epsilon": "2.0",
+        "maximum_epsilon_per_run": "2.0",
         "maximum_sample_rate": "0.1",
         "minimum_clip": "0.1",
         "maximum_clip": "10.0",

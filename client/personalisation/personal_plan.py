@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from client.config.platform_file import PlatformFile
 from client.privacy.mechanism import CountMechanism, Mechanism
+from client.privacy.run_share import RunShare
 from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.ledger.format import Entry
@@ -54,7 +55,7 @@ def plan_personal(
     file: PlatformFile,
     *,
     run: str,
-    budget: float,
+    share: RunShare,
     clip: float,
     group_size: int,
     parameters: int,
@@ -63,16 +64,15 @@ def plan_personal(
     """The plan for what is left of the budget, or None where too little is: then the global model is kept.
 
     Args:
-        budget: Epsilon of all runs together; infinite when privacy is off.
+        share: What the whole run may spend.
         entries: The ledger. Charges of this very plan count for nothing, so that it is the same after a restart.
         parameters: Of the residual adapter.
 
     Guarantees:
-        With everything in the ledger, both releases stay within `budget`; and with this run's charges, within the platform's
-        `maximum_epsilon`.
+        With everything in the ledger, both releases stay within `share.total`; and with this run's charges, within `share.alone`.
     """
     personal, last, delta = settings.personal, settings.rounds + 1, file.privacy.delta
-    private, rate = math.isfinite(budget), settings.training.rate(file.users)
+    private, rate = math.isfinite(share.budget), settings.training.rate(file.users)
     comparison = CountMechanism(
         kind=ReleaseKind.EVALUATE,
         noise_multiplier=personal.comparison_noise if private else 0.0,
@@ -91,9 +91,9 @@ def plan_personal(
             integers=planning(),
         )
         others = [entry for entry in entries if (entry.run, entry.round) != (run, last)]
-        limits = [(budget, [entry.release for entry in others])]
-        if file.federation.maximum_epsilon is not None:
-            limits.append((file.federation.maximum_epsilon, [entry.release for entry in others if entry.run == run]))
+        limits = [(share.total, [entry.release for entry in others])]
+        if math.isfinite(share.alone):
+            limits.append((share.alone, [entry.release for entry in others if entry.run == run]))
         try:
             noise = max(
                 noise_multiplier(budget=most, delta=delta, planned=planned, fixed=[*spent, comparison.release()])

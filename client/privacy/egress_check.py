@@ -22,6 +22,7 @@ from shared.protocol.messages import (
     Personalised,
     Phase,
     Preferred,
+    Quoted,
     Refusal,
     Released,
     Secured,
@@ -35,7 +36,7 @@ from shared.secagg.roster import Advert
 from shared.secagg.shared_catalogues import Taken
 from shared.secagg.trust_statement import TrustStatement, trusted_digest
 
-_KINDS = (Joined, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)
+_KINDS = (Joined, Quoted, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)
 _PHASES: Mapping[Phase, type[Dealt | Confirmed | Unmasked | Taken]] = {
     Phase.DEAL: Dealt,
     Phase.CONFIRM: Confirmed,
@@ -74,7 +75,7 @@ def checked(
     """
     _require(type(answer) in _KINDS, f"an answer of type {type(answer).__name__}")
     _require(answer.platform == platform.name, "another platform's name")
-    if isinstance(answer, Joined | Released):
+    if isinstance(answer, Joined | Quoted | Released):
         _require(answer.users == platform.users, "a number of users that is not the declared one")
     if isinstance(answer, Released):
         _require(math.isclose(answer.seconds, pace.of(answer.seconds), abs_tol=1e-6), "a timing between two public steps")
@@ -84,6 +85,10 @@ def checked(
         _require(answer.catalogue in ("", catalogue), "a hash that is not the catalogue's")
         _require(answer.item_list in (b"", item_list), "a list of items that is not the catalogue's")
         _require(not answer.keys or _body(Advert, answer.keys).keys.platform == platform.name, "another platform's keys")
+        _require_own_trust(answer.trust, run=answer.run, platform=platform.name, peers=peers or {})
+    elif isinstance(answer, Quoted):
+        _require(answer.shown == platform.federation.show_budget, "a budget that is not shown")
+        _require(answer.shown or answer.left == answer.left_after == 0.0, "what is left of a budget that is not shown")
         _require_own_trust(answer.trust, run=answer.run, platform=platform.name, peers=peers or {})
     elif isinstance(answer, Update | Preferred):
         sent = answer.change if isinstance(answer, Update) else answer.sums

@@ -60,7 +60,7 @@ def _plan(run: TrainingContext) -> PersonalPlan | None:
         run.settings,
         run.platform.file,
         run=run.name,
-        budget=run.budget,
+        share=run.share,
         # Where the clip adapted, it goes on from where the rounds left it.
         clip=run.settings.training.clip if run.state.clip is None else run.state.clip,
         group_size=run.platform.friends.group_size,

@@ -26,6 +26,7 @@ from client.privacy.ledger_writer import LedgerWriter
 from client.privacy.limited_plan import plan_within
 from client.privacy.noise_sources import NoiseSource
 from client.privacy.release_plan import preference_plan
+from client.privacy.run_share import share_of
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.run.run_state import RunState, load_run_state, save_run_state
 from shared.base.errors import PrivacyError
@@ -73,21 +74,21 @@ class RunContext:
         self.name, self.settings, self.rows, self.budget, self.ledger = name, settings, platform, budget, ledger
         self.simulation, self.progress, self.guard, self.pace = simulation, progress, guard, pace or Pace(step=0.0)
         self._path, self._cache = path, cache
+        # Nothing is noised where privacy is off, and nothing then counts.
+        spent = [entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else ()
+        terms: dict[str, Any] = {"budget": budget, "spent": spent, "simulation": simulation}
+        self.share = share_of(platform.file, settings, **terms)
+        """What the whole run may spend; what comes after the rounds included."""
         self._public: dict[str, Any] = {
-            "budget": budget * reserved(settings),
+            "share": share_of(platform.file, settings, part=reserved(settings), **terms),
+            "simulation": simulation,
             "group_size": group_size,
             "parameters": self.parameters_trained,
             "items": platform.tables.items,
             "exact_metrics": self.exact,
-            "spent": [entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else (),
+            "spent": spent,
         }
         self.plan = plan_within(platform.file, settings, **self._public)
-        if not simulation:
-            planned = [self.plan.noise_multiplier] * settings.trains
-            if self.prefers:
-                planned += [self.plan.preference_noise] * bool(settings.preferences.items)
-                planned += [self.plan.taste_noise] * bool(settings.preferences.map)
-            platform.file.federation.require_noise(*planned)
         self.state = self._begun(settings_digest(settings))
 
     @property

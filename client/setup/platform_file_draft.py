@@ -36,7 +36,7 @@ _FEDERATION = """
 coordinator = "{coordinator}"
 peers = "peers.toml"         # identities of the other platforms, for the secure sum: fedfuse client trust {folder} FILE
 # minimum_participants = 3   # never be one of fewer; under the secure sum the cryptography holds it too
-# maximum_epsilon = {third}     # what one run may spend of the budget
+maximum_epsilon_per_run = {half}   # of one run, at most; a run that names none asks for a quarter of what is left
 minimum_noise_multiplier = 0.3   # of training, of the popularity prior and of metrics
 maximum_sample_rate = 0.5    # largest part of the users that a step may draw
 colluders = 1                # how many platforms may be on the coordinator's side: a secure sum must withstand so many
@@ -104,7 +104,7 @@ def draft(
         delta=delta,
     )
     if coordinator is not None:
-        text += _FEDERATION.format(coordinator=coordinator, folder=folder, third=round(epsilon / 3, 2))
+        text += _FEDERATION.format(coordinator=coordinator, folder=folder, half=_half(epsilon))
     names: set[str] = set()
     # Interactions first: they are what everything else is about.
     for sample, made in sorted(found, key=lambda pair: pair[1] is None or pair[1].kind != "interactions"):
@@ -119,6 +119,11 @@ def draft(
         names.add(called)
         text += _section(called, sample, made, folder)
     return text, found
+
+
+def _half(epsilon: float) -> str:
+    """Half of a budget as TOML has it: a run that asks for much gets no more, and one by mistake leaves something."""
+    return f"{epsilon / 2:.6g}" if epsilon < float("inf") else "inf"
 
 
 def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from client.run.joining import declared_list
 from client.run.local_session import LocalSession
 from client.run.personalising import answer_personalise
 from client.run.preference_session import LocalPreferences, SecurePreferences
+from client.run.quoting import answer_quote
 from client.run.run_context import RunContext
 from client.run.secure_session import SecureSession
 from client.run.training_context import TrainingContext
@@ -51,6 +52,8 @@ from shared.base.errors import (
 from shared.base.logs import about, tell
 from shared.base.progress import Progress
 from shared.base.settings import Settings
+from shared.ledger.format import Entry
+from shared.ledger.reading import read_ledger
 from shared.ledger.release_digest import is_release, release_digest
 from shared.model.backbone import shape_of
 from shared.preferences.item_index import list_digest, parse_items
@@ -61,6 +64,7 @@ from shared.protocol.messages import (
     Join,
     Personalise,
     Prefer,
+    Quote,
     Reason,
     Refusal,
     Released,
@@ -69,7 +73,9 @@ from shared.protocol.messages import (
     Sum,
     Train,
 )
+from shared.secagg.codec import encode
 from shared.secagg.shared_catalogues import DeclaredCatalogue
+from shared.secagg.trust_statement import TrustStatement
 
 log = logging.getLogger("fedfuse.worker")
 Session = LocalPreferences | SecurePreferences
@@ -259,6 +265,8 @@ class Worker:
         self._session = None
 
     def _answer(self, request: Request) -> Answer:
+        if isinstance(request, Quote):
+            return self._quoted(request)
         session = self._open(request)
         if isinstance(request, Join):
             return session.join()
@@ -292,18 +300,46 @@ class Worker:
             terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
             terms.require_settings(request.settings, users=self._file.users)
 
-    def _open(self, request: Request) -> Session:
-        settings = request.settings
+    def _quoted(self, request: Quote) -> Answer:
+        """What a run would cost; no session is opened, and no file is written."""
+        self._require_no_simulation(request.settings)
+        trust = b""
+        if request.settings.distributed and not self._simulation:
+            peers, identity = known_peers(self._file.federation.identities), identity_of(self._state, make=False)
+            trust = encode(TrustStatement.of(peers, run=request.run, platform=self.name, identity=identity))
+        entries: Sequence[Entry] = ()
+        if self._writer is not None:
+            entries = self._writer.ledger.entries
+        elif self._ledger.exists():
+            entries = read_ledger(self._ledger).entries
+        return answer_quote(
+            self._file,
+            request,
+            self._read() if not self._simulation else read_tables(self._file),
+            budget=self._budget(request.settings),
+            spent=[entry.release for entry in entries if entry.run != request.run],
+            simulation=self._simulation,
+            trust=trust,
+        )
+
+    def _require_no_simulation(self, settings: Settings) -> None:
         if settings.simulation and not self._simulation:
             raise PrivacyError(
                 "the coordinator asks for a simulation", where=self.name, do="a deployed platform sends no exact metrics"
             )
+
+    def _budget(self, settings: Settings) -> float:
+        """Epsilon of all runs together; in a simulation the run may name it."""
+        asked = settings.privacy.epsilon
+        return asked if self._simulation and asked is not None else self._file.privacy.epsilon
+
+    def _open(self, request: Request) -> Session:
+        settings = request.settings
+        self._require_no_simulation(settings)
         session = self._session
         if session is not None and session.run.name == request.run and session.run.settings == settings:
             return session
-        budget = (
-            settings.privacy.epsilon if self._simulation and settings.privacy.epsilon is not None else self._file.privacy.epsilon
-        )
+        budget = self._budget(settings)
         self._require_joined(request)
         self._opening = True
         platform = self._prepared(settings)

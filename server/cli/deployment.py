@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from shared.base.errors import ExitCode, FedfuseError, InputError
 
@@ -172,6 +173,13 @@ def run_command(
             help="Seconds in which a round of the secure sum that is given up is tried again, as its platforms return.", min=0
         ),
     ] = 600.0,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="By how much the run may raise what a platform has spent; default: a quarter of what each has left."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask every platform what the run would cost it, and spend nothing.")
+    ] = False,
     name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
     resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
     restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
@@ -181,7 +189,11 @@ def run_command(
 
     \b
     fedfuse run --rounds 20 --platforms 3 --noise distributed
+    fedfuse run --rounds 20 --epsilon 1 --dry-run        who would take part, and what it would cost
     fedfuse run --resume spring-20300102-030405          after Ctrl-C, or a reboot
+
+    \b
+    --dry-run exits with 0 where the run would begin, and with 6 where it would not.
     """
     from dataclasses import replace
 
@@ -190,14 +202,19 @@ def run_command(
     from shared.base.setting_overrides import settings_of
 
     coordinator = open_coordinator(server)
+    if resume and dry_run:
+        raise InputError("a run that is resumed has its plan", where="--resume, --dry-run", do="leave one of them out")
     if resume:
         launch = replace(recorded(coordinator, resume), restarts=restarts)
     else:
-        options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise}
+        options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise, "privacy.epsilon": epsilon}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
         asked = tuple(sorted({one for word in only or () for one in word.split(",") if one}))
         launch = _new(coordinator, settings_of(config, words), name, platforms, asked)
         launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience)
+        if dry_run:
+            _show_quotes(replace(launch, dry=True, restarts=0), as_json=as_json)
+            return
         record(launch)
     console = Console(stderr=as_json, emoji=False)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
@@ -230,6 +247,8 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple
     from server.deployment.launch import Launch
     from strategies.composition import named
 
+    if not settings.private:
+        raise InputError("a deployed run cannot turn privacy off", where="privacy.epsilon", do="name a finite epsilon, or none")
     if settings.simulation:
         raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
     platforms = platforms or len(only)
@@ -259,6 +278,34 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple
         )
     name = name or f"{coordinator.file.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, only=only)
+
+
+def _show_quotes(launch: Launch, *, as_json: bool) -> None:
+    """Ask, print, and exit as the run would begin or not."""
+    from server.deployment.launch import quotes_of
+
+    said = Console(stderr=True, emoji=False)
+    found = quotes_of(launch, lambda event: said.print(f"[dim]{escape(str(event.get('text', '')))}[/]", highlight=False))
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+    else:
+        table = Table()
+        for column in ("platform", "takes part", "ε it would spend", "ε left before", "after", "noise it needs", "why not"):
+            table.add_column(
+                column, justify="left" if column in ("platform", "takes part", "why not") else "right", overflow="fold"
+            )
+        for line in found.platforms:
+            numbers = (line.epsilon, line.left, line.left_after, line.noise_multiplier)
+            shown = ("-" if number is None else f"{number:.3g}" for number in numbers)
+            table.add_row(line.platform, "yes" if line.takes_part else "[red]no[/]", *shown, escape(line.why))
+        console = Console(emoji=False)
+        console.print(table)
+        console.print(
+            "the run would begin" if found.begins else f"[red]the run would not begin:[/] {escape(found.why)}", highlight=False
+        )
+        console.print("[dim]nothing was spent, and no ledger was written to[/]")
+    if not found.begins:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def server_status(

@@ -30,7 +30,15 @@ PUBLISHER, NAME = "fedfuse", "fedfuse"
 MESSENGER = ("client/__init__.py", "client/app.py")
 """Files that a bundle holds beside the folders."""
 FOLDERS = ("client/messenger", "server", "shared", "strategies")
-RUN_KEYS: dict[str, Any] = {"run": "", "warrant": "", "nodes": 0, "wait": 300.0, "round_patience": 600.0, "only": ""}
+RUN_KEYS: dict[str, Any] = {
+    "run": "",
+    "warrant": "",
+    "nodes": 0,
+    "wait": 300.0,
+    "round_patience": 600.0,
+    "only": "",
+    "dry_run": False,
+}
 """What a deployed run is told besides its settings."""
 
 

@@ -101,6 +101,10 @@ class CoordinatorFolder:
         """Folder of a run."""
         return self.folder / "runs" / name
 
+    def dry_run(self, name: str) -> Path:
+        """Folder of a dry run, for as long as it takes."""
+        return self.folder / "dry-runs" / name
+
     @property
     def control(self) -> str:
         """Address of Flower's own interfaces."""

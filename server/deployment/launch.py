@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 import tomllib
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from server.deployment.bundle import build_bundle
 from server.deployment.flower_control import Control, FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
+from server.run.quotes import DryRun, read_dry_run
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings, build, flatten, settings_digest
@@ -52,6 +54,7 @@ class Launch:
         wait: Seconds to wait for them, at the start and when all have gone.
         round_patience: Seconds in which a round of the secure sum that is given up is tried again, when its platforms are back.
         only: Names of the platforms that are asked; empty: all that are approved.
+        dry: Whether platforms are only asked what it would cost them.
         restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
         patience: Seconds that a server which went away is waited for.
     """
@@ -63,8 +66,14 @@ class Launch:
     wait: float = 300.0
     round_patience: float = 600.0
     only: tuple[str, ...] = ()
+    dry: bool = False
     restarts: int = 5
     patience: float = 600.0
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.coordinator.dry_run(self.run) if self.dry else self.coordinator.run(self.run)
 
 
 Tell = Callable[[dict[str, Any]], None]
@@ -78,7 +87,7 @@ def record(launch: Launch) -> None:
     """
     if not NAME.fullmatch(launch.run):
         raise InputError(f"{launch.run!r} is no name of a run", where="--name", do="names are like 'spring-2'")
-    folder = launch.coordinator.run(launch.run)
+    folder = launch.folder
     if folder.exists():
         raise InputError(
             f"run {launch.run!r} is there already", where=str(folder), do=f"go on with it: fedfuse run --resume {launch.run}"
@@ -130,7 +139,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
     Raises:
         FedfuseError: it failed for good; what was reached is in its folder.
     """
-    folder = launch.coordinator.run(launch.run)
+    folder = launch.folder
     position = max((at for at, _ in read_events(folder)), default=0)
     left = launch.restarts
 
@@ -157,6 +166,26 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
         tell({"kind": "restart", "round": state.get("round", 0), "text": f"{failure}; going on from the last checkpoint"})
         # A platform that was killed with us needs a moment; a disk that is full, more.
         time.sleep(min(2.0 ** (launch.restarts - left), 30.0))
+
+
+def quotes_of(launch: Launch, tell: Tell) -> DryRun:
+    """Ask the platforms what the run would cost them; of that nothing stays, here or there.
+
+    Args:
+        launch: A dry one.
+        tell: As `federate_deployed`.
+
+    Raises:
+        FedfuseError: as `federate_deployed`.
+    """
+    record(launch)
+    try:
+        federate_deployed(launch, tell)
+        return read_dry_run(launch.folder)
+    finally:
+        with suppress(FedfuseError):
+            stop(launch)
+        shutil.rmtree(launch.folder, ignore_errors=True)
 
 
 def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
@@ -192,7 +221,7 @@ def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
             # Flower would notice in a minute.
             with suppress(FedfuseError), Control(launch.coordinator) as control:
                 control.stop(flower)
-            (launch.coordinator.run(launch.run) / ATTEMPT).unlink(missing_ok=True)
+            (launch.folder / ATTEMPT).unlink(missing_ok=True)
             return "the attempt's process was killed"
         time.sleep(_LOOK)
 
@@ -214,17 +243,18 @@ def _start(launch: Launch) -> int:
         "wait": launch.wait,
         "round_patience": launch.round_patience,
         "only": ",".join(launch.only),
+        "dry_run": launch.dry,
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)
-    write_whole(coordinator.run(launch.run) / ATTEMPT, json.dumps({"flower": flower}).encode())
+    write_whole(launch.folder / ATTEMPT, json.dumps({"flower": flower}).encode())
     return flower
 
 
 def _running(launch: Launch) -> int | None:
     """An attempt that goes on though nobody watches it."""
     try:
-        flower = int(json.loads((launch.coordinator.run(launch.run) / ATTEMPT).read_text(encoding="utf-8"))["flower"])
+        flower = int(json.loads((launch.folder / ATTEMPT).read_text(encoding="utf-8"))["flower"])
         with Control(launch.coordinator) as control:
             return None if control.run(flower).finished else flower
     except Unreachable:
@@ -235,15 +265,15 @@ def _running(launch: Launch) -> int | None:
 
 def _ended(launch: Launch) -> bool:
     """Whether the attempt says itself that it has ended, or has died without a word."""
-    state = read_state(launch.coordinator.run(launch.run)) or {}
+    state = read_state(launch.folder) or {}
     return state.get("state") in ("finished", "incomplete", "failed") or _killed(launch)
 
 
 def _killed(launch: Launch) -> bool:
     """Whether the process of this attempt, which is on this machine, is gone without a word."""
-    state = read_state(launch.coordinator.run(launch.run)) or {}
+    state = read_state(launch.folder) or {}
     try:
-        began = (launch.coordinator.run(launch.run) / ATTEMPT).stat().st_mtime
+        began = (launch.folder / ATTEMPT).stat().st_mtime
         if state.get("state") != "running" or float(state["time"]) < began:
             return False
         if is_alive(int(state["process"])):
@@ -251,7 +281,7 @@ def _killed(launch: Launch) -> bool:
     except (OSError, KeyError, TypeError, ValueError):
         return False  # another user's, or of an older form: Flower will say
     # Read again: it may have ended well between the two looks.
-    return (read_state(launch.coordinator.run(launch.run)) or {}).get("state") == "running"
+    return (read_state(launch.folder) or {}).get("state") == "running"
 
 
 def is_alive(process: int) -> bool:
@@ -281,8 +311,8 @@ def _failed(launch: Launch, state: dict[str, Any], failure: str) -> FedfuseError
     found = str(state.get("why") or failure)
     error = FedfuseError(
         f"run {launch.run} failed after round {state.get('round', 0)}\n  {found}",
-        where=str(launch.coordinator.run(launch.run)),
-        do=f"mend it, then: fedfuse run --resume {launch.run}",
+        where=str(launch.folder),
+        do="mend it, then ask again" if launch.dry else f"mend it, then: fedfuse run --resume {launch.run}",
     )
     code = state.get("code")
     if state.get("state") == "failed" and code in list(ExitCode):

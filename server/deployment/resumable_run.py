@@ -23,8 +23,10 @@ from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import log_events, together
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
+from server.run.quotes import DryRun, ask_quotes
+from server.run.run_record import RunRecord
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
-from shared.base.settings import unflatten
+from shared.base.settings import Settings, unflatten
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
 
@@ -35,8 +37,8 @@ LEAVING = 60.0
 for it, Flower starts a second one and lets go of the first, which ends at its next word with Flower."""
 
 
-def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
-    """The run that `config` describes, new or resumed.
+def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
+    """The run that `config` describes, new or resumed; or what platforms say to it before it is one.
 
     Raises:
         InputError: no coordinator started this process, or a setting is wrong.
@@ -52,11 +54,14 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
     run, nodes, wait = str(values.pop("run")), int(values.pop("nodes")), float(values.pop("wait"))
     patience = float(values.pop("round_patience"))
     only = frozenset(name for name in str(values.pop("only")).split(",") if name)
+    dry = bool(values.pop("dry_run"))
     if not NAME.fullmatch(run):
         raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
     for key in ("warrant", "world", "out"):
         values.pop(key, None)
     settings = unflatten(values, where="run_config")
+    if dry:
+        return _quoted(grid, coordinator, settings, run=run, nodes=nodes or None, wait=wait, only=only)
     out = coordinator.run(run)
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder=out, run=run, rounds=settings.rounds)
@@ -94,6 +99,29 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome:
         else:
             journal.say("finished", why=version)
     return outcome
+
+
+def _quoted(grid: Grid, coordinator: CoordinatorFolder, settings: Settings, *, run: str, **asked: Any) -> DryRun:
+    """Ask the platforms, and leave their answers where `fedfuse run --dry-run` reads them."""
+    out = coordinator.dry_run(run)
+    out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder=out, run=run, rounds=settings.rounds)
+    try:
+        found = ask_quotes(
+            grid=grid,
+            settings=settings,
+            run=run,
+            say=RunRecord(together(log_events(run), journal)).say,
+            names=lambda: _names(coordinator),
+            identities=lambda: _identities(coordinator),
+            **asked,
+        )
+        found.save(out)
+    except FedfuseError as error:
+        journal.say("failed", why=str(error), code=int(error.exit_code))
+        raise
+    journal.say("finished", why=found.why)
+    return found
 
 
 def _incomplete(coordinator: CoordinatorFolder, outcome: Outcome, rounds: int) -> str:

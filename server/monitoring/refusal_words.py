@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from shared.protocol.messages import Reason
 
 _MEANINGS: Mapping[Reason, str] = {
-    Reason.BUDGET: "its privacy budget does not carry it",
+    Reason.BUDGET: "its privacy budget, or what a run may spend of it, does not carry it",
     Reason.SETTINGS: "its file allows less than the run asks for",
     Reason.NOISE: "what it would give would be noise",
     Reason.ROUND: "it was asked for something that it has answered already, or out of order",
@@ -24,6 +24,6 @@ def refusal_words(reason: Reason) -> str:
     """A reason with what it means.
 
     >>> refusal_words(Reason.BUDGET)
-    'budget (its privacy budget does not carry it)'
+    'budget (its privacy budget, or what a run may spend of it, does not carry it)'
     """
     return f"{reason.value} ({_MEANINGS[reason]})"

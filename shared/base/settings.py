@@ -147,7 +147,14 @@ class TrainingSettings(_Frozen):
 class PrivacySettings(_Frozen):
     """How noise is added; the budget itself is each platform's own."""
 
-    epsilon: float | None = Field(None, description="overrides every platform's budget; 'inf' turns privacy off")
+    epsilon: float | None = Field(
+        None,
+        description="that a run may add to what a platform has spent, at most, if the platform's file allows it; in a simulation "
+        "every platform's budget, and 'inf' turns privacy off",
+    )
+    share: Annotated[float, _between(1e-3, 1.0)] = Field(
+        0.25, description="part of what a platform has left that a deployed run asks for where it names no epsilon"
+    )
     noise: Literal["local", "distributed"] = Field(
         "local", description="'local': every platform adds all of it; 'distributed': the platforms share it, under a secure sum"
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from shared.base.errors import InputError, PrivacyError
+from shared.base.errors import BudgetExceeded, InputError
 from shared.privacy.accountants import PREFERRED, Accountant
 from shared.privacy.releases import Release
 
@@ -40,7 +40,7 @@ def noise_multiplier(
         accountant: Who counts.
 
     Raises:
-        PrivacyError: `fixed` alone spends the budget, or no noise would be enough.
+        BudgetExceeded: `fixed` alone spends the budget, or no noise would be enough.
         InputError: budget or delta is out of range.
 
     >>> from shared.privacy.releases import ReleaseKind
@@ -53,7 +53,7 @@ def noise_multiplier(
     if fixed:
         before = accountant.epsilon(fixed, delta)
         if before.epsilon >= budget:
-            raise PrivacyError(
+            raise BudgetExceeded(
                 f"the releases beside training alone spend epsilon {before.epsilon:.4g} of a budget of {budget:.4g}",
                 where=f"noise calibration at delta {delta:g} ({before.accountant})",
                 do="raise the budget, or give those releases more noise (a larger noise multiplier) or fewer repetitions",
@@ -91,7 +91,7 @@ def _least(excess: Callable[[float], float], *, guess: float, budget: float) -> 
             low = (noise, value)
         if high is None:
             if noise >= LARGEST:
-                raise PrivacyError(
+                raise BudgetExceeded(
                     f"no amount of noise keeps this plan within epsilon {budget:.4g}",
                     where="noise calibration",
                     do="raise the budget, or plan fewer releases",

@@ -112,6 +112,14 @@ class Join(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quote(_Message):
+    """Say what a run of these settings would cost: nothing is charged, remembered or made of rows."""
+
+    kind: ClassVar[str] = "quote"
+    settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train(_Message):
     """Train from the global `adapter` and answer with an `Update`."""
 
@@ -260,6 +268,33 @@ class Joined(_Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quoted(_Message):
+    """What a run would cost the platform; every field is declared public, or follows from what is and from its ledger.
+
+    Args:
+        users: Declared number of users.
+        epsilon, delta: By how much the run would raise what the platform has spent, at that delta.
+        shown: Whether the platform lets its budget be seen; if not, what is left is said to be 0.
+        left, left_after: Epsilon that is left of its budget, before and after the run.
+        noise_multiplier, preference_noise, taste_noise: That the releases must have for it, as in `Joined`.
+        trust: As in `Joined`.
+    """
+
+    kind: ClassVar[str] = "quoted"
+    platform: str
+    users: int
+    epsilon: float
+    delta: float
+    shown: bool
+    left: float
+    left_after: float
+    noise_multiplier: float
+    preference_noise: float
+    taste_noise: float
+    trust: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Released(_Message):
     """What every answer says that was made from rows, and charged where it is private.
 
@@ -372,10 +407,15 @@ class Refusal(_Message):
     reason: Reason
 
 
-Request = Join | Train | Evaluate | Personalise | Sum | Count | Prefer | Secure
-Answer = Joined | Update | Metrics | Personalised | Preferred | Summed | Secured | Refusal
-REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Train, Evaluate, Personalise, Sum, Count, Prefer, Secure)}
-ANSWERS: dict[str, type[Any]] = {m.kind: m for m in (Joined, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)}
+Request = Join | Quote | Train | Evaluate | Personalise | Sum | Count | Prefer | Secure
+Answer = Joined | Quoted | Update | Metrics | Personalised | Preferred | Summed | Secured | Refusal
+REQUESTS: dict[str, type[Any]] = {m.kind: m for m in (Join, Quote, Train, Evaluate, Personalise, Sum, Count, Prefer, Secure)}
+ANSWERS: dict[str, type[Any]] = {
+    m.kind: m for m in (Joined, Quoted, Update, Metrics, Personalised, Preferred, Summed, Secured, Refusal)
+}
+
+
+_MAY_BE_INFINITE = ("epsilon", "budget", "planned_epsilon", "signal_to_noise", "left", "left_after")
 
 
 def _check(kind: str, name: str, value: Any) -> None:
@@ -400,7 +440,7 @@ def _check(kind: str, name: str, value: Any) -> None:
     elif isinstance(value, float):
         # Privacy turned off is said as an infinite epsilon; nothing else may be infinite.
         require(
-            value >= 0 and (math.isfinite(value) or name in ("epsilon", "budget", "planned_epsilon", "signal_to_noise")),
+            value >= 0 and (math.isfinite(value) or name in _MAY_BE_INFINITE),
             f"{kind}.{name} {value} is out of range",
         )
 
@@ -432,6 +472,8 @@ __all__ = [
     "Phase",
     "Prefer",
     "Preferred",
+    "Quote",
+    "Quoted",
     "Reason",
     "Refusal",
     "Released",

@@ -20,7 +20,7 @@ from client.worker.request_handler import Worker
 from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings, settings_digest
 from shared.ledger.reading import read_ledger
-from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
+from shared.protocol.messages import Answer, Join, Joined, Quote, Quoted, Reason, Refusal
 from shared.protocol.run_authorization import MAX_TEXT, Warrant, federation_of, parse_warrant
 from tests.support.identities import with_identity
 
@@ -74,7 +74,8 @@ def bench(write_platform: Write, tiny_bert: str, tmp_path: Path) -> Iterator[Cal
 @pytest.fixture
 def deployed(tiny_settings: Make) -> Callable[..., Settings]:
     def make(**over: Any) -> Settings:
-        return tiny_settings(**{"simulation": False, "privacy": {"generator": "secure", "epsilon": None}, **over})
+        privacy = {"generator": "secure", "epsilon": None, **over.pop("privacy", {})}
+        return tiny_settings(**{"simulation": False, "privacy": privacy, **over})
 
     return make
 
@@ -170,7 +171,7 @@ def test_a_plan_with_too_little_noise_is_refused(bench: Callable[..., Bench], de
 
 
 def test_one_run_may_not_take_the_whole_budget(bench: Callable[..., Bench], deployed: Make) -> None:
-    free, held = bench(), bench("maximum_epsilon = 8.0")
+    free, held = bench(), bench("maximum_epsilon_per_run = 8.0")
     loose, tight = free.join(deployed()), held.join(deployed())
     assert isinstance(loose, Joined) and isinstance(tight, Joined)
     assert tight.noise_multiplier > loose.noise_multiplier
@@ -182,8 +183,62 @@ def test_one_run_may_not_take_the_whole_budget(bench: Callable[..., Bench], depl
     assert tight.planned_epsilon < second.planned_epsilon <= 20.0
 
 
+class TestQuotes:
+    """What a run would cost: as the plan that joining makes, and nothing is written."""
+
+    def quote(self, made: Bench, settings: Settings, run: str = "run-1") -> Answer:
+        return made.worker.handle(Quote(run=run, settings=settings))
+
+    @pytest.mark.parametrize("strategy", ["fedavg", "preferences", "secure-sum", "ffa+personalise"])
+    def test_it_is_what_joining_plans(self, bench: Callable[..., Bench], deployed: Make, strategy: str) -> None:
+        over = {"rounds": 0, "preferences": {"items": 8}} if strategy == "preferences" else {}
+        privacy = {"share": 0.5, "noise": "local" if "+" in strategy or strategy == "fedavg" else "distributed"}
+        settings = deployed(strategy=strategy, privacy=privacy, **over)
+        made = bench(declared=400)
+        said = self.quote(made, settings)
+        assert isinstance(said, Quoted), made.worker.failure
+        assert not made.ledger.exists() and not list((made.ledger.parent / "state-0").glob("runs/*"))
+        joined = made.join(settings)
+        assert isinstance(joined, Joined), made.worker.failure
+        assert (said.noise_multiplier, said.preference_noise) == (joined.noise_multiplier, joined.preference_noise)
+        assert said.users == joined.users and said.left == 20.0
+        if "+" in strategy:  # what the rounds leave is personalising's
+            assert joined.planned_epsilon < said.epsilon == 10.0
+        else:
+            assert said.epsilon == joined.planned_epsilon and 9.0 < said.epsilon <= 10.0
+        assert said.left_after == pytest.approx(20.0 - said.epsilon)
+        assert bool(said.trust) == settings.distributed
+
+    def test_what_other_runs_have_spent_is_gone(self, bench: Callable[..., Bench], deployed: Make) -> None:
+        settings = deployed(privacy={"share": 0.25})
+        made = bench(declared=400)
+        assert isinstance(made.join(settings), Joined)  # its popularity is charged
+        spent = read_ledger(made.ledger).epsilon
+        before = made.ledger.read_bytes()
+        said = self.quote(made, settings, run="run-2")
+        assert isinstance(said, Quoted), made.worker.failure
+        assert said.left == pytest.approx(20.0 - spent) and said.epsilon <= said.left / 4 < 5.0
+        assert made.ledger.read_bytes() == before
+
+    def test_a_budget_that_is_not_shown(self, bench: Callable[..., Bench], deployed: Make) -> None:
+        said = self.quote(bench("show_budget = false", declared=400), deployed())
+        assert isinstance(said, Quoted) and not said.shown and said.left == said.left_after == 0.0 < said.epsilon
+
+    def test_what_would_be_refused_is_refused(self, bench: Callable[..., Bench], deployed: Make) -> None:
+        made = bench("maximum_rounds = 1")
+        answer = self.quote(made, deployed())
+        assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
+        answer = self.quote(bench(), deployed(privacy={"epsilon": 0.01}))
+        assert isinstance(answer, Refusal) and answer.reason is Reason.BUDGET
+        answer = self.quote(bench(), deployed(privacy={"epsilon": "inf"}))
+        assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
+        warranted = bench(f'coordinator = "{line(KEY)}"')
+        answer = self.quote(warranted, deployed())
+        assert isinstance(answer, Refusal) and answer.reason is Reason.WARRANT
+
+
 def test_a_budget_need_not_be_shown(bench: Callable[..., Bench], deployed: Make) -> None:
-    answer = bench("show_budget = false\nmaximum_epsilon = 8.0").join(deployed())
+    answer = bench("show_budget = false\nmaximum_epsilon_per_run = 8.0").join(deployed())
     assert isinstance(answer, Joined)
     assert answer.budget == answer.planned_epsilon < 20.0
 

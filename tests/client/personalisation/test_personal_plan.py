@@ -18,6 +18,7 @@ from client.personalisation.personal_plan import plan_personal, reserved
 from client.personalisation.residual import begun, flattened, without_forms
 from client.privacy.mechanism import CountMechanism, Mechanism
 from client.privacy.noise_sources import SeededNoise
+from client.privacy.run_share import RunShare
 from client.recommender.pulled_model import open_model, use_model
 from client.run import personalising, run_context
 from client.run.adapter_partition import Part
@@ -95,9 +96,10 @@ class TestComparison:
 
 
 class TestPlan:
-    def plan(self, file: Any, settings: Settings, entries: list[Entry] | None = None, budget: float = 8.0) -> Any:
+    def plan(self, file: Any, settings: Settings, entries: list[Entry] | None = None, budget: float = 8.0, **over: float) -> Any:
+        share = RunShare(**{"budget": budget, "spent": 0.0, "epsilon": budget, **over})
         return plan_personal(
-            settings, file, run="run-1", budget=budget, clip=1.0, group_size=1, parameters=640, entries=entries or []
+            settings, file, run="run-1", share=share, clip=1.0, group_size=1, parameters=640, entries=entries or []
         )
 
     def entry(self, release: Release, round_: int, run: str = "run-1") -> Entry:
@@ -172,16 +174,15 @@ class TestPlan:
             return 5.0 if budget == 8.0 else 7.0
 
         monkeypatch.setattr("client.personalisation.personal_plan.noise_multiplier", asked)
-        terms = file.federation.model_copy(update={"maximum_epsilon": 7.5})
         entries = [*self.spent(), self.entry(Release(kind=ReleaseKind.EVALUATE, noise_multiplier=9.0), 1, run="run-2")]
-        plan = self.plan(file.model_copy(update={"federation": terms}), settings, entries)
+        plan = self.plan(file, settings, entries, alone=7.5)
         # All runs within the budget, this run by itself within its own limit; the larger noise serves both.
         assert seen == [(8.0, 7), (7.5, 6)] and plan.training.noise_multiplier == 7.0
         terms = file.federation.model_copy(update={"minimum_noise_multiplier": 7.1})
         deployed = settings.model_copy(
             update={"simulation": False, "privacy": settings.privacy.model_copy(update={"generator": "secure"})}
         )
-        assert self.plan(file.model_copy(update={"federation": terms}), deployed, entries) is None
+        assert self.plan(file.model_copy(update={"federation": terms}), deployed, entries, alone=7.5) is None
 
     def test_a_calibration_that_was_wrong_is_noticed(
         self, file: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ class TestAPlatform:
         )  # fmt: skip
         assert (file.name, file.users, file.privacy.epsilon) == ("shop", 1000, 8.0)
         assert file.federation.coordinator == invitation.coordinator
+        assert file.federation.maximum_epsilon_per_run == 4.0  # no run takes all, whoever asks
         assert file.federation.identities == {}  # the coordinator's word alone does not make anyone trusted
         read = read_tables(file)
         assert (read.users, read.items) == (5, 7)

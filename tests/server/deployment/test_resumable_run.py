@@ -22,12 +22,13 @@ from client.messenger import worker_link as link
 from server.deployment import launch as launching
 from server.deployment.flower_control import FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
-from server.deployment.launch import ATTEMPT, Launch, federate_deployed, record, recorded
+from server.deployment.launch import ATTEMPT, Launch, federate_deployed, quotes_of, record, recorded
 from server.deployment.provisioning import create_coordinator_folder
 from server.deployment.resumable_run import deployed
 from server.monitoring.journal import EVENTS, Journal, read_events, read_state
 from server.monitoring.run_events import Event, Kind, Outcome
 from server.run.federation import run_federation
+from server.run.quotes import DryRun, QuoteLine
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings
 from shared.model.update_bound import largest_change
@@ -398,3 +399,27 @@ def test_a_process_that_leaves_is_waited_for(coordinator: CoordinatorFolder) -> 
     with _alone(folder):
         assert time.monotonic() - began > 0.3
     leaves.join()
+
+
+class TestDryRuns:
+    def test_of_what_is_asked_nothing_stays(
+        self, make_launch: Callable[..., tuple[Launch, Flower]], coordinator: CoordinatorFolder
+    ) -> None:
+        made = DryRun(run="dry", platforms=(QuoteLine(platform="shop", takes_part=True, epsilon=2.0),))
+
+        def answered() -> str:
+            made.save(launch.folder)
+            return "finished:completed"
+
+        launch, flower = make_launch([answered])
+        launch = replace(launch, dry=True, restarts=0)
+        assert quotes_of(launch, lambda event: None) == made
+        assert flower.configs[0]["dry_run"] is True
+        assert launch.folder == coordinator.folder / "dry-runs" / launch.run and not launch.folder.exists()
+
+    def test_what_goes_wrong_is_said(self, make_launch: Callable[..., tuple[Launch, Flower]]) -> None:
+        launch, _ = make_launch(["finished:failed"])
+        launch = replace(launch, dry=True, restarts=0)
+        with pytest.raises(FedfuseError, match="failed"):
+            quotes_of(launch, lambda event: None)
+        assert not launch.folder.exists()

@@ -35,6 +35,8 @@ from shared.protocol.messages import (
     Personalise,
     Personalised,
     Phase,
+    Quote,
+    Quoted,
     Reason,
     Refusal,
     Secured,
@@ -49,6 +51,7 @@ REQUESTS = [
     Train(run="run", settings=Settings(), round=3, factors=Factors.B, adapter=ARRAYS),
     Evaluate(run="run", settings=Settings(), round=0, label=Label.BEFORE, adapter=ARRAYS),
     Personalise(run="run", settings=Settings(), round=10, adapter=ARRAYS),
+    Quote(run="run", settings=Settings()),
 ]
 ANSWERS = [
     Joined(
@@ -61,6 +64,20 @@ ANSWERS = [
         planned_epsilon=math.inf,
         noise_multiplier=0.0,
         signal_to_noise=math.inf,
+    ),
+    Quoted(
+        run="run",
+        platform="shop",
+        users=9,
+        epsilon=math.inf,
+        delta=1e-5,
+        shown=True,
+        left=math.inf,
+        left_after=math.inf,
+        noise_multiplier=0.0,
+        preference_noise=0.5,
+        taste_noise=0.0,
+        trust=b"trust",
     ),
     Update(run="run", platform="shop", round=1, users=9, epsilon=0.5, ledger="a" * 64, seconds=1.5, change=ARRAYS),
     Metrics(
