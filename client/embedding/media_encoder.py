@@ -143,7 +143,7 @@ def _pooled(given: Any) -> Tensor:
 
 def _preprocessor(name: str, *, local: bool) -> tuple[str, Any]:
     """Whether an encoder sees or hears, and what prepares a file for it."""
-    from transformers import AutoFeatureExtractor, AutoImageProcessor
+    from transformers.models.auto import AutoFeatureExtractor, AutoImageProcessor
 
     why = ""
     both: tuple[tuple[str, Any], ...] = ((IMAGE, AutoImageProcessor), (AUDIO, AutoFeatureExtractor))
@@ -165,7 +165,7 @@ def _preprocessor(name: str, *, local: bool) -> tuple[str, Any]:
 
 def _model(name: str, *, local: bool) -> tuple[Any, set[str]]:
     """The model, and the names of weights that its files lack."""
-    from transformers import AutoModel
+    from transformers.models.auto import AutoModel
 
     try:
         with warnings.catch_warnings():

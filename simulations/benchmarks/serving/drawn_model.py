@@ -92,6 +92,7 @@ def _shelf(random: Generator, items: int, users: int) -> Shelf:
         profiled=np.zeros(users, np.bool_),
         liked=liked,
         known=known,
+        weight=None,
         ordered=True,
         attributes={
             "category": [_KINDS[kind] for kind in kinds.tolist()],
