@@ -187,8 +187,10 @@ def test_settings_that_would_weaken_the_promise(coordinator: Coordinator, tiny_s
         answer = coordinator.join(f"hostile-{number}", settings)
         assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
     assert read_ledger(coordinator.ledger).entries == ()
-    # An infinite epsilon is the coordinator's wish, not the platform's.
-    joined = coordinator.join("loose", asks(privacy={"generator": "secure", "epsilon": float("inf")}))
+    # A deployed run cannot turn privacy off, and a large epsilon is the coordinator's wish, not the platform's.
+    answer = coordinator.join("off", asks(privacy={"generator": "secure", "epsilon": float("inf")}))
+    assert isinstance(answer, Refusal) and answer.reason is Reason.SETTINGS
+    joined = coordinator.join("loose", asks(privacy={"generator": "secure", "epsilon": 1e6}))
     assert isinstance(joined, Joined) and joined.planned_epsilon <= BUDGET and joined.noise_multiplier > 0
     # And a run cannot change its settings once it has begun.
     answer = coordinator.join("loose", asks(training={"clip": 50.0}))
