@@ -239,28 +239,35 @@ def recommend_command(
 
 
 def _show_list(title: str, items: Sequence[Any], *, explain: bool) -> None:
-    table = Table(title=escape(title), show_lines=explain)
+    console = Console(emoji=False)
+    if explain:
+        console.print(f"[bold]{escape(title)}[/]", highlight=False)
+        for item in items:
+            _show_reasons(console, item)
+        return
+    table = Table(title=escape(title))
     for name in ("rank", "item", "title", "score", "because"):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left", overflow="fold")
     for item in items:
-        why = escape(item.because)
-        if explain:
-            why += "\n" + "\n".join(escape(line) for line in _accounts(item))
-        # With the accounts a score has all its digits, so that they can be added up.
-        score = f"{item.score:.6f}" if explain else f"{item.score:.3g}"
-        table.add_row(str(item.rank), escape(item.item), escape(item.title), score, why)
-    Console(emoji=False).print(table)
+        table.add_row(str(item.rank), escape(item.item), escape(item.title), f"{item.score:.3g}", escape(item.because))
+    console.print(table)
 
 
-def _accounts(item: Any) -> list[str]:
-    """Both accounts of a score, each of which adds up to it."""
-    parts = [f"{value:+.6f} {name}" for name, value in item.parts.items()]
-    history = [f"{one.adds:+.6f} {one.title}" for one in item.from_history]
-    if item.further_history:
-        history.append(f"{item.further_history:+.6f} further items of the history")
-    if item.besides_history:
-        history.append(f"{item.besides_history:+.6f} not from the history")
-    return ["parts:", *(f"  {line}" for line in parts), "carried by:", *(f"  {line}" for line in history)]
+def _show_reasons(console: Console, item: Any) -> None:
+    """One item with both accounts of its score, each of which adds up to it in all the digits that are shown."""
+    history = [(one.title, one.adds) for one in item.from_history]
+    history += [("further items of the history", item.further_history)] if item.further_history else []
+    history += [("not from the history", item.besides_history)] if item.besides_history else []
+    console.print(f"\n{item.rank:>3}  [bold]{escape(item.title)}[/]  {escape(item.item)}", highlight=False, soft_wrap=True)
+    accounts = Table.grid(padding=(0, 2))
+    for justify in ("left", "left", "right"):
+        accounts.add_column(justify=justify, overflow="fold")
+    accounts.add_row("     because", escape(item.because), "")
+    for name, parts in (("parts", list(item.parts.items())), ("carried by", history)):
+        for place, (what, adds) in enumerate(parts):
+            accounts.add_row("" if place else f"     {name}", escape(what), f"{adds:+.6f}")
+    accounts.add_row("     score", "", f"[bold]{item.score:.6f}[/]")
+    console.print(accounts, highlight=False)
 
 
 def evaluate_command(

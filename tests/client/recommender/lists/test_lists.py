@@ -207,5 +207,5 @@ def test_the_command(path: Path) -> None:
     values = json.loads(call(*options, "--json").stdout)
     assert len(values) == 4 and all(one["because"] and one["from_history"] and one["parts"] for one in values)
     shown = call(*options, "--explain")
-    assert shown.exit_code == 0 and "carried by:" in shown.stdout and f"{values[0]['score']:.6f}" in shown.stdout
+    assert shown.exit_code == 0 and "carried by" in shown.stdout and f"{values[0]['score']:.6f}" in shown.stdout
     assert isinstance(call("--filter", "colour=red").exception, InputError)
