@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import Passes
+from client.compute.batching import LENGTH_STEP, Passes
 from client.compute.cache_eviction import MOST_BYTES, InUse, drop_oldest, drop_others
 from client.compute.resident_features import Features
 from shared.base.errors import StorageError
@@ -230,7 +230,8 @@ class TrunkCache:
     def _encodings(self, missing: dict[bytes, Ids]) -> Iterator[list[tuple[bytes, bytes]]]:
         """Keys and features of sequences, a pass at a time."""
         order = sorted(missing, key=lambda k: len(missing[k]))
-        lengths = np.asarray([len(missing[key]) for key in order], np.int64)
+        # Never so few tokens that what is computed depends on how many (`client.compute.batching.LENGTH_STEP`).
+        lengths = np.maximum(np.asarray([len(missing[key]) for key in order], np.int64), LENGTH_STEP)
 
         def computed(part: slice) -> list[tuple[bytes, bytes]]:
             keys = order[part]
@@ -286,7 +287,7 @@ class TrunkCache:
         self._features = self._mapped()
 
     def _encoded(self, sequences: Sequence[Ids]) -> list[bytes]:
-        longest = max(len(ids) for ids in sequences)
+        longest = max(LENGTH_STEP, *(len(ids) for ids in sequences))
         ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
         mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
         for row, sequence in enumerate(sequences):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.compute.batching import whole
 from client.evaluation.ranking_metrics import ranks_by_parts
 from client.model.prepared_platform import PreparedPlatform
 from client.model.user_rows import UserBatch
@@ -36,7 +37,7 @@ def held_out_ranks(
     wanted = np.arange(len(platform.held_out)) if only is None else only
     found, among = [np.zeros(0)], [np.zeros(0, np.int64)]
     for batch in platform.held_out.read(wanted, serving=serving):
-        rank, candidates = _ranks(batch, platform.towers.encode(batch.rows, parameters), settings, bank, prior)
+        rank, candidates = _ranks(batch, platform.towers.encode(batch.rows, parameters, apart=True), settings, bank, prior)
         found.append(rank)
         among.append(candidates)
     return np.concatenate(found), np.concatenate(among)
@@ -45,10 +46,16 @@ def held_out_ranks(
 def _ranks(
     batch: UserBatch, users: Tensor, settings: Settings, bank: Tensor, prior: Tensor
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    every = np.arange(len(batch))
+
+    def scores(part: slice) -> Tensor:
+        wanted = every[part]
+        return (users[whole(wanted)] @ bank.T)[: len(wanted)] / settings.model.temperature + prior
+
     return ranks_by_parts(
-        lambda part: users[part] @ bank.T / settings.model.temperature + prior,
+        scores,
         batch.examples.targets.values,
         batch.examples.excluded,
-        np.arange(len(batch)),
+        every,
         len(bank),
     )

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import Passes
+from client.compute.batching import LENGTH_STEP, Passes, whole
 from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
 from client.compute.resident_features import Features
@@ -83,14 +83,28 @@ class Towers:
         return self.fusion.combine(parameters, self.encoder.pooled(batch, parameters), sources)
 
     @torch.no_grad()
-    def encode(self, rows: Rows, parameters: Mapping[str, Tensor], progress: Callable[[int], None] | None = None) -> Tensor:
-        """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small."""
+    def encode(
+        self,
+        rows: Rows,
+        parameters: Mapping[str, Tensor],
+        progress: Callable[[int], None] | None = None,
+        *,
+        apart: bool = False,
+    ) -> Tensor:
+        """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small.
+
+        Args:
+            apart: Whether on a processor a row's vector depends to the last bit on that row alone, as it must where rows are of
+                users and something of them is released. Takes a little more time.
+        """
         order = np.argsort(rows.lengths, kind="stable")
         device = self.encoder.device
-        multiple = _MULTIPLE.get(device.type, 1)
+        multiple = LENGTH_STEP if apart else _MULTIPLE.get(device.type, 1)
 
         def encoded(part: slice) -> Tensor:
-            return self.vectors(*rows.take(order[part], device, multiple=multiple), parameters)
+            wanted = order[part]
+            taken = rows.take(whole(wanted) if apart else wanted, device, multiple=multiple)
+            return self.vectors(*taken, parameters)[: len(wanted)]
 
         parts: list[Tensor] = []
         for vectors in self._passes.run(rows.padded(order, multiple), encoded):

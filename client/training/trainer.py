@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import within_memory
+from client.compute.batching import LENGTH_STEP, ROW_STEP, within_memory
 from client.compute.device_transfer import sent
 from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
@@ -33,12 +33,8 @@ from shared.layers.malloc_tuning import keep
 log = logging.getLogger("fedfuse.training")
 SEQUENCES_READ = 2048
 """Sequences of a step that are in memory at a time, with their features: some 100 MB."""
-ROW_STEP = 8
-"""Users are filled up to a multiple of it: a kernel is made once per shape, and Poisson batches have all sizes."""
-LENGTH_STEP = 16
-"""Sequences are padded to a multiple of it, for the same reason."""
 COMPILED_LENGTH_STEP = 64
-"""The same for compiled code, where a shape costs seconds; users are then filled up to a whole micro-batch."""
+"""As `LENGTH_STEP`, for compiled code, where a shape costs seconds; users are then filled up to a whole micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,18 @@ def test_of_some_users_only_theirs_in_their_order(world: World, count: int) -> N
     assert (ranks.tolist(), candidates.tolist()) == world.by_hand(only.tolist())
 
 
+def test_whether_others_are_there_does_not_move_a_rank(world: World) -> None:
+    """Items that an adapter makes alike but for the last bits of their scores: by these one user moved the ranks of three."""
+    random = np.random.default_rng(2)
+    noise = torch.from_numpy(random.normal(0, 1e-8, world.bank.shape).astype(np.float32))
+    world.bank, world.prior = world.bank[:1] + noise, torch.zeros(ITEMS)
+    everybody, _ = world.ranked(serving=False)
+    assert len(set(everybody.tolist())) > ITEMS / 2
+    for count in (1, 2, 3, 4, 5, 8, 9, 257, 258, 259):
+        ranks, _ = world.ranked(serving=False, only=np.arange(count))
+        assert ranks.tolist() == everybody[:count].tolist(), count
+
+
 def test_friends_speak_where_it_stays_on_the_platform_and_nowhere_else(
     tmp_path: Path, write_platform: Callable[..., Path], tiny_settings: Callable[..., Settings]
 ) -> None:

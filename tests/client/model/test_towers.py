@@ -13,6 +13,7 @@ from client.examples.vectors import VectorRows
 from client.fusion.operators import FUSIONS, fusion_named
 from client.model.towers import Rows, Towers, cached_rows
 from shared.base.settings import ModelSettings
+from shared.model.adapter import layout_of
 from shared.model.backbone import load_backbone
 from shared.model.encoder import Encoder
 
@@ -66,3 +67,15 @@ def test_a_bank_needs_no_gradient(tiny_bert: str, tmp_path: Path) -> None:
     towers, rows, local = parts(tiny_bert, tmp_path, rows=3)
     leaves = {name: value.clone().requires_grad_() for name, value in local.items()}
     assert not towers.encode(rows, leaves).requires_grad
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_others_do_not_move_a_rows_last_bits(tiny_bert: str, tmp_path: Path, fusion: str) -> None:
+    """A product of fewer than four rows rounds otherwise, and an adapter can be chosen that makes much of it."""
+    towers, rows, local = parts(tiny_bert, tmp_path, rows=20, fusion=fusion)
+    random = np.random.default_rng(1)
+    layout = layout_of(towers.encoder.backbone.shape, ModelSettings(backbone=tiny_bert, layers=2))
+    local |= {name: torch.from_numpy(random.normal(0, 1, shape).astype(np.float32)) for name, shape in layout.items()}
+    everybody = towers.encode(rows, local, apart=True)
+    for count in range(1, 20):
+        assert torch.equal(towers.encode(rows.some(np.arange(count)), local, apart=True), everybody[:count]), count
