@@ -63,6 +63,7 @@ from shared.protocol.messages import (
     Evaluate,
     Join,
     Personalise,
+    Phase,
     Prefer,
     Quote,
     Reason,
@@ -142,8 +143,7 @@ class Worker:
         began, self._opening = time.monotonic(), False
         with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
             answer = self._handled(request, warrant)
-            if not isinstance(request, Secure) or self._opening:
-                # A phase of the secure sum reads no row, unless it is the first to come to a new process.
+            if self._opening or not (isinstance(request, Secure) and request.phase in _WITHOUT_ROWS):
                 self._pace.wait(began)
             seconds = time.monotonic() - began
             if not isinstance(answer, Refusal):
@@ -431,6 +431,10 @@ class Worker:
         self._fingerprint = wanted
         return self._platform
 
+
+_WITHOUT_ROWS = frozenset({Phase.CONFIRM, Phase.UNMASK, Phase.POPULARITY})
+"""Phases that read no row unless they are the first to come to a new process, and so leave when they are there. Dealing reads
+rows where no other platform has this one's catalogue: it counts its popularities."""
 
 # The most special kind first.
 _REASONS: dict[type[Exception], Reason] = {

@@ -18,6 +18,7 @@ from client.privacy.answer_timing import Pace
 from client.privacy.bounded_sum import BoundedSum, nothing
 from client.privacy.egress_check import checked
 from client.privacy.popularity_release import bounded_counts, log_popularity
+from client.run.run_context import RunContext
 from client.training.adam import Adam
 from client.training.trainer import Trainer
 from client.worker.request_handler import Worker
@@ -426,6 +427,27 @@ class TestPopularity:
         for at in range(3):
             worker = made.workers[at]
             assert read_ledger(made.ledger(at)).epsilon <= worker._session.run.plan.epsilon <= 50.0
+
+    def test_an_answer_that_read_rows_leaves_at_a_public_moment(self, federation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The platform whose catalogue no other has counts its items while it deals."""
+        made, seen = federation(catalogues=[11, 11, 9], secure={"colluders": 0}), list[tuple[str, bool, bool]]()
+        read, waited = list[str](), list[float]()
+        ask, sums = made.ask, RunContext.sum_over_users
+        monkeypatch.setattr(RunContext, "sum_over_users", lambda *args, **facts: read.append("users") or sums(*args, **facts))
+        monkeypatch.setattr(Pace, "wait", lambda self, began: waited.append(began))
+
+        def watched(at: int, request: Any) -> Any:
+            read.clear(), waited.clear()
+            answer = ask(at, request)
+            seen.append((f"{request.kind} {getattr(request, 'phase', '')}", bool(read), bool(waited)))
+            return answer
+
+        monkeypatch.setattr(made, "ask", watched)
+        made.set_up()
+        made.play_popularity()
+        assert {kind for kind, reads, _ in seen if reads} == {"secure deal", "count "}
+        assert all(waits for _, reads, waits in seen if reads)
+        assert any(not waits for *_, waits in seen)
 
     def test_the_same_question_has_the_same_answer(self, made: Federation) -> None:
         work = made.begin_popularity()
