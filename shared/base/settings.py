@@ -53,13 +53,13 @@ class _Frozen(BaseModel):
 class ModelSettings(_Frozen):
     """The shared two-tower encoder."""
 
-    backbone: str = Field("minilm", description="'minilm' (embedded), a folder, or a hub name of a BERT model")
+    backbone: str = Field("minilm", max_length=300, description="'minilm' (embedded), a folder, or a hub name of a BERT model")
     layers: int = Field(0, ge=0, le=1000, description="trainable layers, counted from the top; 0 means the top third")
     rank: int = Field(8, ge=1, le=256, description="LoRA rank")
     alpha: Annotated[float, _between(1e-2, 1e4)] = Field(
         16.0, description="LoRA scale numerator: the update is alpha / rank * B A"
     )
-    targets: str = Field("query,value", description="linear maps of a layer that get LoRA, comma-separated")
+    targets: str = Field("query,value", max_length=300, description="linear maps of a layer that get LoRA, comma-separated")
     item_tokens: int = Field(32, ge=4, le=512, description="longest item text, tokens")
     user_tokens: int = Field(64, ge=8, le=512, description="longest user text, tokens")
     temperature: Annotated[float, _between(1e-3, 1e2)] = Field(
@@ -224,7 +224,7 @@ class Settings(_Frozen):
     """Every setting of one run, as `run.toml` records it and as Flower's run_config carries it."""
 
     rounds: int = Field(10, ge=0, le=10_000, description="rounds of the federation; 0 with strategy 'preferences'")
-    strategy: str = Field("fedavg", description="see `fedfuse strategies`")
+    strategy: str = Field("fedavg", max_length=100, description="see `fedfuse strategies`")
     seed: int = Field(0, ge=0, lt=2**31, description="of what is drawn without secrecy: splits, views, where factors begin")
     simulation: bool = Field(False, description="exact metrics and seeded noise are allowed; a deployed platform refuses it")
     evaluate_every: int = Field(

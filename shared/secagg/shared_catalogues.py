@@ -10,7 +10,6 @@ platform whose catalogue too few share keeps its counts to itself.
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,10 @@ MOST_ITEMS = 1 << 24
 
 MOST_CATALOGUES = 64
 MOST_USERS = (1 << 32) - 1
+COUNT_NOISES = (1e-3, 1e6)
+"""Least and greatest deviation of the noise in a popularity; or 0: exact."""
+MOST_COUNT = 1e12
+"""Size of a popularity, at most: all users of many platforms, and their noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,11 @@ class Popularity:
     noise: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise) and self.noise >= 0) or not np.isfinite(self.values).all():
-            raise ProtocolError("popularities that are not finite")
+        # Written so that what is no number is refused as well.
+        if not (self.noise == 0 or COUNT_NOISES[0] <= self.noise <= COUNT_NOISES[1]):
+            raise ProtocolError(f"popularities with noise of {self.noise:g}")
+        if not (np.abs(self.values) <= MOST_COUNT).all():
+            raise ProtocolError(f"popularities that are no numbers up to {MOST_COUNT:g}")
 
     @property
     def digest(self) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from shared.base.errors import InputError
-from shared.base.settings import NOISES, Settings, build, flatten, unflatten
+from shared.base.settings import EPSILONS, NOISES, Settings, build, flatten, unflatten
 
 valid = st.fixed_dictionaries(
     {},
@@ -129,6 +129,28 @@ def test_every_number_has_bounds_and_both_ends_hold(key: str, least: float, most
         with pytest.raises(InputError) as caught:
             unflatten({key: value}, where="test")
         assert key in caught.value.found
+
+
+def test_so_has_a_budget_that_is_no_infinity() -> None:
+    for end in EPSILONS:
+        assert build({"privacy": {"epsilon": end}}, where="test").privacy.epsilon == end
+    for beyond in (math.nextafter(EPSILONS[0], 0), math.nextafter(EPSILONS[1], math.inf), -math.inf, math.nan, 0.0):
+        with pytest.raises(InputError, match="epsilon"):
+            build({"privacy": {"epsilon": beyond}}, where="test")
+
+
+@pytest.mark.parametrize(("key", "most"), [("strategy", 100), ("model.backbone", 300), ("model.targets", 300)])
+def test_and_every_text(key: str, most: int) -> None:
+    assert len(str(flatten(unflatten({key: "x" * most}, where="test"))[key])) == most
+    with pytest.raises(InputError, match=key):
+        unflatten({key: "x" * (most + 1)}, where="test")
+
+
+def test_no_text_is_without_bounds() -> None:
+    for table in (Settings, *(type(value) for _, value in Settings() if isinstance(value, BaseModel))):
+        for name, field in table.model_fields.items():
+            if field.annotation is str:
+                assert any(getattr(rule, "max_length", None) or getattr(rule, "pattern", None) for rule in field.metadata), name
 
 
 def test_preferences_alone_have_no_rounds_and_nothing_else_has_none() -> None:

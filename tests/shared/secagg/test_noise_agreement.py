@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from client.privacy.popularity_release import log_popularity
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
 from shared.secagg.codec import encode
-from shared.secagg.noise_agreement import Agreement, declared_by, pooled, require_owners
+from shared.secagg.noise_agreement import MOST_NOISE, Agreement, declared_by, pooled, require_owners
 from shared.secagg.roster import Roster, RosterEntry, SumTerms
-from shared.secagg.shared_catalogues import MOST_CATALOGUES, MOST_ITEMS, DeclaredCatalogue, Popularity, shared_catalogues
+from shared.secagg.shared_catalogues import (
+    COUNT_NOISES,
+    MOST_CATALOGUES,
+    MOST_COUNT,
+    MOST_ITEMS,
+    MOST_USERS,
+    DeclaredCatalogue,
+    Popularity,
+    shared_catalogues,
+)
 
 HALF = Settings(training={"sample_rate": 0.5})  # type: ignore[arg-type]
 
@@ -99,3 +111,29 @@ def test_nobody_is_left_alone(colluders: int, survivors: tuple[int, ...], holds:
 def test_a_popularitys_digest_is_of_all_of_it() -> None:
     one = Popularity(counts=bytes(8), noise=1.0)
     assert len({one.digest, replace(one, noise=2.0).digest, replace(one, counts=bytes(4)).digest}) == 3
+
+
+@pytest.mark.parametrize("name", ["noise_multiplier", "preference_noise", "taste_noise", "batch"])
+def test_every_number_of_an_agreement_has_bounds(name: str) -> None:
+    most = MOST_USERS if name == "batch" else MOST_NOISE
+    good = Agreement(noise_multiplier=1.0, batch=4.0)
+    for end in (0.0, float(most)):
+        assert getattr(replace(good, **{name: end}), name) == end
+    for beyond in (-1e-300, math.nextafter(most, math.inf), math.inf, math.nan):
+        with pytest.raises(ProtocolError, match=f"agreed {name}"):
+            replace(good, **{name: beyond})
+
+
+def test_so_has_a_popularity() -> None:
+    def of_counts(*counts: float, noise: float = 1.0) -> Popularity:
+        return Popularity(counts=np.asarray(counts, "<f4").tobytes(), noise=noise)
+
+    for noise in (0.0, *COUNT_NOISES):
+        assert np.isfinite(log_popularity(of_counts(-MOST_COUNT, 0.0, MOST_COUNT).values.astype(float), noise)).all()
+        assert of_counts(1.0, noise=noise).noise == noise
+    for noise in (-1.0, 5e-324, 0.9e-3, math.nextafter(COUNT_NOISES[1], math.inf), math.inf, math.nan):
+        with pytest.raises(ProtocolError, match="noise"):
+            of_counts(1.0, noise=noise)
+    for count in (1.001 * MOST_COUNT, -1.001 * MOST_COUNT, math.inf, math.nan):
+        with pytest.raises(ProtocolError, match="numbers"):
+            of_counts(1.0, count)
