@@ -202,7 +202,7 @@ def test_no_worlds_settings_or_adapters_tell_neighbours_apart(play: Any, world: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(6 * 3600)
 @settings(max_examples=300, deadline=None, suppress_health_check=SLOWLY)
 @given(world=worlds, data=st.data())
 def test_and_not_in_many_worlds(play: Any, world: World, data: st.DataObject) -> None:
