@@ -15,7 +15,7 @@ from client.examples.split import Split
 from client.recommender.evidence import ADAPTED, SHARED_TASTE, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import fit_preferences
 from client.recommender.own_model import Floats, OwnFit, fit_own
-from client.recommender.platform_model import PlatformModel, weigh_evidence
+from client.recommender.platform_model import PlatformModel, calibrated, weigh_evidence
 from client.recommender.taste import Taste, TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.sources.tables import Tables
@@ -31,12 +31,22 @@ def fit_fused_model(
     adapted: Floats | None = None,
     taste: TasteOnItems | None = None,
     seed: int,
+    calibrate: bool = False,
     tell: Tell = silent,
 ) -> tuple[PlatformModel, PlatformModel]:
-    """The own model of a platform and the fused one, as `fit_own` and `fused_with` make them."""
+    """The own model of a platform and the fused one, as `fit_own` and `fused_with` make them.
+
+    Args:
+        calibrate: Whether they have probabilities.
+    """
     tell("fitting the own model")
     own = fit_own(tables, split, text=text, seed=seed)
-    return own.model, fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=taste, tell=tell)
+    fused = fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=taste, tell=tell)
+    if not calibrate:
+        return own.model, fused
+    tell("calibrating probabilities")
+    alone = calibrated(own.model, own.validation)
+    return alone, alone if fused is own.model else calibrated(fused, own.validation)
 
 
 def fused_with(

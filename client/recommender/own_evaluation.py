@@ -142,6 +142,7 @@ def evaluate_platform(
         adapted=usable.own_text.items if usable and usable.own_text else None,
         taste=usable.taste if usable else None,
         seed=seed,
+        calibrate=bool(lengths),
         tell=tell,
     )
     models: dict[str, UserScores] = {"own": own}

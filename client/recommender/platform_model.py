@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class PlatformModel:
         histories: Of the platform's users.
         evidence: Weight, above 0, and what it weighs.
         gains: float64 (points,). Gain at each left-out point (`client/recommender/left_out.py`).
-        calibration: From scores to probabilities, fitted on the left-out points; None where there are none.
+        calibration: From scores to probabilities (`calibrated`); None where none is asked for or possible.
     """
 
     histories: Histories = field(repr=False)
@@ -151,5 +151,16 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
         preferences=preferences,
         evidence=[(weight, part) for weight, part in zip(weights, evidence, strict=True) if weight > 0],
         gains=gains,
-        calibration=fit_calibration(total, points.target, points.user, seed=validation.seed),
     )
+
+
+def calibrated(model: PlatformModel, validation: Validation) -> PlatformModel:
+    """The model with probabilities, fitted on the left-out points that it was weighed on."""
+    preferences, points = model.preferences, validation.points
+    total = validation.scores(preferences.model, preferences.half_life, preferences.emphasis)
+    validation.only_candidates(total)
+    before = validation.before(preferences.half_life, preferences.emphasis)
+    asked = ScoredFor(history=before, users=points.user, without=True)
+    for weight, part in model.evidence:
+        total += np.float32(weight) * part.scores(asked)
+    return replace(model, calibration=fit_calibration(total, points.target, points.user, seed=validation.seed))

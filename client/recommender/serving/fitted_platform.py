@@ -149,6 +149,7 @@ class FittedPlatform:
             adapted=usable.own_text.items if usable and usable.own_text else None,
             taste=usable.taste if usable else None,
             seed=SEED,
+            calibrate=True,
             tell=self._tell,
         )
         if usable is not None and fused is own:
