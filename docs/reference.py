@@ -76,7 +76,7 @@ def command_line() -> str:
     parts = [
         "# The command line",
         f"Every command, its arguments and its options, as `--help` shows them. {MADE}",
-        "Commands that print a result take `--json`, and then an error is a JSON object on standard error, too.",
+        "Commands that print a result take `--json`, and then an error is a JSON object on standard output, too.",
         "## Exit codes",
         "\n".join(["| code | means |", "| --- | --- |", *(f"| {code} | {code.meaning} |" for code in ExitCode)]),
     ]

@@ -131,8 +131,8 @@ def platform_file_reference() -> str:
         "# The platform file",
         "Every key that `platform.toml` may have, with its default and an example. This page is made of the descriptions in "
         "the code (`make docs`) and a test holds it equal to them. `fedfuse init client` drafts "
-        "a first file from the columns of your tables, `fedfuse check` shows what is read with it, and nothing of the file "
-        "leaves the platform but its name and the declared number of users.",
+        "a first file from the columns of your tables, and `fedfuse check` shows what is read with it. Of the file only what is "
+        "declared leaves the platform: name, users, rank, budget and delta; of the public catalogue its size and hashes.",
         _section("The file", PlatformFile),
         _section("`[privacy]`", Budget),
         _section("`[ids]`", IdRules),
@@ -165,7 +165,8 @@ def settings_reference() -> str:
         "# Settings of a run",
         "Every setting, with its default and the command line that sets it; in a TOML file (`--config`) the part before the "
         "point is a table. They are the coordinator's, or a simulation's, and every platform gets them; `fedfuse settings` "
-        "prints the same list. This page is made of the descriptions in the code (`make docs`) "
+        "prints the same list. These are the defaults of each setting by itself: without `--strategy` and `--rounds`, `fedfuse "
+        "simulate` and `fedfuse run` share preferences alone, in no round. This page is made of the descriptions in the code (`make docs`) "
         "and a test holds it equal to them.",
     ]
     sections = {"": Settings, **{name: field.annotation for name, field in Settings.model_fields.items() if _is_model(field)}}

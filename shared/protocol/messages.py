@@ -302,7 +302,7 @@ class Released(_Message):
         users: Declared number of users.
         epsilon: What the platform has spent by now.
         ledger: SHA-256 of the ledger's line that names this answer; empty without a ledger.
-        seconds: What it took, in tenths.
+        seconds: The public moment at which it left, after the question, in tenths; not how long the work took.
         signature: The platform's Ed25519 signature of `ledger`, base64 (`shared/ledger/receipts.py`); empty without a ledger.
     """
 
