@@ -166,8 +166,8 @@ def settings_reference() -> str:
         "Every setting, with its default and the command line that sets it; in a TOML file (`--config`) the part before the "
         "point is a table. They are the coordinator's, or a simulation's, and every platform gets them; `fedfuse settings` "
         "prints the same list. These are the defaults of each setting by itself: without `--strategy` and `--rounds`, `fedfuse "
-        "simulate` and `fedfuse run` share preferences alone, in no round. This page is made of the descriptions in the code (`make docs`) "
-        "and a test holds it equal to them.",
+        "simulate` and `fedfuse run` share preferences alone, in no round. This page is made of the descriptions in the code "
+        "(`make docs`) and a test holds it equal to them.",
     ]
     sections = {"": Settings, **{name: field.annotation for name, field in Settings.model_fields.items() if _is_model(field)}}
     for prefix, model in sections.items():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from server.registry.manifest import MANIFEST
 from server.registry.model_evidence import model_evidence
 from server.registry.run_facts import FACTS
-from server.registry.signing import Untrusted, make_key_pair
 from shared.base.errors import FedfuseError, InputError
+from shared.registry.manifest import MANIFEST
+from shared.registry.signing import Untrusted, make_key_pair
 from tests.server.conftest import tally_of
 
 MakeRun = Callable[..., Path]
