@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from client.config.platform_file import PlatformFile
+from client.evaluation.score_calibration import Calibration
 from client.recommender.evidence import FRIENDS, POOLED, POPULARITY
 from client.recommender.global_model import UNRELEASED
 from client.recommender.lists.diversity import likeness_of, mean_unlikeness
@@ -69,6 +70,16 @@ class UnknownItem(InputError):
     """An item that is asked for is not in the catalogue."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Who is asked for, and the scores of the model that answers."""
+
+    person: Person
+    name: ModelName
+    parts: Sequence[ScorePart]
+    calibration: Calibration | None
+
+
 class PlatformAnswers:
     """What one platform answers.
 
@@ -124,7 +135,8 @@ class PlatformAnswers:
         Raises:
             InputError: a model, an item or an attribute is not there.
         """
-        person, name, parts = self._asked(asked.user, asked.like, asked.model)
+        found = self._asked(asked.user, asked.like, asked.model)
+        person, parts = found.person, found.parts
         rules = ListRules(
             top=asked.top,
             diversity=asked.diversity,
@@ -134,10 +146,11 @@ class PlatformAnswers:
         )
         scores = total_scores(parts)
         items = listed_items(self._shelf, person, scores, rules)
+        listed = described_list(self._shelf, parts, person, items, calibration=found.calibration)
         answer: Answer = {
-            "model": name,
+            "model": found.name,
             "note": about_person(self._shelf, person),
-            "items": [_plain(one) for one in described_list(self._shelf, parts, person, items)],
+            "items": [_plain(one) for one in listed],
             "unlikeness": self._unlikeness(items),
         }
         if asked.sources:
@@ -152,13 +165,14 @@ class PlatformAnswers:
         Raises:
             InputError: the model or the item is not there.
         """
-        person, name, parts = self._asked(None, [asked.item], asked.model)
-        about = [part for part in parts if part.name not in _OF_NOBODY]
+        found = self._asked(None, [asked.item], asked.model)
+        person = found.person
+        about = [part for part in found.parts if part.name not in _OF_NOBODY] or found.parts
         allowed = np.setdiff1d(np.arange(self._shelf.items), with_twins(self._shelf, person.met))
-        items = best_of(total_scores(about or parts), allowed, asked.top)
-        listed = described_list(self._shelf, about or parts, person, items)
+        items = best_of(total_scores(about), allowed, asked.top)
+        listed = described_list(self._shelf, about, person, items)
         return {
-            "model": name,
+            "model": found.name,
             "note": "",
             "items": [{**_plain(one), "because": "it is liked and described alike"} for one in listed],
             "unlikeness": self._unlikeness(items),
@@ -170,15 +184,17 @@ class PlatformAnswers:
         Raises:
             InputError: the model or the item is not there.
         """
-        person, name, parts = self._asked(asked.user, asked.like, asked.model)
-        item = self._place(asked.item)
-        scores = total_scores(parts)
+        model = self._asked(asked.user, asked.like, asked.model)
+        person, item = model.person, self._place(asked.item)
+        scores = total_scores(model.parts)
         others = np.ones(self._shelf.items, np.bool_)
         others[with_twins(self._shelf, person.met)] = False
         others[item] = True
         ahead = others & ((scores > scores[item]) | ((scores == scores[item]) & (np.arange(len(scores)) < item)))
-        (found,) = described_list(self._shelf, parts, person, np.array([item]), named=_NAMED_EVERY)
-        return {**_plain(found), "rank": int(ahead.sum()) + 1, "of": int(others.sum()), "model": name}
+        (found,) = described_list(
+            self._shelf, model.parts, person, np.array([item]), calibration=model.calibration, named=_NAMED_EVERY
+        )
+        return {**_plain(found), "rank": int(ahead.sum()) + 1, "of": int(others.sum()), "model": model.name}
 
     def events(self, asked: EventsRequest) -> Answer:
         """Take events in; they count from the next answer on.
@@ -202,14 +218,15 @@ class PlatformAnswers:
         """Take no further event in."""
         self.people.close()
 
-    def _asked(self, user: str | None, like: Sequence[str], model: ModelName | None) -> tuple[Person, ModelName, list[ScorePart]]:
+    def _asked(self, user: str | None, like: Sequence[str], model: ModelName | None) -> _Asked:
         name = model or self._models.default
         if user is not None:
             person = self.people.person(self._spelled(user))
         else:
             person = somebody_who_likes([self._place(one) for one in like])
         found = self._models.model_for(name, person)
-        return person, name, found.parts(person.history(self._shelf.items), user=person.number)
+        parts = found.parts(person.history(self._shelf.items), user=person.number)
+        return _Asked(person=person, name=name, parts=parts, calibration=found.calibration)
 
     def _place(self, item: str) -> int:
         place = self._names.place(item)

@@ -117,6 +117,7 @@ class ListedItem(NamedItem):
     further_history: float
     besides_history: float
     attributes: dict[str, str]
+    probability: float | None = Field(description="That it is the next item that they like; null where the model has none.")
 
 
 class SourceShare(BaseModel):

@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import Unanswered, app
 from client.messenger import worker_link as link
-from shared.base.errors import ProtocolError
+from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import (
@@ -157,13 +157,14 @@ def test_a_worker_that_breaks_says_nothing_of_its_rows() -> None:
     assert "4711" in str(caught.value.__cause__)
 
 
-def test_a_link_that_is_not_there_says_what_to_do() -> None:
+def test_a_link_that_is_not_there_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     with pytest.raises(ProtocolError, match="'elsewhere'") as caught:
         link.connect(context(link="elsewhere"))
     assert "register" in caught.value.do
-    with pytest.raises(ProtocolError) as caught:
+    # Without a world the ServerApp generates one; here none did.
+    with pytest.raises(InputError, match="0 platforms"):
         link.connect(context(**{"partition-id": 0}))
-    assert "world" in caught.value.do
     with pytest.raises(ProtocolError):
         link.connect(context({"world": "w", "out": "o"}))  # a deployed node has no partition
 

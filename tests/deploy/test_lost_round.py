@@ -15,6 +15,7 @@ NAMES = ("north", "south", "west")
 EVERYBODY = ["--strategy", "secure-sum", "--set", "secure.threshold=1.0", "--set", "secure.colluders=0"]
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 @pytest.mark.timeout(1200)
 def test_a_round_waits_for_the_platform_that_it_lacks(stage: Stage, small_shop: Callable[..., Path]) -> None:

@@ -21,6 +21,7 @@ def spent(stage: Stage, name: str) -> tuple[float, bytes]:
     return read_ledger(path).epsilon, path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 @pytest.mark.timeout(1500)
 def test_a_newcomer_keeps_nobody_from_a_run(stage: Stage, small_shop: Callable[..., Path]) -> None:

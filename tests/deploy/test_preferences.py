@@ -20,6 +20,7 @@ NAMES = ("north", "south", "west")
 LOOSE = ["--set", "secure.threshold=0.6", "--set", "secure.colluders=0", "--set", "server.minimum_platforms=2"]
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 @pytest.mark.timeout(900)
 def test_three_shops_share_preferences_whoever_is_killed(stage: Stage, small_shop: Callable[..., Path]) -> None:

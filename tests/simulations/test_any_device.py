@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(660)
 def test_everything_runs_on_another_device_than_the_processor() -> None:
     # torch takes a new device only before a process's first backward pass.

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from client.recommender.explanation import reason_for
 
 from client.config.platform_file import load
 from client.examples.split import Split, leave_one_out
 from client.recommender.evidence import VECTORS
+from client.recommender.lists.explanation import explained
 from client.recommender.model_comparison import COMPARED, bootstrap_interval, rank_users
 from client.recommender.own_model import fit_own
 from client.recommender.platform_model import PlatformModel, ScorePart
@@ -48,12 +48,12 @@ def test_pictures_help_and_those_of_other_things_do_not(shop: tuple[Tables, Spli
     assert gain["seen"].low > 0.005
     assert gain["wrong"].mean < 0.2 * gain["seen"].mean
     reasons = why_of(seen, tables, split)
-    assert any(reason.startswith("its images are like those of ") for reason in reasons)
+    assert any(reason.startswith("you liked ") for reason in reasons)
 
 
 def why_of(model: PlatformModel, tables: Tables, split: Split) -> list[str]:
     history = split.train[0]
-    parts = model.parts(replace(model.histories, liked=split.train.some(np.zeros(1, np.int64))))
+    parts = model.parts(replace(model.histories, liked=split.train.some(np.zeros(1, np.int64)), weight=None))
     images: list[ScorePart] = [part for part in parts if part.name == IMAGES]
     order = np.sort(history).tolist()
-    return [reason_for(images, item, order, tables.item_titles) for item in range(tables.items)]
+    return [one.because for one in explained(images, np.arange(tables.items), order, tables.item_titles)]

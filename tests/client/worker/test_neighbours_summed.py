@@ -113,7 +113,7 @@ def play(tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def masked(answer: Answer, name: str) -> bool:
     """Fields that hold masks, keys and sealed shares, drawn anew in each world, and the ledger's lines that name such a body."""
-    return name in ("body", "keys") or (isinstance(answer, Summed) and name in ("ledger", "signature"))
+    return name in ("body", "keys", "trust") or (isinstance(answer, Summed) and name in ("ledger", "signature"))
 
 
 @pytest.mark.parametrize(
