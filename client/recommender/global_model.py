@@ -8,9 +8,12 @@ Nothing is chosen by looking at the platform's rows, so every number here is a p
   the noise of m items (`shared/preferences/denoising.py`): what the noise moves is damped, what is above it is not. An item
   of a history counts half when it is eight items old, where interactions have times (films: NDCG@10 .093 instead of .082).
 - Released popularity orders what the ridge leaves equal, and is the answer to somebody without a history.
+- Words that a released item's text has in common with the history's texts add 0.05 x their cosine, rarer words counting more: a
+  public rule as the others. NDCG@10 with 0, 0.05 and 0.1 at epsilon 8 and 2: films dealt to 8 platforms .0915, .0943, .0960 and
+  .0554, .0619, .0575; anime dealt to 8 .1597, .1641, .1664 and .1100, .1185, .1222.
 - Items that are not in the release come last: it holds the items that most like, and how a cosine of texts compares with a ridge
   score cannot be known without users' rows. Among themselves the adapter's text score orders them, if the model has one, else
-  they keep the catalogue's order.
+  the words, where nothing else reads texts.
 - Where a history says nothing to the factors (none of its items is in the release, or there is no release), the text score
   orders all items: cosine / temperature + log released popularity.
 - A taste map adds q' M f to cosines of texts (`shared/preferences/taste_map.py`), q the mean of the history's directions with the
@@ -19,13 +22,14 @@ Nothing is chosen by looking at the platform's rows, so every number here is a p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT
+from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT, WORDS
 from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.item_ridge import ItemRidge
 from client.recommender.platform_model import PREFERENCES, ScorePart
@@ -41,6 +45,7 @@ Numbers = NDArray[np.int64]
 
 _HALF_LIFE = 8.0
 _TIES = np.float32(1e-4)
+_WORDS = np.float32(0.05)
 UNRELEASED = "not in the release"
 
 
@@ -83,6 +88,7 @@ class GlobalModel:
         preferences: The release, None for a model without one.
         text: The adapter, None for a model without one.
         taste: The taste map, None for a model without one.
+        words: Of the items' texts (`client.recommender.evidence.word_vectors`), which are public; None: they are not looked at.
     """
 
     calibration: None = None
@@ -94,10 +100,11 @@ class GlobalModel:
         preferences: ReleasedPreferences | None,
         text: TextModel | None,
         taste: TasteOnItems | None = None,
+        words: Sparse | None = None,
     ) -> None:
         if preferences is None and text is None and taste is None:
             raise ValueError("a model of nothing")
-        self._histories, self._preferences, self._text, self._taste = histories, preferences, text, taste
+        self._histories, self._preferences, self._text, self._taste, self._words = histories, preferences, text, taste, words
         self._temperature = np.float32(text.temperature if text is not None else ModelSettings().temperature)
 
     def scores(self, users: Numbers) -> Floats:
@@ -112,15 +119,19 @@ class GlobalModel:
     def parts(self, liked: Histories, *, user: int = NOBODY) -> list[ScorePart]:
         """The parts of the scores for one history; as `PlatformModel.parts`."""
         found = self._parts(liked, np.zeros(1, np.int64), np.full(1, user))
-        history = one_by_one(_recent(liked, np.zeros(1, np.int64)))
-        by_item = None
+        recent = _recent(liked, np.zeros(1, np.int64))
+        history = one_by_one(recent)
+        by_item: dict[str, Callable[[Numbers], Floats]] = {}
         if self._preferences is not None:
             ridge = self._preferences.ridge
-            by_item = lambda items: ridge.scores_of_items(history, items)  # noqa: E731
-        return [
-            ScorePart(name=name, scores=scores[0], by_item=by_item if name == PREFERENCES else None)
-            for name, scores in found.items()
-        ]
+            by_item[PREFERENCES] = lambda items: ridge.scores_of_items(history, items)
+        if self._words is not None and self._preferences is not None:
+            words, mean = self._words, history / max(float(recent.sum()), 1e-9)
+            # What the part makes of a cosine, item by item.
+            alike = np.asarray((recent @ words @ words.T).toarray(), np.float32)[0] / np.float32(max(float(recent.sum()), 1e-9))
+            scale = np.divide(found[WORDS][0], alike, out=np.zeros_like(alike), where=alike != 0)
+            by_item[WORDS] = lambda items: np.asarray((mean @ words @ words[items].T).toarray(), np.float32) * scale[items]
+        return [ScorePart(name=name, scores=scores[0], by_item=by_item.get(name)) for name, scores in found.items()]
 
     def _sum(self, histories: Histories, rows: Numbers, users: Numbers) -> Floats:
         parts = list(self._parts(histories, rows, users).values())
@@ -141,29 +152,36 @@ class GlobalModel:
         parts = {PREFERENCES: preferred, POOLED: _TIES * popular.astype(np.float32)}
         lowest = np.where(released, preferred, np.float32(np.inf)).min(1, keepdims=True, initial=0.0)
         parts[UNRELEASED] = np.where(released, np.float32(0.0), np.float32(lowest) - np.float32(1.5)).astype(np.float32)
-        if not likeness:
+        if WORDS in likeness:
+            words = likeness.pop(WORDS)
+            # Beside another reader of texts, how much words say of what is not released was not tried.
+            parts[WORDS] = np.where(released, _WORDS, np.float32(not likeness)) * words
+            likeness = likeness or {WORDS: words}
+        elif not likeness:
             return parts
         for name, found in likeness.items():
-            parts[name] = np.where(released, np.float32(0.0), found)
+            parts.setdefault(name, np.where(released, np.float32(0.0), found))
         # Nothing in the history is in the release: the text decides alone.
         silent = (history @ released.astype(np.float32) == 0) & ((history.getnnz(axis=1) > 0) | (users != NOBODY))
         parts[PREFERENCES][silent] = 0.0
         parts[UNRELEASED][silent] = 0.0
-        for name, found in likeness.items():
-            parts[name][silent] = found[silent] / self._temperature
+        for name in parts.keys() & {TEXT, SHARED_TASTE, WORDS}:
+            parts[name][silent] = likeness[name][silent] / self._temperature if name in likeness else 0.0
         parts[POOLED][silent] = _log_popularity(self._preferences.popularity)
         return parts
 
     def _likeness(self, histories: Histories, rows: Numbers, users: Numbers) -> dict[str, Floats]:
         """Part -> how alike texts are, float32 (n, items); none where the model reads no texts."""
         found: dict[str, Floats] = {}
+        history = _recent(histories, rows)
+        mean = scipy.sparse.diags(1.0 / np.maximum(history.sum(1).A1, 1e-9)) @ history
+        if self._words is not None and self._preferences is not None:
+            found[WORDS] = np.asarray((mean @ self._words @ self._words.T).toarray(), np.float32)
         if self._text is not None:
             found[TEXT] = self._text.users(users, [histories.liked[int(row)][::-1] for row in rows]) @ self._text.items.T
             # Of whom nothing is known, nothing is alike.
             found[TEXT][(users == NOBODY) & (histories.liked.lengths()[rows] == 0)] = 0.0
         if self._taste is not None:
-            history = _recent(histories, rows)
-            mean = scipy.sparse.diags(1.0 / np.maximum(history.sum(1).A1, 1e-9)) @ history
             if self._text is None:
                 found[TEXT] = self._taste.likeness(mean)
             found[SHARED_TASTE] = self._taste.scores(mean)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
 from client.model.prepared_platform import hashes_of
+from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
-from client.recommender.histories import Histories
+from client.recommender.histories import Histories, Sparse
 from client.recommender.taste import TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
@@ -71,6 +72,7 @@ class UsableModel:
         own_text: The same with the parameters that its run left on this platform, if it ran here; else `text`.
         taste: The taste map on the platform's items; None without one.
         frozen: Vectors of the items' texts that the map is over, float32 (items, width).
+        words: Of the items' texts, (items, words).
     """
 
     preferences: ReleasedPreferences | None
@@ -78,6 +80,7 @@ class UsableModel:
     own_text: TextModel | None
     taste: TasteOnItems | None = None
     frozen: Floats | None = field(default=None, repr=False)
+    words: Sparse | None = field(default=None, repr=False)
 
     @property
     def factors(self) -> Floats | None:
@@ -86,7 +89,7 @@ class UsableModel:
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
-        return GlobalModel(histories, preferences=self.preferences, text=self.text, taste=self.taste)
+        return GlobalModel(histories, preferences=self.preferences, text=self.text, taste=self.taste, words=self.words)
 
 
 def untrained_text(
@@ -183,7 +186,9 @@ def use_model(
         frozen = _frozen(opened.taste, file, tables, cache=cache, where=str(opened.folder), progress=progress)
         directions = item_directions(frozen, opened.taste.directions)
         taste = TasteOnItems.of(directions, opened.taste.matrix.astype(np.float64))
-    return UsableModel(preferences=preferences, text=text, own_text=own_text, taste=taste, frozen=frozen)
+    return UsableModel(
+        preferences=preferences, text=text, own_text=own_text, taste=taste, frozen=frozen, words=word_vectors(tables)
+    )
 
 
 def _frozen(taste: TasteMap, file: PlatformFile, tables: Tables, *, cache: Path, where: str, progress: Progress | None) -> Floats:

@@ -42,6 +42,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,imp
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PlatformRows, read_rows
+from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
 from client.recommender.global_model import GlobalModel, released_on
@@ -167,7 +168,8 @@ def _ranked(
     if released is not None or mapped is not None:
         factors, popularity = (None, None) if released is None else (released.factors, released.popularity)
         models["fused"] = fused_with(own, factors=factors, popularity=popularity, taste=mapped)
-        models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None, taste=mapped)
+        words = word_vectors(rows.tables)
+        models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None, taste=mapped, words=words)
     return rank_users(models, rows.split)
 
 

@@ -124,7 +124,7 @@ def rank_newcomer(
     for size in sizes:
         models: dict[str, VisitorScores] = {}
         if released is not None:
-            models["global"] = GlobalModel(histories, preferences=released, text=None)
+            models["global"] = GlobalModel(histories, preferences=released, text=None, words=word_vectors(tables))
         if size:
             own = fit_own(*only_users(rows.tables, rows.split, users[:size]), seed=seed)
             models |= {"own": own.model, "fused": own.model}
