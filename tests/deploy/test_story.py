@@ -52,6 +52,7 @@ def news_database(world: Path, postgres: Callable[[str], str]) -> str:
     return url
 
 
+@pytest.mark.slow
 @pytest.mark.deploy
 @pytest.mark.timeout(1500)
 def test_from_invitation_to_recommendation(
