@@ -159,7 +159,7 @@ def message_format() -> str:
 
 
 def _message(kind: type) -> str:
-    said = {key: text for one in kind.__mro__[::-1] for key, text in _args(one).items()}
+    said = {key: text for one in kind.__mro__[::-1] for key, text in reference.descriptions(one).items()}
     rows = [
         f"| `{field.name}` | {_type(field.type)} | {said.get(field.name, '')} |"
         for field in dataclasses.fields(kind)
@@ -167,16 +167,6 @@ def _message(kind: type) -> str:
     ]
     text = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
     return "\n".join([text, "", "| field | type | is |", "| --- | --- | --- |", *rows])
-
-
-def _args(kind: type) -> dict[str, str]:
-    found: dict[str, str] = {}
-    _, _, listed = inspect.cleandoc(kind.__dict__.get("__doc__") or "").partition("Args:\n")
-    for entry in re.split(r"\n(?= {4}\S)", "\n" + listed.split("\n\n")[0]):
-        names, colon, text = entry.strip().partition(":")
-        if colon:
-            found |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
-    return found
 
 
 def _type(annotation: Any) -> str:

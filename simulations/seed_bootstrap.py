@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.evaluation.user_bootstrap import Estimate, resampled_counts
+from client.evaluation.user_bootstrap import Estimate, estimate_of, resampled_counts
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +34,4 @@ def crossed_estimate(values: Floats, *, seed: int = 0) -> Estimate:
         )
         above, below = (((times @ part) * users).sum(1) for part in (total, count))
         drawn.append(np.divide(above, below, out=np.full(len(users), np.nan), where=below > 0))
-    found = np.concatenate(drawn)
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return Estimate(value=float(total.sum() / count.sum()), low=float(low), high=float(high))
+    return estimate_of(float(total.sum() / count.sum()), np.concatenate(drawn))

@@ -40,7 +40,7 @@ _EVENTS = 20
 
 
 def check(
-    platform: Annotated[Path, typer.Argument(help="A platform file, the folder it stands in, or a world's folder with several.")],
+    platform: Annotated[Path, typer.Argument(help="A platform file, its folder, or a world's folder with several.")],
     config: Annotated[Path | None, typer.Option(help="TOML file of the planned run's settings (a run.toml will do).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
@@ -80,10 +80,9 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
     """What is to be said of one platform, and the hashes by which others find its items."""
     from client.config.platform_file import load
     from client.examples.preview import preview
+    from client.sources.item_keys import hashes_of
     from client.sources.kinds.interactions import day
     from client.sources.platform_tables import read_tables, require_items, require_usable
-    from shared.preferences.item_index import item_hashes
-    from shared.secagg.shared_catalogues import catalogue_digest
 
     file = load(path)
     tables = read_tables(file)
@@ -119,12 +118,11 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "privacy_warnings": list(file.privacy_warnings),
         "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
     }
-    hashes = item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
-    return report, set(hashes.tolist())
+    return report, set(hashes_of(tables).tolist())
 
 
 def recommend_command(
-    platform: Annotated[Path, typer.Option(help="The platform file, or the folder it stands in.")],
+    platform: Annotated[Path, typer.Option(help="The platform file, or its folder.")],
     model: _Model = None,
     trust: _Trust = None,
     user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
@@ -271,7 +269,7 @@ def _show_reasons(console: Console, item: Any) -> None:
 
 
 def evaluate_command(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
     model: _Model = None,
     trust: _Trust = None,
     texts: _Texts = False,

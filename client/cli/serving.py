@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from client.cli.progress_lines import Told, trunk_and_state
+from client.serving.event_log import MOST_EVENTS
 from shared.base.errors import InputError
 
 _HOST, _PORT = "127.0.0.1", 8571
 
 
 def serve_command(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or the folder it stands in.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
     model: Annotated[Path | None, typer.Option(help="Folder of a published model; without it: the own model alone.")] = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
@@ -37,7 +38,7 @@ def serve_command(
         typer.Option("--no-token", help="Ask for no token: whoever has an account on this machine can ask for anybody's list."),
     ] = False,
     network: Annotated[bool, typer.Option("--network", help="Let other machines reach it; behind a proxy with TLS.")] = False,
-    events: Annotated[int, typer.Option(help="Events that are kept at most.", min=2, max=5_000_000)] = 200_000,
+    events: Annotated[int, typer.Option(help="Events that are kept at most.", min=2, max=5_000_000)] = MOST_EVENTS,
 ) -> None:
     """Answer /recommend, /similar, /explain and /events on this machine, and show a page on which to try them.
 

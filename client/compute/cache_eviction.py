@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.base.file_lock import try_lock
+
 MOST_BYTES = 6 << 30
 """Features that a platform keeps on disk from one run to the next, of all backbones and cuts together, at most."""
 
@@ -35,12 +37,9 @@ class InUse:
     def alone(self) -> bool:
         """Whether no other process reads it at this moment."""
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return try_lock(self._descriptor)
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-        return True
 
 
 def drop_others(folder: Path, keep: str, *, most: int) -> None:

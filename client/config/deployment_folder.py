@@ -95,7 +95,7 @@ class Deployment:
 
 
 def platform_file_in(place: Path) -> Path:
-    """The platform file, where it or the folder it stands in was named."""
+    """The platform file, where it or its folder was named."""
     return place / PLATFORM_TOML if place.is_dir() else place
 
 

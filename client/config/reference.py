@@ -108,7 +108,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
 """Class -> key -> what a platform file may say, as TOML."""
 
 
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
+def descriptions(model: type) -> dict[str, str]:
     """Key -> what its class's docstring says of it."""
     found: dict[str, str] = {}
     _, _, listed = inspect.cleandoc(model.__doc__ or "").partition("Args:\n")

@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from shared.protocol.quality import hit_rate_at, ndcg_at
+
 Floats = NDArray[np.float64]
 Lists = NDArray[np.int32]
 
@@ -35,7 +37,7 @@ class ItemFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedLists:
-    """What some users are shown, and where what they like next stands in it.
+    """What some users are shown, and the rank of what they like next.
 
     Args:
         items: int32 (users, longest). Best first, -1 where nothing is left.
@@ -63,15 +65,6 @@ class ListMetric:
     title: str
     per_user: Callable[[JudgedLists, ItemFacts, int], Floats] | None = None
     pooled: Callable[[Lists, ItemFacts], float] | None = None
-
-
-def _ndcg(lists: JudgedLists, facts: ItemFacts, k: int) -> Floats:
-    """1 / log2(rank + 1) in the list, else 0 (Järvelin & Kekäläinen 2002): one item is relevant, so the ideal is 1."""
-    return np.where(lists.rank <= k, 1.0 / np.log2(lists.rank + 1.0), 0.0)
-
-
-def _hit_rate(lists: JudgedLists, facts: ItemFacts, k: int) -> Floats:
-    return (lists.rank <= k).astype(np.float64)
 
 
 def _reciprocal_rank(lists: JudgedLists, facts: ItemFacts, k: int) -> Floats:
@@ -113,8 +106,8 @@ def _novelty(lists: JudgedLists, facts: ItemFacts, k: int) -> Floats:
 
 
 LIST_METRICS: Mapping[str, ListMetric] = {
-    "ndcg": ListMetric(title="NDCG@{k}", per_user=_ndcg),
-    "hr": ListMetric(title="HR@{k}", per_user=_hit_rate),
+    "ndcg": ListMetric(title="NDCG@{k}", per_user=lambda lists, facts, k: ndcg_at(lists.rank, k)),
+    "hr": ListMetric(title="HR@{k}", per_user=lambda lists, facts, k: hit_rate_at(lists.rank, k)),
     "mrr": ListMetric(title="MRR@{k}", per_user=_reciprocal_rank),
     "coverage": ListMetric(title="coverage@{k}", pooled=_coverage),
     "diversity": ListMetric(title="diversity@{k}", per_user=_diversity),

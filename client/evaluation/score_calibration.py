@@ -21,7 +21,7 @@ PLATT, ISOTONIC = "platt", "isotonic"
 MOST_POINTS = 1000
 """Points whose candidates are looked at."""
 _TOP, _OTHERS = 64, 128
-"""Of a point's candidates: the best ones, each for itself; and as many of the others, which stand for all of these."""
+"""Of a point's candidates: the best ones, each for itself; and as many of the others, which represent all of these."""
 _FOLDS = 5
 _STEPS, _ENOUGH, _RIDGE = 100, 1e-10, 1e-9
 
@@ -33,7 +33,7 @@ class ScoredPairs:
     Args:
         score: float64 (pairs,), finite.
         liked: bool (pairs,). Whether the item is the next that the person liked.
-        weight: float64 (pairs,). How many pairs each stands for.
+        weight: float64 (pairs,). How many pairs each represents.
         user: int64 (pairs,).
     """
 

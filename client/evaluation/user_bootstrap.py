@@ -52,7 +52,7 @@ def sum_estimates(sums: Floats, figures: Callable[[Floats], Floats], *, seed: in
     """
     values = figures(sums.sum(0, keepdims=True))[0]
     drawn = [figures(counts @ sums) for counts in resampled_counts(len(sums), seed=seed, resamples=resamples)]
-    return [_estimate(float(value), column) for value, column in zip(values, np.concatenate(drawn).T, strict=True)]
+    return [estimate_of(float(value), column) for value, column in zip(values, np.concatenate(drawn).T, strict=True)]
 
 
 def list_estimate(
@@ -69,10 +69,11 @@ def list_estimate(
     random = np.random.default_rng(seed)
     value = figure(lists)
     drawn = np.array([figure(lists[random.integers(0, len(lists), len(lists))]) for _ in range(resamples)])
-    return _estimate(value, np.clip(drawn + value - drawn.mean(), 0.0, 1.0))
+    return estimate_of(value, np.clip(drawn + value - drawn.mean(), 0.0, 1.0))
 
 
-def _estimate(value: float, drawn: Floats) -> Estimate:
+def estimate_of(value: float, drawn: Floats) -> Estimate:
+    """A figure with the 2.5 and 97.5 percentiles of those that were drawn, (resamples,), NaN where one is not defined."""
     known = drawn[~np.isnan(drawn)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return Estimate(value=value, low=float(low), high=float(high))

@@ -27,13 +27,14 @@ from client.model.planned_reads import planned_reads
 from client.model.towers import Rows, Towers, cached_rows
 from client.model.user_rows import HeldOutRows, TrainingRows
 from client.privacy.failure_guard import Guard, raising
+from client.sources.item_keys import hashes_of
 from client.sources.platform_tables import read_tables, require_items, require_usable
 from client.sources.tables import Tables
 from shared.base.progress import Progress, counted
 from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from shared.model.encoder import default_device
-from shared.preferences.item_index import Hashes, declared_items, item_hashes
+from shared.preferences.item_index import Hashes, declared_items
 from shared.secagg.shared_catalogues import catalogue_digest
 
 
@@ -85,11 +86,6 @@ class PreparedPlatform(PlatformRows):
     bank: Bank
     training: TrainingRows
     held_out: HeldOutRows
-
-
-def hashes_of(tables: Tables) -> Hashes:
-    """Hash of every item's public key, uint64 (items,)."""
-    return item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))
 
 
 def preparation_key(settings: Settings) -> str:

@@ -17,7 +17,6 @@ can only leave a charge whose mechanism never ran.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import stat
@@ -30,6 +29,7 @@ from types import TracebackType
 
 from shared.base.atomic_files import sync_folder, sync_way
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
+from shared.base.file_lock import try_lock
 from shared.ledger.format import (
     MAX_BYTES,
     MAX_ENTRIES,
@@ -333,7 +333,12 @@ def _locked(path: Path) -> int:
     except OSError as error:
         raise _refused(path, error, "the ledger cannot be opened") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(descriptor):
+            raise StorageError(
+                "another process holds this ledger",
+                where=str(path),
+                do="stop the other client of this platform; one ledger has one writer",
+            )
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise StorageError("this is not a file", where=str(path), do="name a file for the ledger")
@@ -343,13 +348,6 @@ def _locked(path: Path) -> int:
                 where=str(path),
                 do=f"chmod go-w {path}, and check it against the coordinator's receipts",
             )
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StorageError(
-            "another process holds this ledger",
-            where=str(path),
-            do="stop the other client of this platform; one ledger has one writer",
-        ) from None
     except BaseException:
         os.close(descriptor)
         raise

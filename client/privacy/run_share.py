@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.config.platform_file import PlatformFile
 from shared.base.errors import BudgetExceeded
@@ -43,10 +43,12 @@ class RunShare:
         """What the ledger may hold with this run, at most."""
         return min(self.budget, self.spent + self.epsilon)
 
+    def part(self, part: float) -> RunShare:
+        """What a plan may use of it, above 0 and at most 1, the rest being kept for what comes after."""
+        return replace(self, epsilon=part * self.epsilon, alone=part * self.alone)
 
-def share_of(
-    file: PlatformFile, settings: Settings, *, budget: float, spent: Sequence[Release], simulation: bool, part: float = 1.0
-) -> RunShare:
+
+def share_of(file: PlatformFile, settings: Settings, *, budget: float, spent: Sequence[Release], simulation: bool) -> RunShare:
     """What a run may spend on this platform.
 
     A run asks for `privacy.epsilon`, or without it for the part `privacy.share` of what is left; in a simulation, whose budget
@@ -55,7 +57,6 @@ def share_of(
     Args:
         budget: Epsilon of all runs together.
         spent: What other runs have released.
-        part: Of the run's epsilon that this plan may use, the rest being kept for what comes after it.
 
     Raises:
         BudgetExceeded: nothing is left.
@@ -72,4 +73,4 @@ def share_of(
         )
     cap = math.inf if file.federation.maximum_epsilon_per_run is None else file.federation.maximum_epsilon_per_run
     asked = settings.privacy.share * left if settings.privacy.epsilon is None else settings.privacy.epsilon
-    return RunShare(budget=budget, spent=before, epsilon=part * min(left if simulation else asked, left, cap), alone=part * cap)
+    return RunShare(budget=budget, spent=before, epsilon=min(left if simulation else asked, left, cap), alone=cap)

@@ -119,18 +119,22 @@ class GlobalModel:
     def parts(self, liked: Histories, *, user: int = NOBODY) -> list[ScorePart]:
         """The parts of the scores for one history; as `PlatformModel.parts`."""
         found = self._parts(liked, np.zeros(1, np.int64), np.full(1, user))
-        recent = _recent(liked, np.zeros(1, np.int64))
-        history = one_by_one(recent)
+        history = one_by_one(_recent(liked, np.zeros(1, np.int64)))
         by_item: dict[str, Callable[[Numbers], Floats]] = {}
         if self._preferences is not None:
             ridge = self._preferences.ridge
             by_item[PREFERENCES] = lambda items: ridge.scores_of_items(history, items)
         if self._words is not None and self._preferences is not None:
-            words, mean = self._words, history / max(float(recent.sum()), 1e-9)
-            # What the part makes of a cosine, item by item.
-            alike = np.asarray((recent @ words @ words.T).toarray(), np.float32)[0] / np.float32(max(float(recent.sum()), 1e-9))
-            scale = np.divide(found[WORDS][0], alike, out=np.zeros_like(alike), where=alike != 0)
-            by_item[WORDS] = lambda items: np.asarray((mean @ words @ words[items].T).toarray(), np.float32) * scale[items]
+            words, scores = self._words, found[WORDS][0]
+
+            def shared_words(items: Numbers) -> Floats:
+                alike = np.asarray((history @ words @ words[items].T).toarray(), np.float32)
+                total = alike.sum(0)
+                # They share the part in proportion to their cosines.
+                shares: Floats = alike * np.divide(scores[items], total, out=np.zeros_like(total), where=total != 0)
+                return shares
+
+            by_item[WORDS] = shared_words
         return [ScorePart(name=name, scores=scores[0], by_item=by_item.get(name)) for name, scores in found.items()]
 
     def _sum(self, histories: Histories, rows: Numbers, users: Numbers) -> Floats:
@@ -142,12 +146,12 @@ class GlobalModel:
 
     def _parts(self, histories: Histories, rows: Numbers, users: Numbers) -> dict[str, Floats]:
         """Part -> scores, float32 (n, items)."""
-        likeness = self._likeness(histories, rows, users)
+        history = _recent(histories, rows)
+        likeness = self._likeness(histories, history, rows, users)
         if self._preferences is None:
             return {name: found / self._temperature for name, found in likeness.items()}
         released, popularity = self._preferences.released, np.maximum(np.nan_to_num(self._preferences.popularity), 0.0)
         popular = np.broadcast_to(popularity / max(float(popularity.max(initial=0.0)), 1e-9), (len(rows), histories.items))
-        history = _recent(histories, rows)
         preferred = np.where(released, self._preferences.ridge.scores(history), np.float32(0.0))
         parts = {PREFERENCES: preferred, POOLED: _TIES * popular.astype(np.float32)}
         lowest = np.where(released, preferred, np.float32(np.inf)).min(1, keepdims=True, initial=0.0)
@@ -170,10 +174,9 @@ class GlobalModel:
         parts[POOLED][silent] = _log_popularity(self._preferences.popularity)
         return parts
 
-    def _likeness(self, histories: Histories, rows: Numbers, users: Numbers) -> dict[str, Floats]:
+    def _likeness(self, histories: Histories, history: Sparse, rows: Numbers, users: Numbers) -> dict[str, Floats]:
         """Part -> how alike texts are, float32 (n, items); none where the model reads no texts."""
         found: dict[str, Floats] = {}
-        history = _recent(histories, rows)
         mean = scipy.sparse.diags(1.0 / np.maximum(history.sum(1).A1, 1e-9)) @ history
         if self._words is not None and self._preferences is not None:
             found[WORDS] = np.asarray((mean @ self._words @ self._words.T).toarray(), np.float32)

@@ -113,17 +113,25 @@ def ranked_users(ranked: Mapping[str, Ranked], split: Split) -> RankedUsers:
     Args:
         ranked: Model -> its ranks.
     """
-    users = np.flatnonzero(split.held >= 0)
     place = [list(METRICS).index(name) for name in COMPARED]
-    found = {name: per_user_metrics(*one)[:, place] for name, one in ranked.items()}
+    return RankedUsers(
+        users=np.flatnonzero(split.held >= 0),
+        ranks={name: rank for name, (rank, _) in ranked.items()},
+        quality={name: per_user_metrics(*one)[:, place] for name, one in ranked.items()},
+        segments=compared_segments(split),
+    )
+
+
+def compared_segments(split: Split) -> dict[str, NDArray[np.bool_]]:
+    """Segment -> bool (users with a held-out item,)."""
+    users = np.flatnonzero(split.held >= 0)
     likes = np.bincount(split.train.values, minlength=int(split.held.max(initial=-1)) + 1)
-    few = split.train.lengths()[users]
-    masks = {
+    length = split.train.lengths()[users]
+    return {
         "all": np.ones(len(users), np.bool_),
-        "few-events": (few >= 1) & (few <= FEW_EVENTS),
+        "few-events": (length >= 1) & (length <= FEW_EVENTS),
         "rare-items": likes[split.held[users]] <= RARE_ITEMS,
     }
-    return RankedUsers(users=users, ranks={name: rank for name, (rank, _) in ranked.items()}, quality=found, segments=masks)
 
 
 def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int) -> ModelComparison:

@@ -126,12 +126,9 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
 
     One weight at a time, the others as they are, each part twice: the scores of preferences stay what they are.
     """
-    scores = validation.scores(preferences.model, preferences.half_life, preferences.emphasis)
-    points = validation.points
-    asked = ScoredFor(history=validation.before(preferences.half_life, preferences.emphasis), users=points.user, without=True)
+    scores, asked = _left_out_scores(validation, preferences)
     parts = [part.scores(asked) for part in evidence]
-    validation.only_candidates(scores)
-    unit = float(np.maximum(scores.max(1), 0.0).mean()) if len(points) else 0.0
+    unit = float(np.maximum(scores.max(1), 0.0).mean()) if len(scores) else 0.0
     weights = [_LEAST.get(part.name, 0.0) for part in evidence]
     total = scores
     for weight, part in zip(weights, parts, strict=True):
@@ -156,11 +153,16 @@ def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidenc
 
 def calibrated(model: PlatformModel, validation: Validation) -> PlatformModel:
     """The model with probabilities, fitted on the left-out points that it was weighed on."""
-    preferences, points = model.preferences, validation.points
-    total = validation.scores(preferences.model, preferences.half_life, preferences.emphasis)
-    validation.only_candidates(total)
-    before = validation.before(preferences.half_life, preferences.emphasis)
-    asked = ScoredFor(history=before, users=points.user, without=True)
+    points = validation.points
+    total, asked = _left_out_scores(validation, model.preferences)
     for weight, part in model.evidence:
         total += np.float32(weight) * part.scores(asked)
     return replace(model, calibration=fit_calibration(total, points.target, points.user, seed=validation.seed))
+
+
+def _left_out_scores(validation: Validation, preferences: ItemPreferences) -> tuple[Floats, ScoredFor]:
+    """What preferences make of the left-out points, -inf for what is no candidate; and what is asked of further evidence."""
+    scores = validation.scores(preferences.model, preferences.half_life, preferences.emphasis)
+    validation.only_candidates(scores)
+    before = validation.before(preferences.half_life, preferences.emphasis)
+    return scores, ScoredFor(history=before, users=validation.points.user, without=True)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
-from client.model.prepared_platform import hashes_of
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
@@ -19,6 +18,7 @@ from client.recommender.taste import TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
 from client.run.run_state import load_run_state
+from client.sources.item_keys import hashes_of
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.progress import Progress, counted

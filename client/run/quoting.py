@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -71,13 +70,13 @@ def quote_run(
         NoisyPlan: what it carries would be noise.
         PrivacyError: the platform's file allows less.
     """
-    terms: dict[str, Any] = {"budget": budget, "spent": spent, "simulation": simulation}
+    share = share_of(file, settings, budget=budget, spent=spent, simulation=simulation)
     group_size = 1 + sum(ties.influence + ties.friends for ties in tables.ties.values() if ties.influence)
     parameters, longer = _trained(file, settings, tables) if settings.trains else (1, 1.0)
     plan = plan_within(
         file,
         settings,
-        share=share_of(file, settings, part=reserved(settings), **terms),
+        share=share.part(reserved(settings)),
         simulation=simulation,
         spent=spent,
         group_size=group_size if settings.trains else 1,
@@ -87,7 +86,7 @@ def quote_run(
     )
     return RunQuote(
         plan=plan,
-        share=share_of(file, settings, **terms),
+        share=share,
         group_size=group_size,
         need=plan.noise_multiplier * longer if settings.distributed else plan.noise_multiplier,
         kept_back=reserved(settings) < 1,

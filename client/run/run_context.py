@@ -76,11 +76,10 @@ class RunContext:
         self._path, self._cache = path, cache
         # Nothing is noised where privacy is off, and nothing then counts.
         spent = [entry.release for entry in ledger.ledger.entries if entry.run != name] if math.isfinite(budget) else ()
-        terms: dict[str, Any] = {"budget": budget, "spent": spent, "simulation": simulation}
-        self.share = share_of(platform.file, settings, **terms)
+        self.share = share_of(platform.file, settings, budget=budget, spent=spent, simulation=simulation)
         """What the whole run may spend; what comes after the rounds included."""
         self._public: dict[str, Any] = {
-            "share": share_of(platform.file, settings, part=reserved(settings), **terms),
+            "share": self.share.part(reserved(settings)),
             "simulation": simulation,
             "group_size": group_size,
             "parameters": self.parameters_trained,

@@ -20,8 +20,8 @@ from client.recommender.lists.item_attributes import AttributeFilter
 from client.recommender.lists.person import ItemNames, Person, somebody_who_likes, with_twins
 from client.recommender.lists.recommended import (
     ListRules,
-    Recommendation,
     ScoresInParts,
+    allowed_items,
     best_of,
     described_list,
     listed_items,
@@ -150,7 +150,7 @@ class PlatformAnswers:
         answer: Answer = {
             "model": found.name,
             "note": about_person(self._shelf, person),
-            "items": [_plain(one) for one in listed],
+            "items": [asdict(one) for one in listed],
             "unlikeness": self._unlikeness(items),
         }
         if asked.sources:
@@ -168,13 +168,13 @@ class PlatformAnswers:
         found = self._asked(None, [asked.item], asked.model)
         person = found.person
         about = [part for part in found.parts if part.name not in _OF_NOBODY] or found.parts
-        allowed = np.setdiff1d(np.arange(self._shelf.items), with_twins(self._shelf, person.met))
-        items = best_of(total_scores(about), allowed, asked.top)
+        rules = ListRules(top=asked.top)
+        items = best_of(total_scores(about), allowed_items(self._shelf, person, rules), rules.top)
         listed = described_list(self._shelf, about, person, items)
         return {
             "model": found.name,
             "note": "",
-            "items": [{**_plain(one), "because": "it is liked and described alike"} for one in listed],
+            "items": [{**asdict(one), "because": "it is liked and described alike"} for one in listed],
             "unlikeness": self._unlikeness(items),
         }
 
@@ -194,7 +194,7 @@ class PlatformAnswers:
         (found,) = described_list(
             self._shelf, model.parts, person, np.array([item]), calibration=model.calibration, named=_NAMED_EVERY
         )
-        return {**_plain(found), "rank": int(ahead.sum()) + 1, "of": int(others.sum()), "model": model.name}
+        return {**asdict(found), "rank": int(ahead.sum()) + 1, "of": int(others.sum()), "model": model.name}
 
     def events(self, asked: EventsRequest) -> Answer:
         """Take events in; they count from the next answer on.
@@ -254,7 +254,3 @@ class PlatformAnswers:
     @cached_property
     def _folded_titles(self) -> list[str]:
         return [title.casefold() for title in self._shelf.item_titles]
-
-
-def _plain(one: Recommendation) -> Answer:
-    return asdict(one)

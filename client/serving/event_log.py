@@ -8,7 +8,6 @@ belong into the platform's own sources by then; an event that is in both counts 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from shared.base.atomic_files import sync_folder
 from shared.base.errors import StorageError
+from shared.base.file_lock import try_lock
 
 NEWER, OLDER, LOCK = "events.jsonl", "events.before.jsonl", "events.lock"
 MOST_EVENTS = 200_000
@@ -57,13 +57,9 @@ class EventLog:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(self._lock):
                 os.close(self._lock)
-                raise StorageError(
-                    "another server has these events", where=str(folder), do="stop it; a platform has one"
-                ) from None
+                raise StorageError("another server has these events", where=str(folder), do="stop it; a platform has one")
             self.older = self._read(folder / OLDER)
             self.newer = self._read(folder / NEWER, mend=True)
             self._file = self._opened()

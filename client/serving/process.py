@@ -24,7 +24,6 @@ from client.serving.guard import AccessGuard
 from shared.base.atomic_files import create_whole
 from shared.base.errors import InputError, StorageError
 
-HOST, PORT = "127.0.0.1", 8571
 MOST_CONNECTIONS = 64
 _HEADER_BYTES, _GRACE, _KEEP_ALIVE = 1 << 14, 10, 30
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -107,13 +106,7 @@ class ServedModels:
 
     def _same_as_own(self) -> bool:
         """Whether validation took the own model in the place of the fused one: its parts are those of the own one."""
-        weights: Mapping[str, float] | None = None
-        for name in (OWN, FUSED):
-            if name not in self._platforms:
-                return False
-            fitted = self._platforms[name].fitted
-            found = {**fitted.weights, "share": fitted.preferences.share}
-            if weights is not None:
-                return weights == found
-            weights = found
-        return False
+        if not {OWN, FUSED} <= self._platforms.keys():
+            return False
+        own, fused = (self._platforms[name].fitted for name in (OWN, FUSED))
+        return own.weights == fused.weights and own.preferences.share == fused.preferences.share

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 import polars as pl
 
 from client.config.source_schema import KeyKind
+from client.sources.tables import Tables
+from shared.preferences.item_index import Hashes, item_hashes
+from shared.secagg.shared_catalogues import catalogue_digest
 
 
 def isbn_key(text: str) -> str | None:
@@ -86,3 +89,8 @@ def check_digit(digits: str) -> str:
     """The last digit of an EAN: weights 3 and 1 in turns, from the right."""
     total = sum(int(digit) * (3 if place % 2 == 0 else 1) for place, digit in enumerate(reversed(digits)))
     return str(-total % 10)
+
+
+def hashes_of(tables: Tables) -> Hashes:
+    """Hash of every item's public key, uint64 (items,): what platforms find out by which items they have in common."""
+    return item_hashes(tables.item_keys, tables.item_ids, catalogue=catalogue_digest(tables.item_ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -26,6 +25,7 @@ from server.run.federation import run_federation
 from server.run.quotes import DryRun, ask_quotes
 from server.run.run_record import RunRecord
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.file_lock import try_lock
 from shared.base.settings import Settings, unflatten
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
@@ -163,18 +163,10 @@ def _alone(folder: Path) -> Iterator[None]:
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         end = time.monotonic() + LEAVING
-        while not _locked(handle):
+        while not try_lock(handle):
             if time.monotonic() >= end:
                 raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it")
             time.sleep(0.2)
         yield
     finally:
         os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

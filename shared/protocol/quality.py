@@ -31,13 +31,14 @@ class Metric:
     per_user: Callable[[Floats, Floats], Floats]
 
 
-def _ndcg(rank: Floats, candidates: Floats) -> Floats:
-    """1 / log2(rank + 1) in the list, else 0: one item is relevant, so the ideal is 1."""
-    return np.where(rank <= TOP, 1.0 / np.log2(rank + 1.0), 0.0)
+def ndcg_at(rank: Floats, k: int) -> Floats:
+    """1 / log2(rank + 1) in a list of k, else 0 (Järvelin & Kekäläinen 2002): one item is relevant, so the ideal is 1."""
+    return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
 
 
-def _hit_rate(rank: Floats, candidates: Floats) -> Floats:
-    return (rank <= TOP).astype(np.float64)
+def hit_rate_at(rank: Floats, k: int) -> Floats:
+    """1 in a list of k, else 0."""
+    return (rank <= k).astype(np.float64)
 
 
 def _auc(rank: Floats, candidates: Floats) -> Floats:
@@ -47,8 +48,8 @@ def _auc(rank: Floats, candidates: Floats) -> Floats:
 
 
 METRICS: Mapping[str, Metric] = {
-    NDCG: Metric(title="NDCG@10", per_user=_ndcg),
-    "hr@10": Metric(title="HR@10", per_user=_hit_rate),
+    NDCG: Metric(title="NDCG@10", per_user=lambda rank, candidates: ndcg_at(rank, TOP)),
+    "hr@10": Metric(title="HR@10", per_user=lambda rank, candidates: hit_rate_at(rank, TOP)),
     "auc": Metric(title="AUC", per_user=_auc),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, InputError
+from shared.base.file_lock import try_lock
 
 RECORD, LOCK = "poc.json", ".lock"
 FORMAT = 1
@@ -111,7 +111,7 @@ class PocFolder:
         handle = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             end = time.monotonic() + wait
-            while not _locked(handle):
+            while not try_lock(handle):
                 if time.monotonic() >= end:
                     raise InputError(
                         f"process {_holder(handle)} is working on this federation",
@@ -132,7 +132,7 @@ class PocFolder:
         except FileNotFoundError:
             return None
         try:
-            return None if _locked(handle) else _holder(handle)
+            return None if try_lock(handle) else _holder(handle)
         finally:
             os.close(handle)
 
@@ -142,11 +142,3 @@ def _holder(handle: int) -> int:
         return int(os.pread(handle, 20, 0))
     except ValueError:
         raise FedfuseError("another process has just begun to work on this federation", do="try again") from None
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,1 +1,1 @@
-"""Lists for people: whom they are for, which items may stand in them and in which order, and why."""
+"""Lists for people: whom they are for, which items they may hold, in which order, and why."""

@@ -1,4 +1,4 @@
-"""Which of the best items stand in a list, one after the other: by score, unlike those before them, and not too many of a kind.
+"""Which of the best items go into a list, one after the other: by score, unlike those before them, and not too many of a kind.
 
 Maximal marginal relevance (Carbonell & Goldstein 1998, "The use of MMR, diversity-based reranking"): next comes the item with
 the most (1 - d) x relevance - d x likeness to the nearest item that is in the list. Relevance is the score between 0, the last

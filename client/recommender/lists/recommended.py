@@ -1,4 +1,4 @@
-"""A list of recommended items: which may stand in it, in which order, and why each does."""
+"""A list of recommended items: which items it may hold, in which order, and why."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Recommendation:
 
 
 def allowed_items(shelf: Shelf, person: Person, rules: ListRules) -> Numbers:
-    """Items that may stand in a list, int64, ascending.
+    """Items that a list may hold, int64, ascending.
 
     Raises:
         InputError: a filter speaks of an attribute that there is not.
@@ -179,11 +179,16 @@ def recommended(shelf: Shelf, model: ScoresInParts, person: Person, rules: ListR
     return described_list(shelf, parts, person, items, calibration=model.calibration)
 
 
-def total_scores(parts: Sequence[ScorePart]) -> Floats:
-    """The sum of the parts, float32 (items,)."""
-    total = parts[0].scores.copy()
+def total_scores(parts: Sequence[ScorePart], items: Numbers | None = None) -> Floats:
+    """The sum of the parts, float32 (items,).
+
+    Args:
+        items: int64. Only of these; by default of all.
+    """
+    of: Numbers | slice = slice(None) if items is None else items
+    total = parts[0].scores[of].copy()
     for part in parts[1:]:
-        total += part.scores
+        total += part.scores[of]
     return total
 
 
@@ -211,7 +216,7 @@ def described_list(
     ]
     if calibration is None:
         return listed
-    likely = calibration.probabilities(total_scores(parts)[items])
+    likely = calibration.probabilities(total_scores(parts, items))
     return [replace(one, probability=float(f"{chance:.{DIGITS}g}")) for one, chance in zip(listed, likely, strict=True)]
 
 

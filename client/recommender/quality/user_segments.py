@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.config.platform_file import PlatformFile
 from client.config.source_schema import ItemsSource, ProfilesSource
 from client.examples.split import Split
-from client.recommender.model_comparison import FEW_EVENTS, RARE_ITEMS
+from client.recommender.model_comparison import FEW_EVENTS, RARE_ITEMS, compared_segments
 from client.sources.cleaning import Cleaning
 from client.sources.ids import as_ids
 from client.sources.kinds.interactions import keyed
@@ -39,14 +39,14 @@ def usual_segments(split: Split, *, items: int) -> dict[str, Mask]:
     before = np.cumsum(likes[order]) - likes[order]
     popular = np.zeros(items, np.bool_)
     popular[order] = (before < POPULAR_SHARE * likes.sum()) & (likes[order] > RARE_ITEMS)
-    rare = likes <= RARE_ITEMS
+    usual = compared_segments(split)
     return {
-        "all": np.ones(len(users), np.bool_),
-        "few-events": (length >= 1) & (length <= FEW_EVENTS),
+        "all": usual["all"],
+        "few-events": usual["few-events"],
         "some-events": (length > FEW_EVENTS) & (length <= SOME_EVENTS),
         "many-events": length > SOME_EVENTS,
-        "rare-items": rare[held],
-        "other-items": ~rare[held] & ~popular[held],
+        "rare-items": usual["rare-items"],
+        "other-items": ~usual["rare-items"] & ~popular[held],
         "popular-items": popular[held],
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,29 +15,9 @@ from client.serving.guard import AccessGuard
 from client.serving.page import content_policy, rendered_page
 from client.serving.process import names_of, tcp_socket
 from tests.client.serving.conftest import TOKEN, Served
+from tests.support.browser import LOW_CONTRAST, chromium
 
-_LOW_CONTRAST = """() => {
-  const parts = c => c.match(/[\\d.]+/g).map(Number);
-  const linear = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-  const light = c => { const [r, g, b] = parts(c).map(linear); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const under = one => {
-    for (; one; one = one.parentElement) {
-      const c = getComputedStyle(one).backgroundColor;
-      if (parts(c).length < 4 || parts(c)[3] > 0) return c;
-    }
-    return 'rgb(255, 255, 255)';
-  };
-  const found = [];
-  const texts = 'p, li, td, th, h1, h2, h3, label, button, summary, caption, input, select, span.n, span.muted';
-  for (const one of document.querySelectorAll(texts)) {
-    if (one.disabled || !one.checkVisibility()) continue;
-    const [a, b] = [light(getComputedStyle(one).color), light(under(one))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) found.push([one.tagName, one.textContent.slice(0, 40), ratio]);
-  }
-  return found;
-}"""
-"""WCAG 2.2, 1.4.3: text whose contrast with the nearest background is below 4.5 to 1."""
+_TEXTS = "p, li, td, th, h1, h2, h3, label, button, summary, caption, input, select, span.n, span.muted"
 _UNNAMED = """() => [...document.querySelectorAll('button, input, select, svg[role=img], dialog, section')].filter(one =>
   one.checkVisibility() && !(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.labels?.length
   || one.closest('label') || (one.tagName === 'BUTTON' && one.textContent.trim()))).map(one => one.outerHTML.slice(0, 80))"""
@@ -46,15 +25,8 @@ _UNNAMED = """() => [...document.querySelectorAll('button, input, select, svg[ro
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        # Tests may run as root, whom Chromium's sandbox refuses; the page is our own.
-        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
@@ -189,7 +161,7 @@ def test_nothing_hangs_over_the_side_and_all_is_legible(opened: Any, width: int,
     page.wait_for_selector("#lists:not(.waits) .list:nth-child(3)")
     page.locator(".item summary").first.click()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    assert page.evaluate(_LOW_CONTRAST) == [] and page.evaluate(_UNNAMED) == []
+    assert page.evaluate(LOW_CONTRAST, [_TEXTS, True]) == [] and page.evaluate(_UNNAMED) == []
     levels = page.eval_on_selector_all(
         "h1, h2, h3", "all => all.filter(one => one.checkVisibility()).map(one => +one.tagName[1])"
     )

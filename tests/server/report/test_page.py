@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,46 +17,21 @@ from server.report.charts import spent_chart
 from server.report.page import render_page
 from server.report.report_model import RunReport, SpentHistory, SpentPoint
 from server.report.written import JSON, PAGE, write_report
+from tests.support.browser import LOW_CONTRAST, chromium
 
 Make = Callable[[Path], RunReport]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7*7 }}"
 
 
-_LOW_CONTRAST = """() => {
-  const parts = c => c.match(/[\\d.]+/g).map(Number);
-  const linear = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
-  const light = c => { const [r, g, b] = parts(c).map(linear); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const under = one => {
-    for (; one; one = one.parentElement) {
-      const c = getComputedStyle(one).backgroundColor;
-      if (parts(c).length < 4 || parts(c)[3] > 0) return c;
-    }
-    return 'rgb(255, 255, 255)';
-  };
-  const found = [];
-  for (const one of document.querySelectorAll('p, li, td, th, dt, dd, h1, h2, h3, a, caption, summary, .tag, code')) {
-    const [a, b] = [light(getComputedStyle(one).color), light(under(one))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) found.push([one.tagName, one.textContent.slice(0, 40), ratio]);
-  }
-  return found;
-}"""
-"""WCAG 2.2, 1.4.3: text whose contrast with the nearest background is below 4.5 to 1."""
+_TEXTS = "p, li, td, th, dt, dd, h1, h2, h3, a, caption, summary, .tag, code"
 _UNNAMED = """all => all.filter(one => !one.closest('[aria-hidden=true]') && !one.getAttribute('aria-label')
   && !one.querySelector('title')).length"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as started:
-        # Tests may run as root, whom Chromium's sandbox refuses; the page is our own.
-        found = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
@@ -135,7 +109,7 @@ def test_nothing_hangs_over_the_side_and_all_is_legible(
     for details in page.query_selector_all("details"):
         details.evaluate("one => one.open = true")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    low = page.evaluate(_LOW_CONTRAST)
+    low = page.evaluate(LOW_CONTRAST, [_TEXTS, False])
     assert low == []
 
 
