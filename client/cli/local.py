@@ -392,13 +392,12 @@ def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
     from shared.ledger.reading import read_ledger
 
     deployed = file.federation.coordinator is not None
-    ledger = file.state / "ledger" / f"{file.name}.jsonl"
     try:
         if deployed:
             # What a deployed platform refuses before it plans anything.
             file.require_catalogue()
             file.require_delta()
-        spent = [entry.release for entry in read_ledger(ledger).entries] if deployed and ledger.exists() else []
+        spent = [entry.release for entry in read_ledger(file.ledger).entries] if deployed and file.ledger.exists() else []
         found = quote_run(file, settings, tables, budget=file.privacy.epsilon, spent=spent, simulation=not deployed)
     except PrivacyError as error:
         return {"possible": False, "why": error.found}

@@ -51,6 +51,8 @@ def serve_command(
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
+    from client.recommender.serving.fitted_platform import ModelInputs
+    from client.recommender.tell import Reports
     from client.serving import process
     from client.serving.answers import PlatformAnswers
     from client.serving.api import create_api
@@ -74,9 +76,8 @@ def serve_command(
     with Told(file.privacy_warnings) as told:
         log = EventLog(file.state / "serving", most=events)
         try:
-            models = ServedModels(
-                file, model=model, state=state, texts=texts, cache=cache, say=told.say, tell=told.tell, progress=told.progress
-            )
+            inputs = ModelInputs(model=model, state=state, texts=texts, cache=cache)
+            models = ServedModels(file, inputs, Reports(say=told.say, tell=told.tell, progress=told.progress))
             answers = PlatformAnswers(file, models, log)
             told.tell("making the first answer")
             answers.warm()

@@ -93,6 +93,11 @@ class PlatformFile(Frozen):
         return self
 
     @property
+    def ledger(self) -> Path:
+        """The file of the ledger; there is none before the first charge."""
+        return self.state / "ledger" / f"{self.name}.jsonl"
+
+    @property
     def _items(self) -> bool:
         return any(isinstance(source, ItemsSource) for source in self.sources.values())
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.evaluation.score_calibration import Calibration
+from client.evaluation.user_bootstrap import quotient
 
 Floats = NDArray[np.float64]
 
@@ -133,32 +134,27 @@ def _wilson(liked: float, pairs: float, z: float = 1.96) -> tuple[float, float]:
     return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
 
 
-def _quotient(above: Floats, below: Floats) -> Floats:
-    found: Floats = np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
-    return found
-
-
 def _accuracy(terms: Mapping[str, Floats], bins: Mapping[str, Floats]) -> Floats:
     wrong = (terms["users"] - terms["right"]) + (terms["predicted"] - terms["right"])
-    return _quotient(terms["pairs"] - wrong, terms["pairs"])
+    return quotient(terms["pairs"] - wrong, terms["pairs"])
 
 
 def _calibration_error(terms: Mapping[str, Floats], bins: Mapping[str, Floats]) -> Floats:
     """Sum over bins of their share of pairs x |mean probability - share liked| (Naeini et al. 2015), over the base rate."""
-    return _quotient(np.abs(bins["probability"] - bins["liked"]).sum(1), terms["users"])
+    return quotient(np.abs(bins["probability"] - bins["liked"]).sum(1), terms["users"])
 
 
 CLICK_METRICS: Mapping[str, ClickMetric] = {
     "accuracy": ClickMetric(title="accuracy", of=_accuracy),
-    "precision": ClickMetric(title="precision", of=lambda terms, bins: _quotient(terms["right"], terms["predicted"])),
-    "recall": ClickMetric(title="recall", of=lambda terms, bins: _quotient(terms["right"], terms["users"])),
-    "f1": ClickMetric(title="F1", of=lambda terms, bins: _quotient(2 * terms["right"], terms["predicted"] + terms["users"])),
-    "auc": ClickMetric(title="AUC (mean over users)", of=lambda terms, bins: _quotient(terms["auc"], terms["users"])),
-    "log_loss": ClickMetric(title="log loss", of=lambda terms, bins: _quotient(terms["log loss"], terms["pairs"])),
-    "brier": ClickMetric(title="Brier score", of=lambda terms, bins: _quotient(terms["squared error"], terms["pairs"])),
+    "precision": ClickMetric(title="precision", of=lambda terms, bins: quotient(terms["right"], terms["predicted"])),
+    "recall": ClickMetric(title="recall", of=lambda terms, bins: quotient(terms["right"], terms["users"])),
+    "f1": ClickMetric(title="F1", of=lambda terms, bins: quotient(2 * terms["right"], terms["predicted"] + terms["users"])),
+    "auc": ClickMetric(title="AUC (mean over users)", of=lambda terms, bins: quotient(terms["auc"], terms["users"])),
+    "log_loss": ClickMetric(title="log loss", of=lambda terms, bins: quotient(terms["log loss"], terms["pairs"])),
+    "brier": ClickMetric(title="Brier score", of=lambda terms, bins: quotient(terms["squared error"], terms["pairs"])),
     "ece": ClickMetric(
         title="expected calibration error",
-        of=lambda terms, bins: _calibration_error(terms, bins) * _quotient(terms["users"], terms["pairs"]),
+        of=lambda terms, bins: _calibration_error(terms, bins) * quotient(terms["users"], terms["pairs"]),
     ),
     "relative_ece": ClickMetric(title="the same over the base rate", of=_calibration_error),
 }

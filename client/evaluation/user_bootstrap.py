@@ -72,6 +72,12 @@ def list_estimate(
     return estimate_of(value, np.clip(drawn + value - drawn.mean(), 0.0, 1.0))
 
 
+def quotient(above: Floats, below: Floats) -> Floats:
+    """Above over below, float64 of their shape; NaN where nothing is below."""
+    found: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return found
+
+
 def estimate_of(value: float, drawn: Floats) -> Estimate:
     """A figure with the 2.5 and 97.5 percentiles of those that were drawn, (resamples,), NaN where one is not defined."""
     known = drawn[~np.isnan(drawn)]

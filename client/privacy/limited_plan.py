@@ -41,9 +41,10 @@ def plan_within(
     """
     try:
         plan = plan_of(file, settings, budget=share.total, spent=spent, **public)
-        own = plan.releases[: len(plan.releases) - len(spent)]
-        if PREFERRED.epsilon(own, plan.delta).epsilon > share.alone:
-            plan = _alone(file, settings, share=share, spent=spent, **public)
+        if math.isfinite(share.alone):
+            own = plan.releases[: len(plan.releases) - len(spent)]
+            if PREFERRED.epsilon(own, plan.delta).epsilon > share.alone:
+                plan = _alone(file, settings, share=share, spent=spent, **public)
     except BudgetExceeded as error:
         raise BudgetExceeded(
             f"the run may spend epsilon {share.epsilon:.4g} of the {share.left:.4g} that this platform has left, and "

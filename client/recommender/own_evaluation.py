@@ -15,11 +15,10 @@ from client.evaluation.list_metrics import item_facts
 from client.examples.split import Split
 from client.model.prepared_platform import PlatformRows, read_rows
 from client.recommender.evidence import word_vectors
-from client.recommender.fused_model import fit_fused_model
 from client.recommender.model_comparison import SHOWN, ModelComparison, RankedUsers, compared, rank_users, ranked_users
 from client.recommender.own_model import UserScores, training_histories
 from client.recommender.platform_model import PlatformModel
-from client.recommender.pulled_model import open_model, untrained_text, use_model
+from client.recommender.pulled_model import fit_with_model, open_model, use_model
 from client.recommender.quality.model_quality import JudgedModel, QualityReport, judge_model, quality_report
 from client.recommender.quality.user_segments import declared_segments, usual_segments
 from client.recommender.tell import Tell, silent
@@ -133,17 +132,8 @@ def evaluate_platform(
     # A column that is not there is said before anything is fitted.
     segments = {**usual_segments(split, items=tables.items), **declared_segments(file, tables, split, by)} if lengths else {}
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
-    own, fused = fit_fused_model(
-        tables,
-        split,
-        factors=usable.factors if usable else None,
-        popularity=usable.preferences.popularity if usable and usable.preferences else None,
-        text=untrained_text(file, tables, usable, texts=texts, cache=cache, progress=progress),
-        adapted=usable.own_text.items if usable and usable.own_text else None,
-        taste=usable.taste if usable else None,
-        seed=seed,
-        calibrate=bool(lengths),
-        tell=tell,
+    own, fused = fit_with_model(
+        file, tables, split, usable, texts=texts, cache=cache, seed=seed, calibrate=bool(lengths), tell=tell, progress=progress
     )
     models: dict[str, UserScores] = {"own": own}
     if usable:

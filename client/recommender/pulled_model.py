@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
+from client.examples.split import Split
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
+from client.recommender.fused_model import fit_fused_model
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories, Sparse
+from client.recommender.platform_model import PlatformModel
 from client.recommender.taste import TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
@@ -109,6 +112,39 @@ def untrained_text(
         return None
     frozen = no_adapter(ModelSettings())
     return TextModel(file, frozen, tables=tables, cache=cache, where=str(file.path), progress=progress).items
+
+
+def fit_with_model(
+    file: PlatformFile,
+    tables: Tables,
+    split: Split,
+    model: UsableModel | None,
+    *,
+    texts: bool,
+    cache: Path,
+    seed: int,
+    calibrate: bool,
+    tell: Tell = silent,
+    progress: Progress | None = None,
+) -> tuple[PlatformModel, PlatformModel]:
+    """The own model of a platform and the one fused with a pulled model, as `fit_fused_model`; without a model both are one.
+
+    Args:
+        texts, cache, progress: As `untrained_text`.
+        seed, calibrate, tell: As `fit_fused_model`.
+    """
+    return fit_fused_model(
+        tables,
+        split,
+        factors=model.factors if model else None,
+        popularity=model.preferences.popularity if model and model.preferences else None,
+        text=untrained_text(file, tables, model, texts=texts, cache=cache, progress=progress),
+        adapted=model.own_text.items if model and model.own_text else None,
+        taste=model.taste if model else None,
+        seed=seed,
+        calibrate=calibrate,
+        tell=tell,
+    )
 
 
 def open_model(folder: Path, *, trusted: Iterable[PublicKey] = (), say: Tell = silent) -> ModelFolder:

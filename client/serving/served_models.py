@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,12 +11,12 @@ from client.config.platform_file import PlatformFile
 from client.recommender.lists.person import Person
 from client.recommender.lists.recommended import ScoresInParts
 from client.recommender.platform_model import PlatformModel
-from client.recommender.serving.fitted_platform import FittedPlatform
-from client.recommender.tell import Tell
+from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
+from client.recommender.serving.lazy_tables import LazyTables
+from client.recommender.tell import UNREPORTED, Reports
 from client.serving.messages import ModelName
 from client.serving.nearest_taste import for_serving
 from shared.base.errors import InputError
-from shared.base.progress import Progress
 
 OWN: Final = "own"
 GLOBAL: Final = "global"
@@ -27,60 +27,40 @@ class ServedModels:
     """What is recommended by.
 
     Args:
-        model: A published model's folder; None: the own model alone.
-        file, state, texts, cache, say, tell, progress: As `client.recommender.serving.recommend.recommend_items`.
+        inputs: With a published model's folder, or without: then the own model alone.
 
     Raises:
         InputError: a model or the sources cannot be used.
     """
 
-    def __init__(
-        self,
-        file: PlatformFile,
-        *,
-        model: Path | None,
-        state: Path | None,
-        texts: bool,
-        cache: Path,
-        say: Tell,
-        tell: Tell,
-        progress: Progress | None,
-    ) -> None:
-        self._starting = True
+    def __init__(self, file: PlatformFile, inputs: ModelInputs, reports: Reports = UNREPORTED) -> None:
+        self._starting, model = True, inputs.model
 
         def at_start(text: str) -> None:
             # What is said while a model is chosen for somebody is said to nobody: the answer has it.
             if self._starting:
-                say(text)
+                reports.say(text)
 
-        def fitted(folder: Path | None, *, alone: bool = False) -> FittedPlatform:
-            return FittedPlatform(
-                file,
-                model=folder,
-                state=state if folder is not None else None,
-                texts=texts,
-                cache=cache,
-                say=at_start,
-                tell=tell,
-                progress=progress,
-                alone=alone,
-            )
+        rows = LazyTables(file, reports.tell)
+
+        def fitted(own: ModelInputs, *, alone: bool = False) -> FittedPlatform:
+            return FittedPlatform(file, own, replace(reports, say=at_start), alone=alone, rows=rows)
 
         self._platforms: dict[ModelName, FittedPlatform] = {}
-        main = fitted(model)
+        main = fitted(inputs)
         self.shelf = main.shelf
         self.default: ModelName = OWN if model is None else FUSED
         self._platforms[self.default] = main
         if model is not None:
             if len(self.shelf.liked.values):
-                self._platforms[OWN] = fitted(None)
-            self._platforms[GLOBAL] = fitted(model, alone=True)
+                self._platforms[OWN] = fitted(replace(inputs, model=None, state=None))
+            self._platforms[GLOBAL] = fitted(inputs, alone=True)
         self._ready: dict[int, PlatformModel] = {}
         someone = int(np.argmax(self.shelf.liked.lengths())) if self.shelf.users else -1
         for name, platform in self._platforms.items():
             if (platform.shelf.items, platform.shelf.users) != (self.shelf.items, self.shelf.users):
                 raise InputError("a source has changed while it was read", where=str(file.path), do="start again")
-            tell(f"making the {name} model ready")
+            reports.tell(f"making the {name} model ready")
             found = platform.model_for(someone, liked=1)
             if isinstance(found, PlatformModel):
                 self._ready[id(found)] = for_serving(found)

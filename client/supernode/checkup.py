@@ -83,9 +83,8 @@ def _worker(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:
     yield warning("worker", "it does not run", f"fedfuse client start {place.folder}")
     if place.socket.is_socket():
         yield fine("socket", "an earlier worker has left it; the next one replaces it")
-    ledger = None if file is None else file.state / "ledger" / f"{file.name}.jsonl"
-    if ledger is not None and _held(ledger):
-        yield fault("ledger", f"another process holds {ledger}", "end the worker that runs elsewhere: a platform has one")
+    if file is not None and _held(file.ledger):
+        yield fault("ledger", f"another process holds {file.ledger}", "end the worker that runs elsewhere: a platform has one")
 
 
 def _held(path: Path) -> bool:

@@ -65,8 +65,7 @@ def state_of(deployment: Deployment, *, at: Path | None = None) -> PlatformState
         StorageError, PrivacyError: its ledger cannot be read, or was altered.
     """
     file, invitation = load(deployment.file), deployment.invited()
-    path = file.state / "ledger" / f"{file.name}.jsonl"
-    ledger = read_ledger(path) if path.exists() else None
+    ledger = read_ledger(file.ledger) if file.ledger.exists() else None
     runs: dict[str, int] = {}
     for entry in ledger.entries if ledger else ():
         runs[entry.run] = max(runs.get(entry.run, 0), entry.round)
@@ -79,6 +78,6 @@ def state_of(deployment: Deployment, *, at: Path | None = None) -> PlatformState
         spent=ledger.epsilon if ledger else 0.0,
         budget=file.privacy.epsilon,
         delta=file.privacy.delta,
-        ledger=path,
+        ledger=file.ledger,
         runs=runs,
     )

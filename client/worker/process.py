@@ -55,19 +55,18 @@ def serve_worker(
     # This user besides: its own health check; it could read everything anyway.
     allowed = sorted({os.getuid(), *(number for name in users if (number := user_id(name)) is not None)})
     file.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ledger = file.state / "ledger" / f"{file.name}.jsonl"
     registry = new_registry()
     with ExitStack() as stack:
         observer = None
         if metrics_port:
             observer = WorkerMetrics(registry, state=file.state, budget=file.privacy.epsilon)
             stack.enter_context(serve_metrics(registry, port=metrics_port))
-        worker = Worker(file, state=file.state, ledger=ledger, observer=observer)
+        worker = Worker(file, state=file.state, ledger=file.ledger, observer=observer)
         stack.callback(worker.close)
         worker.hold()
         if observer is not None:
             # Not before the worker holds it: only then is the torn end that a crash may leave cut off.
-            observer.spent(read_ledger(ledger).epsilon)
+            observer.spent(read_ledger(file.ledger).epsilon)
         if file.federation.coordinator is None:
             log.warning("no coordinator is pinned ([federation] coordinator): whoever reaches this worker may ask")
         door = Door(worker, _listener(at or deployment.socket, group), users=allowed)

@@ -19,20 +19,19 @@ from client.evaluation.click_metrics import (
 )
 from client.evaluation.list_metrics import LIST_METRICS, ItemFacts, JudgedLists
 from client.evaluation.score_calibration import Calibration
-from client.evaluation.user_bootstrap import Estimate, list_estimate, sum_estimates
+from client.evaluation.user_bootstrap import Estimate, list_estimate, quotient, sum_estimates
 from client.examples.split import Split
+from client.recommender.lists.top_items import top_items
 from client.recommender.own_model import UserScores
 from shared.base.progress import Progress, counted
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-LENGTHS = (5, 10, 20)
-"""Of the lists that are looked at by default."""
 _SCORES_AT_ONCE = 1 << 22
 _MOST_USERS_AT_ONCE = 256
 _MOST_PAIRS = 200_000_000
-"""Pairs that a classifier is judged by; beyond, a part of the users by chance stands for all."""
+"""Pairs that a classifier is judged by; beyond, a part of the users drawn at random represents all."""
 _DRAWN_ITEMS = 20_000_000
 _LEAST_RESAMPLES, _MOST_RESAMPLES = 40, 200
 _DIGITS = 6
@@ -155,7 +154,7 @@ def judge_model(
         own = scores[np.arange(len(target)), target][:, None]
         rank[part] = 0.5 + (scores > own).sum(1) + (scores == own).sum(1) / 2
         candidates[part] = (scores > -np.inf).sum(1)
-        lists[part, :length] = _best(scores, length)
+        lists[part, :length], _ = top_items(scores, length)
         if calibration is not None:
             chosen = looked_at[part]
             pairs[np.arange(part.start, part.stop)[chosen]] = pair_sums(scores[chosen], target[chosen], calibration)
@@ -203,26 +202,12 @@ def quality_report(
     )
 
 
-def _best(scores: NDArray[np.float32], length: int) -> NDArray[np.int64]:
-    """The best items of each row, -1 where no candidate is left; of equal scores the first in the catalogue."""
-    near = np.argpartition(-scores, length - 1, axis=1)[:, :length]
-    near.sort(axis=1)
-    found = np.take_along_axis(scores, near, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    return np.where(np.isneginf(np.take_along_axis(found, order, axis=1)), -1, np.take_along_axis(near, order, axis=1))
-
-
 def _means(values: Floats, seed: int) -> list[Estimate]:
     """Means over the users of whom each metric says something."""
     known = ~np.isnan(values)
     width = values.shape[1]
-
-    def quotients(sums: Floats) -> Floats:
-        above, below = sums[:, :width], sums[:, width:]
-        found: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
-        return found
-
-    return sum_estimates(np.concatenate([np.where(known, values, 0.0), known], axis=1), quotients, seed=seed)
+    sums = np.concatenate([np.where(known, values, 0.0), known], axis=1)
+    return sum_estimates(sums, lambda some: quotient(some[:, :width], some[:, width:]), seed=seed)
 
 
 def _clicks(pairs: Floats, seed: int) -> dict[str, Estimate]:

@@ -13,9 +13,9 @@ from client.config.platform_file import PlatformFile
 from client.recommender.evidence import NOBODY
 from client.recommender.lists.person import NO_ITEMS, ItemNames, Person, somebody_who_likes
 from client.recommender.lists.recommended import ListRules, Recommendation, recommended
-from client.recommender.serving.fitted_platform import FittedPlatform
+from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
 from client.recommender.serving.kept_model import Shelf
-from client.recommender.tell import Tell, silent
+from client.recommender.tell import Reports, Tell, silent
 from client.sources.ids import spelled_id
 from shared.base.errors import InputError
 from shared.base.progress import Progress
@@ -64,18 +64,8 @@ def recommend_items(
         raise InputError("it is not said for whom", do="give either --user, or --like once or more")
     if released_alone and model is None:
         raise InputError("--private needs a model: a platform by itself has released nothing", do="add --model")
-    at_hand = FittedPlatform(
-        file,
-        model=model,
-        state=state,
-        trusted=trusted,
-        texts=texts,
-        cache=cache,
-        say=say,
-        tell=tell,
-        progress=progress,
-        alone=released_alone,
-    )
+    inputs = ModelInputs(model=model, state=state, trusted=trusted, texts=texts, cache=cache)
+    at_hand = FittedPlatform(file, inputs, Reports(say=say, tell=tell, progress=progress), alone=released_alone)
     shelf = at_hand.shelf
     if user is not None:
         person = named_person(shelf, spelled_id(user, file.ids))

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
 from client.recommender.global_model import GlobalModel
+from client.recommender.lists.top_items import top_items
 from client.recommender.platform_model import PlatformModel
-from client.recommender.serving.fitted_platform import FittedPlatform
+from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
 from client.recommender.serving.kept_model import Shelf
-from client.recommender.tell import Tell, silent
+from client.recommender.tell import Reports, Tell, silent
 from shared.base.atomic_files import whole_file
 from shared.base.errors import InputError, StorageError
 from shared.base.progress import Progress
@@ -38,6 +39,7 @@ _SCORES_AT_ONCE = 1 << 21
 _USERS_AT_ONCE = 512
 _USERS_PER_PART = 20_000
 _MODE = 0o600
+_SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
 
 
 def recommend_everybody(
@@ -72,9 +74,8 @@ def recommend_everybody(
         raise InputError(f"--top is {top}", do="ask for at least one item")
     if out.suffix not in FORMATS:
         raise InputError(f"--out ends in {out.suffix!r}", where=str(out), do=f"name a file that ends in {' or '.join(FORMATS)}")
-    at_hand = FittedPlatform(
-        file, model=model, state=state, trusted=trusted, texts=texts, cache=cache, say=say, tell=tell, progress=progress
-    )
+    inputs = ModelInputs(model=model, state=state, trusted=trusted, texts=texts, cache=cache)
+    at_hand = FittedPlatform(file, inputs, Reports(say=say, tell=tell, progress=progress))
     shelf, fitted = at_hand.shelf, at_hand.model_for(-1, liked=0)
     # Without a digest nobody can tell whether a part is of the same rows.
     mark = hashlib.sha256(f"{at_hand.digest}|{top}|{texts}".encode()).hexdigest()[:16]
@@ -105,22 +106,7 @@ def best_items(
     row, _, item = shelf.known.entries(users)
     scores[row, item] = -np.inf
     _without_twins(scores, shelf, row, item)
-    most = min(top, shelf.items)
-    near = np.argpartition(-scores, min(most + _SPARE, shelf.items) - 1, axis=1)[:, : most + _SPARE]
-    near.sort(axis=1)
-    found = np.take_along_axis(scores, near, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    near, found = np.take_along_axis(near, order, axis=1)[:, :most], np.take_along_axis(found, order, axis=1)
-    # Where more than the spare ones have the score at the edge, a partition takes any of them, and not the first.
-    for tied in np.flatnonzero(found[:, most - 1] == found[:, -1]) if near.shape[1] < shelf.items else ():
-        near[tied] = np.argsort(-scores[tied], kind="stable")[:most]
-    found = found[:, :most]
-    return np.where(np.isneginf(found), -1, near), found
-
-
-_SPARE = 8
-"""Items looked at beyond those that are asked for: with the few that may have the same score, most often all."""
-_SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
+    return top_items(scores, min(top, shelf.items))
 
 
 def _without_twins(scores: NDArray[np.float32], shelf: Shelf, row: NDArray[np.int64], item: NDArray[np.int64]) -> None:

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
+from client.recommender.serving.fitted_platform import ModelInputs
 from client.serving.answers import PlatformAnswers
 from client.serving.api import create_api
 from client.serving.event_log import EventLog
@@ -62,16 +63,7 @@ def start(file: PlatformFile) -> Iterator[Callable[..., Served]]:
     stops = []
 
     def started(model: Path | None = None, *, most: int = 1000) -> Served:
-        models = ServedModels(
-            file,
-            model=model,
-            state=None,
-            texts=False,
-            cache=file.state / "trunk",
-            say=lambda text: None,
-            tell=lambda text: None,
-            progress=None,
-        )
+        models = ServedModels(file, ModelInputs(model=model, cache=file.state / "trunk"))
         answers = PlatformAnswers(file, models, EventLog(file.state / "serving", most=most))
         stops.append(answers.close)
         guarded = AccessGuard(create_api(answers), token=TOKEN, hosts=["127.0.0.1:80"])

@@ -19,7 +19,7 @@ from client.examples.split import nothing_held_out
 from client.recommender import evidence, item_ridge
 from client.recommender.lists.recommended import ListRules
 from client.recommender.serving import fitted_platform, kept_model, recommend_all
-from client.recommender.serving.fitted_platform import FittedPlatform
+from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
 from client.recommender.serving.kept_model import TextColumn, state_digest
 from client.recommender.serving.recommend import recommend_items
 from client.recommender.serving.recommend_all import recommend_everybody
@@ -235,9 +235,7 @@ def test_another_entry_of_an_item_that_was_met_is_recommended_to_nobody(write_pl
     items = 'path = "keyed-books.csv"\nkeys = "isbn"\ncolumns = { key = "isbn" }'
     path.write_text(path.read_text().replace('path = "keyed-items.csv"', items))
     file = load(path)
-    shelf = FittedPlatform(
-        file, model=None, state=None, texts=False, cache=tmp_path / "trunk", say=print, tell=print, progress=None
-    ).shelf
+    shelf = FittedPlatform(file, ModelInputs(cache=tmp_path / "trunk")).shelf
     assert shelf.twins[2].tolist() == [5] and shelf.twins[5].tolist() == [2] and not len(shelf.twins[3])
     out = tmp_path / "all.parquet"
     recommend_everybody(file, out=out, cache=tmp_path / "trunk", top=12)
