@@ -95,14 +95,27 @@ def check_default_ports() -> Iterator[Finding]:
 
 def port_is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        bound_socket(host, port).close()
+    except OSError:
+        return False
     return True
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket that is bound there and does not listen yet.
+
+    Raises:
+        OSError: the address is taken, or not this machine's.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _name(host: str) -> Finding:

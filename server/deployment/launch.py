@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
@@ -25,13 +25,15 @@ from server.deployment.bundle import build_bundle
 from server.deployment.flower_control import Control, FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
-from server.run.quotes import DryRun, read_dry_run
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings, build, flatten, settings_digest
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
 from shared.protocol.run_authorization import Warrant, federation_of
+
+if TYPE_CHECKING:
+    from server.run.quotes import DryRun
 
 log = logging.getLogger("fedfuse.run")
 
@@ -178,6 +180,8 @@ def quotes_of(launch: Launch, tell: Tell) -> DryRun:
     Raises:
         FedfuseError: as `federate_deployed`.
     """
+    from server.run.quotes import read_dry_run  # loads torch, which only a dry run needs here
+
     record(launch)
     try:
         federate_deployed(launch, tell)

@@ -82,8 +82,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
                 wait=wait,
                 patience=patience,
                 only=only,
-                names=lambda: _names(coordinator),
-                identities=lambda: _identities(coordinator),
+                **_lists(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
             )
             incomplete = bool(outcome.lost or outcome.open)
@@ -112,8 +111,7 @@ def _quoted(grid: Grid, coordinator: CoordinatorFolder, settings: Settings, *, r
             settings=settings,
             run=run,
             say=RunRecord(together(log_events(run), journal)).say,
-            names=lambda: _names(coordinator),
-            identities=lambda: _identities(coordinator),
+            **_lists(coordinator),
             **asked,
         )
         found.save(out)
@@ -148,13 +146,14 @@ def _publish(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
     return f"the model is in {outcome.model}, and version {manifest.version} of {coordinator.file.registry}"
 
 
-def _names(coordinator: CoordinatorFolder) -> dict[int, str]:
-    # Looked at each time: a platform may be approved or revoked while the run goes on.
-    return {one.node: one.name for one in Platforms(coordinator.platforms).approved() if one.node}
-
-
-def _identities(coordinator: CoordinatorFolder) -> dict[str, bytes]:
-    return {one.name: b64decode(one.identity) for one in Platforms(coordinator.platforms).approved()}
+def _lists(coordinator: CoordinatorFolder) -> dict[str, Any]:
+    """`names` and `identities` of `run_federation`: a platform may be approved or revoked while the run goes on."""
+    # One object, which reads the file again only after it changed: a run that waits looks 20 times a second.
+    platforms = Platforms(coordinator.platforms)
+    return {
+        "names": lambda: {one.node: one.name for one in platforms.approved() if one.node},
+        "identities": lambda: {one.name: b64decode(one.identity) for one in platforms.approved()},
+    }
 
 
 @contextmanager

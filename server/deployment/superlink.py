@@ -25,6 +25,7 @@ from flwr.superlink.main import create_app
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.bundle import deposit
+from server.deployment.checkup import bound_socket
 from server.deployment.folder import ENVIRONMENT, CoordinatorFolder
 from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
@@ -158,14 +159,9 @@ def _prepare_environment(coordinator: CoordinatorFolder) -> None:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((host, port))
+        return bound_socket(host, port)
     except OSError as error:
-        bound.close()
         raise InputError(
             f"cannot listen on {host}:{port}: {error.strerror}", where="server.toml", do="stop what uses it, or change the port"
         ) from None
-    return bound

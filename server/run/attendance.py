@@ -173,19 +173,18 @@ class Attendance:
     def _online(self) -> set[int]:
         """Nodes that are there, of those that may be asked."""
         online = set(self._grid.get_node_ids())
-        if not self._only:
-            return online
+        return online & set(self._approved()) if self._only else online
+
+    def _approved(self) -> dict[int, str]:
+        """Node -> platform, of those that were approved and may be asked; empty where nobody approves."""
         names = {} if self._names is None else self._names()
-        return {node for node in online if names.get(node) in self._only}
+        return {node: name for node, name in names.items() if not self._only or name in self._only}
 
     @property
     def awaited(self) -> set[str]:
         """Platforms that may still join: approved, and neither in nor refused. Empty where nobody approves."""
-        if self._names is None:
-            return set()
         known = set(self.members) | self._refused
-        there = {name for node, name in self._names().items() if node not in known}
-        return there & self._only if self._only else there
+        return {name for node, name in self._approved().items() if node not in known}
 
     def await_someone(self, *, seconds: float) -> None:
         """Wait until there is a member again, if there is none; platforms that restart come back by themselves."""
@@ -217,7 +216,8 @@ class Attendance:
         return {node: member for node, member in self.members.items() if node in chosen}
 
     def _could_come(self) -> bool:
-        return bool(self._asking) or bool(self._online - self._refused) or not self._online
+        online = self._online
+        return bool(self._asking) or not online or bool(online - self._refused)
 
     def _ask(self, nodes: list[int]) -> Exchange:
         record, lifetime = self._record, lifetime_of(self._settings.reply_timeout)
@@ -257,7 +257,7 @@ class Attendance:
     def _absent(self, here: list[int]) -> str:
         if self._names is None:
             return ""
-        names = {node: name for node, name in self._names().items() if not self._only or name in self._only}
+        names = self._approved()
         came = ", ".join(sorted(names[node] for node in here if node in names)) or "none"
         missing = ", ".join(sorted(name for node, name in names.items() if node not in here)) or "no other is approved"
         return f"here: {came}; missing: {missing}"

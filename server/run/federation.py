@@ -226,10 +226,10 @@ class _Federation:
             return
         if record.round == 0 and not any(tally.before for tally in record.tallies.values()):
             self._evaluate(Label.BEFORE)
-        due = bool(every) and 0 < record.round < rounds and record.round % every == 0
-        if due and not self._evaluated_now():
-            self._evaluate(Label.FEDERATED)  # the run was interrupted between a round and its evaluation
         while record.round < rounds:
+            # At the head: a run that was interrupted between a round and its evaluation goes on with that.
+            if every and record.round and record.round % every == 0 and not self._evaluated_now():
+                self._evaluate(Label.FEDERATED)
             try:
                 moved = self._rounds.round(record.round + 1, self.adapter)
             except OpenRound as error:
@@ -251,8 +251,6 @@ class _Federation:
                 )
             else:
                 record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True)
-            if every and record.round % every == 0 and record.round < rounds:
-                self._evaluate(Label.FEDERATED)
         if not self._evaluated_now():
             self._evaluate(Label.FEDERATED)
         if personalises(self._settings.strategy) and not any(tally.personal for tally in record.tallies.values()):

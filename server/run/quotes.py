@@ -18,17 +18,16 @@ from server.run.exchange import Exchange
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, NoisyPlan, ProtocolError
 from shared.base.settings import Settings
-from shared.model.adapter import initial, trained
+from shared.model.adapter import initial, most_trained
 from shared.model.factor_schedule import scheme_of
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import Quote, Quoted, Refusal
 from shared.secagg.codec import decode
-from shared.secagg.noise_agreement import Agreement
 from shared.secagg.trust_statement import TrustStatement
 from strategies.base import lifetime_of
 from strategies.composition import named
-from strategies.secure_sum.mutual_trust import largest_trusting, strangers_of
-from strategies.secure_sum.summed_step import require_signal
+from strategies.secure_sum.mutual_trust import trusting_platforms
+from strategies.secure_sum.summed_step import require_signal, sufficient_noise
 
 FILE = "dry-run.json"
 
@@ -194,8 +193,8 @@ def _judged(
             except ProtocolError as error:
                 del said[name]
                 lines[name] = replace(lines[name], takes_part=False, why=f"its answer cannot be used: {error.found}")
-        unknown = strangers_of(statements, {name: approved[name] for name in statements})
-        _, left = largest_trusting({name: one.users for name, one in said.items()}, unknown)
+        identities = {name: approved[name] for name in statements}
+        _, left = trusting_platforms({name: one.users for name, one in said.items()}, statements, identities, run=run)
         for out in left:
             del said[out.platform]
             lines[out.platform] = replace(lines[out.platform], takes_part=False, why=str(out))
@@ -211,16 +210,8 @@ def _noise(settings: Settings, said: Mapping[str, Quoted]) -> str:
     """Why the sums would be noise; empty where they would not."""
     there = list(said.values())
     users = [one.users for one in there]
-    agreement = Agreement(
-        noise_multiplier=max(one.noise_multiplier for one in there),
-        preference_noise=max(one.preference_noise for one in there),
-        taste_noise=max(one.taste_noise for one in there),
-        batch=max(settings.training.batch([one]) for one in users),
-    )
-    parameters = 1
-    if settings.trains:
-        adapter, scheme = initial(settings), scheme_of(settings.strategy)
-        parameters = max(sum(adapter[name].size for name in trained(adapter, factors)) for factors in scheme.cycle)
+    agreement = sufficient_noise(there, batch=max(settings.training.batch([one]) for one in users))
+    parameters = most_trained(initial(settings), scheme_of(settings.strategy).cycle) if settings.trains else 1
     try:
         # How many items are in common is known once platforms have joined.
         require_signal(settings, agreement, users=users, parameters=parameters, shared=settings.preferences.items)

@@ -21,6 +21,7 @@ from server.run.share_store import MailFolder
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError, StorageError
 from shared.base.settings import Settings
+from shared.model.adapter import most_trained
 from shared.preferences.item_index import parse_items
 from shared.preferences.platform_lists import PlatformLists
 from shared.preferences.shared_preferences import SharedPreferences
@@ -178,7 +179,8 @@ class SecureRounds:
         users = [member.users for member in members.values()]
         agreement = phases.agreement
         shared = len(self._declared.shared()) if self._saved.lists else 0
-        ratio = require_signal(self._settings, agreement, users=users, parameters=phases.parameters(adapter), shared=shared)
+        parameters = most_trained(adapter, self._strategy.scheme.cycle)
+        ratio = require_signal(self._settings, agreement, users=users, parameters=parameters, shared=shared)
         if self._saved.present is None:
             self._mail.empty()
             exchange = self._send(phases.deal())
@@ -207,9 +209,12 @@ class SecureRounds:
             FedfuseError: they are too few for a sum, or one that was named is not among them.
         """
         end, told = time.monotonic() + self._wait, False
+        here: list[Joined] | None = None
         while True:
             members = self._by_name()
-            taken, left = self._candidates().trusting(one for name, one in self._joined.items() if name in members)
+            before, here = here, [one for name, one in self._joined.items() if name in members]
+            if here != before:
+                taken, left = self._candidates().trusting(here)
             awaited = self._attendance.awaited
             if not left or len(taken) >= self._wanted or not awaited or time.monotonic() >= end:
                 break

@@ -12,7 +12,7 @@ that each party makes itself (`shared/model/fixed_factors.py`); one with a resid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,11 @@ def trained(names: Mapping[str, object], factors: Factors) -> list[str]:
     """
     wanted = tuple(f".lora_{letter}" for letter in factors.value.upper())
     return [name for name in names if name.endswith(wanted)]
+
+
+def most_trained(adapter: Arrays, cycle: Sequence[Factors]) -> int:
+    """Most parameters that one round trains, of rounds that train these factors in turn."""
+    return max(sum(adapter[name].size for name in trained(adapter, factors)) for factors in cycle)
 
 
 def adapter_digest(arrays: Arrays) -> str:

@@ -79,12 +79,13 @@ class TrustStatement:
         return tuple(self.trusted[start : start + WIDTH] for start in range(0, len(self.trusted), WIDTH))
 
     @cached_property
-    def _known(self) -> frozenset[bytes]:
+    def known(self) -> frozenset[bytes]:
+        """The same, to look them up."""
         return frozenset(self.digests)
 
     def trusts(self, platform: str, identity: bytes) -> bool:
         """Whether the platform says that it knows this one by that identity."""
-        return trusted_digest(platform, identity, run=self.run) in self._known
+        return trusted_digest(platform, identity, run=self.run) in self.known
 
 
 def trusted_digest(platform: str, identity: bytes, *, run: str) -> bytes:

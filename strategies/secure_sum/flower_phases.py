@@ -318,14 +318,6 @@ class Phases:
             raise Abandoned(f"round {self._server_round} would drive the adapter out of the range of float32")
         return adapter
 
-    def parameters(self, adapter: Adapter) -> int:
-        """Most parameters that one round trains."""
-        cycle = self._strategy.scheme.cycle
-        return max(
-            sum(math.prod(shape) for shape in self._layout(server_round, adapter).values())
-            for server_round in range(1, len(cycle) + 1)
-        )
-
     def drop(self, number: int, reason: str) -> None:
         """Note that a platform's answer was left out."""
         member = self._member(number)

@@ -85,16 +85,22 @@ def largest_trusting(
     return taken, tuple(left)
 
 
-def strangers_of(stated: Mapping[str, TrustStatement], identities: Mapping[str, bytes]) -> dict[str, set[str]]:
-    """Which of some platforms each says that it does not know.
+def trusting_platforms(
+    users: Mapping[str, int], stated: Mapping[str, TrustStatement], identities: Mapping[str, bytes], *, run: str
+) -> tuple[tuple[str, ...], tuple[UntrustedPlatform, ...]]:
+    """The largest set of platforms that know each other by their own signed word; and the others, with what is missing.
 
     Args:
-        stated: Platform -> its statement, of one run; who states nothing knows everybody.
+        users: Platform -> its declared users.
+        stated: Platform -> its statement of this run, checked; who states nothing knows everybody.
         identities: Platform -> its identity.
+
+    Returns:
+        As `largest_trusting`.
     """
-    runs = {said.run for said in stated.values()}
-    digests = {trusted_digest(name, key, run=run): name for run in runs for name, key in identities.items()}
-    return {name: {digests[digest] for digest in digests.keys() - set(said.digests)} - {name} for name, said in stated.items()}
+    digests = {trusted_digest(name, key, run=run): name for name, key in identities.items()}
+    unknown = {name: {digests[digest] for digest in digests.keys() - said.known} - {name} for name, said in stated.items()}
+    return largest_trusting(users, unknown)
 
 
 def _cover(apart: Mapping[str, set[str]], weights: Mapping[str, int]) -> frozenset[str]:

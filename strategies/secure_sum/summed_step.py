@@ -7,7 +7,7 @@ Which factors are trained is any linear strategy's own affair (`ffa`, `rolora`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -17,14 +17,15 @@ from shared.base.errors import InputError, NoisyPlan, ProtocolError
 from shared.base.settings import Settings
 from shared.preferences.item_index import list_digest, parse_items
 from shared.privacy.plan import preference_signal, signal_to_noise
-from shared.protocol.messages import Arrays, Joined
+from shared.protocol.messages import Arrays, Joined, Quoted
 from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
 from shared.secagg.roster import Advert, RosterEntry
+from shared.secagg.shared_catalogues import DeclaredCatalogue
 from shared.secagg.trust_statement import TrustStatement
 from strategies.base import AdapterStrategy, Card
 from strategies.optimizers import ServerOptimizer, State
-from strategies.secure_sum.mutual_trust import UntrustedPlatform, largest_trusting, strangers_of
+from strategies.secure_sum.mutual_trust import UntrustedPlatform, trusting_platforms
 from strategies.secure_sum.protocol import Enrolment
 
 _COUNT = "count:"
@@ -82,6 +83,23 @@ def _is_count(value: np.float64) -> bool:
     return bool(value >= 1) and float(value).is_integer()
 
 
+def sufficient_noise(
+    said: Collection[Joined | Quoted], *, batch: float, catalogues: tuple[DeclaredCatalogue, ...] = ()
+) -> Agreement:
+    """An agreement on noise that suffices for each platform, by its own word.
+
+    Args:
+        batch: As `batch_of` gives it.
+    """
+    return Agreement(
+        noise_multiplier=max((one.noise_multiplier for one in said), default=0.0),
+        preference_noise=max((one.preference_noise for one in said), default=0.0),
+        taste_noise=max((one.taste_noise for one in said), default=0.0),
+        batch=batch,
+        catalogues=catalogues,
+    )
+
+
 def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequence[RosterEntry]) -> Agreement:
     """The noise that suffices for every platform, by their own word, and the catalogues that enough of them signed.
 
@@ -90,10 +108,8 @@ def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequ
         entries: The platforms' lines of the roster, with what they declare.
     """
     there = [joined[entry.platform] for entry in entries]
-    return Agreement(
-        noise_multiplier=max((one.noise_multiplier for one in there), default=0.0),
-        preference_noise=max((one.preference_noise for one in there), default=0.0),
-        taste_noise=max((one.taste_noise for one in there), default=0.0),
+    return sufficient_noise(
+        there,
         batch=batch_of(entries, settings.training),
         # Popularities of whole catalogues serve training alone.
         catalogues=pooled(entries, colluders=settings.secure.colluders) if settings.trains else (),
@@ -182,15 +198,15 @@ class Candidates:
                 f"with {said[0]} users and catalogue {said[2][:16]} of {said[1]} items"
             )
         if self._approved is not None:
-            self._trust_of(joined)
+            self._trust_of(joined, advert)
         return advert
 
-    def _trust_of(self, joined: Joined) -> TrustStatement | None:
+    def _trust_of(self, joined: Joined, advert: Advert) -> TrustStatement | None:
         """Whom a platform says that it trusts; None in a simulation, where nobody says."""
         if self._approved is None and not joined.trust:
             return None
-        said, keys = decode(TrustStatement, joined.trust), decode(Advert, joined.keys).keys
-        if (said.run, said.platform, said.identity) != (self._run, joined.platform, keys.identity):
+        said = decode(TrustStatement, joined.trust)
+        if (said.run, said.platform, said.identity) != (self._run, joined.platform, advert.keys.identity):
             raise ProtocolError(f"states the trust of {said.platform!r} in run {said.run!r}")
         return said
 
@@ -201,10 +217,15 @@ class Candidates:
             joined: Those that were checked.
         """
         by_name = {one.platform: one for one in joined}
-        identities = {name: decode(Advert, one.keys).keys.identity for name, one in by_name.items()}
-        stated = {name: self._trust_of(one) for name, one in by_name.items()}
-        unknown = strangers_of({name: said for name, said in stated.items() if said is not None}, identities)
-        return largest_trusting({name: one.users for name, one in by_name.items()}, unknown)
+        adverts = {name: decode(Advert, one.keys) for name, one in by_name.items()}
+        identities = {name: advert.keys.identity for name, advert in adverts.items()}
+        stated = {name: self._trust_of(one, adverts[name]) for name, one in by_name.items()}
+        return trusting_platforms(
+            {name: one.users for name, one in by_name.items()},
+            {name: said for name, said in stated.items() if said is not None},
+            identities,
+            run=self._run,
+        )
 
     def close(self, joined: Iterable[Joined], *, left_out: Callable[[str, str], None]) -> Enrolment.Closed:
         """The roster of a new session.
