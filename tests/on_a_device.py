@@ -18,6 +18,7 @@ import torch
 
 from client.compute.resident_features import Features
 from client.config.platform_file import load
+from client.fusion.operators import FUSIONS
 from client.model.towers import Towers
 from client.recommender.lists.recommended import ListRules
 from client.recommender.serving.recommend import recommend_items
@@ -29,6 +30,7 @@ from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 from tests.support import pretended_device
 from tests.support.pretended_device import FORBIDDEN, NAME, device
+from tests.support.small_towers import require_rows_apart
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -211,6 +213,11 @@ def test_a_run_goes_on_from_one_device_to_another_and_recommends(
     here = recommend_items(shop, model=model, user="u3", rules=ListRules(top=4), cache=tmp_path / "here")
     assert [one.item for one in there] == [one.item for one in here]
     assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-3)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_others_do_not_move_a_users_last_bits(tiny_bert: str, tmp_path: Path, fusion: str) -> None:
+    require_rows_apart(tiny_bert, tmp_path, fusion=fusion, device=DEVICE)
 
 
 @pytest.mark.skipif(DEVICE == CPU, reason="features lie there from the beginning")

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import LENGTH_STEP, Passes
+from client.compute.batching import LENGTH_STEP, Passes, fixed_shapes, length_step
 from client.compute.cache_eviction import MOST_BYTES, InUse, drop_oldest, drop_others
 from client.compute.resident_features import Features
 from shared.base.errors import StorageError
@@ -59,7 +59,8 @@ class TrunkCache:
 
     def __init__(self, folder: Path, encoder: Encoder, *, most: int = MOST_BYTES) -> None:
         self._encoder, self._most = encoder, most
-        self._passes = Passes(encoder.device.type)
+        # A processor computes a token's products alike in passes of any number of rows, a GPU need not.
+        self._passes = Passes(encoder.device.type, apart=fixed_shapes(encoder.device.type))
         # An encoder in float32 keeps float16: 11 bits of a feature where bfloat16 has 8.
         self._stored = torch.bfloat16 if encoder.dtype == torch.bfloat16 else torch.float16
         self._itemsize = self._stored.itemsize
@@ -232,10 +233,14 @@ class TrunkCache:
         order = sorted(missing, key=lambda k: len(missing[k]))
         # Never so few tokens that what is computed depends on how many (`client.compute.batching.LENGTH_STEP`).
         lengths = np.maximum(np.asarray([len(missing[key]) for key in order], np.int64), LENGTH_STEP)
+        if fixed_shapes(self._encoder.device.type):
+            step = length_step(self._encoder.device.type)
+            lengths = -(-lengths // step) * step
 
-        def computed(part: slice) -> list[tuple[bytes, bytes]]:
+        def computed(part: slice, size: int) -> list[tuple[bytes, bytes]]:
             keys = order[part]
-            return list(zip(keys, self._encoded([missing[key] for key in keys]), strict=True))
+            longest = int(lengths[part.stop - 1])
+            return list(zip(keys, self._encoded([missing[key] for key in keys], size, longest), strict=True))
 
         return self._passes.run(lengths, computed)
 
@@ -286,10 +291,10 @@ class TrunkCache:
             self._offsets.append(self._offsets[-1] + len(sequences[key]))
         self._features = self._mapped()
 
-    def _encoded(self, sequences: Sequence[Ids]) -> list[bytes]:
-        longest = max(LENGTH_STEP, *(len(ids) for ids in sequences))
-        ids = torch.zeros(len(sequences), longest, dtype=torch.int64)
-        mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    def _encoded(self, sequences: Sequence[Ids], size: int, longest: int) -> list[bytes]:
+        ids = torch.zeros(size, longest, dtype=torch.int64)
+        mask = torch.zeros(size, longest, dtype=torch.bool)
+        mask[len(sequences) :, 0] = True  # what fills the pass up attends to something
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
             mask[row, : len(sequence)] = True

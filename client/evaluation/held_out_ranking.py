@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import whole
-from client.evaluation.ranking_metrics import ranks_by_parts
+from client.compute.batching import filled, fixed_shapes, stepped
+from client.evaluation.ranking_metrics import ROWS_AT_ONCE, ranks_by_parts
 from client.model.prepared_platform import PreparedPlatform
 from client.model.user_rows import UserBatch
 from shared.base.settings import Settings
@@ -50,7 +50,8 @@ def _ranks(
 
     def scores(part: slice) -> Tensor:
         wanted = every[part]
-        return (users[whole(wanted)] @ bank.T)[: len(wanted)] / settings.model.temperature + prior
+        size = ROWS_AT_ONCE if fixed_shapes(users.device.type) else stepped(len(wanted))
+        return (users[filled(wanted, size)] @ bank.T)[: len(wanted)] / settings.model.temperature + prior
 
     return ranks_by_parts(
         scores,

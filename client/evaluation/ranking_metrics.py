@@ -12,7 +12,7 @@ from torch import Tensor
 from client.compute.device_transfer import sent
 from client.examples.split import Ragged
 
-_ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
 
 
 def ranks(scores: Tensor, targets: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,8 @@ def ranks_by_parts(
         rows: int64 (n,). Which of the rows of `excluded` they are.
     """
     found, among = [np.zeros(0)], [np.zeros(0, np.int64)]
-    for begin in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(begin, min(begin + _ROWS_AT_ONCE, len(rows)))
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(begin, min(begin + ROWS_AT_ONCE, len(rows)))
         scored = scores(part)
         wanted = torch.from_numpy(targets[part].astype(np.int64)).to(scored.device)
         rank, candidates = ranks(scored, wanted, exclusion(excluded, rows[part], items, scored.device))

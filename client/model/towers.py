@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import LENGTH_STEP, Passes, whole
+from client.compute.batching import Passes, filled, length_step
 from client.compute.device_transfer import sent
 from client.compute.feature_cache import Ids, TrunkCache
 from client.compute.resident_features import Features
@@ -74,7 +74,8 @@ class Towers:
 
     def __init__(self, encoder: Encoder, fusion: Fusion) -> None:
         self.encoder, self.fusion = encoder, fusion
-        self._passes = Passes(encoder.device.type)
+        device = encoder.device.type
+        self._passes, self._apart = Passes(device), Passes(device, apart=True)
 
     def vectors(self, hidden: Tensor, mask: Tensor, sources: SourceVectors, parameters: Parameters) -> Tensor:
         """Unit vectors (n, width), float32, of rows under parameters (one copy, or one per row)."""
@@ -94,20 +95,21 @@ class Towers:
         """Unit vectors of all rows, float32 (n, width), batched by length so that padding stays small.
 
         Args:
-            apart: Whether on a processor a row's vector depends to the last bit on that row alone, as it must where rows are of
-                users and something of them is released. Takes a little more time.
+            apart: Whether a row's vector depends to the last bit on that row alone, as it must where rows are of users and
+                something of them is released. Takes a little more time.
         """
         order = np.argsort(rows.lengths, kind="stable")
         device = self.encoder.device
-        multiple = LENGTH_STEP if apart else _MULTIPLE.get(device.type, 1)
+        multiple = length_step(device.type) if apart else _MULTIPLE.get(device.type, 1)
+        passes = self._apart if apart else self._passes
 
-        def encoded(part: slice) -> Tensor:
+        def encoded(part: slice, size: int) -> Tensor:
             wanted = order[part]
-            taken = rows.take(whole(wanted) if apart else wanted, device, multiple=multiple)
+            taken = rows.take(filled(wanted, size), device, multiple=multiple)
             return self.vectors(*taken, parameters)[: len(wanted)]
 
         parts: list[Tensor] = []
-        for vectors in self._passes.run(rows.padded(order, multiple), encoded):
+        for vectors in passes.run(rows.padded(order, multiple), encoded):
             parts.append(vectors)
             if progress:
                 progress(len(vectors))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.compute.batching import LENGTH_STEP, ROW_STEP, within_memory
+from client.compute.batching import filled, length_step, within_memory
 from client.compute.device_transfer import sent
 from client.evaluation.ranking_metrics import exclusion
 from client.examples.user_examples import Examples
@@ -33,8 +33,6 @@ from shared.layers.malloc_tuning import keep
 log = logging.getLogger("fedfuse.training")
 SEQUENCES_READ = 2048
 """Sequences of a step that are in memory at a time, with their features: some 100 MB."""
-COMPILED_LENGTH_STEP = 64
-"""As `LENGTH_STEP`, for compiled code, where a shape costs seconds; users are then filled up to a whole micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,8 @@ class Trainer:
         self._clip = clip_of(compiled=encoder.compiled)
         asked = micro_batch or settings.training.micro_batch
         self._guard = guard
-        self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled)
+        expected = mechanism.users * mechanism.sample_rate
+        self._micro_batch = MicroBatch(encoder.device.type, asked=asked, compiled=encoder.compiled, expected=expected)
 
     def run(
         self,
@@ -165,9 +164,9 @@ class Trainer:
         waiting = places[np.argsort(rows.lengths[places].max(1, initial=0), kind="stable")]
         lengths = rows.padded(waiting, self._length_step).max(1, initial=0)
         while len(waiting):
-            count = self._micro_batch.users(lengths, each)
-            attempt = partial(self._part, batch, waiting[:count], count, active, fixed, bank)
-            part = within_memory(attempt, last=count == 1)
+            count, size = self._micro_batch.users(lengths, each)
+            attempt = partial(self._part, batch, waiting[:count], size, active, fixed, bank)
+            part = within_memory(attempt, last=self._micro_batch.sequences == 1)
             if part is None:
                 self._micro_batch.halve()
                 log.warning("out of memory: %d sequences at a time from now on", self._micro_batch.sequences)
@@ -206,21 +205,20 @@ class Trainer:
         self,
         batch: UserBatch,
         picked: NDArray[np.int64],
-        count: int,
+        size: int,
         active: Mapping[str, Tensor],
         fixed: Mapping[str, Tensor],
         bank: Tensor,
     ) -> BoundedSum:
-        size = count if self._towers.encoder.compiled else -(-len(picked) // ROW_STEP) * ROW_STEP
         real = torch.arange(size) < len(picked)
         # A short micro-batch is filled with repeats, which weigh exactly nothing.
-        filled = np.resize(picked, (size, picked.shape[1]))
-        gradients = self._engine(self.losses(batch, filled, bank, fixed), active, size)
+        losses = self.losses(batch, filled(picked, size), bank, fixed)
+        gradients = self._engine(losses, active, size)
         return self._clip(gradients, sent(real, bank.device), self.mechanism)
 
     @property
     def _length_step(self) -> int:
-        return COMPILED_LENGTH_STEP if self._towers.encoder.compiled else LENGTH_STEP
+        return length_step(self._towers.encoder.device.type, compiled=self._towers.encoder.compiled)
 
     def _answers(self, examples: Examples, rows: NDArray[np.int64], items: int, device: torch.device) -> Answers:
         targets = np.full((len(rows), self._settings.training.targets), -1, np.int64)

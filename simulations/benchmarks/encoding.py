@@ -54,7 +54,7 @@ class EncodedTexts:
     def vectors(self, tokens: int) -> Tensor:
         """float32 (rows, hidden), so many tokens at a time."""
 
-        def encoded(part: slice) -> Tensor:
+        def encoded(part: slice, _: int) -> Tensor:
             rows = np.arange(len(self._lengths))[part]
             hidden, mask = self._features.gather(rows, length=int(self._lengths[rows[-1]]))
             return self._encoder.pooled(Batch(hidden=hidden, mask=mask), self._adapter)
