@@ -14,26 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from client.cli.model_options import ModelOption, TextsOption, TrustOption, trusted_keys
 from client.cli.progress_lines import Told, trunk_and_state
 from shared.base.errors import ExitCode, InputError, PrivacyError
 from shared.base.settings import Settings
-
-_Model = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a published model: RUN/model, or what `fedfuse pull` gave. Without it: the own model alone."),
-]
-_Texts = Annotated[
-    bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
-]
-
-_Trust = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trust",
-        help="Public key of which the model must have a signature; may be repeated. Without it a changed file shows by its hash "
-        "alone, which whoever changed it may have changed, too.",
-    ),
-]
 
 _EVENTS = 20
 """Events of one source that are shown on a terminal."""
@@ -123,8 +107,8 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
 
 def recommend_command(
     platform: Annotated[Path, typer.Option(help="The platform file, or its folder.")],
-    model: _Model = None,
-    trust: _Trust = None,
+    model: ModelOption = None,
+    trust: TrustOption = None,
     user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
     like: Annotated[
         list[str] | None,
@@ -155,7 +139,7 @@ def recommend_command(
         ),
     ] = None,
     seen: Annotated[bool, typer.Option("--seen", help="Include items that the user has had already.")] = False,
-    texts: _Texts = False,
+    texts: TextsOption = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the items as JSON, with the parts of each score and what carries it.")
     ] = False,
@@ -193,7 +177,7 @@ def recommend_command(
     )
     file = load(platform_file_in(platform))
     cache, state = trunk_and_state(file, model)
-    trusted = _trusted(model, trust)
+    trusted = trusted_keys(model, trust)
     if out is not None:
         from client.recommender.serving.recommend_all import recommend_everybody
 
@@ -270,9 +254,9 @@ def _show_reasons(console: Console, item: Any) -> None:
 
 def evaluate_command(
     platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
-    model: _Model = None,
-    trust: _Trust = None,
-    texts: _Texts = False,
+    model: ModelOption = None,
+    trust: TrustOption = None,
+    texts: TextsOption = False,
     seed: Annotated[int, typer.Option(help="Which items are held out where there are no times: the run's seed.")] = 0,
     k: Annotated[str, typer.Option("--k", help="Lengths of the lists that are judged.")] = "5,10,20",
     by: Annotated[
@@ -311,7 +295,7 @@ def evaluate_command(
         require_plots(plot)
     file = load(platform_file_in(platform))
     cache, state = trunk_and_state(file, model)
-    trusted = _trusted(model, trust)
+    trusted = trusted_keys(model, trust)
     with Told(file.privacy_warnings) as told:
         found = evaluate_platform(
             file,
@@ -336,15 +320,6 @@ def evaluate_command(
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
     _show_evaluation(file.name, found, [] if found.quality is None else quality_tables(file.name, found.quality))
-
-
-def _trusted(model: Path | None, keys: Sequence[Path] | None) -> list[Any]:
-    """The public keys in these files."""
-    from shared.registry.signing import load_trusted
-
-    if keys and model is None:
-        raise InputError("--trust needs a model", do="add --model, or leave --trust out")
-    return [load_trusted(key) for key in keys or ()]
 
 
 def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:

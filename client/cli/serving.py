@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from client.cli.model_options import ModelOption, TextsOption, TrustOption, trusted_keys
 from client.cli.progress_lines import Told, trunk_and_state
 from client.serving.event_log import MOST_EVENTS
 from shared.base.errors import InputError
@@ -16,10 +17,9 @@ _HOST, _PORT = "127.0.0.1", 8571
 
 def serve_command(
     platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
-    model: Annotated[Path | None, typer.Option(help="Folder of a published model; without it: the own model alone.")] = None,
-    texts: Annotated[
-        bool, typer.Option("--texts", help="Compare the items' texts by the embedded encoder, too: minutes, the first time.")
-    ] = False,
+    model: ModelOption = None,
+    trust: TrustOption = None,
+    texts: TextsOption = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on; anything but this machine needs --network and --token.")
     ] = _HOST,
@@ -73,10 +73,11 @@ def serve_command(
         token = token or file.state / "serving.token"
         secret = process.token_in(token, make=token == file.state / "serving.token")
     cache, state = trunk_and_state(file, model)
+    trusted = trusted_keys(model, trust)
     with Told(file.privacy_warnings) as told:
         log = EventLog(file.state / "serving", most=events)
         try:
-            inputs = ModelInputs(model=model, state=state, texts=texts, cache=cache)
+            inputs = ModelInputs(model=model, state=state, trusted=trusted, texts=texts, cache=cache)
             models = ServedModels(file, inputs, Reports(say=told.say, tell=told.tell, progress=told.progress))
             answers = PlatformAnswers(file, models, log)
             told.tell("making the first answer")

@@ -46,24 +46,28 @@ class ServedModels:
         def fitted(own: ModelInputs, *, alone: bool = False) -> FittedPlatform:
             return FittedPlatform(file, own, replace(reports, say=at_start), alone=alone, rows=rows)
 
-        self._platforms: dict[ModelName, FittedPlatform] = {}
+        self.default: ModelName = OWN if model is None else FUSED
         main = fitted(inputs)
         self.shelf = main.shelf
-        self.default: ModelName = OWN if model is None else FUSED
-        self._platforms[self.default] = main
-        if model is not None:
-            if len(self.shelf.liked.values):
-                self._platforms[OWN] = fitted(replace(inputs, model=None, state=None))
-            self._platforms[GLOBAL] = fitted(inputs, alone=True)
+        self._platforms: dict[ModelName, FittedPlatform] = {}
         self._ready: dict[int, PlatformModel] = {}
         someone = int(np.argmax(self.shelf.liked.lengths())) if self.shelf.users else -1
-        for name, platform in self._platforms.items():
+
+        def take(name: ModelName, platform: FittedPlatform) -> None:
             if (platform.shelf.items, platform.shelf.users) != (self.shelf.items, self.shelf.users):
                 raise InputError("a source has changed while it was read", where=str(file.path), do="start again")
             reports.tell(f"making the {name} model ready")
             found = platform.model_for(someone, liked=1)
             if isinstance(found, PlatformModel):
                 self._ready[id(found)] = for_serving(found)
+            self._platforms[name] = platform
+
+        take(self.default, main)
+        if model is not None:
+            if len(self.shelf.liked.values):
+                # After the fused model, on the way to which it was fitted and kept.
+                take(OWN, fitted(inputs.of_own_model))
+            take(GLOBAL, fitted(inputs, alone=True))
         self.same_as_own = self._same_as_own()
         self._starting = False
 

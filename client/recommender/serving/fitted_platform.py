@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,20 @@ class ModelInputs:
     texts: bool = False
     cache: Path
 
+    @property
+    def of_own_model(self) -> ModelInputs:
+        """The same without a published model."""
+        return replace(self, model=None, state=None, trusted=())
+
+    def kept_as(self, file: PlatformFile) -> tuple[Path, str | None]:
+        """Where what is fitted on them is kept, and what it depends on; None where that cannot be said."""
+        further = [path for path in (self.model, self.state) if path is not None]
+        options = {"model": str(self.model), "state": str(self.state), "texts": self.texts}
+        trusted = [key.fingerprint for key in self.trusted]
+        digest = state_digest(file, {**options, "trusted": trusted}, further)
+        name = hashlib.sha256(repr(options).encode()).hexdigest()[:12]
+        return self.cache.parent / f"recommender-{name}.safetensors", digest
+
 
 class FittedPlatform:
     """What a platform recommends by.
@@ -66,13 +80,8 @@ class FittedPlatform:
         self._rows = rows or LazyTables(file, reports.tell)
         self._fitted: PlatformModel | None = None
         self._usable: UsableModel | None = None
-        further = [path for path in (inputs.model, inputs.state) if path is not None]
-        options = {"model": str(inputs.model), "state": str(inputs.state), "texts": inputs.texts}
-        trusted = [key.fingerprint for key in inputs.trusted]
-        self.digest = None if alone else state_digest(file, {**options, "trusted": trusted}, further)
-        name = hashlib.sha256(repr(options).encode()).hexdigest()[:12]
-        self._path = inputs.cache.parent / f"recommender-{name}.safetensors"
-        found = None if self.digest is None else kept_fitted(self._path, self.digest)
+        path, self.digest = inputs.kept_as(file) if not alone else (Path(), None)
+        found = None if self.digest is None else kept_fitted(path, self.digest)
         if found is not None:
             self.shelf, self._fitted = found
         else:
@@ -132,12 +141,15 @@ class FittedPlatform:
         """
         if self._fitted is None:
             self._fitted = self._fit()
-            if self.digest is not None and (self._usable is None or self._usable.text is None):
-                try:
-                    keep_fitted(self._path, self.shelf, self._fitted, self.digest)
-                except StorageError as error:
-                    self._reports.say(f"the fitted model could not be kept, so the next call fits it again: {error}")
         return self._fitted
+
+    def _keep(self, model: PlatformModel, path: Path, digest: str | None) -> None:
+        if digest is None:
+            return
+        try:
+            keep_fitted(path, self.shelf, model, digest)
+        except StorageError as error:
+            self._reports.say(f"the fitted model could not be kept, so the next call fits it again: {error}")
 
     def _fit(self) -> PlatformModel:
         from client.recommender.pulled_model import fit_with_model
@@ -157,4 +169,9 @@ class FittedPlatform:
         )
         if self._usable is not None and fused is own:
             reports.say("the model does not predict this platform's users better than its own rows do: those alone decide")
+        if self._usable is None or self._usable.text is None:
+            self._keep(fused, inputs.kept_as(self._file)[0], self.digest)
+            if self._usable is not None:
+                # It was fitted on the way, and `fedfuse serve` wants it next.
+                self._keep(own, *inputs.of_own_model.kept_as(self._file))
         return fused

@@ -104,6 +104,20 @@ def test_with_a_model_too(file: PlatformFile, tmp_path: Path, unread: Callable[[
     assert alone
 
 
+def test_the_own_model_that_is_fitted_on_the_way_to_the_fused_one_is_kept(
+    file: PlatformFile, tmp_path: Path, unread: Callable[[], None]
+) -> None:
+    tables = read_tables(file)
+    model = write_release(tmp_path / "model", release_of(tables, nothing_held_out(tables, seed=0).train, items=np.arange(8)))
+    inputs = ModelInputs(model=model, cache=tmp_path / "state" / "trunk")
+    FittedPlatform(file, inputs).model_for(0, liked=1)
+    fitted = FittedPlatform(file, ModelInputs(cache=tmp_path / "elsewhere" / "trunk")).fitted
+    unread()
+    kept = FittedPlatform(file, inputs.of_own_model).fitted
+    assert kept.weights == fitted.weights
+    assert np.array_equal(kept.scores(np.arange(4)), fitted.scores(np.arange(4)))
+
+
 def test_nobody_else_can_read_it(file: PlatformFile, tmp_path: Path) -> None:
     asked(file, tmp_path)
     (found,) = (tmp_path / "state").glob("recommender-*")
