@@ -86,11 +86,13 @@ def test_a_request_at_work_is_finished(file: PlatformFile, run: Callable[..., tu
     token = (file.state / "serving.token").read_text().strip()
     body = b'{"user": "u3"}'
     headers = ["POST /recommend HTTP/1.1", f"host: 127.0.0.1:{port}", f"authorization: Bearer {token}"]
-    headers += ["content-type: application/json", f"content-length: {len(body)}", "", ""]
+    headers += ["content-type: application/json", f"content-length: {len(body)}", "expect: 100-continue", "", ""]
     head = "\r\n".join(headers)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(head.encode() + body[:5])
-        time.sleep(0.5)
+        connection.sendall(head.encode())
+        # The server says so once the request is at work and waits for its body.
+        assert connection.recv(100).startswith(b"HTTP/1.1 100")
+        connection.sendall(body[:5])
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         connection.sendall(body[5:])
