@@ -464,7 +464,8 @@ def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:
         if source["times"] is not None:
             console.print(f"[bold]times of {name}:[/] used, {source['times']['first']} to {source['times']['last']}")
         elif source["kind"] in ("interactions", "reviews"):
-            console.print(f"[bold]times of {name}:[/] none: its rows are in the order of the file, before all that have a time")
+            cure = "where a column has times, name it: columns = { ..., time = NAME }"
+            console.print(f"[bold]times of {name}:[/] none: its rows count in the order of reading, before all with a time; {cure}")
         events = source["events"]
         if events:
             shown = (
