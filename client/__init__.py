@@ -1,1 +1,1 @@
-"""Everything that runs inside one platform: the only room that ever sees a row."""
+"""Everything that runs inside one platform: the only code that ever sees a row."""

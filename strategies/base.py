@@ -106,7 +106,7 @@ class AdapterStrategy(Strategy):
     card: ClassVar[Card]
     linear: ClassVar[bool] = True
     """Whether the global model depends on the weighted sum of what is sent and on nothing else, so that a secure sum, which
-    can only add, suffices; and so that another combiner or a server optimizer may stand behind it."""
+    can only add, suffices; and so that another combiner or a server optimizer may follow it."""
 
     def __init__(
         self,

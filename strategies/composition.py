@@ -93,7 +93,7 @@ class Composition:
         Raises:
             InputError: the updates cannot be summed blindly, and the settings say that nobody may see them.
         """
-        # Other values of privacy.noise are not the coordinator's affair: the platforms add that noise themselves.
+        # Other values of privacy.noise do not concern the coordinator: the platforms add that noise themselves.
         if str(settings.privacy.noise) != "distributed":
             return
         if self.combining is not None:

@@ -34,7 +34,7 @@ class Products(Combiner):
 
 
 class ProductStrategy(AdapterStrategy):
-    """Needs each platform's factors in clear, so it cannot stand behind a secure sum."""
+    """Needs each platform's factors in clear, so it cannot run under a secure sum."""
 
     linear: ClassVar[bool] = False
 

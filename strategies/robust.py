@@ -61,7 +61,7 @@ class Median(Robust):
 
     Guarantees:
         With f < n / 2, every coordinate lies between the least and the greatest honest value of that coordinate: more
-        than half of the values are honest, so on either side of the median, or at it, stands an honest one.
+        than half of the values are honest, so an honest one lies on either side of the median, or at it.
     """
 
     card: ClassVar[Card] = Card(

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Which part of a strategy a name stands for; a strategy has at most one of each, joined by '+'."""
+    """Which part of a strategy a name denotes; a strategy has at most one of each, joined by '+'."""
 
     UPDATES = "updates"  # what is trained, what is sent, what the global model is
     COMBINING = "combining"  # how one change is made of many

@@ -23,7 +23,7 @@ class FlexLoRA(ProductStrategy):
     Tasks and Client Resources"), by QR and SVD of the stacked factors: the best approximation of its rank (Eckart & Young
     1936), and the full matrix is never formed.
 
-    The global factors stand in the order of their singular values, and a platform of rank p trains the first p of them. A
+    The global factors are in the order of their singular values, and a platform of rank p trains the first p of them. A
     slice of ranks is averaged over the platforms that own it, each weighted by its declared users, instead of over all:
     averaged over all, the upper slices shrink every round by the weight of the platforms that lack them, and the rank
     collapses to the smallest one.

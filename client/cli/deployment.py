@@ -170,7 +170,7 @@ def client_status(
     socket: Socket = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
-    """Show how this platform stands: its worker, its budget by the ledger, its runs. Nothing of it is sent."""
+    """Show this platform's status: its worker, its budget by the ledger, its runs. Nothing of it is sent."""
     import json
 
     from client.config.deployment_folder import open_deployment

@@ -429,7 +429,7 @@ def _show(report: dict[str, Any]) -> None:
         )
     cut = [f"{escape(name)} {one['cut']:,} of {one['of']:,}" for name, one in report["texts_cut"].items() if one["cut"]]
     if cut:
-        more = "tokens in the source, or model.user_tokens and model.item_tokens of the run, give more room"
+        more = "tokens in the source, or model.user_tokens and model.item_tokens of the run, raise the limit"
         console.print(f"[bold]texts that are cut[/] (of the first that there are): {', '.join(cut)}; {more}")
     console.print(f"[bold]an item as text:[/] {escape(report['item_example'])}")
     for example in report["examples"]:
@@ -465,7 +465,7 @@ def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:
             console.print(f"[bold]times of {name}:[/] used, {source['times']['first']} to {source['times']['last']}")
         elif source["kind"] in ("interactions", "reviews"):
             cure = "where a column has times, name it: columns = { ..., time = NAME }"
-            console.print(f"[bold]times of {name}:[/] none: its rows count in the order of reading, before all with a time; {cure}")
+            console.print(f"[bold]times of {name}:[/] none: rows count in the order of reading, before those with a time; {cure}")
         events = source["events"]
         if events:
             shown = (

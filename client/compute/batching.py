@@ -1,4 +1,4 @@
-"""How much goes through the encoder at once, and less of it where memory does not suffice."""
+"""Token-budgeted batching; halves the batch on out-of-memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound of the trunk cache on disk: what stands longest goes first, and never what another process reads.
+"""The bound of the trunk cache on disk: the oldest entries are evicted first, and never one that another process reads.
 
 The bound holds between runs: what one run needs is always kept while it runs, and is cut when the next one opens the cache.
 """

@@ -1,6 +1,6 @@
 """To a device without waiting for it.
 
-A plain copy to a GPU returns when the GPU has done all that it was given before, so that it stands still while the next step is
+A plain copy to a GPU returns when the GPU has done all that it was given before, so that it idles while the next step is
 prepared. From ordinary memory CUDA has taken the bytes away by the time the call returns, either way, so nothing that happens
 to them later can matter (CUDA Runtime API, "API synchronization behavior"). Apple's GPUs may still read them, and are waited for.
 """

@@ -19,7 +19,7 @@ _SHARE = 4
 class Features:
     """Rows one after another, without padding.
 
-    On a GPU a copy of them lies in its memory where there is room: from the processor's, a batch would take longer to
+    On a GPU a copy of them is kept in its memory where it fits: from the processor's, a batch would take longer to
     arrive than to be trained on.
 
     Args:

@@ -1,4 +1,4 @@
-"""A platform's folder: where its file, its keys, its worker's state and its messenger's things stand.
+"""A platform's folder: its file, its keys, its worker's state and its messenger's files.
 
 Two processes, two folders that only they need: `worker/` (ledger, caches, identity) and `node/` (SuperNode key, Flower's
 files). So each may belong to a user of its own.
@@ -77,7 +77,7 @@ class Deployment:
 
     @property
     def socket(self) -> Path:
-        """Where the worker listens, unless it is told another place."""
+        """Where the worker listens by default."""
         return self.folder / "socket" / "worker.sock"
 
     @property

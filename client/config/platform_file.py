@@ -70,7 +70,7 @@ class PlatformFile(Frozen):
             source of kind `items`, which is a catalogue itself, the same as "from-interactions".
         sources: The source's name -> source, in the order of the file; at least one has interactions.
         state: Folder of the ledger, the caches and the keys; `.fedfuse/<name>` beside the file by default.
-        path: Where the file stands.
+        path: Path of the file.
     """
 
     name: str = Field(pattern=NAME)
@@ -180,7 +180,7 @@ def load(path: str | Path) -> PlatformFile:
         # tomllib names line and column; a path with a NUL byte ends here too.
         raise InputError(f"not valid TOML: {error}", where=str(file), do="mend the line that is named") from None
     if "path" in values:
-        raise InputError("unknown key 'path'", where=str(file), do="a source's path stands in its own table, [sources.NAME]")
+        raise InputError("unknown key 'path'", where=str(file), do="a source's path belongs in its own table, [sources.NAME]")
     values.setdefault("state", f".fedfuse/{values.get('name')}")
     if isinstance(federation := values.get("federation"), dict) and "peers" in federation:
         own = federation.get("identities", {})

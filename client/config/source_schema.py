@@ -38,7 +38,7 @@ class NumberRange(Frozen):
 
 
 class Flags(Frozen):
-    """Columns of 0 and 1 that stand side by side; each 1 is a category word.
+    """Adjacent columns of 0 and 1; each 1 is a category word.
 
     Args:
         first: The first of these columns.

@@ -1,4 +1,4 @@
-"""Where a table stands and how its bytes are read: the part of a platform file that every source has.
+"""Where a table is and how its bytes are read: the part of a platform file that every source has.
 
 Paths are named from the platform file's folder; `${NAME}` stands for an environment variable, so that no password need
 stand in a file.
@@ -120,7 +120,7 @@ class Frozen(BaseModel):
 
 
 class Reading(Frozen):
-    """Where a table stands and how its bytes are read.
+    """Where a table is and how its bytes are read.
 
     Args:
         path: Files of one schema, read one after the other: a file, a folder of part files (names that begin with `_` or `.` are
@@ -132,7 +132,7 @@ class Reading(Frozen):
         query: A query in its place.
         format: What the files hold; by default as their suffixes say (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`, `.npy`), and
             delimited text for any other.
-        separator: What stands between the cells of delimited text; by default a tab in `.tsv` files, else a comma.
+        separator: The character between the cells of delimited text; by default a tab in `.tsv` files, else a comma.
         encoding: Of delimited text and JSON lines. Users' rows need one in which a line end is a byte of its own, as UTF-8 is.
         header: Whether the first line of delimited text names the columns; without it columns are positions from 1 on.
         quote: The quotation mark of delimited text; '' reads quotation marks as ordinary characters.

@@ -56,7 +56,7 @@ def embed_files(
 
     Args:
         out: A .parquet file; replaced if it is there.
-        batch: Files that go through the encoder at once.
+        batch: Files that are encoded at once.
 
     Raises:
         InputError: no file could be read, or an option is wrong.
@@ -125,7 +125,7 @@ def _part(files: Sequence[MediaFile], encoder: MediaEncoder, batch: int) -> pl.D
         try:
             made |= dict(zip(numbers, encoder.vectors(inputs), strict=True))
         except BrokenMedia:
-            # One of them it is: each for itself.
+            # At least one of them is the cause: encode each alone to find it.
             for number, one in zip(numbers, inputs, strict=True):
                 try:
                     made[number] = encoder.vectors([one])[0]

@@ -1,4 +1,4 @@
-"""Where a platform's held-out items stand in the ranking of its whole catalogue."""
+"""Ranks of a platform's held-out items among its whole catalogue."""
 
 from __future__ import annotations
 

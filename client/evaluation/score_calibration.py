@@ -21,7 +21,7 @@ PLATT, ISOTONIC = "platt", "isotonic"
 MOST_POINTS = 1000
 """Points whose candidates are looked at."""
 _TOP, _OTHERS = 64, 128
-"""Of a point's candidates: the best ones, each for itself; and as many of the others, which represent all of these."""
+"""Of a point's candidates: this many of the best ones, and as many drawn from the others, each weighted to represent them all."""
 _FOLDS = 5
 _STEPS, _ENOUGH, _RIDGE = 100, 1e-10, 1e-9
 

@@ -35,7 +35,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def entries(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """All values of some rows: in which of `rows` each stands, at which place of its row, and itself; int64 (m,) each."""
+        """All values of some rows: the index into `rows`, the place in the row, and the value; int64 (m,) each."""
         begin, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         ends = np.cumsum(lengths)
         row = np.repeat(np.arange(len(rows)), lengths)

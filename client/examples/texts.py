@@ -80,7 +80,7 @@ class Texts:
     def cut(self, ids: Ids, most: int) -> Ids:
         """The parts of a text that fit, each whole; of a long value its beginning, and never a key without its value.
 
-        The part in which the cut falls is left out, unless it has more than half of the room: then so much of it is kept as fits,
+        The part in which the cut falls is left out, unless it has more than half of the tokens: then what fits of it is kept,
         if that is more than its key.
         """
         if len(ids) <= most:

@@ -32,7 +32,7 @@ class Examples:
     """Sequences of users with what they predict.
 
     Args:
-        user: int64 (rows,). The user of each row; rows of a user stand together.
+        user: int64 (rows,). The user of each row; a user's rows are adjacent.
         sequences: Token ids, one per row.
         targets: Per row, the items to predict.
         context: Per row, the items whose titles or vectors the row may show, newest first.

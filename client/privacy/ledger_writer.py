@@ -371,7 +371,7 @@ def _continue(descriptor: int, path: Path) -> tuple[Ledger, int] | None:
         raise StorageError(
             f"the last {len(torn)} bytes are not a ledger line", where=str(path), do="restore the ledger from a backup"
         )
-    # Everything before the tear, before cutting. The last signature stands for all.
+    # Everything before the tear, before cutting. The last signature covers all.
     ledger = parse_ledger(content[:whole], where=str(path), signatures=Signatures.LAST) if whole else None
     if torn:
         try:

@@ -81,7 +81,7 @@ class RowGram:
 
     @cached_property
     def rare_apart(self) -> RareItems:
-        """The same without the rows that stand apart."""
+        """The same without the rows that are kept apart."""
         rare = np.setdiff1d(self.active, self.popular, assume_unique=True)
         return nearest_popular(self.rows[np.setdiff1d(np.arange(self.rows.shape[0]), self.apart)], self.popular, rare)
 
@@ -161,7 +161,7 @@ class ItemRidge:
         """Scores as they were if the fitted rows did not hold one of these, float32 (n, items).
 
         The rank-one update of Sherman and Morrison: P + v v' / (1 - x'v) with v = P x. Rare items' weights are those without all
-        rows that stand apart.
+        rows that are kept apart.
 
         Args:
             rows: (users, items). As they were fitted.
@@ -223,7 +223,7 @@ class ItemRidge:
 
     @cached_property
     def _rare_apart(self) -> Sparse:
-        """The same without the rows that stand apart."""
+        """The same without the rows that are kept apart."""
         assert self._gram is not None
         return self._weights_of(self._gram.rare_apart)
 

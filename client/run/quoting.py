@@ -96,7 +96,7 @@ def quote_run(
 def answer_quote(
     file: PlatformFile, request: Quote, tables: Tables, *, budget: float, spent: Sequence[Release], simulation: bool, trust: bytes
 ) -> Quoted:
-    """What a coordinator is told of it.
+    """What the coordinator learns of it.
 
     Args:
         trust: The platform's trust statement for a secure sum; empty without.

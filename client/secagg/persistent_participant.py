@@ -238,7 +238,7 @@ class PersistentParticipant:
             )
 
     def take(self, popularity: Popularity) -> None:
-        """Remember which popularity this platform was told; it is told one.
+        """Remember the one popularity that this platform was sent, and refuse another.
 
         Raises:
             OutOfOrder: it was told another, or has not dealt.
@@ -341,7 +341,7 @@ class PersistentParticipant:
         return encode(answer)
 
     def _require_owners(self, request: secagg.Confirm | secagg.Unmask) -> None:
-        """Nobody's popularity stands alone in the sum over these survivors."""
+        """No platform's popularity is alone in the sum over these survivors."""
         session = self._active.session
         if request.round == COUNTS:
             session.survivors(request.round, request.survivors)

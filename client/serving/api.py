@@ -1,4 +1,4 @@
-"""The routes of the server, and their description as OpenAPI. What is wrong is answered without a word of what was sent."""
+"""The routes of the server, and their description as OpenAPI. Errors never repeat what was sent."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     )
 }
 _DESCRIPTION = """
-Recommendations of one platform, to its own programs. Ids stand in bodies, never in addresses, so that no access log has them.
+Recommendations of one platform, to its own programs. Ids are sent in bodies, never in addresses, so that no access log has them.
 Every request but `/healthz` and this description needs `authorization: Bearer TOKEN`, unless it comes by a Unix socket.
 """
 

@@ -1,4 +1,4 @@
-"""People as they are now: their rows, and what was told of them since."""
+"""People as they are now: their rows, and their events since."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class EventMeaning:
 
 
 class LivePeople:
-    """The platform's users, and whoever an event has told of. Safe to use from many threads.
+    """The platform's users, and everybody whom an event has named. Safe to use from many threads.
 
     Args:
         log: Where events are kept; what is in it counts from the beginning.
@@ -82,7 +82,7 @@ class LivePeople:
         self._rebuild()
 
     def person(self, user: str) -> Person:
-        """Somebody, with all that was told of them; `NOBODY` in no table for one who is unknown."""
+        """A person with all their events; number `NOBODY` for one who is in no table."""
         with self._lock:
             since = tuple(self._since.get(user, ()))
         return named_person(self._shelf, user).after(since)

@@ -119,7 +119,7 @@ def serve(api: FastAPI, listener: socket.socket, *, token: str | None, hosts: li
             timeout_graceful_shutdown=_GRACE,
         )
     )
-    # Each request that is refused for want of room would be a line.
+    # Otherwise each request that is refused under load would be a line.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         server.run(sockets=[listener])

@@ -77,7 +77,7 @@ def draft(
     Args:
         name: Of the platform.
         coordinator: Address of the federation that it takes part in; None for a simulation.
-        folder: Where the file will stand.
+        folder: Where the file will be written.
         check: What its person gives to `fedfuse check`.
 
     Raises:

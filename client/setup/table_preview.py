@@ -27,7 +27,7 @@ from shared.base.errors import InputError
 ROWS = 5_000
 _BYTES = 1 << 22
 _PAIRED = 0.9
-"""Part of the bytes from 0x80 that stand in runs of even length, from which on text is taken for Chinese."""
+"""Share of the bytes from 0x80 that lie in runs of even length, from which on text is taken for Chinese."""
 _NOT_1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
 """Bytes that Windows-1252 has no character for."""
 _SEPARATORS = ("::", "\t", ";", "|", ",")
@@ -165,7 +165,7 @@ def _beginning(path: Path) -> bytes:
 def _encoding(path: Path) -> dict[str, str]:
     """The encoding that the bytes are of, as a platform file names it; nothing for UTF-8.
 
-    In Chinese text of GB 18030 bytes from 0x80 come in pairs; in European text they stand alone between letters. Windows-1252 has
+    In Chinese text of GB 18030 bytes from 0x80 come in pairs; in European text they are single, between letters. Windows-1252 has
     every character of Latin-1, and quotation marks and the euro sign besides.
     """
     data = path.read_bytes()
@@ -190,7 +190,7 @@ def _encoding(path: Path) -> dict[str, str]:
 def _separator(path: Path) -> dict[str, str]:
     """The separator that cuts the first lines into the same number of columns, more than one."""
     text = path.read_bytes()[:65536].decode("latin-1")
-    # What stands in quotation marks separates nothing; the last line may be cut off.
+    # Separators inside quotation marks do not count; the last line may be cut off.
     lines = re.split(r"\r\n|\r|\n", re.sub(r'"(?:[^"\\]|""|\\.)*"', "", text))[:20]
     lines = [line for line in lines if line.strip() and not line.startswith(REMARK)]
     for separator in _SEPARATORS:

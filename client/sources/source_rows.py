@@ -33,7 +33,7 @@ FLAW = "\0flaw"
 _CURES = {
     UNDECODED: 'encoding says what the file is written in, as in "cp1252" or "gb18030"',
     RAGGED: "separator, quote or escape may be others; ragged = true cuts such rows",
-    BROKEN: r"""escape = "\\" where a backslash stands before marks, quote = "" where they are ordinary characters""",
+    BROKEN: r"""escape = "\\" where backslashes escape quotation marks, quote = "" where they are ordinary characters""",
 }
 """What to do about a flaw of many rows."""
 _REPLACEMENT = "\ufffd"

@@ -31,10 +31,10 @@ PASSED = "FEDFUSE_BROKER"
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a ClientApp's process is told; the names are those of Flower's `run_clientapp`.
+    """The arguments of a ClientApp's process; the names are those of Flower's `run_clientapp`.
 
     Args:
-        token: Flower's leave for one message. It goes through a pipe: a command line is for everybody to read.
+        token: Flower's leave for one message. It is passed through a pipe, since every account can read a command line.
         parent_pid: Whose end ends the ClientApp.
     """
 
@@ -150,7 +150,7 @@ def install_fork_launcher(folder: Path) -> Path:
     """Write a `flower-superexec` that runs this file into a folder, which then goes before others on the PATH."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / COMMAND
-    # Replaced, not written over: whatever stands there, a link for instance, must not lead this write elsewhere.
+    # Replaced, not written over: what is there may be a link, which must not lead this write elsewhere.
     path.unlink(missing_ok=True)
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P "{Path(__file__).resolve()}" "$@"\n', encoding="utf-8")
     path.chmod(0o700)

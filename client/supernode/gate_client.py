@@ -1,6 +1,6 @@
-"""Asking the coordinator how this platform stands, before Flower's SuperNode is started and whenever it has stopped.
+"""Asks the coordinator for this platform's status, before Flower's SuperNode is started and whenever it has stopped.
 
-Flower's SuperNode ends without a word when it is refused. The gate says why, over the same TLS and with the same signature.
+Flower's SuperNode exits silently when it is refused. The gate says why, over the same TLS and with the same signature.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Greeting:
         platform: The name under which it knows this platform.
         offset: This machine's clock minus the coordinator's, seconds.
         version: Of the coordinator's Fedfuse.
-        pace: Seconds between two looks for work that the coordinator's server can stand from so many platforms.
+        pace: Seconds between two looks for work that the coordinator's server can bear from so many platforms.
     """
 
     platform: str

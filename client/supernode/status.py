@@ -1,4 +1,4 @@
-"""How a platform stands by its own files: budget, runs, and whether its worker answers. Nothing here leaves the platform."""
+"""A platform's status from its own files: budget, runs, and whether its worker answers. Nothing here leaves the platform."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PlatformState:
 
 
 def state_of(deployment: Deployment, *, at: Path | None = None) -> PlatformState:
-    """How that platform stands.
+    """The status of that platform.
 
     Raises:
         InputError: its file has a mistake.

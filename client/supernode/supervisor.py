@@ -105,7 +105,7 @@ class Child:
 
 @dataclass
 class Supervisor:
-    """Keeps a platform's two processes running until it is told to stop.
+    """Keeps a platform's two processes running until it is stopped.
 
     Args:
         caged: Whether Landlock shuts the messenger out of the platform's files.

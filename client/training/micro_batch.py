@@ -1,4 +1,4 @@
-"""How many users go through one backward pass together."""
+"""Users per backward pass; halved on out-of-memory."""
 
 from __future__ import annotations
 

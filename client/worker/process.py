@@ -1,4 +1,4 @@
-"""The worker's process in a deployment: it takes the ledger, opens its door, and answers until it is told to stop."""
+"""The worker's process in a deployment: it locks the ledger, opens its socket, and answers until it is stopped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def serve_worker(
         _until_told(door)
         log.info("platform %s is ready, for user ids %s", file.name, allowed)
         door.serve()
-    # What a visitor's thread still computes is not waited for: its charge stands, and pays for the next attempt.
+    # What a visitor's thread still computes is not waited for: its charge remains, and pays for the next attempt.
     log.info("stopped")
     logging.shutdown()
     os._exit(0)

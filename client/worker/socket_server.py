@@ -1,6 +1,6 @@
 """The worker's door: a Unix socket that lets in chosen users of this machine only, and nothing but whole, known requests.
 
-Behind it stands the worker, in front of it code that the coordinator shipped. So everything here is bounded: who may
+The worker is behind it, and code that the coordinator shipped in front of it. So everything here is bounded: who may
 connect (the kernel says which user it is), how many at a time, for how long, how many bytes. Requests are answered one
 after the other. Whoever asks and goes away does not stop what was begun: the answer is remembered by the worker, and the
 same question gets it.

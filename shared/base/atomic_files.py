@@ -79,7 +79,7 @@ def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 
 
 def create_whole(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
-    """Put `data` at `path` if nothing is there; of many writers one is told True. A hard link is made or not.
+    """Put `data` at `path` if nothing is there; of many writers one gets True. A hard link is made or not.
 
     Whatever is there stays, a dangling link too. Nobody but the owner can open the draft before it has its mode.
 

@@ -1,7 +1,7 @@
 """The errors that a person can meet: what was found, where, and what to do.
 
 A `FedfuseError` is printed as one clear message with its exit code and no traceback; any
-other exception is a mistake of ours and keeps its traceback.
+other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far something is, as it is told to a person."""
+"""Progress, in words for a person."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         InputError: it holds no tensors, or more than this reads.
     """
     with path.open("rb") as file:
-        # The beginning first: a file that is none of ours is not read whole.
+        # The beginning first: a file of another kind is not read whole.
         head = file.read(8)
         require_contents(head, where=str(path))
         data = head + file.read(MAX_BYTES + 1 - len(head))

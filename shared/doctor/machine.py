@@ -1,4 +1,4 @@
-"""Checks that need no folder of ours: versions, memory, disk, the environment."""
+"""Checks that need no deployment folder: versions, memory, disk, the environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_machine(folder: Path, *, environment: Mapping[str, str]) -> Iterator[F
     """Everything that can be looked at anywhere.
 
     Args:
-        folder: On whose disk there must be room.
+        folder: Whose disk must have free space.
     """
     yield check_python()
     yield from check_packages()
@@ -104,12 +104,15 @@ def check_memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
 
 
 def check_disk(folder: Path) -> Finding:
-    """Whether the disk has room, and the folder may be written to."""
+    """Whether the disk has free space, and the folder may be written to."""
     if not os.access(folder, os.W_OK | os.X_OK):
         return fault("disk", f"{folder} may not be written to", "work as its owner, or give it to this user")
     free = shutil.disk_usage(folder).free
     state = os.statvfs(folder)
-    found, cure = f"{free / GIB:.1f} GiB are free at {folder}", "make room: ledgers, answers and checkpoints must be written"
+    found, cure = (
+        f"{free / GIB:.1f} GiB are free at {folder}",
+        "free space: ledgers, answers and checkpoints must be written",
+    )
     if free < LEAST_DISK:
         return fault("disk", found, cure)
     if state.f_files and state.f_favail < 1000:

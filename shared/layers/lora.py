@@ -90,7 +90,7 @@ def linear(x: Tensor, frozen: FrozenMap, changes: Sequence[Change] = ()) -> Tens
 
 
 def changes_of(parameters: Parameters, name: str, *, scale: float, start: int, stop: int) -> list[Change]:
-    """What the adapter changes of the map `name`, whose outputs stand at `start` to `stop`; empty if it has no part in it."""
+    """What the adapter changes of the map `name`, for outputs `start` to `stop`; empty if it changes none of them."""
     a = parameters.get(f"{name}.lora_A")
     if a is None:
         return []

@@ -1,4 +1,4 @@
-"""Autograd's own road through the encoder, for checks that must not share what they check."""
+"""Forces plain autograd, uncompiled, so that the start-up gradient check is independent of what it checks."""
 
 from __future__ import annotations
 

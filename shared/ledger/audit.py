@@ -213,7 +213,7 @@ def examine(path: Path, *, evidence: LedgerEvidence, alone: bool = True) -> tupl
     nobody = PlatformAudit(file=path.name, platform=path.stem)
     checks = ClaimChecks(evidence.claims)
     try:
-        # Which platform's it is stands in its first line.
+        # Its first line names the platform.
         summary = summarise_ledger(path, wanted={one.head: one for one in evidence.witnesses}, tell=checks.take)
     except UnreadableLedger as error:
         return replace(nobody, unknown=(f"{error.found} ({error.where})",)), None

@@ -129,7 +129,7 @@ class LedgerReader:
             raise UnreadableLedger(f"the ledger has more than {MAX_ENTRIES} lines", where=place, do="start a new ledger")
         values, body = _table(text, place)
         line = _line(values, where=place)
-        hold(line.seq == nth, f"line {line.seq} stands where line {nth} belongs", place)
+        hold(line.seq == nth, f"line {line.seq} is where line {nth} belongs", place)
         hold(line.previous == self.head, "the chain is broken: this line does not follow the one before it", place)
         if isinstance(line, IdentityRecord):
             hold(not self.identity, "a second identity: a ledger belongs to one", place)

@@ -1,6 +1,6 @@
 """What a platform must know of a strategy: which factors it trains, which leave, which stay, and what is fixed.
 
-How updates are combined is the coordinator's affair (`strategies/`). This is the part that both sides must agree on; it
+How updates are combined is decided by the coordinator (`strategies/`). This is the part that both sides must agree on; it
 follows from the strategy's name in the settings, so a platform that joined a run in which B stays refuses to send B,
 whatever it is asked later.
 """

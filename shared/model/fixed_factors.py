@@ -1,4 +1,4 @@
-"""The fixed factors between which Fed-SB's r x r matrix stands: the change of a map is alpha / r * B R A.
+"""The fixed factors around Fed-SB's r x r matrix: the change of a map is alpha / r * B R A.
 
 A (r x d) and B (k x r) hold singular vectors of the frozen weight W, half of them those with the largest singular values and
 half those with the smallest. They need no data: Fed-SB itself takes the SVD of a first gradient (LoRA-SB), which is of users'
@@ -64,7 +64,7 @@ def core_factors(settings: Settings, backbone: Backbone) -> dict[str, NDArray[np
 
 
 def folded(core: Mapping[str, NDArray[np.float32]], factors: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """The plain adapter that a core stands for: A' = R A and the same B, at the same scale."""
+    """The plain adapter that is equivalent to a core: A' = R A and the same B, at the same scale."""
     plain = dict(factors)
     for name, matrix in core.items():
         a = name.removesuffix(".lora_R") + ".lora_A"

@@ -6,7 +6,7 @@
 
 The coordinator adds its model card (`server/registry/model_card.py`), of which `usage` is the part that a test runs.
 
-An adapter of another form is published as the plain one that it stands for: a residual is stacked beside A and B, so that the
+An adapter of another form is published as the equivalent plain one: a residual is stacked beside A and B, so that the
 rank differs from map to map (`rank_pattern`, and `alpha_pattern` for one scale), and a core is multiplied into A.
 
 Text vector = mean over tokens m, then m + alpha / r * lora_B lora_A m, then L2 norm; score = cosine / temperature + prior.
@@ -104,7 +104,7 @@ def export(adapter: Arrays, settings: Settings, folder: Path, *, backbone_sha256
 
 
 def plain(adapter: Arrays, settings: Settings) -> dict[str, NDArray[np.float32]]:
-    """The A and B that an adapter of any form stands for, at the scale of its settings."""
+    """The A and B that are equivalent to an adapter of any form, at the scale of its settings."""
     if scheme_of(settings.strategy).core:
         # Its fixed factors come from the backbone's weights, so they are needed here.
         adapter = folded(adapter, core_factors(settings, load_backbone(settings.model.backbone)))

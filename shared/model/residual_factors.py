@@ -2,7 +2,7 @@
 
 A map's change is alpha / r * (B A + B' A') with A' = `<map>.residual_A` (R x d) and B' = `<map>.residual_B` (k x R), of any
 R up to min(k, d), which may differ from map to map. Nothing trains them on a platform; the coordinator sends them with the
-adapter. They stand at the same scale as the adapter, so that stacking [A; A'] and [B, B'] is the whole map (`merged`).
+adapter. They have the adapter's scale, so that stacking [A; A'] and [B, B'] is the whole map (`merged`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def added(residual: Arrays, name: str, more: ProductSum) -> Adapter:
 def merged(arrays: Arrays) -> Adapter:
     """Adapter and residual as one adapter, whose ranks may differ from map to map; the scale stays as it was.
 
-    A pair that adds nothing (a B of zeros) is left out where there is a residual to stand for the map.
+    A pair that adds nothing (a B of zeros) is left out where there is a residual for the map.
     """
     adapter, residual = split_residual(arrays)
     result = dict(adapter)

@@ -24,7 +24,7 @@ def page_policy(*, style: str, script: str = "", connects: bool = False) -> str:
     """
     rules = ["default-src 'none'", f"style-src '{_hash(style)}'"]
     rules += [f"script-src '{_hash(script)}'"] if script else []
-    # The empty icon of such a page stands in it: without one a browser would ask the server.
+    # The page embeds an empty icon: without one a browser would ask the server.
     rules += ["connect-src 'self'", "img-src data:"] if connects else []
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 

@@ -61,7 +61,7 @@ class PopularityAxis:
 def popularity_axis(likes: NDArray[np.float64], *, noise: float, users: int) -> PopularityAxis:
     """The axis of noised popularity.
 
-    Of a noised count as much is taken as stands out of the noise. That keeps the noise of a thousand rare items from turning the
+    Of a noised count, the part above the noise is taken. That keeps the noise of a thousand rare items from turning the
     axis (at epsilon 2, films: share of a user's norm along it .091, and .076 from the counts as they are; .132 from exact ones)
     and from being taken for a share of it.
 

@@ -52,7 +52,7 @@ class RenyiAccountant:
 class OpacusAccountant:
     """Opacus' PRV in both directions, and its RDP where PRV does not reach.
 
-    Groups go through the coarse pair of `groups`, so they cost more here than the truth: prefer
+    Groups use the coarse pair of `groups`, so they cost more here than the truth: prefer
     `DpAccounting` for them.
     """
 

@@ -59,7 +59,7 @@ SAMPLER_BITS = 480
 """One share of one coordinate is within 2^-SAMPLER_BITS of its law in total variation (`client/privacy/discrete_gaussian.py`)."""
 
 LARGEST = 200.0
-"""Greatest epsilon that is told from an infinite one."""
+"""Greatest epsilon that is distinguished from an infinite one."""
 
 CLOSENESS_BITS = 100
 """h shares of one coordinate are a post-processed Gaussian up to e^(+-h 2^-CLOSENESS_BITS): 2^-110 with room for shares

@@ -1,6 +1,6 @@
 """How far rounding can carry two neighbouring vectors apart.
 
-**Randomised rounding.** x becomes floor(x + u) with u uniform in [0, 1), each coordinate for itself.
+**Randomised rounding.** x becomes floor(x + u) with u uniform in [0, 1), independently in each coordinate.
 
 **What it does to a sensitivity.** Let x and x + v be the scaled sums of two neighbouring data sets, ||v||_2 <= r, and
 round both with the same u: that is a coupling, and each of the two is rounded rightly. Then a user's presence shifts

@@ -1,4 +1,4 @@
-"""What a platform and the coordinator's gate tell each other outside Flower: how a platform stands, and why it left.
+"""What a platform and the coordinator's gate tell each other outside Flower: a platform's status, and why it left.
 
 A greeting is a GET with the headers that Flower's SuperNode signs its requests with; the answer is a small JSON object. A
 complaint goes to a server that could not be verified, so it is signed in a form of its own: whoever receives it can pass it on to

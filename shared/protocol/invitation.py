@@ -222,7 +222,7 @@ def read_whole(path: Path, *, do: str) -> bytes:
     """A small file's bytes.
 
     Args:
-        do: What the person who named it is told where it cannot be read.
+        do: What to do, for the error where it cannot be read.
 
     Raises:
         InputError: it cannot be read.

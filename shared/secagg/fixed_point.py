@@ -19,7 +19,7 @@ E e^(a X) <= e^(a^2 sigma^2 / 2h), as the theta sum at any real is at most that 
 which grows with V, so that it holds for fewer
 survivors too. `tail` is a t for which d times this is at most 2^-60.
 By construction n box + tail <= 2^(b-1) - 1. So the data alone can never overflow, and the sum of data and noise wraps
-anywhere in the vector with probability below 2^-60 a round. Even then privacy stands: reducing modulo 2^b is
+anywhere in the vector with probability below 2^-60 a round. Privacy is not affected: reducing modulo 2^b is
 post-processing.
 
 **Float arithmetic.** The sensitivity that is accounted is C (1 + SLACK), not C. The slack covers, between two neighbouring

@@ -175,7 +175,7 @@ class Unmask:
 class Unmasked:
     """A share of 36 bytes for each present platform whose shares the sender holds, in the order of their numbers.
 
-    It is of the seed of a survivor, or of the mask key of one that is gone, and never of both. 0xff stands where the
+    It is of the seed of a survivor, or of the mask key of one that is gone, and never of both. 0xff is written where the
     sender was dealt none.
     """
 

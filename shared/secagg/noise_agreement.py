@@ -75,7 +75,7 @@ def batch_of(entries: Iterable[RosterEntry], training: TrainingSettings) -> floa
 
 
 def require_owners(roster: Roster, catalogues: Iterable[DeclaredCatalogue], survivors: Collection[int]) -> None:
-    """Check that nobody's popularity stands alone in the sum of round 0 over these survivors.
+    """Check that no platform's popularity is alone in the sum of round 0 over these survivors.
 
     The roster's lines are counted when the catalogues are agreed on; this counts those that the sum still has, since the
     coordinator decides who is lost.
@@ -99,7 +99,7 @@ def _same(one: DeclaredCatalogue, other: DeclaredCatalogue) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Public numbers that stand in the roster (`Roster.facts`), so that platforms which were told others share no mask.
+    """Public numbers in the roster (`Roster.facts`), so that platforms which got different ones share no mask.
 
     Args:
         noise_multiplier: The largest that any platform needs for its budget; 0 if none does.

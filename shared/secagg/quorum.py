@@ -1,6 +1,6 @@
 """How many must be there, who must not be trusted, and who is whose neighbour: the numbers of one run.
 
-Up to `COMPLETE` platforms everyone masks with everyone. Above that the platforms stand on a ring in an order that nobody
+Up to `COMPLETE` platforms everyone masks with everyone. Above that the platforms form a ring in an order that nobody
 chose, and each masks with the k/2 next on either side (Bell et al. 2020, "Secure single-server aggregation with
 (poly)logarithmic overhead", section 3). The security of both is argued in `shared.secagg.security_argument`; it needs no luck.
 Only

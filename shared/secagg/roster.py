@@ -32,7 +32,7 @@ class SumTerms:
         run: Name of the run.
         rounds: Rounds for which keys are made.
         threshold, colluders, least: See `quorum_of`.
-        settings: SHA-256 of all other settings, so that nobody is told others than the rest.
+        settings: SHA-256 of all other settings, so that every platform has the same ones.
     """
 
     run: str

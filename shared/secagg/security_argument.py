@@ -6,7 +6,7 @@ run dealt once. Platform i sends in round r
 
     y_i = x_i + PRG(b_i) + sum over partners j > i of PRG(s_ij) - sum over partners j < i of PRG(s_ij)     (mod 2^bits)
 
-where b_i is its seed of the round and s_ij comes from X25519 of both platforms' mask keys of the round. PRG stands for a key
+where b_i is its seed of the round and s_ij comes from X25519 of both platforms' mask keys of the round. PRG denotes a key
 derivation and a stream: HKDF-SHA256 with the session's digest and the *frame* of the round, then AES-256-CTR. The frame names the
 round, the vector's length and width, and the digest of the question that the vector answers: every field of the request (adapter,
 factors, settings, round) and what its answers depend on from before: the popularities that platforms were told, and the question
@@ -47,7 +47,7 @@ at the same adapter, in the same round, under the same settings. What they learn
 
 So the noise must be sized for t - c honest shares (`Quorum.honest`). With a coordinator that does not lie, fewer than t'
 accomplices see nothing but the sum over the survivors, whatever c was declared. None of this rests on chance: where the
-platforms stand on the ring matters only for how many dropouts a round outlives (`shared/secagg/quorum.py`).
+platforms are on the ring matters only for how many dropouts a round outlives (`shared/secagg/quorum.py`).
 
 Argument
 ========

@@ -20,7 +20,7 @@ WORDS = 9
 SECRET = 32
 """Bytes of a secret."""
 NONE = np.uint32(2**32 - 1)
-"""A word of no share: it stands where a holder has none."""
+"""Not a share: the placeholder where a holder has none."""
 
 Entropy = Callable[[int], bytes]
 """Gives so many bytes that nobody can predict, as `os.urandom`."""

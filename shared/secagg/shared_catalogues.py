@@ -157,6 +157,6 @@ def shared_catalogues(catalogues: Iterable[DeclaredCatalogue], *, colluders: int
 
 
 def places(catalogues: Sequence[DeclaredCatalogue]) -> dict[bytes, slice]:
-    """Where each catalogue stands in the pooled vector."""
+    """The place of each catalogue in the pooled vector."""
     ends = np.cumsum([one.items for one in catalogues]).tolist()
     return {one.digest: slice(end - one.items, end) for one, end in zip(catalogues, ends, strict=True)}

@@ -2,7 +2,7 @@
 
 The sum of all platforms' clipped gradients with the noise in it, over the expected number of users in all their batches, is the
 step of central DP-SGD on the pooled users (Abadi et al. 2016); it does not matter over how many platforms they are spread.
-Which factors are trained is any linear strategy's own affair (`ffa`, `rolora`, `fedsa`, `fedsb`, or both as here).
+Which factors are trained is left to the linear strategy (`ffa`, `rolora`, `fedsa`, `fedsb`, or both as here).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _TIMES = (
     *("timestamp", "Timestamp", "ts", "datetime", "date", "Date", "created_at", "createdAt", "event_time", "timestamp_ms"),
     *("unixReviewTime", "reviewTime", "start_timestamp", "when"),
 )
-"""Names under which times stand that the platform file does not speak of."""
+"""Columns that are read as times where the platform file names none."""
 _EXAMPLES = '"%d/%m/%Y %H:%M", "unix-ms", "excel"'
 _SHOWN = 10
 

@@ -119,7 +119,7 @@ def unescaped(lines: Sequence[str], quote: str, escape: str) -> list[str]:
 
 
 def _escaped(line: str, separator: str, quote: str) -> list[str] | None:
-    """The cells of a line that is well formed if backslashes stand before its marks; None where it is not."""
+    """The cells of a line that is well formed if backslashes escape its quotation marks; None where it is not."""
     if _BACKSLASH in (quote, separator) or _BACKSLASH + quote not in line:
         return None
     (plain,) = unescaped([line], quote, _BACKSLASH)

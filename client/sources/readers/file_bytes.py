@@ -70,7 +70,7 @@ def bytes_of(path: Path, most: int = -1) -> bytes:
 
 
 def _whole_zstd(data: bytes) -> bytes:
-    # Read as a stream, a file that was cut off would end without a word.
+    # Read as a stream, a truncated file would end without an error.
     parts = []
     while data:
         frame = zstandard.ZstdDecompressor().decompressobj()

@@ -1,7 +1,7 @@
 """A transformer layer with an adapter in native kernels: what `shared/layers/manual_backward.py` computes, by blocks of rows.
 
 On a processor a layer's products take less than half of its time; the rest is what lies between them, read from memory and
-written there again. The kernels (`shared/layers/native/kernels`) let a block of rows go through a whole half of a layer before
+written there again. The kernels (`shared/layers/native/kernels`) carry a block of rows through a whole half of a layer before
 the next one begins, so that GELU, softmax, sums and normalisations find their rows in the core's cache. What the way back needs
 is written past the caches into memory that is kept from step to step; of GELU that is its slope, so that the way back is one
 multiplication.
