@@ -379,7 +379,7 @@ def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
     plan = found.plan
     return {
         "possible": True,
-        "rounds": settings.rounds,
+        "rounds": settings.rounds_each,
         "steps": settings.steps,
         "sample_rate": settings.training.rate(file.users) if settings.trains else 0.0,
         "batch": settings.training.batch([file.users]) if settings.trains else 0.0,

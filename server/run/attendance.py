@@ -141,6 +141,12 @@ class Attendance:
                 f"server.minimum_platforms = {self._settings.server.minimum_platforms}",
                 do="wait for more platforms, or lower server.minimum_platforms or, of a robust combiner, server.faulty",
             )
+        if self._turns < self._least:
+            raise FedfuseError(
+                f"a round would ask {self._turns} of {len(self.members)} platforms, and combines no fewer than {self._least}",
+                where=f"server.participation = {self._settings.server.participation:g}",
+                do=f"raise it to {self._least / len(self.members):.2g} or more, or wait for more platforms",
+            )
 
     def look(self) -> None:
         """Between two rounds: let go of who has left, ask who has come, and take in who has answered. Waits for nobody."""
@@ -201,19 +207,25 @@ class Attendance:
         self._refused.add(node)
 
     def asked(self, server_round: int) -> dict[int, Member]:
-        """The members that a round asks: all, or a part of them by chance.
+        """The members that a round asks: all, or a part of them in turn.
 
-        The choice is drawn from the run's seed, so a resumed round asks the same ones of the same members. It is no secret, and
-        no privacy is drawn from it: every platform's plan is for all rounds.
+        Every platform plans for `Settings.rounds_each` rounds and refuses more, whoever draws. So they take turns, in an order
+        that the run's seed shuffles: while the members stay the same, nobody is asked more often. The order is no secret, and no
+        privacy is drawn from it. A resumed round asks the same ones of the same members.
         """
-        count = max(self._least, math.ceil(self._settings.server.participation * len(self.members) - 1e-9))
+        count = max(self._least, self._turns)
         if count >= len(self.members):
             return dict(self.members)
-        random = np.random.default_rng([self._settings.seed, server_round])
         # By name and not by node: a platform that came back with another node must not change the others' turns.
         ordered = sorted(self.members, key=lambda node: self.members[node].platform)
-        chosen = {ordered[at] for at in random.choice(len(ordered), count, replace=False)}
+        order = np.random.default_rng([self._settings.seed, 0]).permutation(len(ordered))
+        chosen = {ordered[order[((server_round - 1) * count + at) % len(order)]] for at in range(count)}
         return {node: member for node, member in self.members.items() if node in chosen}
+
+    @property
+    def _turns(self) -> int:
+        """Platforms that a round asks: rounded down, so that the turns of `Settings.rounds_each` suffice."""
+        return math.floor(self._settings.server.participation * len(self.members) + 1e-9)
 
     def _could_come(self) -> bool:
         online = self._online

@@ -189,7 +189,9 @@ class ServerSettings(_Frozen):
     """How the coordinator asks and combines; a strategy reads what it needs."""
 
     minimum_platforms: int = Field(1, ge=1, le=100_000, description="fewest platforms that make a run or a round")
-    participation: Annotated[float, _between(1e-4, 1.0)] = Field(1.0, description="part of the platforms asked in a round")
+    participation: Annotated[float, _between(1e-4, 1.0)] = Field(
+        1.0, description="part of the platforms asked in a round; each plans and is charged for that part of the rounds"
+    )
     faulty: int = Field(1, ge=0, le=1000, description="platforms that may send anything at all (median, trimmed, krum)")
     learning_rate: Annotated[float, _between(0.0, 100.0)] = Field(0.0, description="of the server optimizer; 0: its own default")
     momentum: Annotated[float, _between(0.0, 0.9999)] = Field(0.9, description="of the server optimizer (beta or beta 1)")
@@ -336,9 +338,14 @@ class Settings(_Frozen):
         return 1 if self.distributed else self.training.local_steps
 
     @property
+    def rounds_each(self) -> int:
+        """Rounds that one platform answers at most: `server.participation` of them, rounded up."""
+        return math.ceil(self.server.participation * self.rounds - 1e-9)
+
+    @property
     def steps(self) -> int:
         """Private steps of the whole run, per platform."""
-        return self.rounds * self.round_steps
+        return self.rounds_each * self.round_steps
 
 
 def _is_secure_sum(strategy: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -13,19 +14,23 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from client.app import app
 from client.config.platform_file import load
 from client.messenger import worker_link as link
 from client.worker.request_handler import Worker
 from server.monitoring.run_events import Event, Kind, Outcome
+from server.run.attendance import Attendance
 from server.run.exchange import Exchange
 from server.run.federation import run_federation
 from shared.base.errors import FedfuseError
-from shared.base.settings import Settings
+from shared.base.settings import Settings, build
 from shared.ledger.audit import audit_run
 from shared.protocol.messages import Answer, Join, Reason, Request, Train, Update
 from simulations.in_process_grid import InProcessGrid
+from strategies.phase_report import Member
 from tests.server.run.test_federation import Scripted
 
 Make = Callable[..., Settings]
@@ -286,7 +291,7 @@ class TestComingAndGoing:
 
 
 class TestParticipation:
-    @pytest.mark.parametrize(("part", "asked"), [(0.5, 2), (0.26, 2), (0.25, 1), (0.01, 1), (1.0, 4)])
+    @pytest.mark.parametrize(("part", "asked"), [(0.5, 2), (0.3, 1), (0.25, 1), (0.75, 3), (1.0, 4)])
     def test_a_round_asks_that_part(self, bench: Callable[..., Bench], part: float, asked: int) -> None:
         made = bench(server={"participation": part})
         platforms = [Scripted(name) for name in "abcd"]
@@ -296,7 +301,9 @@ class TestParticipation:
         assert sum(tally.rounds for tally in outcome.tallies.values()) == 8 * asked
         # Everybody evaluates, and over the rounds more than one is asked.
         assert all(platform.asked.count("evaluate") == 2 for platform in platforms)
-        assert sum(any(isinstance(key, int) for key in platform.asked) for platform in platforms) > asked or part == 1.0
+        # Nobody more often than a platform plans for.
+        turns = [sum(isinstance(key, int) for key in platform.asked) for platform in platforms]
+        assert all(1 <= turn <= made.settings.rounds_each for turn in turns)
 
     def test_the_choice_repeats_by_seed_and_round(self, bench: Callable[..., Bench]) -> None:
         def choice(**over: Any) -> list[list[object]]:
@@ -307,11 +314,27 @@ class TestParticipation:
 
         assert choice() == choice() != choice(seed=1)
 
-    def test_never_fewer_than_the_strategy_combines(self, bench: Callable[..., Bench]) -> None:
-        made = bench(strategy="trimmed", server={"participation": 0.1}, rounds=3)
-        platforms = [Scripted(name) for name in "abcde"]
-        made.run(*platforms)
-        assert Counter(key for p in platforms for key in p.asked if isinstance(key, int)) == {1: 3, 2: 3, 3: 3}
+    def test_fewer_than_the_strategy_combines_are_an_error_at_the_start(self, bench: Callable[..., Bench]) -> None:
+        made = bench(strategy="trimmed", server={"participation": 0.5}, rounds=3)
+        with pytest.raises(FedfuseError, match="would ask 2 of 5 platforms, and combines no fewer than 3"):
+            made.run(*(Scripted(name) for name in "abcde"))
+
+    @given(platforms=st.integers(1, 9), part=st.floats(0.2, 1.0), rounds=st.integers(1, 40), seed=st.integers(0, 3))
+    def test_no_plan_is_exceeded(self, platforms: int, part: float, rounds: int, seed: int) -> None:
+        values = {"privacy": {"noise": "local"}, "strategy": "fedavg", "server": {"participation": part}}
+        settings = build({**values, "rounds": rounds, "seed": seed}, where="here")
+        assume(math.floor(part * platforms) >= 1)
+        attendance = Attendance(
+            grid=None,
+            settings=settings,
+            run="r",
+            least=1,
+            say=lambda *_, **__: None,
+            entered=lambda *_: None,  # type: ignore[arg-type]
+        )
+        attendance.members = {node: Member(node=node, platform=f"p{node}", users=9, rank=None) for node in range(platforms)}
+        asked = Counter(node for number in range(1, rounds + 1) for node in attendance.asked(number))
+        assert max(asked.values()) <= settings.rounds_each
 
     def test_who_was_not_asked_has_no_say(self, bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer that nobody asked for is not in the sum, whoever sends it."""

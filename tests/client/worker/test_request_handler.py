@@ -266,6 +266,22 @@ class TestCharges:
         expect(Update, bench.train(2), bench)
         assert bench.entries() == [("popularity", 0), ("train", 1), ("train", 2)]
 
+    def test_a_platform_asked_for_half_of_the_rounds_plans_for_these_and_answers_no_more(
+        self, write_platform: Write, tiny_settings: Make, tmp_path: Path
+    ) -> None:
+        path = write_platform(declared=41)
+        noise: dict[float, float] = {}
+        for part in (1.0, 0.5):
+            made = Bench(path, tiny_settings(rounds=4, server={"participation": part}), tmp_path / f"{part}")
+            noise[part] = expect(Joined, made.join(), made).noise_multiplier
+            answers = [made.train(number) for number in range(1, 5)]
+            answered = sum(isinstance(answer, Update) for answer in answers)
+            assert answered == made.settings.rounds_each == 4 * part
+            assert all(isinstance(one, Update) or one.reason is Reason.BUDGET for one in answers)  # type: ignore[union-attr]
+            assert read_ledger(made.ledger).epsilon <= 50.0
+            made.worker.close()
+        assert noise[0.5] < noise[1.0]
+
     def test_a_platform_without_budget_refuses_and_releases_nothing(self, bench: Bench) -> None:
         bench.join()
         assert bench.worker._writer is not None
