@@ -30,6 +30,7 @@ from server.cli.report import report_command
 from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
+from shared.deploy.service_files import ServiceKind
 from simulations.attack.command import attack_command
 from simulations.commands import simulate_command, world
 from simulations.poc.commands import poc
@@ -84,6 +85,33 @@ def doctor(
     raise typer.Exit(exit_code(found))
 
 
+deploy = typer.Typer(no_args_is_help=True, suggest_commands=False, help="What service managers run Fedfuse with.")
+
+
+@deploy.command("files")
+def deploy_files_command(
+    folder: Annotated[Path, typer.Argument(help="Where to write them: a folder of each kind.")],
+    kind: Annotated[list[ServiceKind] | None, typer.Option(help="Only this kind; may be repeated. Default: all.")] = None,
+    program: Annotated[
+        str, typer.Option(help="Path of the fedfuse command, for systemd; default: the one that is installed here.")
+    ] = "",
+) -> None:
+    """Write systemd units, Compose files, a Dockerfile and Helm charts into a folder, to be read and adapted.
+
+    Nothing that is there already is written over.
+    """
+    from shared.deploy.service_files import PROGRAM, installed_program, write_service_files
+
+    named = program or str(installed_program() or PROGRAM)
+    done = write_service_files(folder, tuple(kind or ServiceKind), program=named)
+    for path in done.written:
+        typer.echo(path)
+    if done.same:
+        typer.echo(f"{len(done.same)} were there already, unchanged")
+    if named.startswith(("/home/", "/root/")):
+        typer.echo(f"warning: the units close /home and /root, where {named} is: install it elsewhere (/opt)", err=True)
+
+
 app = typer.Typer(
     name="fedfuse",
     no_args_is_help=True,
@@ -95,6 +123,7 @@ app = typer.Typer(
     epilog=f"Exit codes: {'; '.join(f'{code} {code.meaning}' for code in ExitCode)}.",
 )
 TRY, PLATFORM, COORDINATOR, EVERYONE = "Try it", "On a platform", "At the coordinator", "For everyone"
+DEPLOY = "Deploy it"
 app.command("simulate", rich_help_panel=TRY)(simulate_command)
 app.command("sweep", rich_help_panel=TRY)(sweep_command)
 app.add_typer(world, name="world", rich_help_panel=TRY)
@@ -109,7 +138,8 @@ init = typer.Typer(
 )
 init.command("server")(init_server_command)
 init.command("client")(init_client_command)
-app.add_typer(init, name="init", rich_help_panel="Deploy it")
+app.add_typer(init, name="init", rich_help_panel=DEPLOY)
+app.add_typer(deploy, name="deploy", rich_help_panel=DEPLOY)
 app.add_typer(client_app, name="client", rich_help_panel=PLATFORM)
 app.add_typer(server_app, name="server", rich_help_panel=COORDINATOR)
 for name, command in (

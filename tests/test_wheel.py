@@ -63,6 +63,16 @@ def test_the_wheel_has_what_is_no_python(wheel: Path) -> None:
     assert not any(name.startswith("tests/") for name in names)
 
 
+def test_an_installed_wheel_writes_its_service_files(installed: Path, tmp_path: Path) -> None:
+    run(installed, tmp_path, "deploy", "files", "services")
+    found = {path.relative_to(tmp_path / "services") for path in (tmp_path / "services").rglob("*") if path.is_file()}
+    shipped = ROOT / "shared" / "deploy"
+    wanted = {path.relative_to(shipped) for path in shipped.glob("*/**/*") if path.is_file() and "__pycache__" not in path.parts}
+    assert found == wanted
+    unit = (tmp_path / "services" / "systemd" / "fedfuse-server.service").read_text()
+    assert f"ExecStart={installed} --log-format json server start" in unit  # the command of this very environment
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_it_simulates_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
-"""The systemd units and Compose files: that they can be parsed, say what the wall needs, and call commands that exist."""
+"""The systemd units, Compose files and the image: they can be parsed, say what the wall needs, and call commands that exist."""
 
 from __future__ import annotations
 
 import configparser
+import json
 import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from fedfuse import app
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-SYSTEMD, COMPOSE = DEPLOY / "systemd", DEPLOY / "compose"
+DEPLOY = Path(__file__).parents[2] / "shared" / "deploy"
+SYSTEMD, COMPOSE, IMAGE = DEPLOY / "systemd", DEPLOY / "compose", DEPLOY / "image"
 SERVICES = sorted(SYSTEMD.glob("*.service"))
 
 
@@ -152,6 +155,59 @@ def test_worker_and_messenger_share_a_socket_and_nothing_else() -> None:
     assert composed("platform.yaml")["networks"]["database"]["internal"] is True
     options = composed("platform.yaml")["volumes"]["socket"]["driver_opts"]["o"]
     assert options == f"uid={users[0][0]},gid={users[0][1]},mode=0750"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions, continued lines joined."""
+    text = re.sub(r"\\\n", " ", (IMAGE / "Dockerfile").read_text())
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split(None, 1)[0], " ".join(line.split(None, 1)[1].split())) for line in lines]
+
+
+def test_the_image_is_built_from_wheels_alone_and_has_no_secret() -> None:
+    found = instructions()
+    stages = [index for index, (word, _) in enumerate(found) if word == "FROM"]
+    assert len(stages) == 2
+    # What comes from outside is the wheelhouse; what goes on is the environment that was made of it.
+    copies = [rest for word, rest in found if word in ("COPY", "ADD")]
+    assert copies == ["wheelhouse /wheelhouse", "--from=build /opt/fedfuse /opt/fedfuse"]
+    installs = [rest for word, rest in found[: stages[1]] if word == "RUN" and " install " in rest]
+    assert installs and all("--no-index --find-links /wheelhouse" in rest for rest in installs)
+    assert not any("http" in rest or "apt-get" in rest for word, rest in found if word == "RUN")
+    assert not any(re.search(r"secret|password|token|\.key", rest, re.IGNORECASE) for _, rest in found)
+    ignored = (IMAGE / "Dockerfile.dockerignore").read_text().splitlines()
+    assert [line for line in ignored if not line.startswith("#")] == ["*", "!wheelhouse/*.whl"]
+
+
+def test_the_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
+    last = dict(instructions())  # the last of each word
+    assert last["USER"] == "10000:10000"
+    (data,) = [rest for word, rest in instructions() if word == "RUN" and "/data" in rest]
+    assert "--mode 0700 --owner 10000 --group 10000" in data  # or a fresh volume would be root's
+    assert json.loads(last["ENTRYPOINT"]) == ["fedfuse"]
+    require_command(json.loads(last["CMD"]))
+    (health,) = re.findall(r'FEDFUSE_HEALTH="([^"]+)"', last["ENV"])
+    require_command(health.split())
+    kind, words = last["HEALTHCHECK"].split(" CMD ")
+    assert "--interval=" in kind and json.loads(words) == ["sh", "-c", "exec fedfuse $FEDFUSE_HEALTH"]
+    (other,) = re.findall(r'a worker\'s are "([^"]+)"', (IMAGE / "Dockerfile").read_text())
+    require_command(other.split())
+    users = {service["user"] for _, name, service in containers() if name == "coordinator"}
+    assert users == {last["USER"]}
+
+
+def test_what_the_image_is_built_with_is_what_the_project_asks_for() -> None:
+    project = tomllib.loads((IMAGE.parents[2] / "pyproject.toml").read_text())["project"]
+    (image,) = re.findall(r"^ARG PYTHON_IMAGE=python:(\S+)-slim$", (IMAGE / "Dockerfile").read_text(), re.MULTILINE)
+    assert SpecifierSet(project["requires-python"]).contains(image)
+    assert f"--python-version {image} " in (IMAGE / "Dockerfile").read_text()
+    assert "postgres" in project["optional-dependencies"]
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint here")
+def test_hadolint_has_nothing_to_say() -> None:
+    done = subprocess.run(["hadolint", IMAGE / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="no Docker here")
