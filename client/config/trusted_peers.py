@@ -95,5 +95,6 @@ def trust_identities(path: Path, found: Mapping[str, str], *, replace: Mapping[s
     known = read_peers(path)
     changed = {name: key for name, key in found.items() if known.get(name) != key}
     if changed:
-        write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted({**known, **changed}.items())))).encode(), mode=0o600)
+        # For all to read: there is no secret in it, and an administrator writes it for the worker, which is another user.
+        write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted({**known, **changed}.items())))).encode())
     return changed

@@ -201,10 +201,10 @@ def _federate(local: LocalDeployment, backbone: str, *, platforms: int, rounds: 
 def resident(pid: int) -> dict[str, float]:
     """MiB of resident memory of the coordinator's processes."""
     found = {"superlink": _rss(pid), "serverapp": 0.0}
-    waiting = _children(pid)
+    waiting = child_processes(pid)
     while waiting:
         child = waiting.pop()
-        waiting += _children(child)
+        waiting += child_processes(child)
         try:
             name = Path(f"/proc/{child}/cmdline").read_bytes()
         except OSError:
@@ -214,7 +214,8 @@ def resident(pid: int) -> dict[str, float]:
     return found
 
 
-def _children(pid: int) -> list[int]:
+def child_processes(pid: int) -> list[int]:
+    """Processes that a process has started; none where it is gone."""
     try:
         return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
     except OSError:

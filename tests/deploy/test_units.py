@@ -150,6 +150,7 @@ def test_worker_and_messenger_share_a_socket_and_nothing_else() -> None:
     shared = {mount.split(":")[0] for mount in worker["volumes"]} & {mount.split(":")[0] for mount in messenger["volumes"]}
     assert shared == {"socket", "./platform/invitation.toml"}
     assert not any("platform.toml:" in mount or "/worker" in mount or "data" in mount for mount in messenger["volumes"])
+    assert "./platform/peers.toml:/platform/peers.toml:ro" in worker["volumes"]  # or nobody is known for the secure sum
     assert "env_file" not in messenger
     assert not set(worker["networks"]) & set(messenger["networks"])
     assert composed("platform.yaml")["networks"]["database"]["internal"] is True

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simulations.benchmarks import crowd, phase_cost
+from simulations.benchmarks.operations import role_memory
 
 
 def event(kind: str, round_: int, time: float) -> dict[str, Any]:
@@ -55,3 +58,18 @@ def test_resident_memory_is_that_of_the_process() -> None:
     import psutil
 
     assert crowd.resident(os.getpid())["superlink"] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.1)
+
+
+def test_memory_is_added_up_over_all_that_a_process_started() -> None:
+    import psutil
+
+    alone = role_memory.proportional_mib(os.getpid())
+    assert 0 < alone <= 1.1 * psutil.Process().memory_info().rss / 2**20
+    child = [sys.executable, "-c", "x = bytearray(64 << 20)\nprint('made', flush=True)\ninput()", role_memory.MESSENGER]
+    with subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"made\n"
+        assert role_memory.proportional_mib(os.getpid()) > alone + 60
+        roles = role_memory.roles_of({"server": 1, "shop": os.getpid()})
+        assert roles == {"coordinator": [1], "worker": [], "messenger": [process.pid]}
+        process.communicate(b"\n")
+    assert role_memory.proportional_mib(process.pid) == 0.0

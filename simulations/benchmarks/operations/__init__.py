@@ -1,0 +1,1 @@
+"""What operating takes: memory of each role of a deployment."""
