@@ -411,8 +411,8 @@ def _same(found: Header, wanted: Header, path: Path) -> None:
             raise PrivacyError(
                 f"this ledger was begun with {name} {have}, and is now opened with {want}",
                 where=str(path),
-                do=f"set {name} back to {have}; or, to go on with {want}, keep this ledger and start a new one in another "
-                "file: what both have spent then adds up for every user",
+                do=f"set {name} back to {have}; or, to go on with {want}, leave this ledger where it is and start a new one in "
+                "another file beside it: what both have spent then adds up for every user",
             )
 
 

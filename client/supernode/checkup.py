@@ -12,18 +12,22 @@ from pathlib import Path
 from client.config.deployment_folder import Deployment, open_deployment
 from client.config.platform_file import PlatformFile, load
 from client.config.trusted_peers import read_peers
+from client.privacy.receipt_file import last_receipt, require_whole_ledger
 from client.supernode.gate_client import Away, Heard, Refused, hear
 from client.supernode.sandbox import wall
 from client.supernode.supervisor import greets
 from shared.base.errors import FedfuseError, ProtocolError
-from shared.doctor.findings import Finding, fault, fault_of, fine, warning
+from shared.doctor.findings import Finding, Level, fault, fault_of, fine, warning
 from shared.doctor.places import certificate_days, check_certificate, check_secrets
+from shared.ledger.reading import parse_ledger
+from shared.ledger.receipts import RECEIPTS
 from shared.protocol.gate_protocol import Standing
 from shared.protocol.invitation import Invitation
 from shared.protocol.keys import load_node_key
 
 _SKEW = 30.0
 """Seconds between two clocks from which it is a warning; from 5 minutes on the coordinator refuses."""
+_GONE = "put the newest copy back; docs/operating.md, 'A ledger that went back'"
 _RENEW = "ask the coordinator, who runs: fedfuse server renew"
 
 
@@ -65,6 +69,8 @@ def check_platform(folder: Path) -> Iterator[Finding]:
     yield check_cage()
     yield from _worker(place, file)
     yield _peers(place)
+    if file is not None:
+        yield from _ledger(file, last_receipt(file.state / RECEIPTS))
     try:
         invitation = place.invited()
     except FedfuseError as error:
@@ -73,7 +79,7 @@ def check_platform(folder: Path) -> Iterator[Finding]:
     yield check_certificate(
         "the coordinator's authority", place.authority, cure="ask for a new invitation, then: fedfuse client accept"
     )
-    yield from _coordinator(place, invitation)
+    yield from _coordinator(place, invitation, file)
 
 
 def _worker(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:
@@ -110,7 +116,28 @@ def _peers(place: Deployment) -> Finding:
     return fine("peers", f"trusted: {', '.join(sorted(known))}")
 
 
-def _coordinator(place: Deployment, invitation: Invitation) -> Iterator[Finding]:
+def _ledger(file: PlatformFile, receipt: str) -> Iterator[Finding]:
+    """Whether the ledger holds, and has the line that a receipt names; nothing where neither is there."""
+    try:
+        content = file.ledger.read_bytes()
+    except OSError:
+        content = b""
+    # The worker may be writing a line, and a crash may have torn one.
+    content = content[: content.rfind(b"\n") + 1]
+    if not content:
+        if receipt:
+            yield fault("ledger", f"it is gone, and answers of this platform were acknowledged: {file.ledger}", _GONE)
+        return
+    try:
+        ledger = parse_ledger(content, where=str(file.ledger))
+        require_whole_ledger(receipt, ledger, path=file.ledger)
+    except FedfuseError as error:
+        yield fault_of("ledger", error)
+    else:
+        yield fine("ledger", f"whole: {len(ledger.lines)} lines, epsilon {ledger.epsilon:.4g} of {ledger.header.budget:g}")
+
+
+def _coordinator(place: Deployment, invitation: Invitation, file: PlatformFile | None) -> Iterator[Finding]:
     address = invitation.address
     try:
         heard = hear(address, authority=place.authority, key=load_node_key(place.node_key))
@@ -133,6 +160,10 @@ def _coordinator(place: Deployment, invitation: Invitation) -> Iterator[Finding]
         yield certificate_days("the coordinator's certificate", days, cure=_RENEW)
     yield _clock(heard)
     yield _standing(heard, invitation)
+    if file is not None and heard.receipt:
+        for found in _ledger(file, heard.receipt):
+            good = fine("ledger", "it has the last answer that the coordinator acknowledged")
+            yield found if found.level is Level.ERROR else good
 
 
 def _clock(heard: Heard) -> Finding:

@@ -23,6 +23,7 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.version import VERSION
+from shared.ledger.receipts import MAX_RECEIPT
 from shared.protocol.gate_protocol import (
     COMPLAINT_DOMAIN,
     COMPLAINT_HEADER,
@@ -91,6 +92,7 @@ class Heard:
         standing: Of this platform.
         minimum: Least version of Fedfuse that it wants.
         protocol: Of its messages.
+        receipt: The last one of this platform's answers (`shared/ledger/receipts.py`), as it came; '' where there is none.
     """
 
     standing: Standing
@@ -100,6 +102,7 @@ class Heard:
     minimum: str
     protocol: int
     pace: float
+    receipt: str = ""
 
 
 def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Greeting:
@@ -144,6 +147,7 @@ def _read(status: int, body: bytes, address: str) -> Heard:
         standing = Standing(values["standing"])
         theirs, version, minimum = float(values["time"]), str(values["version"])[:40], str(values["minimum"])[:40]
         protocol, platform, pace = int(values["protocol"]), str(values["platform"])[:64], float(values.get("pace", 0.0))
+        receipt = str(values.get("receipt", ""))[:MAX_RECEIPT]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ProtocolError("what answers is no coordinator of Fedfuse", where=address, do="check the address") from None
     return Heard(
@@ -154,6 +158,7 @@ def _read(status: int, body: bytes, address: str) -> Heard:
         minimum=minimum,
         protocol=protocol,
         pace=pace,
+        receipt=receipt,
     )
 
 

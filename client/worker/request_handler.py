@@ -23,7 +23,7 @@ from client.privacy.answer_timing import Pace
 from client.privacy.egress_check import checked
 from client.privacy.failure_guard import Guard, Silent, raising
 from client.privacy.ledger_writer import LedgerWriter
-from client.privacy.receipt_file import ReceiptFile
+from client.privacy.receipt_file import LedgerWentBack, ReceiptFile
 from client.run.adapter_partition import Part
 from client.run.evaluating import answer_evaluation
 from client.run.joining import declared_list
@@ -138,11 +138,11 @@ class Worker:
 
         Args:
             warrant: The coordinator's leave for this run; needed where the platform file pins the coordinator.
-            receipt: Its receipt of the answer before, to be kept.
+            receipt: Its receipt of the answer before, in this run or an earlier one: to be kept, and held against the ledger.
         """
         began, self._opening = time.monotonic(), False
         with about(run=request.run, round=getattr(request, "round", 0), platform=self.name):
-            answer = self._handled(request, warrant)
+            answer = self._handled(request, warrant, receipt)
             if self._opening or not (isinstance(request, Secure) and request.phase in _WITHOUT_ROWS):
                 self._pace.wait(began)
             seconds = time.monotonic() - began
@@ -154,10 +154,11 @@ class Worker:
                 self._receipts.keep(receipt, self._writer)
             return answer
 
-    def _handled(self, request: Request, warrant: str) -> Answer:
+    def _handled(self, request: Request, warrant: str, receipt: str) -> Answer:
         self.failure = None
         try:
             self._require_leave(request, warrant)
+            self._require_whole(receipt)
             answer = self._answer(request)
             settings, part = request.settings, None
             if settings.trains:
@@ -222,11 +223,12 @@ class Worker:
 
         Raises:
             StorageError: another process has the ledger.
-            PrivacyError: it was altered, or is of another platform, budget or delta.
+            PrivacyError: it was altered, is of another platform, budget or delta, or is an older copy.
             InputError: the sources cannot be used.
         """
         if self._writer is None:
             self._writer = self._opened(self._file.privacy.epsilon)
+        self._receipts.require_last(self._writer)
         self._read()
 
     def _opened(self, budget: float) -> LedgerWriter:
@@ -299,6 +301,13 @@ class Worker:
             terms = self._file.federation
             terms.require_warrant(warrant, run=request.run, settings=request.settings, now=time.time())
             terms.require_settings(request.settings, users=self._file.users)
+
+    def _require_whole(self, receipt: str) -> None:
+        """Nothing is answered with a ledger that lacks what this platform has signed."""
+        if receipt and not self._simulation:
+            if self._writer is None:
+                self._writer = self._opened(self._file.privacy.epsilon)
+            self._receipts.require_whole(receipt, self._writer)
 
     def _quoted(self, request: Quote) -> Answer:
         """What a run would cost; no session is opened, and no file is written."""
@@ -440,6 +449,7 @@ rows where no other platform has this one's catalogue: it counts its popularitie
 _REASONS: dict[type[Exception], Reason] = {
     BudgetExceeded: Reason.BUDGET,
     NoisyPlan: Reason.NOISE,
+    LedgerWentBack: Reason.LEDGER,
     PrivacyError: Reason.SETTINGS,
     OutOfOrder: Reason.ROUND,
     Unwarranted: Reason.WARRANT,

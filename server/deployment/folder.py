@@ -97,6 +97,11 @@ class CoordinatorFolder:
         """Flower's database."""
         return self.state / "superlink.db"
 
+    @property
+    def receipts(self) -> Path:
+        """Each platform's last receipt over all runs."""
+        return self.folder / "receipts"
+
     def run(self, name: str) -> Path:
         """Folder of a run."""
         return self.folder / "runs" / name

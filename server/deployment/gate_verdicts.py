@@ -11,6 +11,7 @@ import binascii
 import logging
 from base64 import b64decode
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -110,10 +111,15 @@ class Verdict:
 
 
 class Judge:
-    """Who may pass, and what was seen of everybody who proved who they are."""
+    """Who may pass, and what was seen of everybody who proved who they are.
 
-    def __init__(self, platforms: Platforms, *, minimum: str) -> None:
-        self._platforms, self._minimum = platforms, minimum
+    Args:
+        minimum: Least version of Fedfuse that platforms must have.
+        receipts: A platform's last receipt, which it is told when it greets; '' where there is none.
+    """
+
+    def __init__(self, platforms: Platforms, *, minimum: str, receipts: Callable[[str], str] = lambda platform: "") -> None:
+        self._platforms, self._minimum, self._receipts = platforms, minimum, receipts
         self._said: dict[tuple[str, str], float] = {}
         self._strangers: OrderedDict[str, None] = OrderedDict()
         self._of_strangers, self._of_nobody = Allowance(), Allowance()
@@ -186,9 +192,11 @@ class Judge:
 
     def greeting(self, verdict: Verdict, *, now: float) -> dict[str, Any]:
         """What a platform is told about itself."""
+        name = verdict.platform.name if verdict.platform is not None else ""
         return {
             "standing": verdict.standing.value,
-            "platform": verdict.platform.name if verdict.platform is not None else "",
+            "platform": name,
+            "receipt": self._receipts(name) if name else "",
             "time": now,
             "version": VERSION,
             "minimum": self._minimum,

@@ -22,6 +22,7 @@ from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import log_events, together
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
+from server.run.last_receipts import LastReceipts
 from server.run.quotes import DryRun, ask_quotes
 from server.run.run_record import RunRecord
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
@@ -84,6 +85,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
                 only=only,
                 **_lists(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
+                acknowledged=LastReceipts(coordinator.receipts),
             )
             incomplete = bool(outcome.lost or outcome.open)
             version = _incomplete(coordinator, outcome, settings.rounds) if incomplete else _publish(coordinator, outcome)

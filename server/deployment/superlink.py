@@ -31,6 +31,7 @@ from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
 from server.deployment.server_metrics import server_registry
 from server.deployment.supernode_sync import enlist_at_start
+from server.run.last_receipts import LastReceipts
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
 from shared.base.prometheus import serve_metrics
@@ -63,7 +64,9 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     flower_patches.database_patience(PATIENCE)
     public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
     inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
-    judge = Judge(platforms, minimum=file.minimum_version)
+    receipts = LastReceipts(coordinator.receipts)
+    receipts.gather(coordinator.folder / "runs")
+    judge = Judge(platforms, minimum=file.minimum_version, receipts=receipts.get)
 
     def take(content: bytes) -> dict[str, Any]:
         values = json.loads(content)

@@ -16,6 +16,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.PEERS: "the secure sum is with a platform that it does not know: run `fedfuse client trust` there",
     Reason.VERSION: "its Fedfuse is of another version",
     Reason.WARRANT: "the request has no leave from the coordinator that it trusts",
+    Reason.LEDGER: "its ledger lacks answers that it has given: an older copy was put back; it has to find the newest",
     Reason.FAILED: "something failed there",
 }
 

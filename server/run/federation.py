@@ -20,6 +20,7 @@ from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.run.dispatch import Dispatch
+from server.run.last_receipts import LastReceipts
 from server.run.local_round import LocalRounds
 from server.run.preference_store import PreferenceStore, SumWatcher
 from server.run.receipt_book import ReceiptBook
@@ -55,6 +56,7 @@ def run_federation(
     names: Callable[[], Mapping[int, str]] | None = None,
     identities: Callable[[], Mapping[str, bytes]] | None = None,
     signer: Ed25519PrivateKey | None = None,
+    acknowledged: LastReceipts | None = None,
     sums: SumWatcher | None = None,
     only: Collection[str] = (),
 ) -> Outcome:
@@ -74,6 +76,7 @@ def run_federation(
         names: Node -> the platform that it was approved as; None: a node is whoever it says.
         identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
         signer: The coordinator's federation key, which signs receipts; None: nobody does.
+        acknowledged: Each platform's last receipt over all runs; None: runs know nothing of each other.
         sums: Told every noised sum of preferences; for simulations that are attacked.
         only: Names of the approved platforms that are asked; empty: all are.
 
@@ -106,6 +109,7 @@ def run_federation(
             names=names,
             identities=identities,
             signer=signer,
+            acknowledged=acknowledged,
             sums=sums,
             only=only,
             wanted=nodes or 0,
@@ -157,6 +161,7 @@ class _Federation:
         names: Callable[[], Mapping[int, str]] | None = None,
         identities: Callable[[], Mapping[str, bytes]] | None = None,
         signer: Ed25519PrivateKey | None = None,
+        acknowledged: LastReceipts | None = None,
         sums: SumWatcher | None = None,
         only: Collection[str] = (),
         wanted: int = 0,
@@ -181,7 +186,7 @@ class _Federation:
         self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split_residual(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter = adapter
-        self._receipts = ReceiptBook(out, run=run, signer=signer)
+        self._receipts = ReceiptBook(out, run=run, signer=signer, over_all=acknowledged)
         self._dispatch = Dispatch(
             grid, attendance=self.attendance, record=self.record, receipts=self._receipts, timeout=settings.reply_timeout
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message
 
+from server.run.last_receipts import LastReceipts
 from shared.base.errors import InputError, ProtocolError, StorageError
 from shared.ledger.receipts import RECEIPTS, LedgerReceipt, read_receipts
 from shared.ledger.release_digest import is_release, release_digest
@@ -23,10 +24,13 @@ class ReceiptBook:
     Args:
         folder: Of the run.
         signer: The coordinator's federation key; None in a simulation.
+        over_all: Each platform's last receipt over all runs; None in a simulation.
     """
 
-    def __init__(self, folder: Path, *, run: str, signer: Ed25519PrivateKey | None = None) -> None:
-        self._path, self._run, self._signer = folder / RECEIPTS, run, signer
+    def __init__(
+        self, folder: Path, *, run: str, signer: Ed25519PrivateKey | None = None, over_all: LastReceipts | None = None
+    ) -> None:
+        self._path, self._run, self._signer, self._over_all = folder / RECEIPTS, run, signer, over_all
         self._last: dict[str, LedgerReceipt] = {}
 
     def restore(self) -> None:
@@ -46,9 +50,11 @@ class ReceiptBook:
             raise StorageError("the run's receipts are damaged", where=str(self._path), do="move the file away") from error
 
     def last(self, platform: str) -> str:
-        """The text of the last receipt of a platform; empty before the first."""
+        """The text of a platform's last receipt; before the first of this run an earlier run's; empty where there is none."""
         receipt = self._last.get(platform)
-        return "" if receipt is None else receipt.text()
+        if receipt is not None:
+            return receipt.text()
+        return "" if self._over_all is None else self._over_all.get(platform)
 
     def enter(self, message: Message, platform: str) -> None:
         """Write a receipt for an answer of that platform, if it is one that was made from rows.
@@ -86,3 +92,5 @@ class ReceiptBook:
         except OSError as error:
             raise StorageError(f"a receipt cannot be written ({error.strerror})", where=str(self._path)) from None
         self._last[platform] = receipt
+        if self._over_all is not None:
+            self._over_all.put(receipt)

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     VERSION = "version"  # the platform's installed version speaks another protocol; its own log says which it needs
     PEERS = "peers"  # the secure sum is with a platform that this one does not know
     WARRANT = "warrant"  # the request has no leave from the coordinator that this platform trusts
+    LEDGER = "ledger"  # the platform's ledger lacks what it has signed: an older copy was put back
     FAILED = "failed"  # anything else; the platform's own log says what
 
 
