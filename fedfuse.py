@@ -23,6 +23,7 @@ from client.cli.embed import embed_command
 from client.cli.local import check, evaluate_command, recommend_command
 from client.cli.serving import serve_command
 from server.cli.audit import audit, ledger
+from server.cli.authority import authority_command
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
 from server.cli.local import models, publish, pull_command, settings_command, strategies
@@ -141,6 +142,7 @@ init.command("client")(init_client_command)
 app.add_typer(init, name="init", rich_help_panel=DEPLOY)
 app.add_typer(deploy, name="deploy", rich_help_panel=DEPLOY)
 app.add_typer(client_app, name="client", rich_help_panel=PLATFORM)
+server_app.command("authority")(authority_command)
 app.add_typer(server_app, name="server", rich_help_panel=COORDINATOR)
 for name, command in (
     ("invite", invite_command),

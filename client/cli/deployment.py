@@ -140,15 +140,16 @@ def node_command(
 ) -> None:
     """The messenger alone, for systemd and containers: Flower's SuperNode, which carries requests to the worker."""
     from client.config.deployment_folder import Deployment
-    from client.supernode.gate_client import greet
+    from client.supernode.authority_update import greet_or_renew
     from client.supernode.process import Messenger, run_supernode
     from shared.protocol.keys import load_node_key
 
     deployment = Deployment(folder.absolute())
     invitation = deployment.invited()
     # Said here, since Flower does not say it: unknown key, wrong authority, expired certificate, revoked, clock, version.
-    found = greet(invitation.address, authority=deployment.authority, key=load_node_key(deployment.node_key))
-    messenger = Messenger.of(deployment, address=invitation.address, socket=socket)
+    key = load_node_key(deployment.node_key)
+    found = greet_or_renew(invitation.address, authority=deployment.authority, key=key, coordinator=invitation.coordinator)
+    messenger = Messenger.of(deployment, invitation, socket=socket)
     run_supernode(messenger.paced(found.pace), caged=not free)
 
 
@@ -235,6 +236,18 @@ def trust_command(
         raise typer.Exit(ExitCode.FAILED)
     written = trust_identities(peers, found, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
     typer.echo(f"written: {', '.join(written)}; restart the worker to use it" if written else "all were known")
+
+
+@client.command("distrust")
+def distrust_command(
+    folder: Folder, names: Annotated[list[str], typer.Argument(help="Platforms that `fedfuse client trust` wrote down.")]
+) -> None:
+    """Forget other platforms' identities: no secure sum is with them any more. One that has left need not stay on the list."""
+    from client.config.deployment_folder import open_deployment
+    from client.config.trusted_peers import forget_identities
+
+    forget_identities(open_deployment(folder).folder / "peers.toml", names)
+    typer.echo(f"forgotten: {', '.join(sorted(set(names)))}; restart the worker to use it")
 
 
 def _at_a_terminal() -> bool:

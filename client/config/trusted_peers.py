@@ -95,6 +95,24 @@ def trust_identities(path: Path, found: Mapping[str, str], *, replace: Mapping[s
     known = read_peers(path)
     changed = {name: key for name, key in found.items() if known.get(name) != key}
     if changed:
-        # For all to read: there is no secret in it, and an administrator writes it for the worker, which is another user.
-        write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted({**known, **changed}.items())))).encode())
+        _write(path, {**known, **changed})
     return changed
+
+
+def forget_identities(path: Path, names: Iterable[str]) -> None:
+    """Take these platforms out of the file of peers: no secure sum is with them any more.
+
+    Raises:
+        InputError: one is not in it; nothing was written.
+    """
+    known, forgotten = read_peers(path), set(names)
+    if unknown := sorted(forgotten - set(known)):
+        raise InputError(
+            f"not trusted: {', '.join(unknown)}", where=str(path), do=f"trusted are: {', '.join(sorted(known)) or 'none'}"
+        )
+    _write(path, {name: key for name, key in known.items() if name not in forgotten})
+
+
+def _write(path: Path, peers: Mapping[str, str]) -> None:
+    # For all to read: there is no secret in it, and an administrator writes it for the worker, which is another user.
+    write_whole(path, (_HEAD + tomli_w.dumps(dict(sorted(peers.items())))).encode())

@@ -22,6 +22,7 @@ from client.sources.readers.table_scan import reading
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
+from shared.protocol.authorities import read_authorities
 from shared.protocol.invitation import Application, Invitation
 from shared.protocol.keys import ed25519_from_line, make_ed25519, make_node_key
 from shared.protocol.run_authorization import federation_of
@@ -113,7 +114,9 @@ def invitation_changes(deployment: Deployment, invitation: Invitation) -> list[I
                 where=str(deployment.folder),
                 do="take the invitation in a folder of its own: fedfuse init client",
             )
-    before, after = known.fingerprints(), invitation.fingerprints()
+    # The authority may be newer than the invitation that was taken: the messenger follows what the coordinator's key signs.
+    now = read_authorities(deployment.authority) or known.authority
+    before, after = known.model_copy(update={"authority": now}).fingerprints(), invitation.fingerprints()
     return [IdentityChange(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
 
 

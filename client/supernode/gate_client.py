@@ -24,7 +24,9 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.version import VERSION
 from shared.ledger.receipts import MAX_RECEIPT
+from shared.protocol.authorities import authorities_digest, read_authorities
 from shared.protocol.gate_protocol import (
+    AUTHORITY_HEADER,
     COMPLAINT_DOMAIN,
     COMPLAINT_HEADER,
     COMPLAINT_PATH,
@@ -61,6 +63,10 @@ class Refused(FedfuseError):
         self.final = final
         # A service manager starts again what failed, and leaves alone what was refused for good.
         self.exit_code = ExitCode.REFUSED if final else ExitCode.FAILED
+
+
+class UnprovenServer(Refused):
+    """The server's certificate is not the one that was promised."""
 
 
 class Away(FedfuseError):
@@ -120,12 +126,13 @@ def hear(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seco
     """What the coordinator's server says of this platform, whatever it is.
 
     Raises:
-        Refused: its certificate is not the one that was promised.
+        UnprovenServer: its certificate is not the one that was promised.
         Away, ProtocolError: as `greet`.
     """
     try:
         context = ssl.create_default_context(cafile=str(authority))
-        status, body = _get(address, GREETING_PATH, {**_signed(key), VERSION_HEADER: VERSION}, context, seconds)
+        about = {VERSION_HEADER: VERSION, AUTHORITY_HEADER: authorities_digest(read_authorities(authority))}
+        status, body = _get(address, GREETING_PATH, {**_signed(key), **about}, context, seconds)
     except ssl.SSLCertVerificationError as error:
         complaint = _UNTRUSTED.get(error.verify_code, Complaint.OTHER)
         _complain(address, complaint, key, seconds)
@@ -203,6 +210,17 @@ def _get(address: str, path: str, headers: dict[str, str], context: ssl.SSLConte
         connection.close()
 
 
+def get_unverified(address: str, path: str, *, headers: dict[str, str] | None = None, seconds: float = 10.0) -> tuple[int, bytes]:
+    """Status and body of a GET over a connection that proves nothing: what goes out and what comes in has to prove itself.
+
+    Raises:
+        OSError, http.client.HTTPException: nobody answers, or nobody who speaks HTTP.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return _get(address, path, headers or {}, context, seconds)
+
+
 def _signed(key: ec.EllipticCurvePrivateKey, header: str = FLEET_HTTP_SIGNATURE_HEADER, domain: bytes = b"") -> dict[str, str]:
     """The headers with which Flower's SuperNode signs a request, or those of another domain."""
     stamp = _now().isoformat()
@@ -224,16 +242,14 @@ def _complain(address: str, complaint: Complaint, key: ec.EllipticCurvePrivateKe
 
     With Flower's signature, whoever is there could speak to the coordinator in this platform's name for five minutes.
     """
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         headers = _signed(key, COMPLAINT_HEADER, COMPLAINT_DOMAIN)
-        _get(address, f"{COMPLAINT_PATH}?{complaint.value}", headers, context, seconds)
+        get_unverified(address, f"{COMPLAINT_PATH}?{complaint.value}", headers=headers, seconds=seconds)
     except (OSError, http.client.HTTPException, socket.gaierror):
         return  # it was a courtesy
 
 
-def _untrusted(complaint: Complaint, address: str, authority: Path, error: ssl.SSLCertVerificationError) -> Refused:
+def _untrusted(complaint: Complaint, address: str, authority: Path, error: ssl.SSLCertVerificationError) -> UnprovenServer:
     found, do = {
         Complaint.AUTHORITY: (
             "the server's certificate is not of the authority in the invitation",
@@ -246,4 +262,4 @@ def _untrusted(complaint: Complaint, address: str, authority: Path, error: ssl.S
         Complaint.NAME: ("the server's certificate is for another name", "ask the coordinator under which name it is reached"),
         Complaint.OTHER: (f"the server's certificate is not valid ({error.verify_message})", "ask the coordinator"),
     }[complaint]
-    return Refused(found, where=f"{address}, checked with {authority}", do=do)
+    return UnprovenServer(found, where=f"{address}, checked with {authority}", do=do)

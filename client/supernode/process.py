@@ -19,6 +19,7 @@ import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ from urllib.parse import urlsplit
 from client.config.deployment_folder import Deployment
 from client.messenger.unix_socket import BROKER
 from client.supernode import socket_broker as broker
+from client.supernode.authority_update import LiveAuthorities, watch_authorities
 from client.supernode.fork_launcher import Passing, install_fork_launcher
+from client.supernode.gate_client import hear
 from client.supernode.sandbox import confine, harmless_devices, of_python, wall
 from shared.base import flower_patches
-from shared.base.errors import InputError
+from shared.base.errors import FedfuseError, InputError
+from shared.protocol.invitation import Invitation
+from shared.protocol.keys import load_node_key
 
 IDLE, PATIENT = 0.25, 3.0
 """Seconds between two looks for work: soon after there was some, and when there has been none for long."""
@@ -52,6 +57,7 @@ class Messenger:
         socket: The worker's.
         authority, key, trusted: Files that it may read.
         idle: Seconds between looks for work.
+        coordinator: The line of the coordinator's key, which says when its authority is another; '' asks nobody.
     """
 
     folder: str
@@ -61,9 +67,10 @@ class Messenger:
     key: str
     trusted: str | None = None
     idle: float = IDLE
+    coordinator: str = ""
 
     @classmethod
-    def of(cls, deployment: Deployment, *, address: str, socket: Path | None = None) -> Messenger:
+    def of(cls, deployment: Deployment, invitation: Invitation, *, socket: Path | None = None) -> Messenger:
         """The messenger of a platform's folder.
 
         Args:
@@ -71,7 +78,8 @@ class Messenger:
         """
         return cls(
             folder=str(deployment.node),
-            address=address,
+            address=invitation.address,
+            coordinator=invitation.coordinator,
             socket=str((socket or deployment.socket).absolute()),
             authority=str(deployment.authority),
             key=str(deployment.node_key),
@@ -159,6 +167,8 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     flower_patches.supernode_clock(Clock(messenger.idle))
+    if messenger.coordinator:
+        _follow_authorities(messenger)
     if passed is not None:
         flower_patches.supernode_processes(Passing(passed))
     sys.argv = ["flower-supernode", *_words(messenger, port)]
@@ -187,6 +197,19 @@ def ports(address: str, port: int, *, given: dict[str, str]) -> list[int]:
         if proxy.hostname:
             found.add(proxy.port or (443 if proxy.scheme == "https" else 80))
     return sorted(found)
+
+
+def _follow_authorities(messenger: Messenger) -> None:
+    """Have Flower's client believe the coordinator's next certificate authority before its server shows it."""
+    live, authority, key = LiveAuthorities(), Path(messenger.authority), load_node_key(Path(messenger.key))
+    flower_patches.supernode_certificates(live)
+
+    def take(bundle: str) -> None:
+        live.add(bundle)
+        with suppress(FedfuseError):
+            hear(messenger.address, authority=authority, key=key)  # which tells the coordinator's people that it knows them
+
+    watch_authorities(messenger.address, authority=authority, coordinator=messenger.coordinator, changed=take)
 
 
 def _shut(messenger: Messenger, port: int) -> int | None:

@@ -25,7 +25,8 @@ from typing import IO
 from client.config.deployment_folder import Deployment
 from client.messenger.unix_socket import connect_to, process_of
 from client.messenger.wire import WIRE, Frame, receive, send
-from client.supernode.gate_client import Away, Refused, greet
+from client.supernode.authority_update import greet_or_renew
+from client.supernode.gate_client import Away, Refused
 from client.supernode.process import Messenger, supernode_environment
 from client.supernode.sandbox import Wall
 from shared.base.errors import ExitCode, FedfuseError, InputError, ProtocolError, StorageError
@@ -126,7 +127,7 @@ class Supervisor:
         self._invitation = invitation
         self._key = load_node_key(place.node_key)
         self._stop = threading.Event()
-        self._messenger = Messenger.of(place, address=invitation.address, socket=self.at)
+        self._messenger = Messenger.of(place, invitation, socket=self.at)
         worker = [sys.executable, "-m", "fedfuse", "client", "worker", str(place.folder), "--socket", str(self.at)]
         if self.users[1] is not None:
             worker += ["--messenger", str(self.users[1])]
@@ -200,7 +201,12 @@ class Supervisor:
         return ExitCode.OK
 
     def _greet(self) -> None:
-        found = greet(self._invitation.address, authority=self.deployment.authority, key=self._key)
+        found = greet_or_renew(
+            self._invitation.address,
+            authority=self.deployment.authority,
+            key=self._key,
+            coordinator=self._invitation.coordinator,
+        )
         if found.platform != self._invitation.platform:
             raise Refused(
                 f"the coordinator knows this key as platform {found.platform!r}, not {self._invitation.platform!r}",

@@ -43,6 +43,12 @@ class Certificates:
         ca, tls = folder / "ca", folder / "tls"
         return cls(ca / "ca.key", ca / "ca.crt", tls / "server.key", tls / "server.crt")
 
+    @property
+    def trusted(self) -> Path:
+        """All authorities that the server's certificate may be of; while a rotation goes on, two (`authority_rotation`)."""
+        told = self.authority.with_name("trusted.crt")
+        return told if told.exists() else self.authority
+
     def make_authority(self, federation: str, *, days: int = AUTHORITY_DAYS) -> None:
         """Make the authority's key (0600) and certificate.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from server.deployment.approved_platforms import Platforms
+from server.deployment.authority_rotation import RotationStage, rotation_stage
 from server.deployment.flower_control import Control, Unreachable
 from server.deployment.folder import CoordinatorFolder, ServerFile, open_coordinator
 from server.deployment.launch import is_alive
@@ -17,6 +18,7 @@ from shared.doctor.findings import Finding, fault, fault_of, fine, warning
 from shared.doctor.places import check_certificate, check_secrets
 
 _NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "ceph", "glusterfs")
+_ROTATE = "fedfuse server authority begin: docs/operating.md"
 _RENEW = "fedfuse server renew, then restart the server"
 
 
@@ -39,9 +41,10 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
         folders=[coordinator.folder, coordinator.state],
     )
     yield check_certificate("the server's certificate", certificates.server, cure=_RENEW)
-    yield check_certificate(
-        "the authority's certificate", certificates.authority, cure="plan a new authority: platforms trust it"
-    )
+    yield check_certificate("the authority's certificate", certificates.authority, cure=_ROTATE)
+    stage = rotation_stage(certificates)
+    if stage is not RotationStage.NONE:
+        yield warning("certificate", f"a change of the authority is {stage}", "fedfuse server authority status says what is next")
     yield from _ports(coordinator)
     yield _name(file.host)
     yield _file_system(coordinator.folder)

@@ -80,10 +80,10 @@ class Control:
         self._client = ControlHttpClient.from_server_address(
             self._place,
             insecure=False,
-            root_certificates=str(coordinator.certificates.authority),
+            root_certificates=str(coordinator.certificates.trusted),
             interceptors=[RuntimeVersionHttpInterceptor(component_name="fedfuse")],
         )
-        context = ssl.create_default_context(cafile=str(coordinator.certificates.authority))
+        context = ssl.create_default_context(cafile=str(coordinator.certificates.trusted))
         self._http = httpx.Client(base_url=f"https://{self._place}", verify=context, timeout=30.0)
 
     def __enter__(self) -> Self:

@@ -24,7 +24,17 @@ from typing import Any
 from server.deployment.gate_verdicts import CREDENTIALS, Allowance, Judge
 from shared.base.errors import StorageError
 from shared.base.version import VERSION
-from shared.protocol.gate_protocol import COMPLAINT_HEADER, COMPLAINT_PATH, GREETING_PATH, VERSION_HEADER, Complaint, Standing
+from shared.protocol.authorities import is_nonce
+from shared.protocol.gate_protocol import (
+    AUTHORITY_HEADER,
+    AUTHORITY_PATH,
+    COMPLAINT_HEADER,
+    COMPLAINT_PATH,
+    GREETING_PATH,
+    VERSION_HEADER,
+    Complaint,
+    Standing,
+)
 
 log = logging.getLogger("fedfuse.gate")
 
@@ -89,6 +99,7 @@ class Gate:
         inside: Flower's application.
         private: The port on which everything is let through; it must be bound to 127.0.0.1.
         bundles: Takes in a bundle, as JSON, and answers with JSON; on the private port alone.
+        authorities: Answers a nonce with the authorities that the server's certificate may be of, signed.
         revive: Makes Flower forget that a SuperNode is connected. Whoever greets is about to start one; Flower would not
             take it back for a minute if the one before was killed.
     """
@@ -101,8 +112,10 @@ class Gate:
         private: int,
         bundles: Callable[[bytes], dict[str, Any]] | None = None,
         revive: Callable[[int], object] | None = None,
+        authorities: Callable[[str], dict[str, str]] | None = None,
     ) -> None:
         self._inside, self._judge, self._private, self._bundles, self._revive = inside, judge, private, bundles, revive
+        self._authorities = authorities
         self._trouble = Allowance()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,6 +141,11 @@ class Gate:
                 await self._inside(scope, receive, send)
             elif path == GREETING_PATH:
                 await self._greet(headers, send)
+            elif path == AUTHORITY_PATH and self._authorities is not None:
+                nonce = scope.get("query_string", b"").decode("latin-1")
+                if scope["method"] != "GET" or not is_nonce(nonce):
+                    raise _Bad(404, "not found")
+                await _answer(send, 200, self._authorities(nonce))
             elif path == COMPLAINT_PATH:
                 await self._complaint(scope, headers, send)
             elif path.startswith(FLEET):
@@ -185,7 +203,7 @@ class Gate:
                 verdict = replace(verdict, standing=Standing.PRESENT)
             elif self._revive is not None and platform.node:
                 await asyncio.to_thread(self._revive, platform.node)
-        self._judge.note(verdict, now=now, version=headers.get(VERSION_HEADER, ""))
+        self._judge.note(verdict, now=now, version=headers.get(VERSION_HEADER, ""), authorities=headers.get(AUTHORITY_HEADER, ""))
         await _answer(send, 200, self._judge.greeting(verdict, now=now))
 
     async def _complaint(self, scope: Scope, headers: dict[str, str], send: Send) -> None:

@@ -25,6 +25,7 @@ from flwr.supercore.primitives.asymmetric import verify_signature
 
 from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from shared.base.version import VERSION, release
+from shared.protocol.authorities import is_nonce
 from shared.protocol.gate_protocol import COMPLAINT_DOMAIN, COMPLAINT_HEADER, VERSION_HEADER, Standing
 from shared.protocol.keys import fingerprint
 from shared.protocol.messages import PROTOCOL
@@ -81,6 +82,7 @@ class Seen:
     Args:
         last: Its last request of any kind that was let through.
         alive: The last one of a SuperNode that has not said that it stops.
+        authorities: Digest of the certificate authorities that it knows, as it says.
     """
 
     last: float = 0.0
@@ -89,6 +91,7 @@ class Seen:
     refused: float = 0.0
     reason: str = ""
     version: str = ""
+    authorities: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +162,13 @@ class Judge:
             return Standing.OUTDATED
         return Standing.WELCOME
 
-    def note(self, verdict: Verdict, *, now: float, version: str = "", why: str = "") -> None:
+    def note(self, verdict: Verdict, *, now: float, version: str = "", why: str = "", authorities: str = "") -> None:
         """Remember what became of a request whose signature holds, and log refusals at a bounded rate.
 
         Args:
             version: Of the platform's Fedfuse, as it says.
             why: What to log and show instead of the standing's own word; a word of ours.
+            authorities: Digest of those that the platform knows, as it says.
         """
         platform, mark, standing = verdict.platform, verdict.mark, verdict.standing
         if not verdict.proven:
@@ -182,6 +186,8 @@ class Judge:
         self._forget(f"key {mark}")  # it was a stranger's until it was approved
         seen = self.seen.setdefault(platform.name, Seen())
         seen.version = version or seen.version
+        if is_nonce(authorities):  # of the same form
+            seen.authorities = authorities
         if standing is Standing.WELCOME and not why:
             seen.last, seen.requests = now, seen.requests + 1
             return

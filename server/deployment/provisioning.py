@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from server.deployment.approved_platforms import Platforms
+from server.deployment.authority_rotation import trusted_bundle
 from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
 from shared.base.atomic_files import write_whole
@@ -101,7 +102,7 @@ def make_invitation(coordinator: CoordinatorFolder, platform: str) -> Invitation
             minimum_version=coordinator.file.minimum_version,
             coordinator=ed25519_line(key),
             models=ed25519_line(models),
-            authority=coordinator.certificates.authority.read_text(encoding="ascii"),
+            authority=trusted_bundle(coordinator.certificates),
             members={one.name: one.identity for one in approved if one.name != platform},
         )
     except ValidationError as error:

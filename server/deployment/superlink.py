@@ -24,6 +24,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from server.deployment.approved_platforms import Platforms
+from server.deployment.authority_rotation import tell_authorities, trusted_bundle
 from server.deployment.bundle import deposit
 from server.deployment.checkup import bound_socket
 from server.deployment.folder import ENVIRONMENT, CoordinatorFolder
@@ -35,6 +36,8 @@ from server.run.last_receipts import LastReceipts
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
 from shared.base.prometheus import serve_metrics
+from shared.protocol.authorities import authorities_answer
+from shared.protocol.keys import load_ed25519
 
 log = logging.getLogger("fedfuse.server")
 
@@ -54,6 +57,7 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     """
     certificates, file = coordinator.certificates, coordinator.file
     certificates.require_valid()
+    tell_authorities(certificates)
     left = certificates.days_left()
     if left < SOON:
         log.warning("the server's certificate expires in %.0f days: fedfuse server renew", left)
@@ -76,7 +80,12 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     def revive(node: int) -> None:
         inside.state.linkstate_factory.state().deactivate_node(node)
 
-    gate = Gate(inside, judge, private=file.control_port, bundles=take, revive=revive)
+    key = load_ed25519(coordinator.federation_key)
+
+    def authorities(nonce: str) -> dict[str, str]:
+        return authorities_answer(trusted_bundle(certificates), nonce=nonce, key=key)
+
+    gate = Gate(inside, judge, private=file.control_port, bundles=take, revive=revive, authorities=authorities)
     server = uvicorn.Server(
         uvicorn.Config(
             app=gate,
@@ -107,7 +116,7 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
 
 def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
     certificates = coordinator.certificates
-    files = (certificates.authority, certificates.server, certificates.server_key)
+    files = (certificates.trusted, certificates.server, certificates.server_key)
     try:
         contents = tuple(path.read_bytes() for path in files)
     except OSError as error:
@@ -126,7 +135,7 @@ def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:
         artifact_provider=None,
         enable_supernode_auth=True,
         simulation=False,
-        ssl_ca_certfile=str(certificates.authority),
+        ssl_ca_certfile=str(certificates.trusted),
         ssl_certfile=str(certificates.server),
         ssl_keyfile=str(certificates.server_key),
         database=str(coordinator.database),

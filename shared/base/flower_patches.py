@@ -29,6 +29,11 @@ def supernode_processes(subprocess: Any) -> None:
     _replaced("flwr.supernode.start_client_internal", "subprocess", lambda _: subprocess)
 
 
+def supernode_certificates(ssl: Any) -> None:
+    """The SuperNode's client reads certificate authorities once; the contexts that it makes take others while it runs."""
+    _replaced("flwr.supercore.protobuf.client", "ssl", lambda _: ssl)
+
+
 def superexec_processes(subprocess: Any) -> None:
     """As `supernode_processes`, for the ClientApps that Flower's executor starts."""
     _replaced("flwr.supercore.superexec.executor.subprocess_executor", "subprocess", lambda _: subprocess)

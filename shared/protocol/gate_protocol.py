@@ -11,6 +11,10 @@ from enum import StrEnum
 
 GREETING_PATH = "/fedfuse/v1/greeting"
 COMPLAINT_PATH = "/fedfuse/v1/complaint"
+AUTHORITY_PATH = "/fedfuse/v1/authority"
+"""With a nonce as its query: which authorities the coordinator has (`shared/protocol/authorities.py`)."""
+AUTHORITY_HEADER = "fedfuse-authorities"
+"""In a greeting: digest of the authorities that the platform knows."""
 VERSION_HEADER = "fedfuse-version"
 COMPLAINT_HEADER, COMPLAINT_DOMAIN = "fedfuse-complaint", b"fedfuse complaint\n"
 """Signature (base64) over the domain and the time stamp."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.base.version import release
+from shared.protocol.authorities import certificates_in
 from shared.protocol.keys import ed25519_from_line, ed25519_line, fingerprint, node_key_from_line
 
 LARGEST = 1 << 18
@@ -43,10 +43,10 @@ def _address(text: str) -> str:
     return text
 
 
-def _certificate(text: str) -> str:
+def _certificates(text: str) -> str:
     try:
-        x509.load_pem_x509_certificate(text.encode("ascii"))
-    except (ValueError, x509.InvalidVersion):  # the second is no ValueError
+        certificates_in(text)
+    except ValueError:
         raise ValueError("expected a certificate in PEM") from None
     return text
 
@@ -110,7 +110,7 @@ class Invitation(_Document):
         minimum_version: Least version of Fedfuse that may take part.
         coordinator: Key (Ed25519, OpenSSH) that signs bundles and warrants.
         models: Key (Ed25519, OpenSSH) that signs published models.
-        authority: Certificate that the server's certificate is checked against.
+        authority: Certificate that the server's certificate is checked against; two while the authority is changed.
         members: Platform -> Ed25519 identity (base64) of those approved so far, for the secure sum.
     """
 
@@ -120,7 +120,7 @@ class Invitation(_Document):
     minimum_version: Annotated[str, AfterValidator(_version)]
     coordinator: Ed25519Line
     models: Ed25519Line
-    authority: Annotated[str, AfterValidator(_certificate)]
+    authority: Annotated[str, AfterValidator(_certificates)]
     members: dict[PlatformName, IdentityKey] = Field(default_factory=dict)
 
     @property
@@ -133,10 +133,9 @@ class Invitation(_Document):
 
     def fingerprints(self) -> dict[str, str]:
         """What a person compares of each part by itself: the address as it is, keys and the authority by their fingerprints."""
-        authority = x509.load_pem_x509_certificate(self.authority.encode("ascii"))
         return {
             "address": self.address,
-            "authority": grouped(authority.fingerprint(hashes.SHA256())),
+            "authority": fingerprint_of_authorities(self.authority),
             "coordinator": fingerprint(self.coordinator),
             "models": fingerprint(self.models),
         }
@@ -241,6 +240,11 @@ def grouped(digest: bytes) -> str:
     """The first 128 bits of a digest, as two people compare them."""
     text = digest.hex()[:32]
     return "-".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def fingerprint_of_authorities(bundle: str) -> str:
+    """What two people compare of the coordinator's certificate authorities, with a + between them."""
+    return "+".join(grouped(one.fingerprint(hashes.SHA256())) for one in certificates_in(bundle))
 
 
 def fingerprint_of(identity: str) -> str:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,7 @@ def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
 
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
-    messenger = Messenger.of(place, address=f"127.0.0.1:{port}")
+    messenger = replace(Messenger.of(place, place.invited()), address=f"127.0.0.1:{port}")
     words = [sys.executable, "-m", "client.supernode.process", messenger.paced(pace).text(), "caged"]
     # As one machine has to stand all of them, they look for new tasks less often than they would on machines of their own.
     given = {**local.environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.5"}

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.config.confirmed_changes import IdentityChange, ask, parse_replacements, require_agreed
 from client.config.deployment_folder import Deployment, open_deployment
-from client.config.trusted_peers import identities_of, read_peers, trust_identities
+from client.config.trusted_peers import forget_identities, identities_of, read_peers, trust_identities
 from client.setup.provisioning import accept_invitation, create_platform_folder
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
@@ -186,3 +186,17 @@ class TestReplacements:
             require_agreed([IdentityChange(name="a", old="1", new="2")], replace, where="x")
         require_agreed([IdentityChange(name="a", old="1", new="2")], {"a": "2"}, where="x")
         require_agreed([], {}, where="x")
+
+
+class TestForgetting:
+    def test_who_has_left_is_forgotten_and_the_others_stay(self, tmp_path: Path) -> None:
+        peers = tmp_path / "peers.toml"
+        trust_identities(peers, {"video": OLD, "news": NEW, "books": OTHER})
+        with pytest.raises(InputError, match="not trusted: radio"):
+            forget_identities(peers, ["video", "radio"])
+        assert set(read_peers(peers)) == {"video", "news", "books"}  # all is checked, then changed
+        forget_identities(peers, ["video", "books"])
+        assert read_peers(peers) == {"news": NEW}
+        # Whoever comes back under the name is new, and nothing is replaced.
+        trust_identities(peers, {"video": OTHER})
+        assert read_peers(peers) == {"news": NEW, "video": OTHER}
