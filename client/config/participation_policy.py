@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from client.config.table_location import AsTuple, Frozen
 from shared.base.errors import PrivacyError, ProtocolError
@@ -86,6 +86,13 @@ class ParticipationPolicy(Frozen):
     answer_step: float = Field(1.0, ge=0, le=3600, allow_inf_nan=False)
     identities: dict[Name, Annotated[str, AfterValidator(_identity)]] = Field(default_factory=dict)
     peers: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_anew(cls, values: object) -> object:
+        if isinstance(values, dict) and "maximum_epsilon" in values:
+            raise ValueError("maximum_epsilon is called maximum_epsilon_per_run now; the value stays")
+        return values
 
     @property
     def key(self) -> bytes | None:

@@ -369,7 +369,7 @@ def _continue(descriptor: int, path: Path) -> tuple[Ledger, int] | None:
         raise StorageError("this file is not a ledger", where=str(path), do="name another file for the ledger")
     if len(torn) >= MAX_LINE:
         raise StorageError(
-            f"the last {len(torn)} bytes are not a ledger line", where=str(path), do="restore the ledger from a backup"
+            f"the last {len(torn)} bytes are not a ledger line", where=str(path), do="put the newest copy that is whole back"
         )
     # Everything before the tear, before cutting. The last signature covers all.
     ledger = parse_ledger(content[:whole], where=str(path), signatures=Signatures.LAST) if whole else None

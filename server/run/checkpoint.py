@@ -104,10 +104,12 @@ def load_checkpoint(folder: Path, *, run: str, settings: Settings, layout: Layou
     ]
     if changed:
         # Platforms planned their noise for the settings that they joined with.
+        # Does a setting exist on one side alone, another version began the run.
+        advice = "finish the run with the version that began it, or start a new run" if set(then) != set(now) else ""
         raise InputError(
             "\n".join(["the settings differ from the checkpoint's", *changed]),
             where=str(path),
-            do="resume with the same settings",
+            do=advice or "resume with the same settings",
         )
     adapter = {name: array for name, array in tensors.items() if not name.startswith(_STATE)}
     state = {name.removeprefix(_STATE): array for name, array in tensors.items() if name.startswith(_STATE)}

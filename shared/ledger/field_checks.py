@@ -53,10 +53,10 @@ def hold(holds: bool, otherwise: str, where: str) -> None:
     """Raise PrivacyError, the ledger was altered, unless something holds."""
     if not holds:
         raise PrivacyError(
-            otherwise, where=where, do="restore the ledger from a backup; do not release anything on an altered one"
+            otherwise, where=where, do="put the newest copy that is whole back; do not release anything on an altered one"
         )
 
 
 def damaged(found: str, where: str) -> NoReturn:
     """Raise StorageError: this is no ledger line."""
-    raise StorageError(f"this is not a ledger line: {found}", where=where, do="restore the ledger from a backup")
+    raise StorageError(f"this is not a ledger line: {found}", where=where, do="put the newest copy that is whole back")
