@@ -115,7 +115,7 @@ def _tell(certificates: Certificates, *paths: Path) -> None:
 
 def _next(certificates: Certificates) -> Certificates:
     folder = certificates.authority.parent
-    return Certificates(folder / "next.key", folder / "next.crt", certificates.server_key, certificates.server)
+    return Certificates(certificates.next_authority_key, folder / "next.crt", certificates.server_key, certificates.server)
 
 
 def _old(certificates: Certificates) -> Path:

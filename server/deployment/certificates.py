@@ -49,6 +49,11 @@ class Certificates:
         told = self.authority.with_name("trusted.crt")
         return told if told.exists() else self.authority
 
+    @property
+    def next_authority_key(self) -> Path:
+        """Key of the authority that is told and does not sign yet."""
+        return self.authority.with_name("next.key")
+
     def make_authority(self, federation: str, *, days: int = AUTHORITY_DAYS) -> None:
         """Make the authority's key (0600) and certificate.
 

@@ -30,6 +30,7 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
         yield fault_of("server.toml", error)
         return
     file, certificates = coordinator.file, coordinator.certificates
+    stage = rotation_stage(certificates)
     yield fine("server.toml", f"federation {file.name}, platforms connect to {coordinator.address}")
     yield from check_secrets(
         {
@@ -37,12 +38,14 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
             "the server's key": certificates.server_key,
             "the federation's key": coordinator.federation_key,
             "the model-signing key": coordinator.model_key,
+            **(
+                {"the next authority's key": certificates.authority.with_name("next.key")} if stage is RotationStage.BEGUN else {}
+            ),
         },
         folders=[coordinator.folder, coordinator.state],
     )
     yield check_certificate("the server's certificate", certificates.server, cure=_RENEW)
     yield check_certificate("the authority's certificate", certificates.authority, cure=_ROTATE)
-    stage = rotation_stage(certificates)
     if stage is not RotationStage.NONE:
         yield warning("certificate", f"a change of the authority is {stage}", "fedfuse server authority status says what is next")
     yield from _ports(coordinator)

@@ -42,11 +42,12 @@ exec {python} -m fedfuse server start . "$@"
 
 _IGNORE = """\
 # Secrets and state do not belong into a repository.
-ca/ca.key
+ca/*.key
 keys/*.key
 tls/server.key
 state/
 runs/
+receipts/
 """
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from client.config.deployment_folder import Deployment
+from client.privacy.ledger_writer import LedgerWriter
+from client.secagg.persistent_participant import identity_of
 from client.setup.provisioning import create_platform_folder
 from client.supernode import checkup
 from client.supernode.gate_client import Heard
@@ -17,6 +19,8 @@ from client.supernode.sandbox import Wall
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.doctor.findings import Finding, Level
+from shared.ledger.receipts import LedgerReceipt
+from shared.privacy.releases import Release, ReleaseKind
 from shared.protocol.gate_protocol import Standing
 from simulations.local_deployment import free_ports
 
@@ -91,6 +95,32 @@ def test_a_ledger_that_another_process_holds_and_a_socket_that_was_left(shop: De
         found = of(shop, "worker", "socket", "ledger")
     assert [one.level for one in found] == [Level.WARNING, Level.OK, Level.ERROR]
     assert [one.what for one in of(shop, "worker", "socket", "ledger")] == ["worker", "socket"]
+
+
+def test_a_ledger_that_went_back(shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, identity = shop.worker / "ledger" / "shop.jsonl", identity_of(shop.worker, make=False)
+    with LedgerWriter.open(path, platform="shop", budget=8.0, delta=1e-3, identity=identity) as writer:
+        older = path.read_bytes()
+        release = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0)
+        charge = writer.charge(release, run="spring", round=1, question="5" * 64)
+        head = writer.record_release("a" * 64, charge=charge.hash, run="spring", round=1)
+        receipt = LedgerReceipt(
+            platform="shop", run="spring", round=1, kind="update", left="a" * 64, ledger=head, head_signature=writer.sign(head)
+        ).text()
+    monkeypatch.setattr(checkup, "hear", lambda *args, **options: replace(HEARD, receipt=receipt))
+    assert [one.level for one in of(shop, "ledger")] == [Level.OK, Level.OK]
+    path.write_bytes(older)
+    (whole, found) = of(shop, "ledger")
+    assert whole.level is Level.OK  # in itself it is
+    assert found.level is Level.ERROR and "older copy" in found.found and "newest copy" in found.cure
+    path.unlink()
+    (found,) = of(shop, "ledger")
+    assert found.level is Level.ERROR and "it is gone" in found.found
+    # What was kept here says it without the coordinator.
+    path.write_bytes(older)
+    (shop.worker / "receipts.jsonl").write_text(receipt + "\n")
+    monkeypatch.setattr(checkup, "hear", lambda *args, **options: HEARD)
+    assert [one.level for one in of(shop, "ledger")] == [Level.ERROR]
 
 
 def test_a_mistake_in_the_platform_file(shop: Deployment) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from server.deployment.authority_rotation import begin_rotation
 from server.deployment.checkup import check_coordinator, check_default_ports
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import create_coordinator_folder
@@ -73,6 +74,15 @@ def test_what_is_in_the_way(
     harm(coordinator)
     (found,) = [one for one in of(coordinator, what) if one.level is Level.ERROR]
     assert says in found.found and found.cure
+
+
+def test_a_change_of_the_authority_is_not_forgotten(coordinator: CoordinatorFolder) -> None:
+    begin_rotation(coordinator)
+    (found,) = [one for one in of(coordinator, "certificate") if one.level is Level.WARNING]
+    assert "begun" in found.found and "authority status" in found.cure
+    coordinator.certificates.next_authority_key.chmod(0o644)
+    (found,) = [one for one in of(coordinator, "keys") if one.level is Level.ERROR]
+    assert "next authority" in found.found
 
 
 def test_a_mistake_in_its_file(coordinator: CoordinatorFolder) -> None:
