@@ -45,10 +45,15 @@ def test_a_federation_in_one_command(place: Path) -> None:
     # Killed when the coordinator's server is up and the first platform is being made.
     first = subprocess.Popen(fedfuse_words("poc"), cwd=place, env=environment(), stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    said = next(line for line in first.stdout if "shop-01 is invited" in line or not line)
+    said = []
+    for line in first.stdout:
+        said.append(line)
+        if "shop-01 is invited" in line:
+            break
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
-    assert said and processes_in(root)[0].part == "server"
+    assert said and "shop-01 is invited" in said[-1], said
+    assert processes_in(root)[0].part == "server"
     shown = json.loads(poc(place, "status", "--json").stdout)
     assert shown["state"] == "an earlier start was killed half-way"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from client.serving import guard
 from client.serving.guard import LARGEST_BODY
@@ -192,6 +191,9 @@ def test_answers_are_kept_by_nobody(served: Served) -> None:
     )
 
 
-def test_without_a_token_names_are_asked_all_the_same(start: Callable[..., Served], tmp_path: Path) -> None:
-    open_ = guard.AccessGuard(start().client.app, token=None, hosts=["127.0.0.1:80"])
-    assert open_._token is None and open_._hosts == {"127.0.0.1:80"}
+def test_without_a_token_names_are_asked_all_the_same(served: Served) -> None:
+    inside: Any = served.client.app.inside  # type: ignore[attr-defined]
+    client = TestClient(guard.AccessGuard(inside, token=None, hosts=["127.0.0.1:80"]), base_url="http://127.0.0.1:80")
+    named = {"host": "127.0.0.1:80"}
+    assert client.get("/platform", headers=named).status_code == 200
+    assert client.get("/platform", headers={"host": "evil.example"}).status_code == 421

@@ -50,7 +50,10 @@ def test_a_changed_ledger_is_unsound(run: Path, report_of: Make) -> None:
     report = report_of(run)
     assert report.verdict.verdict == "unsound" and report.verdict.exit_code == 1
     assert any("shop" in reason for reason in report.verdict.reasons)
-    assert next(one for one in report.budgets if one.platform == "shop").spent is not None or report.records[0].problems
+    shop, record = report.budgets[0], report.records[0]
+    assert shop.platform == record.platform == "shop" and "altered" in record.problems[0]
+    # No figure is taken from what was changed.
+    assert shop.spent is None and shop.verdict == "unsound" and record.charges == 0
 
 
 def test_a_cut_ledger_is_unsound_with_receipts_and_open_without(run: Path, report_of: Make) -> None:
