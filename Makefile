@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests start many processes, and each would compile torch's modules anew where no byte code may be kept: ten seconds of a processor.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Nothing here reports home.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
@@ -33,7 +36,7 @@ simulate: $(STAMP) ## run the federation on the generated world, in this process
 # Tests use the embedded backbone alone: no model hub is asked for anything.
 test: export HF_HUB_OFFLINE := 1
 test: $(STAMP) ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(STAMP) ## lint, formatting, types, and the order of imports
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""`fedfuse poc` with real processes: killed half-way, started anew, left running, stopped, started again."""
+"""`fedfuse poc` with real processes: killed half-way, started anew, left running, stopped, started again.
+
+What starts a federation is a process of its own; what only looks at it or stops it is called in this one.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from shared.ledger.audit import audit_run
 from simulations.local_deployment import QUIET, ROOT, fedfuse_words
 from simulations.poc.first_federation import PLATFORMS, RUN
 from simulations.poc.processes import processes_in, stop_processes
+from tests.support.called_command import called
 
 
 @pytest.fixture
@@ -26,9 +30,10 @@ def place(tmp_path: Path) -> Iterator[Path]:
     stop_processes(tmp_path / "poc")
 
 
-def poc(place: Path, *words: str, timeout: float = 1200.0) -> subprocess.CompletedProcess[str]:
+def poc(place: Path) -> subprocess.CompletedProcess[str]:
+    """`fedfuse poc` as a process, in an empty place."""
     return subprocess.run(
-        fedfuse_words("poc", *words), cwd=place, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        fedfuse_words("poc"), cwd=place, env=environment(), capture_output=True, text=True, timeout=1200.0, check=False
     )
 
 
@@ -40,7 +45,8 @@ def environment() -> dict[str, str]:
 @pytest.mark.timeout(2400)
 def test_a_federation_in_one_command(place: Path) -> None:
     root = place / "poc"
-    assert "fedfuse poc" in poc(place, "stop").stderr and not root.exists()
+    at = ("--dir", root)
+    assert "fedfuse poc" in called("poc", "stop", *at).stderr and not root.exists()
 
     # Killed when the coordinator's server is up and the first platform is being made.
     first = subprocess.Popen(fedfuse_words("poc"), cwd=place, env=environment(), stdout=subprocess.PIPE, text=True)
@@ -54,13 +60,13 @@ def test_a_federation_in_one_command(place: Path) -> None:
     first.communicate()
     assert said and "shop-01 is invited" in said[-1], said
     assert processes_in(root)[0].part == "server"
-    shown = json.loads(poc(place, "status", "--json").stdout)
+    shown = json.loads(called("poc", "status", "--json", *at).stdout)
     assert shown["state"] == "an earlier start was killed half-way"
 
     done = poc(place)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "killed half-way" in done.stdout and f"evaluate poc/{PLATFORMS[0]} --model poc/model" in done.stdout
-    shown = json.loads(poc(place, "status", "--json").stdout)
+    shown = json.loads(called("poc", "status", "--json", *at).stdout)
     assert shown["state"] == "runs" and shown["platforms"] == dict.fromkeys(PLATFORMS, "online")
     state = json.loads((root / "coordinator" / "runs" / RUN / "state.json").read_text())
     assert state["state"] == "finished" and set(state["platforms"]) == set(PLATFORMS)
@@ -70,16 +76,15 @@ def test_a_federation_in_one_command(place: Path) -> None:
     assert len(keys) == 4 + 2 * len(PLATFORMS) and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
     for folder in ("coordinator", PLATFORMS[0]):
-        looked = subprocess.run(fedfuse_words("doctor", f"poc/{folder}", "--json"), cwd=place, env=environment(),
-                                capture_output=True, text=True, check=False)  # fmt: skip
+        looked = called("doctor", root / folder, "--json")
         assert looked.returncode == 0 and json.loads(looked.stdout)["ok"], looked.stdout
     assert "holds for 36" in looked.stdout and "the coordinator's certificate" in looked.stdout
 
-    second = poc(place)
+    second = called("poc", *at)
     assert second.returncode == ExitCode.BAD_INPUT and "it runs already" in second.stderr
-    stopped = poc(place, "stop")
+    stopped = called("poc", "stop", *at)
     assert stopped.returncode == 0 and processes_in(root) == []
-    assert poc(place, "status").returncode == ExitCode.FAILED
+    assert called("poc", "status", *at).returncode == ExitCode.FAILED
 
     # Again: the same federation, and nothing is spent a second time.
     before = [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
@@ -87,4 +92,4 @@ def test_a_federation_in_one_command(place: Path) -> None:
     assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
     assert before == [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
     assert sys.executable in again.stdout  # how it was called is how it can be pasted
-    assert poc(place, "stop").returncode == 0 and processes_in(root) == []
+    assert called("poc", "stop", *at).returncode == 0 and processes_in(root) == []

@@ -148,6 +148,7 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
         log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_flwr_run(superlink: dict[str, str], write_platform: Write, tiny_bert: str, tmp_path: Path) -> None:
     write_platform("shop")

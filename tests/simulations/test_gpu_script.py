@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import os
 import resource
@@ -17,7 +19,7 @@ import pytest
 
 from simulations.benchmarks.gpu import runner, wheels
 from simulations.benchmarks.gpu.install import install
-from simulations.benchmarks.gpu.plan import GpuStep, limit, steps
+from simulations.benchmarks.gpu.plan import GpuStep, backbone_step, limit, steps
 from simulations.benchmarks.gpu.runner import Results, StepRunner, figures_in, run_steps
 from simulations.benchmarks.gpu.step import DeviceMemory
 from simulations.benchmarks.gpu.summary import summarised
@@ -51,6 +53,7 @@ def commands() -> Iterator[str]:
             continue
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_dry_run_goes_through_every_step(tmp_path: Path) -> None:
     out, scratch = tmp_path / "out", tmp_path / "scratch"
@@ -174,6 +177,30 @@ class TestSteps:
 
 
 class TestPlan:
+    @pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "on a card"])
+    def test_every_step_is_a_command_that_its_module_takes(self, monkeypatch: pytest.MonkeyPatch, tiny: bool) -> None:
+        """Up to where its work begins; the dry run, by name, goes through all of it."""
+
+        class Taken(Exception):
+            pass
+
+        def parsed(self: argparse.ArgumentParser, *words: Any, **more: Any) -> Any:
+            parse(self, *words, **more)
+            raise Taken
+
+        def tested(words: list[str], plugins: list[object]) -> int:
+            assert "tests/on_a_device.py" in words and (ROOT / "tests" / "on_a_device.py").exists()
+            raise Taken
+
+        parse = argparse.ArgumentParser.parse_args
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+        monkeypatch.setattr(pytest, "main", tested)
+        monkeypatch.setenv("FEDFUSE_DEVICE", "")  # device_tests sets it
+        for step in [backbone_step(Path("bert"), tiny=tiny), *steps(Path(), backbone="minilm", tiny=tiny)]:
+            monkeypatch.setattr(sys, "argv", [step.module, *step.options])
+            with pytest.raises(Taken):
+                importlib.import_module(step.module).main()
+
     @pytest.mark.parametrize("minutes", [4, 8])
     def test_time_is_kept_for_what_comes_later(self, minutes: float) -> None:
         plan = steps(Path(), backbone="minilm", tiny=False)
