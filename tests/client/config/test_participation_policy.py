@@ -60,7 +60,7 @@ def bench(write_platform: Write, tiny_bert: str, tmp_path: Path) -> Iterator[Cal
     made: list[Bench] = []
 
     def make(federation: str = "", **over: Any) -> Bench:
-        table = f"[federation]\nbackbones = [{json.dumps(tiny_bert)}]\n{federation}\n"
+        table = f"[federation]\nbackbones = [{json.dumps(tiny_bert)}]\nanswer_step = 0.01\n{federation}\n"
         privacy = over.pop("privacy", "epsilon = 20.0\ndelta = 1e-3")
         path = write_platform(f"shop{len(made)}", privacy=privacy, extra=table, **over)
         made.append(Bench(path, tmp_path / f"state-{len(made)}"))

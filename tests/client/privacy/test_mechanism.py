@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -49,8 +50,14 @@ def of_total(mechanism: Mechanism, total: Tensor) -> BoundedSum:
     return BoundedSum(parts={"w": total.double()}, bound=mechanism.clip)
 
 
+@lru_cache
+def wide(mechanism: Mechanism, dimension: int) -> Mechanism:
+    """Made once, not for every release: its grid is worked out when it is first used."""
+    return replace(mechanism, dimension=dimension)
+
+
 def released(mechanism: Mechanism, total: BoundedSum, random: NoiseSource) -> Tensor:
-    gradient, _ = replace(mechanism, dimension=total.dimension).privatise(total, random)
+    gradient, _ = wide(mechanism, total.dimension).privatise(total, random)
     return gradient["w"]
 
 
@@ -268,21 +275,24 @@ def promised(mechanism: Mechanism) -> float:
 
 
 class TestAttack:
-    """An audit from outside: what an attacker proves must stay below what the accountant promises."""
+    """An audit from outside: what an attacker proves must stay below what the accountant promises.
+
+    With as many trials as find the mechanism broken in the way that is hardest to see.
+    """
 
     whole = make(users=5, sample_rate=1.0, noise_multiplier=2.0)
     sampled = make(users=5, sample_rate=0.1, noise_multiplier=0.7)
 
-    @pytest.mark.parametrize("mechanism", [whole, sampled], ids=["whole", "sampled"])
-    def test_the_mechanism_keeps_its_promise(self, mechanism: Mechanism) -> None:
-        assert attack(real, mechanism, trials=8000) <= promised(mechanism)
+    @pytest.mark.parametrize(("mechanism", "trials"), [(whole, 8000), (sampled, 4000)], ids=["whole", "sampled"])
+    def test_the_mechanism_keeps_its_promise(self, mechanism: Mechanism, trials: int) -> None:
+        assert attack(real, mechanism, trials=trials) <= promised(mechanism)
 
-    @pytest.mark.parametrize(("broken", "trials"), [(without_noise, 2000), (without_clip, 2000), (half_noise, 16_000)])
+    @pytest.mark.parametrize(("broken", "trials"), [(without_noise, 1000), (without_clip, 1000), (half_noise, 8000)])
     def test_the_attack_finds_a_broken_mechanism(self, broken: Step, trials: int) -> None:
         assert attack(broken, self.whole, trials=trials) > promised(self.whole)
 
     def test_the_attack_finds_that_nobody_was_sampled(self) -> None:
-        assert attack(of_everybody, self.sampled, trials=8000) > promised(self.sampled)
+        assert attack(of_everybody, self.sampled, trials=4000) > promised(self.sampled)
 
 
 class TestMechanism:
