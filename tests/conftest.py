@@ -13,27 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
 
 from shared.base.settings import Settings, build
 from simulations.benchmarks.gpu.random_bert import TINY, write_random_bert
+from tests.support.browser import chromium
+from tests.support.examples import examples
+from tests.support.small_platform import WORDS, small_platform
 
 # Continuous integration draws the same examples every time; people's machines draw new ones.
 # No deadline: on a busy machine it would fail a test that is right.
-hypothesis.settings.register_profile("people", deadline=None)
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("people", max_examples=examples(50), deadline=None)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("people"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "people")
 
 # Ray ends its workers when the machine's memory is nearly full, whoever has taken it, and gives up those that start slowly.
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
 
-# The models here are tiny: a second thread costs more than it brings, above all beside other processes.
+# The models here are tiny: a second thread costs more than it brings, above all beside other processes. Those that are started
+# here learn it from the environment: a thread that waits for work spins, which took twice the processor time of training steps.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-
-WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,44 +109,19 @@ def tiny_settings(tiny_bert: str) -> Callable[..., Settings]:
 
 @pytest.fixture
 def write_platform(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a platform of CSV files and returns its platform file."""
+    """`small_platform` in a folder of the test's own, if no other is named."""
 
-    def write(
-        name: str = "shop",
-        *,
-        folder: Path | None = None,
-        users: int = 30,
-        items: int = 12,
-        declared: int = 40,
-        seed: int = 0,
-        extra: str = "",
-        files: dict[str, str] | None = None,
-        privacy: str = "epsilon = 50.0\ndelta = 1e-3",
-    ) -> Path:
-        at = folder or tmp_path / "world"
-        at.mkdir(parents=True, exist_ok=True)
-        random = np.random.default_rng(seed)
-        rows = ["user,item,time"]
-        for user in range(users):
-            for when, item in enumerate(random.permutation(items)[: int(random.integers(3, 7))]):
-                rows.append(f"u{user},i{item},{1_700_000_000 + 1000 * user + when}")
-        titles = ["item,title"] + [
-            f"i{item},{WORDS[item % len(WORDS)]} {WORDS[(3 * item + 1) % len(WORDS)]} {item}" for item in range(items)
-        ]
-        (at / f"{name}-events.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        (at / f"{name}-items.csv").write_text("\n".join(titles) + "\n", encoding="utf-8")
-        for file, content in (files or {}).items():
-            (at / file).write_text(content, encoding="utf-8")
-        path = at / f"{name}.toml"
-        path.write_text(
-            f'name = "{name}"\nusers = {declared}\n[privacy]\n{privacy}\n'
-            f'[sources.events]\nkind = "interactions"\npath = "{name}-events.csv"\n'
-            f'[sources.items]\nkind = "items"\npath = "{name}-items.csv"\n{extra}\n',
-            encoding="utf-8",
-        )
-        return path
+    def write(name: str = "shop", *, folder: Path | None = None, **how: Any) -> Path:
+        return small_platform(folder or tmp_path / "world", name, **how)
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser without a window; its tests are skipped where there is none."""
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

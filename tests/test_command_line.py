@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import fedfuse
 from shared.base.settings import Settings
 from shared.base.version import VERSION
+from tests.support.called_command import called
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
@@ -30,17 +30,10 @@ class Result:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def call() -> Callable[..., Result]:
     def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["fedfuse", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        code = 0
-        try:
-            fedfuse.main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
+        done = called(*words)
+        return Result(done.returncode, done.stdout, done.stderr)
 
     return run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import WORDS
 from tests.deploy.stage import Stage, csv
+from tests.support.small_platform import WORDS
 
 
 @pytest.fixture

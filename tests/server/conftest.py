@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import shutil
 import socket
 import sys
 import threading
@@ -20,13 +21,16 @@ from client.messenger import worker_link as link
 from server.monitoring.run_events import Outcome, Tally
 from server.registry.publication import publish_adapter
 from server.run.federation import run_federation
-from shared.base.settings import Settings
+from shared.base.settings import Settings, build
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Joined, Label, Metrics
 from shared.protocol.quality import Quality
 from shared.registry.signing import Signer, load_signer, make_key_pair
 from simulations.in_process_grid import InProcessGrid
+from simulations.run import Simulation, run_simulation
+from simulations.worlds.world import open_world
+from tests.support.small_platform import small_platform
 
 Make = Callable[..., Settings]
 
@@ -210,3 +214,28 @@ def run_linked(tmp_path: Path) -> Iterator[Callable[..., Outcome]]:
     yield run
     for key in keys:
         link.forget(key)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Path:
+    """Folder of a simulation of two platforms over three rounds; not to be written to."""
+    at = tmp_path_factory.mktemp("reported")
+    for seed, (name, users) in enumerate((("shop", 30), ("video", 24))):
+        small_platform(at / "world", name, users=users, declared=users + 10, seed=seed)
+    values = {
+        "rounds": 3,
+        "simulation": True,
+        "strategy": "fedavg",
+        "model": {"backbone": tiny_bert, "layers": 2, "rank": 2, "item_tokens": 12, "user_tokens": 24},
+        "training": {"local_steps": 2, "sample_rate": 0.5, "views": 2, "targets": 2},
+        "privacy": {"generator": "seeded", "epsilon": 50.0},
+    }
+    settings = build(values, where="test")
+    run_simulation(Simulation(world=open_world(at / "world"), settings=settings, out=at / "run"))
+    return at / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(finished, tmp_path / "spring", ignore=shutil.ignore_patterns("state", "tensorboard")))

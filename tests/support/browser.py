@@ -32,6 +32,34 @@ LOW_CONTRAST = """([texts, shown]) => {
 """WCAG 2.2, 1.4.3: the texts of a selector, all or those shown, whose contrast with the nearest background is below 4.5 to 1."""
 
 
+class Pages:
+    """Pages opened in contexts of their own, and all that they say and ask for."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser, self._contexts = browser, list[Any]()
+        self.said, self.asked = list[str](), list[str]()
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    def open(self, address: str, **options: Any) -> Any:
+        """Open an address; `options` are those of Playwright's `new_context`."""
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(120_000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(address)
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A browser without a window; the test is skipped where there is none."""

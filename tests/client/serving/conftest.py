@@ -21,6 +21,7 @@ from client.serving.guard import AccessGuard
 from client.serving.served_models import ServedModels
 from client.sources.platform_tables import read_tables
 from tests.support.released_preferences import release_of, write_release
+from tests.support.small_platform import small_platform
 
 TOKEN = "t" * 43
 ROWS = "item,title,genre,price\n" + "".join(
@@ -42,12 +43,31 @@ class Served:
         return answer.json()
 
 
-@pytest.fixture
-def file(write_platform: Callable[..., Path]) -> PlatformFile:
-    path = write_platform(users=40, items=24, files={"films.csv": ROWS})
+def films(folder: Path) -> PlatformFile:
+    """The platform, written in a folder."""
+    path = small_platform(folder, users=40, items=24, files={"films.csv": ROWS})
     items = 'path = "films.csv"\ncolumns = { category = "genre" }'
     path.write_text(path.read_text().replace('path = "shop-items.csv"', items))
     return load(path)
+
+
+def serve(file: PlatformFile, model: Path | None = None, *, most: int = 1000) -> Served:
+    """A server of a platform; its `answers` are to be closed."""
+    models = ServedModels(file, ModelInputs(model=model, cache=file.state / "trunk"))
+    answers = PlatformAnswers(file, models, EventLog(file.state / "serving", most=most))
+    app = AccessGuard(create_api(answers), token=TOKEN, hosts=["127.0.0.1:80"])
+    return Served(file=file, answers=answers, client=client_of(app))
+
+
+def client_of(app: Any) -> TestClient:
+    """A client that has the token."""
+    headers = {"authorization": f"Bearer {TOKEN}", "host": "127.0.0.1:80"}
+    return TestClient(app, base_url="http://127.0.0.1:80", headers=headers)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> PlatformFile:
+    return films(tmp_path / "world")
 
 
 @pytest.fixture
@@ -63,14 +83,9 @@ def start(file: PlatformFile) -> Iterator[Callable[..., Served]]:
     stops = []
 
     def started(model: Path | None = None, *, most: int = 1000) -> Served:
-        models = ServedModels(file, ModelInputs(model=model, cache=file.state / "trunk"))
-        answers = PlatformAnswers(file, models, EventLog(file.state / "serving", most=most))
-        stops.append(answers.close)
-        guarded = AccessGuard(create_api(answers), token=TOKEN, hosts=["127.0.0.1:80"])
-        client = TestClient(
-            guarded, base_url="http://127.0.0.1:80", headers={"authorization": f"Bearer {TOKEN}", "host": "127.0.0.1:80"}
-        )
-        return Served(file=file, answers=answers, client=client)
+        served = serve(file, model, most=most)
+        stops.append(served.answers.close)
+        return served
 
     yield started
     for stop in stops:

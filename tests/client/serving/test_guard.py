@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +16,24 @@ from starlette.testclient import TestClient
 from client.serving import guard
 from client.serving.guard import LARGEST_BODY
 from client.serving.messages import EventsRequest, ExplainRequest, RecommendRequest
-from tests.client.serving.conftest import TOKEN, Served
+from tests.client.serving.conftest import TOKEN, Served, client_of, films, serve
 
 JSON_BODY = {"content-type": "application/json"}
 PATHS = ("/recommend", "/similar", "/explain", "/events", "/items")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all: whom it lets in does not depend on what it was sent before."""
+    started = serve(films(tmp_path_factory.mktemp("guarded")))
+    yield started
+    started.answers.close()
+
+
+@pytest.fixture
+def served(running: Served) -> Served:
+    """Every test has a client of its own."""
+    return replace(running, client=client_of(running.client.app))
 
 
 @pytest.mark.parametrize(

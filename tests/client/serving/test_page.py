@@ -15,18 +15,12 @@ from client.serving.guard import AccessGuard
 from client.serving.page import content_policy, rendered_page
 from client.serving.process import names_of, tcp_socket
 from tests.client.serving.conftest import TOKEN, Served
-from tests.support.browser import LOW_CONTRAST, chromium
+from tests.support.browser import LOW_CONTRAST, Pages
 
 _TEXTS = "p, li, td, th, h1, h2, h3, label, button, summary, caption, input, select, span.n, span.muted"
 _UNNAMED = """() => [...document.querySelectorAll('button, input, select, svg[role=img], dialog, section')].filter(one =>
   one.checkVisibility() && !(one.getAttribute('aria-label') || one.getAttribute('aria-labelledby') || one.labels?.length
   || one.closest('label') || (one.tagName === 'BUTTON' && one.textContent.trim()))).map(one => one.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture
@@ -49,24 +43,11 @@ def address(start: Callable[..., Served], model: Path) -> Iterator[str]:
 @pytest.fixture
 def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Opens the page, and holds that nothing was said on the console and no other server was asked."""
-    contexts, said, asked = [], list[str](), list[str]()
-
-    def show(fragment: str = f"#{TOKEN}", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        context.set_default_timeout(120_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/{fragment}")
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-    assert [text for text in said if "401" not in text] == []
-    assert all(url.startswith(address) or url == "data:," for url in asked), asked
+    pages = Pages(browser)
+    yield lambda fragment=f"#{TOKEN}", **options: pages.open(f"{address}/{fragment}", **options)
+    pages.close()
+    assert [text for text in pages.said if "401" not in text] == []
+    assert all(url.startswith(address) or url == "data:," for url in pages.asked), pages.asked
 
 
 def for_user(page: Any, user: str) -> None:

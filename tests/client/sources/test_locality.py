@@ -24,6 +24,7 @@ from client.config.platform_file import load
 from client.examples.vectors import widths_of
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
+from tests.support.examples import examples
 
 MISSING = object()
 """The row has no such key."""
@@ -334,7 +335,7 @@ def public(tables: Tables) -> list[Any]:
 @pytest.mark.parametrize("form", WRITERS)
 @given(data=st.data())
 @settings(
-    max_examples=25,
+    max_examples=examples(12),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     # A smaller counterexample costs minutes of reading files.

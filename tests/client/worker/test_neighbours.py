@@ -43,6 +43,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
+from tests.support.examples import examples
 from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Told, User, World, compare, neighbours, require_noticed
 
 Make = Callable[..., Settings]
@@ -195,7 +196,9 @@ def explored(play: Any, world: World, data: st.DataObject) -> None:
 SLOWLY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=SLOWLY, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(
+    max_examples=examples(8), deadline=None, suppress_health_check=SLOWLY, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 @given(world=worlds, data=st.data())
 def test_no_worlds_settings_or_adapters_tell_neighbours_apart(play: Any, world: World, data: st.DataObject) -> None:
     explored(play, world, data)

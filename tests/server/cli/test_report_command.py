@@ -14,9 +14,6 @@ from typer.testing import CliRunner
 
 from server.cli.report import report_command
 from server.report.written import JSON, PAGE, YAML
-from tests.server.report.conftest import finished, run
-
-__all__ = ["finished", "run"]
 
 Call = Callable[..., tuple[int, str]]
 

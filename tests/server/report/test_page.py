@@ -17,7 +17,7 @@ from server.report.charts import spent_chart
 from server.report.page import render_page
 from server.report.report_model import RunReport, SpentHistory, SpentPoint
 from server.report.written import JSON, PAGE, write_report
-from tests.support.browser import LOW_CONTRAST, chromium
+from tests.support.browser import LOW_CONTRAST, Pages
 
 Make = Callable[[Path], RunReport]
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{ 7*7 }}"
@@ -28,34 +28,19 @@ _UNNAMED = """all => all.filter(one => !one.closest('[aria-hidden=true]') && !on
   && !one.querySelector('title')).length"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
-
-
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Writes a report, opens its page, and holds that nothing was said on the console and nothing else was asked for."""
-    contexts, said, asked = [], list[str](), list[str]()
+    pages = Pages(browser)
 
     def show(report: RunReport, **options: Any) -> Any:
         write_report(report, tmp_path / "out")
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "out" / PAGE).as_uri())
-        return page
+        return pages.open((tmp_path / "out" / PAGE).as_uri(), **options)
 
     yield show
-    for context in contexts:
-        context.close()
-    assert said == []
-    assert len(asked) == len(contexts), asked
+    pages.close()
+    assert pages.said == []
+    assert len(pages.asked) == len(pages), pages.asked
 
 
 def at(values: Any, pointer: str) -> Any:

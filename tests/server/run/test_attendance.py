@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,12 @@ class Door:
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
 
+def attending(*looks: list[int], say: Callable[..., None] = lambda *_, **__: None, **over: Any) -> Attendance:
+    """The attendance of a run that one platform is enough for, at a door."""
+    door: Any = Door(*looks)
+    return Attendance(grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None, **over)
+
+
 @pytest.fixture
 def told() -> list[str]:
     return []
@@ -39,9 +46,7 @@ def waiting(told: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
             assert kind is Kind.WAITING
             told.append(text)
 
-        door: Any = Door(*looks)
-        attendance = Attendance(grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None)
-        return attendance.wait_for(wanted, seconds=seconds)
+        return attending(*looks, say=say).wait_for(wanted, seconds=seconds)
 
     return wait
 
@@ -57,11 +62,8 @@ def test_who_is_revoked_leaves_between_two_rounds_and_may_come_back() -> None:
     def say(kind: Kind, text: str, **_: Any) -> None:
         said.append(f"{kind}: {text}")
 
-    door: Any = Door([2, 3])
     names = {2: "shop", 3: "video"}
-    attendance = Attendance(
-        grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None, names=lambda: names
-    )
+    attendance = attending([2, 3], say=say, names=lambda: names)
     attendance._ask = unheard  # type: ignore[method-assign]
     attendance.members = {node: Member(node=node, platform=name, users=9) for node, name in names.items()}
     del names[3]
@@ -74,17 +76,7 @@ def test_who_is_revoked_leaves_between_two_rounds_and_may_come_back() -> None:
 
 
 def test_who_is_missing_is_named() -> None:
-    door: Any = Door([2])
-    names = {2: "shop", 3: "video", 4: "news"}
-    attendance = Attendance(
-        grid=door,
-        settings=Settings(),
-        run="run",
-        least=1,
-        say=lambda *_, **__: None,
-        entered=lambda *_: None,
-        names=lambda: names,
-    )
+    attendance = attending([2], names=lambda: {2: "shop", 3: "video", 4: "news"})
     with pytest.raises(FedfuseError) as caught:
         attendance.wait_for(3, seconds=0.0)
     assert caught.value.where == "here: shop; missing: news, video"
@@ -92,15 +84,12 @@ def test_who_is_missing_is_named() -> None:
 
 def test_those_named_alone_are_waited_for() -> None:
     said: list[str] = []
-    door: Any = Door([2, 5], [2, 5], [2, 4, 5])
     names = {2: "shop", 3: "video", 4: "news", 5: "series"}
-    attendance = Attendance(
-        grid=door,
-        settings=Settings(),
-        run="run",
-        least=1,
+    attendance = attending(
+        [2, 5],
+        [2, 5],
+        [2, 4, 5],
         say=lambda kind, text, **_: said.append(text),
-        entered=lambda *_: None,
         names=lambda: names,
         only=("shop", "news"),
     )
@@ -115,10 +104,7 @@ def test_nodes_are_called_by_the_names_that_they_were_approved_under() -> None:
     def say(kind: Kind, text: str, **_: Any) -> None:
         said.append(text)
 
-    door: Any = Door([2, 3])
-    attendance = Attendance(
-        grid=door, settings=Settings(), run="run", least=1, say=say, entered=lambda *_: None, names=lambda: {2: "shop"}
-    )
+    attendance = attending([2, 3], say=say, names=lambda: {2: "shop"})
     attendance._ask = unheard  # type: ignore[method-assign]
     with pytest.raises(FedfuseError, match="no platform joined"):
         attendance.join([2, 3])
