@@ -6,9 +6,11 @@ the same, so the answer is the same, to the rounding of float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as distributions
-from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
+from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss, MonotonePrivacyLoss
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -54,12 +56,19 @@ def gaussian_loss(noise_multiplier: float, sample_rate: float, *, width: float) 
         width: Of the grid of losses, in nats.
     """
     directions = [AdjacencyType.REMOVE, AdjacencyType.ADD] if sample_rate < 1 else [AdjacencyType.REMOVE]
+    losses = [_GaussianLoss(noise_multiplier, sampling_prob=sample_rate, adjacency_type=direction) for direction in directions]
+    return distribution_of(losses, width=width)
+
+
+def distribution_of(losses: Iterable[MonotonePrivacyLoss], *, width: float) -> distributions.PrivacyLossDistribution:
+    """The pessimistic discretisation of a mechanism's losses.
+
+    Args:
+        losses: Of a removal, and of an addition where that is another.
+        width: Of the grid of losses, in nats.
+    """
     parts = [
-        distributions._create_pld_pmf_from_monotone_privacy_loss(
-            _GaussianLoss(noise_multiplier, sampling_prob=sample_rate, adjacency_type=direction),
-            value_discretization_interval=width,
-            use_connect_dots=True,
-        )
-        for direction in directions
+        distributions._create_pld_pmf_from_monotone_privacy_loss(loss, value_discretization_interval=width, use_connect_dots=True)
+        for loss in losses
     ]
     return distributions.PrivacyLossDistribution(*parts)

@@ -11,6 +11,8 @@ from dp_accounting.pld import privacy_loss_distribution as distributions
 from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, MixtureGaussianPrivacyLoss
 from numpy.typing import NDArray
 
+from shared.privacy.gaussian_loss import distribution_of
+
 Floats = NDArray[np.float64]
 
 
@@ -45,12 +47,8 @@ def mixture_loss(
         sensitivities, weights: Of the mixture; the weights sum to 1.
         width: Of the grid of losses, in nats.
     """
-    parts = [
-        distributions._create_pld_pmf_from_monotone_privacy_loss(
-            _MixtureLoss(noise_multiplier, sensitivities, weights, adjacency_type=direction),
-            value_discretization_interval=width,
-            use_connect_dots=True,
-        )
+    losses = [
+        _MixtureLoss(noise_multiplier, sensitivities, weights, adjacency_type=direction)
         for direction in (AdjacencyType.REMOVE, AdjacencyType.ADD)
     ]
-    return distributions.PrivacyLossDistribution(*parts)
+    return distribution_of(losses, width=width)
