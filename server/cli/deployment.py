@@ -101,8 +101,12 @@ def approve(
         str, typer.Option(help="The application's fingerprint, if the platform has new keys and its people confirmed it.")
     ] = "",
 ) -> None:
-    """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do."""
+    """Let a platform in. Compare the fingerprint with its people, by a way that you trust, before you do.
+
+    Of a platform that comes back with another identity it says what the ledger of the former one had spent.
+    """
     from server.deployment.folder import open_coordinator
+    from server.deployment.former_ledgers import former_ledgers
     from server.deployment.supernode_sync import admit
     from shared.protocol.invitation import read_application
 
@@ -119,6 +123,8 @@ def approve(
             do="send the platform an invitation to this one",
         )
     typer.echo(f"{platform}: fingerprint {asked.fingerprint}")
+    for former in former_ledgers(coordinator, asked):
+        typer.echo(former.text())
     if not yes and replace != asked.fingerprint:
         _require_compared(asked.fingerprint, said=fingerprint, where=str(application))
     made = admit(coordinator, asked, replace_with=replace)

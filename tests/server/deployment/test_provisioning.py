@@ -445,6 +445,11 @@ def test_commands_of_the_desk(tmp_path: Path) -> None:
         assert never.returncode == 3 and said in never.stderr, never.stderr
     assert not (folder / "runs" / "r").exists()
     assert called("revoke", "shop", "--server", str(folder)).returncode == 0
+    again = application(tmp_path / "again", "shop")  # a new folder, with another identity: whoever approves is told
+    (tmp_path / "application.toml").write_text(again.text())
+    told = called(*words, "--fingerprint", again.fingerprint)
+    assert told.returncode == 0 and f"NOTE: shop was approved before, with another identity ({asked.fingerprint}" in told.stdout
+    assert called("revoke", "shop", "--server", str(folder)).returncode == 0
     assert called("server", "health", str(folder)).returncode == 1
     late = called(
         "run", "--server", str(folder), "--rounds", "2", "--name", "r", "--platforms", "1", "--set", "server.minimum_platforms=3"
