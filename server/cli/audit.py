@@ -81,17 +81,23 @@ def audit_command(
 
     Exit code 0: sound. 1: unsound. 2: nobody can tell, for want of a receipt, or because it cannot be read.
     """
-    from shared.ledger.audit import audit_ledgers
+    from shared.ledger.audit import AuditVerdict, audit_ledgers
     from shared.ledger.audit_report import render_audit
     from shared.ledger.what_if_report import what_if_report
 
     try:
         ledgers, evidence = gather_ledgers(paths, head or (), receipts or (), model or (), trust or (), coordinator or ())
         report = audit_ledgers(ledgers, name=", ".join(str(path) for path in paths), evidence=evidence)
-        asked = bool(curve or person or run or group != 1 or plan)
-        extra = what_if_report(ledgers, person=person, runs=run or (), people=group, plan=plan) if asked else None
     except FedfuseError as error:
-        _unknown(error, as_json=as_json)
+        leave_unknown(error, as_json=as_json)
+    extra = None
+    try:
+        if curve or person or run or group != 1 or plan:
+            extra = what_if_report(report.summaries, person=person, runs=run or (), people=group, plan=plan)
+    except FedfuseError as error:
+        if report.verdict is not AuditVerdict.UNSOUND:  # which no question takes back
+            leave_unknown(error, as_json=as_json)
+        typer.echo(f"not answered: {error}", err=True)
     if as_json:
         values = json.loads(report.to_json())
         typer.echo(json.dumps({**values, **({} if extra is None else {"what_if": extra.to_values()})}, indent=2, sort_keys=True))
@@ -119,7 +125,7 @@ def ledger_show_command(
         file = _one(path)
         summary = summarise_ledger(file, tell=tail.append)
     except FedfuseError as error:
-        _unknown(error, as_json=as_json)
+        leave_unknown(error, as_json=as_json)
     header = summary.header
     shown = {
         "ledger": str(file),
@@ -152,9 +158,13 @@ def ledger_show_command(
 
 @ledger.command("verify")
 def ledger_verify_command(
-    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.")], as_json: AsJson = False
+    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.")],
+    every: Annotated[
+        bool, typer.Option("--every", help="Verify each signature by itself; some minutes for a million lines.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Verify every line of a ledger: its chain, and every signature, not only the last, which stands for all.
+    """Verify a ledger: every line, the chain, and the last signature, which by the chain stands for all lines.
 
     It says nothing of whether the end is missing: `fedfuse audit` does.
     """
@@ -163,9 +173,9 @@ def ledger_verify_command(
     from shared.ledger.summary import summarise_ledger
 
     try:
-        summary = summarise_ledger(_one(path), signatures=Signatures.EVERY)
+        summary = summarise_ledger(_one(path), signatures=Signatures.EVERY if every else Signatures.LAST)
     except (UnreadableLedger, InputError) as error:
-        _unknown(error, as_json=as_json)
+        leave_unknown(error, as_json=as_json)
     except FedfuseError as error:
         _said(AuditVerdict.UNSOUND, error.brief, as_json=as_json)
     signed = summary.lines - summary.unsigned
@@ -178,19 +188,13 @@ def ledger_export_command(
     out: Annotated[Path, typer.Option(help="File for the copy; new.")],
 ) -> None:
     """Copy a ledger for an auditor: its whole lines, verified, as they are now. No row of a user is in it."""
-    from shared.base.atomic_files import create_whole
-    from shared.ledger.reading import parse_ledger
+    from shared.ledger.copying import copy_ledger
 
     try:
-        file = _one(path)
-        content = file.read_bytes()
-        content = content[: content.rfind(b"\n") + 1]  # a line that is being written is not in it
-        found = parse_ledger(content, where=str(file))
-        if not create_whole(out, content, mode=0o600):
-            raise InputError("is there already", where=str(out), do="name a new file")
+        copied = copy_ledger(_one(path), out)
     except FedfuseError as error:
-        _unknown(error, as_json=False)
-    typer.echo(f"{out}: {len(found.lines)} lines of platform {found.header.platform}, head {found.head}")
+        leave_unknown(error, as_json=False)
+    typer.echo(f"{out}: {copied.lines} lines of platform {copied.platform}, head {copied.head}")
 
 
 def gather_ledgers(
@@ -251,7 +255,8 @@ def _one(path: Path) -> Path:
     return found[0]
 
 
-def _unknown(error: FedfuseError, *, as_json: bool) -> NoReturn:
+def leave_unknown(error: FedfuseError, *, as_json: bool) -> NoReturn:
+    """Say why nobody can tell, and leave with that exit code."""
     from shared.ledger.audit import AuditVerdict
 
     _said(AuditVerdict.UNKNOWN, str(error), as_json=as_json)

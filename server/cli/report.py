@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.audit import AsJson, AuditCode, Coordinator, Trust, gather_ledgers
+from server.cli.audit import AsJson, Coordinator, Trust, gather_ledgers, leave_unknown
 from shared.base.errors import FedfuseError
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ def report_command(
         place = paths[0] / "report" if paths[0].is_dir() else paths[0].with_name(f"{paths[0].stem}-report")
         written = write_report(report, out or place)
     except FedfuseError as error:
-        why = {"verdict": "cannot tell", "why": str(error)}
-        typer.echo(json.dumps(why, indent=2) if as_json else f"cannot tell: {error}")
-        raise typer.Exit(AuditCode.UNKNOWN) from None
+        leave_unknown(error, as_json=as_json)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:

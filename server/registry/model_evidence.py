@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from server.registry.run_facts import FACTS, Facts, facts_in, published_settings
+from server.registry.run_facts import FACTS, Facts, PlatformFacts, facts_in, published_settings
 from shared.base.errors import InputError, StorageError
+from shared.base.settings import Settings
 from shared.ledger.evidence import LedgerEvidence, MechanismClaim, Witness
+from shared.preferences.sum_kind import SumKind
+from shared.privacy.plan import sum_multiplier
+from shared.privacy.releases import ReleaseKind
 from shared.registry.manifest import MANIFEST, MAX_MANIFEST, parse_manifest
 from shared.registry.signing import PublicKey
 
@@ -61,17 +65,33 @@ def _witnesses(facts: Facts) -> Iterable[Witness]:
 
 def _claims(facts: Facts) -> Iterable[MechanismClaim]:
     settings = published_settings(facts)
-    if not settings.trains or not settings.private:
+    if not settings.private:
         return
     for one in facts.platforms:
         yield MechanismClaim(
             platform=one.name,
             run=facts.run,
-            rounds=one.rounds,
+            rounds=one.rounds if settings.trains else 0,
             steps=settings.round_steps,
             sample_rate=settings.training.rate(one.users),
             noise_multiplier=None if settings.distributed else one.noise_multiplier,
+            once={} if settings.distributed else _once(one, settings),
         )
+
+
+def _once(platform: PlatformFacts, settings: Settings) -> Mapping[ReleaseKind, float]:
+    """Noise multipliers of the sums that are released once, as the platform declared them."""
+
+    def of(sum_: SumKind) -> float:
+        return sum_multiplier(sum_, preference_noise=platform.preference_noise, taste_noise=platform.taste_noise)
+
+    # Two sums are called popularity: that of what is liked of shared items, and the prior of training.
+    prior = settings.privacy.prior_noise_multiplier if settings.trains else 0.0
+    return {
+        ReleaseKind.POPULARITY: max(of(SumKind.LIKES), prior),
+        ReleaseKind.PREFERENCES: of(SumKind.PREFERENCES),
+        ReleaseKind.TASTE: of(SumKind.TASTE),
+    }
 
 
 def _bounded(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from server.registry.run_facts import unpromised
 from server.report.answer_fields import FIELDS
 from server.report.conclusion import conclude, usefulness
-from server.report.participants import answers_of, participants, platforms_in, quality
+from server.report.participants import answers_of, first_count, participants, platforms_in, quality
 from server.report.privacy_promise import ONE_USER, WHAT, privacy_promise
 from server.report.report_model import (
     MOST_ROWS,
@@ -27,7 +27,7 @@ from server.report.report_model import (
     SubjectKind,
     bounded_text,
 )
-from server.report.spent_history import LedgerStory, read_story
+from server.report.spent_history import HistoryTaker, LedgerStory, ledger_stories
 from server.report.subject import ReportSubject, SubjectFiles
 from shared.base.version import VERSION
 from shared.ledger.audit import AuditReport, AuditVerdict, PlatformAudit, audit_ledgers
@@ -60,8 +60,7 @@ class ReportMaterial:
 def collect_report(material: ReportMaterial) -> RunReport:
     """The report, with every ledger audited anew."""
     subject, files = material.subject, material.files
-    audit = audit_ledgers(material.ledgers, name=subject.name, evidence=material.evidence) if material.ledgers else None
-    stories = [one for one in map(read_story, material.ledgers[:MOST_ROWS]) if one is not None]
+    audit, stories = _audited(material)
     summaries = [one.summary for one in stories]
     answers = answers_of(material.evidence)
     names = platforms_in(files, (summary.header.platform for summary in summaries))
@@ -69,7 +68,7 @@ def collect_report(material: ReportMaterial) -> RunReport:
     budgets = _budgets(audit, files)
     measured = quality(files, names, NDCG)
     distributed = _distributed(files.settings, summaries)
-    units = _units(files, names)
+    rows = participants(files, names, answers)
     runs = tuple(dict.fromkeys([*([files.run] if files.run else []), *(r for s in summaries for r in s.runs())]))[:MOST_ROWS]
     standing = _standing(files, budgets, runs)
     return RunReport(
@@ -79,7 +78,7 @@ def collect_report(material: ReportMaterial) -> RunReport:
         name=subject.name,
         runs=runs,
         finished=_finished(subject, files),
-        rounds=_whole(files.metrics.get("rounds"), files.facts.rounds if files.facts else None, files.state.get("round")),
+        rounds=first_count(files.metrics.get("rounds"), files.facts.rounds if files.facts else None, files.state.get("round")),
         strategy=bounded_text(files.settings.get("strategy", ""), most=60),
         verdict=conclude(audit, standing=standing, budgets=budgets, attack=attack, quality=measured, kind=subject.kind),
         budgets=budgets,
@@ -87,22 +86,32 @@ def collect_report(material: ReportMaterial) -> RunReport:
         history=tuple(one.history for one in stories),
         releases=tuple(_releases(stories, files.settings))[:MOST_ROWS],
         fields=tuple(_fields(answers)),
-        participants=participants(files, names, answers),
+        participants=rows,
         quality=measured,
         attack=attack,
         records=tuple(_record(one) for one in audit.platforms) if audit else (),
         promise=privacy_promise(
             standing=standing,
             distributed=distributed,
-            colluders=_whole(files.settings.get("secure.colluders")),
-            units=units,
+            colluders=first_count(files.settings.get("secure.colluders")),
+            units=sum(row.users or 0 for row in rows) or None,
             utility=usefulness(measured),
             known=bool(files.settings),
         ),
         settings={bounded_text(key, most=80): _setting(value) for key, value in list(files.settings.items())[:MOST_ROWS]},
         gaps=tuple(bounded_text(gap) for gap in (*files.gaps, *gaps, *([] if audit else [_NO_LEDGER]))),
-        notes=tuple(bounded_text(note) for note in material.evidence.notes),
+        notes=tuple(bounded_text(note) for note in (audit.notes if audit else material.evidence.notes)),
     )
+
+
+def _audited(material: ReportMaterial) -> tuple[AuditReport | None, list[LedgerStory]]:
+    """The audit, and what each ledger tells besides; a ledger is read once for both."""
+    if not material.ledgers:
+        return None, []
+    takers = [HistoryTaker() for _ in material.ledgers]
+    watch = [taker.take for taker in takers]
+    audit = audit_ledgers(material.ledgers, name=material.subject.name, evidence=material.evidence, watch=watch)
+    return audit, ledger_stories(audit, takers)[:MOST_ROWS]
 
 
 def guess_bound(epsilon: float, delta: float) -> float:
@@ -284,20 +293,11 @@ def _distributed(settings: Mapping[str, Any], summaries: Sequence[LedgerSummary]
     return True if any(honest > 1 for honest in shares) else None
 
 
-def _units(files: SubjectFiles, names: Sequence[str]) -> int | None:
-    users = [one.users for one in participants(files, names, {}) if one.users is not None]
-    return sum(users) if users else None
-
-
 def _finished(subject: ReportSubject, files: SubjectFiles) -> bool | None:
     if files.state:
         ended: object = files.state.get("state")
         return ended == "finished"
     return bool(files.metrics) if subject.kind is SubjectKind.SIMULATION else None
-
-
-def _whole(*values: Any) -> int | None:
-    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 53), None)
 
 
 def _amount(value: Any) -> float | None:

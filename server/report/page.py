@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from server.report.charts import gain_word, page_charts
+from server.report.charts import page_charts
 from server.report.page_tables import figure, page_tables, share
 from server.report.report_model import RunReport
 from shared.pages.house_style import house_style, page_policy
@@ -24,18 +25,27 @@ def render_page(report: RunReport, *, refresh: int = 0) -> str:
         refresh: Seconds after which a browser asks again, for a run that goes on; 0 for a page that is kept.
     """
     # A style sheet named by its hash is the only thing that the policy lets in.
-    css = house_style((_HERE / "page.css").read_text(encoding="utf-8"))
+    css = _style()
     values = report.model_dump(mode="json")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"figure": figure, "share": share}
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         report=values,
         tables=page_tables(values),
         charts=page_charts(report.budgets, report.history, report.quality),
-        gains={one.platform: gain_word(one) for one in report.quality},
         css=Markup(css),  # noqa: S704 - the package's own files
         policy=page_policy(style=css),
         refresh=refresh,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figure": figure, "share": share}
+    return environment.get_template("page.html.j2")
+
+
+@cache
+def _style() -> str:
+    return house_style((_HERE / "page.css").read_text(encoding="utf-8"))

@@ -35,7 +35,9 @@ def participants(files: SubjectFiles, names: Iterable[str], answers: Mapping[tup
     lines = _table(files.state, "platforms")
     facts = {} if files.facts is None else {one.name: one for one in files.facts.platforms}
     refused, failed, last = _troubles(files.events)
-    watched = bool(files.events)
+    watched, answered = bool(files.events), Counter[str]()
+    for (name, _), count in answers.items():
+        answered[name] += count
     found = []
     for name in names:
         row, line, fact = _table(measured, name), _table(lines, name), facts.get(name)
@@ -44,14 +46,14 @@ def participants(files: SubjectFiles, names: Iterable[str], answers: Mapping[tup
         found.append(
             Participant(
                 platform=bounded_text(name, most=63),
-                users=_count(row.get("users")) or (fact.users if fact else None) or _count(line.get("users")) or None,
+                users=first_count(row.get("users")) or (fact.users if fact else None) or first_count(line.get("users")) or None,
                 items=fact.items if fact else None,
-                rounds=_first(_count(row.get("rounds")), fact.rounds if fact else None, _count(line.get("rounds"))),
-                answers=sum(count for (platform, _), count in answers.items() if platform == name) if answers else None,
+                rounds=first_count(row.get("rounds"), fact.rounds if fact else None, line.get("rounds")),
+                answers=answered[name] if answers else None,
                 refusals=len(refusals) if isinstance(refusals, dict) else refused[name] if watched else None,
                 failures=failed[name] if watched else None,
-                bytes_up=_count(row.get("bytes_up")),
-                bytes_down=_count(row.get("bytes_down")),
+                bytes_up=first_count(row.get("bytes_up")),
+                bytes_down=first_count(row.get("bytes_down")),
                 trouble=bounded_text(trouble, most=200),
             )
         )
@@ -95,6 +97,15 @@ def quality(files: SubjectFiles, names: Iterable[str], metric: str) -> tuple[Pla
     return tuple(found)
 
 
+def first_count(*values: Any) -> int | None:
+    """The first of the values that is a whole number from 0 on.
+
+    >>> first_count(None, "x", True, 0, 3)
+    0
+    """
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 53), None)
+
+
 def _troubles(events: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Counter[str], dict[str, str]]:
     """Refusals and failures by platform, and the last of each platform's troubles in words."""
     refused, failed, last = Counter[str](), Counter[str](), dict[str, str]()
@@ -113,17 +124,9 @@ def _table(values: Any, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53 else None
-
-
 def _mean(values: Any, metric: str) -> float | None:
     return _between(values.get(metric), 0.0) if isinstance(values, dict) else None
 
 
 def _between(value: Any, least: float) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1 else None
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)

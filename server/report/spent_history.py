@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from server.report.report_model import SpentHistory, SpentPoint
-from shared.base.errors import FedfuseError
-from shared.ledger.format import Entry, Line, ReleaseRecord
-from shared.ledger.summary import LedgerSummary, summarise_ledger
-from shared.privacy.releases import Release
+from shared.ledger.audit import AuditReport
+from shared.ledger.format import Entry, IntegerEntry, Line, ReleaseRecord
+from shared.ledger.summary import LedgerSummary
+from shared.privacy.integers import Integers
+from shared.privacy.releases import Release, ReleaseKind
 
 MOST_POINTS = 200
 _HELD = 4096
@@ -38,7 +40,8 @@ class HistoryTaker:
             return
         if len(self._open) >= _OPEN:
             del self._open[next(iter(self._open))]
-        self._open[line.hash] = replace(line.release, steps=1)
+        integers = line.integers if isinstance(line, IntegerEntry) else None
+        self._open[line.hash] = _one_step(line.kind, line.noise_multiplier, line.sample_rate, line.group_size, integers)
         point = SpentPoint(run=line.run, round=line.round, epsilon=line.epsilon)
         if self._points and (self._points[-1].run, self._points[-1].round) == (point.run, point.round):
             self._points[-1] = point
@@ -77,12 +80,23 @@ class LedgerStory:
     left: Counter[Release]
 
 
-def read_story(ledger: Path) -> LedgerStory | None:
-    """What a ledger tells; None where it cannot be read, which the audit says."""
-    taker = HistoryTaker()
-    try:
-        summary = summarise_ledger(ledger, tell=taker.take)
-    except FedfuseError:
-        return None
-    history = SpentHistory(platform=summary.header.platform, points=taker.points)
-    return LedgerStory(summary=summary, history=history, left=taker.left)
+def ledger_stories(audit: AuditReport, takers: Iterable[HistoryTaker]) -> list[LedgerStory]:
+    """What each audited ledger tells; without those that cannot be read, which the audit says.
+
+    Args:
+        takers: Told the lines of each ledger by the audit, in its order.
+    """
+    return [
+        LedgerStory(
+            summary=summary,
+            history=SpentHistory(platform=summary.header.platform, points=taker.points),
+            left=taker.left,
+        )
+        for summary, taker in zip(audit.summaries, takers, strict=True)
+        if summary is not None
+    ]
+
+
+@lru_cache(maxsize=256)
+def _one_step(kind: ReleaseKind, noise: float, rate: float, group: int, integers: Integers | None) -> Release:
+    return Release(kind=kind, noise_multiplier=noise, sample_rate=rate, group_size=group, integers=integers)

@@ -120,7 +120,7 @@ def read_subject(subject: ReportSubject, *, attack: Path | None = None) -> Subje
     metrics = _taken(folder / METRICS, _json, gaps) if own else None
     record = _taken(folder / RECORD, _toml, gaps) if own else None
     state = _taken(folder / STATE, _json, gaps) if own else None
-    facts = _taken(folder / MODEL / FACTS, _facts, gaps) if own else None
+    facts = _taken(folder / MODEL / FACTS, facts_in, gaps) if own else None
     found = _taken(attack or folder / ATTACK, _json, gaps) if own or attack is not None else None
     settings: dict[str, Any] = _flat((record or {}).get("settings", {}))
     if not settings and facts is not None:
@@ -164,10 +164,6 @@ def _json(data: bytes, name: str) -> dict[str, Any]:
 
 def _toml(data: bytes, name: str) -> dict[str, Any]:
     return tomllib.loads(data.decode("utf-8"))
-
-
-def _facts(data: bytes, name: str) -> Facts:
-    return facts_in(data, name)
 
 
 def _flat(settings: Any) -> dict[str, Any]:

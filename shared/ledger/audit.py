@@ -10,19 +10,27 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from shared.base.errors import FedfuseError, InputError
-from shared.ledger.checks import ClaimChecks, arithmetic_problems, order_problems, prefix_problems, witness_problems
+from shared.ledger.checks import (
+    ClaimChecks,
+    arithmetic_problems,
+    belongs_to,
+    order_problems,
+    prefix_problems,
+    witness_problems,
+)
 from shared.ledger.evidence import LedgerEvidence, folder_evidence
-from shared.ledger.format import READABLE, SIGNED
+from shared.ledger.format import READABLE, SIGNED, Line
 from shared.ledger.reading import UnreadableLedger
 from shared.ledger.summary import LedgerSummary, summarise_ledger
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, RENYI
+from shared.privacy.releases import Release
 from shared.privacy.spent import Spent
 
 UNSEEN = "no receipt checked: a removed tail would not be seen"
@@ -127,13 +135,19 @@ class Everywhere:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """The whole audit; `everywhere` is None where some ledger cannot be read."""
+    """The whole audit.
+
+    Args:
+        everywhere: None where some ledger cannot be read.
+        summaries: Of each platform's ledger, in the order of `platforms`; None where it cannot be read. Not in the JSON.
+    """
 
     run: str
     platforms: tuple[PlatformAudit, ...]
     everywhere: Everywhere | None = None
     general: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    summaries: tuple[LedgerSummary | None, ...] = field(default=(), repr=False)
 
     @property
     def ok(self) -> bool:
@@ -155,12 +169,12 @@ class AuditReport:
 
     def to_json(self) -> str:
         """The report as JSON text; an infinite epsilon is the word "inf"."""
-        values = {**asdict(self), "ok": self.ok, "problems": self.problems, "verdict": str(self.verdict)}
+        values = {**asdict(replace(self, summaries=())), "ok": self.ok, "problems": self.problems, "verdict": str(self.verdict)}
         for shown, platform in zip(values["platforms"], self.platforms, strict=True):
             shown["ok"], shown["verdict"] = platform.ok, str(platform.verdict)
         if self.everywhere is not None:
             values["everywhere"]["epsilon"] = self.everywhere.epsilon
-        del values["general"]
+        del values["general"], values["summaries"]
         return json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False)
 
 
@@ -181,60 +195,98 @@ def audit_run(run: Path, evidence: LedgerEvidence | None = None) -> AuditReport:
 
 
 def audit_ledgers(
-    paths: Sequence[Path], *, name: str, evidence: LedgerEvidence, groups: Mapping[str, int] | None = None
+    paths: Sequence[Path], *, name: str, evidence: LedgerEvidence, watch: Sequence[Callable[[Line], None]] = ()
 ) -> AuditReport:
-    """The audit of ledgers against what somebody outside knows of them.
+    """The audit of ledgers against what somebody outside knows of them. Each is read once.
 
     Args:
         name: What is audited, for a person.
+        watch: For each ledger, called with every line after its header; none at all by default.
     """
-    platforms, summaries = [], []
-    for path in paths:
-        one, summary = examine(path, evidence=evidence, alone=len(paths) == 1)
-        platforms.append(one)
-        if summary is not None:
-            summaries.append(summary)
-    everywhere = compose(summaries) if len(summaries) == len(paths) else None
+    watching = watch or [_nothing] * len(paths)
+    read = [_read(path, evidence, watch=told) for path, told in zip(paths, watching, strict=True)]
+    summaries = tuple(one.summary for one in read)
+    readable = [summary for summary in summaries if summary is not None]
+    platforms = tuple(_judged(one, evidence, among=readable, alone=len(paths) == 1) for one in read)
+    problems, notes = _several(platforms, summaries)
     return AuditReport(
         run=name,
-        platforms=tuple(platforms),
-        everywhere=everywhere,
-        general=(*evidence.problems, *_across(platforms, evidence)),
-        notes=evidence.notes,
+        platforms=platforms,
+        everywhere=compose(readable) if len(readable) == len(paths) else None,
+        general=(*evidence.problems, *problems, *_across(platforms, evidence)),
+        notes=(*evidence.notes, *notes),
+        summaries=summaries,
     )
 
 
-def examine(path: Path, *, evidence: LedgerEvidence, alone: bool = True) -> tuple[PlatformAudit, LedgerSummary | None]:
-    """One ledger against its own entries and against the evidence; without a summary where it cannot be read.
+def _nothing(line: Line) -> None:
+    """For a ledger whose lines nobody else looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadLedger:
+    """One ledger, read.
 
     Args:
-        alone: Whether heads that were given without a platform's name are of this one.
+        failed: What it comes to where it cannot be read.
     """
-    nobody = PlatformAudit(file=path.name, platform=path.stem)
-    checks = ClaimChecks(evidence.claims)
+
+    file: str
+    checks: ClaimChecks
+    summary: LedgerSummary | None = None
+    failed: PlatformAudit | None = None
+
+
+def _read(path: Path, evidence: LedgerEvidence, *, watch: Callable[[Line], None]) -> _ReadLedger:
+    nobody, checks = PlatformAudit(file=path.name, platform=path.stem), ClaimChecks(evidence.claims)
+
+    def tell(line: Line) -> None:
+        checks.take(line)
+        watch(line)
+
     try:
         # Its first line names the platform.
-        summary = summarise_ledger(path, wanted={one.head: one for one in evidence.witnesses}, tell=checks.take)
+        summary = summarise_ledger(path, wanted={one.head: one for one in evidence.witnesses}, tell=tell)
     except UnreadableLedger as error:
-        return replace(nobody, unknown=(f"{error.found} ({error.where})",)), None
+        return _ReadLedger(file=path.name, checks=checks, failed=replace(nobody, unknown=(f"{error.found} ({error.where})",)))
     except FedfuseError as error:
-        return replace(nobody, problems=(f"{error.found} ({error.where})",)), None
+        return _ReadLedger(file=path.name, checks=checks, failed=replace(nobody, problems=(f"{error.found} ({error.where})",)))
+    return _ReadLedger(file=path.name, checks=checks, summary=summary)
+
+
+def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[LedgerSummary], alone: bool) -> PlatformAudit:
+    """One ledger against its own entries and against the evidence.
+
+    Args:
+        among: All that could be read, this one too: a platform that came back with another identity has two, and what somebody
+            outside holds of the one is not missing in the other.
+        alone: Whether heads that were given without a platform's name are of this one.
+    """
+    if read.failed is not None:
+        return read.failed
+    summary = read.summary
+    assert summary is not None
     header = summary.header
-    witnesses = evidence.of(header.platform, alone=alone)
+    others = [one for one in among if one.header.platform == header.platform and one.identity not in (summary.identity, b"")]
+    witnesses = [
+        one
+        for one in evidence.of(header.platform, alone=alone)
+        if one.head in summary.named or not any(belongs_to(one, other) for other in others)
+    ]
     releases, delta = summary.releases(), header.delta
     renyi, opacus, pld = (one.epsilon(releases, delta) for one in (RENYI, OPACUS, DP_ACCOUNTING))
     problems = [
         *arithmetic_problems(summary, opacus, pld),
         *order_problems(renyi, opacus, pld),
-        *checks.problems(header.platform),
+        *read.checks.problems(header.platform, elsewhere={run for other in others for run in other.runs()}),
+        *prefix_problems(summary),
+        *witness_problems(summary, witnesses),
     ]
-    problems += prefix_problems(summary)
-    problems += witness_problems(summary, witnesses)
     known = [summary.named[one.head] for one in witnesses if one.head in summary.named and not one.own]
     latest = max(known, key=lambda named: named.line, default=None)
     outside = [one for one in witnesses if not one.own]
-    shown = PlatformAudit(
-        file=path.name,
+    return PlatformAudit(
+        file=read.file,
         platform=header.platform,
         identity=summary.identity.hex(),
         version=header.version,
@@ -258,7 +310,6 @@ def examine(path: Path, *, evidence: LedgerEvidence, alone: bool = True) -> tupl
         problems=tuple(problems),
         unknown=() if outside else (UNSEEN,),
     )
-    return shown, summary
 
 
 def compose(ledgers: Sequence[LedgerSummary]) -> Everywhere:
@@ -266,9 +317,7 @@ def compose(ledgers: Sequence[LedgerSummary]) -> Everywhere:
     releases = [release for ledger in ledgers for release in ledger.releases()]
     # A sum of deltas of 1 or more promises nothing; the largest float below 1 keeps the accountants' range.
     delta = min(sum(ledger.header.delta for ledger in ledgers), math.nextafter(1.0, 0.0))
-    alone = [
-        min(a.epsilon(ledger.releases(), ledger.header.delta).epsilon for a in (OPACUS, DP_ACCOUNTING)) for ledger in ledgers
-    ]
+    alone = [_spent(ledger.releases(), ledger.header.delta) for ledger in ledgers]
     off = any(not ledger.private and ledger.charged for ledger in ledgers)
     nothing = Spent(epsilon=math.inf, accountant=OPACUS.epsilon([], delta).accountant)
     return Everywhere(
@@ -289,13 +338,35 @@ def _lacks(ledger: LedgerSummary) -> Iterable[str]:
     yield f"its first {ledger.unsigned + 1} lines are of version {version}: {what}"
 
 
+def _several(platforms: Sequence[PlatformAudit], summaries: Sequence[LedgerSummary | None]) -> tuple[list[str], list[str]]:
+    """What is wrong, and what is worth knowing, of platforms with more than one ledger: their users have spent them all."""
+    problems, notes = [], []
+    for name, count in sorted(Counter(platform.platform for platform in platforms).items()):
+        of = [summary for one, summary in zip(platforms, summaries, strict=True) if one.platform == name and summary is not None]
+        if count == 1:
+            continue
+        identities = {ledger.identity for ledger in of}
+        if len(of) < count or len(identities) < count or b"" in identities:
+            problems.append(f"platform {name} has {count} ledgers here: each may be within its budget and their sum above it")
+            continue
+        delta, budget = max(ledger.header.delta for ledger in of), max(ledger.header.budget for ledger in of)
+        spent = _spent([release for ledger in of for release in ledger.releases()], delta)
+        said = f"platform {name} has {count} ledgers of as many identities: together they spent epsilon {spent:.6g} at {delta:g}"
+        if spent > budget:
+            problems.append(f"{said}, above the budget of {budget:g}")
+        else:
+            notes.append(f"{said}, within the budget of {budget:g}")
+    return problems, notes
+
+
+def _spent(releases: Sequence[Release], delta: float) -> float:
+    return min(one.epsilon(releases, delta).epsilon for one in (OPACUS, DP_ACCOUNTING))
+
+
 def _across(platforms: Sequence[PlatformAudit], evidence: LedgerEvidence) -> Iterable[str]:
-    found = Counter(platform.platform for platform in platforms)
-    for name, count in sorted(found.items()):
-        if count > 1:
-            yield f"platform {name} has {count} ledgers here: each may be within its budget and their sum above it"
     if evidence.complete:
-        for name in sorted({one.platform for one in evidence.witnesses if one.platform} - set(found)):
+        found = {platform.platform for platform in platforms}
+        for name in sorted({one.platform for one in evidence.witnesses if one.platform} - found):
             yield f"the coordinator has a receipt of platform {name}, but its ledger is not here"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from shared.ledger.evidence import MechanismClaim, Witness
 from shared.ledger.format import SIGNED, Entry, Line
@@ -18,6 +18,9 @@ SAME = 1e-6
 OTHER = 0.02
 """Relative difference that two tight accountants may have."""
 
+MOST_ROUNDS = 10_000
+"""Of one run (`shared/base/settings.py`)."""
+
 _SHOWN = 5
 """Problems of one kind that are spelled out."""
 
@@ -28,32 +31,49 @@ class ClaimChecks:
     def __init__(self, claims: Iterable[MechanismClaim]) -> None:
         self._claims = {(claim.platform, claim.run): claim for claim in claims}
         self._runs = {run for _, run in self._claims}
-        self._seen: dict[str, list[tuple[int, Release]]] = {}
+        self._rounds: dict[str, set[int]] = {}
+        self._releases: dict[str, dict[Release, int]] = {}
+        """Run -> each different charge, and the first round that has it."""
 
     def take(self, line: Line) -> None:
-        """One more line."""
-        if isinstance(line, Entry) and line.run in self._runs and line.kind is ReleaseKind.TRAIN:
-            self._seen.setdefault(line.run, []).append((line.round, line.release))
+        """One more line; memory is bounded by what a run may be."""
+        if not isinstance(line, Entry) or line.run not in self._runs or line.round > MOST_ROUNDS:
+            return
+        self._releases.setdefault(line.run, {}).setdefault(line.release, line.round)
+        if line.kind is ReleaseKind.TRAIN and line.round >= 1:
+            self._rounds.setdefault(line.run, set()).add(line.round)
 
-    def problems(self, platform: str) -> Iterable[str]:
-        """What does not fit, on that platform."""
+    def problems(self, platform: str, *, elsewhere: Set[str] = frozenset()) -> Iterable[str]:
+        """What does not fit, on that platform.
+
+        Args:
+            elsewhere: Runs that are charged in another ledger of the platform.
+        """
         for (name, run), claim in self._claims.items():
-            if name != platform:
+            if name != platform or (run in elsewhere and run not in self._releases):
                 continue
-            charged = {round_: release for round_, release in self._seen.get(run, []) if round_ >= 1}
+            charged = self._rounds.get(run, set())
             if len(charged) < claim.rounds:
                 charges = f"{len(charged)} are charged: releases without a charge"
                 yield f"the model holds {claim.rounds} rounds of run {run}, and {charges}"
-            for round_, release in sorted(charged.items()):
+            for release, round_ in sorted(self._releases.get(run, {}).items(), key=lambda item: item[1]):
                 what = f"the charge of run {run}, round {round_} understates its mechanism"
-                if release.steps < claim.steps or release.sample_rate < claim.sample_rate * (1 - SAME):
-                    yield (
-                        f"{what}: {release.steps} steps at sample rate {release.sample_rate:g}, the model's settings have "
-                        f"{claim.steps} at {claim.sample_rate:g}"
-                    )
-                noise = claim.noise_multiplier
-                if noise is not None and release.noise_multiplier > noise * (1 + SAME):
-                    yield f"{what}: noise multiplier {release.noise_multiplier:.6g}, the model says {noise:.6g}"
+                yield from (f"{what}: {why}" for why in _understated(claim, release, round_))
+
+
+def _understated(claim: MechanismClaim, release: Release, round_: int) -> Iterable[str]:
+    trained = release.kind is ReleaseKind.TRAIN
+    if trained and round_ < 1:
+        return
+    most = claim.noise_multiplier if trained else claim.once.get(release.kind)
+    if trained and (release.steps < claim.steps or release.sample_rate < claim.sample_rate * (1 - SAME)):
+        yield (
+            f"{release.steps} steps at sample rate {release.sample_rate:g}, the model's settings have {claim.steps} at "
+            f"{claim.sample_rate:g}"
+        )
+    if most is not None and release.noise_multiplier > most * (1 + SAME):
+        of = "" if trained else f" of {release.kind}"
+        yield f"noise multiplier{of} {release.noise_multiplier:.6g}, the model says {most:.6g}"
 
 
 def arithmetic_problems(ledger: LedgerSummary, opacus: Spent, dp_accounting: Spent) -> Iterable[str]:
@@ -95,6 +115,12 @@ def prefix_problems(ledger: LedgerSummary) -> Iterable[str]:
         own = family(prefix.accountant).epsilon(prefix.releases, ledger.header.delta).epsilon
         if prefix.epsilon < own * (1 - SAME):
             yield f"line {prefix.line + 1} records epsilon {prefix.epsilon:.6g}; the entries up to it give {own:.6g}"
+
+
+def belongs_to(witness: Witness, ledger: LedgerSummary) -> bool:
+    """Whether a head is of that ledger: it is in its chain, or its owner signed it."""
+    signed = witness.receipt is not None and witness.receipt.head_signed_by(ledger.identity)
+    return witness.head in ledger.named or signed
 
 
 def witness_problems(ledger: LedgerSummary, witnesses: Sequence[Witness]) -> Iterable[str]:

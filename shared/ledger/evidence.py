@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shared.base.errors import InputError
 from shared.ledger.receipts import LedgerReceipt, read_receipts
+from shared.privacy.releases import ReleaseKind
 
 MAX_METRICS = 4 << 20
 HEAD = re.compile(r"[0-9a-f]{64}")
@@ -50,6 +51,7 @@ class MechanismClaim:
         rounds: Rounds whose sum holds the platform's update.
         steps: Steps of a round.
         noise_multiplier: That the platform declared; None under a secure sum, where the noise is agreed on later.
+        once: Kind of a sum that is released once -> the noise multiplier that it may claim at most; empty under a secure sum.
     """
 
     platform: str
@@ -58,6 +60,7 @@ class MechanismClaim:
     steps: int
     sample_rate: float
     noise_multiplier: float | None
+    once: Mapping[ReleaseKind, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

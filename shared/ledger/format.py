@@ -183,7 +183,7 @@ Line = Entry | ReleaseRecord | IdentityRecord
 """Any line after the header."""
 AnyLine = TypeVar("AnyLine", Header, Entry, IntegerEntry, ReleaseRecord, IdentityRecord)
 
-_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, check_circular=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from enum import Enum
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, Protocol
 
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.ledger.field_checks import damaged, hold, matching, moment, number, whole_number
@@ -175,7 +175,15 @@ class LedgerReader:
             self.finish()
 
 
-def scan_ledger(file: IO[bytes], reader: LedgerReader, *, where: str) -> Iterator[Line]:
+class LineSource(Protocol):
+    """Whatever gives lines, as a file that is open for reading in bytes does."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """The next line with its newline, at most so many bytes of it; nothing at the end."""
+        ...
+
+
+def scan_ledger(file: LineSource, reader: LedgerReader, *, where: str) -> Iterator[Line]:
     """Every line after the header, as it is verified; the header is in `reader` before the first.
 
     Raises:
@@ -273,7 +281,7 @@ def _line(values: dict[str, Any], *, where: str) -> Line:
             identity=_key(values, where),
             previous=matching(values, "previous", _HASH, where),
             signature=values.get("signature", ""),
-            hash=matching(values, "hash", _HASH, where),
+            hash=values["hash"],
         )
     return _entry(values, where=where)
 
@@ -305,7 +313,7 @@ def _header(values: dict[str, Any], *, where: str) -> Header:
         previous=matching(values, "previous", _HASH, where),
         identity=_key(values, where) if signed else "",
         signature=values.get("signature", ""),
-        hash=matching(values, "hash", _HASH, where),
+        hash=values["hash"],
     )
     hold(values["unit"] == UNIT, f"the unit of privacy is not {UNIT!r}", where)
     hold(header.previous == GENESIS, "the first line names a line before it: the beginning was cut off", where)
@@ -325,7 +333,7 @@ def _release_record(values: dict[str, Any], *, where: str) -> ReleaseRecord:
         left=matching(values, "left", _HASH, where),
         previous=matching(values, "previous", _HASH, where),
         signature=values.get("signature", ""),
-        hash=matching(values, "hash", _HASH, where),
+        hash=values["hash"],
     )
 
 
@@ -359,7 +367,7 @@ def _entry(values: dict[str, Any], *, where: str) -> Entry:
         accountant=method,
         previous=matching(values, "previous", _HASH, where),
         signature=values.get("signature", ""),
-        hash=matching(values, "hash", _HASH, where),
+        hash=values["hash"],
     )
     try:
         # Checks every range, of the integers too.

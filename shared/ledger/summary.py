@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from shared.base.errors import StorageError
 from shared.ledger.format import Entry, Header, IdentityRecord, Line, ReleaseRecord
 from shared.ledger.reading import LedgerReader, Signatures, UnreadableLedger, scan_ledger
 from shared.privacy.integers import Integers
@@ -153,8 +152,8 @@ def summarise_ledger(
         tell: Told every line after the header.
 
     Raises:
-        UnreadableLedger: it is of another version, ends in the middle of a line, or is no ledger.
-        StorageError: it cannot be read, or a line is damaged.
+        UnreadableLedger: it cannot be read, is of another version, ends in the middle of a line, or is no ledger.
+        StorageError: a line is damaged.
         PrivacyError: it was altered.
     """
     wanted = wanted or {}
@@ -176,7 +175,7 @@ def summarise_ledger(
                 if tell is not None:
                     tell(line)
     except OSError as error:
-        raise StorageError(f"the ledger cannot be read ({error.strerror})", where=str(path)) from None
+        raise UnreadableLedger(f"the ledger cannot be read ({error.strerror})", where=str(path)) from None
     summary = summary or _begun(reader, wanted)
     summary.identity, summary.head = reader.identity, reader.head
     return summary

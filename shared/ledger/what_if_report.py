@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.base.errors import InputError
-from shared.ledger.summary import summarise_ledger
+from shared.ledger.summary import LedgerSummary
 from shared.ledger.what_if import DELTAS, PlanTable, Spending, compose_person, epsilon_curve, plan_table, spending
 
 
@@ -63,26 +62,46 @@ class WhatIf:
 
 
 def what_if_report(
-    paths: Sequence[Path], *, person: str = "", runs: Sequence[str] = (), people: int = 1, plan: bool = False
+    summaries: Sequence[LedgerSummary | None],
+    *,
+    person: str = "",
+    runs: Sequence[str] = (),
+    people: int = 1,
+    plan: bool = False,
 ) -> WhatIf:
     """Answer what was asked of some ledgers.
 
     Args:
+        summaries: None for a ledger that cannot be read.
         person: Names of platforms, with commas between them; empty: all.
 
     Raises:
-        InputError: there is no such platform or run.
-        StorageError, PrivacyError: a ledger cannot be read, or was altered.
+        InputError: there is no such platform or run, or a ledger that counts cannot be read.
     """
-    ledgers = {summary.header.platform: summary for summary in map(summarise_ledger, paths)}
-    names = tuple(name.strip() for name in person.split(",") if name.strip()) or tuple(ledgers)
+    ledgers: dict[str, list[LedgerSummary]] = {}
+    for summary in summaries:
+        if summary is not None:
+            ledgers.setdefault(summary.header.platform, []).append(summary)
+    names = tuple(dict.fromkeys(name.strip() for name in person.split(",") if name.strip()))
     for name in names:
         if name not in ledgers:
             raise InputError(f"no ledger of platform {name[:63]!r} is here", where="--person", do=f"choose: {', '.join(ledgers)}")
-    chosen = [ledgers[name] for name in names]
+    unread = sum(summary is None for summary in summaries)
+    if unread and not names:
+        raise InputError(
+            f"{unread} of {len(summaries)} ledgers cannot be read, so that what a person spent is not known",
+            do="name platforms whose ledgers can be with --person",
+        )
+    names = names or tuple(ledgers)
+    chosen = [ledger for name in names for ledger in ledgers[name]]
     releases = compose_person(chosen, runs=runs, people=people)
     delta = min(sum(one.header.delta for one in chosen), math.nextafter(1.0, 0.0))
-    plans = {name: plan_table(ledger) for name, ledger in ledgers.items()} if plan else {}
+    # A platform that came back with a new identity has two ledgers.
+    plans = {
+        name if len(of) == 1 else f"{name}, identity {ledger.identity.hex()[:12]}": plan_table(ledger)
+        for name, of in (ledgers.items() if plan else ())
+        for ledger in of
+    }
     return WhatIf(
         platforms=names,
         runs=tuple(runs),

@@ -13,6 +13,7 @@ import pytest
 from server.registry.model_evidence import model_evidence
 from server.registry.run_facts import FACTS
 from shared.base.errors import FedfuseError, InputError
+from shared.privacy.releases import ReleaseKind
 from shared.registry.manifest import MANIFEST
 from shared.registry.signing import Untrusted, make_key_pair
 from tests.server.conftest import tally_of
@@ -33,9 +34,20 @@ def test_each_platform_has_a_witness_of_its_head_and_a_claim_of_its_mechanism(ma
         assert "not checked against any key" in found.notes[0] and len(found.notes) == 1
 
 
+def test_sums_that_are_released_once_have_the_noise_that_their_platform_declared(make_run: MakeRun) -> None:
+    tally = tally_of("shop")
+    tally = replace(tally, joined=replace(tally.joined, preference_noise=0.5, taste_noise=0.25))
+    (trained,) = model_evidence(make_run(tallies={"shop": tally})).claims
+    # Popularity is the prior of training, or a sum with five times the noise of that of pairs.
+    assert trained.once == {ReleaseKind.POPULARITY: 3.0, ReleaseKind.PREFERENCES: 0.5, ReleaseKind.TASTE: 0.25}
+    tally = replace(tally, joined=replace(tally.joined, preference_noise=0.8))
+    (noisier,) = model_evidence(make_run("again", tallies={"shop": tally})).claims
+    assert noisier.once[ReleaseKind.POPULARITY] == 4.0
+
+
 def test_under_a_secure_sum_nobodys_own_noise_is_claimed(make_run: MakeRun) -> None:
     run = make_run(strategy="secure-sum", privacy={"generator": "secure", "noise": "distributed"})
-    assert [claim.noise_multiplier for claim in model_evidence(run).claims] == [None, None]
+    assert [(claim.noise_multiplier, claim.once) for claim in model_evidence(run).claims] == [(None, {}), (None, {})]
 
 
 def test_without_privacy_no_mechanism_is_claimed(make_run: MakeRun) -> None:

@@ -30,7 +30,8 @@ from shared.ledger.format import (
 from shared.ledger.reading import OPEN_CHARGES, Signatures, read_ledger
 from shared.ledger.receipts import LedgerReceipt, parse_receipt, sign_head
 from shared.ledger.summary import summarise_ledger
-from shared.privacy.accountants import DP_ACCOUNTING
+from shared.ledger.what_if_report import what_if_report
+from shared.privacy.accountants import DP_ACCOUNTING, OPACUS
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
 from shared.secagg.identity import Identity
@@ -201,6 +202,66 @@ def test_a_fork_is_found(tmp_path: Path) -> None:
     assert "run hidden" in report.problems[0]
 
 
+class TestAPlatformThatCameBackWithAnotherIdentity:
+    """It has two ledgers, and its users have spent what both say."""
+
+    def came_back(self, folder: Path, *, budget: float = 8.0, rounds: int = 1) -> tuple[Platform, Platform, LedgerEvidence]:
+        (folder / "old").mkdir()
+        (folder / "new").mkdir()
+        old, new = Platform(folder / "old", budget=budget), Platform(folder / "new", identity=OTHERS, budget=budget)
+        for round_ in range(1, rounds + 1):
+            old.answer(round_)
+            new.answer(round_, run="autumn")
+        return old.close(), new.close(), evidence_of([*old.receipts, *new.receipts], folder)
+
+    def audited(self, evidence: LedgerEvidence, *platforms: Platform) -> AuditReport:
+        return audit_ledgers([one.path for one in platforms], name="test", evidence=evidence)
+
+    def test_both_together_are_sound_and_their_sum_is_said(self, tmp_path: Path) -> None:
+        old, new, evidence = self.came_back(tmp_path)
+        report = self.audited(evidence, old, new)
+        assert report.verdict is AuditVerdict.SOUND, report.problems
+        spent = min(one.epsilon([TRAIN, TRAIN], 1e-5).epsilon for one in (OPACUS, DP_ACCOUNTING))
+        assert any(f"2 ledgers of as many identities: together they spent epsilon {spent:.6g}" in note for note in report.notes)
+        found = what_if_report(report.summaries, person="shop", plan=True)
+        assert found.total.delta == pytest.approx(2e-5) and len(found.plans) == 2
+        assert found.total.dp_accounting == pytest.approx(DP_ACCOUNTING.epsilon([TRAIN, TRAIN], 2e-5).epsilon)
+
+    def test_a_sum_above_the_budget_is_a_problem(self, tmp_path: Path) -> None:
+        budget = 1.01 * DP_ACCOUNTING.epsilon([TRAIN] * 3, 1e-5).epsilon
+        old, new, evidence = self.came_back(tmp_path, budget=budget, rounds=3)
+        report = self.audited(evidence, old, new)
+        assert report.verdict is AuditVerdict.UNSOUND and "above the budget" in report.problems[0]
+
+    def test_one_of_them_alone_lacks_what_the_other_answered(self, tmp_path: Path) -> None:
+        old, new, evidence = self.came_back(tmp_path)
+        for alone in (old, new):
+            report = self.audited(evidence, alone)
+            assert report.verdict is AuditVerdict.UNSOUND and "cut or rewritten" in report.problems[0]
+
+    @pytest.mark.parametrize("which", ["old", "new"])
+    def test_a_cut_tail_of_one_is_not_made_good_by_the_other(self, tmp_path: Path, which: str) -> None:
+        old, new, evidence = self.came_back(tmp_path, rounds=2)
+        cut = {"old": old, "new": new}[which]
+        cut.path.write_bytes(b"".join(cut.lines[:-2]))
+        report = self.audited(evidence, old, new)
+        assert [bool(one.problems) for one in report.platforms] == [which == "old", which == "new"]
+        assert "cut or rewritten" in report.problems[0]
+
+    def test_a_published_run_is_of_the_ledger_that_charged_it(self, tmp_path: Path) -> None:
+        old, new, evidence = self.came_back(tmp_path)
+        claims = tuple(
+            MechanismClaim(platform="shop", run=run, rounds=1, steps=4, sample_rate=0.1, noise_multiplier=4.0)
+            for run in ("spring", "autumn")
+        )
+        assert self.audited(evidence.plus(LedgerEvidence(claims=claims)), old, new).verdict is AuditVerdict.SOUND
+        more = tuple(replace(claim, noise_multiplier=2.0) for claim in claims)
+        report = self.audited(evidence.plus(LedgerEvidence(claims=more)), old, new)
+        assert [len(one.problems) for one in report.platforms] == [1, 1]
+        neither = (replace(claims[0], run="winter"),)
+        assert self.audited(evidence.plus(LedgerEvidence(claims=neither)), old, new).verdict is AuditVerdict.UNSOUND
+
+
 def test_an_answer_that_the_ledger_does_not_name_is_a_release_without_a_charge(platform: Platform) -> None:
     other = replace(platform.receipts[1], left="f" * 64, signature="", coordinator="").signed(COORDINATOR)
     report = audited(platform, evidence_of([other], platform.path.parent))
@@ -335,6 +396,20 @@ class TestReceipts:
 
 
 class TestModel:
+    def test_a_later_charge_does_not_hide_one_that_understates(self, tmp_path: Path) -> None:
+        made = Platform(tmp_path)
+        made.answer(1, replace(TRAIN, noise_multiplier=9.0))
+        for round_ in (1, 2, 3):
+            made.answer(round_)
+        report = self.against(made.close())
+        assert report.verdict is AuditVerdict.UNSOUND and "round 1 understates its mechanism" in report.problems[0]
+
+    def test_a_sum_that_is_released_once_understates_its_noise(self, platform: Platform) -> None:
+        assert self.against(platform, once={ReleaseKind.POPULARITY: 6.0, ReleaseKind.TASTE: 0.1}).verdict is AuditVerdict.SOUND
+        report = self.against(platform, once={ReleaseKind.POPULARITY: 5.9})
+        assert report.verdict is AuditVerdict.UNSOUND
+        assert "round 0 understates its mechanism: noise multiplier of popularity 6, the model says 5.9" in report.problems[0]
+
     CLAIM = MechanismClaim(platform="shop", run="spring", rounds=3, steps=4, sample_rate=0.1, noise_multiplier=4.0)
 
     def against(self, platform: Platform, **changes: Any) -> AuditReport:

@@ -1,0 +1,1 @@
+"""What it takes to audit a long ledger."""
