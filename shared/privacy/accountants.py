@@ -18,6 +18,9 @@ from shared.privacy.groups import CannotCompose, Removal, additions, removals, t
 from shared.privacy.releases import Release, Steps, merge_releases
 from shared.privacy.spent import Method, Spent
 
+TIGHT = 0.02
+"""Part of an epsilon that a tight bound is above the truth, at most."""
+
 PRV_LIMIT = 10.0
 """Epsilon above which Opacus' PRV grids are not trusted (opacus#604, prv_accountant#36)."""
 
@@ -146,14 +149,17 @@ def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
     if bound.epsilon > 2 * PRV_LIMIT:
         return bound
     try:
-        spent = prv.prv_epsilon(removed, delta, rough=bound.epsilon)
+        found = prv.prv_epsilon(removed, delta, rough=bound.epsilon)
     except CannotCompose:
         return bound
-    if spent > PRV_LIMIT:
+    if found.epsilon > PRV_LIMIT:
         return bound
-    if spent > bound.epsilon:
+    if found.epsilon > bound.epsilon:
         return bound  # both are upper bounds: for very small epsilons PRV's error may be the larger part
-    return Spent(epsilon=spent, accountant=Method.OPACUS_PRV, tight=all(removal.examples == 1 for removal in removed))
+    # The estimate is off by the error at most, and lifted by it. Of very many steps of little epsilon that is a large part.
+    close = 2 * found.error <= TIGHT * found.epsilon
+    tight = close and all(removal.examples == 1 for removal in removed)
+    return Spent(epsilon=found.epsilon, accountant=Method.OPACUS_PRV, tight=tight)
 
 
 def _dp_accounting(removed: tuple[Removal, ...], delta: float) -> Spent:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,21 @@ class Addition:
         return np.where(ratio > 0, np.exp(log_ndtr(-x)), 1.0)
 
 
-def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> float:
-    """An epsilon (>= 0) at `delta` of the composition of `removals`, both directions.
+@dataclass(frozen=True, kw_only=True)
+class PrvBound:
+    """What the composition gives.
+
+    Args:
+        epsilon: Upper bound, >= 0.
+        error: What the grid's coarseness added to it; it grows with the square root of the steps.
+    """
+
+    epsilon: float
+    error: float
+
+
+def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> PrvBound:
+    """Epsilon at `delta` of the composition of `removals`, both directions.
 
     Args:
         removals: What is composed; groups enter through the coarse pair of `groups`.
@@ -91,7 +104,7 @@ def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float) -> f
     largest = max(spent)
     if not math.isfinite(largest):
         raise CannotCompose(f"the result is {largest}")
-    return max(0.0, largest)
+    return PrvBound(epsilon=max(0.0, largest), error=error)
 
 
 def _half_width(removals: Sequence[Removal], delta_error: float) -> float:
