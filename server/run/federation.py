@@ -266,7 +266,7 @@ class _Federation:
         return any(tally.federated and tally.federated.round == self.record.round for tally in self.record.tallies.values())
 
     def _share_taste(self) -> None:
-        found, settings = self._rounds.taste(), self._settings
+        found, settings = self._rounds.taste(self.preferences), self._settings
         self._save()
         if found is None:
             return

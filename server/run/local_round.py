@@ -68,14 +68,14 @@ class LocalRounds:
     def set_up(self, adapter: Adapter) -> None:
         """Nothing is agreed before the first round."""
 
-    def taste(self) -> PreferenceSum:
+    def taste(self, store: PreferenceStore) -> PreferenceSum:
         """Which directions of texts all members' users like together.
 
         Raises:
             NoUpdate: nobody answered.
         """
         question = PreferenceQuestion(directions=self._settings.preferences.map)
-        return self._summed(self._attendance.members, question)
+        return store.watched(partial(self._summed, self._attendance.members))(question)
 
     def prefer(self, store: PreferenceStore) -> SharedPreferences | None:
         """What users like of the items that two members or more have; None where no two have any.

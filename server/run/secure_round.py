@@ -250,7 +250,7 @@ class SecureRounds:
             return b""
         return PlatformLists.of([parse_items(self._joined[one.platform].item_list) for one in closed.roster.entries]).text()
 
-    def taste(self) -> PreferenceSum | None:
+    def taste(self, store: PreferenceStore) -> PreferenceSum | None:
         """Which directions of texts all platforms' users like together; None where the sum is given up.
 
         Raises:
@@ -259,7 +259,7 @@ class SecureRounds:
         asked = self._settings.preferences
         phases = self._there(0)
         try:
-            return self._summed(phases, PreferenceQuestion(directions=asked.map))
+            return store.watched(partial(self._summed, phases))(PreferenceQuestion(directions=asked.map))
         except Abandoned as error:
             self._give_up("the taste map", error, alone=not self._settings.trains and not asked.items)
             return None

@@ -1,7 +1,8 @@
-"""The attack on private training under local noise: gradient canaries on one platform, and what noised sums tell of them.
+"""The attack on private training: gradient canaries on one platform, and what noised sums tell of them.
 
-What is accounted is every step's noised sum, so that is what the white box sees, although what leaves is the update that an
-optimizer makes of it. The black box sees the published adapter.
+What is accounted is every step's noised sum. Under local noise that is what the white box sees, although what leaves is the
+update that an optimizer makes of it. Under the secure sum it sees the sum over platforms, as the coordinator does. The black box
+sees the published adapter.
 """
 
 from __future__ import annotations
@@ -58,12 +59,10 @@ def attack_updates(world: World, settings: Settings, out: Path, *, platform: str
         most: Canaries, at most; half of them are in.
 
     Raises:
-        InputError: there is no such platform, or the settings train nothing, or under a secure sum.
+        InputError: there is no such platform, or the settings train nothing, or other factors in other rounds.
     """
-    if not settings.trains or settings.distributed:
-        raise InputError(
-            "these settings do not train under local noise", where="privacy.noise", do="set privacy.noise=local and rounds=..."
-        )
+    if not settings.trains:
+        raise InputError("these settings train nothing", where="rounds", do="set rounds=... and a strategy that trains")
     files = {file.name: file for file in map(load, world.platforms)}
     target = platform or next(iter(files))
     if target not in files:
@@ -71,7 +70,7 @@ def attack_updates(world: World, settings: Settings, out: Path, *, platform: str
     out.mkdir(parents=True, exist_ok=True)
     prepared = {name: prepare(file, settings, cache=out / "state" / name / "trunk") for name, file in files.items()}
     canaries = GradientCanaries(count=most, seed=settings.seed)
-    with canaries_on(target, canaries):
+    with canaries_on(target, canaries, summed=settings.distributed):
         outcome = federate_virtually(Simulation(world=world, settings=settings, out=out), "attack", prepared, out)
     ledger = read_ledger(out / "ledger" / f"{target}.jsonl")
     if not canaries.steps:

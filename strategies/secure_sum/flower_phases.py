@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
 from shared.model.adapter import trained
@@ -117,7 +118,7 @@ class Phases:
         """
         entries = self.coordinator.roster.entries
         return PreferenceSum(
-            vector=self._point.decode(self.work.sum()),
+            vector=self.point.decode(self.work.sum()),
             noise=self._summed_noise,
             users=sum(
                 self.members[entries[number].platform].users
@@ -129,7 +130,7 @@ class Phases:
     @property
     def _summed_noise(self) -> float:
         """Standard deviation of the noise in the sum: every survivor's share, of which those of the honest would suffice."""
-        return self._point.noise * math.sqrt(len(self.work.survivors) / self._point.honest)
+        return self.point.noise * math.sqrt(len(self.work.survivors) / self.point.honest)
 
     @property
     def missing(self) -> set[str]:
@@ -172,7 +173,7 @@ class Phases:
         Raises:
             Abandoned: shares are missing.
         """
-        total = self._point.decode(self.work.sum()).astype("<f4")
+        total = self.point.decode(self.work.sum()).astype("<f4")
         return tuple(
             Popularity(counts=total[place].tobytes(), noise=self._summed_noise)
             for place in places(self.agreement.catalogues).values()
@@ -197,7 +198,7 @@ class Phases:
 
     def _begin(self, server_round: int, point: FixedPoint, request: Sum | Count | Prefer, before: secagg.Before) -> None:
         """One question for all: only then do the masks of what they answer cancel."""
-        self._point, self._server_round, self._sum = point, server_round, sum_number(request)
+        self.point, self._server_round, self._sum = point, server_round, sum_number(request)
         question = question_of(request, before=before)
         frame = MaskFrame(round=self._sum, length=point.dimension, bits=point.bits, question=question)
         self._round, self.closed = Round(self.coordinator, frame, before=before), False
@@ -296,20 +297,28 @@ class Phases:
             with _Dropping(self, number):
                 self.work.unmasked(number, decode(secagg.Unmasked, body))
 
+    def gradient_sum(self) -> NDArray[np.float64]:
+        """The noised sum of clipped gradients, float64 (d,), in the layout's order: all that the coordinator sees of the round.
+
+        Raises:
+            Abandoned: shares are missing.
+        """
+        return self.point.decode(self.work.sum())
+
     def step(self) -> Adapter:
         """The next global adapter, from the sum of the round.
 
         Raises:
             Abandoned: shares are missing.
         """
-        total = self._point.decode(self.work.sum())
+        total = self.gradient_sum()
         entries = self.coordinator.roster.entries
         users = [self.members[entries[number].platform].users for number in self.work.survivors]
         # Public, and never the real size of the batches.
         mean = total / self._settings.training.batch(users)
         change: Change = {}
         start = 0
-        for name, shape in self._layout(self._server_round, self._adapter).items():
+        for name, shape in self.layout().items():
             end = start + math.prod(shape)
             change[name] = -mean[start:end].reshape(shape)
             start = end
@@ -322,6 +331,10 @@ class Phases:
         """Note that a platform's answer was left out."""
         member = self._member(number)
         self.report.drops.append(Drop(node=member.node, platform=member.platform, reason=reason))
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """Parameters of the round's sum, in its order, and their shapes."""
+        return self._layout(self._server_round, self._adapter)
 
     def _layout(self, server_round: int, adapter: Adapter) -> dict[str, tuple[int, ...]]:
         return {name: adapter[name].shape for name in trained(adapter, self._strategy.factors(server_round))}

@@ -1,4 +1,7 @@
-"""The attack on private training: it proves no more than is claimed of a correct run, and more of a broken one."""
+"""The attack on private training: it proves no more than is claimed of a correct run, and more of a broken one.
+
+Under local noise on one platform; under the secure sum on one of three, whose sum alone is seen.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import pytest
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import Mechanism
 from client.privacy.noise_sources import SeededNoise
+from client.run import secure_session
 from client.training.trainer import Trainer
 from shared.base.errors import InputError
+from shared.secagg.fixed_point import FixedPoint
 from simulations.attack.attack_report import View, view_of
 from simulations.attack.gradient_canaries import GradientCanaries
 from simulations.attack.update_attack import UpdateAttack, attack_updates
@@ -29,18 +34,23 @@ Attack = Callable[..., UpdateAttack]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def platforms(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world") / "world"
     write_world(folder, seed=1, scale=0.4)
-    whole = open_world(folder)
-    return World(folder=folder, platforms=whole.platforms[:1])
+    return open_world(folder)
 
 
 @pytest.fixture
-def attack(world: World, tiny_bert: str, tmp_path: Path) -> Attack:
-    def run(*, epsilon: float = CLAIM, **over: Any) -> UpdateAttack:
+def world(platforms: World) -> World:
+    return World(folder=platforms.folder, platforms=platforms.platforms[:1])
+
+
+@pytest.fixture
+def attack(platforms: World, world: World, tiny_bert: str, tmp_path: Path) -> Attack:
+    def run(*, epsilon: float = CLAIM, summed: bool = False, **over: Any) -> UpdateAttack:
+        among = World(folder=platforms.folder, platforms=platforms.platforms[:3]) if summed else world
         words = {
-            "strategy": "fedavg",
+            "strategy": "secure-sum" if summed else "fedavg",
             "model.backbone": tiny_bert,
             "model.layers": 2,
             "model.rank": 2,
@@ -48,12 +58,13 @@ def attack(world: World, tiny_bert: str, tmp_path: Path) -> Attack:
             "model.user_tokens": 24,
             "training.views": 1,
             "training.targets": 2,
-            "privacy.noise": "local",
+            "privacy.noise": "distributed" if summed else "local",
             "privacy.epsilon": epsilon,
-            "server.minimum_platforms": 1,
+            "privacy.accept_noise": True,
+            "server.minimum_platforms": 3 if summed else 1,
             **over,
         }
-        return attack_updates(world, settings_from(None, [f"{key}={value}" for key, value in words.items()]), tmp_path / "run")
+        return attack_updates(among, settings_from(None, [f"{key}={value}" for key, value in words.items()]), tmp_path / "run")
 
     return run
 
@@ -106,10 +117,15 @@ def no_clipping(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Mechanism, "weights", lambda self, squared_norms: squared_norms * 0 + 1)
 
 
-def unbounded_influence(patched: pytest.MonkeyPatch) -> None:
+def unbounded_influence(patched: pytest.MonkeyPatch, *, times: int = 4) -> None:
     """Each user who is drawn counts four times."""
     real = Mechanism.sample
-    patched.setattr(Mechanism, "sample", lambda self, present, random: np.repeat(real(self, present, random), 4))
+    patched.setattr(Mechanism, "sample", lambda self, present, random: np.repeat(real(self, present, random), times))
+
+
+def yet_more_influence(patched: pytest.MonkeyPatch) -> None:
+    """Each user counts eight times: the noise of three platforms is more than two of them were planned to need."""
+    unbounded_influence(patched, times=8)
 
 
 def clipping_per_sequence(patched: pytest.MonkeyPatch) -> None:
@@ -151,9 +167,50 @@ def test_a_planted_fault_is_refuted(
     assert found.epsilon <= CLAIM < best(found)  # and the ledger knows nothing of it
 
 
+SUMMED = {"rounds": 1, "training.sample_rate": 1.0, "summed": True}
+
+
+def test_a_correct_secure_sum_is_not_refuted(attack: Attack) -> None:
+    found = attack(**SUMMED)
+    assert 0.9 * CLAIM < found.epsilon <= CLAIM and best(found) < found.epsilon
+    score, inside = found.white_box.score, found.white_box.inside
+    # What the users of all three platforms added is taken off, but for the canaries: each that is in adds its bound.
+    assert score[inside].mean() - score[~inside].mean() == pytest.approx(1.0, abs=0.5)
+    assert abs(score[~inside].mean()) < 0.5
+
+
+def test_on_a_claim_of_8_the_white_box_proves_at_least_2_of_a_secure_sum(attack: Attack) -> None:
+    found = attack(epsilon=8.0, **SUMMED)
+    assert 7 < found.epsilon <= 8
+    assert 2 <= view_of(found.white_box, found.delta).bound < found.epsilon
+
+
+def shares_that_are_too_small(patched: pytest.MonkeyPatch) -> None:
+    """Each platform adds a share of a 36th of the variance that it should."""
+    real = secure_session.noised_steps
+
+    def less(vector: Any, point: FixedPoint, random: Any) -> Any:
+        exact = np.rint(np.asarray(vector) * point.scale)
+        return np.rint(exact + (real(vector, point, random) - exact) / 6).astype(np.int64)
+
+    patched.setattr(secure_session, "noised_steps", less)
+
+
+@pytest.mark.parametrize("plant", [shares_that_are_too_small, no_clipping, yet_more_influence])
+def test_a_planted_fault_of_a_secure_sum_is_refuted(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    with monkeypatch.context() as patched:
+        plant(patched)
+        found = attack(**SUMMED)
+    assert found.epsilon <= CLAIM < best(found)
+
+
 def test_what_cannot_be_attacked(attack: Attack, world: World, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="local noise"):
+    with pytest.raises(InputError, match="train nothing"):
         attack_updates(world, settings_from(None, ["strategy=preferences"]), tmp_path / "a")
+    with pytest.raises(InputError, match="other factors in other rounds"):
+        attack(strategy="rolora", **{**OFTEN, "training.sample_rate": 1.0})
     with pytest.raises(InputError, match="no platform"):
         attack_updates(world, settings_from(None, ["strategy=fedavg", "privacy.noise=local"]), tmp_path / "b", platform="nobody")
 
