@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from server.report.report_model import BudgetLine, PlatformQuality, SpentHistory, SpentPoint
+from server.report.report_model import AttackView, BudgetLine, PlatformQuality, RunReport, SpentHistory, SpentPoint
 from server.report.spent_history import thinned
 
 MOST_LINES = 6
 """Lines of one chart; more cannot be told apart. The table has all."""
 WIDTH, HEIGHT = 440.0, 250.0
+ROC_SIZE = 220.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44.0, 14.0, 12.0, 34.0
 
 
@@ -86,17 +87,53 @@ class IntervalMark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RocChart:
+    """How well attackers tell members from others, on a square of `size` units.
+
+    Args:
+        lines: `platforms` are the attackers.
+        text: What it shows, for whoever does not see it.
+    """
+
+    lines: tuple[ChartLine, ...]
+    text: str
+    size: float = ROC_SIZE
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageCharts:
     """All charts of a page."""
 
     bars: dict[str, BudgetBar] = field(default_factory=dict)
     spent: LineChart | None = None
     gains: dict[str, IntervalMark] = field(default_factory=dict)
+    roc: RocChart | None = None
 
 
-def page_charts(budgets: Sequence[BudgetLine], history: Sequence[SpentHistory], quality: Sequence[PlatformQuality]) -> PageCharts:
+def page_charts(report: RunReport) -> PageCharts:
     """The charts of a report; what is infinite or not known has none."""
-    return PageCharts(bars=_bars(budgets), spent=spent_chart(history), gains=_gains(quality))
+    return PageCharts(
+        bars=_bars(report.budgets),
+        spent=spent_chart(report.history),
+        gains=_gains(report.quality),
+        roc=roc_chart(report.attack.views if report.attack else ()),
+    )
+
+
+def roc_chart(views: Sequence[AttackView]) -> RocChart | None:
+    """The curves of attackers; None where there is none."""
+    drawn = [view for view in views if len(view.roc) >= 2][:MOST_LINES]
+    if not drawn:
+        return None
+    lines = []
+    for style, view in enumerate(drawn):
+        places = [(round(ROC_SIZE * false, 1), round(ROC_SIZE * (1 - true), 1)) for false, true in view.roc]
+        path = "M" + " L".join(f"{x:g} {y:g}" for x, y in places)
+        lines.append(ChartLine(platforms=view.attacker, style=style, path=path, marks=tuple(thinned(places[1:-1], 5))))
+    areas = "; ".join(f"{view.attacker}: {view.area:.3f}" for view in drawn)
+    return RocChart(
+        lines=tuple(lines), text=f"Share of planted users found, by share of false alarms. Area under the curve: {areas}."
+    )
 
 
 def _bars(budgets: Sequence[BudgetLine]) -> dict[str, BudgetBar]:

@@ -27,7 +27,7 @@ from server.report.report_model import (
     SubjectKind,
     bounded_text,
 )
-from server.report.spent_history import HistoryTaker, LedgerStory, ledger_stories
+from server.report.spent_history import MOST_POINTS, HistoryTaker, LedgerStory, ledger_stories
 from server.report.subject import ReportSubject, SubjectFiles
 from shared.base.version import VERSION
 from shared.ledger.audit import AuditReport, AuditVerdict, PlatformAudit, audit_ledgers
@@ -252,7 +252,14 @@ def _attack(files: SubjectFiles) -> tuple[AttackResult | None, list[str]]:
         return None, []
     try:
         views = tuple(
-            AttackView(attacker=bounded_text(name, most=80), canaries=view["canaries"], bound=view["bound"], area=view["area"])
+            AttackView(
+                attacker=bounded_text(name, most=80),
+                canaries=view["canaries"],
+                bound=view["bound"],
+                area=view["area"],
+                low=view.get("low"),
+                roc=tuple(tuple(point) for point in view.get("roc", ())[:MOST_POINTS]),
+            )
             for name, view in list(values["views"].items())[:20]
         )
         claim = float(values["claim"])

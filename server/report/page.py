@@ -30,7 +30,7 @@ def render_page(report: RunReport, *, refresh: int = 0) -> str:
     return _template().render(
         report=values,
         tables=page_tables(values),
-        charts=page_charts(report.budgets, report.history, report.quality),
+        charts=page_charts(report),
         css=Markup(css),  # noqa: S704 - the package's own files
         policy=page_policy(style=css),
         refresh=refresh,

@@ -179,6 +179,7 @@ _VIEWS = (
     ("Planted users", "canaries", count),
     ("ε is at least", "bound", figure),
     ("Telling apart (AUROC)", "area", metric_mean),
+    ("Found at 1 % false alarms", "low", share),
 )
 _ACTORS = (("Who", "who", words), ("Sees", "sees", words), ("Is trusted for", "trusted_for", words))
 _NUMBERS = frozenset({count, figure, share, signed, metric_mean})

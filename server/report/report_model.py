@@ -212,12 +212,20 @@ class PlatformQuality(_Part):
 
 
 class AttackView(_Part):
-    """What one attacker proves: a lower bound of epsilon, and how well members are told from others."""
+    """What one attacker proves: a lower bound of epsilon, and how well members are told from others.
+
+    Args:
+        area: AUROC: 1/2 for a guess, 1 for certainty.
+        low: True-positive rate at a false-positive rate of 1 %.
+        roc: (false-positive rate, true-positive rate), from (0, 0) to (1, 1); none where the result has no curve.
+    """
 
     attacker: Words
     canaries: Whole
     bound: Nats
     area: Ratio
+    low: Ratio | None
+    roc: tuple[tuple[Ratio, Ratio], ...]
 
 
 class AttackResult(_Part):

@@ -14,6 +14,9 @@ from rich.text import Text
 from simulations.attack.one_run import CONFIDENCE, CanaryScores, gaussian_epsilon, steinke_epsilon
 from simulations.attack.roc import LOW, roc_of
 
+MOST_POINTS = 101
+"""Of a curve, as it is kept."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class View:
@@ -25,6 +28,7 @@ class View:
         gaussian: Lower bound of epsilon, the mechanism's noise taken to be Gaussian.
         area, low: AUROC, and the true-positive rate at a false-positive rate of 1%.
         estimate: Epsilon by the cosine statistic, an estimate without confidence; None where it does not apply.
+        roc: (false-positive rate, true-positive rate), from (0, 0) to (1, 1); `MOST_POINTS` at most.
     """
 
     canaries: int
@@ -33,6 +37,7 @@ class View:
     area: float
     low: float
     estimate: float | None = None
+    roc: tuple[tuple[float, float], ...] = ()
 
     @property
     def bound(self) -> float:
@@ -85,6 +90,7 @@ def view_of(scores: CanaryScores, delta: float, *, among: int = 1, estimate: flo
         area=roc.area,
         low=roc.at(LOW),
         estimate=estimate,
+        roc=roc.points(MOST_POINTS),
     )
 
 

@@ -38,4 +38,5 @@ def attack_world(world: World, settings: Settings, out: Path, *, platform: str =
         WHITE: view_of(found.white_box, found.delta, among=2),
         BLACK: view_of(found.black_box, found.delta, among=2),
     }
-    return AttackReport(release="preferences", platform=found.platform, claim=found.epsilon, delta=found.delta, views=views)
+    release = "preferences" if settings.preferences.items else "taste map"
+    return AttackReport(release=release, platform=found.platform, claim=found.epsilon, delta=found.delta, views=views)

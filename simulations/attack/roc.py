@@ -28,6 +28,12 @@ class RocCurve:
         """AUROC: 1/2 for a guess, 1 for certainty."""
         return float(np.trapezoid(self.true_positive, self.false_positive))
 
+    def points(self, most: int) -> tuple[tuple[float, float], ...]:
+        """So many (false-positive rate, true-positive rate) at most, evenly chosen, the first and the last among them."""
+        count = len(self.false_positive)
+        chosen = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+        return tuple((float(self.false_positive[one]), float(self.true_positive[one])) for one in chosen)
+
     def at(self, rate: float = LOW) -> float:
         """The largest true-positive rate whose false-positive rate is `rate` at most."""
         return float(self.true_positive[self.false_positive <= rate].max())

@@ -98,6 +98,47 @@ def test_nothing_hangs_over_the_side_and_all_is_legible(
     assert low == []
 
 
+ATTACK: dict[str, Any] = {
+    "release": "updates",
+    "platform": "shop",
+    "claim": 8.0,
+    "delta": 1e-4,
+    "confidence": 0.95,
+    "views": {
+        name: {"canaries": 400, "bound": bound, "area": area, "low": low, "roc": [[0, 0], [0.01, low], [0.3, area], [1, 1]]}
+        for name, bound, area, low in (
+            ("white box", 2.91, 0.87, 0.19),
+            ("white box, differences", 0.0, 0.5, 0.01),
+            ("black box", 0.71, 0.72, 0.11),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_an_attack_s_curves_are_drawn_beside_its_figures(
+    run: Path, report_of: Make, opened: Any, tmp_path: Path, width: int
+) -> None:
+    (run / "attack.json").write_text(json.dumps(ATTACK))
+    page = opened(report_of(run), viewport={"width": width, "height": 900})
+    values = json.loads((tmp_path / "out" / JSON).read_text())
+    cells = page.eval_on_selector_all("#attack [data-at]", "all => all.map(one => [one.dataset.at, one.textContent])")
+    assert len(cells) > 15 and all(agrees(shown, at(values, pointer)) for pointer, shown in cells)
+    assert page.locator("#attack svg.chart .line").count() == 3 and page.locator("#attack .legend li").count() == 3
+    assert "white box: 0.870" in (page.locator("#attack svg.chart title").text_content() or "")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unnamed = page.eval_on_selector_all("svg", _UNNAMED)
+    assert unnamed == 0
+
+
+def test_a_result_without_curves_has_a_table_alone(run: Path, report_of: Make) -> None:
+    views = {name: {key: view[key] for key in ("canaries", "bound", "area")} for name, view in ATTACK["views"].items()}
+    (run / "attack.json").write_text(json.dumps({**ATTACK, "views": views}))
+    report = report_of(run)
+    assert report.attack is not None and [(one.low, one.roc) for one in report.attack.views] == [(None, ())] * 3
+    assert "roc-title" not in render_page(report)
+
+
 def test_the_order_of_reading_and_of_the_keyboard(finished: Path, report_of: Make, opened: Any) -> None:
     page = opened(report_of(finished), viewport={"width": 1280, "height": 900})
     assert page.evaluate("document.documentElement.lang") == "en"

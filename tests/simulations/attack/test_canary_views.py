@@ -19,7 +19,7 @@ from shared.preferences.sum_kind import SumKind
 from simulations.attack.attack_report import AttackReport, View
 from simulations.attack.canaries import Canaries, packed_canaries, with_canaries
 from simulations.attack.gradient_canaries import LENGTH, GradientCanaries
-from simulations.attack.linear_decoding import LinearView, decoded
+from simulations.attack.linear_decoding import LinearView, decoded, likely_noise
 from simulations.attack.preference_attack import _contributions, _exact, _model_scores, _Sum, _view
 
 HASHES = np.array([30, 10, 99, 20, 50, 40, 77], np.uint64)
@@ -67,6 +67,26 @@ def test_what_a_canary_is_taken_to_add_is_what_a_platform_adds_for_it(direction:
     assert ((decoded([replace(view, noise=0.01)]) > 0.5) == CANARIES.inside).all()
 
 
+def test_the_noise_of_a_release_is_found_out_whatever_was_said() -> None:
+    """Of 40 canaries in 300 numbers, and of 90 in 50, where no number is without a canary."""
+    random = np.random.default_rng(3)
+    for count, size in ((40, 300), (90, 50)):
+        added = random.normal(size=(count, size)) / np.sqrt(size)
+        coins = random.random(count) < 0.5
+        for noise in (0.02, 0.5, 2.0):
+            released = added[coins].sum(0) + noise * random.normal(size=size)
+            for said in (noise, 8 * noise, noise / 4):
+                view = LinearView(
+                    along=added @ released, meeting=added @ added.T, noise=said, energy=float(released @ released), size=size
+                )
+                # Below what coins make of it, noise cannot be told where every number is of canaries.
+                assert likely_noise(view) == pytest.approx(noise, rel=0.25, abs=0.0 if size > count else 0.4), (
+                    count,
+                    noise,
+                    said,
+                )
+
+
 def test_the_sums_of_a_platform_are_of_all_its_users() -> None:
     place = np.array([2, 0, -1, 1, 4, 3, -1])
     platform = rows([[0, 1], [3, 4, 5], [2], []])
@@ -83,7 +103,8 @@ def test_coins_are_decoded_as_by_the_normal_equations_of_all_releases() -> None:
     noises = [0.3, 2.0]
     released = [random.normal(size=part.shape[1]) for part in parts]
     views = [
-        LinearView(along=part @ y, meeting=part @ part.T, noise=s) for part, y, s in zip(parts, released, noises, strict=True)
+        LinearView(along=part @ y, meeting=part @ part.T, noise=s, energy=float(y @ y), size=len(y))
+        for part, y, s in zip(parts, released, noises, strict=True)
     ]
     whole = np.hstack(parts)
     covariance = np.diag(np.repeat(np.square(noises), [9, 4]))

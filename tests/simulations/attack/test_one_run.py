@@ -167,6 +167,9 @@ def test_the_curve_is_the_fields_own(seed: int) -> None:
     np.testing.assert_allclose([curve.false_positive, curve.true_positive], [false, true])
     for rate in (0.0, *false, 0.01, 1.0):
         assert curve.at(rate) == true[false <= rate].max()
+    points = view_of(scores, 1e-4).roc
+    assert points[0] == (0.0, 0.0) and points[-1] == (1.0, 1.0) and len(curve.points(5)) == 5
+    np.testing.assert_allclose(points, np.stack([false, true], 1))
     assert view_of(scores, 1e-4).low == curve.at(0.01) and view_of(scores, 1e-4).area == curve.area
 
 

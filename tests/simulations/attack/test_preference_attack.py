@@ -18,10 +18,13 @@ from client.run import preference_session
 from shared.base.errors import InputError
 from shared.ledger.audit import AuditVerdict, audit_run
 from shared.preferences.packing import packed
+from shared.preferences.sum_kind import SumKind
+from shared.privacy.releases import ReleaseKind
 from shared.secagg.fixed_point import FixedPoint
 from simulations.attack import preference_attack
 from simulations.attack.attack_report import AttackReport, View, render_attack, view_of
 from simulations.attack.canaries import packed_canaries
+from simulations.attack.linear_decoding import likely_noise
 from simulations.attack.preference_attack import PreferenceAttack, attack_preferences
 from simulations.commands import settings_from
 from simulations.worlds.generated import write_world
@@ -63,10 +66,12 @@ def test_a_correct_run_is_not_refuted(attack: Attack, noise: str, tmp_path: Path
     assert view.area > 0.6 and 0 <= view.bound < found.epsilon
     assert view_of(found.black_box, found.delta).bound < found.epsilon
     # What it takes the release to be is what it is: canaries that are in, and noise of the deviation that was charged.
-    seen = found.view
+    seen = found.views[SumKind.PREFERENCES]
     rest = seen.along - seen.meeting @ found.white_box.inside
     assert np.diag(seen.meeting) == pytest.approx(1.0)
     assert rest.std() == pytest.approx(seen.noise, rel=0.2) and abs(rest.mean()) < seen.noise / 2
+    for one in found.views.values():
+        assert likely_noise(one) == pytest.approx(one.noise, rel=0.2)
     # The run that was attacked is a run like any other: its ledger holds.
     assert all(one.verdict is AuditVerdict.SOUND for one in audit_run(tmp_path / "run").platforms if one.entries)
 
@@ -82,14 +87,18 @@ def no_noise(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(CountMechanism, "privatise", lambda self, sums, random: sums.vector())
 
 
-def a_quarter_of_the_noise(patched: pytest.MonkeyPatch) -> None:
+def a_quarter_of_the_noise(patched: pytest.MonkeyPatch, *, part: int = 4) -> None:
     real = CountMechanism.privatise
 
-    def quarter(self: CountMechanism, sums: Any, random: Any) -> Any:
+    def less(self: CountMechanism, sums: Any, random: Any) -> Any:
         exact = sums.vector()
-        return exact + (real(self, sums, random) - exact) / 4
+        return exact + (real(self, sums, random) - exact) / part
 
-    patched.setattr(CountMechanism, "privatise", quarter)
+    patched.setattr(CountMechanism, "privatise", less)
+
+
+def a_tenth_of_the_noise(patched: pytest.MonkeyPatch) -> None:
+    a_quarter_of_the_noise(patched, part=10)
 
 
 def no_clipping(patched: pytest.MonkeyPatch) -> None:
@@ -119,6 +128,16 @@ def unbounded_influence(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(preference_attack, "bounded_preferences", often)
 
 
+def exact_popularity(patched: pytest.MonkeyPatch) -> None:
+    """The sum of single items alone is without noise."""
+    real = CountMechanism.privatise
+
+    def partly(self: CountMechanism, sums: Any, random: Any) -> Any:
+        return sums.vector() if self.kind is ReleaseKind.POPULARITY else real(self, sums, random)
+
+    patched.setattr(CountMechanism, "privatise", partly)
+
+
 @pytest.mark.parametrize("plant", [no_noise, a_quarter_of_the_noise, no_clipping, unbounded_influence])
 def test_a_planted_fault_is_refuted(attack: Attack, monkeypatch: pytest.MonkeyPatch, plant: Plant) -> None:
     with monkeypatch.context() as patched:
@@ -126,6 +145,57 @@ def test_a_planted_fault_is_refuted(attack: Attack, monkeypatch: pytest.MonkeyPa
         found = attack()
     assert found.epsilon <= CLAIM  # the ledger knows nothing of it
     assert white(found).bound > CLAIM
+
+
+@pytest.mark.parametrize("canaries", [60, 1500])
+def test_an_exact_popularity_is_refuted(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canaries: int) -> None:
+    """The attacker finds out by itself that this sum has no noise. It has 72 numbers, which tell no more of a claim of 3."""
+    with monkeypatch.context() as patched:
+        exact_popularity(patched)
+        settings = settings_from(None, ["strategy=preferences", "privacy.noise=local", "privacy.epsilon=1"])
+        found = attack_preferences(world, settings, tmp_path / "run", most=canaries)
+    assert found.epsilon <= 1 < white(found).bound
+    assert likely_noise(found.views[SumKind.LIKES]) < found.views[SumKind.LIKES].noise / 20
+    assert likely_noise(found.views[SumKind.PREFERENCES]) == pytest.approx(found.views[SumKind.PREFERENCES].noise, rel=0.1)
+
+
+class TestATasteMap:
+    """It is of all items of a platform, and needs none in common."""
+
+    @pytest.fixture
+    def mapped(self, world: World, tiny_bert: str, tmp_path: Path) -> Attack:
+        def run(noise: str = "local", epsilon: float = CLAIM) -> PreferenceAttack:
+            words = {
+                "strategy": "preferences",
+                "privacy.noise": noise,
+                "privacy.epsilon": epsilon,
+                "preferences.items": 0,
+                "preferences.map": 24,
+                "model.backbone": tiny_bert,
+            }
+            return attack_preferences(
+                world, settings_from(None, [f"{key}={value}" for key, value in words.items()]), tmp_path / "run"
+            )
+
+        return run
+
+    @pytest.mark.parametrize("noise", ["local", "distributed"])
+    def test_a_correct_run_is_not_refuted(self, mapped: Attack, noise: str) -> None:
+        found = mapped(noise)
+        assert 0.9 * CLAIM < found.epsilon <= CLAIM and list(found.views) == [SumKind.TASTE]
+        view, (seen,) = white(found), found.views.values()
+        assert view.area > 0.6 and view.bound < found.epsilon and view_of(found.black_box, found.delta).bound < found.epsilon
+        assert np.diag(seen.meeting) == pytest.approx(1.0) and likely_noise(seen) == pytest.approx(seen.noise, rel=0.25)
+        rest = seen.along - seen.meeting @ found.white_box.inside
+        assert rest.std() == pytest.approx(seen.noise, rel=0.25) and abs(rest.mean()) < seen.noise / 2
+
+    @pytest.mark.parametrize("plant", [no_noise, a_tenth_of_the_noise])
+    def test_a_planted_fault_is_refuted(self, mapped: Attack, monkeypatch: pytest.MonkeyPatch, plant: Plant) -> None:
+        """A quarter is too much: canaries' tastes meet, in few directions of texts, and 150 of them prove 1.9 then."""
+        with monkeypatch.context() as patched:
+            plant(patched)
+            found = mapped()
+        assert found.epsilon <= CLAIM < white(found).bound
 
 
 def test_a_share_of_the_noise_that_is_too_small_is_refuted(attack: Attack, monkeypatch: pytest.MonkeyPatch) -> None:
