@@ -12,7 +12,7 @@ from server.registry.run_facts import unpromised
 from server.report.answer_fields import FIELDS
 from server.report.conclusion import conclude, usefulness
 from server.report.participants import answers_of, first_count, participants, platforms_in, quality
-from server.report.privacy_promise import ONE_USER, WHAT, privacy_promise
+from server.report.privacy_promise import KEPT, ONE_USER, WHAT, privacy_promise
 from server.report.report_model import (
     MOST_ROWS,
     AnswerField,
@@ -196,7 +196,7 @@ def _released(platform: str, release: Release, answers: int | None, clip: Any) -
     return ReleasedSum(
         platform=platform,
         kind=kind,
-        what=WHAT[kind],
+        what=WHAT[kind] + (KEPT if kind == "popularity" and answers == 0 else ""),
         times=release.steps,
         answers=answers,
         one_user=one_user,

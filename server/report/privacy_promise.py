@@ -16,12 +16,14 @@ ONE_USER = {
     "evaluate": "quality figures of norm 1 at most, or a gain between -1 and 1",
 }
 WHAT = {
-    "popularity": "how popular items are; it stays on the platform where only its own training uses it",
+    "popularity": "how popular items are",
     "preferences": "which shared items are liked together",
     "taste": "which directions of items' texts are liked together",
     "train": "the training steps of the adapter",
     "evaluate": "ranking quality, or a comparison of two models",
 }
+KEPT = "; it stays on the platform, whose own training uses it"
+"""Of a popularity that no answer held."""
 _STATEMENT = {
     PromiseStanding.PROMISED: (
         "Whatever anybody does with all that left a platform, it is almost as likely had any one user, with everything that the "
@@ -74,8 +76,10 @@ def privacy_promise(
     if distributed is None:
         model = "Federated. How the noise was added is not known here: the run's settings are not in this folder."
     elif distributed:
-        some = "some platforms" if colluders is None else f"at most {colluders} platforms"
-        model = f"Federated, distributed noise: each platform adds a share, under a secure sum; holds while {some} collude."
+        some = "some platforms collude" if colluders is None else "nobody colludes with the coordinator"
+        if colluders:
+            some = f"at most {colluders} platform{'s collude' if colluders > 1 else ' colludes'} with the coordinator"
+        model = f"Federated, distributed noise: each platform adds a share, under a secure sum; holds while {some}."
     else:
         model = "Federated, local noise: each platform adds all of its noise before anything leaves it; nobody else is trusted."
     secure = bool(distributed)

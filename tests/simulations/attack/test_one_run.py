@@ -52,6 +52,28 @@ def test_they_agree_with_jax_privacy(
     assert epsilon_of_mu(one_run_mu(canaries, guesses, right, chance=0.05), delta) == pytest.approx(gaussian, abs=1e-3)
 
 
+# The same library's release 2.0.0 (PyPI), on the scores of `drawn`:
+# `CanaryScoreAuditor(score[inside], score[~inside])`, `epsilon_one_run(0.05, 1e-4, threshold_strategy=Explicit(t))` and
+# `epsilon_one_run_fdp` likewise, t being the lowest score of those that are guessed to be in.
+SAME_SCORES = [
+    # canaries, mu, seed, guesses, one run, f-DP
+    (300, 1.5, 0, 60, 2.887044, 4.585461),
+    (300, 3.0, 1, 120, 3.156933, 5.369889),
+    (600, 0.5, 2, 60, 0.477709, 0.583522),
+    (1000, 4.0, 3, 1000, 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("canaries", "mu", "seed", "guesses", "any_mechanism", "gaussian"), SAME_SCORES)
+def test_they_agree_with_jax_privacy_on_the_same_scores(
+    canaries: int, mu: float, seed: int, guesses: int, any_mechanism: float, gaussian: float
+) -> None:
+    scores = drawn(canaries, mu, seed)
+    right = scores.guessed(guesses, both=False)
+    assert one_run_epsilon(canaries, guesses, right, delta=1e-4, chance=0.05) == pytest.approx(any_mechanism, abs=1e-4)
+    assert epsilon_of_mu(one_run_mu(canaries, guesses, right, chance=0.05), 1e-4) == pytest.approx(gaussian, abs=1e-3)
+
+
 @pytest.mark.parametrize("mu", [0.0, 0.5, 1.5, 3.0])
 def test_a_bound_is_seldom_above_the_truth(mu: float) -> None:
     """Of 100 runs 5 may be; the chance that more than 12 are, if so many may, is below a thousandth."""
