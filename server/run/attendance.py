@@ -16,7 +16,7 @@ from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
 from shared.base.settings import Settings
-from shared.protocol.flower_records import answer_from, record_bytes, to_record
+from shared.protocol.flower_records import answer_from, record_bytes, to_record, with_receipt
 from shared.protocol.messages import Answer, Join, Joined, Reason, Refusal
 from strategies.base import lifetime_of
 from strategies.phase_report import Member
@@ -43,6 +43,7 @@ class Attendance:
         names: Node -> the platform that it was approved as, where somebody approves; a node speaks for that one alone.
         only: Names of the platforms that are asked, of those that were approved; empty: all are.
         entered: Told of every member that came in, with the bytes of the request that asked it.
+        receipt: The text of a platform's last receipt, which goes with the request to join: joining is charged, too.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class Attendance:
         entered: Callable[[Member, Joined, int], None],
         names: Callable[[], Mapping[int, str]] | None = None,
         only: Collection[str] = (),
+        receipt: Callable[[str], str] = lambda platform: "",
     ) -> None:
-        self._names, self._only = names, frozenset(only)
+        self._names, self._only, self._receipt = names, frozenset(only), receipt
         self._grid, self._settings, self._least, self._say, self._entered = grid, settings, least, say, entered
         request = Join(run=run, settings=settings)
         self._run, self._record = run, to_record(request)
@@ -232,8 +234,19 @@ class Attendance:
         return bool(self._asking) or not online or bool(online - self._refused)
 
     def _ask(self, nodes: list[int]) -> Exchange:
-        record, lifetime = self._record, lifetime_of(self._settings.reply_timeout)
-        messages = [Message(record, node, MessageType.QUERY, ttl=lifetime, group_id="join") for node in nodes]
+        lifetime = lifetime_of(self._settings.reply_timeout)
+        names = {} if self._names is None else self._names()
+        shown = {node: self._receipt(names[node]) if node in names else "" for node in nodes}
+        messages = [
+            Message(
+                with_receipt(self._record, shown[node]) if shown[node] else self._record,
+                node,
+                MessageType.QUERY,
+                ttl=lifetime,
+                group_id="join",
+            )
+            for node in nodes
+        ]
         return Exchange(self._grid, messages, timeout=self._settings.reply_timeout)
 
     def _answered(self, node: int, answer: Answer) -> Joined | Refusal:

@@ -170,6 +170,7 @@ class _Federation:
         self._strategy = named(settings.strategy)(settings=settings, run=run, members=())
         self.record = RunRecord(tell)
         self.preferences = PreferenceStore(out, told=sums)
+        self._receipts = ReceiptBook(out, run=run, signer=signer, over_all=acknowledged)
         self.attendance = Attendance(
             grid=grid,
             settings=settings,
@@ -179,6 +180,7 @@ class _Federation:
             entered=self._entered,
             names=names,
             only=only,
+            receipt=self._receipts.last,
         )
         if names is not None:
             # Platforms are strangers here: what their training cannot have made is not combined.
@@ -186,7 +188,6 @@ class _Federation:
         self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split_residual(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")
         self.adapter = adapter
-        self._receipts = ReceiptBook(out, run=run, signer=signer, over_all=acknowledged)
         self._dispatch = Dispatch(
             grid, attendance=self.attendance, record=self.record, receipts=self._receipts, timeout=settings.reply_timeout
         )

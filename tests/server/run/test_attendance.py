@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
 
 from server.monitoring.run_events import Kind
+from server.run import attendance as attendance_module
 from server.run.attendance import Attendance
 from shared.base.errors import FedfuseError
 from shared.base.settings import Settings
+from shared.protocol.flower_records import receipt_in, request_from
 from strategies.phase_report import Member
 
 
@@ -130,3 +134,30 @@ def test_without_a_number_it_waits_until_nobody_else_comes(waiting: Any, told: l
 def test_it_does_not_wait_for_ever(waiting: Any, wanted: int | None, words: str) -> None:
     with pytest.raises(FedfuseError, match=f"{words} platforms came within 0 s"):
         waiting([3], wanted=wanted, seconds=0.0)
+
+
+def test_who_is_asked_to_join_is_shown_its_last_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining may be charged (the popularity prior), so the very first request must show whether the ledger went back."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    sent: list[Message] = []
+
+    def exchange(grid: Any, messages: list[Message], *, timeout: float) -> Any:
+        sent.extend(messages)
+        return unheard([])
+
+    monkeypatch.setattr(attendance_module, "Exchange", exchange)
+    door: Any = Door([2, 3, 4])
+    attendance = Attendance(
+        grid=door,
+        settings=Settings(),
+        run="run",
+        least=1,
+        say=lambda *_, **__: None,
+        entered=lambda *_: None,
+        names=lambda: {2: "shop", 3: "video"},
+        receipt={"shop": "the receipt of shop", "video": ""}.__getitem__,
+    )
+    attendance._ask([2, 3, 4])
+    assert [receipt_in(message.content) for message in sent] == ["the receipt of shop", "", ""]
+    assert all(request_from(message.content) == request_from(sent[0].content) for message in sent)
