@@ -27,6 +27,7 @@ from server.cli.authority import authority_command
 from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
 from server.cli.deployment import server as server_app
 from server.cli.local import models, publish, pull_command, settings_command, strategies
+from server.cli.operators import log_command
 from server.cli.report import report_command
 from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
@@ -150,6 +151,7 @@ for name, command in (
     ("revoke", revoke),
     ("run", run_command),
     ("status", server_status),
+    ("log", log_command),
     ("publish", publish),
 ):
     app.command(name, rich_help_panel=COORDINATOR)(command)

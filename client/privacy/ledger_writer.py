@@ -22,7 +22,6 @@ import os
 import stat
 import threading
 from base64 import b64encode
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from types import TracebackType
 from shared.base.atomic_files import sync_folder, sync_way
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
 from shared.base.file_lock import try_lock
+from shared.base.synced_append import append_synced
 from shared.ledger.format import (
     MAX_BYTES,
     MAX_ENTRIES,
@@ -391,17 +391,9 @@ def _could_begin(torn: bytes) -> bool:
 def _append(descriptor: int, line: bytes, *, length: int, path: Path) -> None:
     """Append `line` and sync, or leave the file as long as it was."""
     try:
-        written = 0
-        while written < len(line):  # a short write is legal; the next one says why
-            written += os.write(descriptor, line[written:])
-        os.fsync(descriptor)
-    except BaseException as error:
-        with suppress(OSError):  # if even this fails, the torn line is cut off at the next opening
-            os.ftruncate(descriptor, length)
-            os.fsync(descriptor)
-        if isinstance(error, OSError):
-            raise _refused(path, error, "the charge could not be written, so nothing may be released") from None
-        raise
+        append_synced(descriptor, line, length=length)
+    except OSError as error:
+        raise _refused(path, error, "the charge could not be written, so nothing may be released") from None
 
 
 def _same(found: Header, wanted: Header, path: Path) -> None:

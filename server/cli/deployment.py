@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,15 +12,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from server.cli.operators import HERE, As, At, launch_details, operator, require_compared, require_logged
 from shared.base.errors import ExitCode, FedfuseError, InputError
 
 if TYPE_CHECKING:
+    from server.deployment.approved_platforms import ApprovedPlatform
     from server.deployment.launch import Launch
 
-At = Annotated[Path, typer.Option("--server", envvar="FEDFUSE_SERVER", help="The coordinator's folder.")]
-_HERE = Path("coordinator")
-
-server = typer.Typer(no_args_is_help=True, suggest_commands=False, help="The coordinator's server: start, health, renew.")
+server = typer.Typer(
+    no_args_is_help=True,
+    suggest_commands=False,
+    help="The coordinator's server, and its operators.",
+)
+server.add_typer(operator, name="operator")
 
 
 def init_server_command(
@@ -31,18 +34,21 @@ def init_server_command(
     port: Annotated[int, typer.Option(help="Port for platforms.")] = 8000,
     control_port: Annotated[int, typer.Option(help="Port for this machine alone.")] = 8001,
     listen: Annotated[str, typer.Option(help="Address to listen on for platforms.")] = "0.0.0.0",  # noqa: S104
+    operator: Annotated[str, typer.Option(help="Name of the first operator, who may all: in the log of who did what.")] = "owner",
 ) -> None:
-    """Make a coordinator: authority, TLS certificate, keys, configuration, start script."""
+    """Make a coordinator: authority, TLS certificate, keys, configuration, start script, its first operator."""
     from server.deployment.provisioning import create_coordinator_folder
 
-    made = create_coordinator_folder(folder, host=host, name=name, port=port, control_port=control_port, listen=listen)
+    made = create_coordinator_folder(
+        folder, host=host, name=name, port=port, control_port=control_port, listen=listen, operator=operator
+    )
     typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
     typer.echo(f"start it:          fedfuse server start {folder}        (or {folder / 'start.sh'})")
     typer.echo(f"invite platforms:  fedfuse invite shop --server {folder} > shop.invitation")
 
 
 @server.command("start")
-def start_server(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+def start_server(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE) -> None:
     """Run Flower's SuperLink with TLS, SuperNode authentication and a database on disk, behind the gate; until it is stopped."""
     from server.deployment.folder import open_coordinator
     from server.deployment.superlink import serve_superlink
@@ -54,7 +60,7 @@ def start_server(folder: Annotated[Path, typer.Argument(help="The coordinator's 
 
 
 @server.command("health")
-def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE) -> None:
+def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE) -> None:
     """Exit 0 if the server answers and its certificate is valid, 1 if not."""
     from server.deployment.flower_control import Control
     from server.deployment.folder import open_coordinator
@@ -68,7 +74,7 @@ def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's
 
 @server.command("renew")
 def renew(
-    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = _HERE,
+    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE,
     days: Annotated[int, typer.Option(help="Days that the new certificate holds.", min=1)] = 365,
 ) -> None:
     """Make a new TLS certificate from the same authority; platforms need nothing new. Restart the server afterwards."""
@@ -80,13 +86,20 @@ def renew(
 
 
 def invite_command(
-    platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")], server: At = _HERE
+    platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")],
+    server: At = HERE,
+    act_as: As = None,
 ) -> None:
     """Print what a platform needs to take part: addresses, certificates, public keys. There is no secret in it."""
     from server.deployment.folder import open_coordinator
     from server.deployment.provisioning import make_invitation
+    from server.operators.acting import acting_operator
+    from server.operators.rights import Right, Verb
 
-    invitation = make_invitation(open_coordinator(server), platform)
+    coordinator = open_coordinator(server)
+    acting = acting_operator(coordinator, act_as, Right.INVITE)
+    invitation = make_invitation(coordinator, platform)
+    acting.record(Verb.INVITE, platform, {"fingerprint": invitation.fingerprint})
     typer.echo(invitation.text(), nl=False)
     typer.echo(f"fingerprint {invitation.fingerprint}: read it to the platform's people when they ask", err=True)
 
@@ -94,7 +107,8 @@ def invite_command(
 def approve(
     platform: Annotated[str, typer.Argument(help="The name that it was invited under.")],
     application: Annotated[Path, typer.Argument(help="The application.toml that the platform sent.")],
-    server: At = _HERE,
+    server: At = HERE,
+    act_as: As = None,
     fingerprint: Annotated[str, typer.Option(help="The fingerprint that the platform's people read out, for scripts.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="The fingerprint was compared already.")] = False,
     replace: Annotated[
@@ -108,9 +122,12 @@ def approve(
     from server.deployment.folder import open_coordinator
     from server.deployment.former_ledgers import former_ledgers
     from server.deployment.supernode_sync import admit
+    from server.operators.acting import acting_operator
+    from server.operators.rights import Right, Verb
     from shared.protocol.invitation import read_application
 
     coordinator = open_coordinator(server)
+    acting = acting_operator(coordinator, act_as, Right.APPROVE)
     asked = read_application(application)
     if asked.platform != platform:
         raise InputError(
@@ -126,41 +143,37 @@ def approve(
     for former in former_ledgers(coordinator, asked):
         typer.echo(former.text())
     if not yes and replace != asked.fingerprint:
-        _require_compared(asked.fingerprint, said=fingerprint, where=str(application))
-    made = admit(coordinator, asked, replace_with=replace)
+        require_compared(asked.fingerprint, said=fingerprint, where=str(application))
+
+    def record(new: ApprovedPlatform, old: ApprovedPlatform | None) -> None:
+        details = {"fingerprint": asked.fingerprint, "node": new.fingerprint, "replaced": old.fingerprint if old else ""}
+        acting.record(Verb.APPROVE, platform, details)
+
+    made = admit(coordinator, asked, replace_with=replace, record=record)
     state = "registered" if made.node else "it will be registered when the server starts"
     typer.echo(f"{platform} is approved; {state}")
 
 
-def _require_compared(found: str, *, said: str, where: str) -> None:
-    """Have a person compare a fingerprint before anything is done with what it is of."""
-    if said:
-        if said.strip().lower() != found:
-            raise InputError(
-                f"its fingerprint is {found}, and --fingerprint says {said}", where=where, do="ask the platform's people again"
-            )
-        return
-    if not sys.stdin.isatty():
-        raise InputError(
-            "nobody is at a terminal to say whether the fingerprint was compared",
-            where=where,
-            do=f"compare it with the platform's people, then: --fingerprint {found}",
-        )
-    if not typer.confirm("have you compared it with the platform's people?"):
-        raise InputError("nothing was written: the fingerprint was not compared", where=where, do="compare it, then approve")
-
-
-def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")], server: At = _HERE) -> None:
+def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")], server: At = HERE, act_as: As = None) -> None:
     """Shut a platform out, from this moment on. What it gave to finished rounds stays in the model."""
     from server.deployment.approved_platforms import Platforms
     from server.deployment.folder import open_coordinator
+    from server.operators.acting import acting_operator
+    from server.operators.rights import Right, Verb
+    from shared.protocol.invitation import fingerprint_of
 
-    Platforms(open_coordinator(server).platforms).revoke(platform)
+    coordinator = open_coordinator(server)
+    acting = acting_operator(coordinator, act_as, Right.REVOKE)
+
+    def record(one: ApprovedPlatform) -> None:
+        acting.record(Verb.REVOKE, platform, {"fingerprint": fingerprint_of(one.identity), "node": one.fingerprint})
+
+    Platforms(coordinator.platforms).revoke(platform, record=record)
     typer.echo(f"{platform} is revoked")
 
 
 def run_command(
-    server: At = _HERE,
+    server: At = HERE,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training; without a strategy, of fedavg.")] = None,
     strategy: Annotated[
         str | None, typer.Option(help="'preferences' (the default), or how adapters are trained: `fedfuse strategies`.")
@@ -189,6 +202,7 @@ def run_command(
     name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
     resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
     restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
+    act_as: As = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print events and the outcome as JSON lines.")] = False,
 ) -> None:
     """Start a federation on the running server and watch it to its end; it goes on by itself when something is killed.
@@ -205,23 +219,32 @@ def run_command(
 
     from server.deployment.folder import open_coordinator
     from server.deployment.launch import federate_deployed, record, recorded, stop
+    from server.operators.acting import acting_operator
+    from server.operators.rights import Right, Verb
     from shared.base.setting_overrides import settings_of
 
     coordinator = open_coordinator(server)
+    acting = acting_operator(coordinator, act_as, Right.RUN)
+    require_logged(coordinator)
     if resume and dry_run:
         raise InputError("a run that is resumed has its plan", where="--resume, --dry-run", do="leave one of them out")
+    publishes = acting.may(Right.PUBLISH)
     if resume:
-        launch = replace(recorded(coordinator, resume), restarts=restarts)
+        launch = replace(recorded(coordinator, resume), restarts=restarts, publish=publishes)
+        acting.record(Verb.RESUME, launch.run)
     else:
         options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise, "privacy.epsilon": epsilon}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
         asked = tuple(sorted({one for word in only or () for one in word.split(",") if one}))
         launch = _new(coordinator, settings_of(config, words), name, platforms, asked)
-        launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience)
+        launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience, publish=publishes)
+        asks = launch_details(launch)
         if dry_run:
+            acting.record(Verb.DRY_RUN, launch.run, asks)
             _show_quotes(replace(launch, dry=True, restarts=0), as_json=as_json)
             return
         record(launch)
+        acting.record(Verb.RUN, launch.run, asks)
     console = Console(stderr=as_json, emoji=False)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
 
@@ -315,7 +338,7 @@ def _show_quotes(launch: Launch, *, as_json: bool) -> None:
 
 
 def server_status(
-    server: At = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
+    server: At = HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
 ) -> None:
     """Show how the federation stands: platforms seen, round, budget left as each allows to be shown, last trouble."""
     from server.deployment.folder import open_coordinator

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from server.cli.operators import As, publisher
+
 if TYPE_CHECKING:
     from shared.registry.manifest import Manifest
 
@@ -77,19 +79,32 @@ def publish(
             "--as-simulation", help="Publish the model of a simulation; the first line of its card says that it promises nothing."
         ),
     ] = False,
+    act_as: As = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was published as JSON.")] = False,
 ) -> None:
     """Publish the model of a run as the next version of a registry, signed; readers get all of it or nothing.
 
+    What a coordinator's folder holds is published by an operator who may, and their log says so.
     Refused where noise came from a seed or figures are exact, as in every simulation, unless --as-simulation says so.
     """
+    from server.operators.rights import Verb
+    from server.registry.published_note import note_published
     from server.registry.registry import Registry
     from server.registry.store import open_store
     from shared.registry.signing import load_signer, load_trusted
 
+    acting = publisher(run, key, act_as)
     signer = load_signer(key)
     trusted = [signer.public, *(load_trusted(path) for path in trust or [])]
-    manifest = Registry(open_store(registry), trusted).publish(run, signer, name=name, as_simulation=as_simulation)
+
+    def record(of: str) -> None:
+        if acting is not None:
+            acting.record(Verb.PUBLISH, of, {"registry": registry, "name": name})
+
+    store = Registry(open_store(registry), trusted)
+    manifest = store.publish(run, signer, name=name, as_simulation=as_simulation, record=record)
+    if acting is not None:
+        note_published(run, registry, manifest)
     if as_json:
         typer.echo(json.dumps({"version": manifest.version, "name": manifest.origin.name, "sha256": manifest.sha256}, indent=2))
     else:

@@ -96,17 +96,19 @@ class Platforms:
         *,
         replace_with: str = "",
         register: Callable[[ApprovedPlatform], int] | None = None,
+        record: Callable[[ApprovedPlatform, ApprovedPlatform | None], object] | None = None,
     ) -> ApprovedPlatform:
         """Let a platform in.
 
         Args:
+            record: Called last before the list is written, with the platform and the one whose key it replaces.
             register: Gives Flower's id of its SuperNode, called when everything is checked and nothing is written.
             replace_with: Fingerprint of this very application, if it may have other keys than it was approved with; the old ones
                 are revoked. A SuperNode's key is public: an application with it and another identity may be anybody's.
 
         Raises:
             InputError: the name or a key belongs to another, or keys would change that `replace_with` does not name.
-            FedfuseError: as `register`; the list is as it was.
+            FedfuseError: as `register` and `record`; the list is as it was.
         """
         with self._change() as known:
             same = known.get(application.node_key)
@@ -116,6 +118,7 @@ class Platforms:
                     where=application.platform,
                     do="let every platform make its own",
                 )
+            old = None
             for one in list(known.values()):
                 if one.identity == application.identity and one.name != application.platform:
                     raise InputError(
@@ -134,6 +137,7 @@ class Platforms:
                         f"--replace {application.fingerprint}",
                     )
                 known[one.node_key] = replace(one, revoked=time.time())
+                old = one if one.node_key != application.node_key else old
             made = ApprovedPlatform(
                 name=application.platform,
                 node_key=application.node_key,
@@ -143,20 +147,28 @@ class Platforms:
             )
             if register is not None:
                 made = replace(made, node=register(made))
+            if record is not None:
+                record(made, old)
             known[made.node_key] = made
         return made
 
-    def revoke(self, name: str) -> ApprovedPlatform:
+    def revoke(self, name: str, *, record: Callable[[ApprovedPlatform], object] | None = None) -> ApprovedPlatform:
         """Shut a platform out, from now on.
+
+        Args:
+            record: Called before the list is written.
 
         Raises:
             InputError: no such platform is approved.
+            FedfuseError: as `record`; the list is as it was.
         """
         with self._change() as known:
             found = next((one for one in known.values() if one.name == name and one.revoked is None), None)
             if found is None:
                 names = ", ".join(sorted(one.name for one in known.values() if one.revoked is None)) or "none"
                 raise InputError(f"no platform {name!r} is approved", where=str(self._path), do=f"approved are: {names}")
+            if record is not None:
+                record(found)
             known[found.node_key] = replace(found, revoked=time.time())
         return known[found.node_key]
 

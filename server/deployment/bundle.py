@@ -38,6 +38,7 @@ RUN_KEYS: dict[str, Any] = {
     "round_patience": 600.0,
     "only": "",
     "dry_run": False,
+    "publish": True,
 }
 """What a deployed run is told besides its settings."""
 

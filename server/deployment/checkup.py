@@ -12,6 +12,8 @@ from server.deployment.flower_control import Control, Unreachable
 from server.deployment.folder import CoordinatorFolder, ServerFile, open_coordinator
 from server.deployment.launch import is_alive
 from server.monitoring.journal import read_state
+from server.operators.acting import unlogged
+from server.operators.operator_log import LOG, read_operator_log
 from shared.base.errors import FedfuseError
 from shared.base.version import VERSION, release
 from shared.doctor.findings import Finding, fault, fault_of, fine, warning
@@ -60,7 +62,22 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
     else:
         said = f"{len(approved)} approved{': ' if approved else ''}{', '.join(approved[:20])}"
         yield fine("platforms", said) if approved else warning("platforms", said, "fedfuse invite NAME, then fedfuse approve")
+    yield _operators(coordinator)
     yield from _killed_runs(coordinator)
+
+
+def _operators(coordinator: CoordinatorFolder) -> Finding:
+    if not (coordinator.operators / LOG).exists() and not coordinator.operator_key.exists():
+        return warning("operators", "an earlier version made this folder", "it gets its log with the next command: fedfuse log")
+    try:
+        log = read_operator_log(coordinator.operators)
+        strange = list(unlogged(coordinator, log))
+    except FedfuseError as error:
+        return fault_of("operators", error)
+    if strange:
+        return fault("operators", "; ".join(strange[:5]), "find out who changed the list; approve or revoke anew")
+    names = ", ".join(one.name for one in log.operators.values() if not one.removed)
+    return fine("operators", f"{names}; {len(log.actions)} signed actions, and the list of platforms is of them")
 
 
 def _ports(coordinator: CoordinatorFolder) -> Iterator[Finding]:

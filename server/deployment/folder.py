@@ -83,6 +83,16 @@ class CoordinatorFolder:
         return self.folder / "keys" / "models.key"
 
     @property
+    def operator_key(self) -> Path:
+        """Ed25519 key of the first operator, unless they took it away."""
+        return self.folder / "keys" / "operator.key"
+
+    @property
+    def operators(self) -> Path:
+        """Folder of the log of operators' actions."""
+        return self.folder / "operators"
+
+    @property
     def platforms(self) -> Path:
         """The list of platforms."""
         return self.folder / "platforms.json"

@@ -56,6 +56,7 @@ class Launch:
         wait: Seconds to wait for them, at the start and when all have gone.
         round_patience: Seconds in which a round of the secure sum that is given up is tried again, when its platforms are back.
         only: Names of the platforms that are asked; empty: all that are approved.
+        publish: Whether the model is published where `server.toml` names a registry: whether whoever runs may.
         dry: Whether platforms are only asked what it would cost them.
         restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
         patience: Seconds that a server which went away is waited for.
@@ -68,6 +69,7 @@ class Launch:
     wait: float = 300.0
     round_patience: float = 600.0
     only: tuple[str, ...] = ()
+    publish: bool = True
     dry: bool = False
     restarts: int = 5
     patience: float = 600.0
@@ -102,6 +104,7 @@ def record(launch: Launch) -> None:
         "wait": launch.wait,
         "round_patience": launch.round_patience,
         "only": list(launch.only),
+        "publish": launch.publish,
         "settings": settings,
     }
     write_whole(folder / RECORD, tomli_w.dumps(values).encode())
@@ -125,6 +128,7 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
             wait=float(values["wait"]),
             round_patience=float(values.get("round_patience", Launch.round_patience)),
             only=tuple(str(name) for name in values.get("only", ())),
+            publish=bool(values.get("publish", True)),
         )
     except (OSError, ValueError, KeyError):
         runs = coordinator.folder / "runs"
@@ -248,6 +252,7 @@ def _start(launch: Launch) -> int:
         "round_patience": launch.round_patience,
         "only": ",".join(launch.only),
         "dry_run": launch.dry,
+        "publish": launch.publish,
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)

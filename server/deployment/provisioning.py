@@ -13,11 +13,13 @@ from server.deployment.approved_platforms import Platforms
 from server.deployment.authority_rotation import trusted_bundle
 from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
+from server.operators.log_writer import FIRST, begin_log
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.protocol.invitation import Invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, make_ed25519
+from shared.protocol.messages import NAME as MEMBER
 from shared.registry.signing import load_trusted, make_key_pair
 
 _SERVER_TOML = """\
@@ -52,9 +54,12 @@ receipts/
 
 
 def create_coordinator_folder(
-    folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str
+    folder: Path, *, host: str, name: str, port: int, control_port: int, listen: str, operator: str = FIRST
 ) -> CoordinatorFolder:
     """Make a coordinator's folder (0700).
+
+    Args:
+        operator: Name of the first operator, whose key is made in the folder.
 
     Raises:
         InputError: the folder is not empty, or a name, an address or a port cannot be.
@@ -69,6 +74,8 @@ def create_coordinator_folder(
     except ValidationError as error:
         raise InputError(explain(error), where="the options", do="correct what is named above") from None
     certificate_name(host)
+    if not MEMBER.fullmatch(operator):
+        raise InputError(f"{operator!r} is no operator's name", where="--operator", do="names are like 'alice' or 'night-shift'")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     certificates = Certificates.of(folder)
@@ -77,6 +84,7 @@ def create_coordinator_folder(
     coordinator = CoordinatorFolder(folder=folder.absolute(), file=file)
     make_ed25519(coordinator.federation_key)
     make_key_pair(coordinator.model_key, coordinator.model_key.with_suffix(".pub"))
+    begin_log(coordinator.operators, make_ed25519(coordinator.operator_key), federation=name, name=operator)
     text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
     write_whole(folder / ".gitignore", _IGNORE.encode())
     write_whole(folder / "start.sh", _START.format(name=name, python=shlex.quote(sys.executable)).encode(), mode=0o755)

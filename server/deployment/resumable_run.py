@@ -55,7 +55,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
     run, nodes, wait = str(values.pop("run")), int(values.pop("nodes")), float(values.pop("wait"))
     patience = float(values.pop("round_patience"))
     only = frozenset(name for name in str(values.pop("only")).split(",") if name)
-    dry = bool(values.pop("dry_run"))
+    dry, publish = bool(values.pop("dry_run")), bool(values.pop("publish"))
     if not NAME.fullmatch(run):
         raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
     for key in ("warrant", "world", "out"):
@@ -88,7 +88,11 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
                 acknowledged=LastReceipts(coordinator.receipts),
             )
             incomplete = bool(outcome.lost or outcome.open)
-            version = _incomplete(coordinator, outcome, settings.rounds) if incomplete else _publish(coordinator, outcome)
+            version = (
+                _incomplete(coordinator, outcome, settings.rounds)
+                if incomplete
+                else _publish(coordinator, outcome, allowed=publish)
+            )
         except FedfuseError as error:
             journal.say("failed", why=str(error), code=int(error.exit_code))
             raise
@@ -131,20 +135,29 @@ def _incomplete(coordinator: CoordinatorFolder, outcome: Outcome, rounds: int) -
     said = f"{outcome.rounds} of {rounds} rounds count{lost}{again}; the model is in {outcome.model}"
     if not coordinator.file.registry:
         return said
-    publish = f"fedfuse publish {outcome.model.parent} {coordinator.file.registry} --key {coordinator.model_key}"
-    return f"{said}, and is not published; if it is wanted: {publish}"
+    return f"{said}, and is not published. {_by_hand(coordinator, outcome)}"
 
 
-def _publish(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
-    """Sign and publish the model, where `server.toml` names a registry; says what was done."""
+def _by_hand(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
+    return f"If it is wanted: fedfuse publish {outcome.model.parent} {coordinator.file.registry} --key {coordinator.model_key}"
+
+
+def _publish(coordinator: CoordinatorFolder, outcome: Outcome, *, allowed: bool) -> str:
+    """Sign and publish the model, where `server.toml` names a registry and whoever runs may; says what was done."""
     if not coordinator.file.registry:
         return f"the model is in {outcome.model}"
+    if not allowed:
+        return (
+            f"the model is in {outcome.model}, and is not published: who ran it has no right to. {_by_hand(coordinator, outcome)}"
+        )
+    from server.registry.published_note import note_published
     from server.registry.registry import Registry
     from server.registry.store import open_store
     from shared.registry.signing import load_signer
 
     signer = load_signer(coordinator.model_key)
     manifest = Registry(open_store(coordinator.file.registry), [signer.public]).publish(outcome.model.parent, signer)
+    note_published(outcome.model.parent, coordinator.file.registry, manifest)
     return f"the model is in {outcome.model}, and version {manifest.version} of {coordinator.file.registry}"
 
 

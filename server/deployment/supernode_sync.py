@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,8 +68,17 @@ def enlist(control: FlowerNodes, platforms: Platforms) -> Enlisted:
     return Enlisted(done=tuple(done), failed=tuple(failed))
 
 
-def admit(coordinator: CoordinatorFolder, application: Application, *, replace_with: str = "") -> ApprovedPlatform:
+def admit(
+    coordinator: CoordinatorFolder,
+    application: Application,
+    *,
+    replace_with: str = "",
+    record: Callable[[ApprovedPlatform, ApprovedPlatform | None], object] | None = None,
+) -> ApprovedPlatform:
     """Let a platform in, at Flower first where the server runs; where it does not, it registers the platform as it starts.
+
+    Args:
+        replace_with, record: As for `Platforms.approve`.
 
     Returns:
         The platform; its `node` is 0 where it is still to be registered.
@@ -85,7 +95,7 @@ def admit(coordinator: CoordinatorFolder, application: Application, *, replace_w
         except Unreachable:
             return one.node
 
-    return platforms.approve(application, replace_with=replace_with, register=register)
+    return platforms.approve(application, replace_with=replace_with, register=register, record=record)
 
 
 def _registered(control: FlowerNodes, platform: ApprovedPlatform) -> int:

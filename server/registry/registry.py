@@ -16,7 +16,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -138,7 +138,15 @@ class Registry:
             do="list them with `fedfuse models`, and name one of those",
         )
 
-    def publish(self, run: Path, signer: Signer, *, name: str = "", as_simulation: bool = False) -> Manifest:
+    def publish(
+        self,
+        run: Path,
+        signer: Signer,
+        *,
+        name: str = "",
+        as_simulation: bool = False,
+        record: Callable[[str], object] | None = None,
+    ) -> Manifest:
         """Publish the model of a finished run as the next version, signed.
 
         Args:
@@ -146,6 +154,7 @@ class Registry:
             name: What the model is called; the run's name where it is ''.
             as_simulation: The run promises nothing (`server.registry.run_facts.unpromised`), and is to be published as such: the
                 first line of its card says so.
+            record: Called with the run's name when it is known that its model may be published, before it is.
 
         Guarantees: when this returns, the version is there for every reader; when it does not, no reader meets a part of it.
         The same model under the same name is published once, however often it is asked for.
@@ -158,6 +167,8 @@ class Registry:
         source = run / MODEL if (run / MODEL / MANIFEST).is_file() else run
         facts = facts_in(_file(source / FACTS), str(source))
         _require_said(facts, str(source), as_simulation=as_simulation)
+        if record is not None:
+            record(facts.run)
         origin = origin_of(facts, name)
         for _ in range(_TRIES):
             versions = list(self.versions())

@@ -17,8 +17,6 @@ record without a charge is not, and no reader takes it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from base64 import b64encode
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,6 +24,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
+from shared.ledger.chained_line import GENESIS, canonical_json, seal_values
 from shared.ledger.field_checks import TIME
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
@@ -39,8 +38,6 @@ name what left."""
 SIGNED = 3
 """The first version whose lines are signed."""
 UNIT = "one user of one platform, add or remove"
-GENESIS = "0" * 64
-"""What the header names as the hash of the line before it."""
 
 MAX_LINE = 2048
 MAX_ENTRIES = 4_000_000
@@ -183,8 +180,6 @@ Line = Entry | ReleaseRecord | IdentityRecord
 """Any line after the header."""
 AnyLine = TypeVar("AnyLine", Header, Entry, IntegerEntry, ReleaseRecord, IdentityRecord)
 
-_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, check_circular=False).encode
-
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -238,17 +233,7 @@ def signed_digest(body: bytes) -> bytes:
 def seal_line(line: Header | Line) -> tuple[str, bytes]:
     """The hash of `line` (its own `hash` field left out), and the bytes to write, newline and all."""
     values = {**_plain(line), **({"signature": line.signature} if line.signature else {})}
-    digest = hashlib.sha256(canonical_json(values)).hexdigest()
-    return digest, canonical_json({**values, "hash": digest}) + b"\n"
-
-
-def canonical_json(values: dict[str, Any]) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
-
-    >>> canonical_json({"b": 1.0, "a": "x"})
-    b'{"a":"x","b":1.0}'
-    """
-    return _ENCODE(values).encode("ascii")
+    return seal_values(values)
 
 
 def now() -> str:

@@ -9,8 +9,6 @@ before it, and the last line's is always verified. `Signatures.EVERY` verifies a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from base64 import b64decode
@@ -24,9 +22,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
 from shared.base.errors import FedfuseError, InputError, StorageError
+from shared.ledger.chained_line import GENESIS, AlteredLine, UnreadableLine, open_line
 from shared.ledger.field_checks import damaged, hold, matching, moment, number, whole_number
 from shared.ledger.format import (
-    GENESIS,
     MAX_BYTES,
     MAX_ENTRIES,
     MAX_LINE,
@@ -41,7 +39,6 @@ from shared.ledger.format import (
     Ledger,
     Line,
     ReleaseRecord,
-    canonical_json,
     signed_digest,
 )
 from shared.privacy.integers import Integers
@@ -56,7 +53,6 @@ OPEN_CHARGES = 1024
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MAYBE_HASH = re.compile(r"[0-9a-f]{64}|")
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
-_SIGNATURE = re.compile(r"[A-Za-z0-9+/]{86}==")
 
 _SIGNED_FIELD = frozenset({"signature"})
 _FIELDS = {
@@ -249,25 +245,12 @@ def _table(line: bytes, where: str) -> tuple[dict[str, Any], bytes]:
     if len(line) >= MAX_LINE:
         _refuse_long(len(line), where, first=False)
     try:
-        values = _DECODE(line.decode("ascii"))
-    except (ValueError, RecursionError):
-        damaged("not JSON", where)
-    if not isinstance(values, dict) or "hash" not in values:
-        damaged("not a JSON object with a hash", where)
-    try:
-        # Comparing the text also refuses doubled keys, other spellings of a number, and spaces.
-        if canonical_json(values) != line:
-            damaged("not canonical JSON", where)
-    except (ValueError, RecursionError):
-        damaged("values that no ledger holds", where)
-    digest = matching(values, "hash", _HASH, where)
-    # Canonical text without a field is canonical text: neither is ever the last one.
-    sealed = line.replace(b'"hash":"%b",' % digest.encode(), b"", 1)
-    hold(digest == hashlib.sha256(sealed).hexdigest(), "the line was altered: its hash is not the hash of its content", where)
-    if "signature" not in values:
-        return values, sealed
-    signature = matching(values, "signature", _SIGNATURE, where)
-    return values, sealed.replace(b'"signature":"%b",' % signature.encode(), b"", 1)
+        return open_line(line)
+    except AlteredLine as error:
+        hold(False, str(error), where)
+        raise
+    except UnreadableLine as error:
+        damaged(str(error), where)
 
 
 def _line(values: dict[str, Any], *, where: str) -> Line:
@@ -419,10 +402,3 @@ def _key(values: dict[str, Any], where: str) -> str:
 def _verifies(identity: bytes, signature: str, body: bytes) -> bool:
     raw = b64decode(signature)
     return len(identity) == PUBLIC and len(raw) == SIGNATURE and signed_by(identity, raw, signed_digest(body))
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-_DECODE = json.JSONDecoder(parse_constant=_no_constant).decode

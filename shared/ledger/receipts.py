@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.base.errors import InputError, ProtocolError, StorageError
-from shared.ledger.format import canonical_json
+from shared.ledger.chained_line import canonical_json
 from shared.protocol.messages import NAME
 from shared.secagg.identity import Identity, digest_of, signed_by
 

@@ -60,12 +60,21 @@ def load_ed25519(path: Path) -> Ed25519PrivateKey:
         InputError: it is none.
         StorageError: others can read it, or nobody can.
     """
+    return parse_ed25519(read_secret(path), where=str(path))
+
+
+def parse_ed25519(data: bytes, *, where: str) -> Ed25519PrivateKey:
+    """The Ed25519 key (PEM) in what was read of `where`.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
-        key = load_pem_private_key(read_secret(path), password=None)
+        key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError("is no private key in PEM", where=str(path), do="name the key file that `fedfuse init` made") from None
+        raise InputError("is no private key in PEM", where=where, do="name the key file that `fedfuse init` made") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError("is not an Ed25519 key", where=str(path), do="name the key file that `fedfuse init` made")
+        raise InputError("is not an Ed25519 key", where=where, do="name the key file that `fedfuse init` made")
     return key
 
 

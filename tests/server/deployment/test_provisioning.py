@@ -61,7 +61,7 @@ class TestAFolder:
     def test_secrets_are_for_their_owner_alone(self, coordinator: CoordinatorFolder) -> None:
         assert stat.S_IMODE(coordinator.folder.stat().st_mode) == 0o700
         secrets = [path for path in coordinator.folder.rglob("*") if path.suffix == ".key"]
-        assert {path.name for path in secrets} == {"ca.key", "server.key", "federation.key", "models.key"}
+        assert {path.name for path in secrets} == {"ca.key", "server.key", "federation.key", "models.key", "operator.key"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
 
     def test_it_can_be_opened(self, coordinator: CoordinatorFolder) -> None:

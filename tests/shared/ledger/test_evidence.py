@@ -500,7 +500,7 @@ class TestEarlierVersions:
             values.pop("hash")
             import hashlib
 
-            from shared.ledger.format import canonical_json
+            from shared.ledger.chained_line import canonical_json
 
             values["hash"] = hashlib.sha256(canonical_json(values)).hexdigest()
             lines[at] = canonical_json(values) + b"\n"

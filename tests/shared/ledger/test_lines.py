@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.base.errors import FedfuseError, PrivacyError, StorageError
-from shared.ledger.format import GENESIS, MAX_LINE, Entry, Header, IntegerEntry, Ledger, canonical_json, entry_of, seal_line
+from shared.ledger.chained_line import GENESIS, canonical_json
+from shared.ledger.format import MAX_LINE, Entry, Header, IntegerEntry, Ledger, entry_of, seal_line
 from shared.ledger.reading import parse_ledger, read_ledger
 from shared.privacy.integers import Integers
 from shared.privacy.releases import ReleaseKind

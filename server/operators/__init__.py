@@ -1,0 +1,1 @@
+"""Who may do what at the coordinator, and the log of who did."""

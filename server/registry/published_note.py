@@ -1,0 +1,34 @@
+"""A note in a run's folder of where its model was published, for whoever lists runs; the registry itself is the proof."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from server.registry.publication import MODEL
+from shared.base.atomic_files import write_whole
+from shared.registry.manifest import Manifest
+
+NOTE = "published.json"
+
+
+def note_published(run: Path, registry: str, manifest: Manifest) -> None:
+    """Write it.
+
+    Args:
+        run: The run's folder, or its `model` folder.
+
+    Raises:
+        StorageError: it cannot be written; the model is published all the same.
+    """
+    folder = run.parent if run.name == MODEL else run
+    values = {"registry": registry, "version": manifest.version, "name": manifest.origin.name, "sha256": manifest.sha256}
+    write_whole(folder / NOTE, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def published_version(run: Path) -> int:
+    """The version that the note in a run's folder names; 0 if there is none."""
+    try:
+        return int(json.loads((run / NOTE).read_bytes())["version"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
