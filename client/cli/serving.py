@@ -51,13 +51,14 @@ def serve_command(
     """
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
+    from client.messenger.unix_socket import listen
     from client.recommender.serving.fitted_platform import ModelInputs
     from client.recommender.tell import Reports
-    from client.serving import process
     from client.serving.answers import PlatformAnswers
     from client.serving.api import create_api
     from client.serving.event_log import EventLog
     from client.serving.served_models import ServedModels
+    from shared.pages import local_server
 
     if no_token and (token is not None or network or socket is not None):
         raise InputError(
@@ -66,12 +67,12 @@ def serve_command(
     if socket is not None and (token is not None or network):
         raise InputError("a Unix socket has rights in the place of a token", do="leave out --token and --network")
     if socket is None:
-        process.require_private(host, network=network, token=token)
+        local_server.require_private(host, network=network, token=token)
     file = load(platform_file_in(platform))
     secret = None
     if socket is None and not no_token:
         token = token or file.state / "serving.token"
-        secret = process.token_in(token, make=token == file.state / "serving.token")
+        secret = local_server.token_in(token, make=token == file.state / "serving.token")
     cache, state = trunk_and_state(file, model)
     trusted = trusted_keys(model, trust)
     with Told(file.privacy_warnings) as told:
@@ -92,15 +93,15 @@ def serve_command(
         )
         if no_token:
             told.say("warning: no token is asked for: every account of this machine can ask for any user's list")
-    listener = process.listen_at(socket) if socket is not None else process.tcp_socket(host, port)
+    listener = listen(socket) if socket is not None else local_server.tcp_socket(host, port)
     try:
         where = (
             str(socket) if socket is not None else f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         )
         typer.echo(f"serving {file.name} at {where}" + (f"; the token is in {token}" if secret else ""))
-        process.serve(create_api(answers), listener, token=secret, hosts=process.names_of(listener, host))
+        local_server.serve(create_api(answers), listener, token=secret, hosts=local_server.names_of(listener, host))
     finally:
         answers.close()
         if socket is not None:
-            process.remove_socket(socket)
+            socket.unlink(missing_ok=True)
     typer.echo("stopped")

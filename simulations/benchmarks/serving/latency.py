@@ -31,7 +31,7 @@ from client.serving.answers import PlatformAnswers
 from client.serving.api import create_api
 from client.serving.event_log import EventLog
 from client.serving.messages import RecommendRequest
-from client.serving.process import names_of, serve, tcp_socket
+from shared.pages.local_server import names_of, serve, tcp_socket
 from simulations.benchmarks.serving.drawn_model import DrawnModels
 from simulations.benchmarks.serving.load import open_load
 

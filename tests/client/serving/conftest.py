@@ -17,9 +17,9 @@ from client.recommender.serving.fitted_platform import ModelInputs
 from client.serving.answers import PlatformAnswers
 from client.serving.api import create_api
 from client.serving.event_log import EventLog
-from client.serving.guard import AccessGuard
 from client.serving.served_models import ServedModels
 from client.sources.platform_tables import read_tables
+from shared.pages.access_guard import AccessGuard
 from tests.support.released_preferences import release_of, write_release
 from tests.support.small_platform import small_platform
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from client.serving import guard
-from client.serving.guard import LARGEST_BODY
 from client.serving.messages import EventsRequest, ExplainRequest, RecommendRequest
+from shared.pages import access_guard as guard
+from shared.pages.access_guard import LARGEST_BODY
 from tests.client.serving.conftest import TOKEN, Served, client_of, films, serve
 
 JSON_BODY = {"content-type": "application/json"}

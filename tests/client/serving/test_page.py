@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from client.serving.guard import AccessGuard
 from client.serving.page import content_policy, rendered_page
-from client.serving.process import names_of, tcp_socket
+from shared.pages.access_guard import AccessGuard
+from shared.pages.local_server import names_of, tcp_socket
 from tests.client.serving.conftest import TOKEN, Served
 from tests.support.browser import LOW_CONTRAST, Pages
 

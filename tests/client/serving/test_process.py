@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import fedfuse
 from client.config.platform_file import PlatformFile
-from client.serving.process import names_of, require_private, tcp_socket, token_in
 from shared.base.errors import InputError, StorageError
+from shared.pages.local_server import names_of, require_private, tcp_socket, token_in
 
 ROOT = Path(__file__).parents[3]
 

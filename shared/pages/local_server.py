@@ -1,4 +1,4 @@
-"""The server's process: where it listens, for whom, and how it stops."""
+"""A server of one machine's own: where it listens, for whom, and how it stops."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ import signal
 import socket
 import stat
 import sys
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
-from client.messenger.unix_socket import listen
-from client.serving.guard import AccessGuard
 from shared.base.atomic_files import create_whole
 from shared.base.errors import InputError, StorageError
+from shared.pages.access_guard import AccessGuard, AsgiApp
 
 MOST_CONNECTIONS = 64
 _HEADER_BYTES, _GRACE, _KEEP_ALIVE = 1 << 14, 10, 30
@@ -98,7 +95,7 @@ def names_of(listener: socket.socket, host: str) -> list[str] | None:
     return [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
 
 
-def serve(api: FastAPI, listener: socket.socket, *, token: str | None, hosts: list[str] | None) -> None:
+def serve(api: AsgiApp, listener: socket.socket, *, token: str | None, hosts: list[str] | None) -> None:
     """Answer until SIGTERM or SIGINT; requests at work are finished first, for ten seconds at most."""
     sys.setswitchinterval(_SWITCH)
     previous = signal.signal(signal.SIGTERM, _stopped)
@@ -130,17 +127,6 @@ def serve(api: FastAPI, listener: socket.socket, *, token: str | None, hosts: li
     finally:
         signal.signal(signal.SIGTERM, previous)
         listener.close()
-
-
-def listen_at(path: Path) -> socket.socket:
-    """A Unix socket that its owner alone can use (mode 0600)."""
-    return listen(path)
-
-
-def remove_socket(path: Path) -> None:
-    """Remove the socket of a server that has stopped."""
-    with suppress(OSError):
-        path.unlink()
 
 
 def _stopped(number: int, frame: FrameType | None) -> Any:
