@@ -24,11 +24,12 @@ from client.cli.local import check, evaluate_command, recommend_command
 from client.cli.serving import serve_command
 from server.cli.audit import audit, ledger
 from server.cli.authority import authority_command
-from server.cli.deployment import approve, init_server_command, invite_command, revoke, run_command, server_status
+from server.cli.deployment import approve, init_server_command, invite_command, revoke, server_status
 from server.cli.deployment import server as server_app
 from server.cli.local import models, publish, pull_command, settings_command, strategies
 from server.cli.operators import log_command
 from server.cli.report import report_command
+from server.cli.run import abort_command, run_command, runs_command
 from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.version import VERSION
@@ -150,6 +151,8 @@ for name, command in (
     ("approve", approve),
     ("revoke", revoke),
     ("run", run_command),
+    ("runs", runs_command),
+    ("abort", abort_command),
     ("status", server_status),
     ("log", log_command),
     ("publish", publish),

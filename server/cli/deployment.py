@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from server.cli.operators import HERE, As, At, launch_details, operator, require_compared, require_logged
-from shared.base.errors import ExitCode, FedfuseError, InputError
+from server.cli.operators import HERE, As, At, operator, require_compared
+from shared.base.errors import InputError
 
 if TYPE_CHECKING:
     from server.deployment.approved_platforms import ApprovedPlatform
-    from server.deployment.launch import Launch
 
 server = typer.Typer(
     no_args_is_help=True,
@@ -170,171 +166,6 @@ def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")
 
     Platforms(coordinator.platforms).revoke(platform, record=record)
     typer.echo(f"{platform} is revoked")
-
-
-def run_command(
-    server: At = HERE,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training; without a strategy, of fedavg.")] = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="'preferences' (the default), or how adapters are trained: `fedfuse strategies`.")
-    ] = None,
-    noise: Annotated[str | None, typer.Option(help="'local' or 'distributed' (the secure sum).")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
-    platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Ask these platforms and no others: --only shop,video; may be repeated.")
-    ] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for them.")] = 300.0,
-    round_patience: Annotated[
-        float,
-        typer.Option(
-            help="Seconds in which a round of the secure sum that is given up is tried again, as its platforms return.", min=0
-        ),
-    ] = 600.0,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(help="By how much the run may raise what a platform has spent; default: a quarter of what each has left."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Ask every platform what the run would cost it, and spend nothing.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
-    resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
-    restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
-    act_as: As = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print events and the outcome as JSON lines.")] = False,
-) -> None:
-    """Start a federation on the running server and watch it to its end; it goes on by itself when something is killed.
-
-    \b
-    fedfuse run --rounds 20 --platforms 3 --noise distributed
-    fedfuse run --rounds 20 --epsilon 1 --dry-run        who would take part, and what it would cost
-    fedfuse run --resume spring-20300102-030405          after Ctrl-C, or a reboot
-
-    \b
-    --dry-run exits with 0 where the run would begin, and with 6 where it would not.
-    """
-    from dataclasses import replace
-
-    from server.deployment.folder import open_coordinator
-    from server.deployment.launch import federate_deployed, record, recorded, stop
-    from server.operators.acting import acting_operator
-    from server.operators.rights import Right, Verb
-    from shared.base.setting_overrides import settings_of
-
-    coordinator = open_coordinator(server)
-    acting = acting_operator(coordinator, act_as, Right.RUN)
-    require_logged(coordinator)
-    if resume and dry_run:
-        raise InputError("a run that is resumed has its plan", where="--resume, --dry-run", do="leave one of them out")
-    publishes = acting.may(Right.PUBLISH)
-    if resume:
-        launch = replace(recorded(coordinator, resume), restarts=restarts, publish=publishes)
-        acting.record(Verb.RESUME, launch.run)
-    else:
-        options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise, "privacy.epsilon": epsilon}
-        words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
-        asked = tuple(sorted({one for word in only or () for one in word.split(",") if one}))
-        launch = _new(coordinator, settings_of(config, words), name, platforms, asked)
-        launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience, publish=publishes)
-        asks = launch_details(launch)
-        if dry_run:
-            acting.record(Verb.DRY_RUN, launch.run, asks)
-            _show_quotes(replace(launch, dry=True, restarts=0), as_json=as_json)
-            return
-        record(launch)
-        acting.record(Verb.RUN, launch.run, asks)
-    console = Console(stderr=as_json, emoji=False)
-    console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(coordinator.run(launch.run)))}", highlight=False)
-
-    def tell(event: dict[str, Any]) -> None:
-        if as_json:
-            typer.echo(json.dumps(event))
-        elif event.get("kind") != "answered":
-            console.print(f"[dim]round {event.get('round', 0):>3}[/]  {escape(str(event.get('text', '')))}", highlight=False)
-
-    try:
-        state = federate_deployed(launch, tell)
-    except KeyboardInterrupt:
-        stop(launch)
-        console.print(f"stopped; go on with: fedfuse run --resume {launch.run}", highlight=False)
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    if as_json:
-        typer.echo(json.dumps(state))
-    else:
-        ended = "INCOMPLETE" if state.get("state") == "incomplete" else "finished"
-        for why in state.get("left_out", {}).values():
-            console.print(f"[yellow]{escape(str(why))}[/]", highlight=False)
-        console.print(f"{ended} after {state.get('round', 0)} rounds: {escape(str(state.get('why', '')))}", highlight=False)
-    if state.get("state") == "incomplete":
-        raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple[str, ...]) -> Launch:
-    from server.deployment.approved_platforms import Platforms
-    from server.deployment.launch import Launch
-    from strategies.composition import named
-
-    if not settings.private:
-        raise InputError("a deployed run cannot turn privacy off", where="privacy.epsilon", do="name a finite epsilon, or none")
-    if settings.simulation:
-        raise InputError("a deployed run is no simulation", where="simulation", do="leave it out")
-    platforms = platforms or len(only)
-    if platforms and platforms < settings.server.minimum_platforms:
-        raise FedfuseError(
-            f"{platforms} platforms are waited for, and the settings need {settings.server.minimum_platforms}",
-            where="--platforms, server.minimum_platforms",
-            do="wait for more",
-        )
-    # What the ServerApp would find after all platforms have come.
-    named(settings.strategy)(settings=settings, run="new", members=())
-    approved = sorted(one.name for one in Platforms(coordinator.platforms).approved())
-    if platforms > len(approved):
-        raise InputError(
-            f"{platforms} platforms are waited for, and {len(approved)} are approved: {', '.join(approved) or 'none'}",
-            where="--platforms",
-            do="approve more, or wait for fewer",
-        )
-    strangers = sorted(set(only) - set(approved))
-    if strangers:
-        raise InputError(
-            f"not approved: {', '.join(strangers)}", where="--only", do=f"approved are: {', '.join(approved) or 'none'}"
-        )
-    if only and platforms > len(only):
-        raise InputError(
-            f"{platforms} platforms are waited for, and --only names {len(only)}", where="--platforms, --only", do="name more"
-        )
-    name = name or f"{coordinator.file.name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Launch(coordinator=coordinator, run=name, settings=settings, nodes=platforms, only=only)
-
-
-def _show_quotes(launch: Launch, *, as_json: bool) -> None:
-    """Ask, print, and exit as the run would begin or not."""
-    from server.deployment.launch import quotes_of
-
-    said = Console(stderr=True, emoji=False)
-    found = quotes_of(launch, lambda event: said.print(f"[dim]{escape(str(event.get('text', '')))}[/]", highlight=False))
-    if as_json:
-        typer.echo(json.dumps(found.to_json()))
-    else:
-        table = Table()
-        for column in ("platform", "takes part", "ε it would spend", "ε left before", "after", "noise it needs", "why not"):
-            table.add_column(
-                column, justify="left" if column in ("platform", "takes part", "why not") else "right", overflow="fold"
-            )
-        for line in found.platforms:
-            numbers = (line.epsilon, line.left, line.left_after, line.noise_multiplier)
-            shown = ("-" if number is None else f"{number:.3g}" for number in numbers)
-            table.add_row(line.platform, "yes" if line.takes_part else "[red]no[/]", *shown, escape(line.why))
-        console = Console(emoji=False)
-        console.print(table)
-        console.print(
-            "the run would begin" if found.begins else f"[red]the run would not begin:[/] {escape(found.why)}", highlight=False
-        )
-        console.print("[dim]nothing was spent, and no ledger was written to[/]")
-    if not found.begins:
-        raise typer.Exit(ExitCode.REFUSED)
 
 
 def server_status(

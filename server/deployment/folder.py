@@ -112,6 +112,11 @@ class CoordinatorFolder:
         """Each platform's last receipt over all runs."""
         return self.folder / "receipts"
 
+    @property
+    def queue(self) -> Path:
+        """Folder of the places in line of runs that somebody watches."""
+        return self.folder / "queue"
+
     def run(self, name: str) -> Path:
         """Folder of a run."""
         return self.folder / "runs" / name

@@ -25,6 +25,7 @@ from server.deployment.bundle import build_bundle
 from server.deployment.flower_control import Control, FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
+from server.scheduling.run_notes import aborted_by, require_wanted
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.settings import Settings, build, flatten, settings_digest
@@ -100,6 +101,7 @@ def record(launch: Launch) -> None:
     settings = {**launch.settings.model_dump(mode="python"), "privacy": privacy}
     values = {
         "run": launch.run,
+        "created": time.time(),
         "nodes": launch.nodes,
         "wait": launch.wait,
         "round_patience": launch.round_patience,
@@ -143,6 +145,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
         tell: Told the run's events, as they are in its journal.
 
     Raises:
+        RunAborted: an operator ended it.
         FedfuseError: it failed for good; what was reached is in its folder.
     """
     folder = launch.folder
@@ -156,6 +159,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
             tell(event)
 
     while True:
+        require_wanted(folder)
         try:
             failure = _attempt(launch, show)
         except StorageError as error:  # this side's disk is full; it may not be for long
@@ -164,6 +168,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
         state = read_state(folder) or {}
         if failure is None:
             return state
+        require_wanted(folder)
         if state.get("state") == "failed" and state.get("code") in _FINAL:
             raise _failed(launch, state, failure)
         if left == 0:
@@ -203,6 +208,10 @@ def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
     asked = -math.inf
     while True:
         show()
+        if aborted_by(launch.folder):
+            with suppress(FedfuseError):
+                stop(launch)
+            return "an operator ended it"
         if flower is not None and time.monotonic() < asked + _ASK and not _ended(launch):
             time.sleep(_LOOK)
             continue

@@ -50,6 +50,7 @@ tls/server.key
 state/
 runs/
 receipts/
+queue/
 """
 
 

@@ -32,6 +32,7 @@ _SERVICES = {
     ("client", "node"): "node",
 }
 _MESSENGER = ["-m", "client.supernode.process"]
+_LAUNCHER = ["-m", "server.scheduling.detached"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,9 @@ def _service(words: Sequence[str], process: Path, root: Path) -> tuple[str, str]
     if list(words[1:3]) == _MESSENGER and len(words) > 3:
         folder = Path(str(json.loads(words[3])["folder"]))
         return ("messenger", folder.parent.name) if folder.is_relative_to(root) else None
+    if list(words[1:3]) == _LAUNCHER and len(words) > 3:
+        folder = Path(words[3])
+        return ("launcher", folder.name) if folder.is_relative_to(root) else None
     after = _after_fedfuse(words)
     if len(after) < 3 or (part := _SERVICES.get((after[0], after[1]))) is None:
         return None

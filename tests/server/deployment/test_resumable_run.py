@@ -225,7 +225,7 @@ class TestGoingOn:
     ) -> None:
         import typer
 
-        from server.cli.deployment import run_command
+        from server.cli.run import run_command
 
         launch, flower = make_launch([])
         flower.attempts[0] = [says(launch, "incomplete", why="1 of 2 rounds count", code=7), "finished:completed"]
