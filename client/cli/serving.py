@@ -86,10 +86,10 @@ def serve_command(
         except BaseException:
             log.close()
             raise
-        kept = len(log.older) + len(log.newer)
         lost = log.skipped + answers.people.unknown
         told.say(
-            f"{kept:,} events are kept in {file.state / 'serving'}" + (f"; {lost:,} of them say nothing any more" if lost else "")
+            f"{len(log.older) + len(log.newer):,} events are kept in {file.state / 'serving'}"
+            + (f"; {lost:,} of them say nothing any more" if lost else "")
         )
         if no_token:
             told.say("warning: no token is asked for: every account of this machine can ask for any user's list")
