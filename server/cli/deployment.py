@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from server.cli.console import server_ui
 from server.cli.operators import HERE, As, At, operator, require_compared
 from shared.base.errors import InputError
 
@@ -21,6 +22,7 @@ server = typer.Typer(
     help="The coordinator's server, and its operators.",
 )
 server.add_typer(operator, name="operator")
+server.command("ui")(server_ui)
 
 
 def init_server_command(
