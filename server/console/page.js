@@ -107,7 +107,7 @@ function drawPlatforms({ platforms, strangers, server }) {
         make("span", one.left === null ? "" : `${epsilon(one.left)} left`)),
         bar(share, `${epsilon(one.spent)} of an epsilon of ${epsilon(one.budget)} is spent`, "thin"));
     } else if (!out) node.append(make("p", "No budget is shown yet: it comes with the first answer of a run."));
-    if (one.trust) node.append(make("p", one.trust === "left out" ? "Left out of the last run" : `In the last run, in ${count(one.rounds, "round")}`));
+    if (one.trust) node.append(make("p", one.trust === "left out" ? "Left out of the last run" : `In the last run${one.rounds ? `, in ${count(one.rounds, "round")}` : ""}`));
     const trouble = one.trust_why || one.trouble;
     if (trouble) node.append(within("p", "trouble", told(trouble)));
     const more = within("details", "", make("summary", "Fingerprint"), within("dl", "", make("dt", "to compare with its people"), within("dd", "", make("code", one.fingerprint))));

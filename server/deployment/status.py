@@ -31,8 +31,8 @@ class PlatformStatus:
         seen: Seconds since its last request that was let through; None if there was none since the server started.
         version: Of its Fedfuse, as it said when it greeted.
         refused: Why its last refused request was refused, '' if none was.
-        round: Rounds of the last run that hold its update.
-        spent, budget: Epsilon in the last run, as its answers say; the budget is what it allows to be shown.
+        rounds: Of the last run, that hold its update.
+        spent, budget: Epsilon, as its last answer says, in whichever run; the budget is what it allows to be shown.
         trouble: What went wrong last in the last run.
     """
 
@@ -97,14 +97,15 @@ def status_of(coordinator: CoordinatorFolder) -> Status:
         up = True
     except Unreachable:
         nodes, seen, up = {}, {}, False
-    run = _newest_run(coordinator)
+    runs = _runs(coordinator)
+    run = runs[0] if runs else {}
     lines = run.get("platforms", {})
     found = Platforms(coordinator.platforms).all()
     platforms = []
     for one in found:
         if one.revoked is not None and any(other.name == one.name and other.revoked is None for other in found):
             continue  # an old key of a platform that has another now
-        gate, line = seen.get(one.name, {}), lines.get(one.name, {})
+        gate, line, budget = seen.get(one.name, {}), lines.get(one.name, {}), _last_answer(runs, one.name)
         platforms.append(
             PlatformStatus(
                 name=one.name,
@@ -115,9 +116,9 @@ def status_of(coordinator: CoordinatorFolder) -> Status:
                 version=str(gate.get("version", "")),
                 refused=str(gate.get("reason", "")) if gate.get("refused", 0) > gate.get("last", 0) else "",
                 rounds=int(line.get("rounds", 0)),
-                spent=_number(line, "epsilon"),
-                budget=_number(line, "budget"),
-                delta=_number(line, "delta"),
+                spent=_number(budget, "epsilon"),
+                budget=_number(budget, "budget"),
+                delta=_number(budget, "delta"),
                 trouble=str(line.get("trouble", "")),
             )
         )
@@ -161,10 +162,17 @@ def render_status(status: Status) -> Group:
     return Group(*parts)
 
 
-def _newest_run(coordinator: CoordinatorFolder) -> dict[str, Any]:
+def _last_answer(runs: list[dict[str, Any]], platform: str) -> dict[str, Any]:
+    """What the newest run that the platform has answered says of it; else the newest that it is in."""
+    lines = [line for run in runs if (line := run.get("platforms", {}).get(platform))]
+    return next((line for line in lines if line.get("users") and float(line.get("epsilon", 0.0))), lines[0] if lines else {})
+
+
+def _runs(coordinator: CoordinatorFolder) -> list[dict[str, Any]]:
+    """The states of all runs, the newest first."""
     states = [state for path in (coordinator.folder / "runs").glob("*") if (state := read_state(path)) is not None]
     try:
-        return max(states, key=lambda state: float(state["time"]), default={})
+        return sorted(states, key=lambda state: float(state["time"]), reverse=True)
     except (KeyError, TypeError, ValueError):
         raise FedfuseError(
             "the state of a run is damaged", where=str(coordinator.folder / "runs"), do="remove its state.json"

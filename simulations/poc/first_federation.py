@@ -139,6 +139,9 @@ def commands_to_try(folder: PocFolder, program: str) -> list[tuple[str, str]]:
         (f"report {run}", "one page for everybody"),
         (f"doctor {shop}", "would this machine do?"),
         (" ".join(federation_words(coordinator)), "another run, of the budget that is left"),
+        (f"runs --server {coordinator}", "what became of each run; `run --detach` gives the terminal back"),
+        (f"server ui {coordinator}", "all of it in a browser of this machine"),
+        (f"log --server {coordinator}", "who did what"),
         (f"revoke {PLATFORMS[-1]} --server {coordinator}", "shut a platform out; its log says so"),
         (f"poc stop{where}", "end all processes; the folder stays, and `fedfuse poc` starts them again"),
     ]

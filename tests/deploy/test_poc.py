@@ -73,7 +73,7 @@ def test_a_federation_in_one_command(place: Path) -> None:
     assert all(audit_run(root / name / "worker").ok for name in PLATFORMS)
     assert (root / "model" / "preferences.safetensors").exists()
     keys = [*root.rglob("*.key")]
-    assert len(keys) == 4 + 2 * len(PLATFORMS) and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+    assert len(keys) == 5 + 2 * len(PLATFORMS) and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
     for folder in ("coordinator", PLATFORMS[0]):
         looked = called("doctor", root / folder, "--json")

@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.deployment.approved_platforms import Platforms
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.launch import Launch, federate_deployed
+from server.deployment.status import status_of
 from server.monitoring.journal import Journal
 from server.monitoring.run_events import Event, Kind
 from server.operators.acting import acting_operator, log_of
@@ -26,6 +29,7 @@ from server.scheduling.turns import Turn
 from shared.base.errors import FedfuseError, InputError
 from simulations.poc.processes import processes_in
 from tests.server.conftest import tally_of
+from tests.server.deployment.test_provisioning import application
 from tests.support.called_command import called
 
 Plan = Callable[..., Launch]
@@ -77,6 +81,24 @@ def test_every_end_has_its_word(coordinator: CoordinatorFolder, planned: Plan) -
     assert [found[name].spent for name in ("done", "part", "broken", "killed")] == [1.0, 2.5, None, 0.5]
     assert found["done"].planned is None and found["done"].share == 0.25
     assert "did not come back" in found["given-up"].why and "--resume killed" in found["killed"].why
+
+
+def test_what_was_spent_before_the_first_answer_is_not_known(coordinator: CoordinatorFolder, planned: Plan) -> None:
+    """Whoever has joined and not answered has 0 in the journal; what earlier runs spent is spent all the same."""
+    for number, (name, epsilon) in enumerate((("first", 2.0), ("ended", 0.0), ("next", 3.0))):
+        created(planned(name), number + 1.0)
+        played(replace_run(coordinator, name), epsilon={"shop": epsilon}, state="failed" if name == "ended" else "finished")
+    assert {one.run: one.spent for one in list_runs(coordinator)} == {"first": 2.0, "ended": None, "next": 1.0}
+
+
+def test_the_status_keeps_what_was_spent_when_a_run_ends_before_any_answer(
+    coordinator: CoordinatorFolder, planned: Plan, tmp_path: Path
+) -> None:
+    Platforms(coordinator.platforms).approve(application(tmp_path, "shop"))
+    played(planned("first"), epsilon={"shop": 2.0})
+    played(planned("ended"), epsilon={"shop": 0.0}, state="failed")
+    (shop,) = status_of(coordinator).platforms
+    assert (shop.spent, shop.budget, shop.left) == (2.0, 8.0, 6.0) and status_of(coordinator).run["run"] == "ended"
 
 
 def replace_run(coordinator: CoordinatorFolder, run: str) -> Launch:
