@@ -167,6 +167,7 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     flower_patches.supernode_clock(Clock(messenger.idle))
+    flower_patches.supernode_ended_runs()
     if messenger.coordinator:
         _follow_authorities(messenger)
     if passed is not None:

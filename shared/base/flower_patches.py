@@ -34,6 +34,35 @@ def supernode_certificates(ssl: Any) -> None:
     _replaced("flwr.supercore.protobuf.client", "ssl", lambda _: ssl)
 
 
+def supernode_ended_runs() -> None:
+    """A message whose run is stopped while the SuperNode receives it is dropped whole.
+
+    Flower says so by an exception that is no `Exception`, which passes its own handler by: the message stays, is answered, and
+    that answer is taken for the next message's. From then on each message is answered when the one after it comes.
+    """
+    module = "flwr.supernode.start_client_internal"
+    ended = getattr(importlib.import_module(module), "RunNotRunningException", None)
+    if ended is None:
+        raise OtherFlower(f"flwr {version('flwr')} has no {module}.RunNotRunningException, which Fedfuse replaces")
+
+    def ordinary(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*args: Any) -> Any:
+            try:
+                return ask(*args)
+            except ended as error:
+                raise RuntimeError("the run is no longer running") from error
+
+        return asked
+
+    def whole(stock: Callable[..., Any]) -> Callable[..., Any]:
+        def pull(*, pull_object: Any, confirm_message_received: Any, **rest: Any) -> Any:
+            return stock(pull_object=ordinary(pull_object), confirm_message_received=ordinary(confirm_message_received), **rest)
+
+        return pull
+
+    _replaced(module, "_pull_and_store_message", whole)
+
+
 def superexec_processes(subprocess: Any) -> None:
     """As `supernode_processes`, for the ClientApps that Flower's executor starts."""
     _replaced("flwr.supercore.superexec.executor.subprocess_executor", "subprocess", lambda _: subprocess)

@@ -18,6 +18,11 @@ MARK = object()
 PATCHES: dict[str, tuple[Callable[[], None], str, str]] = {
     "clock": (lambda: flower_patches.supernode_clock(MARK), "flwr.supernode.start_client_internal", "time"),
     "processes": (lambda: flower_patches.supernode_processes(MARK), "flwr.supernode.start_client_internal", "subprocess"),
+    "ended runs": (
+        flower_patches.supernode_ended_runs,
+        "flwr.supernode.start_client_internal",
+        "_pull_and_store_message",
+    ),
     "executor's processes": (
         lambda: flower_patches.superexec_processes(MARK),
         "flwr.supercore.superexec.executor.subprocess_executor",
@@ -55,6 +60,8 @@ def test_it_replaces_what_flower_uses(patch: Any) -> None:
         assert found == (*before, ("busy_timeout", "7"))
     elif name == "get_executor":
         assert found is not before and found("subprocess") == (MARK, "stock, subprocess")
+    elif name == "_pull_and_store_message":
+        assert callable(found) and found is not before
     else:
         assert found is MARK
 
@@ -86,3 +93,48 @@ def test_it_imports_nothing_of_fedfuse() -> None:
     )
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("fails", ["pull_object", "confirm_message_received"])
+def test_a_message_of_a_run_that_is_stopped_meanwhile_is_dropped_whole(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """With Flower's own loop it stays, and its answer is then taken for that of the next message."""
+    from flwr.app import ConfigRecord, Message, RecordDict
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.run import Run, RunNotRunningException
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode import start_client_internal as flower
+    from flwr.supernode.nodestate import NodeStateFactory
+
+    monkeypatch.setattr(flower, "_pull_and_store_message", flower._pull_and_store_message)
+    for name, value in {"_task_id": 1, "_run_id": 5, "_node_id": 1}.items():
+        monkeypatch.setattr(TaskIdentity, name, value)
+    message = Message(RecordDict({"asked": ConfigRecord({"n": 1})}), dst_node_id=7, message_type="query")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    contents = {key: part.deflate() for key, part in get_all_nested_objects(message).items()}
+
+    def pulled() -> tuple[int | None, list[Any]]:
+        objects = ObjectStoreFactory()
+        state, store = NodeStateFactory(objectstore_factory=objects).state(), objects.store()
+        state.store_run(Run.create_empty(5))
+
+        def stopped(*args: Any) -> None:
+            raise RunNotRunningException
+
+        asks = {"pull_object": lambda run, key: contents[key], "confirm_message_received": lambda run, key: None}
+        answer = flower._pull_and_store_message(
+            state=state,
+            object_store=store,
+            node_config={},
+            receive=lambda: (message, get_object_tree(message)),
+            get_run=lambda run: None,
+            get_fab=lambda digest, run: None,
+            trusted_entities=None,
+            **{**asks, fails: stopped},
+        )
+        return answer, list(state.get_messages_legacy(is_reply=False))
+
+    answer, kept = pulled()
+    assert answer is None and len(kept) == 1, "Flower has mended it: the patch can go"
+    flower_patches.supernode_ended_runs()
+    assert pulled() == (None, [])
