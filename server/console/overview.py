@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -28,7 +29,9 @@ REFRESH = 2.0
 """Seconds for which an answer holds; whoever looks asks no more often."""
 _MODELS_FOR = 60.0
 """Seconds for which a registry, which may be far away, is not asked again."""
-MOST_RUNS, MOST_ACTIONS, MOST_MODELS, MOST_EVENTS = 50, 100, 20, 400
+MOST_RUNS, MOST_ACTIONS, MOST_MODELS, MOST_EVENTS, MOST_ROUNDS = 50, 100, 20, 400, 200
+_MOST_FOLLOWED = 8
+"""Runs whose journals are read on instead of anew."""
 _LONGEST = 300
 Made = TypeVar("Made")
 
@@ -46,6 +49,7 @@ class Overview:
         self._until = self._models_until = -math.inf
         self._models: dict[str, Any] = {}
         self._log: OperatorLog | None = None
+        self._told: dict[str, _Told] = {}
         self._log_seen: tuple[tuple[int, int, int], ...] = ()
 
     def current(self) -> dict[str, Any]:
@@ -65,18 +69,13 @@ class Overview:
         folder = self._coordinator.run(run) if NAME.fullmatch(run) else Path("?")
         if not folder.is_dir():
             raise InputError("there is no such run", where="runs", do="name one of the list")
-        found = [event for _, event in read_events(folder)]
-        shown = [
-            {
-                "time": _number(event.get("time")),
-                "kind": str(event.get("kind", ""))[:40],
-                "round": event.get("round", 0),
-                "text": str(event.get("text", ""))[:_LONGEST],
-            }
-            for event in found
-            if event.get("kind") != "answered"
-        ]
-        return {"run": run, "events": shown[: -MOST_EVENTS - 1 : -1], "rounds": _round_seconds(found)}
+        with self._lock:
+            told = self._told.pop(run, None) or _Told(folder)
+            self._told[run] = told  # the last that was asked for is the last to be forgotten
+            while len(self._told) > _MOST_FOLLOWED:
+                del self._told[next(iter(self._told))]
+            told.look()
+            return {"run": run, "events": list(told.events)[::-1], "rounds": list(told.rounds)}
 
     def _make(self) -> dict[str, Any]:
         problems: list[str] = []
@@ -208,20 +207,30 @@ def _versions(coordinator: CoordinatorFolder) -> list[dict[str, Any]]:
     ]
 
 
-def _round_seconds(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Round -> seconds since the round before ended; of the first, since the first event."""
-    found: list[dict[str, Any]] = []
-    mark = None
-    for event in events:
-        now = event.get("time")
-        if not isinstance(now, int | float):
-            continue
-        if mark is None or event.get("kind") == "resumed":
-            mark = now
-        if event.get("kind") in ("round", "lost"):
-            found.append({"round": event.get("round", 0), "seconds": round(now - mark, 1), "lost": event["kind"] == "lost"})
-            mark = now
-    return found[-200:]
+class _Told:
+    """What a run's journal has told so far; read on from where it was read last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._position = folder, 0
+        self._mark: float | None = None
+        self.events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        self.rounds: deque[dict[str, Any]] = deque(maxlen=MOST_ROUNDS)
+        """The seconds of each round since the one before ended; of the first, since the first event."""
+
+    def look(self) -> None:
+        for position, event in read_events(self._folder, after=self._position):
+            self._position = position
+            now, kind, number = _number(event.get("time")), str(event.get("kind", ""))[:40], event.get("round", 0)
+            if not isinstance(now, float) or not isinstance(number, int):
+                continue
+            if self._mark is None or kind == "resumed":
+                self._mark = now
+            if kind in ("round", "lost"):
+                self.rounds.append({"round": number, "seconds": round(now - self._mark, 1), "lost": kind == "lost"})
+                self._mark = now
+            if kind != "answered":
+                text = str(event.get("text", ""))[:_LONGEST]
+                self.events.append({"time": now, "kind": kind, "round": number, "text": text})
 
 
 def _tried(make: Callable[[], Made], problems: list[str]) -> Made | None:

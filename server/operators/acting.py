@@ -68,7 +68,8 @@ def unlogged(coordinator: CoordinatorFolder, log: OperatorLog) -> Iterator[str]:
     said = log.platforms()
     for one in Platforms(coordinator.platforms).all():
         state = "approved" if one.revoked is None else "revoked"
-        if said.get(one.fingerprint) != state:
+        # Of what was shut out before there was a log, it says nothing; it does no harm either.
+        if said.get(one.fingerprint, "revoked") != state:
             yield f"{one.name} is {state} in the list of platforms, and no operator's line says so"
 
 

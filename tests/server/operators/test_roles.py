@@ -152,10 +152,15 @@ def test_new_keys_of_a_platform_revoke_the_old_ones_in_the_log(coordinator: Coor
 def test_a_folder_of_the_last_version_gets_its_log(coordinator: CoordinatorFolder, tmp_path: Path) -> None:
     shutil.rmtree(coordinator.operators)
     coordinator.operator_key.unlink()
-    Platforms(coordinator.platforms).approve(application(tmp_path, "shop"))
+    for name in ("shop", "news"):
+        Platforms(coordinator.platforms).approve(application(tmp_path, name))
+    Platforms(coordinator.platforms).revoke("news")
     assert "earlier version" in called("doctor", coordinator.folder).stdout
     assert did(coordinator) == [("owner", "begin", "spring"), ("owner", "adopt", "shop")]
     assert called("log", "--verify", "--server", coordinator.folder).returncode == 0
+    Platforms(coordinator.platforms).revoke("shop")  # by another way than the command
+    changed = called("log", "--verify", "--server", coordinator.folder)
+    assert changed.returncode == 5 and "shop is revoked in the list" in changed.stderr
 
 
 def test_publishing_from_a_coordinators_folder_takes_the_right(
