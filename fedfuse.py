@@ -99,7 +99,7 @@ def deploy_files_command(
         str, typer.Option(help="Path of the fedfuse command, for systemd; default: the one that is installed here.")
     ] = "",
 ) -> None:
-    """Write systemd units, Compose files, a Dockerfile and Helm charts into a folder, to be read and adapted.
+    """Write systemd units, Compose files, a Dockerfile, Helm charts and dashboards into a folder, to be read and adapted.
 
     Nothing that is there already is written over.
     """

@@ -28,6 +28,7 @@ class ServiceKind(StrEnum):
     COMPOSE = "compose"
     IMAGE = "image"
     HELM = "helm"
+    GRAFANA = "grafana"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from shared.protocol.messages import Reason
 from tests.server.conftest import tally_of
 from tests.server.deployment.test_provisioning import application
 
-FOLDER = Path(__file__).parents[3] / "deploy" / "grafana"
+FOLDER = Path(__file__).parents[3] / "shared" / "deploy" / "grafana"
 _METRIC = re.compile(r"\b(?:fedfuse|process)_[a-z0-9_]+\b")
 _SELECTOR = re.compile(r"\b((?:fedfuse|process)_[a-z0-9_]+)(\{[^}]*\})?")
 _BY = re.compile(r"\bby \(([^)]*)\)")
