@@ -285,6 +285,8 @@ def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[Ledg
     known = [summary.named[one.head] for one in witnesses if one.head in summary.named and not one.own]
     latest = max(known, key=lambda named: named.line, default=None)
     outside = [one for one in witnesses if not one.own]
+    # The receipts of the whole run are here, none is of this platform, and it charges nothing: no end can be missing.
+    silent = evidence.complete and bool(evidence.witnesses) and not summary.lines
     return PlatformAudit(
         file=read.file,
         platform=header.platform,
@@ -308,7 +310,7 @@ def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[Ledg
         later=summary.charged - latest.charges if latest is not None else 0,
         lacks=tuple(_lacks(summary)),
         problems=tuple(problems),
-        unknown=() if outside else (UNSEEN,),
+        unknown=() if outside or silent else (UNSEEN,),
     )
 
 

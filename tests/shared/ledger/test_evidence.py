@@ -36,6 +36,7 @@ from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
 from shared.secagg.identity import Identity
 
+KEY = b64encode(Identity(b"i" * 32).public).decode()
 TIME = "2030-01-02T03:04:05Z"
 MINE, OTHERS = Identity(b"i" * 32), Identity(b"j" * 32)
 COORDINATOR, STRANGER = Ed25519PrivateKey.from_private_bytes(b"c" * 32), Ed25519PrivateKey.from_private_bytes(b"s" * 32)
@@ -119,6 +120,22 @@ def test_without_anybody_outside_nobody_can_tell(platform: Platform) -> None:
     # What the platform kept itself shows what is missing, and not that nothing is.
     own = receipts_evidence(_file(platform), trusted=TRUSTED, own=True)
     assert audited(platform, own).verdict is AuditVerdict.UNKNOWN
+
+
+def test_a_platform_that_answered_nothing_in_a_run_whose_receipts_are_here_is_sound(platform: Platform) -> None:
+    silent = platform.path.parent / "video.jsonl"
+    all_ = replace(evidence_of(platform.receipts, platform.path.parent), complete=True)
+    silent.write_bytes(
+        seal_line(sign_line(Header(platform="video", budget=8.0, delta=1e-5, created=TIME, identity=KEY), MINE))[1]
+    )
+    assert audit_ledgers([platform.path, silent], name="run", evidence=all_).verdict is AuditVerdict.SOUND
+    # Not where others than this run's receipts are missing, and not where it charges anything.
+    assert audit_ledgers([silent], name="run", evidence=replace(all_, complete=False)).verdict is AuditVerdict.UNKNOWN
+    only = LedgerEvidence(complete=True)
+    assert audit_ledgers([silent], name="run", evidence=only).verdict is AuditVerdict.UNKNOWN
+    _long(silent, 1)
+    report = audit_ledgers([silent], name="run", evidence=replace(all_, witnesses=all_.witnesses[:0], complete=True))
+    assert report.verdict is not AuditVerdict.SOUND
 
 
 @pytest.mark.parametrize("gone", [1, 2, 5])

@@ -33,7 +33,7 @@ def test_what_it_leaves_is_in_the_report(tmp_path: Path, monkeypatch: pytest.Mon
     """`--out` keeps the run and the result, and the report of that folder shows it; a refuted claim makes it unsound."""
     world, run = tmp_path / "world", CliRunner().invoke
     write_world(world, seed=2, scale=0.3)
-    options = ["--epsilon", "3", "--canaries", "80", "--out"]
+    options = ["--epsilon", "3", "--out"]
     attacked = run(app, ["audit", "attack", str(world), *options, str(tmp_path / "sound")])
     assert attacked.exit_code == 0, attacked.output
     kept = json.loads((tmp_path / "sound" / "attack.json").read_text())
