@@ -164,7 +164,7 @@ def ledger_verify_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a ledger: every line, the chain, and the last signature, which by the chain stands for all lines.
+    """Verify a ledger: every line, the chain, and the last signature, which by the chain covers all lines.
 
     It says nothing of whether the end is missing: `fedfuse audit` does.
     """

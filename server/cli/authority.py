@@ -58,7 +58,7 @@ def authority_command(
     elif step is RotationStep.FINISH:
         finish_rotation(coordinator)
     stage = rotation_stage(coordinator.certificates)
-    typer.echo(f"platforms are told: {fingerprint_of_authorities(trusted_bundle(coordinator.certificates))}")
+    typer.echo(f"platforms get: {fingerprint_of_authorities(trusted_bundle(coordinator.certificates))}")
     if stage is RotationStage.BEGUN:
         try:
             late = _late(folder)

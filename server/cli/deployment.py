@@ -173,7 +173,7 @@ def revoke(platform: Annotated[str, typer.Argument(help="Name of the platform.")
 def server_status(
     server: At = HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
 ) -> None:
-    """Show how the federation stands: platforms seen, round, budget left as each allows to be shown, last trouble."""
+    """Show the federation's status: platforms seen, round, budget left as each allows to be shown, last trouble."""
     from server.deployment.folder import open_coordinator
     from server.deployment.status import render_status, status_of
 

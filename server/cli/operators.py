@@ -141,7 +141,7 @@ def log_command(
         bool, typer.Option("--verify", help="Say whether it holds: chain, signatures, rights, and the list of platforms.")
     ] = False,
     head: Annotated[str, typer.Option(help="With --verify: a head that somebody wrote down; the log must hold it.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the actions as JSON, as they stand in the log.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the actions as JSON, as the log has them.")] = False,
 ) -> None:
     """Show what operators did, and when: signed actions in a log that only grows.
 

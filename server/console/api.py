@@ -11,7 +11,7 @@ from shared.base.errors import FedfuseError
 
 
 def console_api(overview: Overview) -> FastAPI:
-    """The application. It is to stand behind `shared.pages.access_guard.AccessGuard`."""
+    """The application. It belongs behind `shared.pages.access_guard.AccessGuard`."""
     api = FastAPI(title="Fedfuse coordinator", docs_url=None, redoc_url=None, openapi_url=None)
     page, policy = console_page(), console_policy()
 

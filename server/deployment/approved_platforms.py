@@ -1,7 +1,7 @@
 """Which platforms may take part: the coordinator's own list, one JSON file, changed by `approve` and `revoke` alone.
 
 The server looks at it at every request, so a revocation holds at once. Revoked keys stay on the list, so that their owners
-are told what happened.
+learn what happened.
 """
 
 from __future__ import annotations

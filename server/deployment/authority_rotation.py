@@ -72,7 +72,7 @@ def switch_authority(coordinator: CoordinatorFolder, *, days: int) -> None:
 
 
 def finish_rotation(coordinator: CoordinatorFolder) -> None:
-    """Forget the old authority: from now on platforms are told the new one alone.
+    """Forget the old authority: from now on platforms get the new one alone.
 
     Raises:
         InputError: nothing was switched, or the server that runs still shows a certificate of the old authority.
@@ -91,13 +91,13 @@ def finish_rotation(coordinator: CoordinatorFolder) -> None:
 
 
 def tell_authorities(certificates: Certificates) -> None:
-    """Write what is told where no rotation has written it yet: Flower's processes read that file as long as the server runs."""
+    """Write what platforms get, where no rotation has yet: Flower's processes read that file as long as the server runs."""
     if certificates.trusted == certificates.authority:
         _tell(certificates, certificates.authority)
 
 
 def trusted_bundle(certificates: Certificates) -> str:
-    """All authorities that the server's certificate may be of, in PEM: what platforms are told.
+    """All authorities that the server's certificate may be of, in PEM: what platforms get.
 
     Raises:
         StorageError: they cannot be read.

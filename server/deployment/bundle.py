@@ -40,7 +40,7 @@ RUN_KEYS: dict[str, Any] = {
     "dry_run": False,
     "publish": True,
 }
-"""What a deployed run is told besides its settings."""
+"""What a deployed run gets besides its settings."""
 
 
 @dataclass(frozen=True, kw_only=True)

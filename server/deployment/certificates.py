@@ -51,7 +51,7 @@ class Certificates:
 
     @property
     def next_authority_key(self) -> Path:
-        """Key of the authority that is told and does not sign yet."""
+        """Key of the authority that platforms know already and that does not sign yet."""
         return self.authority.with_name("next.key")
 
     def make_authority(self, federation: str, *, days: int = AUTHORITY_DAYS) -> None:

@@ -1,4 +1,4 @@
-"""A coordinator's folder: its configuration, and where everything else in it stands."""
+"""A coordinator's folder: its configuration, and the paths of everything else in it."""
 
 from __future__ import annotations
 

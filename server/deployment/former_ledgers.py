@@ -1,7 +1,7 @@
 """A platform that comes back with a new folder: what it had spent under its former identity, as the coordinator's runs attest it.
 
 A ledger belongs to an identity, so a new folder begins at nothing, and its users have spent what both ledgers say. The platform
-alone could keep that to itself; whoever approves it is told.
+alone could keep that to itself; whoever approves it learns of it.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class _TooLarge(Exception):
 
 
 class _Bad(Exception):
-    """A request that no client of ours makes.
+    """A request that no client of Fedfuse makes.
 
     Args:
         status: Of HTTP.

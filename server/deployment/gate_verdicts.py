@@ -1,7 +1,7 @@
 """Whom the gate believes: a request counts for the key that it names once that key's signature on it is verified, never before.
 
 Guarantees: a request without a valid signature changes nothing that is kept (`Judge.seen`) and nothing that a platform or the
-operator is told of anybody; the log says of all such requests together no more than `LINES` a minute, in words of ours.
+operator learns of anybody; the log says of all such requests together no more than `LINES` a minute, in words of ours.
 A key that proves itself and is on no list is kept among the last `STRANGERS` of its kind, under its fingerprint.
 """
 
@@ -33,7 +33,7 @@ from shared.protocol.messages import PROTOCOL
 log = logging.getLogger("fedfuse.gate")
 
 QUESTIONS = 30.0
-"""Looks for work a second that the server is asked to stand from all SuperNodes together: Flower takes some 8 ms for one."""
+"""Looks for work a second that the server bears from all SuperNodes together: Flower takes some 8 ms for one."""
 AGAIN = 60.0
 """Seconds before the same refusal of the same platform is logged once more."""
 STRANGERS = 100
@@ -118,7 +118,7 @@ class Judge:
 
     Args:
         minimum: Least version of Fedfuse that platforms must have.
-        receipts: A platform's last receipt, which it is told when it greets; '' where there is none.
+        receipts: A platform's last receipt, which it gets when it greets; '' where there is none.
     """
 
     def __init__(self, platforms: Platforms, *, minimum: str, receipts: Callable[[str], str] = lambda platform: "") -> None:
@@ -197,7 +197,7 @@ class Judge:
             log.warning("refused %s (%s): %s", platform.name, mark, explained)
 
     def greeting(self, verdict: Verdict, *, now: float) -> dict[str, Any]:
-        """What a platform is told about itself."""
+        """What a platform learns about itself."""
         name = verdict.platform.name if verdict.platform is not None else ""
         return {
             "standing": verdict.standing.value,
@@ -235,7 +235,7 @@ def _named(headers: dict[str, str], signature: str) -> tuple[EllipticCurvePublic
         line = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
         _seconds(words[1])
         return key, line, words[1], b64decode(words[2], validate=True)
-    # Key material in odd forms: the library raises what the form deserves, and none of it is a mistake of ours.
+    # Key material in odd forms: the library raises what the form deserves, and none of it is a bug here.
     except (KeyError, ValueError, TypeError, OverflowError, OSError, binascii.Error, UnsupportedAlgorithm, NotImplementedError):
         return None
 

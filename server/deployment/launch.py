@@ -282,13 +282,13 @@ def _running(launch: Launch) -> int | None:
 
 
 def _ended(launch: Launch) -> bool:
-    """Whether the attempt says itself that it has ended, or has died without a word."""
+    """Whether the attempt says itself that it has ended, or has died silently."""
     state = read_state(launch.folder) or {}
     return state.get("state") in ("finished", "incomplete", "failed") or _killed(launch)
 
 
 def _killed(launch: Launch) -> bool:
-    """Whether the process of this attempt, which is on this machine, is gone without a word."""
+    """Whether the process of this attempt, which is on this machine, has died silently."""
     state = read_state(launch.folder) or {}
     try:
         began = (launch.folder / ATTEMPT).stat().st_mtime

@@ -30,7 +30,7 @@ host = "{host}"                 # platforms connect to this name; the TLS certif
 port = {port}                     # and to this port: the only one that must be reachable from outside
 listen = "{listen}"
 control_port = {control_port}             # Flower's own interfaces: on 127.0.0.1 alone, and never to be opened
-minimum_version = "{version}"       # platforms with an older Fedfuse are told to install this one
+minimum_version = "{version}"       # platforms with an older Fedfuse are asked to install this one
 registry = ""                   # finished models are published here: a folder, s3://bucket/path, gs://...
 metrics_port = 0                # Prometheus metrics on 127.0.0.1; 0: none
 """

@@ -1,4 +1,4 @@
-"""How a federation stands: the server, its platforms, its last run; put together from what each of them wrote down."""
+"""A federation's status: the server, its platforms, its last run; put together from what each of them wrote down."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Status:
 
 
 def status_of(coordinator: CoordinatorFolder) -> Status:
-    """How that coordinator's federation stands.
+    """The status of that coordinator's federation.
 
     Raises:
         StorageError: its list of platforms or its certificate cannot be read.

@@ -49,7 +49,7 @@ send it again: of fifty at once some were lost."""
 
 
 def serve_superlink(coordinator: CoordinatorFolder) -> None:
-    """Run the server until it is told to stop.
+    """Run the server until it is stopped.
 
     Raises:
         StorageError: its certificate has expired, or its folder cannot be written.

@@ -1,10 +1,10 @@
 """The log of operators' actions: a text file of chained lines (`shared/ledger/chained_line.py`), each signed by who acted.
 
 Line 0 begins it: it names the first operator and their key, and that key signs it. Every later line is signed by the key that its
-operator has at that moment, as the lines before it say, and stands only if that operator then held the right that it takes. So
+operator has at that moment, as the lines before it say, and is valid only if that operator then held the right that it takes. So
 reading the log from its beginning says who may do what now, and nobody can write a line of somebody else.
 
-A cut end breaks no chain. So the last line's number and hash stand in a file beside it (`HEAD`), the list of platforms is held
+A cut end breaks no chain. So the last line's number and hash are in a file beside it (`HEAD`), the list of platforms is held
 against the log, and whoever wrote a head down elsewhere can ask for it (`fedfuse log --head`).
 """
 
@@ -78,7 +78,7 @@ class OperatorAction:
         return replace(signed, hash=hashed), line
 
     def to_json(self) -> dict[str, Any]:
-        """For machines, as it stands in the log."""
+        """For machines, as the log has it."""
         return {**self._values(), "signature": self.signature, "hash": self.hash}
 
     def _values(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ scores = F[mine].mean(0) @ (np.eye(len(M)) + M) @ F.T
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """Where a published model stands in its registry.
+    """A published model's place in its registry.
 
     Args:
         previous: SHA-256 of the manifest of the version before; '' for the first.

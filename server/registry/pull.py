@@ -27,7 +27,7 @@ from shared.registry.manifest import MANIFEST, MAX_MANIFEST, Manifest, ManifestE
 from shared.registry.signing import PublicKey, Untrusted
 
 MAX_TOTAL = 1 << 33
-"""Bytes of the largest model that `pull_model` fetches, unless it is told otherwise."""
+"""Bytes of the largest model that `pull_model` fetches by default."""
 _MODEL = "model"
 
 

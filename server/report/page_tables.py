@@ -31,7 +31,7 @@ class TableColumn:
     """One column.
 
     Args:
-        number: Whether figures stand in it, aligned at their ends.
+        number: Whether it holds figures, aligned to the right.
     """
 
     title: str

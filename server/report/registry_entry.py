@@ -20,7 +20,7 @@ COMPLETE = "TO BE COMPLETED"
 def registry_entry(report: RunReport) -> str:
     """The entry, as YAML text.
 
-    It is a draft of tier 3. Epsilon and delta are those of the platform that spent most, and every platform's stands beside it.
+    It is a draft of tier 3. Epsilon and delta are those of the platform that spent most, and every platform's is beside it.
     """
     promise, worst = report.promise, _worst(report)
     values: dict[str, Any] = {

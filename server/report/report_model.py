@@ -212,7 +212,7 @@ class PlatformQuality(_Part):
 
 
 class AttackView(_Part):
-    """What one attacker proves: a lower bound of epsilon, and how well members are told from others.
+    """What one attacker proves: a lower bound of epsilon, and how well members are distinguished from others.
 
     Args:
         area: AUROC: 1/2 for a guess, 1 for certainty.

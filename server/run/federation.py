@@ -82,7 +82,7 @@ def run_federation(
 
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
-        NoUpdate: a round brought no usable update. The last checkpoint stands.
+        NoUpdate: a round brought no usable update. The last checkpoint remains.
         ProtocolError: two nodes speak for one platform.
         FedfuseError: no platform came, or none is left.
     """

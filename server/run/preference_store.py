@@ -37,7 +37,7 @@ class PreferenceStore:
         self._chosen, self.path, self._taste, self._told = out / _CHOSEN, out / FILE, out / TASTE_FILE, told
 
     def watched(self, ask: Ask) -> Ask:
-        """The same question, whose answer is told to whoever watches."""
+        """The same question, whose answer the watchers get."""
         told = self._told
         if told is None:
             return ask

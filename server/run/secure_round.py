@@ -340,7 +340,7 @@ class SecureRounds:
     def round(self, server_round: int, adapter: Adapter) -> Adapter | None:
         """The next global adapter, or None where the round is lost: given up for good, since those that it lacks will not answer.
 
-        Nothing of a lost round is revealed, and its charges stand.
+        Nothing of a lost round is revealed, and its charges remain.
 
         Raises:
             OpenRound: what the round lacks did not come within the patience.

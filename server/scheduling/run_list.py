@@ -136,7 +136,7 @@ def _summary(folder: Path, turns: Mapping[str, LiveTurn], working: Iterable[str]
     privacy = settings.get("privacy", {})
     journal = read_state(folder) or {}
     lines = {str(name): line for name, line in journal.get("platforms", {}).items() if isinstance(line, dict)}
-    # 0 is what stands there before the first answer.
+    # 0 is what is there before the first answer.
     spent = {name: float(line["epsilon"]) for name, line in lines.items() if line.get("users") and float(line["epsilon"])}
     state, why, code = _state(folder, journal, turns.get(folder.name), working=folder.name in working)
     planned = privacy.get("epsilon")
