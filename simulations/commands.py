@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -137,6 +137,14 @@ def simulate_command(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Folder of an interrupted run, to go on with as it began.")
     ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Train on from this run's adapter, on today's rows; what its platforms have spent counts against their budget.",
+        ),
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Several seeds, as in 0..4 or 0,1,7: a run each, and intervals over users and seeds.")
     ] = None,
@@ -154,11 +162,11 @@ def simulate_command(
     fedfuse simulate my-world --epsilon 2 --rounds 20  your own platform files
     fedfuse simulate my-world --seeds 0..4 --out runs/a  five runs, and what they say together (more: fedfuse sweep)
     fedfuse simulate --resume runs/a                   go on after Ctrl-C
+    fedfuse simulate my-world --from runs/a --rounds 5 train the adapter of a finished run on, with its ledgers
     """
     from simulations.run import Simulation, run_simulation
     from simulations.run_folder import recorded_run
-    from simulations.terminal import ProgressBoard, metrics_table
-    from simulations.verdict import verdict
+    from simulations.terminal import ProgressBoard
     from simulations.worlds.generated import write_world
     from simulations.worlds.world import open_world
 
@@ -174,6 +182,12 @@ def simulate_command(
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
     errors = Console(stderr=True, emoji=False)
+    if earlier is not None and (world is None or resume is not None or seeds is not None or engine != "process"):
+        raise InputError(
+            "--from needs a world, and goes with neither --resume, --seeds nor --engine ray",
+            where="--from",
+            do="fedfuse simulate WORLD --from RUN; an interrupted one is resumed without --from",
+        )
     if seeds is not None:
         from simulations.study import seeds_of
         from simulations.study_command import run_and_show
@@ -207,6 +221,7 @@ def simulate_command(
         resume=resume is not None,
         ray=engine == "ray",
         per_user=per_user,
+        earlier=earlier,
     )
     try:
         with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
@@ -217,15 +232,22 @@ def simulate_command(
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
-        Console(emoji=False).print(metrics_table(metrics))
-        for line in verdict(metrics):
-            Console().print(line, highlight=False, markup=False, emoji=False)
-        for name, warnings in metrics["warnings"].items():
-            for warning in warnings:
-                Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
-        if metrics["rounds"]:
-            typer.echo(f"curves: tensorboard --logdir {out / 'tensorboard'}")
-        typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
+        _show_metrics(metrics, out)
+
+
+def _show_metrics(metrics: dict[str, Any], out: Path) -> None:
+    from simulations.terminal import metrics_table
+    from simulations.verdict import verdict
+
+    Console(emoji=False).print(metrics_table(metrics))
+    for line in verdict(metrics):
+        Console().print(line, highlight=False, markup=False, emoji=False)
+    for name, warnings in metrics["warnings"].items():
+        for warning in warnings:
+            Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
+    if metrics["rounds"]:
+        typer.echo(f"curves: tensorboard --logdir {out / 'tensorboard'}")
+    typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
 
 
 def resumed_settings(known: Settings, config: Path | None, assignments: list[str]) -> Settings:

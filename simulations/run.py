@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from client.app import app as messenger
 from client.config.platform_file import PlatformFile, load
@@ -27,6 +29,7 @@ from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from server.run.preference_store import SumWatcher
+from server.run.starting_adapter import starting_adapter
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, StorageError
 from shared.base.settings import Settings
@@ -59,6 +62,7 @@ class Simulation:
         resume: Go on with an interrupted run in `out`.
         ray: Whether the federation runs on Flower's own simulation instead of in this process.
         per_user: Whether what every model makes of every user is written, too: `USERS`/PLATFORM.parquet in the run folder.
+        earlier: Folder of a run whose adapter is trained on, and whose ledgers count.
     """
 
     world: World
@@ -67,6 +71,7 @@ class Simulation:
     resume: bool = False
     ray: bool = False
     per_user: bool = False
+    earlier: Path | None = None
 
 
 def run_simulation(
@@ -84,8 +89,11 @@ def run_simulation(
     if plan.resume:
         known = recorded_run(plan.out)
         require_same_run(known, world=plan.world.folder, settings=plan.settings, where=plan.out)
+        plan = replace(plan, earlier=known.earlier)
         return _run(plan, files, known.run, began, events=events, progress=progress)
-    folder = RunFolder(plan.out, world=plan.world.folder, settings=plan.settings)
+    if plan.earlier is not None:
+        _start(plan)  # what is wrong with it is said before the folder is made
+    folder = RunFolder(plan.out, world=plan.world.folder, settings=plan.settings, earlier=plan.earlier)
     try:
         return _run(plan, files, folder.run, began, events=events, progress=progress)
     except StorageError:
@@ -194,7 +202,15 @@ def federate_virtually(
             resume = plan.resume and run_of(out) is not None
             try:
                 return run_federation(
-                    grid=grid, settings=plan.settings, run=run, out=out, events=events, resume=resume, nodes=len(nodes), sums=sums
+                    grid=grid,
+                    settings=plan.settings,
+                    run=run,
+                    out=out,
+                    events=events,
+                    resume=resume,
+                    nodes=len(nodes),
+                    start=_start(plan),
+                    sums=sums,
                 )
             except FedfuseError as error:
                 # The coordinator knows one word of why a platform refused. In a simulation the person may know all.
@@ -205,6 +221,11 @@ def federate_virtually(
                 failed[name] = worker.failure.brief if isinstance(worker.failure, FedfuseError) else repr(worker.failure)
             link.forget(keys[name])
             worker.close()
+
+
+def _start(plan: Simulation) -> dict[str, NDArray[np.float32]] | None:
+    """The adapter that training begins from; None for a fresh one."""
+    return None if plan.earlier is None else starting_adapter(plan.earlier / MODEL, plan.settings)
 
 
 def _device(platform: PlatformRows) -> torch.device:

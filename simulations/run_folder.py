@@ -16,7 +16,9 @@ from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings, build, flatten
 
 RECORD = "run.toml"
-LEDGERS = "ledger"
+LEDGERS, STATE = "ledger", "state"
+IDENTITY = "identity.key"
+"""A platform's key in its folder of `STATE`; it signs its ledger."""
 _LEAST_FREE = 1 << 26
 """Bytes."""
 
@@ -28,11 +30,13 @@ class RecordedRun:
     Args:
         run: The run's name.
         world: Folder of its platform files.
+        earlier: Folder of the run that it goes on from, if any.
     """
 
     run: str
     world: Path
     settings: Settings
+    earlier: Path | None = None
 
 
 def recorded_run(out: Path) -> RecordedRun:
@@ -49,10 +53,15 @@ def recorded_run(out: Path) -> RecordedRun:
         raise InputError("there is no run to resume", where=str(path), do="name the folder of an interrupted run") from None
     except (OSError, ValueError) as error:
         raise StorageError(f"the run's record cannot be read ({error})", where=str(path), do="start a new run") from None
-    run, world, settings = (known.get(key) for key in ("run", "world", "settings"))
+    run, world, settings, earlier = (known.get(key) for key in ("run", "world", "settings", "from"))
     if not (isinstance(run, str) and isinstance(world, str) and isinstance(settings, dict)):
         raise StorageError("the run's record lacks its name, world or settings", where=str(path), do="start a new run")
-    return RecordedRun(run=run, world=Path(world), settings=build(settings, where=str(path)))
+    return RecordedRun(
+        run=run,
+        world=Path(world),
+        settings=build(settings, where=str(path)),
+        earlier=Path(earlier) if isinstance(earlier, str) else None,
+    )
 
 
 def require_same_run(known: RecordedRun, *, world: Path, settings: Settings, where: Path) -> None:
@@ -78,13 +87,15 @@ class RunFolder:
 
     Args:
         out: New, empty, or with nothing in it but the world.
+        earlier: Folder of a run that this one goes on from: platforms come with the ledgers and the identities that they have
+            there, so that what they have spent counts.
 
     Raises:
-        InputError: something else is in it.
+        InputError: something else is in it, or the earlier run has no ledger.
         StorageError: it cannot be written, or the disk is nearly full.
     """
 
-    def __init__(self, out: Path, *, world: Path, settings: Settings) -> None:
+    def __init__(self, out: Path, *, world: Path, settings: Settings, earlier: Path | None = None) -> None:
         self._out, self._world = out, world.resolve()
         self._there = out.exists()
         # A generated world may lie in the folder already; anything else is somebody's run.
@@ -97,7 +108,16 @@ class RunFolder:
         self.run = f"simulation-{int(time.time())}"
         # The name is written before anything is charged under it, so that a resumed run finds its own charges.
         record = {"run": self.run, "world": str(self._world), "settings": as_tables(settings)}
+        if earlier is not None:
+            record["from"] = str(earlier.resolve())
         write_whole(out / RECORD, tomli_w.dumps(record).encode())
+        self._carried = 0
+        if earlier is not None:
+            try:
+                self._carried = _carry(earlier, out)
+            except BaseException:
+                self.clear()
+                raise
         free = shutil.disk_usage(out).free
         if free < _LEAST_FREE:
             self.clear()
@@ -107,7 +127,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Take away what the run has written, unless something was charged: then it can be gone on with."""
-        if any(_charges(path) for path in (self._out / LEDGERS).glob("*.jsonl")):
+        if sum(_charges(path) for path in (self._out / LEDGERS).glob("*.jsonl")) > self._carried:
             return
         for path in self._out.iterdir():
             if path.resolve() == self._world:
@@ -120,10 +140,23 @@ class RunFolder:
             self._out.rmdir()
 
 
-def _charges(ledger: Path) -> bool:
-    """Whether anything follows the header."""
+def _carry(earlier: Path, out: Path) -> int:
+    """Copy the platforms' ledgers and identities of a run; the lines after the headers."""
+    ledgers = sorted((earlier / LEDGERS).glob("*.jsonl"))
+    if not ledgers:
+        raise InputError("no platform has a ledger there", where=str(earlier), do="name the folder of a simulation: --from RUN")
+    for ledger in ledgers:
+        write_whole(out / LEDGERS / ledger.name, ledger.read_bytes())
+        key = earlier / STATE / ledger.stem / IDENTITY
+        if key.exists():
+            write_whole(out / STATE / ledger.stem / IDENTITY, key.read_bytes(), mode=0o600)
+    return sum(_charges(out / LEDGERS / ledger.name) for ledger in ledgers)
+
+
+def _charges(ledger: Path) -> int:
+    """Lines after the header."""
     with ledger.open("rb") as lines:
-        return sum(1 for _ in zip(lines, range(2), strict=False)) > 1
+        return max(0, sum(1 for _ in lines) - 1)
 
 
 def as_tables(settings: Settings) -> dict[str, Any]:

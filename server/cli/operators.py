@@ -252,6 +252,7 @@ def launch_details(launch: Launch) -> dict[str, str]:
         "rounds": str(settings.rounds),
         "epsilon": share if settings.privacy.epsilon is None else f"{settings.privacy.epsilon:g}",
         "only": ",".join(launch.only),
+        "from": launch.start,
         "settings": settings_digest(settings),
         "publishes": "yes" if launch.publish and launch.coordinator.file.registry else "no",
     }

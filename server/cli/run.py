@@ -19,9 +19,11 @@ from server.cli.operators import HERE, As, At, launch_details, require_logged
 from shared.base.errors import ExitCode, FedfuseError, InputError
 
 if TYPE_CHECKING:
+    from server.deployment.folder import CoordinatorFolder
     from server.deployment.launch import Launch
     from server.scheduling.run_list import RunSummary
     from server.scheduling.turns import Turn
+    from shared.base.settings import Settings
 
 
 def run_command(
@@ -53,6 +55,9 @@ def run_command(
     ] = False,
     name: Annotated[str, typer.Option(help="Name of the run; default: of the federation, and the time.")] = "",
     resume: Annotated[str, typer.Option(help="Go on with the run of this name.")] = "",
+    earlier: Annotated[
+        str, typer.Option("--from", metavar="NAME", help="Train on from the adapter of this finished run, on the rows of today.")
+    ] = "",
     restarts: Annotated[int, typer.Option(help="Attempts after the first when something was killed or failed.", min=0)] = 5,
     act_as: As = None,
     queue: Annotated[
@@ -70,6 +75,7 @@ def run_command(
     fedfuse run --rounds 20 --platforms 3 --noise distributed
     fedfuse run --rounds 20 --epsilon 1 --dry-run        who would take part, and what it would cost
     fedfuse run --rounds 20 --queue --detach             when the run that is at work has ended; follow it: fedfuse runs --follow
+    fedfuse run --rounds 5 --from spring-20300102-030405 train on what that run has learnt
     fedfuse run --resume spring-20300102-030405          after Ctrl-C, or a reboot
 
     \b
@@ -84,6 +90,8 @@ def run_command(
     from server.scheduling.turns import Turn
     from shared.base.setting_overrides import settings_of
 
+    if earlier and resume:
+        raise InputError("a run that is resumed knows where it began", where="--from", do="leave --from out")
     if dry_run and (resume or detach or queue):
         raise InputError("a dry run is answered at once, and waits for nothing", where="--dry-run", do="leave the others out")
     coordinator = open_coordinator(server)
@@ -96,7 +104,10 @@ def run_command(
         options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise, "privacy.epsilon": epsilon}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
         asked = tuple(sorted({one for word in only or () for one in word.split(",") if one}))
-        launch = _new(coordinator, settings_of(config, words), name, platforms, asked)
+        settings = settings_of(config, words)
+        if earlier:
+            _require_start(coordinator, earlier, settings)
+        launch = replace(_new(coordinator, settings, name, platforms, asked), start=earlier)
         launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience, publish=publishes)
     if dry_run:
         acting.record(Verb.DRY_RUN, launch.run, launch_details(launch))
@@ -111,6 +122,15 @@ def run_command(
             _watch(launch, turn, as_json=as_json)
             return
     _detach(launch, as_json=as_json)
+
+
+def _require_start(coordinator: CoordinatorFolder, earlier: str, settings: Settings) -> None:
+    """What is wrong with `--from` is said before a run is written down."""
+    from server.deployment.launch import recorded
+    from server.registry.publication import MODEL
+    from server.run.starting_adapter import starting_adapter
+
+    starting_adapter(recorded(coordinator, earlier).folder / MODEL, settings)
 
 
 def _watch(launch: Launch, turn: Turn, *, as_json: bool) -> None:

@@ -39,6 +39,7 @@ RUN_KEYS: dict[str, Any] = {
     "only": "",
     "dry_run": False,
     "publish": True,
+    "start": "",
 }
 """What a deployed run gets besides its settings."""
 

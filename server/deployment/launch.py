@@ -58,6 +58,7 @@ class Launch:
         round_patience: Seconds in which a round of the secure sum that is given up is tried again, when its platforms are back.
         only: Names of the platforms that are asked; empty: all that are approved.
         publish: Whether the model is published where `server.toml` names a registry: whether whoever runs may.
+        start: Name of the run whose adapter is trained on; '': a fresh one is.
         dry: Whether platforms are only asked what it would cost them.
         restarts: Attempts after the first, when Flower or the ServerApp was killed or failed.
         patience: Seconds that a server which went away is waited for.
@@ -71,6 +72,7 @@ class Launch:
     round_patience: float = 600.0
     only: tuple[str, ...] = ()
     publish: bool = True
+    start: str = ""
     dry: bool = False
     restarts: int = 5
     patience: float = 600.0
@@ -107,6 +109,7 @@ def record(launch: Launch) -> None:
         "round_patience": launch.round_patience,
         "only": list(launch.only),
         "publish": launch.publish,
+        "start": launch.start,
         "settings": settings,
     }
     write_whole(folder / RECORD, tomli_w.dumps(values).encode())
@@ -131,6 +134,7 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
             round_patience=float(values.get("round_patience", Launch.round_patience)),
             only=tuple(str(name) for name in values.get("only", ())),
             publish=bool(values.get("publish", True)),
+            start=str(values.get("start", "")),
         )
     except (OSError, ValueError, KeyError):
         runs = coordinator.folder / "runs"
@@ -262,6 +266,7 @@ def _start(launch: Launch) -> int:
         "only": ",".join(launch.only),
         "dry_run": launch.dry,
         "publish": launch.publish,
+        "start": launch.start,
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)

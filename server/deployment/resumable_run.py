@@ -20,11 +20,13 @@ from server.monitoring.journal import Journal
 from server.monitoring.metrics_file import RunMetricsFile
 from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import log_events, together
+from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
 from server.run.last_receipts import LastReceipts
 from server.run.quotes import DryRun, ask_quotes
 from server.run.run_record import RunRecord
+from server.run.starting_adapter import starting_adapter
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
 from shared.base.file_lock import try_lock
 from shared.base.settings import Settings, unflatten
@@ -56,7 +58,8 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
     patience = float(values.pop("round_patience"))
     only = frozenset(name for name in str(values.pop("only")).split(",") if name)
     dry, publish = bool(values.pop("dry_run")), bool(values.pop("publish"))
-    if not NAME.fullmatch(run):
+    earlier = str(values.pop("start"))
+    if not NAME.fullmatch(run) or (earlier and not NAME.fullmatch(earlier)):
         raise InputError(f"{run!r} is no name of a run", where="run", do="start runs with `fedfuse run`")
     for key in ("warrant", "world", "out"):
         values.pop(key, None)
@@ -86,6 +89,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
                 **_lists(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
                 acknowledged=LastReceipts(coordinator.receipts),
+                start=starting_adapter(coordinator.run(earlier) / MODEL, settings) if earlier else None,
             )
             incomplete = bool(outcome.lost or outcome.open)
             version = (

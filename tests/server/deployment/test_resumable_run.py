@@ -328,6 +328,9 @@ class TestGoingOn:
     def test_what_a_run_is_is_written_down_once(self, make_launch: Callable[..., Any]) -> None:
         launch, _ = make_launch(["finished:completed"])
         assert recorded(launch.coordinator, launch.run) == launch
+        later = replace(launch, run="later", start="earlier")
+        record(later)
+        assert recorded(later.coordinator, "later") == later
         with pytest.raises(InputError, match="is there already") as caught:
             record(launch)
         assert "--resume" in caught.value.do
@@ -362,14 +365,18 @@ def test_a_run_that_lost_rounds_is_incomplete_and_not_published(
         (made.folder / "server.toml").write_text(text)
     told: dict[str, Any] = {}
 
-    def run(*, out: Path, patience: float, **_: Any) -> Outcome:
-        told["patience"] = patience
+    def run(*, out: Path, patience: float, start: Any, **_: Any) -> Outcome:
+        told.update(patience=patience, start=start)
         return Outcome(run="lossy", adapter={}, tallies={}, rounds=2, seconds=1.0, model=out / "model", lost=(3,))
 
     monkeypatch.setattr(module, "run_federation", run)
     monkeypatch.setenv("FEDFUSE_SERVER", str(made.folder))
     grid: Any = None
-    deployed(grid, {"run": "lossy", "rounds": 3, "round_patience": 7.0})
+    monkeypatch.setattr(module, "starting_adapter", lambda model, settings: (model, settings.rounds))
+    deployed(grid, {"run": "lossy", "strategy": "fedavg", "rounds": 3, "round_patience": 7.0, "start": "earlier"})
+    assert told["start"] == (made.run("earlier") / "model", 3)
+    with pytest.raises(InputError, match="no name of a run"):
+        deployed(grid, {"run": "lossy", "start": "../earlier"})
     state = read_state(made.run("lossy")) or {}
     assert (state["state"], state["code"], told["patience"]) == ("incomplete", ExitCode.INCOMPLETE, 7.0)
     assert "2 of 3 rounds count, and given up for good were: 3" in state["why"]
