@@ -24,7 +24,7 @@ from shared.pages.access_guard import AccessGuard
 from shared.pages.local_server import names_of, tcp_socket
 from tests.server.conftest import tally_of
 from tests.server.console.conftest import TOKEN
-from tests.support.browser import LOW_CONTRAST, chromium
+from tests.support.browser import LOW_CONTRAST, Pages, chromium
 
 _TEXTS = "p, li, h1, h2, h3, dt, dd, code, time, summary, span, b, small, label, button, figcaption"
 _UNNAMED = """() => [...document.querySelectorAll('button, input, svg[role=img], section')].filter(one =>
@@ -59,26 +59,18 @@ def address(federation: CoordinatorFolder, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def opened(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Opens the page, and holds that nothing was said on the console and no other server was asked."""
-    contexts, said, asked = [], list[str](), list[str]()
+    pages = Pages(browser)
 
     def show(fragment: str = f"#{TOKEN}", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        context.set_default_timeout(60_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{address}/{fragment}")
+        page = pages.open(f"{address}/{fragment}", **options)
         if fragment:
             page.wait_for_selector("#now-events li")
         return page
 
     yield show
-    for context in contexts:
-        context.close()
-    assert [text for text in said if "401" not in text] == []
-    assert all(url.startswith(address) or url == "data:," for url in asked), asked
+    pages.close()
+    assert [text for text in pages.said if "401" not in text] == []
+    assert len(pages.asked) > len(pages) and all(url.startswith(address) or url == "data:," for url in pages.asked), pages.asked
 
 
 def test_it_shows_what_the_folder_says(opened: Any, address: str) -> None:
