@@ -40,7 +40,7 @@ class RoundHistory:
             for metrics in (tally.before, tally.federated):
                 if metrics is not None:
                     own = self._known.setdefault(tally.platform, {})
-                    own[metrics.round] = {name: round(mean, 6) for name, mean in metrics.quality.items()}
+                    own[metrics.round] = metrics.quality.rounded()
 
     def of(self, platform: str) -> list[dict[str, Any]]:
         """Round, and every metric, in the order of rounds."""

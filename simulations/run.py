@@ -35,7 +35,6 @@ from shared.base.errors import FedfuseError, StorageError
 from shared.base.settings import Settings
 from shared.model.encoder import devices
 from shared.protocol.messages import Metrics
-from shared.protocol.quality import Quality
 from simulations.in_process_grid import InProcessGrid
 from simulations.ray_engine import federate_on_ray
 from simulations.round_history import RoundHistory
@@ -307,11 +306,7 @@ def _platform(tally: Tally, compared: Compared) -> dict[str, Any]:
 
 
 def _quality(metrics: Metrics | None) -> dict[str, float] | None:
-    return None if metrics is None else _rounded(metrics.quality)
-
-
-def _rounded(quality: Quality) -> dict[str, float]:
-    return {name: round(mean, 6) for name, mean in quality.items()}
+    return None if metrics is None else metrics.quality.rounded()
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,8 @@ another. It is conservative where both matter; of few seeds it cannot say much a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,24 +16,29 @@ from client.evaluation.user_bootstrap import Estimate, estimate_of, resampled_co
 Floats = NDArray[np.float64]
 
 
-def crossed_estimate(values: Floats, *, seed: int = 0) -> Estimate:
-    """The mean over seeds and users, and its 95 % percentile interval.
+def crossed_estimates(figures: Sequence[Floats], *, seed: int = 0) -> list[Estimate]:
+    """Of every figure the mean over seeds and users, and its 95 % percentile interval, all from the same resamples.
 
     Args:
-        values: float64 (seeds, users), NaN where a user was not held out under a seed; at least one number.
+        figures: float64 (seeds, users) each, NaN where a user was not held out under a seed; at least one number.
         seed: Of the bootstrap.
 
-    >>> crossed_estimate(np.array([[0.5, 0.5], [0.5, np.nan]]))
-    Estimate(value=0.5, low=0.5, high=0.5)
+    >>> crossed_estimates([np.array([[0.5, 0.5], [0.5, np.nan]])])
+    [Estimate(value=0.5, low=0.5, high=0.5)]
     """
-    known = ~np.isnan(values)
-    total, count = np.where(known, values, 0.0), known.astype(np.float64)
+    if not figures:
+        return []
+    count, width = figures[0].shape
+    known = [~np.isnan(values) for values in figures]
+    sums = [(np.where(mask, values, 0.0), mask.astype(np.float64)) for values, mask in zip(figures, known, strict=True)]
     seeds = np.random.default_rng([seed, 1])
-    drawn = []
-    for users in resampled_counts(values.shape[1], seed=seed):
-        times = np.stack(
-            [np.bincount(row, minlength=len(values)) for row in seeds.integers(0, len(values), (len(users), len(values)))]
-        )
-        above, below = (((times @ part) * users).sum(1) for part in (total, count))
-        drawn.append(np.divide(above, below, out=np.full(len(users), np.nan), where=below > 0))
-    return estimate_of(float(total.sum() / count.sum()), np.concatenate(drawn))
+    drawn: list[list[Floats]] = [[] for _ in figures]
+    for users in resampled_counts(width, seed=seed):
+        times = np.stack([np.bincount(row, minlength=count) for row in seeds.integers(0, count, (len(users), count))])
+        for parts, found in zip(sums, drawn, strict=True):
+            above, below = (((times @ part) * users).sum(1) for part in parts)
+            found.append(np.divide(above, below, out=np.full(len(users), np.nan), where=below > 0))
+    return [
+        estimate_of(float(total.sum() / there.sum()), np.concatenate(found))
+        for (total, there), found in zip(sums, drawn, strict=True)
+    ]

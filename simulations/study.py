@@ -22,18 +22,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.evaluation.user_bootstrap import Estimate
-from client.recommender.model_comparison import COMPARED
+from client.recommender.model_comparison import COMPARED, MODELS
 from server.monitoring.run_events import Event
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, PrivacyError
 from shared.base.settings import Settings
 from simulations.run import METRICS, USERS, Progress, Simulation, run_simulation
 from simulations.run_folder import RECORD, recorded_run, require_same_run
-from simulations.seed_bootstrap import crossed_estimate
+from simulations.seed_bootstrap import crossed_estimates
 from simulations.worlds.world import World
 
 RUNS, RESULTS = "runs", "results"
-MODELS = ("own", "global", "fused")
 GAIN = "fused - own"
 
 _MOST_SEEDS = 10_000
@@ -236,32 +235,23 @@ def _of_platform(values: Values, platform: str, tables: Mapping[int, pl.DataFram
     users = {
         user: place for place, user in enumerate(sorted({user for one in tables.values() for user in one["user"].to_list()}))
     }
+    places = [[users[user] for user in table["user"].to_list()] for table in tables.values()]
 
     def crossed(column: str) -> NDArray[np.float64]:
         grid = np.full((len(tables), len(users)), np.nan)
-        for row, table in enumerate(tables.values()):
+        for row, place, table in zip(grid, places, tables.values(), strict=True):
             if column in table.columns:
-                grid[row, [users[user] for user in table["user"].to_list()]] = table[column].to_numpy()
+                row[place] = table[column].to_numpy()
         return grid
 
-    def figure(model: str, metric: str, grid: NDArray[np.float64]) -> StudyFigure:
-        means = {seed: float(np.nanmean(row)) for seed, row in zip(tables, grid, strict=True) if not np.isnan(row).all()}
-        return StudyFigure(
-            values=values,
-            platform=platform,
-            model=model,
-            metric=metric,
-            estimate=crossed_estimate(grid),
-            by_seed=means,
-            users=len(users),
-        )
-
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
     for metric in COMPARED:
         grids = {model: crossed(f"{model} {metric}") for model in MODELS}
-        for model, grid in grids.items():
-            if not np.isnan(grid).all():
-                yield figure(model, metric, grid)
         # Where nothing that was released is of use, own and fused are one.
-        gain = np.where(np.isnan(grids["fused"]), 0.0 * grids["own"], grids["fused"] - grids["own"])
-        if not np.isnan(gain).all():
-            yield figure(GAIN, metric, gain)
+        grids[GAIN] = np.where(np.isnan(grids["fused"]), 0.0 * grids["own"], grids["fused"] - grids["own"])
+        found |= {(model, metric): grid for model, grid in grids.items() if not np.isnan(grid).all()}
+    for ((model, metric), grid), estimate in zip(found.items(), crossed_estimates(list(found.values())), strict=True):
+        means = {seed: float(np.nanmean(row)) for seed, row in zip(tables, grid, strict=True) if not np.isnan(row).all()}
+        yield StudyFigure(
+            values=values, platform=platform, model=model, metric=metric, estimate=estimate, by_seed=means, users=len(users)
+        )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from client.recommender.model_comparison import MODELS
 from shared.protocol.quality import METRICS, NDCG
-from simulations.study import GAIN, MODELS, StudyFigure, StudyResults
+from simulations.study import GAIN, StudyFigure, StudyResults
 
 
 def study_table(found: StudyResults) -> Table:

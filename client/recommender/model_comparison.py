@@ -23,6 +23,8 @@ FEW_EVENTS, RARE_ITEMS = 3, 3
 """Training items of a user with few; training likes of an item that is rare."""
 RESAMPLES = 2000
 COMPARED = tuple(METRICS)
+MODELS = ("own", "global", "fused")
+"""In the order in which people are shown them."""
 SHOWN = (NDCG, "hr@10")
 """Metrics that people are shown."""
 _AT_ONCE = 1 << 22

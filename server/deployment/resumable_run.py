@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,7 @@ from server.run.quotes import DryRun, ask_quotes
 from server.run.run_record import RunRecord
 from server.run.starting_adapter import starting_adapter
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
-from shared.base.file_lock import try_lock
+from shared.base.file_lock import lock_within
 from shared.base.settings import Settings, unflatten
 from shared.protocol.keys import load_ed25519
 from shared.protocol.messages import NAME
@@ -180,11 +179,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the run's folder; a second process on one run would make a second history of it."""
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        end = time.monotonic() + LEAVING
-        while not try_lock(handle):
-            if time.monotonic() >= end:
-                raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it")
-            time.sleep(0.2)
+        if not lock_within(handle, LEAVING):
+            raise StorageError("another process works on this run", where=str(folder), do="wait for it, or stop it")
         yield
     finally:
         os.close(handle)

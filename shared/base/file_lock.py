@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 
 
 def try_lock(descriptor: int) -> bool:
@@ -11,4 +12,14 @@ def try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def lock_within(descriptor: int, seconds: float) -> bool:
+    """The same within some seconds, trying again all the while."""
+    end = time.monotonic() + seconds
+    while not try_lock(descriptor):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
     return True

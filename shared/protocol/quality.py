@@ -84,6 +84,10 @@ class Quality(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.means)
 
+    def rounded(self) -> dict[str, float]:
+        """For JSON, rounded to 6 digits."""
+        return {name: round(mean, 6) for name, mean in self.means.items()}
+
 
 def per_user_metrics(rank: Floats, candidates: NDArray[np.int64]) -> Floats:
     """Every metric of every user, float64 (n, metrics), each in [0, 1].

@@ -34,37 +34,17 @@ from server.deployment.gate_verdicts import QUESTIONS
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
+from shared.model.backbone import BackboneShape
 from shared.protocol.messages import Answer, Request
-from simulations.local_deployment import LocalDeployment
+from simulations.benchmarks.gpu.random_bert import write_random_bert
+from simulations.local_deployment import LocalDeployment, fedfuse_words
 
 if TYPE_CHECKING:
     from client.worker.request_handler import Worker
 
 RUN = "crowd"
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
-
-
-def tiny_bert(folder: Path) -> str:
-    """Write a random BERT of one small layer."""
-    import torch
-    from transformers.models.bert import BertConfig, BertModel, BertTokenizer
-
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:-'"
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=64,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
-    return str(folder)
+BERT = BackboneShape(hidden=32, layers=1, heads=4, intermediate=48, vocabulary=0, positions=64)
 
 
 def write_tables(folder: Path, *, seed: int, users: int = 20, items: int = 12) -> Path:
@@ -115,7 +95,7 @@ def serve_workers(root: Path, names: list[str]) -> None:
     for name in names:
         place = Deployment(root / name)
         file = load(place.file)
-        worker = Worker(file, state=file.state, ledger=file.state / "ledger" / f"{name}.jsonl", device=torch.device("cpu"))
+        worker = Worker(file, state=file.state, ledger=file.ledger, device=torch.device("cpu"))
         worker.hold()
         threading.Thread(target=Door(OneAtATime(worker), listen(place.socket)).serve, daemon=True).start()
     (root / "ready").touch()
@@ -127,7 +107,9 @@ def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
     """Run it; memory in MiB after every round, and whose updates each round has."""
     names = [f"p{number:03d}" for number in range(platforms)]
     with LocalDeployment(root, patience=3600.0) as local:
-        backbone = tiny_bert(root / "bert")
+        backbone = write_random_bert(
+            root / "bert", BERT, words=WORDS, characters="abcdefghijklmnopqrstuvwxyz0123456789.,:-'", seed=0, spread=0.02
+        )
         create_coordinator_folder(
             local.coordinator, host="127.0.0.1", name="crowd", port=local.port, control_port=local.control, listen="127.0.0.1"
         )
@@ -145,7 +127,7 @@ def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
             text = file.read_text(encoding="utf-8")
             file.write_text(text.replace('# backbones = ["minilm"]', f"backbones = [{json.dumps(backbone)}]"), encoding="utf-8")
             Platforms(coordinator.platforms).approve(made.application)
-        local.start("server", [sys.executable, "-m", "fedfuse", "server", "start", local.coordinator])
+        local.start("server", fedfuse_words("server", "start", local.coordinator))
         local.start("workers", [sys.executable, "-m", "simulations.benchmarks.crowd", "--serve", str(root), *names])
         # A SuperNode that is not yet known ends; a platform's supervisor would start it again.
         local.wait(lambda: all(one.node for one in Platforms(coordinator.platforms).approved()), "every platform is registered")
@@ -183,7 +165,7 @@ def _federate(local: LocalDeployment, backbone: str, *, platforms: int, rounds: 
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     words += ["--rounds", str(rounds), "--platforms", str(platforms), "--wait", "1800", "--restarts", "0"]
-    local.start(RUN, [sys.executable, "-m", "fedfuse", "run", "--server", local.coordinator, "--name", RUN, *words])
+    local.start(RUN, fedfuse_words("run", "--server", local.coordinator, "--name", RUN, *words))
     found: list[dict[str, float]] = []
     process = local.processes.pop(RUN)
     journal = local.coordinator / "runs" / RUN / "events.jsonl"

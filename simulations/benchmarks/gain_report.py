@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from client.recommender.model_comparison import COMPARED, SHOWN, RankedUsers
+from client.recommender.model_comparison import COMPARED, MODELS, SHOWN, RankedUsers
 from shared.base.atomic_files import write_whole
 from shared.protocol.quality import NDCG
 from simulations.benchmarks.baselines import BASELINES
 
-MODELS = ("own", "global", "fused")
 SHOWN_ALONE = ("words", *BASELINES)
 WIDTH = 100
 """Columns that a table takes, at most."""

@@ -116,7 +116,7 @@ def rank_newcomer(
         sizes: Numbers of first users whose rows the newcomer has.
     """
     tables, split = only_users(rows.tables, rows.split, users[max(sizes) :])
-    histories = training_histories(tables, split)
+    histories, words = training_histories(tables, split), word_vectors(tables)
     released = None if shared is None else released_on(shared, rows.item_hashes)
     if released is not None and not released.factors.any():
         released = None
@@ -124,7 +124,7 @@ def rank_newcomer(
     for size in sizes:
         models: dict[str, VisitorScores] = {}
         if released is not None:
-            models["global"] = GlobalModel(histories, preferences=released, text=None, words=word_vectors(tables))
+            models["global"] = GlobalModel(histories, preferences=released, text=None, words=words)
         if size:
             own = fit_own(*only_users(rows.tables, rows.split, users[:size]), seed=seed)
             models |= {"own": own.model, "fused": own.model}
@@ -136,7 +136,7 @@ def rank_newcomer(
             popular = np.bincount(liked, minlength=tables.items).astype(np.float32)
             models |= {
                 "own": _Constant(-np.arange(tables.items, dtype=np.float32)),
-                "words": _Words(Alike(word_vectors(tables), name=WORDS)),
+                "words": _Words(Alike(words, name=WORDS)),
             }
             models |= {"popularity": _Constant(popular), "fused": models.get("global", models["own"])}
         asked: dict[str, UserScores] = {name: _Visitors(model, histories) for name, model in models.items()}

@@ -12,18 +12,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import click
 import typer
 
 from shared.base.errors import ExitCode, FedfuseError, InputError
-
-if TYPE_CHECKING:
-    from simulations.poc.poc_folder import PocFolder
+from simulations.poc.poc_folder import USUAL, PocFolder
 
 Dir = Annotated[Path, typer.Option("--dir", help="The folder that holds all of it.")]
-_HERE = Path("poc")
 
 poc = typer.Typer(
     suggest_commands=False,
@@ -33,7 +30,7 @@ poc = typer.Typer(
 
 
 @poc.callback()
-def poc_start(context: typer.Context, folder: Dir = _HERE) -> None:
+def poc_start(context: typer.Context, folder: Dir = USUAL) -> None:
     """Start a coordinator and three shops on this machine, run a federation, and leave them running.
 
     With TLS, invitations, approvals, keys, cages and a secure sum, as docs/deploy.md has it between companies. Everything is in
@@ -47,7 +44,6 @@ def poc_start(context: typer.Context, folder: Dir = _HERE) -> None:
     if context.invoked_subcommand is not None:
         return
     from simulations.poc.first_federation import FirstFederation
-    from simulations.poc.poc_folder import PocFolder
     from simulations.poc.processes import processes_in, require_proc, stop_processes
 
     require_proc()
@@ -59,7 +55,7 @@ def poc_start(context: typer.Context, folder: Dir = _HERE) -> None:
             raise InputError(
                 f"it runs already: {len(running)} processes",
                 where=str(folder),
-                do=f"{_program()} poc status{_at(folder)}, or: {_program()} poc stop{_at(folder)}",
+                do=f"{_program()} poc status{place.option}, or: {_program()} poc stop{place.option}",
             )
         if running:
             typer.echo("an earlier start was killed half-way; what it left running is stopped")
@@ -88,10 +84,9 @@ def poc_start(context: typer.Context, folder: Dir = _HERE) -> None:
 
 @poc.command("status")
 def poc_status(
-    folder: Dir = _HERE, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
+    folder: Dir = USUAL, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
 ) -> None:
     """Show what runs, whether the platforms are connected, and what to try. Exit code 1 if not all of it runs."""
-    from simulations.poc.poc_folder import PocFolder
     from simulations.poc.processes import require_proc
 
     require_proc()
@@ -115,9 +110,8 @@ def poc_status(
 
 
 @poc.command("stop")
-def poc_stop(folder: Dir = _HERE) -> None:
+def poc_stop(folder: Dir = USUAL) -> None:
     """End all processes of the federation, also those that a killed `fedfuse poc` has left. The folder stays."""
-    from simulations.poc.poc_folder import PocFolder
     from simulations.poc.processes import require_proc, stop_processes
 
     require_proc()
@@ -130,7 +124,7 @@ def poc_stop(folder: Dir = _HERE) -> None:
     with place.alone(wait=60.0):
         count = stop_processes(place.root)
     typer.echo(f"{count} processes are stopped" if count else "nothing ran")
-    again = f"{_program()} poc{_at(folder)}"
+    again = f"{_program()} poc{place.option}"
     typer.echo(f"start it again: {again}" if complete else f"it had not reached its end; start anew: {again}")
 
 
@@ -186,7 +180,3 @@ def _program() -> str:
         return f"{shlex.quote(sys.executable)} -m fedfuse"
     found = shutil.which("fedfuse")
     return "fedfuse" if found is not None and Path(found).resolve() == called.resolve() else shlex.quote(str(called))
-
-
-def _at(folder: Path) -> str:
-    return "" if folder == _HERE else f" --dir {shlex.quote(str(folder))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ class FirstFederation:
         self._say("the published model is pulled, and its signature checked")
         trusted = folder.root / PLATFORMS[0] / "models.pub"
         self._local.command("pull", folder.root / "registry", "--trust", trusted, "--out", folder.model)
-        folder.write(complete=True, platforms=PLATFORMS, user=user)
+        folder.write(complete=True, user=user)
 
     def start_again(self) -> None:
         """Start the processes of a federation that was made and run before, and stopped.
@@ -126,23 +127,25 @@ def federation_words(coordinator: Path) -> list[str]:
 
 def commands_to_try(folder: PocFolder, program: str) -> list[tuple[str, str]]:
     """(Command, what it does), to be copied: with the folders that are there."""
-    at, shop, run = folder.shown, folder.shown / PLATFORMS[0], folder.shown / "coordinator" / "runs" / RUN
-    coordinator, model = at / "coordinator", at / "model"
+
+    def at(*parts: str) -> str:
+        return shlex.quote(str(folder.shown.joinpath(*parts)))
+
+    shop, coordinator, model = at(PLATFORMS[0]), at("coordinator"), at("model")
     user = folder.record().get("user", "")
-    where = "" if at == Path("poc") else f" --dir {at}"
     lines = [
         (f"status --server {coordinator}", "the coordinator's view: who is connected, budgets, the last run"),
         (f"client status {shop}", "a platform's view: what its ledger says is spent"),
         (f"evaluate {shop} --model {model}", "what has the shop gained? own, global and fused, on its own rows"),
         (f"recommend --platform {shop} --model {model} --user {user} --top 5", "and why"),
-        (f"audit {shop} --model {model} --trust {shop / 'models.pub'}", "does the ledger bear out what left?"),
-        (f"report {run}", "one page for everybody"),
+        (f"audit {shop} --model {model} --trust {at(PLATFORMS[0], 'models.pub')}", "does the ledger bear out what left?"),
+        (f"report {at('coordinator', 'runs', RUN)}", "one page for everybody"),
         (f"doctor {shop}", "would this machine do?"),
-        (" ".join(federation_words(coordinator)), "another run, of the budget that is left"),
+        (shlex.join(federation_words(folder.shown / "coordinator")), "another run, of the budget that is left"),
         (f"runs --server {coordinator}", "what became of each run; `run --detach` gives the terminal back"),
         (f"server ui {coordinator}", "all of it in a browser of this machine"),
         (f"log --server {coordinator}", "who did what"),
         (f"revoke {PLATFORMS[-1]} --server {coordinator}", "shut a platform out; its log says so"),
-        (f"poc stop{where}", "end all processes; the folder stays, and `fedfuse poc` starts them again"),
+        (f"poc stop{folder.option}", "end all processes; the folder stays, and `fedfuse poc` starts them again"),
     ]
     return [(f"{program} {words}", what) for words, what in lines]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, InputError
-from shared.base.file_lock import try_lock
+from shared.base.file_lock import lock_within, try_lock
 
 RECORD, LOCK = "poc.json", ".lock"
 FORMAT = 1
+USUAL = Path("poc")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class PocFolder:
         return self.root / "model"
 
     @property
+    def option(self) -> str:
+        """What a command of `fedfuse poc` is told it by, with a space before; nothing where it is the usual folder."""
+        return "" if self.shown == USUAL else f" --dir {shlex.quote(str(self.shown))}"
+
+    @property
     def exists(self) -> bool:
         """Whether there is one."""
         return (self.root / RECORD).is_file()
@@ -61,7 +67,7 @@ class PocFolder:
         return bool(self.record()["complete"])
 
     def record(self) -> dict[str, object]:
-        """What is written down of it: complete, platforms, user.
+        """What is written down of it: complete, user.
 
         Raises:
             InputError: the folder is no proof of concept's, or its record is damaged.
@@ -110,15 +116,12 @@ class PocFolder:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            end = time.monotonic() + wait
-            while not try_lock(handle):
-                if time.monotonic() >= end:
-                    raise InputError(
-                        f"process {_holder(handle)} is working on this federation",
-                        where=str(self.shown),
-                        do="wait until it is done, or: fedfuse poc stop",
-                    )
-                time.sleep(0.1)
+            if not lock_within(handle, wait):
+                raise InputError(
+                    f"process {_holder(handle)} is working on this federation",
+                    where=str(self.shown),
+                    do=f"wait until it is done, or: fedfuse poc stop{self.option}",
+                )
             os.ftruncate(handle, 0)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
             yield

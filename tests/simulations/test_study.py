@@ -19,7 +19,7 @@ from shared.base.settings import Settings
 from simulations import study
 from simulations.commands import settings_from
 from simulations.run import Simulation, run_simulation
-from simulations.seed_bootstrap import crossed_estimate
+from simulations.seed_bootstrap import crossed_estimates
 from simulations.study import StudyRun, run_study, seeds_of, varied
 from simulations.study_table import study_table
 from simulations.worlds.world import World, open_world
@@ -164,18 +164,18 @@ def test_names_of_runs_are_names_of_folders() -> None:
 class TestCrossedIntervals:
     def test_of_one_seed_it_is_the_users(self) -> None:
         values = np.random.default_rng(0).normal(0.2, 1.0, (1, 4000))
-        found, error = crossed_estimate(values), values.std() / np.sqrt(4000)
+        found, error = crossed_estimates([values])[0], values.std() / np.sqrt(4000)
         assert found.value == pytest.approx(values.mean())
         assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
     def test_seeds_that_differ_widen_it(self) -> None:
         random = np.random.default_rng(1)
         noise = random.normal(0.0, 1.0, (8, 500))
-        still, moved = crossed_estimate(noise), crossed_estimate(noise + random.normal(0.0, 1.0, (8, 1)))
+        still, moved = crossed_estimates([noise, noise + random.normal(0.0, 1.0, (8, 1))])
         assert moved.high - moved.low > 3 * (still.high - still.low)
         # About what the means of eight seeds allow.
         assert moved.high - moved.low == pytest.approx(2 * 1.96 / np.sqrt(8), rel=0.5)
 
     def test_users_who_were_not_held_out_are_left_out(self) -> None:
         values = np.array([[1.0, np.nan], [np.nan, 0.0], [1.0, 0.0]])
-        assert crossed_estimate(values).value == 0.5
+        assert crossed_estimates([values])[0].value == 0.5

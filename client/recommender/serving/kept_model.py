@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -113,7 +113,7 @@ class Shelf:
     @classmethod
     def of(cls, tables: Tables, split: Split) -> Shelf:
         """Of tables whose split holds nothing out."""
-        digests = np.array([_digest(user) for user in tables.user_ids], np.uint64)
+        digests = digests_of(tables.user_ids)
         order = np.argsort(digests, kind="stable")
         profiled, histories = np.zeros(tables.users, np.bool_), liked_histories(tables, split.train)
         for texts in tables.user_text.values():
@@ -255,6 +255,11 @@ def kept_fitted(path: Path, digest: str) -> tuple[Shelf, PlatformModel] | None:
 
 def _texts_of(tensors: Arrays, name: str) -> TextColumn:
     return TextColumn(tensors[f"{name}.bytes"], tensors[f"{name}.offsets"])
+
+
+def digests_of(users: Iterable[str]) -> NDArray[np.uint64]:
+    """Of users' ids, uint64 (users,)."""
+    return np.array([_digest(user) for user in users], np.uint64)
 
 
 def _digest(user: str) -> int:

@@ -26,7 +26,7 @@ class Installed:
     said: str
 
 
-def install(requirements: Sequence[str], wheels: Sequence[Path], folder: Path, *, patience: float = PATIENCE) -> Installed:
+def install(requirements: Sequence[str], wheels: Sequence[Path], folder: Path) -> Installed:
     """Make a virtual environment that sees this interpreter's packages, and add from the wheels what is missing.
 
     What is there in a fitting version stays, above all torch. Where wheels are missing, those that are there are installed
@@ -35,7 +35,6 @@ def install(requirements: Sequence[str], wheels: Sequence[Path], folder: Path, *
     Args:
         wheels: Folders of them.
         folder: Of the environment; new.
-        patience: Seconds for each call of pip.
     """
     making = [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(folder)]
     subprocess.run(making, check=True)  # noqa: S603 - this interpreter
@@ -47,17 +46,17 @@ def install(requirements: Sequence[str], wheels: Sequence[Path], folder: Path, *
     flags = ["--no-index", "--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", *flags]
     links = [word for place in wheels for word in ("--find-links", str(place))]
-    rc, said = _run([*pip, *links, *requirements], patience)
+    rc, said = _run([*pip, *links, *requirements])
     if rc:
         every = [str(path) for place in wheels for path in sorted(place.glob("*.whl"))]
-        again, more = _run([*pip, "--no-deps", *every], patience) if every else (rc, "no wheels there")
+        again, more = _run([*pip, "--no-deps", *every]) if every else (rc, "no wheels there")
         said += f"\ninstalled without regard to what is missing: {'done' if again == 0 else more}"
     return Installed(python=str(python), rc=rc, said=said[-4000:])
 
 
-def _run(words: list[str], patience: float) -> tuple[int, str]:
+def _run(words: list[str]) -> tuple[int, str]:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=patience, check=False)  # noqa: S603 - this interpreter's pip
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603 - this interpreter's pip
     except subprocess.TimeoutExpired:
-        return 124, f"pip took more than {patience:.0f} s"
+        return 124, f"pip took more than {PATIENCE:.0f} s"
     return done.returncode, (done.stdout + done.stderr).strip()

@@ -17,18 +17,26 @@ from pathlib import Path
 
 from shared.model.backbone import EMBEDDED, EMBEDDED_PACKAGE, BackboneShape
 
+CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 TINY = BackboneShape(hidden=32, layers=3, heads=4, intermediate=48, vocabulary=0, positions=64)
 MINILM = BackboneShape(hidden=384, layers=6, heads=12, intermediate=1536, vocabulary=30522, positions=512)
 
 
 def write_random_bert(
-    folder: Path, shape: BackboneShape, *, words: Iterable[str] = (), seed: int = 7, spread: float = 0.2
+    folder: Path,
+    shape: BackboneShape,
+    *,
+    words: Iterable[str] = (),
+    characters: str = CHARACTERS,
+    seed: int = 7,
+    spread: float = 0.2,
 ) -> str:
     """Write a BERT as `transformers` saves one.
 
     Args:
         shape: Its `vocabulary` grows to the tokenizer's where that is larger.
-        words: That are one token each, beside single characters.
+        words: That are one token each.
+        characters: That are one token each, at the beginning of a word and within one.
         spread: Standard deviation of the weights.
 
     Returns:
@@ -38,7 +46,6 @@ def write_random_bert(
     from transformers.models.bert import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    characters = string.ascii_lowercase + string.digits + string.punctuation
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *characters, *(f"##{c}" for c in characters)]
     (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocabulary)), encoding="utf-8")
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True)

@@ -24,12 +24,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from shared.model.backbone import EMBEDDED
 from simulations.benchmarks.gpu.install import install
 from simulations.benchmarks.gpu.plan import MACHINE, GpuStep, backbone_step, limit, steps
 from simulations.benchmarks.gpu.summary import summarised
 from simulations.benchmarks.gpu.wheels import ROOT, requirements
 
-EMBEDDED_NAME = "minilm"
 LEAST_SECONDS = 5.0
 """With less left, a step is not begun."""
 _GRACE = 3.0
@@ -191,7 +191,7 @@ def measure_gpu(out: Path, *, minutes: float, wheels: Sequence[Path], tiny: bool
         finding = backbone_step(scratch / "random-bert", tiny=tiny)
         results.add(runner.run(finding, finding.most))
         found = results.lines[-1]["figures"]
-        backbone = found["backbone"] if isinstance(found, dict) else EMBEDDED_NAME
+        backbone = found["backbone"] if isinstance(found, dict) else EMBEDDED
         run_steps(steps(scratch, backbone=backbone, tiny=tiny), runner, results, until=until)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

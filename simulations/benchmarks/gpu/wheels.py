@@ -26,9 +26,9 @@ _PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in _GLIBC), "manylinux20
 """pip takes a platform by its exact name; glibc 2.39 is Ubuntu 24.04's."""
 
 
-def requirements(project: Path = ROOT / "pyproject.toml") -> list[str]:
+def requirements() -> list[str]:
     """What the steps need, as pip takes it: the dependencies without Ray, and the extra `device`."""
-    table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     # Only `--engine ray` needs Flower's extra, and Ray is a third of the whole size.
     return [re.sub(r"\[.*?\]", "", one) for one in (*table["dependencies"], *table["optional-dependencies"]["device"])]
 

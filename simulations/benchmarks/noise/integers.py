@@ -36,7 +36,7 @@ from client.recommender.global_model import GlobalModel, released_on
 from client.recommender.own_model import exact_ranks, training_histories
 from shared.base.settings import Settings, build
 from shared.preferences.item_index import places_of
-from shared.preferences.sum_kind import SumKind
+from shared.preferences.sum_kind import SumKind, triangle_size
 from shared.preferences.summed_preferences import ChosenItems, PreferenceQuestion, PreferenceSum, combined_preferences
 from shared.privacy.plan import sum_multiplier
 from shared.privacy.releases import ReleaseKind
@@ -110,6 +110,7 @@ def noise_cost(rows: PlatformRows, *, items: int, epsilon: float, seeds: Sequenc
     settings = releasing_settings(items)
     plan = plan_of(rows.file, settings, budget=epsilon, group_size=1, parameters=1, items=rows.tables.items)
     liked, shared = rows.split.train, np.unique(rows.item_hashes)
+    histories = training_histories(rows.tables, rows.split)
     took: list[float] = []
 
     def summed(question: PreferenceQuestion) -> BoundedSum:
@@ -131,7 +132,6 @@ def noise_cost(rows: PlatformRows, *, items: int, epsilon: float, seeds: Sequenc
             return PreferenceSum(vector=noised(total, mechanism, seed), noise=multiplier, users=rows.file.users)
 
         made = combined_preferences(shared, most=items, ask=ask, store=_Nowhere())
-        histories = training_histories(rows.tables, rows.split)
         model = GlobalModel(histories, preferences=released_on(made, rows.item_hashes), text=None)
         rank, candidates = exact_ranks(model, rows.split)
         return float(METRICS[NDCG].per_user(rank, candidates.astype(np.float64)).mean())
@@ -140,8 +140,8 @@ def noise_cost(rows: PlatformRows, *, items: int, epsilon: float, seeds: Sequenc
     for seed in seeds:
         for side, noised in SIDES.items():
             found[side].append(quality(noised, seed))
-    pairs = items * (items + 1) // 2
-    seconds = {f"{what}, {size:,} numbers": noise_seconds(size) for what, size in (("preferences", pairs), ("a step", STEP))}
+    sizes = (("preferences", triangle_size(items)), ("a step", STEP))
+    seconds = {f"{what}, {size:,} numbers": noise_seconds(size) for what, size in sizes}
     return NoiseCost(epsilon=epsilon, quality=found, seconds=seconds, sums=min(took))
 
 

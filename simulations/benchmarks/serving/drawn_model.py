@@ -7,7 +7,6 @@ map of 64 directions, popularity. Histories follow Zipf's law.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,13 @@ from client.recommender.item_ridge import MOST_ITEMS, ItemRidge
 from client.recommender.lists.person import Person
 from client.recommender.lists.recommended import ScoresInParts
 from client.recommender.platform_model import PlatformModel
-from client.recommender.serving.kept_model import Shelf
+from client.recommender.serving.kept_model import Shelf, digests_of
 from client.recommender.taste import OWN_DIRECTIONS, Taste, TasteOnItems
 from client.serving.messages import ModelName
 from client.serving.nearest_taste import for_serving
 
 _MEAN_HISTORY = 25
-_KINDS = ("books", "garden", "kitchen", "music", "sports", "tools", "toys", "travel")
+KINDS = ("books", "garden", "kitchen", "music", "sports", "tools", "toys", "travel")
 
 
 class DrawnModels:
@@ -43,8 +42,8 @@ class DrawnModels:
     default: ModelName = "own"
     same_as_own = False
 
-    def __init__(self, items: int, users: int, *, seed: int = 0) -> None:
-        random = np.random.default_rng(seed)
+    def __init__(self, items: int, users: int) -> None:
+        random = np.random.default_rng(0)
         self.shelf = _shelf(random, items, users)
         histories = Histories(liked=self.shelf.liked, items=items, ordered=True)
         evidence: list[tuple[float, Evidence]] = [
@@ -72,19 +71,17 @@ def _shelf(random: Generator, items: int, users: int) -> Shelf:
     popularity = np.cumsum((random.permutation(items) + 1.0) ** -0.9)
     drawn = np.searchsorted(popularity / popularity[-1], random.random(int(lengths.sum()))).astype(np.int32)
     ids = [f"c{number}" for number in range(users)]
-    digests = np.array(
-        [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in ids], np.uint64
-    )
+    digests = digests_of(ids)
     order = np.argsort(digests, kind="stable")
     rows = np.split(drawn, np.cumsum(lengths)[:-1])
     unique = [row[np.sort(np.unique(row, return_index=True)[1])] for row in rows]
     offsets = offsets_of(np.array([len(row) for row in unique]))
     liked = Ragged(offsets=offsets, values=np.concatenate(unique))
     known = Ragged(offsets=offsets, values=np.concatenate([np.sort(row) for row in unique]))
-    kinds = random.integers(len(_KINDS), size=items)
+    kinds = random.integers(len(KINDS), size=items)
     return Shelf(
         item_ids=[f"p{number}" for number in range(items)],
-        item_titles=[f"{_KINDS[kind]} product number {number}" for number, kind in enumerate(kinds.tolist())],
+        item_titles=[f"{KINDS[kind]} product number {number}" for number, kind in enumerate(kinds.tolist())],
         item_keys=[""] * items,
         user_ids=ids,
         user_digest=digests[order],
@@ -95,7 +92,7 @@ def _shelf(random: Generator, items: int, users: int) -> Shelf:
         weight=None,
         ordered=True,
         attributes={
-            "category": [_KINDS[kind] for kind in kinds.tolist()],
+            "category": [KINDS[kind] for kind in kinds.tolist()],
             "price": [f"{value:.2f}" for value in random.lognormal(3, 1, items)],
         },
     )

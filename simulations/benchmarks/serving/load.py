@@ -30,7 +30,6 @@ class LoadAnswer:
         status: Of HTTP; 0 where the connection was closed without an answer.
     """
 
-    path: str
     late: float
     status: int
 
@@ -57,7 +56,7 @@ async def open_load(
             head = await reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
-            return LoadAnswer(path=path, late=1e3 * (time.perf_counter() - at), status=0)
+            return LoadAnswer(late=1e3 * (time.perf_counter() - at), status=0)
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
         await reader.readexactly(int(fields[b"content-length"]))
         late = time.perf_counter() - at
@@ -65,7 +64,7 @@ async def open_load(
             writer.close()
         else:
             idle.append((reader, writer))
-        return LoadAnswer(path=path, late=1e3 * late, status=int(head.split(b" ", 2)[1]))
+        return LoadAnswer(late=1e3 * late, status=int(head.split(b" ", 2)[1]))
 
     found = await asyncio.gather(*(one(path, body, at) for (path, body), at in zip(bodies, due.tolist(), strict=True)))
     for _, writer in idle:
