@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
@@ -45,19 +46,55 @@ def bounded_preferences(
         items: Shared items.
         only: int64 (users counted,). By default all.
     """
-    axis = direction.astype(np.float64)
-    axis /= max(float(np.linalg.norm(axis)), np.finfo(float).tiny)
+    axis = _of_length_one(direction)
     total, crossed, squares = np.zeros(triangle_size(items)), np.zeros(items), 0.0
     # As many likes at once as a quarter of the vector has numbers, if that is more: else adding vectors up would take longest.
     for unit in _unit_rows(liked, place, items=items, only=only, at_once=max(_AT_ONCE, len(total) // 4)):
-        along = unit @ axis
-        beside = np.asarray(unit.multiply(unit).sum(1)).ravel() - along**2
-        weight = _BELOW / np.maximum(beside, _LEAST)
+        along, weight = _beside(unit, axis)
         total += packed_product(scipy.sparse.csr_matrix(scipy.sparse.diags(np.sqrt(weight)) @ unit))
         crossed += unit.T @ (weight * along)
         squares += float(weight @ along**2)
     subtract_products(total, crossed - squares / 2 * axis, axis)
     return BoundedSum(parts={"sum": torch.from_numpy(total)}, bound=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactPart:
+    """What of a sum of preferences is one platform's, for its own use alone: it is exact, and never leaves.
+
+    Args:
+        moved: float64 (items, k). The sum of `bounded_preferences` times some vectors.
+        diagonal: float64 (items,). Of that sum.
+        along: Sum over users of (y'q)^2, what of them lies along the axis.
+    """
+
+    moved: NDArray[np.float64] = field(repr=False)
+    diagonal: NDArray[np.float64] = field(repr=False)
+    along: float
+
+
+def exact_part(
+    liked: Ragged, place: NDArray[np.int64], *, direction: NDArray[np.float32], vectors: NDArray[np.float64]
+) -> ExactPart:
+    """A platform's own part of a sum, without forming the sum.
+
+    Args:
+        liked, place, direction: As `bounded_preferences`.
+        vectors: float64 (items, k).
+    """
+    axis, items = _of_length_one(direction), len(vectors)
+    moved, diagonal, crossed = np.zeros_like(vectors), np.zeros(items), np.zeros(items)
+    squares = total = 0.0
+    for unit in _unit_rows(liked, place, items=items, only=None, at_once=_AT_ONCE):
+        along, weight = _beside(unit, axis)
+        moved += unit.T @ (weight[:, None] * (unit @ vectors))
+        diagonal += unit.multiply(unit).T @ weight
+        crossed += unit.T @ (weight * along)
+        squares, total = squares + float(weight @ along**2), total + float(along @ along)
+    # Y'WY - p q' - q p' with p = Y'Wc - (sum of w c^2) / 2 q.
+    less = crossed - squares / 2 * axis
+    moved -= np.outer(less, axis @ vectors) + np.outer(axis, less @ vectors)
+    return ExactPart(moved=moved, diagonal=diagonal - 2 * less * axis, along=total)
 
 
 def bounded_likes(liked: Ragged, place: NDArray[np.int64], *, items: int, only: NDArray[np.int64] | None = None) -> BoundedSum:
@@ -66,6 +103,20 @@ def bounded_likes(liked: Ragged, place: NDArray[np.int64], *, items: int, only: 
     for unit in _unit_rows(liked, place, items=items, only=only, at_once=_AT_ONCE):
         total += np.asarray(unit.sum(0), np.float64).ravel()
     return BoundedSum(parts={"sum": torch.from_numpy(total)}, bound=1.0)
+
+
+def _of_length_one(direction: NDArray[np.float32]) -> NDArray[np.float64]:
+    axis = direction.astype(np.float64)
+    found: NDArray[np.float64] = axis / max(float(np.linalg.norm(axis)), np.finfo(float).tiny)
+    return found
+
+
+def _beside(unit: scipy.sparse.csr_matrix, axis: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of every user y'q, and the weight 1 / max(|v|^2, 0.05)."""
+    along: NDArray[np.float64] = unit @ axis
+    beside = np.asarray(unit.multiply(unit).sum(1)).ravel() - along**2
+    weight: NDArray[np.float64] = _BELOW / np.maximum(beside, _LEAST)
+    return along, weight
 
 
 def _unit_rows(

@@ -2,9 +2,9 @@
 
 Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere, the
 adapter's texts and the taste map by a weight of 0. The fused model is used where the left-out points are predicted better by it
-than by the own model, which was fitted on the same points. No margin is asked for: films dealt to 8 platforms and anime dealt to
-64 differed by .008 and more in mean gain on every part, and one platform of all films, where it was .001, lost nothing on
-held-out items.
+than by the own model, which was fitted on the same points, by more than the standard error of that. Where a federation helps, it
+does by several of these (films dealt to 8 platforms: .012 of mean gain, with an error of .003); where it does not, the best of
+many choices is still a little better by chance: a generated shop whose points gained .0001 lost 9 % of NDCG@10 on held-out items.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from client.examples.split import Split
 from client.recommender.evidence import ADAPTED, SHARED_TASTE, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import fit_preferences
+from client.recommender.left_out import surely_more
 from client.recommender.own_model import Floats, OwnFit, fit_own
 from client.recommender.platform_model import PlatformModel, calibrated, weigh_evidence
 from client.recommender.taste import Taste, TasteOnItems
@@ -79,7 +80,7 @@ def fused_with(
         return own.model
     tell("weighing what was released")
     fused = weigh_evidence(own.validation, preferences, [*own.evidence, *released])
-    return fused if fused.gain > own.model.gain else own.model
+    return fused if surely_more(fused.gains, own.model.gains, own.validation.points.user) else own.model
 
 
 def without_popularity(factors: Floats, popularity: Floats) -> Floats:

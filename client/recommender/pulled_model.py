@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import PlatformFile
-from client.examples.split import Split
+from client.examples.split import Split, leave_one_out
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fit_fused_model
 from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
 from client.recommender.histories import Histories, Sparse
 from client.recommender.platform_model import PlatformModel
+from client.recommender.released_by_others import released_by_others
 from client.recommender.taste import TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
@@ -51,12 +52,14 @@ class ModelFolder:
         preferences: None where the federation shared none.
         adapter: None for a federation of preferences alone.
         taste: None where no taste map was summed.
+        platforms: Names of those that made it; none where no manifest says.
     """
 
     folder: Path
     preferences: SharedPreferences | None
     adapter: PublishedModel | None
     taste: TasteMap | None = None
+    platforms: tuple[str, ...] = ()
 
     def says_something(self, tables: Tables) -> bool:
         """Whether it is of use on a platform: it reads texts, or has preferences of items that the platform has."""
@@ -71,6 +74,8 @@ class UsableModel:
 
     Args:
         preferences: On the platform's items; None where there are none.
+        shared: The same as they were published.
+        joined: Whether this platform's users are in them.
         text: The adapter as it was published; None without one.
         own_text: The same with the parameters that its run left on this platform, if it ran here; else `text`.
         taste: The taste map on the platform's items; None without one.
@@ -79,16 +84,27 @@ class UsableModel:
     """
 
     preferences: ReleasedPreferences | None
+    shared: SharedPreferences | None
+    joined: bool
     text: TextModel | None
     own_text: TextModel | None
     taste: TasteOnItems | None = None
     frozen: Floats | None = field(default=None, repr=False)
     words: Sparse | None = field(default=None, repr=False)
 
-    @property
-    def factors(self) -> Floats | None:
-        """Of the preferences, float32 (rank, items)."""
-        return None if self.preferences is None else self.preferences.factors
+    def beside_own(self, tables: Tables, *, seed: int) -> tuple[Floats | None, Floats | None]:
+        """Factors and popularity as `fused_with` takes them: without the platform's own part, where it is in them.
+
+        Args:
+            seed: Of the run: what its evaluation held out was not summed, whatever trains here.
+        """
+        if self.shared is None or self.preferences is None:
+            return None, None
+        if not self.joined:
+            return self.preferences.factors, self.preferences.popularity
+        hashes = hashes_of(tables)
+        others = released_by_others(self.shared, leave_one_out(tables, seed=seed).train, hashes)
+        return others.factors_on(hashes), others.popularity_on(hashes)
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
@@ -133,11 +149,12 @@ def fit_with_model(
         texts, cache, progress: As `untrained_text`.
         seed, calibrate, tell: As `fit_fused_model`.
     """
+    factors, popularity = model.beside_own(tables, seed=seed) if model else (None, None)
     return fit_fused_model(
         tables,
         split,
-        factors=model.factors if model else None,
-        popularity=model.preferences.popularity if model and model.preferences else None,
+        factors=factors,
+        popularity=popularity,
         text=untrained_text(file, tables, model, texts=texts, cache=cache, progress=progress),
         adapted=model.own_text.items if model and model.own_text else None,
         taste=model.taste if model else None,
@@ -170,7 +187,8 @@ def open_model(folder: Path, *, trusted: Iterable[PublicKey] = (), say: Tell = s
         raise InputError("this is no model: it has neither shared preferences nor an adapter", where=str(folder), do=what)
     if found is None:
         say(f"{folder} has no {MANIFEST}: whether its files are those that were published cannot be checked")
-    return ModelFolder(folder=folder, preferences=preferences, adapter=adapter, taste=taste)
+    platforms = found.origin.platforms if found else ()
+    return ModelFolder(folder=folder, preferences=preferences, adapter=adapter, taste=taste, platforms=platforms)
 
 
 def holds_model(folder: Path) -> bool:
@@ -223,7 +241,14 @@ def use_model(
         directions = item_directions(frozen, opened.taste.directions)
         taste = TasteOnItems.of(directions, opened.taste.matrix.astype(np.float64))
     return UsableModel(
-        preferences=preferences, text=text, own_text=own_text, taste=taste, frozen=frozen, words=word_vectors(tables)
+        preferences=preferences,
+        shared=shared,
+        joined=file.name in opened.platforms,
+        text=text,
+        own_text=own_text,
+        taste=taste,
+        frozen=frozen,
+        words=word_vectors(tables),
     )
 
 

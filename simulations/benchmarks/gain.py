@@ -46,9 +46,11 @@ from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
 from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.histories import Sparse
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import OwnFit, UserScores, fit_own
 from client.recommender.pulled_model import holds_model, open_model
+from client.recommender.released_by_others import released_by_others
 from client.recommender.taste import TasteOnItems
 from shared.base.settings import ModelSettings, Settings
 from shared.preferences.shared_preferences import SharedPreferences
@@ -110,6 +112,7 @@ class DealtPlatforms:
         }
         self._own: dict[tuple[str, bool], OwnFit] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._words: dict[str, Sparse] = {}
         self._cache = scratch.with_name(f"{scratch.name}-trunk")
 
     def own(self, name: str, *, seed: int, texts: bool = False) -> OwnFit:
@@ -119,6 +122,12 @@ class DealtPlatforms:
             vectors = self.vectors(name) if texts else None
             self._own[name, texts] = fit_own(rows.tables, rows.split, text=vectors, seed=seed)
         return self._own[name, texts]
+
+    def words(self, name: str) -> Sparse:
+        """Words of a platform's items' texts, which are the same whatever was released."""
+        if name not in self._words:
+            self._words[name] = word_vectors(self.platforms[name].tables)
+        return self._words[name]
 
     def vectors(self, name: str) -> NDArray[np.float32]:
         """Vectors of a platform's items' texts by the frozen backbone, float32 (items, width)."""
@@ -166,10 +175,14 @@ def _ranked(
     if taste is not None:
         mapped = TasteOnItems.of(item_directions(dealt.vectors(name), taste.directions), taste.matrix.astype(np.float64))
     if released is not None or mapped is not None:
-        factors, popularity = (None, None) if released is None else (released.factors, released.popularity)
+        factors = popularity = None
+        if shared is not None and released is not None:
+            others = released_by_others(shared, rows.split.train, rows.item_hashes)
+            factors, popularity = others.factors_on(rows.item_hashes), others.popularity_on(rows.item_hashes)
         models["fused"] = fused_with(own, factors=factors, popularity=popularity, taste=mapped)
-        words = word_vectors(rows.tables)
-        models["global"] = GlobalModel(own.validation.histories, preferences=released, text=None, taste=mapped, words=words)
+        models["global"] = GlobalModel(
+            own.validation.histories, preferences=released, text=None, taste=mapped, words=dealt.words(name)
+        )
     return rank_users(models, rows.split)
 
 
