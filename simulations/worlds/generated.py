@@ -1,7 +1,8 @@
 """The generated world: two shops of one trade, a video site and a news site, whose users' tastes carry over between them.
 
-The small shop has what a small shop has, few customers and short histories, and part of its range is in the large one's, under
-other ids: the public keys of the products alone say so. The news site's articles are new every day.
+The small shop has what a small shop has, fewer customers than the other and a fifth of what each buys there, and most of its
+range is in the large one's, under other ids: the public keys of the products alone say so. The news site's articles are new
+every day.
 
 The same seed and scale give the same files, byte for byte (with the same library versions).
 """
@@ -46,12 +47,12 @@ PLATFORMS = {
     "shop": Trade(
         write=shop.write_shop,
         file=shop.PLATFORM_FILE,
-        sizes=Sizes(users=500, items=500, positives=14.0, least=2, most=60, strengths=LOOKED_AT),
+        sizes=Sizes(users=1200, items=500, positives=14.0, least=2, most=60, strengths=LOOKED_AT),
     ),
     "corner": Trade(
         write=corner.write_corner,
         file=corner.PLATFORM_FILE,
-        sizes=Sizes(users=210, items=400, positives=3.0, least=1, most=20, shape=1.0, strengths=LOOKED_AT),
+        sizes=Sizes(users=500, items=400, positives=2.6, least=2, most=12, shape=1.0, strengths=LOOKED_AT),
     ),
     "video": Trade(write=video.write_video, file=video.PLATFORM_FILE, sizes=Sizes(users=210, items=200)),
     "news": Trade(
@@ -60,7 +61,7 @@ PLATFORMS = {
 }
 """The order fixes which draws are whose."""
 
-IN_COMMON = 0.6
+IN_COMMON = 0.8
 """Share of the small shop's range that the large one sells, too."""
 
 LEAST_SCALE, MOST_SCALE = 0.1, 10.0
@@ -77,7 +78,7 @@ Four invented platforms, written by `simulations/worlds/generated.py` from seed 
 - shop and corner are of one trade. {shared} of the {range} products in corner's range are in shop's, too, under other ids and
   in other words, their GTINs with another number of digits; what sells well is rather in both. The other platforms share no item
   with anybody.
-- corner is small: most of its customers have bought one to four products.
+- corner is small: most of its customers have bought two or three products.
 - Every article of news has a day on which it appears (`published` of its table `articles`), and is hardly read after the third
   day. So most articles that a reader clicked last had few clicks before, or none.
 - {common}% of the users of each platform are on every other that is not smaller, too, under ids that do not tell.

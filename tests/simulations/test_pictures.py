@@ -24,7 +24,7 @@ IMAGES = VECTORS.format("images")
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, Split]:
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, seed=0, scale=0.7)
+    write_world(folder, seed=0)
     tables = read_tables(load(folder / "shop.toml"))
     return tables, leave_one_out(tables, seed=0)
 
