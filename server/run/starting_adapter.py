@@ -12,7 +12,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import layout_of, require_layout
 from shared.model.backbone import shape_of
 from shared.model.factor_schedule import PLAIN, scheme_of
-from shared.model.peft_export import load_published
+from shared.model.peft_export import ADAPTER_SETTINGS, load_published
 
 
 def starting_adapter(model: Path, settings: Settings) -> dict[str, NDArray[np.float32]]:
@@ -30,6 +30,12 @@ def starting_adapter(model: Path, settings: Settings) -> dict[str, NDArray[np.fl
             f"strategy {settings.strategy!r} draws its own factors, and cannot go on from a published adapter",
             where="--from",
             do="choose one that trains both factors, such as fedavg or secure-sum",
+        )
+    if model.exists() and not (model / ADAPTER_SETTINGS).exists():
+        raise InputError(
+            "that run trained no adapter: what platforms like together is summed anew by every run",
+            where=str(model),
+            do="leave --from out, or name a run with rounds",
         )
     found = load_published(model)
     before, after = found.model.model_dump(), settings.model.model_dump()

@@ -37,7 +37,7 @@ from shared.protocol.messages import Arrays
 
 _PREFIX = "base_model.model."
 _HUB_NAME = {EMBEDDED: "sentence-transformers/all-MiniLM-L6-v2"}
-_SETTINGS = "fedfuse.json"
+ADAPTER_SETTINGS = "fedfuse.json"
 _ADAPTER = "adapter_model.safetensors"
 _HEAD = "head.safetensors"
 _MAX_BYTES = 1 << 20
@@ -100,7 +100,7 @@ def export(adapter: Arrays, settings: Settings, folder: Path, *, backbone_sha256
     write_whole(folder / _ADAPTER, save_arrays(tensors, metadata={"format": "pt"}))
     write_whole(folder / _HEAD, save_arrays(head, metadata={"format": "pt"}))
     write_whole(folder / "adapter_config.json", _json(_peft_config(tuned, settings, base_of(settings.model))))
-    write_whole(folder / _SETTINGS, _json(about))
+    write_whole(folder / ADAPTER_SETTINGS, _json(about))
 
 
 def plain(adapter: Arrays, settings: Settings) -> dict[str, NDArray[np.float32]]:
@@ -134,7 +134,7 @@ def load_published(folder: Path) -> PublishedModel:
         InputError: the folder is no published model, or one of its files is damaged.
     """
     try:
-        about = json.loads(_bounded(folder / _SETTINGS))
+        about = json.loads(_bounded(folder / ADAPTER_SETTINGS))
         model = ModelSettings.model_validate(about["model"])
         tuned, head = read_tensors(folder / _ADAPTER), read_tensors(folder / _HEAD)
     except FileNotFoundError as error:
@@ -144,7 +144,7 @@ def load_published(folder: Path) -> PublishedModel:
             do="name a model folder: RUN/model, or what `fedfuse pull` gave",
         ) from None
     except ValidationError as error:
-        raise InputError(explain(error), where=str(folder / _SETTINGS)) from None
+        raise InputError(explain(error), where=str(folder / ADAPTER_SETTINGS)) from None
     except InputError as error:
         raise InputError(f"the model cannot be read: it {error.found}", where=error.where, do="pull it again") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -83,6 +83,11 @@ def test_what_does_not_fit_is_said_before_there_is_a_folder(
             run_simulation(Simulation(world=world, settings=tiny_settings(**over), out=tmp_path / "second", earlier=first))
     with pytest.raises(InputError, match=r"no fedfuse\.json"):
         run_simulation(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "second", earlier=tmp_path / "nothing"))
+    (tmp_path / "preferences" / MODEL).mkdir(parents=True)
+    with pytest.raises(InputError, match="trained no adapter"):
+        run_simulation(
+            Simulation(world=world, settings=tiny_settings(), out=tmp_path / "second", earlier=tmp_path / "preferences")
+        )
     assert not (tmp_path / "second").exists()
 
 
