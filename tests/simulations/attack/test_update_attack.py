@@ -202,8 +202,9 @@ def test_a_planted_fault_of_a_secure_sum_is_refuted(
 ) -> None:
     with monkeypatch.context() as patched:
         plant(patched)
-        found = attack(**SUMMED)
-    assert found.epsilon <= CLAIM < best(found)
+        # So few canaries prove 2.7 at most, whatever the fault.
+        found = attack(epsilon=2.0, **SUMMED)
+    assert found.epsilon <= 2.0 < best(found)
 
 
 def test_what_cannot_be_attacked(attack: Attack, world: World, tmp_path: Path) -> None:
