@@ -94,6 +94,17 @@ def test_help_is_quick_and_loads_no_model() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_check_plans_without_the_libraries_that_take_seconds_to_load(write_platform: Write) -> None:
+    slow = ("torch", "transformers", "opacus", "dp_accounting", "scipy.stats", "scipy.signal")
+    code = (
+        f"import sys, fedfuse; sys.argv = ['fedfuse', 'check', {str(write_platform())!r}]\n"
+        "try: fedfuse.main()\n"
+        f"finally: print([name for name in {slow} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert "noise at most" in done.stdout and done.stderr.strip().endswith("[]"), (done.stdout, done.stderr)
+
+
 class TestRuns:
     def test_simulate_check_audit_pull_recommend(
         self, call: Callable[..., Result], write_platform: Write, tiny: list[str], tmp_path: Path

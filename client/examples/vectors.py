@@ -41,15 +41,10 @@ class VectorRows:
         return {name: (sent(self.values[name][rows], device), sent(self.present[name][rows], device)) for name in self.values}
 
 
-def widths_of(tables: Tables) -> dict[str, int]:
-    """Source -> width of its vectors; a source that is both an item's and a user's must be named twice."""
-    return {name: vectors.values.shape[1] for name, vectors in {**tables.item_vectors, **tables.user_vectors}.items()}
-
-
 def item_vectors(tables: Tables) -> VectorRows:
     """One row per item; users' sources are absent."""
     values, present = {}, {}
-    for name, width in widths_of(tables).items():
+    for name, width in tables.vector_widths.items():
         own = tables.item_vectors.get(name)
         values[name] = own.values if own else np.zeros((tables.items, width), np.float32)
         present[name] = own.present if own else np.zeros(tables.items, np.bool_)

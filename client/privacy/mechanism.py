@@ -14,14 +14,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from client.compute.device_transfer import sent
-from client.privacy.bounded_sum import BoundedSum
 from client.privacy.discrete_gaussian import local_noise, noise_share
 from client.privacy.noise_sources import NoiseSource
 from shared.base.errors import PrivacyError
@@ -29,6 +26,11 @@ from shared.base.settings import CLIPS
 from shared.privacy.integers import FINE
 from shared.privacy.releases import Release, ReleaseKind
 from shared.secagg.fixed_point import FixedPoint, rounded
+
+if TYPE_CHECKING:  # plans are made without torch
+    from torch import Tensor
+
+    from client.privacy.bounded_sum import BoundedSum
 
 
 def noised_steps(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSource) -> NDArray[np.int64]:
@@ -158,10 +160,10 @@ class Mechanism:
 
         A NaN gradient must not reach the sum: it would poison the release and, with it, tell of one user.
         """
-        weights = torch.ones_like(squared_norms)
+        weights = squared_norms.new_ones(squared_norms.shape)
         if self.private:
             weights = (self.clip / squared_norms.sqrt().clamp(min=1e-12)).clamp(max=1.0)
-        return torch.where(torch.isfinite(squared_norms), weights, torch.zeros_like(weights))
+        return weights.where(squared_norms.isfinite(), 0.0)
 
     def privatise(self, total: BoundedSum, random: NoiseSource) -> tuple[dict[str, Tensor], Mechanism]:
         """The noised mean gradient, name -> float32, and the mechanism of the next step.
@@ -179,12 +181,14 @@ class Mechanism:
             )
         if not self.private:
             return {name: (part / self.expected_batch).float() for name, part in total.parts.items()}, self
+        from client.compute.device_transfer import sent
+
         # In one piece: a GPU is waited for once.
         released = _noised(total.vector(vote=self.vote), self.point, random)
         device = next(iter(total.parts.values())).device
         # All in one piece: on a GPU every copy has a price.
-        whole = sent(torch.from_numpy((released[: self.dimension] / self.expected_batch).astype(np.float32)), device)
-        parts = torch.split(whole, [part.numel() for part in total.parts.values()])
+        whole = sent((released[: self.dimension] / self.expected_batch).astype(np.float32), device)
+        parts = whole.split([part.numel() for part in total.parts.values()])  # type: ignore[no-untyped-call]
         gradient = {name: part.view(old.shape) for (name, old), part in zip(total.parts.items(), parts, strict=True)}
         return gradient, self._following(float(released[-1]) / self.vote) if self.vote else self
 

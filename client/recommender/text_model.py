@@ -22,7 +22,7 @@ from client.compute.feature_cache import TrunkCache
 from client.config.platform_file import PlatformFile
 from client.examples.split import ragged
 from client.examples.user_examples import Examples
-from client.examples.vectors import item_vectors, user_vectors, widths_of
+from client.examples.vectors import item_vectors, user_vectors
 from client.fusion.operators import fusion_named
 from client.model.prepared_platform import read_platform
 from client.model.towers import Towers, cached_rows
@@ -78,7 +78,7 @@ class TextModel:
         self._towers = Towers(encoder, fusion_named(published.model.fusion))
         self._trunk = TrunkCache(cache, encoder)
         random = np.random.default_rng([settings.seed, *file.name.encode()])
-        local: Mapping[str, Tensor] = self._towers.fusion.initial(widths_of(tables), encoder.hidden, random)
+        local: Mapping[str, Tensor] = self._towers.fusion.initial(tables.vector_widths, encoder.hidden, random)
         self._parameters = {name: torch.tensor(value, device=device) for name, value in published.adapter.items()}
         self._parameters |= {name: value.to(device) for name, value in local.items()}
 

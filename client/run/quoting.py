@@ -7,14 +7,13 @@ It is the plan that joining makes, by the same functions, without the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from client.config.platform_file import PlatformFile
-from client.examples.vectors import widths_of
-from client.fusion.operators import fusion_named
 from client.personalisation.personal_plan import reserved
 from client.privacy.limited_plan import plan_within
 from client.privacy.run_share import RunShare, share_of
@@ -26,6 +25,9 @@ from shared.privacy.plan import Plan
 from shared.privacy.releases import Release
 from shared.protocol.messages import Quote, Quoted
 from shared.secagg.fixed_point import stretch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,11 @@ def answer_quote(
 def _trained(file: PlatformFile, settings: Settings, tables: Tables) -> tuple[int, float]:
     """Parameters that a step trains, those that stay here included; and how much larger these make the noise of what leaves."""
     shape = shape_of(settings.model.backbone)
-    local = fusion_named(settings.model.fusion).initial(widths_of(tables), shape.hidden, np.random.default_rng(0))
+    local: Mapping[str, Tensor] = {}
+    if widths := tables.vector_widths:
+        from client.fusion.operators import fusion_named  # it loads torch, which takes longer than all of a quote
+
+        local = fusion_named(settings.model.fusion).initial(widths, shape.hidden, np.random.default_rng(0))
     part = Part.of(settings, shape, rank=file.rank)
     staying = sum(value.numel() for value in local.values()) + sum(math.prod(part.layout[name]) for name in part.kept)
     staying += settings.training.objective == "click"  # its bias

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.evaluation.held_out_ranking import held_out_ranks
-from client.examples.vectors import widths_of
 from client.model.item_bank import BankOfRounds
 from client.model.prepared_platform import PreparedPlatform
 from client.privacy.limited_plan import mechanism_of
@@ -93,7 +92,7 @@ class TrainingContext(RunContext):
         """Parameters that stay here, as a run begins with them."""
         settings, platform = self.settings, self.platform
         random = np.random.default_rng([settings.seed, *platform.name.encode()])
-        local = platform.towers.fusion.initial(widths_of(platform.tables), platform.towers.encoder.hidden, random)
+        local = platform.towers.fusion.initial(platform.tables.vector_widths, platform.towers.encoder.hidden, random)
         local |= {CLICK_BIAS: torch.zeros(1)} if settings.training.objective == "click" else {}
         # Factors that stay here are local parameters like any other: remembered, and never sent.
         start = self.part.initial()

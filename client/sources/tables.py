@@ -184,6 +184,11 @@ class Tables:
         return len(self.user_ids)
 
     @property
+    def vector_widths(self) -> dict[str, int]:
+        """Source -> width of its vectors; a source that is both an item's and a user's must be named twice."""
+        return {name: vectors.values.shape[1] for name, vectors in {**self.item_vectors, **self.user_vectors}.items()}
+
+    @property
     def items(self) -> int:
         """Number of items in the public catalogue."""
         return len(self.item_ids)

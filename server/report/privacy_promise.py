@@ -39,7 +39,7 @@ _MECHANISMS = (
     "Each release is a sum over users; each user's vector has a bounded length.",
     "The sum is rounded by chance to a public integer grid and gets discrete Gaussian noise; floats come after the noise.",
     "Training and large evaluations read Poisson samples of users, which the accounting takes into account.",
-    "Implemented in Fedfuse; accounted by Opacus (RDP, PRV) and dp-accounting (PLD).",
+    "Implemented and accounted in Fedfuse; recomputed by Opacus (RDP, PRV) and dp-accounting (PLD).",
     "Noise comes from the operating system's cryptographic generator, and from a seed in simulations alone.",
     "Answers leave at few public moments, so that their timing says little.",
 )

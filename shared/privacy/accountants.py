@@ -1,8 +1,8 @@
 """Accountants: from a list of releases to the epsilon that one user has at most spent.
 
-Two independent libraries read the same releases, so that an auditor can hold one against the
-other. Every figure is an upper bound; where a tight method does not reach, a looser one takes
-over and `Spent.accountant` says so.
+Platforms plan and record with our own composition (`prv`, `rdp`); two independent libraries, Opacus and dp-accounting, read the
+same releases, so that an auditor can hold one against the other. Every figure is an upper bound; where a tight method does not
+reach, a looser one takes over and `Spent.accountant` says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from shared.base.errors import InputError
-from shared.privacy import discrete_sum, pld, prv, rdp
+from shared.privacy import discrete_sum, opacus_reference, prv, rdp
 from shared.privacy.groups import CannotCompose, Removal, additions, removals, triangle
 from shared.privacy.releases import Release, Steps, merge_releases
 from shared.privacy.spent import Method, Spent
@@ -22,7 +22,7 @@ TIGHT = 0.02
 """Part of an epsilon that a tight bound is above the truth, at most."""
 
 PRV_LIMIT = 10.0
-"""Epsilon above which Opacus' PRV grids are not trusted (opacus#604, prv_accountant#36)."""
+"""Epsilon above which PRV grids are not trusted (opacus#604, prv_accountant#36)."""
 
 
 class Accountant(Protocol):
@@ -52,6 +52,19 @@ class RenyiAccountant:
         return _interpret(_opacus_rdp, merge_releases(releases), _checked(delta))
 
 
+class NumericalAccountant:
+    """Our numerical composition in both directions, and our Rényi curves where it does not reach; neither Opacus nor torch.
+
+    Groups use the coarse pair of `groups`, so they cost more here than the truth: prefer `DpAccounting` for them.
+    """
+
+    name = "numerical"
+
+    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
+        """See `Accountant.epsilon`."""
+        return _interpret(_numerical, merge_releases(releases), _checked(delta))
+
+
 class OpacusAccountant:
     """Opacus' PRV in both directions, and its RDP where PRV does not reach.
 
@@ -77,9 +90,9 @@ class DpAccounting:
 
 
 class PreferredAccountant:
-    """Opacus where a user is one example, dp-accounting where a user touches several.
+    """The numerical composition where a user is one example, dp-accounting where a user touches several.
 
-    Opacus knows only the plain sampled Gaussian; its bound for a group of three is more than twice
+    The former knows only the plain sampled Gaussian; its bound for a group of three is more than twice
     the exact one, which would be paid in noise.
     """
 
@@ -88,9 +101,10 @@ class PreferredAccountant:
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """See `Accountant.epsilon`."""
         grouped = any(release.group_size > 1 for release in releases)
-        return (DP_ACCOUNTING if grouped else OPACUS).epsilon(releases, delta)
+        return (DP_ACCOUNTING if grouped else NUMERICAL).epsilon(releases, delta)
 
 
+NUMERICAL = NumericalAccountant()
 OPACUS = OpacusAccountant()
 DP_ACCOUNTING = DpAccounting()
 RENYI = RenyiAccountant()
@@ -98,7 +112,7 @@ PREFERRED = PreferredAccountant()
 
 
 def family(method: Method) -> Accountant:
-    """The accountant that gives figures of this method.
+    """The library that recomputes figures of this method for an audit.
 
     >>> family(Method.OPACUS_RDP).name, family(Method.DP_ACCOUNTING_PLD).name
     ('opacus', 'dp-accounting')
@@ -140,16 +154,26 @@ def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent
 
 
 def _opacus_rdp(removed: tuple[Removal, ...], delta: float) -> Spent:
-    return Spent(epsilon=rdp.rdp_epsilon(removed, delta), accountant=Method.OPACUS_RDP, tight=False)
+    epsilon = opacus_reference.opacus_rdp_epsilon(removed, delta)
+    return Spent(epsilon=epsilon, accountant=Method.OPACUS_RDP, tight=False)
 
 
 def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
     bound = _opacus_rdp(removed, delta)
+    return _composed(removed, delta, bound=bound, method=Method.OPACUS_PRV, compose=opacus_reference.opacus_composed)
+
+
+def _numerical(removed: tuple[Removal, ...], delta: float) -> Spent:
+    bound = Spent(epsilon=rdp.rdp_epsilon(removed, delta), accountant=Method.RDP, tight=False)
+    return _composed(removed, delta, bound=bound, method=Method.PRV, compose=prv.compose_losses)
+
+
+def _composed(removed: tuple[Removal, ...], delta: float, *, bound: Spent, method: Method, compose: prv.LossComposer) -> Spent:
     # Rényi is at most about a fifth above PRV where PRV is trusted; beyond that, do not even try: it may hang.
     if bound.epsilon > 2 * PRV_LIMIT:
         return bound
     try:
-        found = prv.prv_epsilon(removed, delta, rough=bound.epsilon)
+        found = prv.prv_epsilon(removed, delta, rough=bound.epsilon, compose=compose)
     except CannotCompose:
         return bound
     if found.epsilon > PRV_LIMIT:
@@ -159,10 +183,12 @@ def _opacus(removed: tuple[Removal, ...], delta: float) -> Spent:
     # The estimate is off by the error at most, and lifted by it. Of very many steps of little epsilon that is a large part.
     close = 2 * found.error <= TIGHT * found.epsilon
     tight = close and all(removal.examples == 1 for removal in removed)
-    return Spent(epsilon=found.epsilon, accountant=Method.OPACUS_PRV, tight=tight)
+    return Spent(epsilon=found.epsilon, accountant=method, tight=tight)
 
 
 def _dp_accounting(removed: tuple[Removal, ...], delta: float) -> Spent:
+    from shared.privacy import pld  # a second and a half of imports, which plans without groups do not need
+
     try:
         return Spent(epsilon=pld.pld_epsilon(removed, delta), accountant=Method.DP_ACCOUNTING_PLD)
     except CannotCompose:

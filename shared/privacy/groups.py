@@ -24,7 +24,7 @@ and Gaboardi 2018, "Privacy amplification by subsampling", Theorem 2), which is 
 among shifts of norm at most m is greatest at N(m, z²). So the ordinary Poisson-sampled Gaussian
 with rate h and noise multiplier z / m dominates in the removal direction at every order, and hence
 also in the addition direction (H_a(Q || P) = 1 - a + a H_{1/a}(P || Q)). `rdp` and `prv` use it,
-since Opacus knows that one mechanism only. For m = 1 both pairs are the plain one.
+which know that one mechanism only. For m = 1 both pairs are the plain one.
 
 **Composition.** Dominating pairs compose adaptively (Zhu, Dong and Wang 2022, Theorem 10), with D0
 chosen for each release apart, so all releases compose within each of the two steps whatever their

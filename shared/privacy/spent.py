@@ -7,8 +7,13 @@ from enum import StrEnum
 
 
 class Method(StrEnum):
-    """How an epsilon was computed."""
+    """How an epsilon was computed.
 
+    Version 0.1.0 had Opacus compute what it recorded.
+    """
+
+    PRV = "prv"
+    RDP = "rdp"
     OPACUS_PRV = "opacus-prv"
     OPACUS_RDP = "opacus-rdp"
     DP_ACCOUNTING_PLD = "dp-accounting-pld"

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.config.platform_file import load
-from client.examples.vectors import widths_of
 from client.model.prepared_platform import PlatformRows, prepare, read_rows
 from client.recommender.global_model import GlobalModel
 from client.recommender.model_comparison import COMPARED, rank_users
@@ -133,7 +132,7 @@ def _measured(
     found = {}
     known = _cell_of(runs.parent / f"{whole.name}.npz") if cell.when == SERVING and cell != whole else {}
     for name, one in at_hand.items():
-        if cell.when == OPERATOR and not widths_of(one.tables):
+        if cell.when == OPERATOR and not one.tables.vector_widths:
             continue
         if known and not plan.texts and not plan.rounds and _reads_alike(one.tables, rows[name].tables):
             found[name] = known[name]

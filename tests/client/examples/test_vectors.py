@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from client.examples.split import ragged
 from client.examples.user_examples import Examples
-from client.examples.vectors import item_vectors, user_vectors, widths_of
+from client.examples.vectors import item_vectors, user_vectors
 from client.sources.tables import Interactions, Tables, Vectors
 
 
@@ -61,7 +61,7 @@ WIDTHS = {"cover": 4, "price": 1, "face": 3}
 def test_a_users_row_is_his_own_and_the_mean_of_his_context(rows: list[tuple[int, list[int]]], seed: int) -> None:
     tables = tables_of(5, 6, seed=seed, widths=WIDTHS)
     found = user_vectors(tables, examples_of([user for user, _ in rows], [context for _, context in rows]))
-    assert set(found.values) == set(found.present) == set(widths_of(tables)) == set(WIDTHS)
+    assert set(found.values) == set(found.present) == set(tables.vector_widths) == set(WIDTHS)
     for at, (user, context) in enumerate(rows):
         face = tables.user_vectors["face"]
         assert (found.values["face"][at] == face.values[user]).all()
@@ -109,7 +109,7 @@ def test_nobody_and_no_source() -> None:
     found = user_vectors(tables, examples_of([], []))
     assert {name: value.shape for name, value in found.values.items()} == {"face": (0, 3), "cover": (0, 4), "price": (0, 1)}
     bare = Tables(**{**vars(tables), "item_vectors": {}, "user_vectors": {}})
-    assert widths_of(bare) == {}
+    assert bare.vector_widths == {}
     assert item_vectors(bare).take(np.asarray([0, 1]), torch.device("cpu")) == {}
     assert user_vectors(bare, examples_of([1], [[2]])).values == {}
 

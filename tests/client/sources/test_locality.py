@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
-from client.examples.vectors import widths_of
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from tests.support.examples import examples
@@ -355,4 +354,4 @@ def test_removing_one_user_changes_nothing_of_the_others(form: str, data: st.Dat
     whole, rest = (read(form, rows, declared, without=without) for without in (None, removed))
     assert told(whole, without=removed) == told(rest)
     assert public(whole) == public(rest)
-    assert widths_of(whole) == widths_of(rest)
+    assert whole.vector_widths == rest.vector_widths
