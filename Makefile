@@ -33,10 +33,13 @@ $(STAMP): pyproject.toml
 simulate: $(STAMP) ## run the federation on the generated world, in this process
 	$(BIN)/fedfuse simulate
 
+# One worker more than there are cores: many tests wait for processes that they start.
+WORKERS = $$(( $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 1 ))
+
 # Tests use the embedded backbone alone: no model hub is asked for anything.
 test: export HF_HUB_OFFLINE := 1
 test: $(STAMP) ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(STAMP) ## lint, formatting, types, and the order of imports
 	$(BIN)/ruff check .

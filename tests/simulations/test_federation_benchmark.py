@@ -126,6 +126,7 @@ def test_steps_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         federation.main()
 
 
+@pytest.mark.slow
 def test_the_secure_sum_is_measured_beside_the_others(
     tmp_path: Path, tiny_bert: str, write_platform: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

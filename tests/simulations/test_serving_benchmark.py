@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from simulations.benchmarks.serving.latency import serving_latency
 from simulations.benchmarks.serving.load import open_load
 
 
+@pytest.mark.slow
 def test_it_measures_what_it_asked(tmp_path: Path) -> None:
     found = serving_latency(tmp_path, 1500, 60, rate=20.0, seconds=1.0)
     assert found["requests"] == 20 and found["refused"] == 0

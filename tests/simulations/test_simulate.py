@@ -205,6 +205,7 @@ class TestRunFolder:
             run(two, tiny_settings(rounds=5), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(1200)
 def test_flowers_ray_engine_gives_the_same_model(two: World, tiny_settings: Make, tmp_path: Path, patient_ray: None) -> None:

@@ -17,6 +17,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size, "LEAST_ITEMS", 200)
 
 
+@pytest.mark.slow
 def test_measurements_run_in_processes_of_their_own_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--out", str(tmp_path), "--users", "50", "--only", "preferences", "--json"]
     size.main(words)

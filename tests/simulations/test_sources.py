@@ -158,6 +158,7 @@ def test_a_world_from_end_to_end_and_nothing_twice(
         main([*words[:-1], "--seeds", "1"])
 
 
+@pytest.mark.slow
 def test_training_without_a_source_and_by_two_operators(
     tmp_path: Path, world: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.ledger.format import Header, ReleaseRecord, entry_of, seal_line, sign_line
-from shared.privacy.accountants import OPACUS
+from shared.privacy.accountants import NUMERICAL
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Spent
 from shared.secagg.identity import Identity
@@ -66,7 +66,7 @@ def write_long_ledger(path: Path, entries: int) -> str:
     identity = Identity(b"long ledger".ljust(32))
     key = b64encode(identity.public).decode("ascii")
     head, line = seal_line(sign_line(Header(platform="shop", budget=100.0, delta=_DELTA, created=_TIME, identity=key), identity))
-    spent, known, charges = Spent(epsilon=0.0, accountant=OPACUS.epsilon([], _DELTA).accountant), 0, (entries + 1) // 2
+    spent, known, charges = Spent(epsilon=0.0, accountant=NUMERICAL.epsilon([], _DELTA).accountant), 0, (entries + 1) // 2
     with path.open("wb") as file:
         file.write(line)
         for seq in range(1, entries + 1):
@@ -75,7 +75,7 @@ def write_long_ledger(path: Path, entries: int) -> str:
                 if charge > known:
                     # An auditor looks at the charges 1, 4, 16... and the last; a bound for more of them holds for fewer.
                     known = min(charges, max(1, 4 * known))
-                    spent = OPACUS.epsilon([replace(_RELEASE, steps=known)], _DELTA)
+                    spent = NUMERICAL.epsilon([replace(_RELEASE, steps=known)], _DELTA)
                 entry = entry_of(
                     _RELEASE,
                     seq=seq,

@@ -14,7 +14,7 @@ from shared.privacy.mixture_loss import _MixtureLoss, mixture_loss
 from shared.privacy.pld import mixture
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(noise=st.floats(2.0, 30.0), rate=st.floats(1e-4, 0.9), examples=st.integers(2, 5), delta=st.floats(1e-9, 1e-3))
 def test_it_is_dp_accountings_own(noise: float, rate: float, examples: int, delta: float) -> None:
     parts = mixture(Removal(noise_multiplier=noise, sample_rate=rate, examples=examples, steps=1))
