@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 """As in pyproject.toml; a test holds the two equal."""
 
 _RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[.a-z0-9+-]{0,20})")

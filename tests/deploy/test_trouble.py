@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.base.version import VERSION
 from tests.deploy.seeded import seeded
 from tests.deploy.stage import Stage, until
 from tests.deploy.wire_cutter import WireCutter
@@ -164,13 +165,13 @@ def test_two_clients_with_one_identity(deployed: Stage) -> None:
 
 
 def test_an_old_client(deployed: Stage) -> None:
-    old = "import shared.base.version\nshared.version.VERSION = '0.0.1'\n"
+    old = "import shared.base.version\nshared.base.version.VERSION = '0.0.1'\n"
     process = deployed.join("ant", PYTHONPATH=overlay(deployed, "old", old))
     assert process.wait(120) == 6
-    assert "this is fedfuse 0.0.1" in said(deployed, "ant") and "needs at least 0.1.0" in said(deployed, "ant")
-    assert "fedfuse>=0.1.0" in said(deployed, "ant")
+    assert "this is fedfuse 0.0.1" in said(deployed, "ant") and f"needs at least {VERSION}" in said(deployed, "ant")
+    assert f"fedfuse>={VERSION}" in said(deployed, "ant")
     until(
-        lambda: "fedfuse 0.0.1 is too old, at least 0.1.0 is needed" in said(deployed, "server"),
+        lambda: f"fedfuse 0.0.1 is too old, at least {VERSION} is needed" in said(deployed, "server"),
         "the coordinator reads it",
         deployed.logs,
     )
