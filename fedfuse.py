@@ -1,4 +1,4 @@
-"""Fedfuse's front door: one command that joins the commands of all packages."""
+"""The command `fedfuse`, which joins the commands of all packages."""
 
 from __future__ import annotations
 

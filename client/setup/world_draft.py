@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.config.platform_file import load
@@ -41,7 +42,8 @@ def draft_platform(exports: Sequence[Path], world: Path, *, name: str | None = N
     """Write a platform file into a world's folder. The tables stay where they are.
 
     Args:
-        exports: Files of tables, or folders of them, all of one platform.
+        exports: Files of tables, or folders of them, all of one platform. Of relative ones the platform file has relative paths,
+            so that it can be moved together with them.
         world: Folder of platform files; made if missing.
         name: Of the platform; by default the first export's.
 
@@ -58,6 +60,8 @@ def draft_platform(exports: Sequence[Path], world: Path, *, name: str | None = N
     if path.exists():
         raise InputError("is there already", where=str(path), do="name another platform with --name, or remove the file")
     samples = samples_of(exports)
+    if not any(export.is_absolute() for export in exports):
+        samples = [_relative(sample) for sample in samples]
 
     def written(users: int) -> list[tuple[Sample, Guess | None]]:
         delta = min(1e-5, 0.1 / users)
@@ -72,6 +76,13 @@ def draft_platform(exports: Sequence[Path], world: Path, *, name: str | None = N
     users = _rounded_up(read_tables(load(path)).users)
     written(users)
     return DraftedPlatform(path=path, name=chosen, users=users, guesses=guesses)
+
+
+def _relative(sample: Sample) -> Sample:
+    """With a path from the working directory, which a draft makes one from the platform file."""
+    path = sample.keys["path"]
+    shown = [os.path.relpath(one) for one in path] if isinstance(path, list) else os.path.relpath(path)
+    return replace(sample, keys={**sample.keys, "path": shown})
 
 
 def _name(export: Path) -> str:

@@ -33,6 +33,15 @@ def test_two_exports_are_a_platform(exports: list[Path], tmp_path: Path) -> None
     assert [guess.kind for _, guess in made.guesses if guess] == ["interactions", "items"]
 
 
+def test_a_world_can_be_moved_with_its_tables(exports: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = [path.relative_to(tmp_path) for path in exports]
+    text = draft_platform(here, Path("world"), name="shop").path.read_text()
+    assert 'path = "../Orders 2023.csv"' in text and str(tmp_path) not in text
+    absolute = draft_platform(exports, Path("world"), name="video").path.read_text()
+    assert f'path = "{exports[0]}"' in absolute
+
+
 def test_an_existing_platform_is_not_overwritten(exports: list[Path], tmp_path: Path) -> None:
     draft_platform(exports, tmp_path / "world", name="shop")
     before = (tmp_path / "world" / "shop.toml").read_bytes()
