@@ -82,6 +82,13 @@ def run_simulation(
         InputError: a platform's sources or the run folder cannot be used.
         PrivacyError: a platform's budget does not carry the plan.
         StorageError: the run folder cannot be written.
+
+    | given | result |
+    |---|---|
+    | a world of one platform | its own model alone: nothing is in common, and nothing is released |
+    | an `out` that holds a run, without `resume` | `InputError` |
+    | nobody likes anything | `InputError` |
+    | a budget that does not carry the plan | `PrivacyError` |
     """
     began = time.monotonic()
     files = [load(path) for path in plan.world.platforms]
@@ -184,9 +191,9 @@ def federate_virtually(
     """One federation of prepared platforms in this process.
 
     Args:
-        failed: Filled with why platforms refused, in their own words, which no coordinator is told.
-        observers: Platform -> who is told each of its answers.
-        sums: Told every noised sum of preferences that the coordinator has.
+        failed: Filled with why platforms refused, in their own words, which no coordinator receives.
+        observers: Platform -> called with each of its answers.
+        sums: Called with every noised sum of preferences that the coordinator has.
     """
     told = observers or {}
     workers = {name: _worker(platform, out, progress, told.get(name)) for name, platform in platforms.items()}

@@ -117,6 +117,14 @@ def named(name: str) -> Composition:
 
     Raises:
         InputError: a part is unknown, two parts have one role, or a part does not go with the updates.
+
+    | given | result |
+    |---|---|
+    | `"ffa+median"`, `"median + ffa"` | the same parts, in any order |
+    | `"median"` | `fedavg` with it, as for any part without updates of its own |
+    | `""`, `"FFA"` | `InputError`, with all names |
+    | `"ffa+rolora"` | `InputError`: one of each role at most |
+    | `"flora+median"`, `"preferences+median"` | `InputError`: they do not go together |
     """
     known, taken = _known(), dict[Role, str]()
     for part in parts_of(name):

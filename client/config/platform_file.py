@@ -168,6 +168,13 @@ def load(path: str | Path) -> PlatformFile:
     Raises:
         InputError: the file is missing, is no TOML, or says something that is not expected; an environment variable
             in a path is not set.
+
+    | given | result |
+    |---|---|
+    | no such file, or an empty one | `InputError` |
+    | 0 users, a delta of 0 or 1, an epsilon of NaN | `InputError`, with the key |
+    | a byte order mark, CRLF at the ends of lines | read as without them |
+    | a source whose file is not there | taken: `read_tables` refuses it |
     """
     file = Path(path).absolute()
     try:

@@ -83,6 +83,12 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
 
     Removing or adding one user changes no other user's split: the choice depends on the user's own
     id and the seed, never on a position in the table.
+
+    | given | result |
+    |---|---|
+    | no user | an empty split |
+    | a user with one liked item | it trains, and `held` is -1 |
+    | a user with two | the older one trains, the newer one is held out |
     """
     return _cut(tables, seed=seed, hold_out=True)
 

@@ -29,6 +29,14 @@ class BoundedSum:
         bound: Infinite only where privacy is off.
         votes: float64 scalar. Sum over users of 1/2 where the user's vector was not shortened and -1/2 where it was, for a
             bound that adapts; None where nothing adapts.
+
+    | given | result |
+    |---|---|
+    | no part | dimension 0 |
+    | no user | zeros |
+    | a user's vector that is too long | shortened to the bound |
+    | a user's vector with NaN or infinity | counts as zero |
+    | a bound of 0 or NaN; a part that is not float64 | `PrivacyError` |
     """
 
     parts: Mapping[str, Tensor]

@@ -84,6 +84,15 @@ class Mechanism:
     Guarantees:
         Each `privatise` of the bounded sum over a `sample` is one step of the `release` that this object describes, for any
         gradients.
+
+    | given | result |
+    |---|---|
+    | 0 users, a rate of 0 or above 1, dimension 0, NaN | `PrivacyError` |
+    | noise and an infinite `clip` | `PrivacyError` |
+    | a noise multiplier of 0 | not private: the exact mean is released |
+    | nobody in the sample | released like any other, with noise |
+    | a gradient that is not finite | weight 0: it is that user's alone |
+    | a sum of another bound or dimension | `PrivacyError` |
     """
 
     users: int

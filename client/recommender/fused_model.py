@@ -39,6 +39,11 @@ def fit_fused_model(
 
     Args:
         calibrate: Whether they have probabilities.
+
+    | given | result |
+    |---|---|
+    | nothing released, or factors of zeros | the fused model is the own one, the same object |
+    | popularity NaN | an item that is not released: it counts as the platform alone says |
     """
     tell("fitting the own model")
     own = fit_own(tables, split, text=text, seed=seed)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from client.examples.split import Split
 from client.recommender.own_model import UserScores, exact_ranks
+from shared.base.errors import InputError
 from shared.protocol.quality import METRICS, NDCG, per_user_metrics
 
 Floats = NDArray[np.float64]
@@ -142,6 +143,12 @@ def compare_models(models: Mapping[str, UserScores], split: Split, *, seed: int)
     Args:
         models: Name -> model; "own" and "fused" are compared if both are there.
         seed: Of the bootstrap.
+
+    | given | result |
+    |---|---|
+    | own alone | no gain: None |
+    | fused is own | a gain of 0, from 0 to 0 |
+    | nobody held out; a segment of nobody | 0 users, no quality, no gain |
     """
     return compared(rank_users(models, split), seed=seed)
 
@@ -168,10 +175,21 @@ def bootstrap_interval(differences: Floats, *, seed: int, resamples: int = RESAM
     Args:
         differences: float64 (users,), at least one.
 
+    Raises:
+        InputError: there is no user.
+
+    | given | result |
+    |---|---|
+    | one user | `mean`, `low` and `high` are equal |
+    | no user | `InputError` |
+    | NaN for a user | NaN, all three |
+
     >>> bootstrap_interval(np.array([0.25, 0.25]), seed=0)
     PairedGain(mean=0.25, low=0.25, high=0.25)
     """
     random, users = np.random.default_rng(seed), len(differences)
+    if not users:
+        raise InputError("there is no user whose difference could be resampled", do="compare models of users who have some")
     at_once = max(1, _AT_ONCE // users)
     means = [
         differences[random.integers(0, users, (min(at_once, resamples - begin), users))].mean(1)

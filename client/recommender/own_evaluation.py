@@ -117,6 +117,13 @@ def evaluate_platform(
     Raises:
         InputError: an option, the model or the sources cannot be used, or nobody has two liked items.
         StorageError, Untrusted: the model's folder is not what was published.
+
+    | given | result |
+    |---|---|
+    | no `model` | the own model alone |
+    | a length of 0 | `InputError` |
+    | a `by` that no source has | `InputError`, with the columns that there are |
+    | nobody with two liked items | `InputError` |
     """
     if any(length < 1 for length in lengths):
         raise InputError(f"a list of {min(lengths)} items", where="--k", do="give lengths from 1 on, such as 5,10,20")

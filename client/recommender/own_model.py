@@ -53,6 +53,11 @@ def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: i
 
     Args:
         text: Vectors of the items' texts by an untrained encoder, float32 (items, width), where one is at hand.
+
+    | given | result |
+    |---|---|
+    | nobody | a model of nobody: scores of shape (0, items) |
+    | nobody with two liked items | nothing is held out to choose by; every score is finite |
     """
     validation = Validation(training_histories(tables, split), split.known, seed=seed)
     evidence = own_evidence(tables, validation.histories, text)
@@ -60,7 +65,7 @@ def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: i
     model = weigh_evidence(validation, preferences, evidence)
     tried = [weigh_evidence(validation, some, evidence) for some in emphasised(validation, preferences)]
     best = max(tried, key=lambda one: one.gain, default=model)
-    # On films, music and a generated shop weights of ratings, plays and events changed nothing that could be told from chance, so
+    # On films, music and a generated shop weights of ratings, plays and events changed nothing beyond chance, so
     # that they have to be better beyond it.
     if surely_more(best.gains, model.gains, validation.points.user):
         model = best

@@ -55,6 +55,14 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
 
     Raises:
         InputError: a source cannot be read, lacks a column, is empty, or keeps no row after cleaning.
+
+    | given | result |
+    |---|---|
+    | a source without a row | `InputError`; with `lenient`, nobody |
+    | an item that the catalogue does not list | the row is left out, and counted in the report |
+    | a row without a user or an item | left out, and counted |
+    | the ids `7` and `7.0` | one user, unless `[ids]` says otherwise |
+    | the same row twice | counts once |
     """
     cleanings = {
         name: Cleaning(

@@ -82,6 +82,14 @@ def pull_model(
         InputError: `out` is in use, there is no such model, or its backbone here is another.
         Untrusted: it is not signed by a trusted key, or the source shows less than it has shown before.
         StorageError: a file is missing, a link, or not what the manifest says; or the disk is full.
+
+    | given | result |
+    |---|---|
+    | neither a key nor `unsigned`, or both | `InputError` |
+    | a `source` without a model | `InputError` |
+    | more than `max_bytes` | `InputError`, before anything is fetched |
+    | an `out` that holds something else | `InputError` |
+    | the version that is there already | `fresh` is False |
     """
     keys = tuple(trusted)
     if bool(keys) == unsigned:

@@ -66,7 +66,7 @@ def run_federation(
         grid: Flower's, or an in-process one.
         run: Name of the run; platforms keep their ledgers under it, so a resumed run must have the same.
         out: The run's folder: checkpoint, TensorBoard curves and, at the end, `model/`.
-        events: Told what happens, as it happens.
+        events: Called with each event as it happens.
         resume: Go on from the checkpoint in `out`.
         nodes: Nodes to wait for; None: whoever is there once no new one has come for half a second.
         wait: Seconds to wait for them.
@@ -77,7 +77,7 @@ def run_federation(
         identities: Platform -> the identity in the secure sum that it was approved with; None: whatever it says.
         signer: The coordinator's federation key, which signs receipts; None: nobody does.
         acknowledged: Each platform's last receipt over all runs; None: runs know nothing of each other.
-        sums: Told every noised sum of preferences; for simulations that are attacked.
+        sums: Called with every noised sum of preferences; for simulations that are attacked.
         only: Names of the approved platforms that are asked; empty: all are.
 
     Raises:
@@ -85,6 +85,12 @@ def run_federation(
         NoUpdate: a round brought no usable update. The last checkpoint remains.
         ProtocolError: two nodes speak for one platform.
         FedfuseError: no platform came, or none is left.
+
+    | given | result |
+    |---|---|
+    | nobody comes within `wait` | `FedfuseError` |
+    | `resume` without a checkpoint | `InputError` |
+    | an `out` that holds a model, without `resume` | `InputError`, before anybody is asked |
     """
     began = time.monotonic()
     adapter = dict(initial(settings) if start is None else start)

@@ -357,6 +357,15 @@ def build(values: dict[str, Any], *, where: str) -> Settings:
 
     Raises:
         InputError: a key is unknown or a value is out of its range.
+
+    | given | result |
+    |---|---|
+    | `{}` | every setting's default |
+    | an unknown key | `InputError`, with the key that was probably meant |
+    | a bound itself, as `training.clip` 1000 | taken |
+    | beyond a bound, NaN, infinity | `InputError`, with the key |
+    | strategy "preferences" alone | 0 rounds, 1,024 items, distributed noise |
+    | 0 rounds, and a strategy that trains | `InputError` |
     """
     try:
         return Settings.model_validate(values)

@@ -183,6 +183,11 @@ def audit_run(run: Path, evidence: LedgerEvidence | None = None) -> AuditReport:
 
     Raises:
         InputError: there is no ledger, or metrics.json or receipts.jsonl cannot be read.
+
+    | given | result |
+    |---|---|
+    | a folder without a ledger | `InputError` |
+    | no evidence in the folder, and none given | cannot tell |
     """
     paths = sorted((run / "ledger").glob("*.jsonl"))
     if not paths:
@@ -202,6 +207,12 @@ def audit_ledgers(
     Args:
         name: What is audited, for a person.
         watch: For each ledger, called with every line after its header; none at all by default.
+
+    | given | result |
+    |---|---|
+    | a ledger, and no evidence | cannot tell: a cut end would not be seen |
+    | a file that is no ledger, or not there | cannot tell |
+    | an altered line | unsound |
     """
     watching = watch or [_nothing] * len(paths)
     read = [_read(path, evidence, watch=told) for path, told in zip(paths, watching, strict=True)]

@@ -3,7 +3,7 @@
 A ledger is data from another party. Nothing but canonical JSON with a true hash, in an unbroken chain, is a line; the reader
 holds one line at a time, and the charges that no release record names yet, up to `OPEN_CHARGES`.
 
-**Signatures.** A line's hash covers its signature, and the next line names the hash. So one valid signature stands for every line
+**Signatures.** A line's hash covers its signature, and the next line names the hash. So one valid signature covers every line
 before it, and the last line's is always verified. `Signatures.EVERY` verifies all others too (some 0.1 ms each).
 """
 
@@ -96,10 +96,14 @@ class LedgerReader:
         """Take line 1, without its newline.
 
         Raises:
-            StorageError, PrivacyError: as `take`.
+            UnreadableLedger: it is no header, so this is no ledger, or one of a later version.
+            PrivacyError: it was altered.
         """
         place = f"{self._where}, line 1"
-        values, body = _table(text, place)
+        try:
+            values, body = _table(text, place)
+        except StorageError:  # a foreign file is nobody's fault, and so no fault of a platform's records
+            values = {}
         if "version" not in values:
             raise UnreadableLedger("this is not a ledger: its first line is no header", where=place, do="name a ledger")
         header = _header(values, where=place)
@@ -145,7 +149,7 @@ class LedgerReader:
         return line
 
     def finish(self) -> None:
-        """Verify the last line's signature, which stands for all lines.
+        """Verify the last line's signature, which covers all lines.
 
         Raises:
             PrivacyError: the platform's key did not sign it.
@@ -215,6 +219,14 @@ def read_ledger(path: Path, *, signatures: Signatures = Signatures.EVERY) -> Led
     Raises:
         StorageError: it cannot be read, or is not a ledger, or ends in the middle of a line.
         PrivacyError: it was altered: the chain, a signature, the order, the budget or the delta does not hold.
+
+    | given | result |
+    |---|---|
+    | no such file, an empty one, or something else | `StorageError` |
+    | a header alone | no line, epsilon 0 |
+    | a last line without its end | `StorageError` |
+    | a changed, dropped, repeated or moved line | `PrivacyError` |
+    | a last line that was cut off whole | read: only evidence from outside shows it |
     """
     try:
         with path.open("rb") as file:

@@ -73,7 +73,15 @@ def spending(releases: Sequence[Release], delta: float) -> Spending:
 
 
 def epsilon_curve(releases: Sequence[Release], deltas: Iterable[float] = DELTAS) -> tuple[Spending, ...]:
-    """Epsilon as a function of delta: a ledger's own delta is one point of it."""
+    """Epsilon as a function of delta: a ledger's own delta is one point of it.
+
+    | given | result |
+    |---|---|
+    | no release | epsilon 0 at every delta |
+    | a release without noise | infinite |
+    | no delta | an empty curve |
+    | a delta of 0, 1 or NaN | `InputError` |
+    """
     return tuple(spending(releases, delta) for delta in deltas)
 
 

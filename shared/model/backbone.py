@@ -102,6 +102,12 @@ def load_backbone(name: str) -> Backbone:
 
     Raises:
         InputError: unknown backbone, not a BERT, or weights that are damaged or incomplete.
+
+    | given | result |
+    |---|---|
+    | an unknown name, an empty folder | `InputError`, with what to give |
+    | the same name again | the same object |
+    | a weight that is NaN | `InputError`, with the tensor |
     """
     import torch
     from transformers.models.auto import AutoTokenizer

@@ -82,6 +82,11 @@ def export(adapter: Arrays, settings: Settings, folder: Path, *, backbone_sha256
 
     Raises:
         StorageError: a file cannot be written.
+
+    | given | result |
+    |---|---|
+    | a folder that is not there | made |
+    | one that holds an adapter | its files are replaced, each whole |
     """
     adapter = plain(adapter, settings)
     tuned = {name: value for name, value in adapter.items() if not name.startswith(HEAD)}
@@ -132,6 +137,12 @@ def load_published(folder: Path) -> PublishedModel:
 
     Raises:
         InputError: the folder is no published model, or one of its files is damaged.
+
+    | given | result |
+    |---|---|
+    | an empty folder | `InputError`, with the file that is missing |
+    | a NaN among the numbers | `InputError` |
+    | half a file | `InputError` |
     """
     try:
         about = json.loads(_bounded(folder / ADAPTER_SETTINGS))

@@ -14,6 +14,8 @@ import numpy as np
 import scipy.linalg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from shared.base.errors import InputError
+
 MOST_FACTORS = 512
 
 
@@ -42,7 +44,19 @@ def preference_factors(noised: NDArray[np.float64], *, noise: float, most: int =
         noised: float64 (items, items), symmetric.
         noise: As `noise_edge`; 0: the matrix is exact.
         most: Factors, at most.
+
+    Raises:
+        InputError: a number is not finite.
+
+    | given | result |
+    |---|---|
+    | no item | shape (0, 0) |
+    | zeros; noise above every eigenvalue; `most` 0 | no factor, shape (0, items) |
+    | a negative eigenvalue | dropped |
+    | NaN or infinity | `InputError` |
     """
+    if not np.isfinite(noised).all():
+        raise InputError("a sum of preferences holds numbers that are not finite", do="look for them before the sum is denoised")
     edge = noise_edge(len(noised), noise)
     # Rounding leaves eigenvalues of about this size where the matrix has none.
     least = max(edge, 1e-9 * float(np.abs(noised).max(initial=0.0)) * len(noised))

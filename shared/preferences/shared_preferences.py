@@ -88,6 +88,12 @@ def load_preferences(path: Path) -> SharedPreferences:
 
     Raises:
         InputError: there are none, or they are damaged.
+
+    | given | result |
+    |---|---|
+    | no such file | `InputError` |
+    | an empty file, or half of one | `InputError` |
+    | no item | read: factors of shape (0, 0) |
     """
     try:
         with safe_open(str(path), framework="np") as file:

@@ -43,6 +43,13 @@ def noise_multiplier(
         BudgetExceeded: `fixed` alone spends the budget, or no noise would be enough.
         InputError: budget or delta is out of range.
 
+    | given | result |
+    |---|---|
+    | a budget of 0, NaN or infinity; a delta that is not between 0 and 1 | `InputError` |
+    | a very large budget | 0.01, the least there is |
+    | `fixed` alone spends the budget | `BudgetExceeded` |
+    | a budget of 1e-6 | `BudgetExceeded`: no amount of noise is enough |
+
     >>> from shared.privacy.releases import ReleaseKind
     >>> once = Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0)
     >>> round(noise_multiplier(budget=1.0, delta=1e-5, planned=once), 2)  # the analytic Gaussian needs 3.73
@@ -50,6 +57,8 @@ def noise_multiplier(
     """
     if not (math.isfinite(budget) and budget > 0):
         raise InputError(f"budget is {budget!r}", where="noise calibration", do="a finite epsilon above 0")
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}", where="noise calibration", do="delta must be above 0 and below 1")
     if fixed:
         before = accountant.epsilon(fixed, delta)
         if before.epsilon >= budget:

@@ -101,10 +101,16 @@ def signal_to_noise(*, batch: float, steps: int, noise_multiplier: float, parame
     N(0, T z² C² I) in `parameters` dimensions, of norm about z C sqrt(T d). The ratio, B sqrt(T) / (z sqrt(d)),
     has no unit.
 
+    | given | result |
+    |---|---|
+    | a noise multiplier of 0 | infinite, whatever the rest is |
+    | an expected batch or steps of 0 | 0 |
+    | no parameter | infinite: there is no noise either |
+
     >>> round(signal_to_noise(batch=0.15 * 943, steps=200, noise_multiplier=1.5, parameters=36864), 2)
     6.95
     """
-    if noise_multiplier == 0:
+    if noise_multiplier == 0 or parameters == 0:
         return math.inf
     return batch * math.sqrt(steps) / (noise_multiplier * math.sqrt(parameters))
 
@@ -183,6 +189,14 @@ def make_plan(
             `signal_to_noise` of all platforms' users: the plan states it for this one's alone.
         PrivacyError: the budget cannot be kept.
         InputError: a value is out of its range.
+
+    | given | result |
+    |---|---|
+    | an infinite budget | no release, no noise, an infinite epsilon |
+    | 0 users or parameters; a budget of 0 or NaN; a delta of 0 or 1 | `InputError` |
+    | 0 steps and no preferences | `InputError`: nothing to do |
+    | 5 users, and a thousand parameters | `NoisyPlan`; with `accept_noise`, the plan |
+    | a budget that the popularity prior alone spends | `BudgetExceeded` |
     """
     for name, value in (("users", users), ("parameters", parameters)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -61,6 +61,14 @@ class Release:
 
     Raises:
         InputError: a value is of another type or out of its range.
+
+    | given | result |
+    |---|---|
+    | a noise multiplier of 0 | `exact`; its epsilon is infinite |
+    | one that is negative, NaN or infinite | `InputError` |
+    | a sample rate of 1 | everybody, in each step |
+    | a sample rate of 0, NaN or above 1 | `InputError` |
+    | 0 steps, a group of 0, True for a number | `InputError` |
     """
 
     kind: ReleaseKind

@@ -30,6 +30,13 @@ def open_world(folder: Path) -> World:
     Raises:
         InputError: the folder is missing, holds no platform file, a platform file is not TOML or
             has no name, or two of them have the same name.
+
+    | given | result |
+    |---|---|
+    | no such folder, or one without a `.toml` | `InputError` |
+    | other files, subfolders | left alone |
+    | two platforms of one name | `InputError`, with both files |
+    | a `.toml` that is none, or has no `name` | `InputError`, with the file |
     """
     if not folder.is_dir():
         found = "not a folder" if folder.exists() else "no such folder"

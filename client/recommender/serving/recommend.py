@@ -58,6 +58,15 @@ def recommend_items(
     Raises:
         StorageError, Untrusted: the model's folder is not what was published.
         InputError: an option, the model or the sources cannot be used, or an item is unknown.
+
+    | given | result |
+    |---|---|
+    | an unknown user | what is popular, and `say` is called with that |
+    | both a user and liked items, or neither | `InputError` |
+    | an unknown item in `like` | `InputError`, with one that is known |
+    | more items than there are left | those that there are |
+    | a list of 0 | `InputError`, from `ListRules` |
+    | `released_alone` without a model | `InputError` |
     """
     rules = rules or ListRules()
     if (user is None) == (not like):

@@ -69,6 +69,11 @@ def recommend_everybody(
         StorageError, Untrusted: the model's folder is not what was published.
         InputError: an option, the model or the sources cannot be used.
         StorageError: the file cannot be written.
+
+    | given | result |
+    |---|---|
+    | `top` 0, or another ending than `.parquet` and `.csv` | `InputError` |
+    | a `top` beyond what a user has not had | as many rows of that user as there are items left |
     """
     if top < 1:
         raise InputError(f"--top is {top}", do="ask for at least one item")
