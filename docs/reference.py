@@ -127,8 +127,14 @@ def _default(option: click.Option) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without rich's markup, one paragraph a line."""
-    return "\n\n".join(" ".join(Text.from_markup(part).plain.split()) for part in text.split("\n\n"))
+    """Without rich's markup, one paragraph a line; what click is not to wrap is code."""
+    return "\n\n".join(_paragraph(part) for part in text.split("\n\n"))
+
+
+def _paragraph(text: str) -> str:
+    if text.startswith("\b\n") and "\n" in text[2:].strip():
+        return "\n".join(["```text", text[2:].strip(), "```"])
+    return " ".join(Text.from_markup(text).plain.replace("\b", "").split())
 
 
 def _cell(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "build" / "papers"
 FOLDERS = ("docs", "simulations", "shared")
-KEPT = {".md", ".svg", ".png"}
+KEPT = {".md", ".svg", ".png", ".css"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 

@@ -215,12 +215,22 @@ def _is_model(field: FieldInfo) -> bool:
 
 
 def _type(field: FieldInfo) -> str:
-    bounds = []
-    for rule in field.metadata:
-        for sign, name in ((">=", "ge"), (">", "gt"), ("<=", "le"), ("<", "lt")):
-            if (bound := getattr(rule, name, None)) is not None:
-                bounds.append(f"{sign} {bound:g}")
-    return " ".join([_words(field.annotation), *bounds]).replace("|", "\\|")
+    found = {name: getattr(rule, name) for rule in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(rule, name)}
+    bounds = {name: _number(bound) for name, bound in found.items() if bound is not None}
+    if {"ge", "le"} <= bounds.keys():
+        said = [f"{bounds['ge']} to {bounds['le']}"]
+    else:
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        said = [f"{words[name]} {bound}" for name, bound in bounds.items()]
+    return ", ".join([_words(field.annotation), *said]).replace("|", "\\|")
+
+
+def _number(bound: float) -> str:
+    """As a person writes it: 2^53 and 10,000 instead of 9.0072e+15 and 1e+04."""
+    power = math.log2(bound) if bound >= 1 << 20 else 0.5
+    if power.is_integer():
+        return f"2^{power:.0f}"
+    return f"{bound:,.0f}" if bound >= 1000 and float(bound).is_integer() else f"{bound:g}"
 
 
 def _words(kind: Any) -> str:
