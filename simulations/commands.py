@@ -45,7 +45,7 @@ def new(
     fedfuse world new trade --users 5000 --platforms 8 --in-common 0.3
                                                        eight shops that have 30 % of their range in common
 
-    What it wrote is told in the folder's README.md; go on with `fedfuse check` or `fedfuse simulate`.
+    The folder's README.md describes what it wrote; go on with `fedfuse check` or `fedfuse simulate`.
     """
     from simulations.worlds.generated import write_world
     from simulations.worlds.large import LargeSizes, write_large_world

@@ -146,7 +146,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
 
 
 def varied(over: Sequence[str]) -> list[Values]:
-    """Every combination of values of `key=a,b,c` words; of values that hold commas, semicolons stand between them.
+    """Every combination of values of `key=a,b,c` words; values that contain commas are separated by semicolons.
 
     Raises:
         InputError: one is no such word, or a setting comes twice.

@@ -1,4 +1,4 @@
-"""Fixtures of more than one room: a tiny random BERT, and small platforms made of files."""
+"""Fixtures of more than one package: a tiny random BERT, and small platforms made of files."""
 
 from __future__ import annotations
 

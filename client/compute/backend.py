@@ -55,7 +55,7 @@ def require_compiler(settings: Settings, device: torch.device) -> None:
 
 
 def compiles(settings: Settings, device: torch.device) -> bool:
-    """Whether training goes through torch.compile.
+    """Whether training uses torch.compile.
 
     Raises:
         InputError: the settings ask for it, and it does not work here.

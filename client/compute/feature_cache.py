@@ -9,7 +9,7 @@ overwritten.
 The folder keeps so many bytes from one run to the next. What a run reads now and again is given in memory, and is kept only up
 to twice as many: users of a step are drawn by chance, so whatever is kept serves as well as anything else.
 
-A trunk cache is a derivative of user rows: it lives in the platform's state folder with mode 0600.
+A trunk cache is a derivative of user rows: it is in the platform's state folder with mode 0600.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TrunkCache:
     """Features of sequences under one encoder's frozen layers.
 
     Args:
-        folder: Where the two files live; made if missing.
+        folder: Of the two files; made if missing.
         encoder: Gives the features of what is not yet cached.
         most: Bytes that the folder's caches may keep from one run to the next (`client/compute/cache_eviction.py`); `read` keeps
             nothing more where there are twice as many.

@@ -1,7 +1,7 @@
 """Where a table is and how its bytes are read: the part of a platform file that every source has.
 
-Paths are named from the platform file's folder; `${NAME}` stands for an environment variable, so that no password need
-stand in a file.
+Paths are named from the platform file's folder; `${NAME}` is replaced by an environment variable, so that no password need
+be in a file.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Reading(Frozen):
         fields: Of delimited text without a header, how many columns a row has at most; without it, rows of any length are read.
         decimal: What is before the decimals of a number: a point, or a comma.
         missing: What a cell holds, apart from space around it, where there is no value. By default what programs usually write:
-            `\\N`, `NULL`, `nan`, `None`, `<NA>`, `N/A` and their like; an empty list reads them as they stand.
+            `\\N`, `NULL`, `nan`, `None`, `<NA>`, `N/A` and their like; an empty list reads them as they are written.
         line_breaks: Whether quoted text may hold line ends. False says that a row is a line: then a quotation mark that is never
             closed cannot reach another row. By default true of public tables, and false of users' rows, where one user's mark
             must not take another's row away.

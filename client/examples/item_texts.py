@@ -1,4 +1,4 @@
-"""The public side of a platform: one token sequence per item, and the short title that stands for it in a history."""
+"""The public side of a platform: one token sequence per item, and the short title that represents it in a history."""
 
 from __future__ import annotations
 

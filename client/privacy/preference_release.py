@@ -133,7 +133,7 @@ def _unit_rows(
         shared = place[item]
         kept = shared >= 0
         likes = scipy.sparse.csr_matrix((np.ones(int(kept.sum())), (row[kept], shared[kept])), shape=(end - begin, items))
-        likes.data[:] = 1.0  # added up where an item stood twice
+        likes.data[:] = 1.0  # added up where an item was listed twice
         norms = np.sqrt(np.maximum(likes.sum(1).A1, 1.0))
         yield scipy.sparse.csr_matrix(scipy.sparse.diags(_BELOW / norms) @ likes)
         begin = end

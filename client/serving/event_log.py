@@ -30,7 +30,7 @@ class LoggedEvent:
 
     Args:
         user, item: Ids, as the platform spells them.
-        time: Seconds since 1970 at which it was told.
+        time: Seconds since 1970 at which it was received.
     """
 
     user: str

@@ -2,8 +2,8 @@
 
     python fork_launcher.py --runtime-api-address 127.0.0.1:9094 ...        the arguments of `flower-superexec`
 
-Flower starts `flwr-clientapp` anew for every message, and each first imports for more than a second. Here two processes stand
-in for `flower-superexec`: Flower's own loop, with another way to launch; and the *nursery*, which has imported Flower's runtime
+Flower starts `flwr-clientapp` anew for every message, and each first imports for more than a second. Here two processes
+replace `flower-superexec`: Flower's own loop, with another way to launch; and the *nursery*, which has imported Flower's runtime
 and nothing of a bundle, and forks one child for every message. A child is as fresh as a new process: what a message left behind
 reaches no other. Where the nursery cannot be used, Flower's own way is.
 

@@ -2,8 +2,8 @@
 
 The worker holds everything and is restarted at once when it dies, a few times; when it says that something must be mended
 (its exit code), it is not. The messenger holds nothing, and is restarted as long as it takes: Flower does not take a SuperNode
-back before a minute has passed, and a coordinator may be away for days. Before every start the coordinator is asked how this
-platform stands, so that a person reads why it is refused.
+back before a minute has passed, and a coordinator may be away for days. Before every start the coordinator is asked for this
+platform's standing, so that a person reads why it is refused.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def click(scores: Tensor, answers: Answers, local: Parameters) -> Tensor:
 def click_bias(local: Parameters, rows: int) -> Tensor:
     """The intercept as a column (rows, 1), from one shared (1,) or one copy per row (rows, 1)."""
     bias = local[CLICK_BIAS]
-    if hasattr(bias, "rows"):  # a module that stands for it (`client/training/opacus_gradients.py`)
+    if hasattr(bias, "rows"):  # a module in its place (`client/training/opacus_gradients.py`)
         column: Tensor = bias.rows(rows)
         return column
     return bias.expand(rows, 1) if bias.dim() == 1 else bias

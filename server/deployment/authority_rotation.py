@@ -1,8 +1,8 @@
 """A new certificate authority in three steps, between which platforms trust both: begin, switch, finish.
 
 `ca/` holds the authority that signs (`ca.key`, `ca.crt`), while a rotation goes on the next one (`next.key`, `next.crt`) or the
-certificate of the one before (`old.crt`), and `trusted.crt`: all that the server's certificate may be of, which platforms are
-told. Each step can be repeated after a crash.
+certificate of the one before (`old.crt`), and `trusted.crt`: all that the server's certificate may be of, as it is announced to
+platforms. Each step can be repeated after a crash.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class RotationStage(StrEnum):
     """How far the change to a new authority is."""
 
     NONE = "none"  # one authority
-    BEGUN = "begun"  # the next one is made and told; the server is still of the old one
-    SWITCHED = "switched"  # the server's certificate is of the new one; the old one is still told
+    BEGUN = "begun"  # the next one is made and announced; the server is still of the old one
+    SWITCHED = "switched"  # the server's certificate is of the new one; the old one is still announced
 
 
 def rotation_stage(certificates: Certificates) -> RotationStage:

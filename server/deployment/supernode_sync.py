@@ -46,7 +46,7 @@ class Enlisted:
 def enlist(control: FlowerNodes, platforms: Platforms) -> Enlisted:
     """Register the SuperNodes of approved platforms that Flower does not know; one that fails keeps no other from it.
 
-    SuperNodes of revoked platforms stay registered, for Flower never takes a key again that it was told to forget. The gate lets
+    SuperNodes of revoked platforms stay registered, for Flower never takes a key again that was unregistered. The gate lets
     nothing of theirs through, and runs do not ask them.
 
     Raises:
@@ -107,8 +107,8 @@ def _registered(control: FlowerNodes, platform: ApprovedPlatform) -> int:
         raise FedfuseError(
             f"{error.found} (key {platform.fingerprint})",
             where=platform.name,
-            do="a key that Flower was told to forget is lost to it: invite the platform into a new folder, which makes new keys, "
-            "and approve that application with --replace",
+            do="Flower never takes a key again that was unregistered: invite the platform into a new folder, which makes new "
+            "keys, and approve that application with --replace",
         ) from None
 
 

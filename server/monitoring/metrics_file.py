@@ -1,4 +1,4 @@
-"""A run's metrics in a file of its folder, from which the coordinator's server shows them while no run lives, too.
+"""A run's metrics in a file of its folder, from which the coordinator's server shows them while no run is active, too.
 
 A run is a process that comes and goes, and a scraper would find nobody most of the time. So it writes, and the server serves.
 """
@@ -31,7 +31,7 @@ class RunMetricsFile:
         """Take in an event."""
         self._metrics(event)
         if event.kind is Kind.ANSWERED:
-            return  # one of many; the end of their phase is told, too
+            return  # one of many; the end of their phase is reported, too
         try:
             write_whole(self._path, generate_latest(self._registry))
         except Exception:  # noqa: BLE001 - what is shown to people must not stop what is done

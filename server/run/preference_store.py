@@ -30,7 +30,7 @@ class PreferenceStore:
 
     Args:
         out: The run's folder.
-        told: Told every noised sum as the coordinator has it; for simulations that are attacked.
+        told: Called with every noised sum as the coordinator has it; for simulations that are attacked.
     """
 
     def __init__(self, out: Path, *, told: SumWatcher | None = None) -> None:

@@ -118,7 +118,7 @@ def follow_run(coordinator: CoordinatorFolder, run: str, tell: Callable[[dict[st
     """
     folder, position = coordinator.run(run), 0
     while True:
-        found = run_named(coordinator, run)  # before its events: what it wrote last is still told
+        found = run_named(coordinator, run)  # before its events: what it wrote last is still reported
         for at, event in read_events(folder, after=position):
             position = at
             tell(event)

@@ -16,7 +16,7 @@ def settings_of(config: Path | None, assignments: list[str]) -> Settings:
 
     Args:
         config: TOML; of a `run.toml` its table [settings].
-        assignments: `key=value`, the value as JSON or as it stands.
+        assignments: `key=value`, the value as JSON or as plain text.
 
     Raises:
         InputError: the file cannot be read, or a key or a value is wrong.

@@ -52,7 +52,7 @@ def apply(factor: Tensor | Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """x times the transpose of `factor`, per example where `factor` has copies.
 
     Args:
-        factor: (k, d), or (n, k, d), or a module that stands for one and does it itself (`client/training/opacus_gradients.py`).
+        factor: (k, d), or (n, k, d), or a module in the place of one that does it itself (`client/training/opacus_gradients.py`).
         x: (n, t, d), or (n, d).
 
     Returns:
@@ -107,7 +107,7 @@ def all_one(copies: Tensor) -> bool:
 
 
 def _product(core: Tensor | Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
-    """R A, per example where R has copies; a module that stands for R is asked after A."""
+    """R A, per example where R has copies; a module in the place of R is called after A."""
     if isinstance(core, Tensor):
         once = core.dim() == 3 and all_one(core) and a.dim() == 2 and not _differentiated(a)
         return cast(Tensor, _ProductOnce.apply(core, a)) if once else core @ a  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The C library's heap, told to keep what a training step frees: the next step asks for the same again.
+"""Has the C library's heap keep what a training step frees: the next step asks for the same again.
 
 By itself glibc gives much of it back to the system, and every page that comes again costs a fault and a page of zeros.
 """
@@ -19,7 +19,7 @@ def keep() -> bool:
     """Keep up to `KEPT` bytes from now on, in this process.
 
     Returns:
-        Whether the C library is one that can be told; another one goes on as it does.
+        Whether the C library has these settings; another one stays as it is.
     """
     return set_thresholds(mmap=KEPT, trim=KEPT)
 

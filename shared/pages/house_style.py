@@ -1,4 +1,4 @@
-"""The house's style sheet, and the policy of a page that needs nothing from anywhere."""
+"""The style sheet that all pages share, and the policy of a page that needs nothing from anywhere."""
 
 from __future__ import annotations
 

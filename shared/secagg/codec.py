@@ -1,7 +1,7 @@
 """Frozen dataclasses as bytes and back: bounded, versioned, and never more than it says.
 
 A message is `FS`, the version, the class's tag, and its fields in order: int as 4 bytes, float as 8, bool as 1, str and
-bytes with their length, tuples with their count, dataclasses inside as they stand, `X | None` with a truth value before it.
+bytes with their length, tuples with their count, dataclasses inside in place, `X | None` with a truth value before it.
 Bytes that may be very many are declared `bytes | memoryview`, and are not copied out of the message. Counts are held
 against the bytes that are there before anything is made, so a short message cannot ask for much memory. Whatever else is wrong,
 the class itself says where it is made (`__post_init__`).

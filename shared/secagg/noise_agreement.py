@@ -33,7 +33,7 @@ def number_of(round_: int) -> int:
 
 
 def terms_of(settings: Settings, run: str) -> SumTerms:
-    """What every platform of the run was told; each makes the same of the settings that it got."""
+    """The terms of the run, which each platform derives alike from the settings that it receives."""
     return SumTerms(
         run=run,
         rounds=number_of(settings.rounds),

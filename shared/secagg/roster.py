@@ -196,7 +196,7 @@ class Roster:
     """All platforms of a run, in the order of their names; a platform's *number* is its place here, from 0.
 
     Args:
-        facts: What else they all must have been told alike, once it is known who they are; the caller's own text.
+        facts: What else they all must have received alike, once it is known who they are; the caller's own text.
     """
 
     tag: ClassVar[int] = 3

@@ -1,4 +1,4 @@
-"""What an attack proves: lower bounds of epsilon beside the claim, and how well members are told from others."""
+"""What an attack proves: lower bounds of epsilon beside the claim, and how well members are distinguished from others."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class CanaryScores:
         """Right ones of so many guesses: that the highest are in, and, half of the guesses, that the lowest are out.
 
         Args:
-            both: Whether any are guessed to be out: few canaries that are told with certainty are told by the highest scores.
+            both: Whether any are guessed to be out: where only few canaries are certain, they are those of the highest scores.
         """
         # Ties are broken by the canary's number, which says nothing of the coin.
         order = np.argsort(self.score, kind="stable")

@@ -145,7 +145,7 @@ def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
     messenger = replace(Messenger.of(place, place.invited()), address=f"127.0.0.1:{port}")
     words = [sys.executable, "-m", "client.supernode.process", messenger.paced(pace).text(), "caged"]
-    # As one machine has to stand all of them, they look for new tasks less often than they would on machines of their own.
+    # As one machine runs all of them, they look for new tasks less often than they would on machines of their own.
     given = {**local.environment, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.5"}
     local.start(f"node-{place.folder.name}", words, **node_environment(place.node, given=given))
 

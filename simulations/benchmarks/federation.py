@@ -154,7 +154,7 @@ def scores(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str, str, st
             names = [name for name in untrained if domain_of(name) == domain]
             missing = [name for name in names if name not in held]
             if missing:
-                # One that was refused is told; one that is merely not yet run is no result.
+                # A refused one is reported; one that has not run yet is no result.
                 if _refused(results, parts, method, epsilon, seed, missing):
                     found.setdefault((parts, method, epsilon, domain), [])
                 continue
@@ -283,7 +283,7 @@ def main() -> int:
             results.append(result)
             with lines.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
-    # Lines of other settings may stand in the same file; they are another experiment's.
+    # Lines of other settings may be in the same file; they are another experiment's.
     found = scores([result for result in results if result["settings"] == _words(str(result["method"]), options)])
     judged = verdicts(found)
     if found:

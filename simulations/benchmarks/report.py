@@ -1,4 +1,4 @@
-"""How benchmarks are told: sides beside one of them, several seeds in one cell; for a person or for a machine."""
+"""How benchmarks are reported: sides beside one of them, several seeds in one cell; for a person or for a machine."""
 
 from __future__ import annotations
 

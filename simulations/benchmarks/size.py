@@ -4,7 +4,7 @@
 
 A platform has 20 events a user and a twentieth as many items as users, from 10,000 to 50,000 (`fedfuse world new --users`). Each
 measurement is a process of its own: wall time, processor time of all its threads, and the most memory that it held (VmHWM).
-What stands in FOLDER is not measured again; worlds stay there, so that a measurement that was taken out runs on the same rows.
+Results in FOLDER are not measured again; worlds stay there, so that a measurement that was taken out runs on the same rows.
 
 - new: writing the world.
 - check: `fedfuse check`.

@@ -176,7 +176,7 @@ def stock(source: Any, at: Problem, *, half: bool, attention: str, compiled: boo
 
 
 def sides(backbone: Backbone, source: Any, at: Problem, *, compile_: bool) -> dict[str, Step]:
-    """Every side by its name; variants of one side share what stands before the colon."""
+    """Every side by its name; variants of one side share the name before the colon."""
     gpu = at.ids.device.type == "cuda"
     third = max(1, round(backbone.shape.layers / 3))
     found: dict[str, Step] = {}
@@ -237,7 +237,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _peak(step: Step, device: torch.device) -> int:
-    """Most bytes held at once during a step, beyond what stood before it."""
+    """Most bytes held at once during a step, beyond what was held before it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -49,7 +49,7 @@ class PocFolder:
 
     @property
     def option(self) -> str:
-        """What a command of `fedfuse poc` is told it by, with a space before; nothing where it is the usual folder."""
+        """The option that names it to a command of `fedfuse poc`, with a space before; nothing where it is the usual folder."""
         return "" if self.shown == USUAL else f" --dir {shlex.quote(str(self.shown))}"
 
     @property

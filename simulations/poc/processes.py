@@ -52,7 +52,7 @@ class RunningProcess:
 
     @property
     def keeps_others(self) -> bool:
-        """Whether it ends its own processes when it is told to stop."""
+        """Whether it ends its own processes on SIGTERM."""
         return self.part in ("server", "client", "run")
 
 

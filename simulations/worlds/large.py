@@ -5,7 +5,7 @@ time: memory holds the events of one file, and ids and lengths of all users.
 
 Popularity follows Zipf's law (Zipf 1949; exponent 0.9), lengths of histories a log-normal law. Items have hidden themes. A user
 loves four themes one after the other, and each theme draws in one other, its companion: so recent items say more than old ones,
-and items are liked together that no text connects. Titles name a maker, who stands for a theme most of the time.
+and items are liked together that no text connects. Titles name a maker, who has one theme most of the time.
 """
 
 from __future__ import annotations

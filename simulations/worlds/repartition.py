@@ -243,7 +243,7 @@ def _split(frame: pl.DataFrame, parts: int, *, seed: int) -> list[pl.DataFrame]:
 
 
 def _anchored(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A source's table with its relative paths made absolute, so that it can stand in another folder."""
+    """A source's table with its relative paths made absolute, so that it can be written to another folder."""
     made: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):

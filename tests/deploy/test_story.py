@@ -135,7 +135,7 @@ def test_from_invitation_to_recommendation(
     )
     assert len(json.loads(stage.fedfuse(*words).stdout)) == 5
 
-    # A platform that is revoked is out, and is told so.
+    # A platform that is revoked is out, and reads so.
     stage.fedfuse("revoke", "news", "--server", stage.coordinator)
     until(lambda: stage.processes["news"].poll() is not None, "news has stopped", stage.logs)
     assert stage.processes["news"].returncode == 6

@@ -26,7 +26,7 @@ SERVICES = sorted(SYSTEMD.glob("*.service"))
 
 
 class _Unit(configparser.ConfigParser):
-    """A unit file: keys keep their case, and may stand more than once."""
+    """A unit file: keys keep their case, and may be repeated."""
 
     def optionxform(self, optionstr: str) -> str:
         return optionstr

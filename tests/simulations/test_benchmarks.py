@@ -130,7 +130,7 @@ class TestSweep:
         assert out.read_text().startswith(first) and len(sweep.read_cells(out)) == 2
         monkeypatch.setattr("sys.argv", [*words, "--seeds", "1"])
         sweep.main()
-        assert len(sweep.read_cells(out)) == 4, "what came after the crash stands on a line of its own"
+        assert len(sweep.read_cells(out)) == 4, "what came after the crash is on a line of its own"
 
     def test_crossed_settings_give_a_table_of_their_means(
         self,

@@ -179,7 +179,7 @@ class TestSteps:
 class TestPlan:
     @pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "on a card"])
     def test_every_step_is_a_command_that_its_module_takes(self, monkeypatch: pytest.MonkeyPatch, tiny: bool) -> None:
-        """Up to where its work begins; the dry run, by name, goes through all of it."""
+        """Up to where its work begins; the dry run, by name, runs all of it."""
 
         class Taken(Exception):
             pass

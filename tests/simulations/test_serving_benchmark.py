@@ -19,7 +19,7 @@ def test_it_measures_what_it_asked(tmp_path: Path) -> None:
 
 
 def test_latency_counts_from_when_a_request_was_due() -> None:
-    """A server that stands still for half a second is late for all that were due meanwhile, not for one."""
+    """A server that stalls for half a second is late for all that were due meanwhile, not for one."""
 
     async def stalled() -> list[float]:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -192,7 +192,7 @@ class StrategyContract:
         assert_same_model(got, adapter)
 
     def test_a_hundred_rounds_without_an_update_leave_it_where_it_was(self) -> None:
-        """Turning factors, and going through float32, must not add up to a drift."""
+        """Turning factors, and conversion to float32, must not add up to a drift."""
         adapter = start = self.drawn(0)
         for _ in range(100):
             zero = {name: np.zeros_like(array) for name, array in self.drawn(0).items()}

@@ -1,1 +1,1 @@
-"""What tests of several folders use: no test stands here."""
+"""What tests of several folders use: there is no test here."""

@@ -173,7 +173,7 @@ def frames() -> tuple[bytes, ...]:
 
 
 def written(folder: Path, name: str, parse: Callable[[], object]) -> Callable[[bytes], object]:
-    """A parser of a file that stands between others."""
+    """A parser of a file that others surround."""
 
     def run(data: bytes) -> object:
         (folder / name).write_bytes(data)

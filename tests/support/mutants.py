@@ -125,7 +125,7 @@ def _shown(path: Path) -> str:
 
 
 class Copy:
-    """The tree in another folder, in which mutants stand one after the other."""
+    """The tree in another folder, in which mutants are written one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self._tree, self._output = folder / "tree", folder / "output.txt"

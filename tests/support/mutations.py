@@ -32,7 +32,7 @@ class Mutant:
 
     Args:
         begin, end: Bytes of the file that are replaced.
-        before, after: What stands there, and what instead, each on one line.
+        before, after: The code that is there, and its replacement, each on one line.
     """
 
     area: str
@@ -82,7 +82,7 @@ Node = ast.expr | ast.stmt
 
 
 def _changes(node: ast.AST, *, optional: str) -> Iterator[tuple[Node, Node]]:
-    """What may stand for what, in a node and all that is in it; `optional`: what of nothing the function around it may return."""
+    """What may replace what, in a node and all that is in it; `optional`: what of nothing the function around it may return."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         returns = "" if node.returns is None else ast.unparse(node.returns)
         optional = next((word for word in ("None", "bool") if word in returns), "")

@@ -3,7 +3,7 @@
 What a GPU would refuse, such as a mask left on the processor, is refused here too, and the code for other devices than a
 processor runs. What this cannot show is a GPU's own arithmetic, its speed, and what compiled code does on it.
 
-torch takes a new device only before the first backward pass of a process, so whoever uses it has a process of his own
+torch takes a new device only before the first backward pass of a process, so whoever uses it has a process of their own
 (`tests/on_a_device.py`).
 """
 

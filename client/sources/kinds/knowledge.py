@@ -53,7 +53,7 @@ def read_knowledge(
     entities = _entities(source.links, items, cleaning)
     unique = cleaning.keep(unique, pl.lit(unique["head"].is_in(entities["entity"].implode())), otherwise=UNKNOWN_ITEM)
     report = cleaning.report(unique.height)
-    # An entity may stand for several items: each gets the phrase.
+    # An entity may be several items: each gets the phrase.
     rows = unique.join(entities, left_on="head", right_on="entity", how="left", maintain_order="left").with_row_index("row")
     titled = pl.DataFrame({"item": pl.Series(range(len(titles)), dtype=pl.Int32), "title": pl.Series(titles, dtype=pl.String)})
     rows = rows.with_columns(_names(rows["tail"], source.names, entities.join(titled, on="item"), cleaning))

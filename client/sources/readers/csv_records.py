@@ -103,7 +103,7 @@ def records(lines: Sequence[str], separator: str, quote: str, *, header: bool, l
 
 
 def unescaped(lines: Sequence[str], quote: str, escape: str) -> list[str]:
-    r"""The lines with marks doubled that the escape character stood before, each by itself.
+    r"""The lines with marks doubled that the escape character preceded, each by itself.
 
     >>> unescaped([r"|a \|b\||"], "|", "\\")
     ['|a ||b|||']

@@ -111,7 +111,7 @@ def _lenient(connection: Any, _: object) -> None:
 
 
 def _query(text: str) -> sql.TextClause:
-    """The person's own SQL, as it stands: a percent sign or a colon in it is no parameter of ours."""
+    """The person's own SQL, unchanged: a percent sign or a colon in it is no parameter of ours."""
     return sql.text(re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", text))
 
 

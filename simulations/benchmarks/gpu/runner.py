@@ -33,7 +33,7 @@ from simulations.benchmarks.gpu.wheels import ROOT, requirements
 LEAST_SECONDS = 5.0
 """With less left, a step is not begun."""
 _GRACE = 3.0
-"""Seconds from being told to stop until being stopped."""
+"""Seconds from SIGTERM to SIGKILL."""
 _TAIL = 2000
 
 

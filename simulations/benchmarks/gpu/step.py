@@ -2,7 +2,7 @@
 
     python -m simulations.benchmarks.gpu.step MEMORY MODULE [OPTIONS]
 
-MEMORY is a file that gets JSON at the end, also when the step is told to stop (SIGTERM).
+MEMORY is a file that gets JSON at the end, also when the step is stopped (SIGTERM).
 """
 
 from __future__ import annotations

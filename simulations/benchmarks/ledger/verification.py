@@ -5,7 +5,7 @@
 A ledger as a platform writes it: every second entry is a charge, each followed by the record of what left, all of them signed.
 Each measurement is a command in a process of its own: wall time, processor time, and the most memory that it held.
 
-- verify: `fedfuse ledger verify`: every line, the chain, and the last signature, which stands for all.
+- verify: `fedfuse ledger verify`: every line, the chain, and the last signature, which covers all.
 - audit: `fedfuse audit --head`: the same, and epsilon by three accountants, at the end and on the way.
 - every: `fedfuse ledger verify --every`: each signature by itself (with --every).
 

@@ -1,4 +1,4 @@
-"""How much goes through the encoder at once."""
+"""Token-budgeted batches of the encoder."""
 
 from __future__ import annotations
 

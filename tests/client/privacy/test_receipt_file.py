@@ -46,7 +46,7 @@ def receipt(writer: LedgerWriter, **changes: object) -> LedgerReceipt:
 
 def test_a_receipt_is_kept_once_and_for_the_owner_alone(writer: LedgerWriter, tmp_path: Path) -> None:
     good, file = receipt(writer).signed(COORDINATOR), tmp_path / "receipts.jsonl"
-    for _ in range(2):  # a restarted worker is told again
+    for _ in range(2):  # a restarted worker receives it again
         kept = ReceiptFile(tmp_path, platform="shop", coordinator=PINNED)
         kept.keep(good.text(), writer)
         kept.keep(good.text(), writer)

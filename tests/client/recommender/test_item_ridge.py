@@ -60,7 +60,7 @@ def test_what_items_add_sums_up_to_the_score(form: str) -> None:
 
 
 def test_released_factors_are_rows_like_any_others(form: str) -> None:
-    """What counts is A'A: the factors of other users' rows stand for these users."""
+    """What counts is A'A: the factors of other users' rows represent these users."""
     own, others, histories = liked(10, 8), liked(40, 8, seed=5), liked(3, 8, seed=6)
     values, vectors = np.linalg.eigh(others.T @ others)
     factors = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T

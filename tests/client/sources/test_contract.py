@@ -98,7 +98,7 @@ class ReaderContract:
     """Every kind of source passes this.
 
     Attributes:
-        KEYS: Keys of the source besides where its file stands.
+        KEYS: Keys of the source besides the location of its file.
         ROWS: Rows with a column named as each role is.
         LOST: A row of which nothing can be used.
     """

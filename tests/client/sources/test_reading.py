@@ -113,7 +113,7 @@ def test_quotation_marks_within_text(tmp_path: Path) -> None:
 
 def test_a_mark_that_is_never_closed(tmp_path: Path) -> None:
     assert taken(tmp_path / "t.csv", b'a,b\n1,2\n3,"cut of') == [("1", "2", None), ("3", "cut of", BROKEN)]
-    # It is the row's own mistake, wherever it stands, and costs no other row.
+    # It is the row's own mistake, wherever it is, and costs no other row.
     assert taken(tmp_path / "t.csv", b'a,b\n1,"2\n3,4\n5,6\n')[1:] == [("3", "4", None), ("5", "6", None)]
 
 

@@ -1,4 +1,4 @@
-"""Order and strength: when something was, what an event counts for, and what a person is told of both."""
+"""Order and strength: when something was, what an event counts for, and what a person reads of both."""
 
 from __future__ import annotations
 

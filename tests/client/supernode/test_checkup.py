@@ -1,4 +1,4 @@
-"""`fedfuse doctor` at a platform: what is wrong on its side is told from what is wrong at the coordinator's."""
+"""`fedfuse doctor` at a platform: what is wrong on its side is distinguished from what is wrong at the coordinator's."""
 
 from __future__ import annotations
 

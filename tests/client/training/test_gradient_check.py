@@ -64,7 +64,7 @@ def test_leaves_the_parameters_alone(toy: Any) -> None:
 
 
 def test_notices_a_derivative_of_ours_that_is_wrong(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One user at a time goes autograd's own road: else both sides would be wrong alike.
+    # One user at a time is computed by plain autograd: else both sides would be wrong alike.
     right = Merged.gradients
 
     def wrong(self: Merged, *given: Any) -> list[Tensor | None]:

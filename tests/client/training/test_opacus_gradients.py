@@ -96,7 +96,7 @@ class TestOpacus:
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="the kernels are for processors with AVX-512 and bfloat16")
 class TestKernels:
-    """The road of a processor with bfloat16, source tokens and all, against Opacus in float32."""
+    """The code path of a processor with bfloat16, source tokens and all, against Opacus in float32."""
 
     @pytest.fixture(autouse=True)
     def there(self) -> None:
@@ -119,7 +119,7 @@ class TestKernels:
         monkeypatch.setattr(blocked, "native_layer", lambda *args: ran.append(1) or layer(*args))
         ours, torchs = (user_gradients(of.losses(), of.parameters, 9) for of in (toy, half))
         theirs = opacus_per_user(exact.losses(), exact.parameters, 9)
-        assert len(ran) == 2, "every trained layer went through the kernels, and torch's did not"
+        assert len(ran) == 2, "every trained layer ran in the kernels, and torch's did not"
         for name, value in theirs.items():
             assert gap({name: ours[name]}, {name: value}) < 2 * gap({name: torchs[name]}, {name: value}) + 0.03, name
         assert gap(ours, theirs) < 1.3 * gap(torchs, theirs) + 0.005 < 0.05

@@ -51,7 +51,7 @@ def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
 )
 def test_against_plain_autograd(make_toy: Make, rows: int, length: int, fusion: str, every: bool, seed: int) -> None:
     targets = ",".join(TARGETS) if every else "query,value"
-    # In float32 attention alone is off by up to 1e-3 in such a random model, on either road.
+    # In float32 attention alone is off by up to 1e-3 in such a random model, on either path.
     toy = make_toy(rows=rows, length=length, fusion=fusion, targets=targets, seed=seed, dtype=torch.float64)
     names = list(toy.parameters)
     found = user_gradients(toy.losses(), toy.parameters, rows)
@@ -73,7 +73,7 @@ def test_frozen_factors_get_no_gradient_and_the_others_do_not_change(make_toy: M
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_against_opacus_on_stock_peft(tiny_bert: str) -> None:
-    """GradSampleModule over PEFT over transformers, and DPOptimizer's clipped sum: other people's road to the same number."""
+    """GradSampleModule over PEFT over transformers, and DPOptimizer's clipped sum: an independent way to the same number."""
     from opacus import GradSampleModule
     from opacus.optimizers import DPOptimizer
     from peft import LoraConfig, get_peft_model

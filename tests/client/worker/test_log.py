@@ -37,7 +37,7 @@ CANARIES = ("zebrafinch", "quokka", "axolotl", "u17", "wombatnote", "4711.25")
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What the worker's room logs from now on, at its most talkative."""
+    """What the worker's package logs from now on, at its most talkative."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     names = ("fedfuse", "client", "server", "shared", "strategies", "simulations", "flwr")

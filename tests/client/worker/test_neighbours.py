@@ -330,7 +330,7 @@ def one_charge_for_two_labels(patched: pytest.MonkeyPatch) -> None:
 
 
 def a_failure_is_refused(patched: pytest.MonkeyPatch) -> None:
-    """As it once was: what fails on the rows is told to whoever asked."""
+    """As it once was: what fails on the rows is answered to whoever asked."""
     from client.privacy.failure_guard import raising
 
     real = RunContext.__init__

@@ -36,7 +36,7 @@ HELLO = {"type": "hello", "wire": WIRE, "protocol": PROTOCOL, "version": VERSION
 
 
 class Echo:
-    """A worker that answers with what it was given, slowly where told so."""
+    """A worker that answers with what it was given, slowly where asked to."""
 
     name = "shop"
 

@@ -1,4 +1,4 @@
-"""Who comes back with a new folder had a ledger before, and whoever approves it is told what that had spent."""
+"""Who comes back with a new folder had a ledger before, and its approval says what that had spent."""
 
 from __future__ import annotations
 

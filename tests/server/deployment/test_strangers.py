@@ -217,7 +217,7 @@ class TestComplaints:
         return sent[1]
 
     def test_do_not_open_the_gate(self, site: Site, complaint: dict[str, str]) -> None:
-        """Whoever stood between could speak in the platform's name for five minutes."""
+        """A machine in the middle could act in the platform's name for five minutes."""
         assert "it says" in seen(site)["shop"]["reason"]
         for headers in (complaint, {**complaint, SIGNATURE: complaint[COMPLAINT_HEADER]}):
             assert site.get(site.public, HEARTBEAT, headers=headers).status_code == 401

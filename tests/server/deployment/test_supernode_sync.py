@@ -101,7 +101,7 @@ def test_also_while_the_server_is_down(coordinator: CoordinatorFolder, flower: F
 def test_a_key_that_flower_has_forgotten_is_refused_before_anything_is_written(
     coordinator: CoordinatorFolder, flower: Flower, application: Any
 ) -> None:
-    """As an earlier release left it, which told Flower to forget a revoked platform."""
+    """As an earlier release left it, which unregistered a revoked platform."""
     asked, platforms = application("shop"), Platforms(coordinator.platforms)
     node = admit(coordinator, asked).node
     platforms.revoke("shop")

@@ -235,8 +235,8 @@ def test_nothing_else_signs_a_manifest() -> None:
     root = Path(__file__).parents[3]
     places = [
         path.relative_to(root).as_posix()
-        for room in ("client", "server", "shared", "strategies", "simulations")
-        for path in (root / room).rglob("*.py")
+        for package in ("client", "server", "shared", "strategies", "simulations")
+        for path in (root / package).rglob("*.py")
         if re.search(r"\.signed\(signer|Signer\(|load_signer\(", path.read_text())
     ]
     assert sorted(places) == [

@@ -145,7 +145,7 @@ def remove(store: Store, name: str) -> None:
 
 
 class TestCreate:
-    """Of many writers of one name one is told that its bytes are the ones."""
+    """Of many writers of one name one learns that its bytes are the ones."""
 
     def test_one_of_many(self, address: str) -> None:
         store, told = open_store(address), []

@@ -1,4 +1,4 @@
-"""Metrics are served on this machine alone, and stop when they are told to."""
+"""Metrics are served on this machine alone, and stop on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual factors: what another party may send, how they add up, and what stands for a whole map."""
+"""Residual factors: what another party may send, how they add up, and what represents a whole map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Released preferences: what a release may not be, where its items stand in a catalogue, and what is made of noised sums."""
+"""Released preferences: what a release may not be, where its items are in a catalogue, and what is made of noised sums."""
 
 from __future__ import annotations
 

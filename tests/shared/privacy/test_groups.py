@@ -1,4 +1,4 @@
-"""Groups: the triangle, the coarse pair, and the mixture that stands for it."""
+"""Groups: the triangle, the coarse pair, and the mixture that bounds it."""
 
 from __future__ import annotations
 

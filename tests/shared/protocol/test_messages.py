@@ -314,7 +314,9 @@ class TestNoPickle:
     def test_no_module_of_the_product_can_unpickle(self) -> None:
         root = Path(shared.__file__).parents[1]
         modules = [
-            path for room in ("shared", "client", "server", "strategies", "simulations") for path in (root / room).rglob("*.py")
+            path
+            for package in ("shared", "client", "server", "strategies", "simulations")
+            for path in (root / package).rglob("*.py")
         ]
         assert len(modules) > 50
         for path in modules:

@@ -1,4 +1,4 @@
-"""A whole secure sum in one process: every message and every platform's state goes through bytes on its way."""
+"""A whole secure sum in one process: every message and every platform's state is serialised on its way."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def fresh() -> Callable[..., World]:
 
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets a dozen platforms stand on a ring."""
+    """Arranges a dozen platforms in a ring."""
     monkeypatch.setattr(quorum, "COMPLETE", 4)
     monkeypatch.setattr(quorum, "RISK", 1e9)
     quorum.quorum_of.cache_clear()

@@ -497,7 +497,7 @@ class TestIsolation:
         assert server.bared() == [{0, 1, 2, 3}]
 
     def attack(self, world: Make) -> Server:
-        """On a ring of 12 with 4 neighbours each and t = 10, platform 0 is told of a session without its nearest neighbours.
+        """On a ring of 12 with 4 neighbours each and t = 10, platform 0 hears of a session without its nearest neighbours.
 
         Its next nearest are asked as if all had survived, and give shares of its seed; then they are called lost, and
         the rest gives their mask keys. So every mask of platform 0 would be known, were its consent not asked for.

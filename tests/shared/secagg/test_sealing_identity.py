@@ -1,4 +1,4 @@
-"""Sealed shares open for one receiver, from one sender, in one run; signatures stand for one purpose."""
+"""Sealed shares open for one receiver, from one sender, in one run; signatures hold for one purpose."""
 
 from __future__ import annotations
 

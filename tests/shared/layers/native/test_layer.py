@@ -331,7 +331,7 @@ class TestTheStartUpCheck:
                     _, start, stop = case.places[target]
                     changes[0].append(Change(a=copies[f"a{target}"], b=copies[f"b{target}"], scale=2.0, start=start, stop=stop))
                 x = case.x[rows].to(HALF)
-                # Alone, the check asks for autograd's own road: float32 here, which shares nothing with the kernels.
+                # Alone, the check asks for plain autograd: float32 here, which shares nothing with the kernels.
                 if blocked.kernels_suit(x, changes):
                     out = blocked.native_layer(x, case.mask[rows], frozen, changes)
                 else:
