@@ -44,7 +44,7 @@ class LocalDeployment:
         patience: Seconds that a state is waited for.
         environment: Of the processes, besides this one's.
         invoke: Runs a command to its end and returns what it printed; a process of its own for each if None.
-        tell: Told of waiting that takes long.
+        tell: Called with what is waited for where that takes long.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class LocalDeployment:
         return folder
 
     def trust(self, name: str, others: Iterable[str]) -> None:
-        """Have a platform take down the identities of others, for the secure sum."""
+        """Have a platform trust the identities of others, for the secure sum."""
         files = [self.root / other / "application.toml" for other in others if other != name]
         self.command("client", "trust", self.root / name, *files, "--yes")
 

@@ -18,7 +18,7 @@ class RoundHistory:
 
     Args:
         out: The run's folder.
-        resume: Whether what an interrupted run has kept there is gone on with.
+        resume: Whether what an interrupted run has kept there is continued.
     """
 
     def __init__(self, out: Path, *, resume: bool) -> None:

@@ -103,7 +103,7 @@ def run_simulation(
     try:
         return _run(plan, files, folder.run, began, events=events, progress=progress)
     except StorageError:
-        raise  # with space again, it can be gone on with
+        raise  # with space again, it can be resumed
     except FedfuseError:
         folder.clear()
         raise

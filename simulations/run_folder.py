@@ -1,4 +1,4 @@
-"""The folder of a simulation: what the run is, written before anything is charged under its name, and how one is gone on with."""
+"""The folder of a simulation: what the run is, written before anything is charged under its name, and how one is resumed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def recorded_run(out: Path) -> RecordedRun:
 
 
 def require_same_run(known: RecordedRun, *, world: Path, settings: Settings, where: Path) -> None:
-    """A run is gone on with as it was planned: its noise was calibrated for that.
+    """A run is resumed as it was planned: its noise was calibrated for that.
 
     Raises:
         InputError: something differs; each difference is named.
@@ -126,7 +126,7 @@ class RunFolder:
             )
 
     def clear(self) -> None:
-        """Take away what the run has written, unless something was charged: then it can be gone on with."""
+        """Take away what the run has written, unless something was charged: then it can be resumed."""
         if sum(_charges(path) for path in (self._out / LEDGERS).glob("*.jsonl")) > self._carried:
             return
         for path in self._out.iterdir():

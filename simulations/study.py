@@ -184,7 +184,7 @@ def run_study(
 
     Args:
         settings_for: `key=value` words -> settings, the words over what the study has in common.
-        begins: Told of each run that is begun or gone on with, and how many are done.
+        begins: Called with each run that is begun or resumed, and how many are done.
 
     Raises:
         InputError: a setting is wrong, or a run in `out` began otherwise.

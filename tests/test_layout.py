@@ -1,4 +1,4 @@
-"""The folders: small enough to see into, each with one line that says what belongs there, and no two public names alike."""
+"""The folders: small, each with one line that says what belongs there, and no two public names alike."""
 
 from __future__ import annotations
 

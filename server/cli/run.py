@@ -134,7 +134,7 @@ def _require_start(coordinator: CoordinatorFolder, earlier: str, settings: Setti
 
 
 def _watch(launch: Launch, turn: Turn, *, as_json: bool) -> None:
-    """See a run to its end at this terminal, and exit as it ended."""
+    """Watch a run to its end at this terminal, and exit as it ended."""
     from server.deployment.launch import federate_deployed, stop
     from server.scheduling.run_notes import note_failure
 

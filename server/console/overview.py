@@ -208,7 +208,7 @@ def _versions(coordinator: CoordinatorFolder) -> list[dict[str, Any]]:
 
 
 class _Told:
-    """What a run's journal has told so far; read on from where it was read last."""
+    """What was read of a run's journal so far; read on from where it was read last."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._position = folder, 0

@@ -36,7 +36,7 @@ def rotation_stage(certificates: Certificates) -> RotationStage:
 
 
 def begin_rotation(coordinator: CoordinatorFolder) -> None:
-    """Make the next authority, and tell it beside the present one from now on.
+    """Make the next authority, and announce it beside the present one from now on.
 
     Raises:
         InputError: the rotation before is not finished.

@@ -59,7 +59,7 @@ _ONCE = (*CREDENTIALS, COMPLAINT_HEADER, VERSION_HEADER, "content-length", "tran
 
 
 class _TooLarge(Exception):
-    """More came than was announced or is allowed."""
+    """The body is longer than announced, or than is allowed."""
 
 
 class _Bad(Exception):
@@ -76,7 +76,7 @@ class _Bad(Exception):
 
 
 class Sparing(logging.Filter):
-    """Lets few records a minute through: what strangers can make a library log must not fill a disk."""
+    """A log filter that passes few records a minute: what strangers can make a library log must not fill a disk."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -146,7 +146,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
     """Run it to its end; returns its last state.
 
     Args:
-        tell: Told the run's events, as they are in its journal.
+        tell: Called with the run's events, as they are in its journal.
 
     Raises:
         RunAborted: an operator ended it.
@@ -184,7 +184,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
 
 
 def quotes_of(launch: Launch, tell: Tell) -> DryRun:
-    """Ask the platforms what the run would cost them; of that nothing stays, here or there.
+    """Ask the platforms what the run would cost them; nothing of it is kept on either side.
 
     Args:
         launch: A dry one.

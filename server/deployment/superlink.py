@@ -44,8 +44,8 @@ log = logging.getLogger("fedfuse.server")
 SOON = 30
 """Days before the certificate expires from which every start says so."""
 PATIENCE = 60_000
-"""Milliseconds that a request waits for others to have written to Flower's database. A SuperNode whose answer met a 500 does not
-send it again: of fifty at once some were lost."""
+"""Milliseconds that a request waits for others to have written to Flower's database. A SuperNode whose answer is refused with
+500 does not send it again: of fifty at once some were lost."""
 
 
 def serve_superlink(coordinator: CoordinatorFolder) -> None:

@@ -11,7 +11,7 @@ from shared.protocol.messages import Arrays, Joined, Label, Metrics, Reason
 
 
 class Kind(StrEnum):
-    """What an event tells."""
+    """Kinds of events."""
 
     WAITING = "waiting"  # for nodes to come
     JOINED = "joined"  # a platform is in

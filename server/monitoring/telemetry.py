@@ -29,7 +29,7 @@ _OUTCOMES = (Kind.ANSWERED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED
 
 
 def together(*watchers: Watcher | None) -> Watcher:
-    """One watcher that tells several; None is nobody."""
+    """One watcher that calls several; None is left out."""
     told = [watcher for watcher in watchers if watcher is not None]
 
     def watch(event: Event) -> None:

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 class HistoryTaker:
-    """Told every line of a ledger; keeps the epsilon of each round, in bounded memory."""
+    """Takes every line of a ledger; keeps the epsilon of each round, in bounded memory."""
 
     def __init__(self) -> None:
         self._points: list[SpentPoint] = []
@@ -84,7 +84,7 @@ def ledger_stories(audit: AuditReport, takers: Iterable[HistoryTaker]) -> list[L
     """What each audited ledger tells; without those that cannot be read, which the audit says.
 
     Args:
-        takers: Told the lines of each ledger by the audit, in its order.
+        takers: Called with the lines of each ledger by the audit, in its order.
     """
     return [
         LedgerStory(

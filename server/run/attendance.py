@@ -29,7 +29,7 @@ _ONCE_MORE = 60.0
 
 
 class Say(Protocol):
-    """Tells an event."""
+    """Reports an event."""
 
     def __call__(self, kind: Kind, text: str, *, platform: str = "", reason: Reason | None = None) -> None:
         """One event, of the round that the run is in."""

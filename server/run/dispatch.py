@@ -19,7 +19,7 @@ from strategies.phase_report import RoundReport
 
 
 class Dispatch:
-    """The post between a coordinator and the members.
+    """Sends messages to the members of a run and takes in their answers.
 
     Args:
         receipts: Gets every answer of a member.

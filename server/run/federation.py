@@ -189,7 +189,7 @@ class _Federation:
             receipt=self._receipts.last,
         )
         if names is not None:
-            # Platforms are strangers here: what their training cannot have made is not combined.
+            # Platforms are not trusted here: what their training cannot have made is not combined.
             self._strategy.largest = largest_change(settings)
         self._layout = {name: (array.shape[0], array.shape[1]) for name, array in split_residual(adapter)[0].items()}
         require_with_residual(adapter, self._layout, where="the adapter to begin from")

@@ -129,7 +129,7 @@ def ask_quotes(
 
     Args:
         run: A name that no run has.
-        say: Told what happens.
+        say: Called with what happens.
         nodes, wait, names, identities, only: As `server.run.federation.run_federation`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run knows of its platforms, and tells whoever watches: a tally each, and events."""
+"""What a run knows of its platforms, and reports to whoever watches: a tally each, and events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RunRecord:
     """The tallies of a run and the events that change them.
 
     Args:
-        tell: Told every event, as it happens.
+        tell: Called with every event as it happens.
     """
 
     def __init__(self, tell: Callable[[Event], None]) -> None:

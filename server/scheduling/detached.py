@@ -63,7 +63,7 @@ def start_detached(coordinator: CoordinatorFolder, run: str, *, restarts: int) -
 
 
 def watch(coordinator: CoordinatorFolder, run: str, *, restarts: int) -> int:
-    """Wait for the run's turn, and see it to its end; its exit code. Why it was given up is noted in its folder."""
+    """Wait for the run's turn, and watch it to its end; its exit code. Why it was given up is noted in its folder."""
     try:
         launch = replace(recorded(coordinator, run), restarts=restarts)
         with Turn(coordinator, run, waits=True) as turn:

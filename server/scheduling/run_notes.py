@@ -65,7 +65,7 @@ def failure_in(folder: Path) -> tuple[str, int] | None:
 
 
 def clear_notes(folder: Path) -> None:
-    """Forget both: the run is wanted again."""
+    """Forget both: the run is to go on."""
     for name in (ABORTED, GIVEN_UP):
         (folder / name).unlink(missing_ok=True)
 

@@ -92,7 +92,7 @@ class Turn:
         """Return when it is this run's turn.
 
         Args:
-            tell: Told whom it waits for, when that changes.
+            tell: Called with whom it waits for, when that changes.
 
         Raises:
             RunAborted: an operator ended it meanwhile.

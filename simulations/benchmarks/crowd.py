@@ -82,7 +82,7 @@ class OneAtATime:
 
 
 def serve_workers(root: Path, names: list[str]) -> None:
-    """Be the process of all workers: a door each, and a thread behind it."""
+    """The process of all workers: a socket each, and a thread that serves it."""
     import torch
 
     from client.config.platform_file import load

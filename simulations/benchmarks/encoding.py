@@ -1,4 +1,4 @@
-"""The vectors of many texts, as for an item bank or an evaluation: how many tokens go through the encoder at once.
+"""The vectors of many texts, as for an item bank or an evaluation: how many tokens are encoded at once.
 
     python -m simulations.benchmarks.encoding [--device cpu|cuda] [--backbone minilm|FOLDER] [--rows 1500] [--layers 2]
         [--turns 9] [--eager] [--json]

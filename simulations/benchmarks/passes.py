@@ -30,7 +30,7 @@ SIZES = (32, 64, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One way to go through the batch.
+    """One way to divide the batch into passes.
 
     Args:
         sequences: Of one pass, at most.

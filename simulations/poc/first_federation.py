@@ -31,7 +31,7 @@ class FirstFederation:
         folder: Held by the caller (`PocFolder.alone`).
         invoke: Runs a command of Fedfuse and returns what it printed.
         follow: Runs a command of Fedfuse that prints for the person; its exit code.
-        tell: Told what is done, a line each.
+        tell: Called with what is done, a line each.
     """
 
     def __init__(self, folder: PocFolder, *, invoke: Callable[[Words], str], follow: Callable[[Words], int], tell: Tell) -> None:
@@ -45,7 +45,7 @@ class FirstFederation:
         )
 
     def make_and_run(self) -> None:
-        """The whole story; what was reached when it fails or is stopped is made anew the next time.
+        """All steps; what was reached when it fails or is stopped is made anew the next time.
 
         Raises:
             FedfuseError: a step failed.

@@ -100,7 +100,7 @@ class PocFolder:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
         if self.exists:
-            self.write(complete=False)  # should the removal be interrupted, it is gone on with
+            self.write(complete=False)  # should the removal be interrupted, it is continued
             for entry in self.root.iterdir():
                 if entry.name not in (LOCK, RECORD):
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

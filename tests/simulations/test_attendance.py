@@ -53,7 +53,7 @@ class Doors(InProcessGrid):
 
 
 class Bench:
-    """A run over handlers, with a hand on the doors."""
+    """A run over handlers, whose nodes a test lets come and go."""
 
     def __init__(self, settings: Settings, out: Path) -> None:
         self.settings, self.out, self.told = settings, out, list[Event]()
@@ -278,7 +278,7 @@ class TestComingAndGoing:
                 doors.shut = {2}
                 opened.append(time.monotonic())
             if event.kind is Kind.LEFT:
-                # Nobody is left to wait for, so the door opens from outside.
+                # Nobody is left to wait for, so the node is let in from outside.
                 threading.Timer(0.3, doors.shut.clear).start()
 
         outcome = made.run(Scripted("a"), on=on)

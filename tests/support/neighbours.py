@@ -163,7 +163,7 @@ class Held(SeededNoise):
 
 @contextmanager
 def held_noise() -> Iterator[list[Released]]:
-    """Releases are their noise alone, the same in both worlds; what they would have been is told."""
+    """Releases are their noise alone, the same in both worlds; what they would have been is recorded."""
     seen: list[Released] = []
     real_steps, real_local = mechanisms.noised_steps, mechanisms.noised_local
 

@@ -1,4 +1,4 @@
-"""ClientApps by fork: each process is fresh, none is left unburied, and Flower's own way is taken where ours cannot be."""
+"""ClientApps by fork: each process is fresh, none is left as a zombie, and Flower's own way is taken where ours cannot be."""
 
 from __future__ import annotations
 

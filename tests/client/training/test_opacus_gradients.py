@@ -1,4 +1,4 @@
-"""The two engines, eager and compiled, one sequence a user and several, in float32 and bfloat16: one number, many roads."""
+"""The two engines, eager and compiled, one sequence a user and several, in float32 and bfloat16: all give one number."""
 
 from __future__ import annotations
 
