@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import re
 import runpy
+import threading
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from shared.base.version import VERSION
+from tests.support.browser import Pages
 from tests.support.papers import CODE, FENCE, OF_TODAY, PAPERS, ROOT, name_of, prose
 
 reference = runpy.run_path(str(ROOT / "docs" / "reference.py"), run_name="reference")
@@ -109,9 +113,42 @@ def test_links_to_what_is_no_paper_become_text_on_the_site() -> None:
     assert kept == "[a](../README.md#x) b [c](https://example.org) ![d](d.png)"
 
 
-def test_the_site_builds_strictly_and_asks_nothing_of_others() -> None:
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The site, built without a warning."""
     assert site["main"]() == 0
-    pages = list((ROOT / "build" / "site").rglob("*.html"))
+    return ROOT / "build" / "site"
+
+
+def test_the_site_asks_nothing_of_others(built: Path) -> None:
+    pages = list(built.rglob("*.html"))
     assert len(pages) > 15
     fetched = re.compile(r"""(?:<(?:script|img|iframe)[^>]*\ssrc|<link[^>]*\shref)=["']?(https?:)?//""")
     assert not [page.name for page in pages if fetched.search(page.read_text())]
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)], ids=["phone", "desktop"])
+def test_every_page_fits_a_screen(built: Path, browser: Any, width: int, height: int) -> None:
+    """Tables and code scroll by themselves, the page does not; no picture is missing, and nothing is said on the console."""
+    handler = functools.partial(Quiet, directory=str(built))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address, pages = f"http://127.0.0.1:{server.server_address[1]}", Pages(browser)
+        page = pages.open(f"{address}/index.html", viewport={"width": width, "height": height})
+        wide, blank = [], []
+        for path in sorted(built.rglob("*.html")):
+            page.goto(f"{address}/{path.relative_to(built)}")
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                wide.append(path.name)
+            blank += page.evaluate("[...document.images].filter(one => one.complete && !one.naturalWidth).map(one => one.src)")
+        pages.close()
+        server.shutdown()
+    assert (wide, blank, pages.said) == ([], [], [])
+    assert not [asked for asked in pages.asked if not asked.startswith((address, "data:", "blob:"))]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves the site, and logs nothing."""
+
+    def log_message(self, *words: Any) -> None:
+        """Nothing."""
