@@ -33,7 +33,8 @@ def with_check_digit(digits: str) -> str:
 def served(words: list[str]) -> None:
     """A command that serves: it answers, and ends when it is asked to."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", *words], env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", *words, "--port", "0"]  # another test may serve at the same moment
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()
