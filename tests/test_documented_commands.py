@@ -52,6 +52,7 @@ def test_all_pages_together_show_every_command() -> None:
         ("fedfuse approve shop --server c", "Missing argument"),
         ("fedfuse client", "does nothing by itself"),
         ("cd x && fedfuse simulte w", "No such command"),
+        ("flwr run . local --steam", "No such option '--steam'"),
         ("make tests", "no target"),
         ("python -m simulations.benchmarks.gains", "no module"),
         ("python -m simulations.benchmarks.gain --ot x", "no option"),

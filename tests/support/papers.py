@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import click
+import flwr.cli.app
 import typer.main
 
 import fedfuse
@@ -26,8 +27,10 @@ PACKAGES = ("client", "server", "shared", "strategies", "simulations")
 CODE = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = ("sh", "bash", "console", "shell")
-SPAN = re.compile(r"`((?:fedfuse(?! \d)|make|python -m (?:client|simulations|tests|server)[\w.]*)(?: [^`]*)?)`")
+SPAN = re.compile(r"`((?:fedfuse(?! \d)|flwr|make|python -m (?:client|simulations|tests|server)[\w.]*)(?: [^`]*)?)`")
 """Code within a sentence that begins like a command."""
+COMMAND_LINES = {"fedfuse": fedfuse.app, "flwr": flwr.cli.app.app}
+"""Programs whose own command line parses what is typed."""
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_,.]*|.*\.\.\..*|.*\{.*\}.*|--.*")
 """A placeholder for a value: NAME, NAME,NAME, 8c2f-..., {name} in the code; in a list of options, the next one."""
 
@@ -86,9 +89,9 @@ def problem(words: list[str], *, whole: bool) -> str | None:
         return f"no target {unknown}" if unknown else None
     if program.startswith("python") and "-m" in words:
         return _problem_of_a_module(words[words.index("-m") + 1 :])
-    if program != "fedfuse":
+    if program not in COMMAND_LINES:
         return None
-    wrong = _problem_of_fedfuse([word for word in words[1:] if word not in ("OPTIONS", "--help", "-h")], whole=whole)
+    wrong = _problem_of_a_command(program, [word for word in words[1:] if word not in ("OPTIONS", "--help", "-h")], whole=whole)
     return wrong or _unknown_setting(words)
 
 
@@ -117,14 +120,14 @@ def _problem_of_a_module(words: list[str]) -> str | None:
 
 
 @cache
-def whole_command() -> click.Group:
-    """The whole command line."""
-    command = typer.main.get_command(fedfuse.app)
+def whole_command(program: str) -> click.Group:
+    """The whole command line of a program."""
+    command = typer.main.get_command(COMMAND_LINES[program])
     assert isinstance(command, click.Group)
     return command
 
 
-def _problem_of_fedfuse(words: list[str], *, whole: bool) -> str | None:
+def _problem_of_a_command(program: str, words: list[str], *, whole: bool) -> str | None:
     real = click.Parameter.type_cast_value
 
     def cast(self: click.Parameter, context: click.Context, value: Any) -> Any:
@@ -134,7 +137,7 @@ def _problem_of_fedfuse(words: list[str], *, whole: bool) -> str | None:
 
     try:
         with mock.patch.object(click.Parameter, "type_cast_value", cast):
-            _parse(whole_command(), "fedfuse", words, None)
+            _parse(whole_command(program), program, words, None)
     except click.exceptions.Exit:
         return None  # --version
     except click.UsageError as wrong:
