@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.histories import Histories, Sparse, one_by_one
+from client.recommender.histories import Histories, Sparse, dense_product, one_by_one, product_at
 from client.sources.tables import Tables, Ties
 
 Floats = NDArray[np.float32]
@@ -89,18 +89,24 @@ class Popular:
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
-        most = np.float32(max(float(self.counts.max(initial=0.0)), 1.0))
         if not asked.without:
-            return np.broadcast_to(np.sqrt(self.counts / most), (len(asked.users), len(self.counts)))
+            return np.broadcast_to(self._shares, (len(asked.users), len(self.counts)))
         scores = np.tile(self.counts, (len(asked.users), 1))
         row, _, item = self.histories.liked.entries(asked.users)
         np.subtract.at(scores, (row, item), np.float32(1.0))
-        shares: Floats = np.sqrt(scores / most)
-        return shares
+        return self._of_most(scores)
 
     def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """None."""
         return None
+
+    @cached_property
+    def _shares(self) -> Floats:
+        return self._of_most(self.counts)
+
+    def _of_most(self, counts: Floats) -> Floats:
+        shares: Floats = np.sqrt(counts / np.float32(max(float(self.counts.max(initial=0.0)), 1.0)))
+        return shares
 
 
 @dataclass(frozen=True)
@@ -116,13 +122,16 @@ class PopularElsewhere:
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
-        known = np.maximum(np.nan_to_num(self.released), 0.0)
-        shares = np.sqrt(known / max(float(known.max(initial=0.0)), 1e-9)).astype(np.float32)
-        return np.tile(shares, (len(asked.users), 1))
+        return np.broadcast_to(self._shares, (len(asked.users), len(self.released)))
 
     def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
         """None."""
         return None
+
+    @cached_property
+    def _shares(self) -> Floats:
+        known = np.maximum(np.nan_to_num(self.released), 0.0)
+        return np.sqrt(known / max(float(known.max(initial=0.0)), 1e-9)).astype(np.float32)
 
 
 class Alike:
@@ -158,11 +167,11 @@ class Alike:
         if nearest is None:
             likeness = (history @ self.vectors) @ (self.vectors if items is None else self.vectors[items]).T
         else:
-            likeness = history @ nearest if items is None else (history @ nearest)[:, items]
+            likeness = dense_product(history, nearest) if items is None else product_at(history, nearest, items)
         dense = likeness.toarray() if scipy.sparse.issparse(likeness) else likeness
         # Vectors of an encoder may point away from each other; what is unlike speaks against nothing.
-        scores: Floats = np.maximum(np.asarray(dense, np.float32), 0.0)
-        return scores
+        scores = np.asarray(dense, np.float32)
+        return np.maximum(scores, np.float32(0.0), out=scores)
 
 
 class FriendsLike:

@@ -67,6 +67,8 @@ class Histories:
     ) -> Sparse:
         """Some users' histories, float32 (n, items): 1, and where there is an order half of it for an item `half_life` items old.
 
+        Items of a row are in ascending order.
+
         Args:
             users: int64 (n,).
             emphasis: Exponent of the weight by which an item counts; 0: weights do not matter.
@@ -82,7 +84,10 @@ class Histories:
         if emphasis and self.weight is not None:
             weight *= self.weight[self.liked.offsets[users][row] + place].astype(np.float64) ** emphasis
         weight = np.maximum(weight, _LEAST)
-        return scipy.sparse.csr_matrix((weight.astype(np.float32), (row, item)), shape=(len(users), self.items))
+        offsets = np.searchsorted(row, np.arange(len(users) + 1))
+        found = scipy.sparse.csr_matrix((weight.astype(np.float32), item, offsets), shape=(len(users), self.items))
+        found.sum_duplicates()
+        return found
 
 
 def liked_histories(tables: Tables, liked: Ragged) -> Histories:
@@ -114,8 +119,88 @@ def _pairs(offsets: NDArray[np.int64], items: NDArray[np.int32], count: int) -> 
     return numbers
 
 
+def dense_product(left: Sparse, matrix: Sparse) -> NDArray[np.float32]:
+    """left @ matrix, float32 (n, columns): of one row in the time of the entries that it meets."""
+    if left.shape[0] != 1:
+        return np.asarray((left @ matrix).toarray(), np.float32)
+    row, column, value = entries_of(matrix, left.indices)
+    found = np.zeros((1, matrix.shape[1]), np.float32)
+    np.add.at(found[0], column, left.data[row] * value)
+    return found
+
+
+def product_at(left: Sparse, matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some columns of left @ matrix, float32 (n, m), in the time of the entries that `left` meets.
+
+    Args:
+        columns: int64 (m,).
+    """
+    row, column, value = entries_of(matrix, left.indices)
+    of_left = np.repeat(np.arange(left.shape[0]), np.diff(left.indptr))
+    return _columns(of_left[row], column, left.data[row] * value, (left.shape[0], matrix.shape[1]), columns)
+
+
+def columns_of(matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some columns of a matrix, float32 (n, m), in the time of its entries: SciPy's own selection counts all columns.
+
+    Args:
+        columns: int64 (m,).
+    """
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return _columns(row, matrix.indices, matrix.data, matrix.shape, columns)
+
+
+def entries_of(matrix: Sparse, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]:
+    """The entries of some rows: the place in `rows`, the column and the value of each, (entries,) each.
+
+    For the few rows of one person: a matrix made of them by SciPy takes longer than what is done with it.
+
+    Args:
+        rows: (n,).
+    """
+    begin, end = matrix.indptr[rows].astype(np.int64), matrix.indptr[rows + 1].astype(np.int64)
+    lengths = end - begin
+    row = np.repeat(np.arange(len(rows)), lengths)
+    at = np.arange(len(row)) + np.repeat(end - np.cumsum(lengths), lengths)
+    return row, matrix.indices[at], matrix.data[at]
+
+
+def weighted_rows(left: Sparse, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """left @ matrix, float32 (n, width), where of the matrix the rows that are met are at hand.
+
+    Args:
+        rows: float32 (entries of `left`, width). The row of the matrix that each entry of `left` is multiplied by.
+    """
+    found: NDArray[np.float32]
+    if left.nnz == left.shape[0] and (np.diff(left.indptr) == 1).all():
+        found = left.data[:, None] * rows
+    else:
+        weights = scipy.sparse.csr_matrix((left.data, np.arange(left.nnz), left.indptr), shape=(left.shape[0], left.nnz))
+        found = np.asarray(weights @ rows, np.float32)
+    return found
+
+
+def _columns(
+    row: NDArray[np.int64],
+    column: NDArray[np.integer],
+    value: NDArray[np.float32],
+    shape: tuple[int, int],
+    columns: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Some columns of a matrix of these entries, float32 (n, m); entries of one place are added up."""
+    unique, place = np.unique(columns, return_inverse=True)
+    places = np.full(shape[1], -1, np.int32)
+    places[unique] = np.arange(len(unique), dtype=np.int32)
+    at = places[column]
+    there = np.flatnonzero(at >= 0)
+    found = np.zeros((shape[0], len(unique)), np.float32)
+    np.add.at(found, (row[there], at[there]), value[there])
+    return found[:, place]
+
+
 def one_by_one(history: Sparse) -> Sparse:
-    """A history of one person as one row for each of its items, (items of the history, items)."""
-    return scipy.sparse.csr_matrix(
-        (history.data, (np.arange(history.nnz), history.indices)), shape=(history.nnz, history.shape[1]), dtype=np.float32
-    )
+    """A history of one person as one row for each of its items, (items of the history, items); it may be that already."""
+    count = len(history.data)
+    if history.shape[0] == count and (np.diff(history.indptr) == 1).all():
+        return history
+    return scipy.sparse.csr_matrix((history.data, history.indices, np.arange(count + 1)), shape=(count, history.shape[1]))

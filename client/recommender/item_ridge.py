@@ -26,6 +26,7 @@ import scipy.linalg  # type: ignore[import-untyped]
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from client.recommender.histories import columns_of, dense_product, product_at, weighted_rows
 from client.recommender.item_neighbours import RareItems, nearest_popular, rare_weights
 
 Floats = NDArray[np.float32]
@@ -131,7 +132,7 @@ class ItemRidge:
         among = self._among_popular(histories)
         scores = self._of_all(_less(among, self._times_inverse(among) / self._diagonal), self._popular)
         if (rare := self.rare) is not None:
-            scores += (histories @ rare).toarray()
+            scores += dense_product(histories, rare)
         return scores
 
     def scores_of_items(self, histories: Sparse, items: Numbers) -> Floats:
@@ -140,21 +141,20 @@ class ItemRidge:
         Args:
             items: int64 (m,).
         """
-        place = np.searchsorted(self._popular, items)
-        among = place < len(self._popular)
-        among[among] = self._popular[place[among]] == items[among]
+        place = self._places[items]
+        among = place >= 0
         found = np.zeros((histories.shape[0], len(items)), np.float32)
         if among.any():
             at, left = place[among], self._among_popular(histories)
+            itself = columns_of(left, at)
             if self._inverse is not None:
-                used = np.unique(left.indices)
-                moved = left[:, used] @ self._inverse[np.ix_(used, at)]
+                moved = weighted_rows(left, self._inverse[np.ix_(left.indices, at)])
             else:
                 moved = (left @ self._root_by_item) @ self._root[:, at]
-                moved = (left[:, at].toarray() - moved) / self.ridge
-            found[:, among] = left[:, at].toarray() - moved / self._diagonal[at]
+                moved = (itself - moved) / self.ridge
+            found[:, among] = itself - moved / self._diagonal[at]
         if (rare := self.rare) is not None:
-            found += (histories @ rare)[:, items].toarray()
+            found += product_at(histories, rare, items)
         return found
 
     def scores_without(self, rows: Sparse, histories: Sparse, which: Numbers) -> Floats:
@@ -232,8 +232,20 @@ class ItemRidge:
         gram, popular = self._gram.gram, self._popular
         return rare_weights(rare, gram, ridge=self.ridge, popular=popular, precision=self._diagonal, items=self.items)
 
+    @cached_property
+    def _places(self) -> Numbers:
+        """Place of each item among the popular ones, -1 for another, int64 (items,)."""
+        places = np.full(self.items, -1, np.int64)
+        places[self._popular] = np.arange(len(self._popular))
+        return places
+
     def _among_popular(self, left: Sparse) -> Sparse:
-        return left if len(self._popular) == self.items else left[:, self._popular]
+        if len(self._popular) == self.items:
+            return left
+        place = self._places[left.indices]
+        there = place >= 0
+        offsets = np.concatenate([[0], np.cumsum(there)])[left.indptr]
+        return scipy.sparse.csr_matrix((left.data[there], place[there], offsets), shape=(left.shape[0], len(self._popular)))
 
     def _of_all(self, scores: Floats, which: Numbers) -> Floats:
         if len(which) == self.items:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.evaluation.score_calibration import Calibration, fit_calibration
@@ -85,19 +87,26 @@ class PlatformModel:
             user: Their number, if they are in the tables.
         """
         history = self.preferences.history(liked, np.zeros(1, np.int64))
-        asked = ScoredFor(history=history, users=np.full(1, user))
+        asked, each = ScoredFor(history=history, users=np.full(1, user)), one_by_one(history)
         ridge = self.preferences.model
         found = [
             ScorePart(
                 name=PREFERENCES,
                 scores=ridge.scores(history)[0],
-                by_item=lambda items: ridge.scores_of_items(one_by_one(history), items),
+                by_item=lambda items: ridge.scores_of_items(each, items),
             )
         ]
-        for weight, part in self.evidence:
+        for (weight, part), summed in zip(self.evidence, self._summed, strict=True):
             share = np.float32(weight)
-            found.append(ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=_weighted(part, share, history)))
+            by_item = _weighted(part, share, each) if summed else None
+            found.append(ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=by_item))
         return found
+
+    @cached_property
+    def _summed(self) -> list[bool]:
+        """Whether each part of the evidence is a sum over the history."""
+        history = scipy.sparse.csr_matrix((1, self.histories.items), dtype=np.float32)
+        return [part.by_item(history, np.zeros(0, np.int64)) is not None for _, part in self.evidence]
 
     def _sum(self, history: Sparse, users: Numbers) -> Floats:
         scores = self.preferences.model.scores(history)
@@ -107,10 +116,8 @@ class PlatformModel:
         return scores
 
 
-def _weighted(part: Evidence, share: np.float32, history: Sparse) -> Callable[[Numbers], Floats] | None:
-    """A part's `by_item` for one history, None where it has none."""
-    if part.by_item(history, np.zeros(0, np.int64)) is None:
-        return None
+def _weighted(part: Evidence, share: np.float32, history: Sparse) -> Callable[[Numbers], Floats]:
+    """A part's `by_item` for one history."""
 
     def by_item(items: Numbers) -> Floats:
         adds = part.by_item(history, items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import polars as pl
@@ -25,6 +26,8 @@ HIDDEN = (
 _HIDDEN = rf"[{HIDDEN}]|[\x00-\x08\x0E-\x1F\x7F-\x84\x86-\x9F]|^[\u200C\u200D]+|[\u200C\u200D]+$"
 _JOINED_ASCII = r"([\x21-\x7E])[\u200C\u200D]+"
 _OTHER_SPACES = r"[\u{A0}\u{1680}\u{2000}-\u{200A}\u{202F}\u{205F}\u{3000}]"
+_ODD = r"[^\x21-\x7E]|\.0*$|[eE]\+\d|^$|[\[({,;|]"
+"""What is in an id that may not be spelled as it is: most ids are plain."""
 _DECIMAL = r"^(-?\d+)\.0*$"
 _SCIENTIFIC = r"^-?\d(?:\.\d+)?[eE]\+\d+$"
 _EXACT = str(2**53)
@@ -57,6 +60,8 @@ def spelled_id(text: str, rules: IdRules) -> str:
     >>> spelled_id(" 7.0", USUAL_IDS), spelled_id("Jose\u0301", USUAL_IDS)
     ('7', 'José')
     """
+    if not re.search(_ODD, text):
+        return text
     return as_ids(pl.Series([text], dtype=pl.String), rules)[0] or text
 
 
@@ -73,7 +78,7 @@ def flagged_ids(
     if column.dtype.is_integer():
         return ids
     # Most ids are plain, and are left alone at the cost of one look.
-    odd = ids.str.contains(r"[^\x21-\x7E]|\.0*$|[eE]\+\d|^$|[\[({,;|]").fill_null(False)
+    odd = ids.str.contains(_ODD).fill_null(False)
     if not odd.any():
         return ids
     kept = ids.filter(odd)

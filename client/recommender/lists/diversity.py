@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommender.histories import Sparse
+from client.recommender.histories import Sparse, entries_of
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -26,8 +26,11 @@ def likeness_of(vectors: Sparse, items: Numbers) -> Floats:
     Args:
         vectors: (items, words), rows of length 1 or 0.
     """
-    some = vectors[items]
-    found: Floats = np.asarray((some @ some.T).toarray(), np.float32)
+    row, word, weight = entries_of(vectors, items)
+    _, column = np.unique(word, return_inverse=True)
+    some = np.zeros((len(items), int(column.max(initial=-1)) + 1), np.float32)
+    some[row, column] = weight
+    found: Floats = some @ some.T
     return found
 
 

@@ -75,47 +75,54 @@ def explained(
         titles: Of all items.
     """
     adds = np.stack([part.scores[items].astype(np.float64) for part in parts])
-    shares = [_shares(part, items, len(history), adds[row]) for row, part in enumerate(parts)]
-    carried = np.sum(shares, axis=0)
+    carried = np.zeros((len(history), len(items)))
+    for row, part in enumerate(parts):
+        carried += _shares(part, items, len(history), adds[row])
+    scores = [round(score, digits) for score in adds.sum(0).tolist()]
+    rounded = apportioned(adds, scores, digits)
+    accounts = apportioned(np.vstack([carried, adds.sum(0) - carried.sum(0)]), scores, digits)
+    largest_first = np.argsort(-accounts[:-1], axis=0, kind="stable")
     found = []
-    for place in range(len(items)):
-        score = round(float(adds[:, place].sum()), digits)
-        rounded = apportioned(adds[:, place], score, digits)
-        accounts = apportioned(np.append(carried[:, place], adds[:, place].sum() - carried[:, place].sum()), score, digits)
-        order = np.argsort([-one for one in accounts[:-1]], kind="stable")
-        mine = [Carried(item=int(history[at]), adds=accounts[at]) for at in order if accounts[at]]
+    for place, score in enumerate(scores):
+        order, shares = largest_first[:, place].tolist(), accounts[:, place].tolist()
+        mine = [Carried(item=history[at], adds=shares[at]) for at in order if shares[at]]
         found.append(
             Explanation(
                 score=score,
-                parts={part.name: value for part, value in zip(parts, rounded, strict=True) if value},
+                parts={part.name: value for part, value in zip(parts, rounded[:, place].tolist(), strict=True) if value},
                 history=mine,
-                besides=accounts[-1],
-                because=_because(parts, adds[:, place], mine, titles),
+                besides=shares[-1],
+                because=_because(parts, adds[:, place].tolist(), mine, titles),
             )
         )
     return found
 
 
-def apportioned(values: Floats64, total: float, digits: int) -> list[float]:
-    """The values in so many decimals, so that in decimals they add up to the total exactly.
+def apportioned(values: Floats64, totals: Sequence[float], digits: int) -> Floats64:
+    """The values of each column in so many decimals, so that in decimals they add up to its total exactly, float64 (n, m).
 
     Each is rounded down, and the units that are missing go to those with the largest remainders (Hamilton's method). Values that
     add up to another total than this by more than rounding are not made to fit: that is a mistake.
 
+    Args:
+        values: float64 (n, m).
+        totals: One for each column.
+
     Raises:
         ValueError: the values do not add up to the total.
 
-    >>> apportioned(np.array([0.14, 0.14, 0.12]), 0.4, 1)
+    >>> apportioned(np.array([[0.14], [0.14], [0.12]]), [0.4], 1).ravel().tolist()
     [0.2, 0.1, 0.1]
     """
     unit = 10**digits
-    scaled = np.asarray(values, np.float64) * unit
-    whole = np.floor(scaled).astype(np.int64)
-    missing = round(total * unit) - int(whole.sum())
-    if not 0 <= missing <= len(whole):
-        raise ValueError(f"{len(whole)} values are {missing} units away from their total")
-    whole[np.argsort(-(scaled - np.floor(scaled)), kind="stable")[:missing]] += 1
-    return [int(value) / unit for value in whole]
+    scaled = values * unit
+    whole = np.floor(scaled)
+    missing = np.array([round(total * unit) for total in totals]) - whole.sum(0)
+    if wrong := missing[(missing < 0) | (missing > len(values))].tolist():
+        raise ValueError(f"{len(values)} values are {wrong[0]:g} units away from their total")
+    rank = np.argsort(np.argsort(whole - scaled, axis=0, kind="stable"), axis=0, kind="stable")
+    apportioned_: Floats64 = (whole + (rank < missing)) / unit
+    return apportioned_
 
 
 def _shares(part: ScorePart, items: Numbers, length: int, scores: Floats64) -> Floats64:
@@ -129,11 +136,11 @@ def _shares(part: ScorePart, items: Numbers, length: int, scores: Floats64) -> F
     return np.where(cut, adds * np.divide(scores, total, out=np.ones_like(total), where=cut), adds)
 
 
-def _because(parts: Sequence[ScorePart], adds: Floats64, history: Sequence[Carried], titles: Sequence[str]) -> str:
-    best = int(np.argmax(adds))
+def _because(parts: Sequence[ScorePart], adds: Sequence[float], history: Sequence[Carried], titles: Sequence[str]) -> str:
+    best = max(range(len(adds)), key=adds.__getitem__)
     if not adds[best] > 0:
         return NOTHING
-    alone = max((row for row, part in enumerate(parts) if part.by_item is None), key=lambda row: float(adds[row]), default=None)
+    alone = max((row for row, part in enumerate(parts) if part.by_item is None), key=adds.__getitem__, default=None)
     if history and history[0].adds > 0 and (alone is None or sum(one.adds for one in history) >= adds[alone]):
         named = [_titled(titles[one.item]) for one in history[:2] if one.adds >= SECOND * history[0].adds]
         return f"you liked {' and '.join(named)}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 NAMED_HISTORY = 5
 """Items of the history that are named one by one."""
@@ -113,8 +114,8 @@ class Recommendation:
     probability: float | None = None
 
 
-def allowed_items(shelf: Shelf, person: Person, rules: ListRules) -> Numbers:
-    """Items that a list may hold, int64, ascending.
+def allowed_items(shelf: Shelf, person: Person, rules: ListRules) -> Mask:
+    """Which items a list may hold, bool (items,).
 
     Raises:
         InputError: a filter speaks of an attribute that there is not.
@@ -122,18 +123,23 @@ def allowed_items(shelf: Shelf, person: Person, rules: ListRules) -> Numbers:
     allowed = shelf.described.matching(rules.filters) if rules.filters else np.ones(shelf.items, np.bool_)
     if not rules.seen:
         allowed[with_twins(shelf, person.met)] = False
-    return np.flatnonzero(allowed)
+    return allowed
 
 
-def best_of(scores: Floats, allowed: Numbers, most: int) -> Numbers:
-    """The best of some items, best first; of equal scores the first in the catalogue comes first."""
-    found = scores[allowed]
-    if len(allowed) > 4 * most:
+def best_of(scores: Floats, allowed: Mask, most: int) -> Numbers:
+    """The best of some items, best first; of equal scores the first in the catalogue comes first.
+
+    Args:
+        scores: float32 (items,).
+        allowed: bool (items,).
+    """
+    items = np.flatnonzero(allowed)
+    if len(items) > 4 * most:
+        found = np.where(allowed, scores, -np.inf)
         # The edge belongs to all that have its score: argpartition would take any of them.
         edge = np.partition(found, len(found) - most)[len(found) - most]
-        near = np.flatnonzero(found >= edge)
-        allowed, found = allowed[near], found[near]
-    return allowed[np.argsort(-found, kind="stable")[:most]]
+        items = np.flatnonzero(found >= edge)
+    return items[np.argsort(-scores[items], kind="stable")[:most]]
 
 
 def listed_items(shelf: Shelf, person: Person, scores: Floats, rules: ListRules) -> Numbers:
@@ -162,7 +168,7 @@ def listed_items(shelf: Shelf, person: Person, scores: Floats, rules: ListRules)
             caps=rules.caps,
             values=lambda name, place, values=values: values[name][place],  # type: ignore[misc]
         )
-        if len(places) >= rules.top or len(pool) == len(allowed):
+        if len(places) >= rules.top or len(pool) < size:
             return pool[places]
         # The caps left too few of the pool.
         size *= 4
@@ -209,7 +215,8 @@ def described_list(
         calibration: From the scores to probabilities, if there is one.
         named: Items of the history that are named one by one.
     """
-    order = person.history(shelf.items).recent(np.zeros(1, np.int64), half_life=None).indices.tolist()
+    # As the parts have them (`Histories.recent`).
+    order = np.unique(person.liked).tolist()
     found = explained(parts, items, order, shelf.item_titles)
     listed = [
         _described(shelf, rank, int(item), why, named) for rank, (item, why) in enumerate(zip(items, found, strict=True), start=1)
