@@ -261,7 +261,7 @@ class ItemRidge:
         else:
             product = (left @ self._root_by_item) @ self._root
             product *= -1.0
-            product[left.nonzero()] += left.data
+            product[np.repeat(np.arange(len(product)), np.diff(left.indptr)), left.indices] += left.data
             product /= self.ridge
         return product
 
@@ -340,5 +340,5 @@ def _f32(values: NDArray[np.float64]) -> Floats:
 def _less(histories: Sparse, moved: Floats) -> Floats:
     """histories - moved, in the place of `moved`."""
     np.negative(moved, out=moved)
-    moved[histories.nonzero()] += histories.data
+    moved[np.repeat(np.arange(len(moved)), np.diff(histories.indptr)), histories.indices] += histories.data
     return moved
