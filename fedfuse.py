@@ -20,6 +20,7 @@ from rich.markup import escape
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
 from client.cli.embed import embed_command
+from client.cli.facts import facts_command
 from client.cli.local import check, evaluate_command, recommend_command
 from client.cli.serving import serve_command
 from server.cli.audit import audit, ledger
@@ -136,6 +137,7 @@ app.command("recommend", rich_help_panel=PLATFORM)(recommend_command)
 app.command("serve", rich_help_panel=PLATFORM)(serve_command)
 app.command("evaluate", rich_help_panel=PLATFORM)(evaluate_command)
 app.command("embed", rich_help_panel=PLATFORM)(embed_command)
+app.command("facts", rich_help_panel=PLATFORM)(facts_command)
 init = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="Make the folder of a coordinator (server) or of a platform (client)."
 )

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from client.config.table_location import AsTuple, Column, Columns, FilePath, Frozen, Linked, Lookup, Reading
+from client.config.table_location import AsTuple, Column, Columns, FilePath, FilePaths, Frozen, Linked, Lookup, Reading
 from shared.base.settings import Finite, Positive
 
 
@@ -250,6 +250,14 @@ class KnowledgeSource(Source):
         links: A table that says which entity an item is, with the columns `item` and `entity`; without it items are entities.
         names: A table that says how an entity is called, with the columns `entity` and `name`.
         neighbours: Phrases of an item's text, at most.
+        entities: What kind of public key the entities' ids are ("wikidata", "freebase"), as `keys` of items: an entity of another
+            platform under the same key is the same one. Items that are entities without `links` are known by their own keys.
+        same: A table of cross-references, with the columns `entity` and `key`: further public keys of an entity, each with its
+            kind before it ("isbn:9780306406157").
+        publish: Whether `fedfuse facts` may write what the graph says of the items, under their public keys and those of the
+            entities, into a file for other platforms.
+        elsewhere: Such files of other platforms, or folders or patterns of them; one of this platform is passed over. What they
+            say of the entities that items here are or have is a part of the score.
     """
 
     roles = ("head", "relation", "tail")
@@ -258,10 +266,18 @@ class KnowledgeSource(Source):
     links: Linked | None = None
     names: Linked | None = None
     neighbours: int = Field(4, ge=1, le=100)
+    entities: KeyKind | None = None
+    same: Linked | None = None
+    publish: bool = False
+    elsewhere: FilePaths | None = Field(None, validate_default=False)
 
     @model_validator(mode="after")
     def _link_roles(self) -> KnowledgeSource:
-        for key, linked, roles in (("links", self.links, ("item", "entity")), ("names", self.names, ("entity", "name"))):
+        for key, linked, roles in (
+            ("links", self.links, ("item", "entity")),
+            ("names", self.names, ("entity", "name")),
+            ("same", self.same, ("entity", "key")),
+        ):
             for name in linked.columns if linked is not None else ():
                 if name not in roles:
                     raise ValueError(f"{key}.columns.{name}: expected one of: {', '.join(roles)}")

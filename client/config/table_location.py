@@ -102,6 +102,7 @@ Column = Annotated[str | int, PlainValidator(_column)]
 Columns = Annotated[str | int | tuple[str | int, ...], PlainValidator(_columns)]
 AsTuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 FilePath = Annotated[Path, BeforeValidator(_path)]
+FilePaths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 
 
 class Frozen(BaseModel):
@@ -150,7 +151,7 @@ class Reading(Frozen):
             must not take another's row away.
     """
 
-    path: Annotated[tuple[Path, ...] | None, BeforeValidator(_paths)] = Field(None, validate_default=False)
+    path: FilePaths | None = Field(None, validate_default=False)
     url: Annotated[str | None, BeforeValidator(_url)] = Field(None, repr=False, validate_default=False)
     table: str | None = Field(None, min_length=1)
     query: str | None = Field(None, min_length=1)

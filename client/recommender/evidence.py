@@ -30,6 +30,8 @@ NOBODY = -1
 """In the place of a user's number: somebody who is in no table."""
 POPULARITY, POOLED, WORDS, FRIENDS = "popularity", "popularity elsewhere", "words", "friends"
 TEXT, ADAPTED = "text", "text as trained together"
+ELSEWHERE = "known elsewhere"
+"""Of the entities that items are or have, by other platforms' public catalogues."""
 TASTE, SHARED_TASTE = "taste", "taste as summed together"
 VECTORS = "vectors of {}"
 """A source of item vectors, as of pictures."""
@@ -255,6 +257,12 @@ def source_vectors(tables: Tables) -> dict[str, Floats]:
             found[name] = np.zeros(own.values.shape, np.float32)
             found[name][own.present] = centred(own.values[own.present])
     return found
+
+
+def elsewhere_vectors(tables: Tables) -> Sparse | None:
+    """What other platforms know of the items' entities, as `word_vectors`; None where nobody knows anything."""
+    texts = list(tables.item_elsewhere.values())
+    return text_vectors(texts) if any(map(any, texts)) else None
 
 
 def word_vectors(tables: Tables) -> Sparse:

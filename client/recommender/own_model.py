@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client.examples.split import Split
 from client.recommender.evidence import (
+    ELSEWHERE,
     TEXT,
     VECTORS,
     WORDS,
@@ -19,6 +20,7 @@ from client.recommender.evidence import (
     FriendsLike,
     Popular,
     centred,
+    elsewhere_vectors,
     source_vectors,
     word_vectors,
 )
@@ -80,6 +82,8 @@ def training_histories(tables: Tables, split: Split) -> Histories:
 def own_evidence(tables: Tables, histories: Histories, text: Floats | None = None) -> list[Evidence]:
     """What a platform knows by itself beside which items its users like together."""
     evidence: list[Evidence] = [Popular(histories), Alike(word_vectors(tables), name=WORDS)]
+    elsewhere = elsewhere_vectors(tables)
+    evidence += [] if elsewhere is None else [Alike(elsewhere, name=ELSEWHERE)]
     evidence += [Alike(vectors, name=VECTORS.format(name)) for name, vectors in source_vectors(tables).items()]
     evidence += [] if text is None else [Alike(centred(text), name=TEXT), own_taste(histories, text)]
     return [*evidence, FriendsLike(histories, tables.ties)] if tables.ties else evidence

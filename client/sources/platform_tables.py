@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
 from client.config.platform_file import PlatformFile
@@ -17,21 +17,23 @@ from client.config.source_schema import (
     VectorsSource,
 )
 from client.sources.cleaning import Cleaning
+from client.sources.entity_facts import KnownItem, PublishedFacts, publishable
 from client.sources.kinds.catalogue import described_items, read_catalogue
 from client.sources.kinds.interactions import merge_interactions, read_interactions
-from client.sources.kinds.items import read_items
+from client.sources.kinds.items import Described, read_items
 from client.sources.kinds.knowledge import read_knowledge
 from client.sources.kinds.profiles import read_profiles
 from client.sources.kinds.reviews import read_reviews
 from client.sources.kinds.social import read_social
 from client.sources.kinds.vectors import read_vectors
+from client.sources.numbering import Numbering
 from client.sources.readers.table_scan import reading
 from client.sources.row_texts import coordinates
 from client.sources.source_rows import place
 from client.sources.tables import Notes, SourceReport, Tables, Ties, Vectors
 from shared.base.errors import InputError
 
-__all__ = ["read_tables", "require_items", "require_usable"]
+__all__ = ["read_public_facts", "read_tables", "require_items", "require_usable"]
 
 _Arguments = ParamSpec("_Arguments")
 _Source = TypeVar("_Source")
@@ -64,27 +66,10 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     | the ids `7` and `7.0` | one user, unless `[ids]` says otherwise |
     | the same row twice | counts once |
     """
-    cleanings = {
-        name: Cleaning(
-            source=name,
-            kind=source.kind,
-            where=f"{place(source)} ({platform.path}, [sources.{name}])",
-            lenient=lenient and not isinstance(source, ItemsSource | KnowledgeSource),
-            rules=platform.ids,
-        )
-        for name, source in platform.sources.items()
-    }
-    reports: dict[str, SourceReport] = {}
-
-    described = {
-        name: _in_words(cleanings[name], read_items, source)
-        for name, source in platform.sources.items()
-        if isinstance(source, ItemsSource)
-    }
-    reports |= {name: table.report for name, table in described.items()}
-    catalogue, listed = described_items(list(described.values())) if described else None, None
-    if isinstance(platform.catalogue, CatalogueFile):
-        catalogue, listed = read_catalogue(platform.catalogue, where=str(platform.path), rules=platform.ids)
+    cleanings = _cleanings(platform, lenient=lenient)
+    described = _read_described(platform, cleanings)
+    reports: dict[str, SourceReport] = {name: table.report for name, table in described.items()}
+    catalogue, listed = _declared_catalogue(platform, described)
 
     met = {
         name: _in_words(cleanings[name], read_interactions, source)
@@ -94,16 +79,14 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     items, users, interactions, merged = merge_interactions(list(met.values()), catalogue)
     reports |= dict(zip(met, merged, strict=True))
 
-    titles = list(items.ids)
-    keys = [""] * len(items)
+    titles, keys = _titles_and_keys(described, items)
     item_text: dict[str, list[str]] = {}
+    item_elsewhere: dict[str, Sequence[str]] = {}
     item_attributes: dict[str, list[str]] = {}
     item_vectors: dict[str, Vectors] = {}
     for name, table in reversed(described.items()):
-        # In reverse, so that the first source that has a title gives it.
+        # In reverse, so that the first source that has a value gives it.
         places = items.numbers(table.ids)
-        titles = [given or so_far for given, so_far in zip(items.texts(places, table.titles), titles, strict=True)]
-        keys = [given or so_far for given, so_far in zip(items.texts(places, table.keys), keys, strict=True)]
         item_text = {name: items.texts(places, table.texts), **item_text}
         for attribute, values in table.attributes.items():
             found = items.texts(places, values)
@@ -132,7 +115,10 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         elif isinstance(source, SocialSource):
             ties[name], reports[name] = _in_words(cleaning, read_social, source, users)
         elif isinstance(source, KnowledgeSource):
-            item_text[name], reports[name] = _in_words(cleaning, read_knowledge, source, items, titles)
+            known = _in_words(cleaning, read_knowledge, source, items, titles, keys, platform=platform.name)
+            item_text[name], reports[name] = known.texts, known.report
+            if any(known.elsewhere):
+                item_elsewhere[name] = known.elsewhere
         elif isinstance(source, VectorsSource):
             owner, vectors, reports[name] = _in_words(cleaning, read_vectors, source, users, items)
             (user_vectors if owner == "user" else item_vectors)[name] = vectors
@@ -145,6 +131,7 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         item_text={**item_text, **public},
         user_ids=users.ids,
         interactions=interactions,
+        item_elsewhere=item_elsewhere,
         item_attributes=item_attributes,
         item_vectors=item_vectors,
         user_text=user_text,
@@ -154,6 +141,81 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
         reports=[*([listed] if listed else []), *(reports[name] for name in platform.sources)],
         catalogue_public=catalogue is not None,
     )
+
+
+def read_public_facts(platform: PlatformFile) -> PublishedFacts:
+    """What the platform publishes of its items (`publish` of a source of kind `knowledge`); public tables alone are opened.
+
+    Raises:
+        InputError: no source is to be published, or a public table cannot be read.
+        PrivacyError: which items there are comes from users' rows.
+    """
+    platform.require_catalogue()
+    sources = {
+        name: source for name, source in platform.sources.items() if isinstance(source, KnowledgeSource) and source.publish
+    }
+    if not sources:
+        raise InputError(
+            "no source of kind 'knowledge' is to be published", where=str(platform.path), do="say publish = true in one of them"
+        )
+    cleanings = _cleanings(platform)
+    described = _read_described(platform, cleanings)
+    items, _ = _declared_catalogue(platform, described)
+    assert items is not None
+    titles, keys = _titles_and_keys(described, items)
+    of_sources = []
+    for name, source in sources.items():
+        # What others have told is theirs to publish.
+        alone = source.model_copy(update={"elsewhere": None})
+        of_sources.append(_in_words(cleanings[name], read_knowledge, alone, items, titles, keys).facts)
+    joined = [
+        KnownItem(
+            keys=tuple(dict.fromkeys(key for one in several for key in one.keys)),
+            facts=tuple(dict.fromkeys(fact for one in several for fact in one.facts)),
+        )
+        for several in zip(*of_sources, strict=True)
+    ]
+    return PublishedFacts(platform=platform.name, items=publishable(joined))
+
+
+def _cleanings(platform: PlatformFile, *, lenient: bool = False) -> dict[str, Cleaning]:
+    return {
+        name: Cleaning(
+            source=name,
+            kind=source.kind,
+            where=f"{place(source)} ({platform.path}, [sources.{name}])",
+            lenient=lenient and not isinstance(source, ItemsSource | KnowledgeSource),
+            rules=platform.ids,
+        )
+        for name, source in platform.sources.items()
+    }
+
+
+def _read_described(platform: PlatformFile, cleanings: Mapping[str, Cleaning]) -> dict[str, Described]:
+    return {
+        name: _in_words(cleanings[name], read_items, source)
+        for name, source in platform.sources.items()
+        if isinstance(source, ItemsSource)
+    }
+
+
+def _declared_catalogue(
+    platform: PlatformFile, described: Mapping[str, Described]
+) -> tuple[Numbering | None, SourceReport | None]:
+    """The items that public tables list, None where none does; and what reading a list gave."""
+    if isinstance(platform.catalogue, CatalogueFile):
+        return read_catalogue(platform.catalogue, where=str(platform.path), rules=platform.ids)
+    return described_items(list(described.values())) if described else None, None
+
+
+def _titles_and_keys(described: Mapping[str, Described], items: Numbering) -> tuple[list[str], list[str]]:
+    """Of each item its title, or id, and its public key, or '': the first source that has one gives it."""
+    titles, keys = list(items.ids), [""] * len(items)
+    for table in reversed(list(described.values())):
+        places = items.numbers(table.ids)
+        titles = [given or so_far for given, so_far in zip(items.texts(places, table.titles), titles, strict=True)]
+        keys = [given or so_far for given, so_far in zip(items.texts(places, table.keys), keys, strict=True)]
+    return titles, keys
 
 
 def require_usable(tables: Tables, *, where: str) -> None:

@@ -148,6 +148,7 @@ class Tables:
             common; '' for an item that has none. Public.
         item_text: Source name -> one text per item ('' where the source says nothing), most
             important source first. Public.
+        item_elsewhere: Source name (knowledge) -> what other platforms know of each item's entities, one text per item. Public.
         item_attributes: Attribute -> one value per item, by which lists are filtered ('' where there is none); several values are
             separated by commas. Public.
         item_vectors: Source name -> vectors per item. Public.
@@ -169,6 +170,7 @@ class Tables:
     item_text: Mapping[str, Sequence[str]]
     user_ids: Sequence[str]
     interactions: Interactions
+    item_elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
     item_attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     item_vectors: Mapping[str, Vectors] = field(default_factory=dict)
     user_text: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def platforms(world: Path) -> dict[str, Platform]:
     files = {name: load(world / f"{name}.toml") for name in PLATFORMS}
-    return {name: (file, read_tables(file)) for name, file in files.items()}
+    found = {name: (file, read_tables(file)) for name, file in files.items()}
+    file, tables = found["video"]
+    return {**found, "video": (file, replace(tables, item_elsewhere={"graph": ["genre: noir"] * tables.items}))}
 
 
 def test_what_is_there_is_removed_and_what_is_not_is_said(platforms: dict[str, Platform]) -> None:
@@ -47,7 +50,7 @@ def test_what_is_there_is_removed_and_what_is_not_is_said(platforms: dict[str, P
     assert found == {
         "shop": {"attributes", "texts", "vectors", "profiles", "reviews", "event weights"},
         "corner": {"attributes", "texts"},
-        "video": {"attributes", "texts", "knowledge graph", "friends"},
+        "video": {"attributes", "texts", "knowledge graph", "known elsewhere", "friends"},
         "news": {"attributes", "texts", "profiles"},
     }
 
@@ -61,7 +64,8 @@ def test_nothing_else_changes(platforms: dict[str, Platform], source: str) -> No
         parts = {
             "attributes": {"item_text", "item_vectors"},
             "texts": {"item_text", "item_titles", "item_vectors"},
-            "knowledge graph": {"item_text"},
+            "knowledge graph": {"item_text", "item_elsewhere"},
+            "known elsewhere": {"item_elsewhere"},
             "vectors": {"item_vectors", "user_vectors"},
             "profiles": {"user_text", "user_vectors"},
             "reviews": {"notes", "item_text"},

@@ -190,7 +190,11 @@ def _ranked(rows: PlatformRows, run: Path, settings: Settings, *, texts: bool, o
 
 def _reads_alike(tables: Tables, whole: Tables) -> bool:
     """Whether models without a text encoder read the same of both: they read no profiles, users' vectors and private notes."""
-    parts = [(tables.item_text, whole.item_text), (tables.item_vectors, whole.item_vectors)]
+    parts = [
+        (tables.item_text, whole.item_text),
+        (tables.item_elsewhere, whole.item_elsewhere),
+        (tables.item_vectors, whole.item_vectors),
+    ]
     alike = all(mine.keys() == other.keys() and all(mine[name] is other[name] for name in mine) for mine, other in parts)
     pairs = [(tables.item_titles, whole.item_titles), (tables.ties, whole.ties), (tables.interactions, whole.interactions)]
     return alike and all(mine is other for mine, other in pairs)

@@ -39,9 +39,15 @@ def without_texts(file: PlatformFile, tables: Tables) -> Tables:
 
 
 def without_graph(file: PlatformFile, tables: Tables) -> Tables:
-    """No knowledge graph."""
+    """No knowledge graph, and so nothing that others know of its entities."""
     gone = _named(file, KnowledgeSource)
-    return replace(tables, item_text={name: text for name, text in tables.item_text.items() if name not in gone})
+    texts = {name: text for name, text in tables.item_text.items() if name not in gone}
+    return replace(tables, item_text=texts, item_elsewhere={})
+
+
+def without_elsewhere(file: PlatformFile, tables: Tables) -> Tables:
+    """Nothing that other platforms know of the items' entities."""
+    return replace(tables, item_elsewhere={})
 
 
 def without_vectors(file: PlatformFile, tables: Tables) -> Tables:
@@ -89,6 +95,7 @@ REMOVALS: dict[str, Removal] = {
     "attributes": without_attributes,
     "texts": without_texts,
     "knowledge graph": without_graph,
+    "known elsewhere": without_elsewhere,
     "vectors": without_vectors,
     "profiles": without_profiles,
     "reviews": without_reviews,
@@ -111,6 +118,7 @@ def removed(file: PlatformFile, tables: Tables, source: str) -> Tables | None:
             if isinstance(file.sources.get(name), ItemsSource)
         ),
         "texts": any(map(any, tables.item_text.values())) or list(tables.item_titles) != list(tables.item_ids),
+        "known elsewhere": bool(tables.item_elsewhere),
         "friends": bool(tables.ties),
         "event weights": len(np.unique(tables.interactions.weight[tables.interactions.positive])) > 1,
     }
