@@ -117,7 +117,9 @@ def recommend_command(
         ),
     ] = None,
     everybody: Annotated[bool, typer.Option("--all", help="For every user of the platform, to --out.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --all: a .parquet or .csv file of user, rank, item and score.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --all: a .parquet or .csv file of user, rank, item, score and probability.")
+    ] = None,
     top: Annotated[int, typer.Option(help="How many items.")] = 10,
     private: Annotated[
         bool, typer.Option("--private", help="Use what was released alone, and no other user's row: for lists shown in public.")

@@ -39,7 +39,7 @@ _SCORES_AT_ONCE = 1 << 21
 _USERS_AT_ONCE = 512
 _USERS_PER_PART = 20_000
 _MODE = 0o600
-_SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32}
+_SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "score": pl.Float32, "probability": pl.Float32}
 
 
 def recommend_everybody(
@@ -56,7 +56,10 @@ def recommend_everybody(
     tell: Tell = silent,
     progress: Progress | None = None,
 ) -> int:
-    """Write the best items that each user has not had: columns user, rank, item and score, users in the order of the tables.
+    """Write the best items that each user has not had: columns user, rank, item, score and probability.
+
+    Users are in the order of the tables. A probability is that of `client.recommender.lists.recommended.Recommendation`, and
+    missing where the model has none.
 
     Args:
         out: A `.parquet` or `.csv` file, of mode 0600; replaced if it is there.
@@ -83,7 +86,7 @@ def recommend_everybody(
     at_hand = FittedPlatform(file, inputs, Reports(say=say, tell=tell, progress=progress))
     shelf, fitted = at_hand.shelf, at_hand.model_for(-1, liked=0)
     # Without a digest nobody can tell whether a part is of the same rows.
-    mark = hashlib.sha256(f"{at_hand.digest}|{top}|{texts}".encode()).hexdigest()[:16]
+    mark = hashlib.sha256(f"{at_hand.digest}|{top}|{texts}|{list(_SCHEMA)}".encode()).hexdigest()[:16]
     parts = out.with_name(f".{out.name}.{mark if at_hand.digest else os.getpid()}")
     try:
         parts.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,12 +137,15 @@ def _part(
             found = list(threads.map(lambda users: best_items(model, shelf, users, top=top), _blocks(begin, end, shelf.items)))
         item, score = (np.concatenate([block[side] for block in found]) for side in (0, 1))
         user, rank = np.nonzero(item >= 0)
+        calibration = model.calibration
+        likely = None if calibration is None else calibration.probabilities(score[user, rank])
         table = pl.DataFrame(
             {
                 "user": pl.Series(shelf.user_ids[begin:end], dtype=pl.String).gather(user),
                 "rank": (rank + 1).astype(np.int32),
                 "item": items.gather(item[user, rank]),
                 "score": score[user, rank],
+                "probability": None if likely is None else likely.astype(np.float32),
             },
             schema=_SCHEMA,
         )

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import fedfuse
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
-from client.recommender import evidence, item_ridge
+from client.recommender import evidence, item_ridge, platform_model
 from client.recommender.lists.recommended import ListRules
 from client.recommender.serving import fitted_platform, kept_model, recommend_all
 from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
@@ -202,6 +202,16 @@ class TestEverybody:
             rows = found.filter(pl.col("user") == user).sort("rank")
             assert rows["item"].to_list() == [item.item for item in alone]
             np.testing.assert_allclose(rows["score"], [item.score for item in alone], atol=2e-6)
+            likely = [item.probability for item in alone]
+            assert all(chance is not None and 0 < chance < 1 for chance in likely)
+            np.testing.assert_allclose(rows["probability"], likely, rtol=1e-3)
+
+    def test_a_model_without_probabilities_leaves_them_out(
+        self, file: PlatformFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(platform_model, "fit_calibration", lambda *args, **more: None)
+        found = self.everybody(file, tmp_path, "all.parquet")
+        assert found["probability"].null_count() == len(found) and found["score"].null_count() == 0
 
     def test_it_goes_on_where_it_was_interrupted(
         self, file: PlatformFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -238,7 +248,9 @@ class TestEverybody:
             return CliRunner().invoke(fedfuse.app, ["recommend", "--platform", str(file.path), *words])
 
         out = tmp_path / "all.csv"
-        assert call("--all", "--out", str(out)).exit_code == 0 and out.read_text().startswith("user,rank,item,score\n")
+        assert call("--all", "--out", str(out)).exit_code == 0 and out.read_text().startswith(
+            "user,rank,item,score,probability\n"
+        )
         for wrong in (["--all"], ["--out", str(out)], ["--all", "--out", str(out), "--user", "u1"], ["--all", "--out", "x.txt"]):
             assert isinstance(call(*wrong).exception, InputError)
 
