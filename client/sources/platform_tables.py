@@ -165,7 +165,7 @@ def read_public_facts(platform: PlatformFile) -> PublishedFacts:
     titles, keys = _titles_and_keys(described, items)
     of_sources = []
     for name, source in sources.items():
-        # What others have told is theirs to publish.
+        # What others have told is theirs to publish, and their files need not be there.
         alone = source.model_copy(update={"elsewhere": None})
         of_sources.append(_in_words(cleanings[name], read_knowledge, alone, items, titles, keys).facts)
     joined = [

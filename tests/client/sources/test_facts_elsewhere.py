@@ -176,6 +176,8 @@ def test_nothing_is_published_unasked_and_no_catalogue_of_users_rows(tmp_path: P
 def test_what_others_told_is_not_published_on(films: Path) -> None:
     path = platform(films, "books", entities="wikidata", publish=True, elsewhere=["films.facts.jsonl"])
     assert "fantasy" not in repr(read_public_facts(load(path)))
+    (films / "films.facts.jsonl").unlink()
+    assert "fantasy" not in repr(read_public_facts(load(path)))
 
 
 @pytest.mark.parametrize(
