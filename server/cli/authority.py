@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli.operators import As
 from shared.base.errors import FedfuseError, InputError
+
+if TYPE_CHECKING:
+    from server.deployment.folder import CoordinatorFolder
+    from server.operators.rights import Verb
 
 
 class RotationStep(StrEnum):
@@ -27,6 +33,7 @@ def authority_command(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Switch although platforms have not said that they know the new authority.")
     ] = False,
+    act_as: As = None,
 ) -> None:
     """Change the certificate authority without stopping a platform.
 
@@ -34,6 +41,7 @@ def authority_command(
     begin    makes the next authority; platforms take it within a minute, signed by the federation's key
     switch   gives the server a certificate of it; start the server again afterwards
     finish   forgets the old one
+    status   takes no right; the steps take the right to change certificates
 
     A platform that is away takes the new authority when it comes back.
     """
@@ -46,17 +54,19 @@ def authority_command(
         trusted_bundle,
     )
     from server.deployment.folder import open_coordinator
+    from server.operators.rights import Verb
     from shared.protocol.invitation import fingerprint_of_authorities
 
     coordinator = open_coordinator(folder)
     if step is RotationStep.BEGIN:
-        begin_rotation(coordinator)
+        begin_rotation(coordinator, record=_recorder(coordinator, act_as, Verb.AUTHORITY_BEGIN))
     elif step is RotationStep.SWITCH:
+        record = _recorder(coordinator, act_as, Verb.AUTHORITY_SWITCH, days=str(days), anyway="yes" if anyway else "")
         if rotation_stage(coordinator.certificates) is RotationStage.BEGUN and not anyway:
             _require_known(folder)
-        switch_authority(coordinator, days=days)
+        switch_authority(coordinator, days=days, record=record)
     elif step is RotationStep.FINISH:
-        finish_rotation(coordinator)
+        finish_rotation(coordinator, record=_recorder(coordinator, act_as, Verb.AUTHORITY_FINISH))
     stage = rotation_stage(coordinator.certificates)
     typer.echo(f"platforms get: {fingerprint_of_authorities(trusted_bundle(coordinator.certificates))}")
     if stage is RotationStage.BEGUN:
@@ -73,6 +83,23 @@ def authority_command(
             RotationStage.SWITCHED: "switched; start the server again, then: fedfuse server authority finish",
         }[stage]
     )
+
+
+def _recorder(coordinator: CoordinatorFolder, act_as: Path | None, verb: Verb, **details: str) -> Callable[[str], object]:
+    """Writes a step into the operators' log, with the fingerprint of the authority that it is about.
+
+    Raises:
+        FedfuseError: as `server.operators.acting.acting_operator`.
+    """
+    from server.operators.acting import acting_operator
+    from shared.protocol.invitation import fingerprint_of_authorities
+
+    acting = acting_operator(coordinator, act_as, verb.right)
+
+    def record(authority: str) -> None:
+        acting.record(verb, coordinator.file.name, {"authority": fingerprint_of_authorities(authority), **details})
+
+    return record
 
 
 def _late(folder: Path) -> list[str]:

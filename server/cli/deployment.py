@@ -74,12 +74,23 @@ def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's
 def renew(
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE,
     days: Annotated[int, typer.Option(help="Days that the new certificate holds.", min=1)] = 365,
+    act_as: As = None,
 ) -> None:
     """Make a new TLS certificate from the same authority; platforms need nothing new. Restart the server afterwards."""
     from server.deployment.folder import open_coordinator
+    from server.operators.acting import acting_operator
+    from server.operators.rights import Right, Verb
+    from shared.protocol.invitation import fingerprint_of_authorities
 
     coordinator = open_coordinator(folder)
-    coordinator.certificates.issue(coordinator.file.host, days=days)
+    acting = acting_operator(coordinator, act_as, Right.CERTIFICATES)
+    host = coordinator.file.host
+
+    def record(certificate: str) -> None:
+        details = {"certificate": fingerprint_of_authorities(certificate), "host": host, "days": str(days)}
+        acting.record(Verb.RENEW, coordinator.file.name, details)
+
+    coordinator.certificates.issue(host, days=days, record=record)
     typer.echo(f"a certificate for {coordinator.file.host}, for {days} days; restart the server to use it")
 
 

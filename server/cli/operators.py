@@ -32,7 +32,9 @@ As = Annotated[
 HERE = Path("coordinator")
 
 operator = typer.Typer(
-    no_args_is_help=True, suggest_commands=False, help="Operators by name: who may invite, approve, revoke, run and publish."
+    no_args_is_help=True,
+    suggest_commands=False,
+    help="Operators by name: who may invite, approve, revoke, run, publish and change certificates.",
 )
 
 
@@ -131,7 +133,7 @@ def operator_list(
     console = Console(emoji=False)
     console.print(table)
     for right in Right:
-        console.print(f"[dim]{right:<9}[/] {right.meaning}", highlight=False)
+        console.print(f"[dim]{right:<12}[/] {right.meaning}", highlight=False)
 
 
 def log_command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, StorageError
 from shared.protocol.authorities import certificates_in, pem_bundle
 from shared.protocol.keys import read_secret
+
+Record = Callable[[str], object]
+"""Writes down what is about to be done, given the certificate (PEM) of the authority that it is done with; a step that cannot be
+written down is not taken."""
 
 
 class RotationStage(StrEnum):
@@ -35,11 +40,12 @@ def rotation_stage(certificates: Certificates) -> RotationStage:
     return RotationStage.SWITCHED if _old(certificates).exists() else RotationStage.NONE
 
 
-def begin_rotation(coordinator: CoordinatorFolder) -> None:
+def begin_rotation(coordinator: CoordinatorFolder, *, record: Record | None = None) -> None:
     """Make the next authority, and announce it beside the present one from now on.
 
     Raises:
         InputError: the rotation before is not finished.
+        FedfuseError: as `record`; nothing is written then.
     """
     certificates = coordinator.certificates
     if rotation_stage(certificates) is RotationStage.SWITCHED:
@@ -47,20 +53,25 @@ def begin_rotation(coordinator: CoordinatorFolder) -> None:
     made = _next(certificates)
     if not made.authority.exists():
         made.authority_key.unlink(missing_ok=True)  # of a beginning that was cut short
-        made.make_authority(coordinator.file.name)
+        made.make_authority(coordinator.file.name, record=record)
+    elif record is not None:
+        record(made.authority.read_text(encoding="ascii"))
     _tell(certificates, certificates.authority, made.authority)
 
 
-def switch_authority(coordinator: CoordinatorFolder, *, days: int) -> None:
+def switch_authority(coordinator: CoordinatorFolder, *, days: int, record: Record | None = None) -> None:
     """Give the server a certificate of the next authority; the server shows it once it is started again.
 
     Raises:
         InputError: none was begun.
+        FedfuseError: as `record`; nothing is written then.
     """
     certificates = coordinator.certificates
     made, old = _next(certificates), _old(certificates)
     if rotation_stage(certificates) is not RotationStage.BEGUN:
         raise InputError("no rotation was begun", where=str(made.authority), do="authority begin, and wait for the platforms")
+    if record is not None:
+        record(made.authority.read_text(encoding="ascii"))
     if not old.exists():
         write_whole(old, certificates.authority.read_bytes())
     _tell(certificates, old, made.authority)
@@ -71,11 +82,12 @@ def switch_authority(coordinator: CoordinatorFolder, *, days: int) -> None:
     made.authority.unlink()
 
 
-def finish_rotation(coordinator: CoordinatorFolder) -> None:
+def finish_rotation(coordinator: CoordinatorFolder, *, record: Record | None = None) -> None:
     """Forget the old authority: from now on platforms get the new one alone.
 
     Raises:
         InputError: nothing was switched, or the server that runs still shows a certificate of the old authority.
+        FedfuseError: as `record`; nothing is written then.
     """
     certificates = coordinator.certificates
     if rotation_stage(certificates) is not RotationStage.SWITCHED:
@@ -86,6 +98,8 @@ def finish_rotation(coordinator: CoordinatorFolder) -> None:
             where=coordinator.control,
             do="start it again, then finish",
         )
+    if record is not None:
+        record(certificates.authority.read_text(encoding="ascii"))
     _tell(certificates, certificates.authority)
     _old(certificates).unlink()
 

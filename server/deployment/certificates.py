@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +55,17 @@ class Certificates:
         """Key of the authority that platforms know already and that does not sign yet."""
         return self.authority.with_name("next.key")
 
-    def make_authority(self, federation: str, *, days: int = AUTHORITY_DAYS) -> None:
+    def make_authority(
+        self, federation: str, *, days: int = AUTHORITY_DAYS, record: Callable[[str], object] | None = None
+    ) -> None:
         """Make the authority's key (0600) and certificate.
+
+        Args:
+            record: Called with the certificate (PEM) before anything is written.
 
         Raises:
             InputError: there is one; every platform trusts that one.
+            FedfuseError: as `record`; nothing is written then.
         """
         if self.authority_key.exists() or self.authority.exists():
             raise InputError("an authority is there already", where=str(self.authority), do="use it; every platform trusts it")
@@ -70,21 +77,26 @@ class Certificates:
             .add_extension(_usage(signs_certificates=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
+        certificate = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        if record is not None:
+            record(certificate.decode("ascii"))
         if not create_whole(self.authority_key, _pem(key), mode=0o600):
             raise InputError(
                 "an authority is there already", where=str(self.authority_key), do="use it; every platform trusts it"
             )
-        write_whole(self.authority, builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        write_whole(self.authority, certificate)
 
-    def issue(self, host: str, *, days: int = SERVER_DAYS) -> None:
+    def issue(self, host: str, *, days: int = SERVER_DAYS, record: Callable[[str], object] | None = None) -> None:
         """Make a new key and certificate for the server, in place of older ones.
 
         Args:
             host: Name or address under which platforms reach it; this machine's own names are added, for its own use.
+            record: As for `make_authority`.
 
         Raises:
             StorageError: the authority's key cannot be read.
             InputError: the host is neither a name nor an address.
+            FedfuseError: as `record`; the certificate is as it was.
         """
         authority_key = load_pem_private_key(read_secret(self.authority_key), password=None)
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
@@ -101,8 +113,11 @@ class Certificates:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         )
+        certificate = builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        if record is not None:
+            record(certificate.decode("ascii"))
         write_whole(self.server_key, _pem(key), mode=0o600)
-        write_whole(self.server, builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        write_whole(self.server, certificate)
 
     def days_left(self, *, now: datetime.datetime | None = None) -> float:
         """Days until the server's certificate expires; negative once it has."""

@@ -16,6 +16,7 @@ class Right(StrEnum):
     REVOKE = "revoke"
     RUN = "run"
     PUBLISH = "publish"
+    CERTIFICATES = "certificates"
     OPERATORS = "operators"
 
     @property
@@ -30,6 +31,7 @@ _MEANINGS = {
     Right.REVOKE: "shut platforms out",
     Right.RUN: "start, resume and abort runs, and ask what they would cost",
     Right.PUBLISH: "sign and publish models",
+    Right.CERTIFICATES: "renew the server's certificate, and change the authority",
     Right.OPERATORS: "add and remove operators, and so, in the end, everything",
 }
 
@@ -49,6 +51,10 @@ class Verb(StrEnum):
     RESUME = "resume"
     ABORT = "abort"
     PUBLISH = "publish"
+    RENEW = "renew"
+    AUTHORITY_BEGIN = "authority-begin"
+    AUTHORITY_SWITCH = "authority-switch"
+    AUTHORITY_FINISH = "authority-finish"
 
     @property
     def right(self) -> Right:
@@ -69,6 +75,10 @@ _NEEDS = {
     Verb.RESUME: Right.RUN,
     Verb.ABORT: Right.RUN,
     Verb.PUBLISH: Right.PUBLISH,
+    Verb.RENEW: Right.CERTIFICATES,
+    Verb.AUTHORITY_BEGIN: Right.CERTIFICATES,
+    Verb.AUTHORITY_SWITCH: Right.CERTIFICATES,
+    Verb.AUTHORITY_FINISH: Right.CERTIFICATES,
 }
 ALL = frozenset(Right)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from server.deployment.approved_platforms import Platforms
+from server.deployment.authority_rotation import begin_rotation, finish_rotation, switch_authority
 from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.operators.acting import log_of, unlogged
 from server.operators.operator_log import LOG
+from server.operators.rights import Verb
 from shared.base.errors import StorageError
+from shared.protocol.invitation import fingerprint_of_authorities
 from tests.server.deployment.test_provisioning import application
 from tests.support.called_command import called
 
@@ -178,6 +182,67 @@ def test_publishing_from_a_coordinators_folder_takes_the_right(
     assert done.returncode == 0, done.stderr
     assert did(coordinator)[-1] == ("owner", "publish", "spring")
     assert json.loads((moved / "published.json").read_text())["version"] == 1
+
+
+def test_certificates_take_the_right(coordinator: CoordinatorFolder, alice: Path, tmp_path: Path) -> None:
+    """A step of somebody without it changes no file; each step that is taken is in the log with what it was taken with."""
+    ca, folder = coordinator.folder / "ca", coordinator.folder
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for place in ("ca", "tls") for path in sorted((folder / place).iterdir())}
+
+    at_first = files()
+    for words in (["renew"], ["authority", "begin"], ["authority", "switch", "--anyway"], ["authority", "finish"]):
+        refused = called("server", *words, folder, "--as", alice)
+        assert refused.returncode == 6 and "alice has no right to certificates" in refused.stderr, refused.stderr
+    assert files() == at_first
+    assert called("server", "authority", "status", folder).returncode == 0
+
+    added = called(
+        *("server", "operator", "add", "alice", "--key", f"{alice}.pub", "--may", "certificates", "--yes", "--server", folder)
+    )
+    assert added.returncode == 0, added.stderr
+    before = len(did(coordinator))
+    assert called("server", "renew", folder, "--days", 30, "--as", alice).returncode == 0
+    shown = fingerprint_of_authorities(coordinator.certificates.server.read_text())
+    assert called("server", "authority", "begin", folder, "--as", alice).returncode == 0
+    begun = fingerprint_of_authorities((ca / "next.crt").read_text())
+    assert called("server", "authority", "switch", folder, "--days", 60, "--anyway", "--as", alice).returncode == 0
+    assert called("server", "authority", "finish", folder, "--as", alice).returncode == 0
+    actions = log_of(coordinator).actions[before:]
+    assert [(one.operator, one.verb, one.of) for one in actions] == [
+        ("alice", Verb.RENEW, "spring"),
+        ("alice", Verb.AUTHORITY_BEGIN, "spring"),
+        ("alice", Verb.AUTHORITY_SWITCH, "spring"),
+        ("alice", Verb.AUTHORITY_FINISH, "spring"),
+    ]
+    assert dict(actions[0].details) == {"certificate": shown, "host": "h", "days": "30"}
+    assert [one.details["authority"] for one in actions[1:]] == [begun] * 3
+    assert actions[2].details["anyway"] == "yes"
+    assert called("log", "--verify", "--server", folder).returncode == 0
+    refused = called("invite", "shop", "--as", alice, "--server", folder)
+    assert refused.returncode == 6
+
+
+def test_a_certificate_that_cannot_be_written_down_is_not_made(coordinator: CoordinatorFolder) -> None:
+    def fail(certificate: str) -> None:
+        raise StorageError("the action could not be written down", where="log")
+
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for place in ("ca", "tls") for path in (coordinator.folder / place).iterdir()}
+
+    def each_step_fails(*steps: Callable[[], object]) -> None:
+        before = files()
+        for step in steps:
+            with pytest.raises(StorageError, match="written down"):
+                step()
+        assert files() == before
+
+    each_step_fails(lambda: coordinator.certificates.issue("h", record=fail), lambda: begin_rotation(coordinator, record=fail))
+    begin_rotation(coordinator)
+    each_step_fails(lambda: begin_rotation(coordinator, record=fail), lambda: switch_authority(coordinator, days=1, record=fail))
+    switch_authority(coordinator, days=1)
+    each_step_fails(lambda: finish_rotation(coordinator, record=fail))
 
 
 def test_what_cannot_be_written_down_is_not_done(coordinator: CoordinatorFolder, tmp_path: Path) -> None:
