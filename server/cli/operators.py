@@ -15,7 +15,6 @@ from rich.table import Table
 from shared.base.errors import InputError
 
 if TYPE_CHECKING:
-    from server.deployment.folder import CoordinatorFolder
     from server.deployment.launch import Launch
     from server.operators.log_writer import ActingOperator
 
@@ -157,8 +156,9 @@ def log_command(
     Exit code 5: it was altered or cut, or the list of platforms says what it does not.
     """
     from server.deployment.folder import open_coordinator
-    from server.operators.acting import log_of, unlogged
+    from server.operators.acting import log_of
     from server.operators.operator_log import AlteredLog
+    from server.operators.restored_state import require_latest, require_listed
 
     coordinator = open_coordinator(server)
     log = log_of(coordinator)
@@ -169,11 +169,8 @@ def log_command(
             do="restore the folder from a backup, and ask every operator what they did since",
         )
     if verify or head:
-        strange = list(unlogged(coordinator, log))
-        if strange:
-            raise AlteredLog(
-                "; ".join(strange), where=str(coordinator.platforms), do="find out who changed the list; approve or revoke anew"
-            )
+        require_latest(coordinator, log)
+        require_listed(coordinator, log)
     shown = log.actions[-last:] if last else log.actions
     if as_json:
         typer.echo(json.dumps({"head": log.head, "actions": [one.to_json() for one in shown]}, indent=2))
@@ -209,22 +206,6 @@ def require_compared(found: str, *, said: str, where: str, whom: str = "the plat
         )
     if not typer.confirm(f"have you compared it with {whom}?"):
         raise InputError("nothing was written: the fingerprint was not compared", where=where, do="compare it, then go on")
-
-
-def require_logged(coordinator: CoordinatorFolder) -> None:
-    """Check that operators let in every platform that a run would ask.
-
-    Raises:
-        AlteredLog: the list of platforms was changed by another way, or the log was altered.
-    """
-    from server.operators.acting import log_of, unlogged
-    from server.operators.operator_log import AlteredLog
-
-    strange = list(unlogged(coordinator, log_of(coordinator)))
-    if strange:
-        raise AlteredLog(
-            "; ".join(strange[:5]), where=str(coordinator.platforms), do="find out who changed the list; approve or revoke anew"
-        )
 
 
 def publisher(run: Path, key: Path, act_as: Path | None) -> ActingOperator | None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from server.cli.operators import HERE, As, At, launch_details, require_logged
+from server.cli.operators import HERE, As, At, launch_details
 from shared.base.errors import ExitCode, FedfuseError, InputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def run_command(
     """
     from server.deployment.folder import open_coordinator
     from server.deployment.launch import record, recorded
-    from server.operators.acting import acting_operator
+    from server.operators.acting import acting_operator, log_of
+    from server.operators.restored_state import require_latest, require_listed
     from server.operators.rights import Right, Verb
     from server.scheduling.run_notes import clear_notes
     from server.scheduling.turns import Turn
@@ -96,7 +97,9 @@ def run_command(
         raise InputError("a dry run is answered at once, and waits for nothing", where="--dry-run", do="leave the others out")
     coordinator = open_coordinator(server)
     acting = acting_operator(coordinator, act_as, Right.RUN)
-    require_logged(coordinator)
+    log = log_of(coordinator)
+    require_latest(coordinator, log)
+    require_listed(coordinator, log)
     publishes = acting.may(Right.PUBLISH)
     if resume:
         launch = replace(recorded(coordinator, resume), restarts=restarts, publish=publishes)

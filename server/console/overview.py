@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.status import Status, status_of
 from server.monitoring.journal import read_events
-from server.operators.acting import log_of, unlogged
+from server.operators.acting import log_of
 from server.operators.operator_log import HEAD, LOG, OperatorLog
+from server.operators.restored_state import list_differences, require_latest
 from server.operators.rights import Right, rights_text
 from server.scheduling.run_list import RunSummary, list_runs
 from shared.base.errors import FedfuseError, InputError
@@ -83,7 +84,8 @@ class Overview:
         status = _tried(lambda: status_of(self._coordinator), problems)
         runs = _tried(lambda: list_runs(self._coordinator, log=log), problems) or []
         if log is not None:
-            problems += _tried(lambda: list(unlogged(self._coordinator, log)), problems) or []
+            _tried(lambda: require_latest(self._coordinator, log), problems)
+            problems += _tried(lambda: [one.found for one in list_differences(self._coordinator, log)], problems) or []
         file = self._coordinator.file
         return {
             "federation": file.name,

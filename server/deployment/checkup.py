@@ -12,8 +12,8 @@ from server.deployment.flower_control import Control, Unreachable
 from server.deployment.folder import CoordinatorFolder, ServerFile, open_coordinator
 from server.deployment.launch import is_alive
 from server.monitoring.journal import read_state
-from server.operators.acting import unlogged
 from server.operators.operator_log import LOG, read_operator_log
+from server.operators.restored_state import list_differences, require_latest
 from shared.base.errors import FedfuseError
 from shared.base.version import VERSION, release
 from shared.doctor.findings import Finding, fault, fault_of, fine, warning
@@ -71,11 +71,13 @@ def _operators(coordinator: CoordinatorFolder) -> Finding:
         return warning("operators", "an earlier version made this folder", "it gets its log with the next command: fedfuse log")
     try:
         log = read_operator_log(coordinator.operators)
-        strange = list(unlogged(coordinator, log))
+        require_latest(coordinator, log)
+        strange = list(list_differences(coordinator, log))
     except FedfuseError as error:
         return fault_of("operators", error)
     if strange:
-        return fault("operators", "; ".join(strange[:5]), "find out who changed the list; approve or revoke anew")
+        found, do = (list(dict.fromkeys(words))[:5] for words in zip(*((one.found, one.do) for one in strange), strict=True))
+        return fault("operators", "; ".join(found), "; ".join(do))
     names = ", ".join(one.name for one in log.operators.values() if not one.removed)
     return fine("operators", f"{names}; {len(log.actions)} signed actions, and the list of platforms is of them")
 

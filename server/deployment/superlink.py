@@ -32,6 +32,9 @@ from server.deployment.gate import HTTP, Gate, Sparing
 from server.deployment.gate_verdicts import Judge
 from server.deployment.server_metrics import server_registry
 from server.deployment.supernode_sync import enlist_at_start
+from server.operators.acting import log_of
+from server.operators.log_writer import note_seen
+from server.operators.restored_state import list_differences, require_latest, require_listed, seen_note
 from server.run.last_receipts import LastReceipts
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
@@ -53,6 +56,7 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
 
     Raises:
         StorageError: its certificate has expired, or its folder cannot be written.
+        AlteredLog: the operators' log was altered, or is an older copy, or the list of platforms lets in whom it does not.
         InputError: a port is taken.
     """
     certificates, file = coordinator.certificates, coordinator.file
@@ -62,9 +66,9 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     if left < SOON:
         log.warning("the server's certificate expires in %.0f days: fedfuse server renew", left)
     coordinator.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    require_believed(coordinator)
     _prepare_environment(coordinator)
     platforms = Platforms(coordinator.platforms)
-    platforms.all()  # a damaged list is an error now, not at the first request
     flower_patches.database_patience(PATIENCE)
     public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
     inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
@@ -112,6 +116,23 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
         if file.metrics_port:
             stack.enter_context(serve_metrics(server_registry(coordinator, seen=judge.seen), port=file.metrics_port))
         server.run(sockets=[public, private])
+
+
+def require_believed(coordinator: CoordinatorFolder) -> None:
+    """Return only if the list of platforms lets in nobody whom the operators' log does not, and no older log was put back.
+
+    Who is merely missing is said, and keeps nobody else waiting.
+
+    Raises:
+        AlteredLog: what differs, and what mends it.
+        StorageError: list or log cannot be read.
+    """
+    found = log_of(coordinator)
+    require_latest(coordinator, found)
+    require_listed(coordinator, found, admitted=True)
+    for one in list_differences(coordinator, found):
+        log.error("%s; %s", one.found, one.do)
+    note_seen(seen_note(coordinator), found, found.actions[-1])
 
 
 def _flower_config(coordinator: CoordinatorFolder) -> SuperLinkLifespanConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,6 +13,7 @@ from server.deployment.approved_platforms import Platforms
 from server.deployment.folder import CoordinatorFolder
 from server.operators.log_writer import ActingOperator, NotAllowed, begin_log
 from server.operators.operator_log import HEAD, LOG, OperatorLog, read_operator_log
+from server.operators.restored_state import seen_note
 from server.operators.rights import Right, Verb
 from shared.base.errors import InputError, StorageError
 from shared.protocol.invitation import fingerprint_of
@@ -44,7 +44,7 @@ def acting_operator(coordinator: CoordinatorFolder, key: Path | None, right: Rig
         )
     path = key or coordinator.operator_key
     secret = _from_stdin() if path == STDIN else load_ed25519(path)
-    found = ActingOperator(coordinator.operators, secret, where=str(path))
+    found = ActingOperator(coordinator.operators, secret, where=str(path), seen=seen_note(coordinator))
     found.require(right)
     return found
 
@@ -57,20 +57,6 @@ def log_of(coordinator: CoordinatorFolder) -> OperatorLog:
     """
     _adopt(coordinator)
     return read_operator_log(coordinator.operators)
-
-
-def unlogged(coordinator: CoordinatorFolder, log: OperatorLog) -> Iterator[str]:
-    """What the list of platforms says and the log does not: somebody changed it by another way than the commands.
-
-    Raises:
-        StorageError: the list cannot be read.
-    """
-    said = log.platforms()
-    for one in Platforms(coordinator.platforms).all():
-        state = "approved" if one.revoked is None else "revoked"
-        # Of what was shut out before there was a log, it says nothing; it does no harm either.
-        if said.get(one.fingerprint, "revoked") != state:
-            yield f"{one.name} is {state} in the list of platforms, and no operator's line says so"
 
 
 def _adopt(coordinator: CoordinatorFolder) -> None:

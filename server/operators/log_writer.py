@@ -28,6 +28,7 @@ from server.operators.operator_log import (
     OperatorAction,
     OperatorLog,
     head_note,
+    noted_head,
     read_operator_log,
     why_not_added,
 )
@@ -77,14 +78,15 @@ class ActingOperator:
     Args:
         folder: Of the log.
         where: What the key was read from, for a person.
+        seen: Another place where the last action is noted, in a folder that need not be there.
 
     Raises:
         NotAllowed: the key is no operator's.
         StorageError: the log cannot be read, or was altered.
     """
 
-    def __init__(self, folder: Path, key: Ed25519PrivateKey, *, where: str) -> None:
-        self._folder, self._key, self._where = folder, key, where
+    def __init__(self, folder: Path, key: Ed25519PrivateKey, *, where: str, seen: Path | None = None) -> None:
+        self._folder, self._key, self._where, self._seen = folder, key, where, seen
         self.name = self._known(read_operator_log(folder)).name
 
     def require(self, right: Right) -> None:
@@ -123,7 +125,10 @@ class ActingOperator:
             line = OperatorAction(
                 seq=len(log.actions), time=now(), operator=self.name, verb=verb, of=of, details=short, previous=log.head
             )
-            return _write(self._folder, line, self._key, length=log.length)
+            written = _write(self._folder, line, self._key, length=log.length)
+            if self._seen is not None:
+                note_seen(self._seen, log, written)
+            return written
 
     def _known(self, log: OperatorLog) -> Operator:
         who = log.holder(public_text(self._key))
@@ -145,6 +150,19 @@ class ActingOperator:
                 where=self._where,
                 do=f"ask one who has: {', '.join(others) or 'nobody'}; or have it given: fedfuse server operator add {who.name}",
             )
+
+
+def note_seen(path: Path, log: OperatorLog, last: OperatorAction) -> None:
+    """Note an action that was added to a log, or is its last, where other notes of it are kept.
+
+    Not where the note says more than the log: it is what shows that the log is an older copy.
+
+    Raises:
+        StorageError: it cannot be written, or is no note.
+    """
+    before = noted_head(path)
+    if path.parent.is_dir() and (before is None or log.follows(*before)) and before != (last.seq, last.hash):
+        write_whole(path, head_note(last), mode=0o600)
 
 
 def _require_possible(log: OperatorLog, verb: Verb, of: str, details: Mapping[str, str]) -> None:

@@ -108,6 +108,20 @@ class Operator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggedPlatform:
+    """The log's last word on a SuperNode's key.
+
+    Args:
+        name: Of its platform.
+        action: That said so.
+    """
+
+    name: str
+    approved: bool
+    action: OperatorAction
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorLog:
     """A verified log.
 
@@ -133,16 +147,19 @@ class OperatorLog:
         """Whether a line has that hash."""
         return any(line.hash == head for line in self.actions)
 
-    def platforms(self) -> dict[str, str]:
-        """SuperNode key's fingerprint -> 'approved' or 'revoked', as the log has it."""
-        found: dict[str, str] = {}
+    def follows(self, seq: int, head: str) -> bool:
+        """Whether action `seq` is here and has that hash: what was noted when it was the last one."""
+        return seq < len(self.actions) and self.actions[seq].hash == head
+
+    def platforms(self) -> dict[str, LoggedPlatform]:
+        """SuperNode key's fingerprint -> what the log says last of it."""
+        found: dict[str, LoggedPlatform] = {}
         for line in self.actions:
-            if line.verb in (Verb.APPROVE, Verb.ADOPT):
-                found[line.details.get("node", "")] = "approved"
-                if "replaced" in line.details:
-                    found[line.details["replaced"]] = "revoked"
-            elif line.verb is Verb.REVOKE:
-                found[line.details.get("node", "")] = "revoked"
+            if line.verb in (Verb.APPROVE, Verb.ADOPT, Verb.REVOKE):
+                node, approved = line.details.get("node", ""), line.verb is not Verb.REVOKE
+                found[node] = LoggedPlatform(name=line.of, approved=approved, action=line)
+                if approved and "replaced" in line.details:
+                    found[line.details["replaced"]] = LoggedPlatform(name=line.of, approved=False, action=line)
         return found
 
 
@@ -157,12 +174,12 @@ def read_operator_log(folder: Path) -> OperatorLog:
     try:
         with path.open("rb") as file:
             log = _whole(file, where=str(path))
-        head = _noted_head(folder)
+        head = noted_head(folder / HEAD)
     except FileNotFoundError:
         raise AlteredLog("the log of operators' actions is gone", where=str(path), do=_RESTORE) from None
     except OSError as error:
         raise StorageError(f"the log cannot be read ({error.strerror})", where=str(path), do="check path and rights") from None
-    if head is not None and not (head[0] < len(log.actions) and log.actions[head[0]].hash == head[1]):
+    if head is not None and not log.follows(*head):
         raise AlteredLog(
             f"the log ends with action {log.actions[-1].seq}, and action {head[0]} ({head[1][:12]}...) was written",
             where=str(path),
@@ -172,21 +189,29 @@ def read_operator_log(folder: Path) -> OperatorLog:
 
 
 def head_note(action: OperatorAction) -> bytes:
-    """What `HEAD` says when that line is the last one."""
+    """What `HEAD`, or another note of it, says when that line is the last one."""
     return (json.dumps({"seq": action.seq, "hash": action.hash}) + "\n").encode()
 
 
 _RESTORE = "restore the folder from a backup, and ask every operator what they did since"
 
 
-def _noted_head(folder: Path) -> tuple[int, str] | None:
+def noted_head(path: Path) -> tuple[int, str] | None:
+    """Number and hash of the action that a `head_note` says was the last; None where there is no note.
+
+    Raises:
+        AlteredLog: it is no such note.
+        StorageError: it cannot be read.
+    """
     try:
-        values = json.loads((folder / HEAD).read_bytes())
+        values = json.loads(path.read_bytes())
         return int(values["seq"]), str(values["hash"])
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StorageError(f"cannot be read ({error.strerror})", where=str(path), do="check path and rights") from None
     except (ValueError, TypeError, KeyError):
-        raise AlteredLog("does not say which action was the last", where=str(folder / HEAD), do=_RESTORE) from None
+        raise AlteredLog("does not say which action was the last", where=str(path), do=_RESTORE) from None
 
 
 def _whole(file: IO[bytes], *, where: str) -> OperatorLog:

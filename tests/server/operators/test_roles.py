@@ -12,8 +12,9 @@ import pytest
 from server.deployment.approved_platforms import Platforms
 from server.deployment.authority_rotation import begin_rotation, finish_rotation, switch_authority
 from server.deployment.folder import CoordinatorFolder, open_coordinator
-from server.operators.acting import log_of, unlogged
+from server.operators.acting import log_of
 from server.operators.operator_log import LOG
+from server.operators.restored_state import list_differences
 from server.operators.rights import Verb
 from shared.base.errors import StorageError
 from shared.protocol.invitation import fingerprint_of_authorities
@@ -150,7 +151,7 @@ def test_new_keys_of_a_platform_revoke_the_old_ones_in_the_log(coordinator: Coor
 
     done = called("approve", "shop", again, "--replace", fingerprint_of(mine), *at)
     assert done.returncode == 0, done.stderr
-    assert list(unlogged(coordinator, log_of(coordinator))) == []
+    assert list(list_differences(coordinator, log_of(coordinator))) == []
 
 
 def test_a_folder_of_the_last_version_gets_its_log(coordinator: CoordinatorFolder, tmp_path: Path) -> None:
