@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,10 @@ from client.cli.model_options import ModelOption, TextsOption, TrustOption, trus
 from client.cli.progress_lines import Told, trunk_and_state
 from shared.base.errors import ExitCode, InputError, PrivacyError
 from shared.base.settings import Settings
+
+if TYPE_CHECKING:
+    from client.config.platform_file import PlatformFile
+    from client.sources.tables import SourceReport
 
 _EVENTS = 20
 """Events of one source that are shown on a terminal."""
@@ -100,9 +104,21 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "texts_cut": {name: {"cut": cut, "of": of} for name, (cut, of) in shown.cut.items()},
         "forecast": forecast,
         "privacy_warnings": list(file.privacy_warnings),
-        "warnings": [*file.warnings, *(f"source '{one.source}': {text}" for one in tables.reports for text in one.warnings)],
+        "warnings": [
+            *file.warnings,
+            *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
+        ],
     }
     return report, set(hashes_of(tables).tolist())
+
+
+def _unread_time(file: PlatformFile, read: SourceReport) -> list[str]:
+    """A line on a column that looks like the time of events, where a source of them has none."""
+    from client.setup.unread_times import unread_time
+
+    source = file.sources.get(read.source)
+    hint = unread_time(source) if source is not None and read.times is None else ""
+    return [hint] if hint else []
 
 
 def recommend_command(

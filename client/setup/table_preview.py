@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ from polars.exceptions import PanicException, PolarsError
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from client.config.table_location import Reading, suffix_of
+from client.config.table_location import Column, Reading, suffix_of
 from client.sources.readers.cells import canonical_text
 from client.sources.readers.database import open_query, reason_of, shown_url
 from client.sources.readers.delimited import REMARK, open_delimited
-from client.sources.readers.file_bytes import bytes_of, is_compressed
+from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.table_scan import Key, Scan, reading
 from shared.base.errors import InputError
@@ -122,12 +123,42 @@ def sample_database(url: str, tables: Sequence[str] = ()) -> Iterator[Sample]:
         yield Sample(name=_name(name), keys={"url": url, "table": name}, frame=_rows(open_query(begin)))
 
 
+def sample_columns(how: Reading) -> dict[Column, pl.Series]:
+    """The first rows of a table that a platform file names, read as it says: by name, or by position from 1.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not how.path:
+        return _positioned(open_query(how))
+    path = part_files(how.path[0])[0]
+    form = how.format_of(path)
+    if form == "parquet":
+        with reading(str(path)):
+            data = io.BytesIO(bytes_of(path)) if is_compressed(path) else path
+            return dict(pl.scan_parquet(data, glob=False).head(ROWS).collect().to_dict().items())
+    with tempfile.TemporaryDirectory() as folder:
+        begin = Path(folder) / (path.name.removesuffix(path.suffix) if is_compressed(path) else path.name)
+        begin.write_bytes(_beginning(path))
+        return _positioned((open_json_lines if form == "jsonl" else open_delimited)(begin, how))
+
+
+def _positioned(scan: Scan) -> dict[Column, pl.Series]:
+    """The first rows by the names that a platform file may use for their columns: a position where there is no name."""
+    names = scan.names if scan.names is not None else scan.seen() if scan.keyed else [""] * len(scan.seen())
+    return dict(zip([name or at for at, name in enumerate(names, 1)], _rows(scan).iter_columns(), strict=True))
+
+
 def _rows(scan: Scan) -> pl.DataFrame:
     """The first rows, with types that are guessed from them: a draft is read and corrected by a person."""
     with reading(scan.where):
         names = scan.names if scan.names is not None else scan.seen()
         keys: list[Key] = list(names) if scan.keyed else list(range(len(names)))
-        portions = [portion.columns for portion in scan.take(keys)]
+        portions = []
+        for portion in scan.take(keys):
+            portions.append(portion.columns)
+            if sum(len(next(iter(one.values()), ())) for one in portions) >= ROWS:
+                break
         columns: dict[str, pl.Series] = {}
         for at, (key, name) in enumerate(zip(keys, names, strict=True), 1):
             parts = [portion[key] for portion in portions]

@@ -23,7 +23,7 @@ from client.sources.tables import UNTIMED, EventCount, Interactions, SourceRepor
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"
 _1990 = 631_152_000
-_TIMES = (
+TIME_NAMES = (
     *("timestamp", "Timestamp", "ts", "datetime", "date", "Date", "created_at", "createdAt", "event_time", "timestamp_ms"),
     *("unixReviewTime", "reviewTime", "start_timestamp", "when"),
 )
@@ -179,7 +179,7 @@ def time_wanted(source: InteractionsSource | ReviewsSource) -> Wanted:
         required="time" in source.columns or source.time_format is not None,
         kind="time",
         exact=True,
-        aliases=_TIMES,
+        aliases=TIME_NAMES,
     )
 
 
