@@ -1,10 +1,13 @@
-"""Many platforms on one machine: does the coordinator's memory stay flat, and is every round whole?
+"""Many platforms on one machine: how long they take to join, a secure sum among all of them, and rounds of training.
 
-    python -m simulations.benchmarks.crowd [--platforms 50] [--rounds 20] [--json]
+    python -m simulations.benchmarks.crowd [--platforms 50] [--sums 3] [--rounds 20] [--json]
+
+First come `sums` runs of the default strategy: preferences, added up under the secure sum among all platforms. Then one run of
+`rounds` rounds of training with local noise: does the coordinator's memory stay flat, and is every round whole?
 
 Each platform has a folder, keys, a ledger, a worker behind its own socket, and a SuperNode that is a process of its own, over TLS
 with authentication. Only the workers share a process: fifty copies of torch would measure the machine. The model is a tiny random
-BERT, the tables are small. After every round the resident memory of the coordinator's processes is read from /proc.
+BERT, the tables are small. Twice a second the resident memory of the coordinator's processes is read from /proc.
 """
 
 from __future__ import annotations
@@ -25,16 +28,20 @@ from rich.console import Console
 from rich.table import Table
 
 from client.config.deployment_folder import Deployment
+from client.config.trusted_peers import trust_identities
 from client.setup.provisioning import create_platform_folder
 from client.supernode.process import Messenger
 from client.supernode.process import supernode_environment as node_environment
-from server.deployment.approved_platforms import Platforms
-from server.deployment.folder import open_coordinator
+from server.deployment.approved_platforms import ApprovedPlatform, Platforms
+from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.gate_verdicts import QUESTIONS
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
+from server.operators.acting import acting_operator
+from server.operators.rights import Right, Verb
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
 from shared.model.backbone import BackboneShape
+from shared.protocol.invitation import Application
 from shared.protocol.messages import Answer, Request
 from simulations.benchmarks.gpu.random_bert import write_random_bert
 from simulations.local_deployment import LocalDeployment, fedfuse_words
@@ -103,8 +110,8 @@ def serve_workers(root: Path, names: list[str]) -> None:
         time.sleep(60.0)
 
 
-def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
-    """Run it; memory in MiB after every round, and whose updates each round has."""
+def measure_crowd(root: Path, *, platforms: int, sums: int, rounds: int) -> dict[str, Any]:
+    """Run it: seconds to join, of each secure sum and its phases, and memory in MiB after every round of training."""
     names = [f"p{number:03d}" for number in range(platforms)]
     with LocalDeployment(root, patience=3600.0) as local:
         backbone = write_random_bert(
@@ -114,32 +121,57 @@ def measure_crowd(root: Path, *, platforms: int, rounds: int) -> dict[str, Any]:
             local.coordinator, host="127.0.0.1", name="crowd", port=local.port, control_port=local.control, listen="127.0.0.1"
         )
         coordinator = open_coordinator(local.coordinator)
-        for number, name in enumerate(names):
-            made = create_platform_folder(
-                root / name,
-                make_invitation(coordinator, name),
-                data=[write_tables(root / "data" / name, seed=number)],
-                users=100,
-                epsilon=100.0,
-                delta=1e-3,
-            )
-            file = made.deployment.file
-            text = file.read_text(encoding="utf-8")
-            file.write_text(text.replace('# backbones = ["minilm"]', f"backbones = [{json.dumps(backbone)}]"), encoding="utf-8")
-            Platforms(coordinator.platforms).approve(made.application)
+        _make_platforms(coordinator, root, names, backbone)
         local.start("server", fedfuse_words("server", "start", local.coordinator))
         local.start("workers", [sys.executable, "-m", "simulations.benchmarks.crowd", "--serve", str(root), *names])
         # A SuperNode that is not yet known ends; a platform's supervisor would start it again.
         local.wait(lambda: all(one.node for one in Platforms(coordinator.platforms).approved()), "every platform is registered")
+        local.wait((root / "ready").exists, "the workers are ready")
+        began = time.monotonic()
         for number, name in enumerate(names):
             _start_node(local, Deployment(root / name), local.port, pace=platforms / QUESTIONS)
             if number % 4 == 3:
                 time.sleep(4.0)  # a start takes seconds of a processor; all at once would be late together
-        local.wait((root / "ready").exists, "the workers are ready")
-        began = time.monotonic()
-        memory = _federate(local, backbone, platforms=platforms, rounds=rounds)
-        seconds = time.monotonic() - began
-        return crowd_summary(local.events(RUN), memory, platforms=platforms, rounds=rounds, seconds=seconds)
+        local.await_online(*names)
+        found: dict[str, Any] = {
+            "platforms": platforms,
+            "cores": os.cpu_count(),
+            "join_seconds": round(time.monotonic() - began, 1),
+        }
+        found["sums"] = [_sum(local, f"sum-{number}", platforms=platforms) for number in range(1, sums + 1)]
+        if rounds:
+            began = time.monotonic()
+            memory = _train(local, backbone, platforms=platforms, rounds=rounds)
+            seconds = time.monotonic() - began
+            found |= crowd_summary(local.events(RUN), memory, platforms=platforms, rounds=rounds, seconds=seconds)
+        return found
+
+
+def _make_platforms(coordinator: CoordinatorFolder, root: Path, names: list[str], backbone: str) -> None:
+    """Make every platform's folder, let it in, and have all trust each other."""
+    owner = acting_operator(coordinator, None, Right.APPROVE)
+    applications: list[Application] = []
+
+    def record(new: ApprovedPlatform, old: ApprovedPlatform | None) -> None:
+        owner.record(Verb.APPROVE, new.name, {"node": new.fingerprint})
+
+    for number, name in enumerate(names):
+        made = create_platform_folder(
+            root / name,
+            make_invitation(coordinator, name),
+            data=[write_tables(root / "data" / name, seed=number)],
+            users=100,
+            epsilon=1000.0,
+            delta=1e-3,
+        )
+        file = made.deployment.file
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace('# backbones = ["minilm"]', f"backbones = [{json.dumps(backbone)}]"), encoding="utf-8")
+        Platforms(coordinator.platforms).approve(made.application, record=record)
+        applications.append(made.application)
+    for name in names:
+        others = {one.platform: one.identity for one in applications if one.platform != name}
+        trust_identities(root / name / "peers.toml", others)
 
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
@@ -150,8 +182,22 @@ def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: f
     local.start(f"node-{place.folder.name}", words, **node_environment(place.node, given=given))
 
 
-def _federate(local: LocalDeployment, backbone: str, *, platforms: int, rounds: int) -> list[dict[str, float]]:
+def _sum(local: LocalDeployment, run: str, *, platforms: int) -> dict[str, Any]:
+    """One run of preferences under the secure sum of all."""
+    began = time.time()
+    # A small share each: every sum has the same budget, whatever came before.
+    memory = _federate(local, run, {"privacy.epsilon": 4.0}, platforms=platforms)
+    seconds = time.time() - began
+    peaks = {f"{key}_peak": round(max(one[key] for one in memory)) for key in ("superlink", "serverapp")}
+    return {**sum_summary(local.events(run), began=began), "seconds": round(seconds, 1), **peaks}
+
+
+def _train(local: LocalDeployment, backbone: str, *, platforms: int, rounds: int) -> list[dict[str, float]]:
+    """Rounds of training with local noise; memory after each."""
     settings = {
+        "rounds": rounds,
+        "privacy.noise": "local",
+        "privacy.share": 1.0,
         "model.backbone": backbone,
         "model.layers": 1,
         "model.rank": 2,
@@ -160,23 +206,30 @@ def _federate(local: LocalDeployment, backbone: str, *, platforms: int, rounds: 
         "training.local_steps": 1,
         "training.sample_rate": 0.5,
         "training.views": 1,
-        "reply_timeout": 900.0,
-        "server.minimum_platforms": platforms,
     }
+    return [one for one in _federate(local, RUN, settings, platforms=platforms) if one["round"]]
+
+
+def _federate(local: LocalDeployment, run: str, settings: dict[str, Any], *, platforms: int) -> list[dict[str, float]]:
+    """Run it to its end; memory at the beginning (round 0), at its peak before the first round, and after every round."""
+    settings = {**settings, "reply_timeout": 900.0, "server.minimum_platforms": platforms}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-    words += ["--rounds", str(rounds), "--platforms", str(platforms), "--wait", "1800", "--restarts", "0"]
-    local.start(RUN, fedfuse_words("run", "--server", local.coordinator, "--name", RUN, *words))
+    words += ["--platforms", str(platforms), "--wait", "1800", "--restarts", "0"]
+    local.start(run, fedfuse_words("run", "--server", local.coordinator, "--name", run, *words))
     found: list[dict[str, float]] = []
-    process = local.processes.pop(RUN)
-    journal = local.coordinator / "runs" / RUN / "events.jsonl"
+    process = local.processes.pop(run)
+    journal = local.coordinator / "runs" / run / "events.jsonl"
     while process.poll() is None:
         done = sum('"kind": "round"' in line for line in journal.read_text().splitlines()) if journal.exists() else 0
-        if done > len(found):
-            found.append({"round": float(done), **resident(local.processes["server"].pid)})
+        now = {"round": float(done), **resident(local.processes["server"].pid)}
+        if not found or done > found[-1]["round"]:
+            found.append(now)
+        elif not done:
+            found[-1] = {key: max(value, now[key]) for key, value in found[-1].items()}
         time.sleep(0.5)
     if process.returncode:
         raise FedfuseError(
-            f"the run failed: {(local.root / f'{RUN}.log').read_text()[-2000:]}", where=str(local.root), do="see the logs there"
+            f"the run failed: {(local.root / f'{run}.log').read_text()[-2000:]}", where=str(local.root), do="see the logs there"
         )
     return found
 
@@ -213,6 +266,21 @@ def _rss(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
 
 
+def sum_summary(events: list[dict[str, Any]], *, began: float) -> dict[str, Any]:
+    """Seconds from the command to where each step of a secure sum of preferences ended, and how many took part in it.
+
+    Args:
+        began: When the command was given, seconds since 1970.
+    """
+    when: dict[str, float] = {}
+    for event in events:
+        when[event["kind"]] = event["time"] - began
+    joined = {event["platform"] for event in events if event["kind"] == "joined"}
+    lost = {event["platform"] for event in events if event["kind"] in ("silent", "failed", "refused", "dropped", "left")}
+    steps = {kind: round(when[kind], 1) for kind in ("joined", "secured", "preferred", "published") if kind in when}
+    return {"joined": len(joined), "lost": sorted(lost), "until": steps}
+
+
 def crowd_summary(
     events: list[dict[str, Any]], memory: list[dict[str, float]], *, platforms: int, rounds: int, seconds: float
 ) -> dict[str, Any]:
@@ -235,7 +303,6 @@ def crowd_summary(
         for key in ("superlink", "serverapp")
     }
     return {
-        "platforms": platforms,
         "rounds": len(ended),
         "whole_rounds": sum(count == platforms for count in answers.values()),
         "answers": answers,
@@ -243,36 +310,61 @@ def crowd_summary(
         "seconds_a_round": round(float(np.median(np.diff(ended))), 2) if len(ended) > 1 else 0.0,
         "memory": [{key: round(value) for key, value in one.items()} for one in memory],
         "growth": growth,
-        "cores": os.cpu_count(),
     }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Many SuperNodes on one machine: the server's memory, and lost rounds.")
+    parser = argparse.ArgumentParser(description="Many SuperNodes on one machine: joining, secure sums, memory, lost rounds.")
     parser.add_argument("--platforms", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--sums", type=int, default=3, help="runs of preferences under the secure sum")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of training; 0: none")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--serve", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve_workers(Path(options.serve[0]), options.serve[1:])
         return
-    if options.platforms < 1 or options.rounds < 4:
-        parser.error("needs a platform and at least 4 rounds")
+    if options.platforms < 3 or 0 < options.rounds < 4:
+        parser.error("needs three platforms, and no rounds or at least 4")
     with tempfile.TemporaryDirectory(prefix="fedfuse-crowd-") as folder:
-        result = measure_crowd(Path(folder) / "all", platforms=options.platforms, rounds=options.rounds)
+        result = measure_crowd(Path(folder) / "all", platforms=options.platforms, sums=options.sums, rounds=options.rounds)
     if options.json:
         json.dump(result, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
-    table = Table(title=f"{result['platforms']} platforms, {result['rounds']} rounds, {result['cores']} cores")
+    show(result, Console())
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print what `measure_crowd` found."""
+    console.print(f"{result['platforms']} platforms, {result['cores']} cores: all are connected after {result['join_seconds']} s")
+    if result["sums"]:
+        table = Table(title="preferences under the secure sum: seconds from the command until...")
+        for column in (
+            "joined",
+            "keys and shares",
+            "summed",
+            "published",
+            "the end",
+            "platforms",
+            "SuperLink MiB",
+            "ServerApp MiB",
+        ):
+            table.add_column(column, justify="right")
+        for one in result["sums"]:
+            steps = [str(one["until"].get(kind, "-")) for kind in ("joined", "secured", "preferred", "published")]
+            rest = (one["seconds"], one["joined"], one["superlink_peak"], one["serverapp_peak"])
+            table.add_row(*steps, *map(str, rest))
+        console.print(table)
+    if "memory" not in result:
+        return
+    table = Table(title=f"training with local noise, {result['rounds']} rounds")
     for column in ("round", "answers", "SuperLink MiB", "ServerApp MiB"):
         table.add_column(column, justify="right")
     for one in result["memory"]:
         answers = result["answers"][int(one["round"])]
         table.add_row(str(int(one["round"])), str(answers), str(one["superlink"]), str(one["serverapp"]))
-    console = Console()
     console.print(table)
     growth = result["growth"]
     console.print(

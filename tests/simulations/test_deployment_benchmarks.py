@@ -54,6 +54,20 @@ def test_lost_answers_and_growing_memory_are_seen(lost: bool, slope: float, grow
     assert found["growth"] == {"superlink": pytest.approx(growth, abs=0.005), "serverapp": 1.0}
 
 
+def test_the_steps_of_a_sum_are_read_off_its_events() -> None:
+    events = [
+        {**event("joined", 0, 102.0), "platform": "a"},
+        {**event("joined", 0, 103.5), "platform": "b"},
+        event("secured", 0, 110.0),
+        {**event("silent", 0, 120.0), "platform": "b"},
+        event("preferred", 0, 130.0),
+        event("published", 0, 131.0),
+    ]
+    found = crowd.sum_summary(events, began=100.0)
+    assert found["until"] == {"joined": 3.5, "secured": 10.0, "preferred": 30.0, "published": 31.0}
+    assert found["joined"] == 2 and found["lost"] == ["b"]
+
+
 def test_resident_memory_is_that_of_the_process() -> None:
     import psutil
 
