@@ -12,7 +12,8 @@ from server.deployment.flower_control import Control, Unreachable
 from server.deployment.folder import CoordinatorFolder, ServerFile, open_coordinator
 from server.deployment.launch import is_alive
 from server.monitoring.journal import read_state
-from server.operators.operator_log import LOG, read_operator_log
+from server.operators.operator_log import LOG, AlteredLog, read_operator_log
+from server.operators.restored_registry import check_registry
 from server.operators.restored_state import list_differences, require_latest
 from shared.base.errors import FedfuseError
 from shared.base.version import VERSION, release
@@ -63,6 +64,7 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
         said = f"{len(approved)} approved{': ' if approved else ''}{', '.join(approved[:20])}"
         yield fine("platforms", said) if approved else warning("platforms", said, "fedfuse invite NAME, then fedfuse approve")
     yield _operators(coordinator)
+    yield from _registry(coordinator)
     yield from _killed_runs(coordinator)
 
 
@@ -80,6 +82,15 @@ def _operators(coordinator: CoordinatorFolder) -> Finding:
         return fault("operators", "; ".join(found), "; ".join(do))
     names = ", ".join(one.name for one in log.operators.values() if not one.removed)
     return fine("operators", f"{names}; {len(log.actions)} signed actions, and the list of platforms is of them")
+
+
+def _registry(coordinator: CoordinatorFolder) -> Iterator[Finding]:
+    try:
+        yield from check_registry(coordinator, read_operator_log(coordinator.operators))
+    except AlteredLog:
+        return  # which was said
+    except FedfuseError as error:
+        yield fault_of("registry", error)
 
 
 def _ports(coordinator: CoordinatorFolder) -> Iterator[Finding]:
