@@ -43,7 +43,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FLEET, _LEAVES = "/v1/fleet/", "/v1/fleet/deactivate-node"
+FLEET, _JOINS, _LEAVES = "/v1/fleet/", "/v1/fleet/activate-node", "/v1/fleet/deactivate-node"
 STATUS_PATH, BUNDLE_PATH = "/fedfuse/v1/status", "/fedfuse/v1/bundle"
 """For the operator, on the private port alone."""
 LARGEST = 1 << 25
@@ -101,7 +101,8 @@ class Gate:
         bundles: Takes in a bundle, as JSON, and answers with JSON; on the private port alone.
         authorities: Answers a nonce with the authorities that the server's certificate may be of, signed.
         revive: Makes Flower forget that a SuperNode is connected. Whoever greets is about to start one; Flower would not
-            take it back for a minute if the one before was killed.
+            take it back for a minute if the one before was killed. And a SuperNode that asks a second time to be connected, and
+            for nothing between, has not got the first answer in time: Flower would refuse it for good, and it would end.
     """
 
     def __init__(
@@ -116,6 +117,8 @@ class Gate:
     ) -> None:
         self._inside, self._judge, self._private, self._bundles, self._revive = inside, judge, private, bundles, revive
         self._authorities = authorities
+        self._joining: dict[str, asyncio.Lock] = {}
+        """Platforms whose SuperNode's last request was to be connected; a second one waits for the first."""
         self._trouble = Allowance()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,8 +174,21 @@ class Gate:
             await _answer(send, 401, {"code": 1008, "detail": verdict.standing.explained()})
             return
         assert verdict.platform is not None
-        self._judge.seen[verdict.platform.name].alive = 0.0 if scope["path"] == _LEAVES else now
-        left, answered = int(size), False
+        name = verdict.platform.name
+        self._judge.seen[name].alive = 0.0 if scope["path"] == _LEAVES else now
+        if scope["path"] != _JOINS:
+            self._joining.pop(name, None)
+            await self._pass(scope, int(size), receive, send)
+            return
+        again = name in self._joining
+        async with self._joining.setdefault(name, asyncio.Lock()):
+            if again and self._revive is not None and verdict.platform.node:
+                await asyncio.to_thread(self._revive, verdict.platform.node)
+            await self._pass(scope, int(size), receive, send)
+
+    async def _pass(self, scope: Scope, size: int, receive: Receive, send: Send) -> None:
+        """Have Flower answer, and let in no more bytes than were announced."""
+        left, answered = size, False
 
         async def bounded() -> MutableMapping[str, Any]:
             nonlocal left

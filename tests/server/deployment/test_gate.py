@@ -286,6 +286,15 @@ class TestThePublicPort:
         assert (answer.status_code, answer.text) == (200, "/v1/fleet/pull-messages 1000")
         assert site.judge.seen["shop"].requests == 1
 
+    def test_who_asks_again_to_be_connected_has_not_got_the_answer(self, site: Site) -> None:
+        """Flower refuses a second activation for good, and the SuperNode ends: a server that was late for once would lose it."""
+        key = site.platform("shop")
+        site.platforms.registered(site.applications["shop"].node_key, 4711)
+        joins, pulls = "/v1/fleet/activate-node", "/v1/fleet/pull-messages"
+        for path, revived in ((joins, 0), (joins, 1), (joins, 2), (pulls, 2), (joins, 2), (joins, 3)):
+            assert site.get(site.public, path, content=b"x", headers=signed(site, key)).status_code == 200
+            assert site.revived == [4711] * revived, path
+
     def test_shuts_out_a_revoked_platform_at_once(self, site: Site) -> None:
         key = site.platform("shop")
         assert site.get(site.public, "/v1/fleet/pull-messages", headers=signed(site, key)).status_code == 200
