@@ -30,26 +30,32 @@ from rich.table import Table
 from client.config.deployment_folder import Deployment
 from client.config.trusted_peers import trust_identities
 from client.setup.provisioning import create_platform_folder
+from client.supernode.gate_client import Away, Refused, greet
 from client.supernode.process import Messenger
 from client.supernode.process import supernode_environment as node_environment
 from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.gate_verdicts import QUESTIONS
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
+from server.deployment.status import status_of
 from server.operators.acting import acting_operator
 from server.operators.rights import Right, Verb
 from shared.base.errors import FedfuseError
 from shared.base.logs import configure
 from shared.model.backbone import BackboneShape
 from shared.protocol.invitation import Application
+from shared.protocol.keys import load_node_key
 from shared.protocol.messages import Answer, Request
 from simulations.benchmarks.gpu.random_bert import write_random_bert
+from simulations.benchmarks.operations.resident_memory import resident
 from simulations.local_deployment import LocalDeployment, fedfuse_words
 
 if TYPE_CHECKING:
     from client.worker.request_handler import Worker
 
 RUN = "crowd"
+AT_ONCE = 4
+"""SuperNodes that are being started at a time."""
 WORDS = ("jazz", "rock", "space", "garden", "cooking", "film", "novel", "old", "new", "red", "blue", "river", "city", "likes")
 BERT = BackboneShape(hidden=32, layers=1, heads=4, intermediate=48, vocabulary=0, positions=64)
 
@@ -128,16 +134,9 @@ def measure_crowd(root: Path, *, platforms: int, sums: int, rounds: int) -> dict
         local.wait(lambda: all(one.node for one in Platforms(coordinator.platforms).approved()), "every platform is registered")
         local.wait((root / "ready").exists, "the workers are ready")
         began = time.monotonic()
-        for number, name in enumerate(names):
-            _start_node(local, Deployment(root / name), local.port, pace=platforms / QUESTIONS)
-            if number % 4 == 3:
-                time.sleep(4.0)  # a start takes seconds of a processor; all at once would be late together
-        local.await_online(*names)
-        found: dict[str, Any] = {
-            "platforms": platforms,
-            "cores": os.cpu_count(),
-            "join_seconds": round(time.monotonic() - began, 1),
-        }
+        restarts = _join(local, coordinator, names)
+        found: dict[str, Any] = {"platforms": platforms, "cores": os.cpu_count()}
+        found |= {"join_seconds": round(time.monotonic() - began, 1), "restarted": restarts}
         found["sums"] = [_sum(local, f"sum-{number}", platforms=platforms) for number in range(1, sums + 1)]
         if rounds:
             began = time.monotonic()
@@ -172,6 +171,40 @@ def _make_platforms(coordinator: CoordinatorFolder, root: Path, names: list[str]
     for name in names:
         others = {one.platform: one.identity for one in applications if one.platform != name}
         trust_identities(root / name / "peers.toml", others)
+
+
+def _join(local: LocalDeployment, coordinator: CoordinatorFolder, names: list[str]) -> int:
+    """Start every SuperNode, a few at a time, for each start takes seconds of a processor; start again what has ended.
+
+    Returns:
+        How often one was started again: as a platform's supervisor does, when the coordinator's gate lets it.
+    """
+    waiting, restarted, pace = list(names), 0, len(names) / QUESTIONS
+    until = time.monotonic() + local.patience
+    while True:
+        online = {one.name for one in status_of(coordinator).platforms if one.connection == "online"}
+        if online >= set(names):
+            return restarted
+        started = [name for name in names if name not in waiting]
+        for name in started:
+            place = Deployment(local.root / name)
+            if local.processes[f"node-{name}"].poll() is not None and _is_let_in(local, place):
+                restarted += 1
+                _start_node(local, place, local.port, pace=pace)
+        for name in waiting[: max(0, AT_ONCE - len(set(started) - online))]:
+            _start_node(local, Deployment(local.root / name), local.port, pace=pace)
+            waiting.remove(name)
+        if time.monotonic() > until:
+            raise FedfuseError(f"not online: {sorted(set(names) - online)}", where=str(local.root), do="see the logs there")
+        time.sleep(1.0)
+
+
+def _is_let_in(local: LocalDeployment, place: Deployment) -> bool:
+    try:
+        greet(f"127.0.0.1:{local.port}", authority=place.authority, key=load_node_key(place.node_key))
+    except (Refused, Away):
+        return False
+    return True
 
 
 def _start_node(local: LocalDeployment, place: Deployment, port: int, *, pace: float) -> None:
@@ -232,38 +265,6 @@ def _federate(local: LocalDeployment, run: str, settings: dict[str, Any], *, pla
             f"the run failed: {(local.root / f'{run}.log').read_text()[-2000:]}", where=str(local.root), do="see the logs there"
         )
     return found
-
-
-def resident(pid: int) -> dict[str, float]:
-    """MiB of resident memory of the coordinator's processes."""
-    found = {"superlink": _rss(pid), "serverapp": 0.0}
-    waiting = child_processes(pid)
-    while waiting:
-        child = waiting.pop()
-        waiting += child_processes(child)
-        try:
-            name = Path(f"/proc/{child}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"flwr-serverapp" in name:
-            found["serverapp"] = max(found["serverapp"], _rss(child))
-    return found
-
-
-def child_processes(pid: int) -> list[int]:
-    """Processes that a process has started; none where it is gone."""
-    try:
-        return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
-    except OSError:
-        return []
-
-
-def _rss(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
 
 
 def sum_summary(events: list[dict[str, Any]], *, began: float) -> dict[str, Any]:
@@ -338,7 +339,8 @@ def main() -> None:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print what `measure_crowd` found."""
-    console.print(f"{result['platforms']} platforms, {result['cores']} cores: all are connected after {result['join_seconds']} s")
+    joined = f"all are connected after {result['join_seconds']} s, {result['restarted']} starts were repeated"
+    console.print(f"{result['platforms']} platforms, {result['cores']} cores: {joined}")
     if result["sums"]:
         table = Table(title="preferences under the secure sum: seconds from the command until...")
         for column in (

@@ -13,6 +13,7 @@ import pytest
 
 from simulations.benchmarks import crowd, phase_cost
 from simulations.benchmarks.operations import role_memory
+from simulations.benchmarks.operations.resident_memory import resident
 
 
 def event(kind: str, round_: int, time: float) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def test_the_steps_of_a_sum_are_read_off_its_events() -> None:
 def test_resident_memory_is_that_of_the_process() -> None:
     import psutil
 
-    assert crowd.resident(os.getpid())["superlink"] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.1)
+    assert resident(os.getpid())["superlink"] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.1)
 
 
 def test_memory_is_added_up_over_all_that_a_process_started() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simulations.benchmarks.crowd import child_processes
+from simulations.benchmarks.operations.resident_memory import child_processes
 from simulations.local_deployment import LocalDeployment
 from simulations.worlds.large import LargeSizes, write_large_world
 
