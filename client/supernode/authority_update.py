@@ -23,31 +23,51 @@ from shared.base.errors import FedfuseError, ProtocolError
 from shared.protocol.authorities import proven_authorities, read_authorities
 from shared.protocol.gate_protocol import AUTHORITY_PATH
 from shared.protocol.keys import ed25519_from_line
+from shared.protocol.log_witness import HEADER, LONGEST, proven_witness
 
 log = logging.getLogger("fedfuse.client")
 
+KEPT = "log-head"
+"""File beside that of the authorities with what the coordinator gave to keep."""
 EVERY = 60.0
 """Seconds between two questions."""
 
 
-def ask_authorities(address: str, *, coordinator: bytes, seconds: float = 10.0) -> str:
+def ask_authorities(address: str, *, coordinator: bytes, kept: Path | None = None, seconds: float = 10.0) -> str:
     """The authorities that the coordinator names now, in PEM. Nothing of this platform is sent.
 
     Args:
         coordinator: Its pinned Ed25519 key, 32 bytes.
+        kept: File of what the coordinator gave to keep the last time: it is shown, and replaced by what comes back
+            (`shared/protocol/log_witness.py`).
 
     Raises:
         Away: nobody answers.
         ProtocolError: whoever answers does not have that key, or is of an earlier version.
+        StorageError: what is to be kept cannot be written.
     """
-    nonce = secrets.token_hex(32)
+    nonce, shown = secrets.token_hex(32), _kept(kept)
     try:
-        status, body = get_unverified(address, f"{AUTHORITY_PATH}?{nonce}", seconds=seconds)
+        headers = {HEADER: shown} if shown else None
+        status, body = get_unverified(address, f"{AUTHORITY_PATH}?{nonce}", headers=headers, seconds=seconds)
     except (OSError, http.client.HTTPException) as error:
         raise Away(f"the coordinator's server does not answer ({error or type(error).__name__})", where=address) from None
     if status != http.client.OK:
         raise ProtocolError("what answers does not say which authorities the coordinator has", where=address)
-    return proven_authorities(body, nonce=nonce, coordinator=coordinator)
+    found = proven_authorities(body, nonce=nonce, coordinator=coordinator)
+    sealed = proven_witness(body, nonce=nonce, coordinator=coordinator)
+    if kept is not None and sealed and sealed != shown:
+        write_whole(kept, sealed.encode("ascii"), mode=0o600)
+    return found
+
+
+def _kept(path: Path | None) -> str:
+    """What is kept in that file, if it can be a header; '' where nothing is."""
+    try:
+        text = path.read_bytes()[: LONGEST + 1].decode("ascii") if path is not None else ""
+    except (OSError, ValueError):
+        return ""
+    return text if text.isprintable() and len(text) <= LONGEST else ""
 
 
 def renew_authorities(address: str, *, authority: Path, coordinator: str, seconds: float = 10.0) -> bool:
@@ -60,7 +80,8 @@ def renew_authorities(address: str, *, authority: Path, coordinator: str, second
         Away, ProtocolError: as `ask_authorities`; the file is as it was.
         StorageError: it cannot be written.
     """
-    found = ask_authorities(address, coordinator=ed25519_from_line(coordinator).public_bytes_raw(), seconds=seconds)
+    pinned = ed25519_from_line(coordinator).public_bytes_raw()
+    found = ask_authorities(address, coordinator=pinned, kept=authority.with_name(KEPT), seconds=seconds)
     if read_authorities(authority) == found:
         return False
     write_whole(authority, found.encode("ascii"))

@@ -94,6 +94,31 @@ def renew(
     typer.echo(f"a certificate for {coordinator.file.host}, for {days} days; restart the server to use it")
 
 
+@server.command("restored")
+def restored(
+    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE,
+    act_as: As = None,
+) -> None:
+    """Say that this folder was restored from a backup, and that what operators did since has been done again, or is lost.
+
+    Until then the server does not start and no run begins, where something shows that the log of operators had come further.
+    """
+    from server.deployment.folder import open_coordinator
+    from server.operators.acting import acting_operator, log_of
+    from server.operators.operator_log import noted_head
+    from server.operators.restored_state import require_listed, seen_note
+    from server.operators.rights import Right, Verb
+
+    coordinator = open_coordinator(folder)
+    acting = acting_operator(coordinator, act_as, Right.OPERATORS)
+    log, seen = log_of(coordinator), noted_head(seen_note(coordinator))
+    if seen is None or log.accounts_for(seen):
+        raise InputError("nothing shows that the log had come further", where=str(folder), do="go on")
+    require_listed(coordinator, log, admitted=True)
+    acting.record(Verb.RESTORED, coordinator.file.name, {"lost": str(seen.seq), "head": seen.hash})
+    typer.echo(f"action {seen.seq} of {seen.time}, and what else was done until now and is not in the log, counts as lost")
+
+
 def invite_command(
     platform: Annotated[str, typer.Argument(help="Name of the platform: small letters, digits, - and _.")],
     server: At = HERE,

@@ -35,6 +35,7 @@ from shared.protocol.gate_protocol import (
     Complaint,
     Standing,
 )
+from shared.protocol.log_witness import HEADER as LOG_HEADER
 
 log = logging.getLogger("fedfuse.gate")
 
@@ -100,6 +101,7 @@ class Gate:
         private: The port on which everything is let through; it must be bound to 127.0.0.1.
         bundles: Takes in a bundle, as JSON, and answers with JSON; on the private port alone.
         authorities: Answers a nonce with the authorities that the server's certificate may be of, signed.
+        witness: Adds to that answer, given the nonce and what the platform kept of the last one ('' for nothing).
         revive: Makes Flower forget that a SuperNode is connected. Whoever greets is about to start one; Flower would not
             take it back for a minute if the one before was killed. And a SuperNode that asks a second time to be connected, and
             for nothing between, has not got the first answer in time: Flower would refuse it for good, and it would end.
@@ -114,9 +116,10 @@ class Gate:
         bundles: Callable[[bytes], dict[str, Any]] | None = None,
         revive: Callable[[int], object] | None = None,
         authorities: Callable[[str], dict[str, str]] | None = None,
+        witness: Callable[[str, str], dict[str, str]] | None = None,
     ) -> None:
         self._inside, self._judge, self._private, self._bundles, self._revive = inside, judge, private, bundles, revive
-        self._authorities = authorities
+        self._authorities, self._witness = authorities, witness
         self._joining: dict[str, asyncio.Lock] = {}
         """Platforms whose SuperNode's last request was to be connected; a second one waits for the first."""
         self._trouble = Allowance()
@@ -148,7 +151,10 @@ class Gate:
                 nonce = scope.get("query_string", b"").decode("latin-1")
                 if scope["method"] != "GET" or not is_nonce(nonce):
                     raise _Bad(404, "not found")
-                await _answer(send, 200, self._authorities(nonce))
+                found = self._authorities(nonce)
+                if self._witness is not None:
+                    found |= await asyncio.to_thread(self._witness, nonce, headers.get(LOG_HEADER, ""))
+                await _answer(send, 200, found)
             elif path == COMPLAINT_PATH:
                 await self._complaint(scope, headers, send)
             elif path.startswith(FLEET):

@@ -33,6 +33,7 @@ from server.deployment.gate_verdicts import Judge
 from server.deployment.server_metrics import server_registry
 from server.deployment.supernode_sync import enlist_at_start
 from server.operators.acting import log_of
+from server.operators.log_witness import LogWitness
 from server.operators.log_writer import note_seen
 from server.operators.restored_state import list_differences, require_latest, require_listed, seen_note
 from server.run.last_receipts import LastReceipts
@@ -89,7 +90,16 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     def authorities(nonce: str) -> dict[str, str]:
         return authorities_answer(trusted_bundle(certificates), nonce=nonce, key=key)
 
-    gate = Gate(inside, judge, private=file.control_port, bundles=take, revive=revive, authorities=authorities)
+    witness = LogWitness(coordinator, key)
+    gate = Gate(
+        inside,
+        judge,
+        private=file.control_port,
+        bundles=take,
+        revive=revive,
+        authorities=authorities,
+        witness=witness.answer,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             app=gate,

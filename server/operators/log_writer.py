@@ -161,7 +161,7 @@ def note_seen(path: Path, log: OperatorLog, last: OperatorAction) -> None:
         StorageError: it cannot be written, or is no note.
     """
     before = noted_head(path)
-    if path.parent.is_dir() and (before is None or log.follows(*before)) and before != (last.seq, last.hash):
+    if path.parent.is_dir() and (before is None or log.accounts_for(before)):
         write_whole(path, head_note(last), mode=0o600)
 
 

@@ -108,6 +108,23 @@ class Operator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotedHead:
+    """Which action was the last of a log, as a note elsewhere says.
+
+    Args:
+        time: Of that action; '' in a note that an earlier version wrote.
+    """
+
+    seq: int
+    hash: str
+    time: str
+
+    def text(self) -> bytes:
+        """The note."""
+        return (json.dumps({"seq": self.seq, "hash": self.hash, "time": self.time}) + "\n").encode()
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoggedPlatform:
     """The log's last word on a SuperNode's key.
 
@@ -147,9 +164,13 @@ class OperatorLog:
         """Whether a line has that hash."""
         return any(line.hash == head for line in self.actions)
 
-    def follows(self, seq: int, head: str) -> bool:
-        """Whether action `seq` is here and has that hash: what was noted when it was the last one."""
-        return seq < len(self.actions) and self.actions[seq].hash == head
+    def follows(self, head: NotedHead) -> bool:
+        """Whether that action is here."""
+        return 0 <= head.seq < len(self.actions) and self.actions[head.seq].hash == head.hash
+
+    def accounts_for(self, head: NotedHead) -> bool:
+        """Whether that action is here, or an operator has said since that it is lost."""
+        return self.follows(head) or any(line.verb is Verb.RESTORED and line.time >= head.time for line in self.actions)
 
     def platforms(self) -> dict[str, LoggedPlatform]:
         """SuperNode key's fingerprint -> what the log says last of it."""
@@ -179,9 +200,9 @@ def read_operator_log(folder: Path) -> OperatorLog:
         raise AlteredLog("the log of operators' actions is gone", where=str(path), do=_RESTORE) from None
     except OSError as error:
         raise StorageError(f"the log cannot be read ({error.strerror})", where=str(path), do="check path and rights") from None
-    if head is not None and not log.follows(*head):
+    if head is not None and not log.follows(head):
         raise AlteredLog(
-            f"the log ends with action {log.actions[-1].seq}, and action {head[0]} ({head[1][:12]}...) was written",
+            f"the log ends with action {log.actions[-1].seq}, and action {head.seq} ({head.hash[:12]}...) was written",
             where=str(path),
             do=_RESTORE,
         )
@@ -190,28 +211,38 @@ def read_operator_log(folder: Path) -> OperatorLog:
 
 def head_note(action: OperatorAction) -> bytes:
     """What `HEAD`, or another note of it, says when that line is the last one."""
-    return (json.dumps({"seq": action.seq, "hash": action.hash}) + "\n").encode()
+    return NotedHead(seq=action.seq, hash=action.hash, time=action.time).text()
 
 
 _RESTORE = "restore the folder from a backup, and ask every operator what they did since"
 
 
-def noted_head(path: Path) -> tuple[int, str] | None:
-    """Number and hash of the action that a `head_note` says was the last; None where there is no note.
+def noted_head(path: Path) -> NotedHead | None:
+    """What a `head_note` in a file says; None where there is no note.
 
     Raises:
         AlteredLog: it is no such note.
         StorageError: it cannot be read.
     """
     try:
-        values = json.loads(path.read_bytes())
-        return int(values["seq"]), str(values["hash"])
+        return parse_head(path.read_bytes(), where=str(path))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StorageError(f"cannot be read ({error.strerror})", where=str(path), do="check path and rights") from None
-    except (ValueError, TypeError, KeyError):
-        raise AlteredLog("does not say which action was the last", where=str(path), do=_RESTORE) from None
+
+
+def parse_head(text: bytes, *, where: str) -> NotedHead:
+    """What a `head_note` says.
+
+    Raises:
+        AlteredLog: it is no such note.
+    """
+    try:
+        values = json.loads(text)
+        return NotedHead(seq=int(values["seq"]), hash=str(values["hash"]), time=str(values.get("time", "")))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise AlteredLog("does not say which action was the last", where=where, do=_RESTORE) from None
 
 
 def _whole(file: IO[bytes], *, where: str) -> OperatorLog:

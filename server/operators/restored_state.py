@@ -2,7 +2,7 @@
 
 The list alone, or the log alone: they contradict each other (`list_differences`). Both together say the same, of an earlier day:
 only what is elsewhere knows better. So the head of the log is noted in `state/` as well (`SEEN`), which no backup holds and a
-restore into the same folder leaves as it is.
+restore into the same folder leaves as it is; and platforms keep it, and show it (`log_witness`), wherever the folder is restored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from server.operators.operator_log import AlteredLog, LoggedPlatform, OperatorLo
 from server.operators.rights import Verb
 
 SEEN = "log-head.json"
-"""In `state/`: the last action that this machine's commands have seen."""
+"""In `state/`: the last action that this machine's commands, or platforms, have seen."""
 _SHOWN = 5
 _SLACK = 5.0
 """Seconds by which the list may be written after its line in the log, whose times are whole seconds."""
@@ -83,12 +83,12 @@ def require_listed(coordinator: CoordinatorFolder, log: OperatorLog, *, admitted
 
 
 def seen_note(coordinator: CoordinatorFolder) -> Path:
-    """Where the last action is noted that this machine's commands have seen."""
+    """Where the last action is noted that was seen."""
     return coordinator.state / SEEN
 
 
 def require_latest(coordinator: CoordinatorFolder, log: OperatorLog) -> None:
-    """Return only if the log holds the last action that was seen on this machine.
+    """Return only if the log holds the last action that was seen, or an operator has said that it is lost.
 
     Raises:
         AlteredLog: it does not: log and list are of an earlier day.
@@ -96,15 +96,15 @@ def require_latest(coordinator: CoordinatorFolder, log: OperatorLog) -> None:
     """
     path = seen_note(coordinator)
     seen = noted_head(path)
-    if seen is None or log.follows(*seen):
+    if seen is None or log.accounts_for(seen):
         return
     last = log.actions[-1]
     raise AlteredLog(
-        f"the log ends with action {last.seq} of {last.time}, and action {seen[0]} ({seen[1][:12]}...) was seen here: the log, "
+        f"the log ends with action {last.seq} of {last.time}, and action {seen.seq} ({seen.hash[:12]}...) was seen: the log, "
         "and with it perhaps the list of platforms, is an older copy. Who was revoked or removed since would be let in",
         where=str(coordinator.operators),
         do="put back the newest copy of operators/ and platforms.json; if there is none, ask every operator what they did since "
-        f"{last.time}, do it again (revoke first), then delete {path}",
+        f"{last.time}, do it again (revoke first), then say so: fedfuse server restored {coordinator.folder}",
     )
 
 

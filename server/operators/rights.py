@@ -32,7 +32,7 @@ _MEANINGS = {
     Right.RUN: "start, resume and abort runs, and ask what they would cost",
     Right.PUBLISH: "sign and publish models",
     Right.CERTIFICATES: "renew the server's certificate, and change the authority",
-    Right.OPERATORS: "add and remove operators, and so, in the end, everything",
+    Right.OPERATORS: "add and remove operators, and so, in the end, everything; say that a backup was restored",
 }
 
 
@@ -55,6 +55,7 @@ class Verb(StrEnum):
     AUTHORITY_BEGIN = "authority-begin"
     AUTHORITY_SWITCH = "authority-switch"
     AUTHORITY_FINISH = "authority-finish"
+    RESTORED = "restored"
 
     @property
     def right(self) -> Right:
@@ -79,6 +80,7 @@ _NEEDS = {
     Verb.AUTHORITY_BEGIN: Right.CERTIFICATES,
     Verb.AUTHORITY_SWITCH: Right.CERTIFICATES,
     Verb.AUTHORITY_FINISH: Right.CERTIFICATES,
+    Verb.RESTORED: Right.OPERATORS,
 }
 ALL = frozenset(Right)
 

@@ -31,6 +31,7 @@ from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.gate import HTTP, Gate
 from server.deployment.gate_verdicts import Judge
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
+from server.operators.log_witness import LogWitness
 from shared.base.errors import InputError, ProtocolError
 from shared.protocol.authorities import authorities_answer, authorities_digest, proven_authorities, read_authorities
 from shared.protocol.invitation import Application, parse_invitation
@@ -59,6 +60,7 @@ class Server:
             self.judge,
             private=file.control_port,
             authorities=lambda nonce: authorities_answer(trusted_bundle(certificates), nonce=nonce, key=key),
+            witness=LogWitness(self.coordinator, key).answer,
         )
         sockets = []
         for port in (file.port, file.control_port):

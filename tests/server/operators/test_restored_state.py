@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from server.deployment.approved_platforms import Platforms
 from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.superlink import require_believed
 from server.operators.acting import log_of
-from server.operators.operator_log import AlteredLog
+from server.operators.operator_log import AlteredLog, NotedHead
 from server.operators.restored_state import list_differences, require_latest, seen_note
+from server.operators.rights import Verb
 from tests.server.deployment.test_provisioning import application
 from tests.server.operators.test_roles import applied
 from tests.support.called_command import called
@@ -138,7 +140,7 @@ def test_an_older_log_beside_the_newest_list(coordinator: CoordinatorFolder, bac
     assert called("revoke", "shop", *at).returncode == 0
     backup("operators")
     for said in everywhere(coordinator):
-        assert "was seen here" in squeezed(said), said
+        assert "was seen" in squeezed(said), said
     seen_note(coordinator).unlink()  # even without the note: the list is ahead
     (found,) = list_differences(coordinator, log_of(coordinator))
     assert "shop is revoked in the list of platforms, and owner approved it" in found.found and not found.admits
@@ -152,14 +154,34 @@ def test_list_and_log_of_one_earlier_day(coordinator: CoordinatorFolder, backup:
     backup(*BOTH)
     assert list(list_differences(coordinator, log_of(coordinator))) == []
     for said in everywhere(coordinator):
-        assert "was seen here" in squeezed(said) and "revoke first" in squeezed(said), said
-    # Mending it by hand must not remove what shows it.
+        assert "was seen" in squeezed(said) and "revoke first" in squeezed(said), said
+    # Doing it again does not remove what shows that there was more: that is an operator's word.
     assert called("revoke", "shop", *at).returncode == 0
-    assert seen_note(coordinator).read_bytes() == noted and "was seen here" in starts(coordinator)
-    seen_note(coordinator).unlink()  # as the error says, when it is done
+    assert seen_note(coordinator).read_bytes() == noted and "was seen" in starts(coordinator)
+    done = called("server", "restored", coordinator.folder)
+    assert done.returncode == 0 and "counts as lost" in done.stdout, done.stderr
     assert starts(coordinator) == ""
+    last = log_of(coordinator).actions[-1]
+    assert (last.verb, last.details["lost"]) == (Verb.RESTORED, "3")
+    again = called("server", "restored", coordinator.folder)
+    assert again.returncode == 3 and "nothing shows" in again.stderr
     assert called("invite", "shop", *at).returncode == 0
     require_latest(coordinator, log_of(coordinator))
+    assert seen_note(coordinator).read_bytes() != noted
+
+
+def test_what_is_lost_later_is_not_accounted_for(coordinator: CoordinatorFolder, backup: Callable[..., None]) -> None:
+    """An operator's word holds for what was done before it, and not for a second restore."""
+    at = ("--server", coordinator.folder)
+    assert called("revoke", "shop", *at).returncode == 0
+    backup(*BOTH)
+    assert called("server", "restored", coordinator.folder).returncode == 0
+    assert starts(coordinator) == ""
+    log = log_of(coordinator)
+    word = datetime.datetime.fromisoformat(log.actions[-1].time)
+    for seconds, accounted in ((-1, True), (0, True), (1, False)):
+        when = (word + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert log.accounts_for(NotedHead(seq=40, hash="ab" * 32, time=when)) is accounted
 
 
 def test_the_note_follows_the_log(coordinator: CoordinatorFolder) -> None:
