@@ -13,6 +13,7 @@ from fastapi import Body, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from client.serving.answers import Answer, PlatformAnswers, UnknownItem
 from client.serving.messages import (
@@ -64,7 +65,9 @@ def create_api(answers: PlatformAnswers, *, threads: int = THREADS) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = threads
-        yield
+        # A product for one list is too small for threads of its own: they only wait for the next one, at a core's full speed.
+        with threadpool_limits(limits=1):
+            yield
         # No request is at work any more.
         answers.close()
 

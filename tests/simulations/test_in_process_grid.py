@@ -115,6 +115,7 @@ def test_contract_in_process(clause: Callable[[Grid], None], workers: int) -> No
         clause(grid)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(1200)
 def test_contract_of_flowers_own_simulation(patient_ray: None) -> None:

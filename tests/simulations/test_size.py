@@ -30,12 +30,14 @@ def test_measurements_run_in_processes_of_their_own_and_once(tmp_path: Path, cap
     assert json.loads(capsys.readouterr().out) == found
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_is_no_figure(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="check of 50 users"):
         size.measured(tmp_path, "check", 50)
     assert not (tmp_path / "check.json").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_are_those_that_people_run(tmp_path: Path) -> None:
     for name in ("new", "own", "one", "all"):
         size.MEASURES[name](tmp_path, 50)

@@ -82,7 +82,7 @@ def test_the_shown_texts_are_those_that_training_reads(platform: PlatformFile) -
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_the_plain_tokenizer_gives_the_same_ids(texts: list[str]) -> None:
     whole, plain = load_backbone(EMBEDDED).tokenizer, tokenizer_of(EMBEDDED)
     asked = {"add_special_tokens": False, "truncation": True, "max_length": 16, "return_attention_mask": False}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from client.recommender.lists.recommended import ListRules
 from client.recommender.serving.recommend import recommend_items
-from client.serving import messages
+from client.serving import api, messages
 from client.serving.live_people import EventMeaning
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -30,6 +31,21 @@ def items_of(answer: Any) -> list[str]:
 def test_a_list_is_that_of_the_command(served: Served) -> None:
     command = recommend_items(served.file, user="u3", rules=ListRules(top=5), cache=served.file.state / "trunk")
     assert served.post("/recommend", user="u3", top=5)["items"] == json.loads(json.dumps([asdict(one) for one in command]))
+
+
+def test_while_it_serves_a_product_takes_no_threads_of_its_own(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[int] = []
+
+    @contextmanager
+    def limited(*, limits: int) -> Iterator[None]:
+        at_work.append(limits)
+        yield
+        at_work.clear()
+
+    monkeypatch.setattr(api, "threadpool_limits", limited)
+    with served.client:
+        assert at_work == [1]
+    assert not at_work
 
 
 @pytest.mark.parametrize("name", ["own", "global", "fused"])
