@@ -164,11 +164,13 @@ def simulate_command(
     fedfuse simulate --resume runs/a                   go on after Ctrl-C
     fedfuse simulate my-world --from runs/a --rounds 5 train the adapter of a finished run on, with its ledgers
     """
-    from simulations.run import Simulation, run_simulation
-    from simulations.run_folder import recorded_run
-    from simulations.terminal import ProgressBoard
-    from simulations.worlds.generated import write_world
-    from simulations.worlds.world import open_world
+    errors = Console(stderr=True, emoji=False)
+    with errors.status("loading torch and Flower"):  # which takes seconds, before anything else can be said
+        from simulations.run import Simulation, run_simulation
+        from simulations.run_folder import recorded_run
+        from simulations.terminal import ProgressBoard
+        from simulations.worlds.generated import write_world
+        from simulations.worlds.world import open_world
 
     options = {
         "rounds": rounds,
@@ -181,7 +183,6 @@ def simulate_command(
     given = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     if engine not in ("process", "ray"):
         raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
-    errors = Console(stderr=True, emoji=False)
     if earlier is not None and (world is None or resume is not None or seeds is not None or engine != "process"):
         raise InputError(
             "--from needs a world, and goes with neither --resume, --seeds nor --engine ray",
