@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from client.config.table_location import Column
 from client.setup.table_preview import Sample
+from client.setup.unread_times import time_column
 from client.sources.item_keys import item_keys
 
 _WORDS = {
@@ -155,10 +157,16 @@ def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:
     columns, remarks = _picked(roles, "user", "item", "time"), []
     events: dict[str, float] = {}
     threshold = None
+    if "time" not in columns:
+        owners = [frame[columns[role]] for role in ("user", "item") if role in columns]
+        others: dict[Column, pl.Series] = {name: frame[name] for name in frame.columns if name not in roles.values()}
+        if (found := time_column(others, owners)) is not None:
+            columns["time"] = str(found[0])
+            remarks.append(f"columns.time: {found[0]!r} was taken for the time by what it holds, not by its name")
     if "event" in roles and frame[roles["event"]].n_unique() <= 20:
         columns["event"] = roles["event"]
-        found = sorted(str(value) for value in frame[roles["event"]].drop_nulls().unique())
-        events = {name: _STRENGTH.get(name.lower(), 1.0) for name in found}
+        names = sorted(str(value) for value in frame[roles["event"]].drop_nulls().unique())
+        events = {name: _STRENGTH.get(name.lower(), 1.0) for name in names}
         remarks.append("events: how much each says that an item was liked, 0 to 1; one that is not named says nothing")
     if "value" in roles and frame[roles["value"]].dtype.is_numeric():
         columns["value"] = roles["value"]

@@ -6,7 +6,7 @@ Only for a person at `fedfuse check`: what is read of a source is what its platf
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -45,27 +45,38 @@ def unread_time(source: Source) -> str:
         return ""  # what is named was read: it is in other columns that something is odd, and no time
     owners = [columns[name] for name in (source.column("user"), source.column("item")) if name in columns]
     used = {source.column(role) for role in source.roles if role in source.columns or role in columns} | set(source.further())
-    found = {
-        name: times
-        for name, cells in columns.items()
-        if name not in used and str(name).strip().lower() not in _NAMED and (times := _times(cells, owners)) is not None
-    }
-    if not found:
+    found = time_column({name: cells for name, cells in columns.items() if name not in used}, owners)
+    if found is None:
         return ""
-    name = max(found, key=lambda one: found[one].n_unique())
-    first, last = day(int(found[name].min())), day(int(found[name].max()))  # type: ignore[arg-type]
-    rows = f"{len(found[name]):,} rows"
+    name, times = found
+    first, last = day(int(times.min())), day(int(times.max()))  # type: ignore[arg-type]
+    rows = f"{len(times):,} rows"
     return (
         f"no column is read as time, and {_called(name)} looks like one ({first} to {last} in the first {rows}); "
         f"if it is: columns = {{ {_line({**source.columns, 'time': name})} }}"
     )
 
 
+def time_column(columns: Mapping[Column, pl.Series], owners: Sequence[pl.Series]) -> tuple[Column, pl.Series] | None:
+    """The column that looks most like times of events, of those whose name does not say so, and its seconds since 1970.
+
+    Args:
+        columns: Of the first rows, by name.
+        owners: Users and items of these rows.
+    """
+    found = {
+        name: times
+        for name, cells in columns.items()
+        if str(name).strip().lower() not in _NAMED and (times := _times(cells, owners)) is not None
+    }
+    return max(found.items(), key=lambda one: one[1].n_unique(), default=None)
+
+
 _NAMED = {"time", *(name.lower() for name in TIME_NAMES)}
 """Columns that reading the source has spoken of already."""
 
 
-def _times(cells: pl.Series, owners: list[pl.Series]) -> pl.Series | None:
+def _times(cells: pl.Series, owners: Sequence[pl.Series]) -> pl.Series | None:
     """The seconds since 1970 that a column holds, if it looks like times of events."""
     if cells.dtype.is_nested() or cells.dtype in (pl.Binary, pl.Boolean, pl.Null, pl.Duration, pl.Time) or len(cells) < _FEWEST:
         return None

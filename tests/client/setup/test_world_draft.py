@@ -83,3 +83,16 @@ def test_public_keys_are_found_where_most_cells_are_keys(tmp_path: Path, column:
     tables = read_tables(load(made.path))
     assert tables.users == 5 and tables.interactions.time is not None
     assert any(tables.item_keys) == (kind is not None)
+
+
+@pytest.mark.parametrize(("cell", "taken"), [("{:02d}.05.2024", True), ("{}", False)])
+def test_the_time_is_found_by_what_it_holds_where_no_name_says_so(tmp_path: Path, cell: str, taken: bool) -> None:
+    rows = [f"k{row % 9};a{row % 7};{cell.format(row % 28 + 1)}" for row in range(90)]
+    table = tmp_path / "orders.csv"
+    table.write_text("kunde;artikel;wann\n" + "\n".join(rows) + "\n")
+    catalogue = tmp_path / "things.csv"
+    catalogue.write_text("artikel;name\n" + "".join(f"a{item};thing {item}\n" for item in range(7)))
+    drafted = draft_platform([table, catalogue], tmp_path / "world", name="laden")
+    source = load(drafted.path).sources["orders"]
+    assert (source.columns.get("time") == "wann") is taken
+    assert ("was taken for the time by what it holds" in drafted.path.read_text()) is taken
