@@ -252,7 +252,7 @@ def _show_metrics(metrics: dict[str, Any], out: Path) -> None:
 
 
 def resumed_settings(known: Settings, config: Path | None, assignments: list[str]) -> Settings:
-    """Settings of a run that is resumed, and over them what a person gives besides."""
+    """Settings of a run that is resumed, and over them those that a person gives now."""
     from simulations.run_folder import as_tables
 
     values = as_tables(known)

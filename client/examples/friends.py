@@ -24,7 +24,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from client.examples.split import Split
+from client.examples.split import Split, entry_rows
 from client.sources.tables import Tables, Ties
 
 _SHOWN = 3  # newest items of one friend
@@ -69,7 +69,7 @@ def _asked(ties: Ties, user: int) -> slice:
 
 def _granted(ties: Ties, tables: Tables) -> NDArray[np.bool_]:
     """Which of the rows speak, bool (rows,): each friend for the first `influence` of those who ask."""
-    user = np.repeat(np.arange(tables.users), np.diff(ties.offsets))
+    user = entry_rows(ties.offsets)
     asked = np.arange(len(user)) - ties.offsets[user] < ties.friends
     rows = np.flatnonzero(asked & (ties.friend >= 0) & (ties.friend != user))
     rows = rows[np.argsort(ties.friend[rows], kind="stable")]

@@ -73,6 +73,15 @@ def ragged(rows: list[NDArray[np.int32]]) -> Ragged:
     return Ragged(offsets=offsets_of(lengths), values=np.concatenate(rows).astype(np.int32) if rows else np.zeros(0, np.int32))
 
 
+def entry_rows(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The row of each entry of rows that begin at offsets[r] and end at offsets[r + 1], int64 (entries,).
+
+    >>> entry_rows(np.array([0, 2, 2, 3])).tolist()
+    [0, 0, 2]
+    """
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where rows of these lengths begin, one after another, and where the last ends; int64 (rows + 1,)."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -106,7 +115,7 @@ def _cut(tables: Tables, *, seed: int, hold_out: bool) -> Split:
         users = slice(begin, min(begin + _AT_ONCE, tables.users))
         offsets = table.offsets[users.start : users.stop + 1]
         rows = slice(offsets[0], offsets[-1])
-        user = np.repeat(np.arange(users.stop - users.start), np.diff(offsets))
+        user = entry_rows(offsets)
         items, positive = table.item[rows], table.positive[rows]
         likes, counts = items[positive], np.bincount(user[positive], minlength=users.stop - users.start)
         ends = np.cumsum(counts)

@@ -20,6 +20,7 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from client.examples.split import entry_rows
 from client.recommender.histories import Histories, Sparse, dense_product, one_by_one, product_at
 from client.sources.tables import Tables, Ties
 
@@ -192,7 +193,7 @@ class FriendsLike:
             return
         self.friends = scipy.sparse.csr_matrix((histories.users, histories.users), dtype=np.float32)
         for named in ties.values():
-            user = np.repeat(np.arange(histories.users), np.diff(named.offsets))
+            user = entry_rows(named.offsets)
             there = (named.friend >= 0) & (named.friend != user)
             ones = np.ones(int(there.sum()), np.float32)
             self.friends = self.friends + scipy.sparse.csr_matrix(

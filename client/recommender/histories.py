@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.examples.split import Ragged
+from client.examples.split import Ragged, entry_rows
 from client.sources.tables import Tables
 
 Sparse: TypeAlias = scipy.sparse.csr_matrix
@@ -114,8 +114,7 @@ def liked_histories(tables: Tables, liked: Ragged) -> Histories:
 
 def _pairs(offsets: NDArray[np.int64], items: NDArray[np.int32], count: int) -> NDArray[np.int64]:
     """One number for each pair of a user and an item, int64 (rows,)."""
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    numbers: NDArray[np.int64] = users * np.int64(count) + items
+    numbers: NDArray[np.int64] = entry_rows(offsets) * np.int64(count) + items
     return numbers
 
 
@@ -136,8 +135,7 @@ def product_at(left: Sparse, matrix: Sparse, columns: NDArray[np.int64]) -> NDAr
         columns: int64 (m,).
     """
     row, column, value = entries_of(matrix, left.indices)
-    of_left = np.repeat(np.arange(left.shape[0]), np.diff(left.indptr))
-    return _columns(of_left[row], column, left.data[row] * value, (left.shape[0], matrix.shape[1]), columns)
+    return _columns(entry_rows(left.indptr)[row], column, left.data[row] * value, (left.shape[0], matrix.shape[1]), columns)
 
 
 def columns_of(matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -146,8 +144,7 @@ def columns_of(matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32
     Args:
         columns: int64 (m,).
     """
-    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return _columns(row, matrix.indices, matrix.data, matrix.shape, columns)
+    return _columns(entry_rows(matrix.indptr), matrix.indices, matrix.data, matrix.shape, columns)
 
 
 def entries_of(matrix: Sparse, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]:

@@ -26,6 +26,7 @@ import scipy.linalg  # type: ignore[import-untyped]
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from client.examples.split import entry_rows
 from client.recommender.histories import columns_of, dense_product, product_at, weighted_rows
 from client.recommender.item_neighbours import RareItems, nearest_popular, rare_weights
 
@@ -261,7 +262,7 @@ class ItemRidge:
         else:
             product = (left @ self._root_by_item) @ self._root
             product *= -1.0
-            product[np.repeat(np.arange(len(product)), np.diff(left.indptr)), left.indices] += left.data
+            product[entry_rows(left.indptr), left.indices] += left.data
             product /= self.ridge
         return product
 
@@ -340,5 +341,5 @@ def _f32(values: NDArray[np.float64]) -> Floats:
 def _less(histories: Sparse, moved: Floats) -> Floats:
     """histories - moved, in the place of `moved`."""
     np.negative(moved, out=moved)
-    moved[np.repeat(np.arange(len(moved)), np.diff(histories.indptr)), histories.indices] += histories.data
+    moved[entry_rows(histories.indptr), histories.indices] += histories.data
     return moved

@@ -31,7 +31,7 @@ _NANOSECONDS = 1e17
 
 
 def unread_time(source: Source) -> str:
-    """What a person is told of a source of events whose times are not read; '' where no column looks like a time.
+    """What a person reads of a source of events whose times are not read; '' where no column looks like a time.
 
     A column looks like a time if nearly all of the first rows hold one between 1990 and 2035, in a form that is read without
     `time_format`, and if it is neither numbered throughout (an order's id) nor the same in all rows of each item or of each user

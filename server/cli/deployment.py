@@ -105,14 +105,14 @@ def restored(
     """
     from server.deployment.folder import open_coordinator
     from server.operators.acting import acting_operator, log_of
-    from server.operators.operator_log import noted_head
-    from server.operators.restored_state import require_listed, seen_note
+    from server.operators.restored_state import require_listed, unaccounted_head
     from server.operators.rights import Right, Verb
 
     coordinator = open_coordinator(folder)
     acting = acting_operator(coordinator, act_as, Right.OPERATORS)
-    log, seen = log_of(coordinator), noted_head(seen_note(coordinator))
-    if seen is None or log.accounts_for(seen):
+    log = log_of(coordinator)
+    seen = unaccounted_head(coordinator, log)
+    if seen is None:
         raise InputError("nothing shows that the log had come further", where=str(folder), do="go on")
     require_listed(coordinator, log, admitted=True)
     acting.record(Verb.RESTORED, coordinator.file.name, {"lost": str(seen.seq), "head": seen.hash})

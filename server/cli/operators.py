@@ -158,7 +158,7 @@ def log_command(
     from server.deployment.folder import open_coordinator
     from server.operators.acting import log_of
     from server.operators.operator_log import AlteredLog
-    from server.operators.restored_state import require_latest, require_listed
+    from server.operators.restored_state import require_current
 
     coordinator = open_coordinator(server)
     log = log_of(coordinator)
@@ -169,8 +169,7 @@ def log_command(
             do="restore the folder from a backup, and ask every operator what they did since",
         )
     if verify or head:
-        require_latest(coordinator, log)
-        require_listed(coordinator, log)
+        require_current(coordinator, log)
     shown = log.actions[-last:] if last else log.actions
     if as_json:
         typer.echo(json.dumps({"head": log.head, "actions": [one.to_json() for one in shown]}, indent=2))

@@ -85,7 +85,7 @@ def run_command(
     from server.deployment.folder import open_coordinator
     from server.deployment.launch import record, recorded
     from server.operators.acting import acting_operator, log_of
-    from server.operators.restored_state import require_latest, require_listed
+    from server.operators.restored_state import require_current
     from server.operators.rights import Right, Verb
     from server.scheduling.run_notes import clear_notes
     from server.scheduling.turns import Turn
@@ -97,9 +97,7 @@ def run_command(
         raise InputError("a dry run is answered at once, and waits for nothing", where="--dry-run", do="leave the others out")
     coordinator = open_coordinator(server)
     acting = acting_operator(coordinator, act_as, Right.RUN)
-    log = log_of(coordinator)
-    require_latest(coordinator, log)
-    require_listed(coordinator, log)
+    require_current(coordinator, log_of(coordinator))
     publishes = acting.may(Right.PUBLISH)
     if resume:
         launch = replace(recorded(coordinator, resume), restarts=restarts, publish=publishes)

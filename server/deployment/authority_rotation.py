@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
-from server.deployment.certificates import Certificates
+from server.deployment.certificates import Certificates, Record
 from server.deployment.folder import CoordinatorFolder
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, StorageError
 from shared.protocol.authorities import certificates_in, pem_bundle
 from shared.protocol.keys import read_secret
-
-Record = Callable[[str], object]
-"""Writes down what is about to be done, given the certificate (PEM) of the authority that it is done with; a step that cannot be
-written down is not taken."""
 
 
 class RotationStage(StrEnum):

@@ -24,6 +24,8 @@ from shared.base.errors import InputError, StorageError
 from shared.protocol.keys import read_secret
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
+Record = Callable[[str], object]
+"""Writes down what is about to be done, given the certificate (PEM) that it is done with; else it is not done."""
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*")
 _EARLIER = datetime.timedelta(days=2)
 """Before now that a certificate begins: a platform's clock may be behind."""
@@ -55,9 +57,7 @@ class Certificates:
         """Key of the authority that platforms know already and that does not sign yet."""
         return self.authority.with_name("next.key")
 
-    def make_authority(
-        self, federation: str, *, days: int = AUTHORITY_DAYS, record: Callable[[str], object] | None = None
-    ) -> None:
+    def make_authority(self, federation: str, *, days: int = AUTHORITY_DAYS, record: Record | None = None) -> None:
         """Make the authority's key (0600) and certificate.
 
         Args:
@@ -86,7 +86,7 @@ class Certificates:
             )
         write_whole(self.authority, certificate)
 
-    def issue(self, host: str, *, days: int = SERVER_DAYS, record: Callable[[str], object] | None = None) -> None:
+    def issue(self, host: str, *, days: int = SERVER_DAYS, record: Record | None = None) -> None:
         """Make a new key and certificate for the server, in place of older ones.
 
         Args:

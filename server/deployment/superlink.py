@@ -35,7 +35,7 @@ from server.deployment.supernode_sync import enlist_at_start
 from server.operators.acting import log_of
 from server.operators.log_witness import LogWitness
 from server.operators.log_writer import note_seen
-from server.operators.restored_state import list_differences, require_latest, require_listed, seen_note
+from server.operators.restored_state import list_differences, require_current, seen_note
 from server.run.last_receipts import LastReceipts
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
@@ -138,8 +138,7 @@ def require_believed(coordinator: CoordinatorFolder) -> None:
         StorageError: list or log cannot be read.
     """
     found = log_of(coordinator)
-    require_latest(coordinator, found)
-    require_listed(coordinator, found, admitted=True)
+    require_current(coordinator, found, admitted=True)
     for one in list_differences(coordinator, found):
         log.error("%s; %s", one.found, one.do)
     note_seen(seen_note(coordinator), found, found.actions[-1])

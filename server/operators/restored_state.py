@@ -14,7 +14,7 @@ from pathlib import Path
 
 from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from server.deployment.folder import CoordinatorFolder
-from server.operators.operator_log import AlteredLog, LoggedPlatform, OperatorLog, noted_head
+from server.operators.operator_log import AlteredLog, LoggedPlatform, NotedHead, OperatorLog, noted_head
 from server.operators.rights import Verb
 
 SEEN = "log-head.json"
@@ -87,6 +87,22 @@ def seen_note(coordinator: CoordinatorFolder) -> Path:
     return coordinator.state / SEEN
 
 
+def unaccounted_head(coordinator: CoordinatorFolder, log: OperatorLog) -> NotedHead | None:
+    """The last action that was seen, if the log neither holds it nor says that it is lost.
+
+    Raises:
+        StorageError: the note cannot be read.
+    """
+    seen = noted_head(seen_note(coordinator))
+    return None if seen is None or log.accounts_for(seen) else seen
+
+
+def require_current(coordinator: CoordinatorFolder, log: OperatorLog, *, admitted: bool = False) -> None:
+    """`require_latest`, and `require_listed`."""
+    require_latest(coordinator, log)
+    require_listed(coordinator, log, admitted=admitted)
+
+
 def require_latest(coordinator: CoordinatorFolder, log: OperatorLog) -> None:
     """Return only if the log holds the last action that was seen, or an operator has said that it is lost.
 
@@ -94,9 +110,8 @@ def require_latest(coordinator: CoordinatorFolder, log: OperatorLog) -> None:
         AlteredLog: it does not: log and list are of an earlier day.
         StorageError: the note cannot be read.
     """
-    path = seen_note(coordinator)
-    seen = noted_head(path)
-    if seen is None or log.accounts_for(seen):
+    seen = unaccounted_head(coordinator, log)
+    if seen is None:
         return
     last = log.actions[-1]
     raise AlteredLog(

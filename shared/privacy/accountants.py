@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
@@ -28,7 +29,10 @@ PRV_LIMIT = 10.0
 class Accountant(Protocol):
     """Interprets releases. Stateless: the past is the list it is given."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the method."""
+        ...
 
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """Bound on epsilon at `delta` of all `releases` together, for one user added or removed.
@@ -42,51 +46,21 @@ class Accountant(Protocol):
 _Bound = Callable[[tuple[Removal, ...], float], Spent]
 
 
-class RenyiAccountant:
-    """Opacus' RDP alone: a quick, valid bound some per cent above the tight ones."""
+@dataclass(frozen=True)
+class MethodAccountant:
+    """One way of bounding a composition.
 
-    name = "opacus-rdp"
-
-    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
-        """See `Accountant.epsilon`."""
-        return _interpret(_opacus_rdp, merge_releases(releases), _checked(delta))
-
-
-class NumericalAccountant:
-    """Our numerical composition in both directions, and our Rényi curves where it does not reach; neither Opacus nor torch.
-
-    Groups use the coarse pair of `groups`, so they cost more here than the truth: prefer `DpAccounting` for them.
+    Args:
+        name: Of the method.
+        bound: Of the removals of releases, at a delta.
     """
 
-    name = "numerical"
+    name: str
+    bound: _Bound = field(repr=False)
 
     def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
         """See `Accountant.epsilon`."""
-        return _interpret(_numerical, merge_releases(releases), _checked(delta))
-
-
-class OpacusAccountant:
-    """Opacus' PRV in both directions, and its RDP where PRV does not reach.
-
-    Groups use the coarse pair of `groups`, so they cost more here than the truth: prefer
-    `DpAccounting` for them.
-    """
-
-    name = "opacus"
-
-    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
-        """See `Accountant.epsilon`."""
-        return _interpret(_opacus, merge_releases(releases), _checked(delta))
-
-
-class DpAccounting:
-    """Google's dp-accounting: privacy loss distributions, with exact mixtures for groups."""
-
-    name = "dp-accounting"
-
-    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
-        """See `Accountant.epsilon`."""
-        return _interpret(_dp_accounting, merge_releases(releases), _checked(delta))
+        return _interpret(self.bound, merge_releases(releases), _checked(delta))
 
 
 class PreferredAccountant:
@@ -102,13 +76,6 @@ class PreferredAccountant:
         """See `Accountant.epsilon`."""
         grouped = any(release.group_size > 1 for release in releases)
         return (DP_ACCOUNTING if grouped else NUMERICAL).epsilon(releases, delta)
-
-
-NUMERICAL = NumericalAccountant()
-OPACUS = OpacusAccountant()
-DP_ACCOUNTING = DpAccounting()
-RENYI = RenyiAccountant()
-PREFERRED = PreferredAccountant()
 
 
 def family(method: Method) -> Accountant:
@@ -193,3 +160,17 @@ def _dp_accounting(removed: tuple[Removal, ...], delta: float) -> Spent:
         return Spent(epsilon=pld.pld_epsilon(removed, delta), accountant=Method.DP_ACCOUNTING_PLD)
     except CannotCompose:
         return Spent(epsilon=pld.renyi(removed, delta), accountant=Method.DP_ACCOUNTING_RDP, tight=False)
+
+
+NUMERICAL = MethodAccountant("numerical", _numerical)
+"""Our numerical composition in both directions, and our Rényi curves where it does not reach; neither Opacus nor torch.
+
+Groups use the coarse pair of `groups`, so they cost more here and in `OPACUS` than the truth: prefer `DP_ACCOUNTING` for them.
+"""
+OPACUS = MethodAccountant("opacus", _opacus)
+"""Opacus' PRV in both directions, and its RDP where PRV does not reach."""
+DP_ACCOUNTING = MethodAccountant("dp-accounting", _dp_accounting)
+"""Google's dp-accounting: privacy loss distributions, with exact mixtures for groups."""
+RENYI = MethodAccountant("opacus-rdp", _opacus_rdp)
+"""Opacus' RDP alone: a quick, valid bound some per cent above the tight ones."""
+PREFERRED = PreferredAccountant()

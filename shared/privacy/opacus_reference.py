@@ -9,8 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-import numpy as np
-
 from shared.privacy import rdp
 from shared.privacy.groups import Removal
 from shared.privacy.prv import Grid, Loss, discretised
@@ -42,7 +40,7 @@ def opacus_composed(losses: Sequence[Loss], steps: Sequence[int], grid: Grid, de
     for loss in losses:
         masses, shift = discretised(loss, grid)
         parts.append(opacus_prv.DiscretePRV(pmf=masses, domain=domain.shift_right(shift)))
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = opacus_prv.compose_heterogeneous(dprvs=parts, num_self_compositions=list(steps))
         _, _, upper = whole.compute_epsilon(delta, grid.delta_error, grid.error)

@@ -139,14 +139,14 @@ class LossComposer(Protocol):
         ...
 
 
-def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float, compose: LossComposer | None = None) -> PrvBound:
+def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float, compose: LossComposer) -> PrvBound:
     """Epsilon at `delta` of the composition of `removals`, both directions.
 
     Args:
         removals: What is composed; groups enter through the coarse pair of `groups`.
         delta: At least `SMALLEST_DELTA`.
         rough: Any upper bound of the result; the error is made small against it.
-        compose: Who composes; by default `compose_losses`.
+        compose: Who composes, as `compose_losses` does.
 
     Raises:
         CannotCompose: the discretisation fails; use the Rényi bound.
@@ -161,7 +161,7 @@ def prv_epsilon(removals: Sequence[Removal], delta: float, *, rough: float, comp
             directions: list[list[Loss]] = [[RemovalLoss(rate, noise) for noise, rate in pairs]]
             if any(rate < 1 for _, rate in pairs):  # without sampling the pair is symmetric
                 directions.append([AdditionLoss(rate, noise) for noise, rate in pairs])
-            spent = [(compose or compose_losses)(direction, steps, grid, delta) for direction in directions]
+            spent = [compose(direction, steps, grid, delta) for direction in directions]
         except (RuntimeError, ValueError, OverflowError, ZeroDivisionError, MemoryError) as reason:
             raise CannotCompose(str(reason)) from None
     largest = max(spent)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ from rich import box
 from rich.table import Table
 
 from client.recommender.model_comparison import COMPARED, MODELS, SHOWN, RankedUsers
-from shared.base.atomic_files import write_whole
 from shared.protocol.quality import NDCG
 from simulations.benchmarks.baselines import BASELINES
+from simulations.cell_files import read_cell, write_cell
 
 SHOWN_ALONE = ("words", *BASELINES)
 WIDTH = 100
@@ -59,27 +57,23 @@ class GainCell:
 
 def save_cell(path: Path, cell: GainCell, ranked: Mapping[str, RankedUsers]) -> None:
     """Write what was found, whole or not at all."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for part, users in ranked.items():
-        arrays |= {f"{part}/{model}": values for model, values in users.quality.items()}
-        arrays |= {f"{part}/{_PARTS}{name}": mask for name, mask in users.segments.items()}
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, cell=np.array(json.dumps(asdict(cell))), **arrays)
-    write_whole(path, content.getvalue())
+    parts = {
+        part: {**users.quality, **{f"{_PARTS}{name}": mask for name, mask in users.segments.items()}}
+        for part, users in ranked.items()
+    }
+    write_cell(path, asdict(cell), parts)
 
 
 def load_cell(path: Path) -> tuple[GainCell, list[tuple[str, dict[str, Floats]]]]:
     """A cell, and by platform as it was before it was dealt: model or segment -> per user."""
+    facts, measured = read_cell(path)
+    cell = GainCell(**{**facts, "newcomers": tuple(facts.get("newcomers", ()))})
     grouped: dict[str, dict[str, list[Floats]]] = {}
-    with np.load(path) as data:
-        facts = json.loads(str(data["cell"]))
-        cell = GainCell(**{**facts, "newcomers": tuple(facts.get("newcomers", ()))})
-        for key in data.files:
-            part, _, what = key.partition("/")
-            if what:
-                # Parts of one platform are one platform; every number of a newcomer's first users is a case of its own.
-                name = part if cell.dealt == 1 or cell.newcomers else cell.platform
-                grouped.setdefault(name, {}).setdefault(what, []).append(data[key])
+    for part, values in measured.items():
+        # Parts of one platform are one platform; every number of a newcomer's first users is a case of its own.
+        name = part if cell.dealt == 1 or cell.newcomers else cell.platform
+        for what, array in values.items():
+            grouped.setdefault(name, {}).setdefault(what, []).append(array)
     return cell, [
         (cell.platform if cell.newcomers else name, {what: np.concatenate(parts) for what, parts in found.items()})
         for name, found in grouped.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from simulations.benchmarks.sources.contributions import (
     shown,
 )
 from simulations.benchmarks.sources.removal import REMOVALS, removed
+from simulations.cell_files import write_cell
 from simulations.worlds.generated import PLATFORMS, write_world
 
 Platform = tuple[PlatformFile, Tables]
@@ -93,21 +94,21 @@ def test_each_removal_takes_what_it_says(platforms: dict[str, Platform]) -> None
     assert plain is not None and set(plain.item_text) == {"films"}
 
 
-def write_cell(folder: Path, cell: AblationCell, **models: np.ndarray) -> None:
-    ablation._write(folder / f"{cell.name}.npz", cell, {"shop": models})
+def measured(folder: Path, cell: AblationCell, **models: np.ndarray) -> None:
+    write_cell(folder / f"{cell.name}.npz", asdict(cell), {"shop": models})
 
 
 def test_signs_and_verdicts(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     whole = random.random(400) / 2
-    write_cell(tmp_path, AblationCell(world="w", seed=0, source=EVERYTHING, when=SERVING), own=whole, fused=whole)
+    measured(tmp_path, AblationCell(world="w", seed=0, source=EVERYTHING, when=SERVING), own=whole, fused=whole)
     for source, without in {
         "texts": whole - 0.1,
         "friends": whole + 0.1,
         "reviews": whole + random.normal(0, 0.3, 400),
         "profiles": whole,
     }.items():
-        write_cell(tmp_path, AblationCell(world="w", seed=0, source=source, when=SERVING), own=without, fused=without)
+        measured(tmp_path, AblationCell(world="w", seed=0, source=source, when=SERVING), own=without, fused=without)
     found = {(row.source, row.model): row for row in contributions(tmp_path)}
     assert {source: found[source, "own"].verdict for source in ("texts", "friends", "reviews", "profiles")} == {
         "texts": HELPS, "friends": HARMS, "reviews": NEITHER, "profiles": UNREAD,
@@ -123,10 +124,10 @@ def test_the_operator_that_wins_over_all_worlds_is_named(tmp_path: Path) -> None
     random = np.random.default_rng(0)
     for world, better in (("a", 0.2), ("b", -0.05)):
         usual = random.random(300) / 2
-        write_cell(tmp_path, AblationCell(world=world, seed=0, source="attention", when=OPERATOR), text=usual)
-        write_cell(tmp_path, AblationCell(world=world, seed=0, source="gated", when=OPERATOR), text=usual + better)
+        measured(tmp_path, AblationCell(world=world, seed=0, source="attention", when=OPERATOR), text=usual)
+        measured(tmp_path, AblationCell(world=world, seed=0, source="gated", when=OPERATOR), text=usual + better)
         worse = usual + random.normal(0, 0.2, 300)
-        write_cell(tmp_path, AblationCell(world=world, seed=0, source="vote", when=OPERATOR), text=worse)
+        measured(tmp_path, AblationCell(world=world, seed=0, source="vote", when=OPERATOR), text=worse)
     rows = operator_differences(tmp_path, default="attention")
     (overall,) = (row for row in rows if (row.platform, row.source) == (ALL, "gated"))
     assert overall.adds == pytest.approx(0.075) and overall.users == 600

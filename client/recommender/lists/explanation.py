@@ -121,8 +121,8 @@ def apportioned(values: Floats64, totals: Sequence[float], digits: int) -> Float
     if wrong := missing[(missing < 0) | (missing > len(values))].tolist():
         raise ValueError(f"{len(values)} values are {wrong[0]:g} units away from their total")
     rank = np.argsort(np.argsort(whole - scaled, axis=0, kind="stable"), axis=0, kind="stable")
-    apportioned_: Floats64 = (whole + (rank < missing)) / unit
-    return apportioned_
+    found: Floats64 = (whole + (rank < missing)) / unit
+    return found
 
 
 def _shares(part: ScorePart, items: Numbers, length: int, scores: Floats64) -> Floats64:

@@ -31,7 +31,6 @@ from rich.table import Table
 from shared.ledger.format import Header, ReleaseRecord, entry_of, seal_line, sign_line
 from shared.privacy.accountants import NUMERICAL
 from shared.privacy.releases import Release, ReleaseKind
-from shared.privacy.spent import Spent
 from shared.secagg.identity import Identity
 
 _TIME = "2030-01-02T03:04:05Z"
@@ -66,7 +65,7 @@ def write_long_ledger(path: Path, entries: int) -> str:
     identity = Identity(b"long ledger".ljust(32))
     key = b64encode(identity.public).decode("ascii")
     head, line = seal_line(sign_line(Header(platform="shop", budget=100.0, delta=_DELTA, created=_TIME, identity=key), identity))
-    spent, known, charges = Spent(epsilon=0.0, accountant=NUMERICAL.epsilon([], _DELTA).accountant), 0, (entries + 1) // 2
+    spent, known, charges = NUMERICAL.epsilon([], _DELTA), 0, (entries + 1) // 2
     with path.open("wb") as file:
         file.write(line)
         for seq in range(1, entries + 1):

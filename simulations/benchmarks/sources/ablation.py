@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +19,10 @@ from client.recommender.pulled_model import fit_with_model, holds_model, open_mo
 from client.recommender.tell import silent
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.tables import Tables
-from shared.base.atomic_files import write_whole
 from shared.base.settings import Settings
 from shared.protocol.quality import NDCG
 from simulations.benchmarks.sources.removal import removed
+from simulations.cell_files import read_cell, write_cell
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually
 from simulations.worlds.world import open_world
@@ -95,7 +92,7 @@ def run_ablation(world: Path, plan: AblationPlan, out: Path, *, say: Say = silen
         rows = {file.name: read_rows(file, plan.settings(seed, len(files))) for file in files}
         for cell in left:
             say(cell.name.replace("_", " "))
-            _write(out / f"{cell.name}.npz", cell, _measured(cell, plan, rows, out / "runs", say))
+            write_cell(out / f"{cell.name}.npz", asdict(cell), _measured(cell, plan, rows, out / "runs", say))
 
 
 def _asked(plan: AblationPlan) -> Iterator[tuple[str, str]]:
@@ -130,7 +127,7 @@ def _measured(
     run = runs / (whole.name if cell.when == SERVING else cell.name)
     _federate(run, cell, settings, trained, say)
     found = {}
-    known = _cell_of(runs.parent / f"{whole.name}.npz") if cell.when == SERVING and cell != whole else {}
+    known = read_cell(runs.parent / f"{whole.name}.npz")[1] if cell.when == SERVING and cell != whole else {}
     for name, one in at_hand.items():
         if cell.when == OPERATOR and not one.tables.vector_widths:
             continue
@@ -200,29 +197,9 @@ def _reads_alike(tables: Tables, whole: Tables) -> bool:
     return alike and all(mine is other for mine, other in pairs)
 
 
-def _write(path: Path, cell: AblationCell, found: dict[str, dict[str, Floats]]) -> None:
-    arrays: dict[str, NDArray[Any]] = {
-        f"{platform}/{model}": values for platform, models in found.items() for model, values in models.items()
-    }
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, cell=np.array(json.dumps(asdict(cell))), **arrays)
-    write_whole(path, content.getvalue())
-
-
-def _cell_of(path: Path) -> dict[str, dict[str, Floats]]:
-    found: dict[str, dict[str, Floats]] = {}
-    with np.load(path) as data:
-        for key in data.files:
-            platform, slash, model = key.partition("/")
-            if slash:
-                found.setdefault(platform, {})[model] = data[key]
-    return found
-
-
 def measured_cells(folder: Path) -> Iterator[tuple[AblationCell, dict[tuple[str, str], Floats]]]:
     """Every cell of a folder, and (platform, model) -> NDCG@10 of every user."""
     for path in sorted(folder.glob("*.npz")):
-        with np.load(path) as data:
-            cell = AblationCell(**json.loads(str(data["cell"])))
-        parts = _cell_of(path)
-        yield cell, {(platform, model): values for platform, models in parts.items() for model, values in models.items()}
+        facts, parts = read_cell(path)
+        flat = {(platform, model): values for platform, models in parts.items() for model, values in models.items()}
+        yield AblationCell(**facts), flat

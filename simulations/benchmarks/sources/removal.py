@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from client.config.platform_file import PlatformFile
 from client.config.source_schema import ItemsSource, KnowledgeSource, ProfilesSource, ReviewsSource, VectorsSource
-from client.sources.tables import Tables, Vectors
+from client.sources.tables import Tables
 
 Removal = Callable[[PlatformFile, Tables], Tables]
+Named = TypeVar("Named")
 
 
 def _named(file: PlatformFile, kind: type) -> set[str]:
     return {name for name, source in file.sources.items() if isinstance(source, kind)}
 
 
-def _other(parts: dict[str, Vectors], gone: Iterable[str]) -> dict[str, Vectors]:
-    left = set(gone)
-    return {name: values for name, values in parts.items() if name not in left}
+def _but(parts: Mapping[str, Named], gone: set[str]) -> dict[str, Named]:
+    return {name: part for name, part in parts.items() if name not in gone}
 
 
 def without_attributes(file: PlatformFile, tables: Tables) -> Tables:
     """Of items their titles alone: no categories, authors, descriptions and numbers."""
     described = _named(file, ItemsSource)
     texts = {name: tables.item_titles if name in described else text for name, text in tables.item_text.items()}
-    return replace(tables, item_text=texts, item_vectors=_other(dict(tables.item_vectors), described))
+    return replace(tables, item_text=texts, item_vectors=_but(tables.item_vectors, described))
 
 
 def without_texts(file: PlatformFile, tables: Tables) -> Tables:
     """Nothing that is written of items by their catalogue, titles included."""
     described, nothing = _named(file, ItemsSource), [""] * tables.items
     texts = {name: nothing if name in described else text for name, text in tables.item_text.items()}
-    vectors = _other(dict(tables.item_vectors), described)
+    vectors = _but(tables.item_vectors, described)
     return replace(tables, item_text=texts or {"none": nothing}, item_titles=nothing, item_vectors=vectors)
 
 
 def without_graph(file: PlatformFile, tables: Tables) -> Tables:
     """No knowledge graph, and so nothing that others know of its entities."""
     gone = _named(file, KnowledgeSource)
-    texts = {name: text for name, text in tables.item_text.items() if name not in gone}
-    return replace(tables, item_text=texts, item_elsewhere={})
+    return replace(tables, item_text=_but(tables.item_text, gone), item_elsewhere={})
 
 
 def without_elsewhere(file: PlatformFile, tables: Tables) -> Tables:
@@ -53,31 +53,19 @@ def without_elsewhere(file: PlatformFile, tables: Tables) -> Tables:
 def without_vectors(file: PlatformFile, tables: Tables) -> Tables:
     """No pictures, sounds or other precomputed vectors."""
     gone = _named(file, VectorsSource)
-    return replace(
-        tables,
-        item_vectors=_other(dict(tables.item_vectors), gone),
-        user_vectors=_other(dict(tables.user_vectors), gone),
-    )
+    return replace(tables, item_vectors=_but(tables.item_vectors, gone), user_vectors=_but(tables.user_vectors, gone))
 
 
 def without_profiles(file: PlatformFile, tables: Tables) -> Tables:
     """Nothing that users say of themselves."""
     gone = _named(file, ProfilesSource)
-    return replace(
-        tables,
-        user_text={name: text for name, text in tables.user_text.items() if name not in gone},
-        user_vectors=_other(dict(tables.user_vectors), gone),
-    )
+    return replace(tables, user_text=_but(tables.user_text, gone), user_vectors=_but(tables.user_vectors, gone))
 
 
 def without_reviews(file: PlatformFile, tables: Tables) -> Tables:
     """No reviews and tags, neither as their authors' notes nor, where they are public, in items' texts."""
     gone = _named(file, ReviewsSource)
-    return replace(
-        tables,
-        notes={name: notes for name, notes in tables.notes.items() if name not in gone},
-        item_text={name: text for name, text in tables.item_text.items() if name not in gone},
-    )
+    return replace(tables, notes=_but(tables.notes, gone), item_text=_but(tables.item_text, gone))
 
 
 def without_friends(file: PlatformFile, tables: Tables) -> Tables:
