@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
@@ -58,43 +57,14 @@ def bounded_preferences(
     return BoundedSum(parts={"sum": torch.from_numpy(total)}, bound=1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExactPart:
-    """What of a sum of preferences is one platform's, for its own use alone: it is exact, and never leaves.
+def length_along(liked: Ragged, place: NDArray[np.int64], *, direction: NDArray[np.float32], items: int) -> float:
+    """Sum over users of (y'q)^2, what of them `bounded_preferences` leaves out; exact, and for the platform's own use alone.
 
     Args:
-        moved: float64 (items, k). The sum of `bounded_preferences` times some vectors.
-        diagonal: float64 (items,). Of that sum.
-        along: Sum over users of (y'q)^2, what of them lies along the axis.
+        liked, place, direction, items: As `bounded_preferences`.
     """
-
-    moved: NDArray[np.float64] = field(repr=False)
-    diagonal: NDArray[np.float64] = field(repr=False)
-    along: float
-
-
-def exact_part(
-    liked: Ragged, place: NDArray[np.int64], *, direction: NDArray[np.float32], vectors: NDArray[np.float64]
-) -> ExactPart:
-    """A platform's own part of a sum, without forming the sum.
-
-    Args:
-        liked, place, direction: As `bounded_preferences`.
-        vectors: float64 (items, k).
-    """
-    axis, items = _of_length_one(direction), len(vectors)
-    moved, diagonal, crossed = np.zeros_like(vectors), np.zeros(items), np.zeros(items)
-    squares = total = 0.0
-    for unit in _unit_rows(liked, place, items=items, only=None, at_once=_AT_ONCE):
-        along, weight = _beside(unit, axis)
-        moved += unit.T @ (weight[:, None] * (unit @ vectors))
-        diagonal += unit.multiply(unit).T @ weight
-        crossed += unit.T @ (weight * along)
-        squares, total = squares + float(weight @ along**2), total + float(along @ along)
-    # Y'WY - p q' - q p' with p = Y'Wc - (sum of w c^2) / 2 q.
-    less = crossed - squares / 2 * axis
-    moved -= np.outer(less, axis @ vectors) + np.outer(axis, less @ vectors)
-    return ExactPart(moved=moved, diagonal=diagonal - 2 * less * axis, along=total)
+    axis = _of_length_one(direction)
+    return sum(float(((unit @ axis) ** 2).sum()) for unit in _unit_rows(liked, place, items=items, only=None, at_once=_AT_ONCE))
 
 
 def bounded_likes(liked: Ragged, place: NDArray[np.int64], *, items: int, only: NDArray[np.int64] | None = None) -> BoundedSum:

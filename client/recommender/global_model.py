@@ -4,9 +4,9 @@ A list that is shown in public can tell of the users behind it (Calandrino et al
 collaborative filtering"). Here a score depends on what was published and on the history (and texts) of the person who asks.
 Nothing is chosen by looking at the platform's rows, so every number here is a public rule.
 
-- Items of the release are ordered by the ridge regression of its factors, ridge = 1.2 e, with e = noise x sqrt(2 m) the edge of
-  the noise of m items (`shared/preferences/denoising.py`): what the noise moves is damped, what is above it is not. An item
-  of a history counts half when it is eight items old, where interactions have times (films: NDCG@10 .093 instead of .082).
+- Items of the release are ordered by the ridge regression of its factors; the ridge is a multiple of the edge of its noise
+  (`client/recommender/released_preferences.py`). An item of a history counts half when it is eight items old, where interactions
+  have times (films: NDCG@10 .093 instead of .082).
 - Released popularity orders what the ridge leaves equal, and is the answer to somebody without a history.
 - Words that a released item's text has in common with the history's texts add 0.05 x their cosine, rarer words counting more: a
   public rule as the others. NDCG@10 with 0, 0.05 and 0.1 at epsilon 8 and 2: films dealt to 8 platforms .0915, .0943, .0960 and
@@ -23,7 +23,6 @@ Nothing is chosen by looking at the platform's rows, so every number here is a p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
@@ -31,14 +30,11 @@ from numpy.typing import NDArray
 
 from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT, WORDS
 from client.recommender.histories import Histories, Sparse, one_by_one
-from client.recommender.item_ridge import ItemRidge
 from client.recommender.platform_model import PREFERENCES, ScorePart
+from client.recommender.released_preferences import ReleasedPreferences
 from client.recommender.taste import TasteOnItems
 from client.recommender.text_model import TextModel
 from shared.base.settings import ModelSettings
-from shared.preferences.denoising import public_ridge
-from shared.preferences.item_index import Hashes
-from shared.preferences.shared_preferences import SharedPreferences
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -47,37 +43,6 @@ _HALF_LIFE = 8.0
 _TIES = np.float32(1e-4)
 _WORDS = np.float32(0.05)
 UNRELEASED = "not in the release"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleasedPreferences:
-    """A release on a platform's own catalogue.
-
-    Args:
-        factors: float32 (rank, items), zeros for an item that is not in the release.
-        ridge: Of these.
-        popularity: float32 (items,), NaN for an item that is not in the release.
-    """
-
-    factors: Floats = field(repr=False)
-    ridge: ItemRidge = field(repr=False)
-    popularity: Floats = field(repr=False)
-
-    @property
-    def released(self) -> NDArray[np.bool_]:
-        """Whether each of the platform's items is in the release, bool (items,)."""
-        return ~np.isnan(self.popularity)
-
-
-def released_on(shared: SharedPreferences, hashes: Hashes) -> ReleasedPreferences:
-    """A release on the items of a platform.
-
-    Args:
-        hashes: Of the platform's items, in the order of its catalogue.
-    """
-    factors = shared.factors_on(hashes)
-    ridge = ItemRidge(scipy.sparse.csr_matrix(factors), ridge=public_ridge(len(shared.items), shared.noise))
-    return ReleasedPreferences(factors=factors, ridge=ridge, popularity=shared.popularity_on(hashes))
 
 
 class GlobalModel:

@@ -14,10 +14,10 @@ from client.examples.split import Split, leave_one_out
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fit_fused_model
-from client.recommender.global_model import GlobalModel, ReleasedPreferences, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories, Sparse
 from client.recommender.platform_model import PlatformModel
-from client.recommender.released_by_others import released_by_others
+from client.recommender.released_preferences import ReleasedPreferences, released_by_others, released_on
 from client.recommender.taste import TasteOnItems
 from client.recommender.tell import Tell, silent
 from client.recommender.text_model import TextModel, no_adapter
@@ -102,9 +102,8 @@ class UsableModel:
             return None, None
         if not self.joined:
             return self.preferences.factors, self.preferences.popularity
-        hashes = hashes_of(tables)
-        others = released_by_others(self.shared, leave_one_out(tables, seed=seed).train, hashes)
-        return others.factors_on(hashes), others.popularity_on(hashes)
+        words = word_vectors(tables) if self.words is None else self.words
+        return released_by_others(self.shared, hashes_of(tables), words=words, liked=leave_one_out(tables, seed=seed).train)
 
     def alone(self, histories: Histories) -> GlobalModel:
         """The released parts, for the platform's users."""
@@ -216,9 +215,9 @@ def use_model(
     Raises:
         InputError: nothing of it can be used here, or the adapter's backbone is another one.
     """
-    shared, preferences = opened.preferences, None
+    shared, preferences, words = opened.preferences, None, word_vectors(tables)
     if shared is not None:
-        preferences = released_on(shared, hashes_of(tables))
+        preferences = released_on(shared, hashes_of(tables), words=words)
         if not preferences.released.any():
             found = "none of this platform's items is among the shared preferences' items"
             if opened.adapter is None and opened.taste is None:
@@ -248,7 +247,7 @@ def use_model(
         own_text=own_text,
         taste=taste,
         frozen=frozen,
-        words=word_vectors(tables),
+        words=words,
     )
 
 

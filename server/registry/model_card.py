@@ -55,6 +55,10 @@ scores = liked - liked @ P / np.diag(P)  # of every item, for whoever likes thes
 best = items[np.argsort(-(scores + 1e-4 * found["popularity"]) + 1e9 * liked)[:10]]
 ```
 
+`noised` is the sum beside popularity as it was released, noise and all: the upper triangle row by row, numbers off the diagonal
+times sqrt(2). Fedfuse reads it anew on every platform, by the words that items' texts have in common, and recommends better by it
+than by F alone.
+
 """
 _TASTE = """\
 ## Which directions of texts are liked together

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shared.base.errors import ProtocolError
 
-_MOST = 0.9
+MOST_ALONG = 0.9
 """Share of the axis, at most: the rest of a sum is scaled by what remains."""
 
 
@@ -33,7 +33,7 @@ class PopularityAxis:
     share: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= _MOST:
+        if not 0 <= self.share <= MOST_ALONG:
             raise ProtocolError(f"a share of popularity of {self.share}")
         _require_direction(self.direction)
 
@@ -78,7 +78,7 @@ def popularity_axis(likes: NDArray[np.float64], *, noise: float, users: int) -> 
     direction = np.sqrt(above)
     direction /= np.linalg.norm(direction)
     mean = float(above @ direction) / max(users, 1)
-    return PopularityAxis(direction=direction.astype(np.float32), share=min(mean**2, _MOST))
+    return PopularityAxis(direction=direction.astype(np.float32), share=min(mean**2, MOST_ALONG))
 
 
 def declared_direction(direction: NDArray[np.float32]) -> bytes:

@@ -1,4 +1,4 @@
-"""Released preferences as they are published: factors of the denoised matrix, by item, in one safetensors file."""
+"""Released preferences as they are published: the noised sum, and factors of what is denoised of it, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError
 from shared.preferences.denoising import MOST_FACTORS
 from shared.preferences.item_index import Hashes, parse_items, places_of
+from shared.preferences.popularity_axis import MOST_ALONG
+from shared.preferences.sum_kind import triangle_size
 
 FILE = "preferences.safetensors"
 MOST_ITEMS = 1 << 14
 """Items of a release, at most: 2^27 numbers."""
+_TYPES = {"items": "uint64", "factors": "float32", "popularity": "float32", "noised": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,9 @@ class SharedPreferences:
         popularity: float32 (m,). The diagonal of that sum with its noise: each user counts some 1 / |x|^2 at every item in x.
         noise: Standard deviation of the noise in each entry of `popularity`, and sqrt(2) times that of each pair.
         users: Declared users of the platforms that are in the sum.
+        noised: float32 (triangle_size(m),). The sum beside the direction of popularity as it was released, noise and all
+            (`shared/preferences/packing.py`): whoever knows which items are alike reads more in it than in the factors
+            (`shared/preferences/likeness_prior.py`). None: published by a version before 0.3.
 
     Raises:
         ProtocolError: shapes that do not fit together, values that are not finite.
@@ -44,6 +50,7 @@ class SharedPreferences:
     popularity: NDArray[np.float32] = field(repr=False)
     noise: float
     users: int
+    noised: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         m = len(self.items)
@@ -52,6 +59,18 @@ class SharedPreferences:
             raise ProtocolError(f"preferences of {m} items with factors {self.factors.shape}")
         if not (np.isfinite(self.factors).all() and np.isfinite(self.popularity).all() and 0 <= self.noise < np.inf):
             raise ProtocolError("preferences that are not finite")
+        if self.noised is not None:
+            self._require_sum(self.noised)
+
+    def _require_sum(self, noised: NDArray[np.float32]) -> None:
+        m = len(self.items)
+        if noised.shape != (triangle_size(m),) or not ((len(self.factors) and self.users > 0) or m == 0):
+            raise ProtocolError(f"a sum of {noised.shape} numbers for the preferences of {m} items")
+        if not np.isfinite(noised).all():
+            raise ProtocolError("preferences that are not finite")
+        along = float(np.linalg.norm(self.factors[0].astype(np.float64)) ** 2) if m else 0.0
+        if not along <= (MOST_ALONG + 1e-3) * self.users:
+            raise ProtocolError(f"a direction of popularity of {along:g} for {self.users} users")
 
     def factors_on(self, hashes: Hashes) -> NDArray[np.float32]:
         """The factors on a platform's own catalogue, float32 (rank, items); zeros for an item that is not among these."""
@@ -79,6 +98,8 @@ def save_preferences(path: Path, preferences: SharedPreferences) -> None:
         "factors": preferences.factors,
         "popularity": preferences.popularity,
     }
+    if preferences.noised is not None:
+        tensors["noised"] = preferences.noised
     facts = {"noise": preferences.noise, "users": preferences.users}
     write_whole(path, save(tensors, metadata={"format": "np", "preferences": json.dumps(facts, sort_keys=True)}))
 
@@ -98,9 +119,11 @@ def load_preferences(path: Path) -> SharedPreferences:
     try:
         with safe_open(str(path), framework="np") as file:
             facts = json.loads((file.metadata() or {})["preferences"])
-            tensors = {name: file.get_tensor(name) for name in ("items", "factors", "popularity")}
+            written = set(file.keys())
+            names = [name for name in _TYPES if name != "noised" or name in written]
+            tensors = {name: file.get_tensor(name) for name in names}
         types = {name: str(value.dtype) for name, value in tensors.items()}
-        if types != {"items": "uint64", "factors": "float32", "popularity": "float32"}:
+        if types != {name: _TYPES[name] for name in names}:
             raise ProtocolError(f"tensors of types {types}")
         return SharedPreferences(
             items=parse_items(tensors["items"].astype("<u8").tobytes(), most=MOST_ITEMS),
@@ -108,6 +131,7 @@ def load_preferences(path: Path) -> SharedPreferences:
             popularity=tensors["popularity"],
             noise=float(facts["noise"]),
             users=int(facts["users"]),
+            noised=tensors.get("noised"),
         )
     except FileNotFoundError:
         raise InputError("there are no shared preferences", where=str(path), do="name the folder of a published model") from None

@@ -125,5 +125,10 @@ def combined_preferences(
     beside = preference_factors(matrix, noise=sums.noise, most=MOST_FACTORS - 1)
     factors, popularity = axis.put_back(beside, diagonal_of(sums.vector, len(items)), users=sums.users)
     return SharedPreferences(
-        items=items, factors=factors, popularity=popularity, noise=sums.noise * (1 - axis.share), users=sums.users
+        items=items,
+        factors=factors,
+        popularity=popularity,
+        noise=sums.noise * (1 - axis.share),
+        users=sums.users,
+        noised=sums.vector.astype(np.float32),
     )

@@ -45,12 +45,12 @@ from client.model.prepared_platform import PlatformRows, read_rows
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
-from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Sparse
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import OwnFit, UserScores, fit_own
 from client.recommender.pulled_model import holds_model, open_model
-from client.recommender.released_by_others import released_by_others
+from client.recommender.released_preferences import released_by_others, released_on
 from client.recommender.taste import TasteOnItems
 from shared.base.settings import ModelSettings, Settings
 from shared.preferences.shared_preferences import SharedPreferences
@@ -168,7 +168,7 @@ def _ranked(
 ) -> RankedUsers:
     rows, own = dealt.platforms[name], dealt.own(name, seed=seed, texts=taste is not None)
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
-    released = None if shared is None else released_on(shared, rows.item_hashes)
+    released = None if shared is None else released_on(shared, rows.item_hashes, words=dealt.words(name))
     if released is not None and not released.factors.any():
         released = None
     mapped = None
@@ -177,8 +177,8 @@ def _ranked(
     if released is not None or mapped is not None:
         factors = popularity = None
         if shared is not None and released is not None:
-            others = released_by_others(shared, rows.split.train, rows.item_hashes)
-            factors, popularity = others.factors_on(rows.item_hashes), others.popularity_on(rows.item_hashes)
+            words = dealt.words(name)
+            factors, popularity = released_by_others(shared, rows.item_hashes, words=words, liked=rows.split.train)
         models["fused"] = fused_with(own, factors=factors, popularity=popularity, taste=mapped)
         models["global"] = GlobalModel(
             own.validation.histories, preferences=released, text=None, taste=mapped, words=dealt.words(name)

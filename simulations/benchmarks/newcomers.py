@@ -25,10 +25,11 @@ from client.examples.split import Split, ragged
 from client.model.prepared_platform import PlatformRows
 from client.recommender.evidence import NOBODY, WORDS, Alike, ScoredFor, word_vectors
 from client.recommender.fused_model import fused_with
-from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import UserScores, fit_own, training_histories
+from client.recommender.released_preferences import released_on
 from client.sources.tables import Tables, Ties
 from shared.preferences.shared_preferences import SharedPreferences
 from simulations.worlds.repartition import part_of
@@ -117,7 +118,7 @@ def rank_newcomer(
     """
     tables, split = only_users(rows.tables, rows.split, users[max(sizes) :])
     histories, words = training_histories(tables, split), word_vectors(tables)
-    released = None if shared is None else released_on(shared, rows.item_hashes)
+    released = None if shared is None else released_on(shared, rows.item_hashes, words=words)
     if released is not None and not released.factors.any():
         released = None
     found = {}

@@ -32,8 +32,9 @@ from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import SecureNoise
 from client.privacy.preference_release import bounded_likes, bounded_preferences
 from client.privacy.release_plan import plan_of
-from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.own_model import exact_ranks, training_histories
+from client.recommender.released_preferences import released_on
 from shared.base.settings import Settings, build
 from shared.preferences.item_index import places_of
 from shared.preferences.sum_kind import SumKind, triangle_size

@@ -12,8 +12,9 @@ from sklearn.linear_model import Ridge
 from client.examples.split import ragged
 from client.recommender.evidence import text_vectors
 from client.recommender.fused_model import without_popularity
-from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
+from client.recommender.released_preferences import released_on
 from client.recommender.taste import TasteOnItems
 from shared.base.settings import ModelSettings
 from shared.preferences.shared_preferences import SharedPreferences

@@ -12,9 +12,10 @@ import pytest
 from client.config.platform_file import load
 from client.examples.split import Split, nothing_held_out, ragged
 from client.recommender.fused_model import fit_fused_model
-from client.recommender.global_model import GlobalModel, released_on
+from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
 from client.recommender.own_model import fit_own, training_histories
+from client.recommender.released_preferences import released_on
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.preferences.item_index import item_hashes

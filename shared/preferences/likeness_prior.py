@@ -1,0 +1,120 @@
+"""What a noised sum of preferences says to somebody who knows which items are alike; it comes after the noise and costs none.
+
+Before the sum M is seen, items that are alike are taken to be liked together with the same others, and popular ones to vary more:
+M = sqrt(c) K^1/2 G K^1/2, with K what is known of the items, (items, items) and positive semi-definite, and G symmetric with
+independent normal entries, of variance 1 on the diagonal and 1/2 beside it. The noise is s G', G' of the same law, which no
+rotation of the items changes. So along K's own directions, of eigenvalues k, every coefficient of the noised sum speaks for
+itself, and the mean of M given it is
+
+    c k_i k_j / (c k_i k_j + s^2)  times that coefficient;
+
+c makes the noised sum most likely (empirical Bayes; Efron 2010, "Large-Scale Inference", chapter 1). The positive semi-definite
+part of that mean is given as factors.
+
+Keeping the eigenvalues beyond the noise's edge instead (`shared/preferences/denoising.py`) asks nothing of the items, and loses
+what lies within it: of 1,024 items and noise .61, sums below 14 in any direction. NDCG@10, one draw of the noise, by that rule
+and by this one, K from words that items have in common, own models in brackets. Anime dealt to 64 platforms (8 of them),
+epsilon 8: fused .176 and .191 (.116), global .171 and .199; dealt to 8 (3 of them), epsilon 2: fused .200 and .211 (.201), global
+.130 and .166. Films dealt to 8, epsilon 8, two seeds: fused .106 and .110 (.104), .098 and .103 (.094); global .094 and .091,
+.091 and .089.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from shared.base.errors import InputError
+
+Floats = NDArray[np.float64]
+
+MOST_FACTORS = 511
+"""Factors of a posterior mean, at most."""
+_SCALES = np.exp(np.linspace(-8.0, 12.0, 41))
+"""Of c, against the noise."""
+_SEEN = 1024
+"""Directions by whose coefficients c is chosen; of more, every second, third, ..."""
+_LEAST = 1e-12
+
+
+def likeness_kernel(cosines: Floats, popularity: Floats, *, noise: float) -> Floats:
+    """K: pairs of items vary as their cosines, of which each item has 0.3 for itself, and as the root of their popularity.
+
+    Args:
+        cosines: float64 (items, items). Of what is known of the items, not below 0.
+        popularity: float64 (items,). The diagonal of the noised sum.
+        noise: Standard deviation of the noise in it.
+
+    Returns:
+        float64 (items, items).
+    """
+    popular = np.maximum(popularity, 0.0) + max(noise, _LEAST)
+    root = np.sqrt(popular / max(float(popular.mean()), _LEAST)) if len(popular) else popular
+    kernel: Floats = root[:, None] * cosines * root
+    kernel[np.diag_indices(len(kernel))] += 0.3 * root**2
+    return kernel
+
+
+def posterior_factors(noised: Floats, kernel: Floats, *, noise: float) -> NDArray[np.float32]:
+    """Factors F, float32 (rank, items): F'F is the positive semi-definite part of the posterior mean; the strongest first.
+
+    Args:
+        noised: Symmetric, (items, items); float32 or float64, and what is computed is of that type.
+        kernel: K, (items, items).
+        noise: Standard deviation of the diagonal's noise, sqrt(2) times that of each pair; 0: the sum is exact.
+
+    Raises:
+        InputError: a number is not finite.
+
+    | given | result |
+    |---|---|
+    | no item | shape (0, 0) |
+    | zeros | no factor, shape (0, items) |
+    | noise 0 | the positive semi-definite part of the sum itself |
+    | NaN or infinity | `InputError` |
+    """
+    if not (np.isfinite(noised).all() and np.isfinite(kernel).all()):
+        raise InputError("a sum of preferences holds numbers that are not finite", do="pull the model again")
+    if not noise or not len(noised):
+        return _factors(noised)
+    found, directions = scipy.linalg.eigh(kernel.astype(noised.dtype), check_finite=False)
+    eigenvalues = np.maximum(found.astype(np.float64), _LEAST)
+    coefficients = directions.T @ noised @ directions
+    scale = _likeliest_scale(coefficients, eigenvalues, noise=noise)
+    root = eigenvalues.astype(noised.dtype)
+    expected = np.outer(scale * root, root)
+    expected /= expected + noised.dtype.type(noise**2)
+    expected *= coefficients
+    return _factors(directions @ expected @ directions.T)
+
+
+def _likeliest_scale(coefficients: Floats, eigenvalues: Floats, *, noise: float) -> float:
+    """c, by the likelihood of the coefficients: normal, of variance c k_i k_j + s^2 (half of it beside the diagonal)."""
+    # From the largest on, so that what is left out is like what is not.
+    some = np.arange(len(eigenvalues) - 1, -1, -max(1, -(-len(eigenvalues) // _SEEN)))
+    rows, columns = np.triu_indices(len(some))
+    squares = coefficients[np.ix_(some, some)][rows, columns].astype(np.float64) ** 2
+    squares[rows != columns] *= 2.0
+    products = eigenvalues[some][rows] * eigenvalues[some][columns]
+    scales = _SCALES * noise**2 / float(eigenvalues.mean()) ** 2
+
+    def likelihood(scale: float) -> float:
+        variance = scale * products + noise**2
+        return -float(np.log(variance).sum() + (squares / variance).sum())
+
+    return float(max(scales, key=likelihood))
+
+
+def _factors(matrix: Floats) -> NDArray[np.float32]:
+    """Of the positive semi-definite part of a symmetric matrix."""
+    # Rounding leaves eigenvalues of about this size where the matrix has none.
+    least = max(float(np.abs(matrix).max(initial=0.0)) * len(matrix) * 1e-9, np.finfo(np.float32).tiny)
+    count = len(matrix)
+    if not count:
+        return np.zeros((0, 0), np.float32)
+    largest = (max(0, count - MOST_FACTORS), count - 1)
+    values, vectors = scipy.linalg.eigh(matrix, subset_by_index=largest, check_finite=False)
+    kept = np.flatnonzero(values > least)[::-1]
+    factors: NDArray[np.float32] = (np.sqrt(values[kept])[:, None] * vectors[:, kept].T).astype(np.float32)
+    return factors
