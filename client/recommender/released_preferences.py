@@ -25,7 +25,7 @@ from client.recommender.histories import Sparse
 from client.recommender.item_ridge import ItemRidge
 from shared.preferences.denoising import public_ridge
 from shared.preferences.item_index import Hashes, places_of
-from shared.preferences.likeness_prior import likeness_kernel, posterior_factors
+from shared.preferences.likeness_prior import posterior_factors
 from shared.preferences.packing import diagonal_of, unpacked
 from shared.preferences.shared_preferences import SharedPreferences
 
@@ -126,9 +126,8 @@ def _read_anew(shared: SharedPreferences, noised: NDArray[np.float64], hashes: H
     noise = shared.noise / rest
     own = words[first]
     cosines = np.asarray((own @ own.T).toarray(), np.float64)
-    kernel = likeness_kernel(cosines, diagonal_of(noised, items)[here], noise=noise)
     matrix = unpacked(noised, items, single=items > _DOUBLE)[np.ix_(here, here)]
-    beside = np.sqrt(np.float32(rest)) * posterior_factors(matrix, kernel, noise=noise)
+    beside = np.sqrt(np.float32(rest)) * posterior_factors(matrix, cosines, noise=noise)
     among = np.vstack([axis[here][None], beside])
     found = np.zeros((len(among), len(hashes)), np.float32)
     found[:, place >= 0] = among[:, np.searchsorted(here, place[place >= 0])]

@@ -26,6 +26,7 @@ import scipy.linalg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from shared.base.errors import InputError
+from shared.preferences.denoising import preference_factors
 
 Floats = NDArray[np.float64]
 
@@ -36,32 +37,41 @@ _SCALES = np.exp(np.linspace(-8.0, 12.0, 41))
 _SEEN = 1024
 """Directions by whose coefficients c is chosen; of more, every second, third, ..."""
 _LEAST = 1e-12
+_DENOISED, _ITSELF = 0.2, 0.3
 
 
-def likeness_kernel(cosines: Floats, popularity: Floats, *, noise: float) -> Floats:
-    """K: pairs of items vary as their cosines, of which each item has 0.3 for itself, and as the root of their popularity.
+def likeness_kernel(noised: Floats, cosines: Floats, *, noise: float) -> Floats:
+    """K: what items vary by together, by their texts, by what stands out of the noise, and each by itself.
+
+    Pairs of it are cosines of texts + 0.2 x cosines of the denoised factors (`shared/preferences/denoising.py`) + 0.3 on the
+    diagonal, times the roots of both popularities. The second part is for catalogues whose words say little. NDCG@10 of the
+    global model at epsilon 8 and 2 with 0, 0.2 and 0.5 of it: films .089, .102, .100 and .057, .073, .072; anime .209, .208, .203
+    and .158, .157, .151.
 
     Args:
-        cosines: float64 (items, items). Of what is known of the items, not below 0.
-        popularity: float64 (items,). The diagonal of the noised sum.
-        noise: Standard deviation of the noise in it.
+        noised: As `posterior_factors`; its diagonal is popularity.
+        cosines: (items, items), positive semi-definite, 1 or 0 on the diagonal.
+        noise: As `posterior_factors`.
 
     Returns:
-        float64 (items, items).
+        (items, items), of the type of `noised`.
     """
-    popular = np.maximum(popularity, 0.0) + max(noise, _LEAST)
+    popular = np.maximum(np.diag(noised), 0.0) + max(noise, _LEAST)
     root = np.sqrt(popular / max(float(popular.mean()), _LEAST)) if len(popular) else popular
-    kernel: Floats = root[:, None] * cosines * root
-    kernel[np.diag_indices(len(kernel))] += 0.3 * root**2
+    factors = preference_factors(noised, noise=noise)
+    unit = (factors / np.maximum(np.linalg.norm(factors, axis=0), np.float32(_LEAST))).astype(noised.dtype)
+    kernel: Floats = cosines.astype(noised.dtype) + _DENOISED * (unit.T @ unit)
+    kernel[np.diag_indices(len(kernel))] += _ITSELF
+    kernel *= root[:, None] * root
     return kernel
 
 
-def posterior_factors(noised: Floats, kernel: Floats, *, noise: float) -> NDArray[np.float32]:
+def posterior_factors(noised: Floats, cosines: Floats, *, noise: float) -> NDArray[np.float32]:
     """Factors F, float32 (rank, items): F'F is the positive semi-definite part of the posterior mean; the strongest first.
 
     Args:
         noised: Symmetric, (items, items); float32 or float64, and what is computed is of that type.
-        kernel: K, (items, items).
+        cosines: Of what is known of the items beside the sum, as `likeness_kernel`.
         noise: Standard deviation of the diagonal's noise, sqrt(2) times that of each pair; 0: the sum is exact.
 
     Raises:
@@ -74,11 +84,12 @@ def posterior_factors(noised: Floats, kernel: Floats, *, noise: float) -> NDArra
     | noise 0 | the positive semi-definite part of the sum itself |
     | NaN or infinity | `InputError` |
     """
-    if not (np.isfinite(noised).all() and np.isfinite(kernel).all()):
+    if not (np.isfinite(noised).all() and np.isfinite(cosines).all()):
         raise InputError("a sum of preferences holds numbers that are not finite", do="pull the model again")
     if not noise or not len(noised):
         return _factors(noised)
-    found, directions = scipy.linalg.eigh(kernel.astype(noised.dtype), check_finite=False)
+    kernel = likeness_kernel(noised, cosines, noise=noise)
+    found, directions = scipy.linalg.eigh(kernel, overwrite_a=True, check_finite=False)
     eigenvalues = np.maximum(found.astype(np.float64), _LEAST)
     coefficients = directions.T @ noised @ directions
     scale = _likeliest_scale(coefficients, eigenvalues, noise=noise)
