@@ -18,7 +18,7 @@ from shared.protocol.flower_records import request_from
 from shared.protocol.messages import Train
 from strategies.base import AdapterStrategy, Member, adapter_from, record_of
 from strategies.composition import named
-from strategies.svd import FlexLoRA, Slices, leading, truncated
+from strategies.products.svd import FlexLoRA, Slices, leading, truncated
 from tests.strategies.contract import (
     RUN,
     Arrays,

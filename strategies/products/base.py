@@ -1,4 +1,4 @@
-"""Strategies that combine products B A instead of factors: what `exact`, `flora` and `svd` have in common."""
+"""What `exact`, `flora` and `svd` have in common: they combine products B A instead of factors."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from shared.model.low_rank_sums import ProductSum
 from shared.model.residual_factors import maps_in
 from shared.protocol.messages import Arrays
 from strategies.base import Adapter, Card, Member
-from strategies.products import Products, ProductStrategy
+from strategies.products.base import Products, ProductStrategy
 
 _ROW = 1 / np.sqrt(3)
 """Norm of a row of A: what PEFT's uniform start has, so that a local step moves the product as it does in other strategies."""

@@ -9,7 +9,7 @@ from shared.model.low_rank_sums import ProductSum
 from shared.model.residual_factors import added, maps_in, split_residual
 from shared.protocol.messages import Arrays
 from strategies.base import Adapter, Card
-from strategies.products import Products, ProductStrategy
+from strategies.products.base import Products, ProductStrategy
 
 
 class FLoRA(ProductStrategy):

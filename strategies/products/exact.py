@@ -12,7 +12,7 @@ from shared.model.residual_factors import added, maps_in, split_residual
 from shared.protocol.messages import Arrays
 from strategies.averaging import WeightedMean
 from strategies.base import Adapter, Card
-from strategies.products import Products, ProductStrategy
+from strategies.products.base import Products, ProductStrategy
 
 
 class FedExact(ProductStrategy):
