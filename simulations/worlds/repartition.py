@@ -27,9 +27,7 @@ import tomli_w
 from client.config.platform_file import PlatformFile, load
 from client.config.source_schema import (
     InteractionsSource,
-    ProfilesSource,
     ReviewsSource,
-    SocialSource,
     Source,
     VectorsSource,
 )
@@ -45,7 +43,6 @@ from simulations.worlds.world import World, open_world
 
 MOST_PARTS = 1000
 
-_OF_USERS = (InteractionsSource, ProfilesSource, ReviewsSource, SocialSource)
 _READING = (
     "path",
     "url",
@@ -115,12 +112,12 @@ def _deal(file: PlatformFile, folder: Path, *, parts: int, seed: int) -> None:
     met = [0] * parts
     for name, source in file.sources.items():
         given = _anchored(raw["sources"][name], file.path.parent)
-        if isinstance(source, VectorsSource) and _owner(source) == "user" and source.ids is not None:
+        if not _of_users(source):
+            dealt: Dealt = [(given, 0)] * parts
+        elif isinstance(source, VectorsSource) and source.ids is not None:
             dealt = _matrix(source, given, folder, names, name, seed=seed)
-        elif isinstance(source, _OF_USERS) or (isinstance(source, VectorsSource) and _owner(source) == "user"):
-            dealt = _table(source, given, folder, names, name, seed=seed)
         else:
-            dealt = [(given, 0)] * parts
+            dealt = _table(source, given, folder, names, name, seed=seed)
         for part, (table, rows) in enumerate(dealt):
             if table is not None:
                 sources[part][name] = table
@@ -225,13 +222,15 @@ def _wanted(source: Source) -> list[Wanted]:
     ]
 
 
-def _owner(source: VectorsSource) -> str:
-    """Whose the vectors are; a table that does not say has a column that does."""
+def _of_users(source: Source) -> bool:
+    """Whether a row belongs to a user. Vectors are of users or of items; a table that does not say has a column that does."""
+    if not isinstance(source, VectorsSource):
+        return "user" in source.roles
     for role in ("user", "item"):
         if role in source.columns:
-            return role
+            return role == "user"
     found = read_table(source, None, [Wanted(name="user", column="user", required=False)], source="vectors")
-    return "user" if "user" in found.frame.columns else "item"
+    return "user" in found.frame.columns
 
 
 def _split(frame: pl.DataFrame, parts: int, *, seed: int) -> list[pl.DataFrame]:

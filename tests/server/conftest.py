@@ -30,6 +30,7 @@ from shared.registry.signing import Signer, load_signer, make_key_pair
 from simulations.in_process_grid import InProcessGrid
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import open_world
+from tests.support.qualities import quality_of
 from tests.support.small_platform import small_platform
 
 Make = Callable[..., Settings]
@@ -54,7 +55,7 @@ def tally_of(name: str, *, exact: bool = False, epsilon: float = 3.5, **over: An
         round=0,
         label=Label.BEFORE,
         users=40,
-        quality=Quality({"ndcg@10": 0.125, "hr@10": 0.25, "auc": 0.5}),
+        quality=quality_of({"ndcg@10": 0.125, "hr@10": 0.25}),
         exact=exact,
         epsilon=1.0,
         ledger="",

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import fedfuse
 from client.config.platform_file import load
+from client.config.source_schema import KINDS
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import InputError
@@ -103,7 +104,7 @@ columns = { item = "item" }
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """One platform that has every kind of source, in every kind of file."""
+    """One platform that has every kind of source of users' rows, in every kind of file."""
     at = tmp_path / "world"
     at.mkdir()
     random = np.random.default_rng(3)
@@ -160,6 +161,11 @@ def ties(tables: Tables) -> Counter[tuple[str, str]]:
         for friend in held.friend[held.offsets[number] : held.offsets[number + 1]]
         if friend >= 0
     )
+
+
+def test_every_kind_of_users_rows_is_dealt_here(world: World) -> None:
+    there = {source.kind for source in load(world.platforms[0]).sources.values()}
+    assert there >= {name for name, kind in KINDS.items() if "user" in kind.roles}
 
 
 @pytest.mark.parametrize("parts", [1, 3])

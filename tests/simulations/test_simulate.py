@@ -21,12 +21,13 @@ from shared.base.errors import InputError, StorageError
 from shared.base.settings import Settings
 from shared.ledger.audit import audit_run
 from shared.privacy.releases import Release, ReleaseKind
+from shared.protocol.quality import METRICS
 from simulations.run import Simulation, run_simulation
 from simulations.worlds.world import World, open_world
 
 Write = Callable[..., Path]
 Make = Callable[..., Settings]
-QUALITY = {"ndcg@10", "hr@10", "auc"}
+QUALITY = set(METRICS)
 
 
 @pytest.fixture

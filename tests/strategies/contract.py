@@ -19,9 +19,9 @@ from shared.model.factor_schedule import scheme_of
 from shared.model.residual_factors import is_residual, require_with_residual
 from shared.protocol.flower_records import request_from, to_record
 from shared.protocol.messages import Answer, Label, Metrics, Reason, Refusal, Train, Update
-from shared.protocol.quality import Quality
 from strategies.base import AdapterStrategy, Member, NoUpdate, adapter_from, record_of
 from strategies.composition import named
+from tests.support.qualities import quality_of
 
 RUN = "trial"
 # The check fears one test run by several classes; that is just what a contract is, and these tests keep no state.
@@ -68,7 +68,7 @@ def update(node: int, change: Mapping[str, Any], *, users: int = 1, **other: Any
 def metrics(node: int, *, users: int, ndcg: float) -> Metrics:
     return Metrics(
         run=RUN, platform=f"p{node}", round=1, label=Label.FEDERATED, users=users,
-        quality=Quality({"ndcg@10": ndcg, "hr@10": ndcg / 2, "auc": 0.5}),
+        quality=quality_of({"ndcg@10": ndcg, "hr@10": ndcg / 2}),
         exact=True, epsilon=0.0, ledger="", seconds=0.1,
     )  # fmt: skip
 

@@ -18,13 +18,13 @@ from client.evaluation.answered_evaluations import Evaluated
 from client.privacy.answer_stamp import AnswerStamp
 from client.run.run_state import PersonalChoice, RunState, load_run_state, save_run_state
 from shared.base.errors import StorageError
-from shared.protocol.quality import Quality
+from tests.support.qualities import quality_of
 
 
 def state() -> RunState:
     generator = torch.Generator().manual_seed(0)
     stamp = AnswerStamp(epsilon=math.inf, ledger="b" * 64, seconds=2.5)
-    quality = Quality({"ndcg@10": 0.1, "hr@10": 1 / 3, "auc": 0.5})
+    quality = quality_of({"ndcg@10": 0.1, "hr@10": 1 / 3})
     return RunState(
         settings="a" * 64,
         finished=3,

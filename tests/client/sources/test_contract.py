@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
+from client.config.source_schema import KINDS
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from shared.base.errors import FedfuseError, InputError
@@ -292,3 +293,7 @@ class TestVectors(ReaderContract):
     KEYS: ClassVar[dict[str, Any]] = {"kind": "vectors", "bound": 2.0, "columns": {"vector": ["d1", "d2"]}}
     ROWS: ClassVar[list[Row]] = [{"item": i, "d1": 0.5 * i, "d2": 1.0} for i in range(1, 5)]
     LOST: ClassVar[Row] = {"item": 1, "d1": "inf", "d2": 1.0}
+
+
+def test_every_kind_has_its_contract() -> None:
+    assert {contract.KEYS["kind"] for contract in ReaderContract.__subclasses__()} == set(KINDS)

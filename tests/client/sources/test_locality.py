@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import load
+from client.config.source_schema import KINDS
 from client.sources.platform_tables import read_tables
 from client.sources.tables import Tables
 from tests.support.examples import examples
@@ -355,3 +356,7 @@ def test_removing_one_user_changes_nothing_of_the_others(form: str, data: st.Dat
     assert told(whole, without=removed) == told(rest)
     assert public(whole) == public(rest)
     assert whole.vector_widths == rest.vector_widths
+
+
+def test_every_kind_of_users_rows_is_among_these() -> None:
+    assert {source["kind"] for source in SOURCES.values()} == {name for name, kind in KINDS.items() if "user" in kind.roles}

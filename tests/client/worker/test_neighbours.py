@@ -17,6 +17,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from client.config.platform_file import load
+from client.config.source_schema import KINDS
 from client.evaluation import held_out_ranking as ranking
 from client.evaluation import private_metrics as noised_quality
 from client.privacy import popularity_release as popularity
@@ -48,6 +50,11 @@ from tests.support.neighbours import EVERYTHING, LAST, LIKES, PLAIN, Told, User,
 
 Make = Callable[..., Settings]
 Adapter = dict[str, np.ndarray]
+
+
+def test_every_kind_of_users_rows_is_in_a_world_here(tmp_path: Path) -> None:
+    sources = load(EVERYTHING.write(tmp_path / "world", backbone="minilm")).sources.values()
+    assert {source.kind for source in sources} >= {name for name, kind in KINDS.items() if "user" in kind.roles}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import initial, layout_of
 from shared.model.backbone import shape_of
 from shared.protocol.messages import Answer, Evaluate, Join, Joined, Metrics, Reason, Refusal, Request, Train, Update
-from shared.protocol.quality import Quality
+from tests.support.qualities import quality_of
 
 Make = Callable[..., Settings]
 
@@ -56,7 +56,7 @@ class Scripted:
                 round=request.round,
                 label=request.label,
                 users=self.users,
-                quality=Quality({"ndcg@10": min(abs(mean), 1.0), "hr@10": 0.5, "auc": 0.5}),
+                quality=quality_of({"ndcg@10": min(abs(mean), 1.0), "hr@10": 0.5}),
                 exact=True,
                 epsilon=1.0,
                 ledger="",

@@ -43,7 +43,7 @@ from shared.protocol.messages import (
     Train,
     Update,
 )
-from shared.protocol.quality import Quality
+from tests.support.qualities import quality_of
 
 ARRAYS = {"head.lora_A": np.arange(6, dtype=np.float32).reshape(2, 3), "head.lora_B": np.ones((3, 2), np.float32)}
 REQUESTS = [
@@ -86,7 +86,7 @@ ANSWERS = [
         round=1,
         label=Label.FEDERATED,
         users=9,
-        quality=Quality({"ndcg@10": 0.1, "hr@10": 0.2, "auc": 0.6}),
+        quality=quality_of({"ndcg@10": 0.1, "hr@10": 0.2}),
         exact=False,
         epsilon=0.5,
         ledger="",
