@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.evaluation.list_metrics import ItemFacts, JudgedLists
 from shared.base.version import VERSION
 from tests.support.browser import Pages
 from tests.support.papers import CODE, FENCE, OF_TODAY, PAPERS, ROOT, name_of, prose
@@ -93,6 +94,9 @@ def test_the_recipes_work_as_they_are_written() -> None:
     made: dict[str, Any] = {}
     for code in _examples("extending.md"):
         exec(compile(code, "docs/extending.md", "exec"), made)
+    lists = JudgedLists(items=np.array([[0, 1], [1, -1], [-1, -1]], np.int32), rank=np.ones(3))
+    shares = made["long_tail"](lists, ItemFacts(popularity=np.array([0.5, 0.001]), vectors=None), 2)
+    np.testing.assert_array_equal(shares, [0.5, 1.0, np.nan])
     random = np.random.default_rng(0)
     text, image = torch.randn(4, 8), torch.randn(4, 3)
     operator = made["Maximum"]()
