@@ -191,8 +191,7 @@ def programming_interface() -> str:
         for name in names:
             module, _, what = name.rpartition(".")
             thing = getattr(importlib.import_module(module), what)
-            signature = str(inspect.signature(thing)).replace("'", "")
-            signature = re.sub(r"<[^<>]*( object)? at 0x[0-9a-f]+>|<factory>", "...", signature)
+            signature = re.sub(r"<[^<>]*( object)? at 0x[0-9a-f]+>|<factory>", "...", _signature(thing))
             parts += [
                 f"### {what}",
                 f"`from {module} import {what}`",
@@ -200,6 +199,19 @@ def programming_interface() -> str:
                 _docstring(inspect.cleandoc(thing.__doc__ or "")),
             ]
     return "\n\n".join(parts) + "\n"
+
+
+class _Written(str):
+    """An annotation, shown as it is in the code and not in quotation marks."""
+
+    __repr__ = str.__str__
+
+
+def _signature(thing: Any) -> str:
+    found = inspect.signature(thing)
+    parts = [one.replace(annotation=_Written(one.annotation)) for one in found.parameters.values()]
+    shown = str(found.replace(parameters=parts, return_annotation=_Written(found.return_annotation)))
+    return re.sub(r"<(\w+\.\w+): [^<>]*>", r"\1", shown)  # a member of an enumeration
 
 
 def _wrapped(name: str, signature: str) -> str:

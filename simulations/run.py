@@ -78,6 +78,10 @@ def run_simulation(
 ) -> dict[str, Any]:
     """Run it and return the content of `metrics.json`.
 
+    Returns:
+        Facts of the run, and in `platforms` for each one: quality of `own`, `global` and `fused` (means over users, in [0, 1]),
+        `fused_minus_own` with its 95 % interval; `epsilon` in nats at `delta`; `bytes_up`, `bytes_down`.
+
     Raises:
         InputError: a platform's sources or the run folder cannot be used.
         PrivacyError: a platform's budget does not carry the plan.

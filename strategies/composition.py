@@ -115,6 +115,9 @@ class Composition:
 def named(name: str) -> Composition:
     """The strategy of that name.
 
+    Returns:
+        Its parts. Called with `settings` and `run`, it makes the strategy.
+
     Raises:
         InputError: a part is unknown, two parts have one role, or a part does not go with the updates.
 

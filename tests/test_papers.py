@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib
+import inspect
 import re
 import runpy
 import threading
@@ -76,6 +78,17 @@ def test_pages_that_are_made_from_the_code_are_what_it_says(page: str) -> None:
 def test_every_argument_and_option_says_what_it_is() -> None:
     assert "|  |\n" not in reference["command_line"]()
     assert "|  |\n" not in reference["message_format"]()
+
+
+def test_every_public_function_says_what_it_returns() -> None:
+    silent = []
+    for name in (name for names in reference["API"].values() for name in names):
+        module, _, what = name.rpartition(".")
+        thing = getattr(importlib.import_module(module), what)
+        gives = not isinstance(thing, type) and inspect.signature(thing).return_annotation != "None"
+        if gives and "\nReturns:\n" not in inspect.cleandoc(thing.__doc__):
+            silent.append(name)
+    assert not silent
 
 
 def test_the_words_of_errors_in_the_troubleshooting_page_are_the_codes() -> None:

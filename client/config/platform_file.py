@@ -165,6 +165,9 @@ class PlatformFile(Frozen):
 def load(path: str | Path) -> PlatformFile:
     """The platform file at `path`, checked.
 
+    Returns:
+        What the file says, with its paths made absolute; nothing that it names is opened.
+
     Raises:
         InputError: the file is missing, is no TOML, or says something that is not expected; an environment variable
             in a path is not set.

@@ -93,6 +93,10 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
     Removing or adding one user changes no other user's split: the choice depends on the user's own
     id and the seed, never on a position in the table.
 
+    Returns:
+        `train` and `known`, ragged int32 lists of item numbers, one per user; `held`, int32 (users,), -1 for a user of whom
+        nothing is held out.
+
     | given | result |
     |---|---|
     | no user | an empty split |

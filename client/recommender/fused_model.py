@@ -40,6 +40,9 @@ def fit_fused_model(
     Args:
         calibrate: Whether they have probabilities.
 
+    Returns:
+        The own model and the fused one, of which `scores(users)` is float32 (users, items).
+
     | given | result |
     |---|---|
     | nothing released, or factors of zeros | the fused model is the own one, the same object |

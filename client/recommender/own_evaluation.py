@@ -114,6 +114,10 @@ def evaluate_platform(
         lengths: Of the lists that all metrics are wanted of; by default none, and the models are compared alone.
         by: Columns of profiles or items whose values are segments, each as source.column.
 
+    Returns:
+        `comparison` by segment, `chosen`: which model recommends here, "own" or "fused"; `ranked`, what each model makes of
+        each user; with `lengths`, `quality`: all metrics at these lengths, with 95 % intervals.
+
     Raises:
         InputError: an option, the model or the sources cannot be used, or nobody has two liked items.
         StorageError, Untrusted: the model's folder is not what was published.

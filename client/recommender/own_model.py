@@ -56,6 +56,10 @@ def fit_own(tables: Tables, split: Split, *, text: Floats | None = None, seed: i
     Args:
         text: Vectors of the items' texts by an untrained encoder, float32 (items, width), where one is at hand.
 
+    Returns:
+        `model`, whose `scores(users)` is float32 (users, items), higher is better and without a unit; `validation` and
+        `evidence`, with which `fused_with` goes on.
+
     | given | result |
     |---|---|
     | nobody | a model of nobody: scores of shape (0, items) |

@@ -50,6 +50,11 @@ def read_tables(platform: PlatformFile, *, lenient: bool = False) -> Tables:
     interacted with (`Tables.catalogue_public` is False then, and the tables are for simulations alone). Users are those with an
     interaction.
 
+    Returns:
+        Users and items numbered from 0, in the order of `user_ids` and `item_ids`; interactions as arrays sorted by user and
+        then by time (`client/sources/tables.py` has shapes and dtypes); texts, vectors, notes and ties by the source's name; a
+        report of each source.
+
     Guarantees:
         What the tables hold of a user depends on the platform file, the public tables and that user's own rows; and, of
         friends, on whether whom they name has interactions. What they hold of items depends on public tables alone, if the

@@ -74,9 +74,13 @@ def pull_model(
         model: Number of a version, or name of a model; '' for the newest.
         max_bytes: Most that is fetched.
 
-    Guarantees: what lies in `out` afterwards is, byte for byte, what a trusted key signed (or vouched for, as the version
-    before one that it signed); it is never an older version than what lay there before nor, from a registry, one of another
-    history. A model's own folder has no history to be looked at.
+    Returns:
+        Where it lies, its manifest, who signed it, and whether it is `fresh`: another version than lay there.
+
+    Guarantees:
+        What lies in `out` afterwards is, byte for byte, what a trusted key signed (or vouched for, as the version before one that
+        it signed); it is never an older version than what lay there before nor, from a registry, one of another history. A
+        model's own folder has no history to be looked at.
 
     Raises:
         InputError: `out` is in use, there is no such model, or its backbone here is another.

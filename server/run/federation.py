@@ -80,6 +80,10 @@ def run_federation(
         sums: Called with every noised sum of preferences; for simulations that are attacked.
         only: Names of the approved platforms that are asked; empty: all are.
 
+    Returns:
+        The last global adapter, float32; each platform's part, with its epsilon in nats; the rounds that are in the model, those
+        that were lost, and in `open` the one before which the run ended incomplete; the model's folder.
+
     Raises:
         InputError: `out` holds a run and `resume` is not set, or there is nothing that fits to resume.
         NoUpdate: a round brought no usable update. The last checkpoint remains.

@@ -355,6 +355,9 @@ def _is_secure_sum(strategy: str) -> bool:
 def build(values: dict[str, Any], *, where: str) -> Settings:
     """Settings from nested values; the message of a bad one names file, key, found and expected.
 
+    Returns:
+        The settings, checked and frozen; what `values` does not name has its default.
+
     Raises:
         InputError: a key is unknown or a value is out of its range.
 

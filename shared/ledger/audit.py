@@ -181,6 +181,9 @@ class AuditReport:
 def audit_run(run: Path, evidence: LedgerEvidence | None = None) -> AuditReport:
     """The audit of every ledger under `run`/ledger, against what the run's folder holds and against `evidence`.
 
+    Returns:
+        As `audit_ledgers`.
+
     Raises:
         InputError: there is no ledger, or metrics.json or receipts.jsonl cannot be read.
 
@@ -207,6 +210,10 @@ def audit_ledgers(
     Args:
         name: What is audited, for a person.
         watch: For each ledger, called with every line after its header; none at all by default.
+
+    Returns:
+        A verdict (sound, unsound, cannot tell) and the problems for each ledger and for all together, with epsilon by three
+        accountants; `to_json()` has all of it.
 
     | given | result |
     |---|---|

@@ -216,6 +216,10 @@ def scan_ledger(file: LineSource, reader: LedgerReader, *, where: str) -> Iterat
 def read_ledger(path: Path, *, signatures: Signatures = Signatures.EVERY) -> Ledger:
     """The ledger at `path`, verified whole, all of it in memory.
 
+    Returns:
+        Header and lines; `epsilon` in nats at the header's delta, as the last charge says; `releases`, from which anybody
+        computes it anew.
+
     Raises:
         StorageError: it cannot be read, or is not a ledger, or ends in the middle of a line.
         PrivacyError: it was altered: the chain, a signature, the order, the budget or the delta does not hold.

@@ -75,6 +75,12 @@ def spending(releases: Sequence[Release], delta: float) -> Spending:
 def epsilon_curve(releases: Sequence[Release], deltas: Iterable[float] = DELTAS) -> tuple[Spending, ...]:
     """Epsilon as a function of delta: a ledger's own delta is one point of it.
 
+    Returns:
+        Per delta, in its order: epsilon in nats by Rényi orders, by Opacus and by dp-accounting.
+
+    Raises:
+        InputError: a delta is not between 0 and 1.
+
     | given | result |
     |---|---|
     | no release | epsilon 0 at every delta |

@@ -100,6 +100,9 @@ def shape_of(name: str) -> BackboneShape:
 def load_backbone(name: str) -> Backbone:
     """Load and check a backbone; the last two stay in memory, so that a process holds each once.
 
+    Returns:
+        Weights, float32 on the CPU, tokenizer, sizes, and the SHA-256 of the weights, hex.
+
     Raises:
         InputError: unknown backbone, not a BERT, or weights that are damaged or incomplete.
 

@@ -135,6 +135,10 @@ def usage(model: ModelSettings) -> str:
 def load_published(folder: Path) -> PublishedModel:
     """Read a published model back and check it.
 
+    Returns:
+        Settings of the model; the adapter, float32, tensors by name (`shared/model/adapter.py`); SHA-256 of the backbone, ''
+        where unknown.
+
     Raises:
         InputError: the folder is no published model, or one of its files is damaged.
 

@@ -45,6 +45,9 @@ def preference_factors(noised: NDArray[np.float64], *, noise: float, most: int =
         noise: As `noise_edge`; 0: the matrix is exact.
         most: Factors, at most.
 
+    Returns:
+        F, float32 (rank, items), rank at most `most`.
+
     Raises:
         InputError: a number is not finite.
 

@@ -107,6 +107,10 @@ def save_preferences(path: Path, preferences: SharedPreferences) -> None:
 def load_preferences(path: Path) -> SharedPreferences:
     """Read them; somebody else may have written the file.
 
+    Returns:
+        `items`, uint64 (m,), hashes of public keys, ascending; `factors`, float32 (rank, m); `popularity`, float32 (m,); the
+        standard deviation of the noise in each entry of `popularity`; the declared users.
+
     Raises:
         InputError: there are none, or they are damaged.
 

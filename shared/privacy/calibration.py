@@ -28,9 +28,6 @@ def noise_multiplier(
 ) -> float:
     """The smallest noise multiplier of `planned` for which it, `fixed` and `multiples` together spend at most `budget`.
 
-    Guarantees: `accountant` itself says so for the returned value; it errs towards more noise.
-    Never below 0.01, even where less would do.
-
     Args:
         budget: Epsilon, finite, > 0.
         delta: In (0, 1).
@@ -38,6 +35,12 @@ def noise_multiplier(
         fixed: Releases whose noise is given.
         multiples: Releases whose noise multiplier is so many times that of `planned`.
         accountant: Who counts.
+
+    Returns:
+        Standard deviation of the noise over one example's L2 bound (no unit), at least 0.01.
+
+    Guarantees:
+        `accountant` itself says so for the returned value; it errs towards more noise.
 
     Raises:
         BudgetExceeded: `fixed` alone spends the budget, or no noise would be enough.

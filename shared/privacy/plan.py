@@ -101,6 +101,9 @@ def signal_to_noise(*, batch: float, steps: int, noise_multiplier: float, parame
     N(0, T z² C² I) in `parameters` dimensions, of norm about z C sqrt(T d). The ratio, B sqrt(T) / (z sqrt(d)),
     has no unit.
 
+    Returns:
+        The ratio, 0 or more.
+
     | given | result |
     |---|---|
     | a noise multiplier of 0 | infinite, whatever the rest is |
@@ -183,6 +186,10 @@ def make_plan(
         shared: Whether platforms share the noise of a step, under a secure sum.
         accept_noise: Whether an update that is noise is planned all the same; what it spends is what it would be otherwise.
         accountant: Who counts.
+
+    Returns:
+        The releases in their order, each with its noise multiplier (no unit), the epsilon of all of them at `delta`, in nats,
+        and the bound of signal to noise.
 
     Raises:
         NoisyPlan: the update would be noise. Under shared noise that is the coordinator's to judge, by

@@ -27,6 +27,9 @@ def open_world(folder: Path) -> World:
 
     Only the `name` of each is read here; the client checks the rest when the platform starts.
 
+    Returns:
+        The folder, and the paths of its platform files, sorted by the platforms' names.
+
     Raises:
         InputError: the folder is missing, holds no platform file, a platform file is not TOML or
             has no name, or two of them have the same name.

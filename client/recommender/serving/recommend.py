@@ -55,6 +55,10 @@ def recommend_items(
         say: Called with what a person should know of the answer, in one line.
         tell: Called with what is being done.
 
+    Returns:
+        `rules.top` items at most. `score` has no unit: only its order within the list means something. `parts` add up to it, in
+        decimals. `probability` is in [0, 1], or None.
+
     Raises:
         StorageError, Untrusted: the model's folder is not what was published.
         InputError: an option, the model or the sources cannot be used, or an item is unknown.
