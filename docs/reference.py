@@ -79,6 +79,9 @@ def command_line() -> str:
         "Commands that print a result take `--json`, and then an error is a JSON object on standard output, too.",
         "## Exit codes",
         "\n".join(["| code | means |", "| --- | --- |", *(f"| {code} | {code.meaning} |" for code in ExitCode)]),
+        "Starting again may help after 1; after 7 `fedfuse run --resume` does. 2 to 6 need a person first, and the units of "
+        "`fedfuse deploy files` start nothing again that ended with a code that its role cannot recover from. `fedfuse audit`, "
+        "`fedfuse ledger verify` and `fedfuse report` have codes of their own: 0 sound, 1 unsound, 2 cannot tell.",
     ]
     return "\n\n".join([*parts, *_commands(typer.main.get_command(fedfuse.app), "fedfuse")]) + "\n"
 

@@ -19,7 +19,12 @@ import pytest
 import torch
 
 from client.evaluation.list_metrics import ItemFacts, JudgedLists
+from client.privacy.ledger_writer import LedgerWriter
 from shared.base.version import VERSION
+from shared.privacy.accountants import DP_ACCOUNTING
+from shared.privacy.integers import Integers
+from shared.privacy.releases import Release, ReleaseKind
+from shared.secagg.identity import Identity
 from tests.support.browser import Pages
 from tests.support.papers import CODE, FENCE, OF_TODAY, PAPERS, ROOT, name_of, prose
 
@@ -122,6 +127,25 @@ def test_the_recipes_work_as_they_are_written() -> None:
     for value in (1.0, 2.0, 3.0, 4.0, 1e6):
         combiner.add({"x": np.full((1, 1), value, np.float32)}, weight=1)
     assert combiner.change()["x"].item() == 3.0
+
+
+def test_epsilon_by_hand_is_what_the_audit_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = _examples("audit.md")
+    monkeypatch.chdir(tmp_path)
+    integers = Integers(reach=608.0, dimension=500, failure=2.0**-64, honest=3)
+    releases = [
+        Release(kind=ReleaseKind.PREFERENCES, noise_multiplier=2.0, integers=integers),
+        Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.5, sample_rate=0.1, steps=20),
+    ]
+    identity = Identity(bytes(32))
+    with LedgerWriter.open(Path("shop.jsonl"), platform="shop", budget=8.0, delta=1e-5, identity=identity) as ledger:
+        for number, release in enumerate(releases):
+            ledger.charge(release, run="spring", round=number, question=f"{number:064x}")
+    exec(compile(code, "docs/audit.md", "exec"), {})
+    found, _, budget = capsys.readouterr().out.split()
+    assert float(found) == pytest.approx(DP_ACCOUNTING.epsilon(releases, 1e-5).epsilon, rel=1e-3) and float(budget) == 8.0
 
 
 def test_links_to_what_is_no_paper_become_text_on_the_site() -> None:

@@ -1,8 +1,8 @@
 """The one outgoing check: every answer that leaves a platform passes here, and nothing else leaves.
 
-The list is DESIGN's: the noised update or sum, masked or not, noised metrics (exact ones only in a simulation), declared
-public facts, status and timings. What the secure sum adds are keys, signatures and shares of secrets that no row enters. The
-check knows what the answer may be, not how it was made, so a mistake elsewhere stops here.
+The list is that of `docs/guarantees.md`: the noised update or sum, masked or not, noised metrics (exact ones only in a
+simulation), declared public facts, status and timings. What the secure sum adds are keys, signatures and shares of secrets that
+no row enters. The check knows what the answer may be, not how it was made, so a mistake elsewhere stops here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The private mechanisms: sampler, clipping bound, noise and accounting event as one object.
 
 Because they are one object they cannot disagree: the sensitivity is the clip, the noise is its multiple, the batch is
-the Poisson sample that the accountant assumes, and the divisor is declared. See DESIGN, "Guarantees are built".
+the Poisson sample that the accountant assumes, and the divisor is declared.
 
 Every mechanism releases integers: a `BoundedSum` is scaled, rounded by chance to whole steps and noised with a discrete Gaussian
 (`shared/secagg/fixed_point.py`, `client/privacy/discrete_gaussian.py`). Floats come after the noise, as multiples of the grid.

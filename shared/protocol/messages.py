@@ -3,7 +3,7 @@
 Each message is a small frozen dataclass that checks itself where it is made; `shared/protocol/flower_records.py` puts it into
 Flower's records. Neither torch nor any source is imported here, so the messenger process starts quickly.
 
-What an answer may hold is the list in DESIGN ("What leaves a platform") and nothing else: text
+What an answer may hold is the list in `docs/guarantees.md` ("What leaves, field by field") and nothing else: text
 in an answer is a declared public name, a hash, or a word from a closed list.
 """
 
