@@ -114,6 +114,7 @@ class InteractionsSource(Source):
             read by itself: numbers of 8, 12 or 14 digits that begin as a date does are one (20191001), other numbers count from
             1970 in seconds, milliseconds, microseconds or nanoseconds by their size, and texts are ISO 8601 (`2018-07-07T22:09Z`,
             `2018-07-07 22:09:11 UTC`) or of a form that can mean one thing alone (`07.07.2018`, `Jul 7, 2018`).
+            A row without a time is before all others of its user.
         weight: `log` makes an interaction's weight grow with the logarithm of its value, as for counts of plays; what a weight
             does, `events` says.
         explode: Whether a row whose item is a list is a row for each of its entries: a list of the file's own type, or a text

@@ -174,10 +174,12 @@ def read_table(
                         cleaning.lose(f"{key}: not read, since 'columns' does not name the key (row kept)", rows)
         if cleaning is not None and scan.keyed:
             cleaning.asked = partial(_asked, scan, list(keys.values()))
-    # What is not required is read if every file has it.
-    common = [name for name in found[0] if all(name in keys for keys in found)]
-    nothing = pl.DataFrame({**{name: empty(wants[name].kind) for name in common}, FLAW: empty("text")})
-    parts = _alike([part.select(*common, FLAW) for part in frames], wants)
+    # What is not required is read if any file has it: one part file without a column takes no other's cells away.
+    names = [name for name in wants if any(name in keys for keys in found)]
+    if cleaning is not None:
+        _warn_of_parts(names, found, how, cleaning)
+    nothing = pl.DataFrame({**{name: empty(wants[name].kind) for name in names}, FLAW: empty("text")})
+    parts = _alike([_filled(part, names, wants).select(*names, FLAW) for part in frames], wants)
     frame = pl.concat(parts) if parts else nothing
     if cleaning is not None:
         for reason, rows in frame[FLAW].drop_nulls().value_counts().sort(FLAW).iter_rows():
@@ -250,6 +252,21 @@ def _warn_of_alias(want: Wanted, names: Sequence[str], read: Mapping[str, str], 
     if others:
         say = f'columns = {{ {want.name} = "{others[0]}" }}'
         cleaning.warn(f"column '{others[0]}' is not read: the source has no column '{want.name}'; {say} takes it as {want.name}")
+
+
+def _warn_of_parts(names: Sequence[str], found: Sequence[Mapping[str, Key]], how: Reading, cleaning: Cleaning) -> None:
+    for name in names:
+        lacking = [path for path, keys in zip(_files(how), found, strict=True) if name not in keys]
+        if lacking:
+            cleaning.warn(
+                f"{len(lacking)} of {len(found)} files have no column for '{name}', so their rows have none: {lacking[0]}"
+            )
+
+
+def _filled(part: pl.DataFrame, names: Sequence[str], wants: Mapping[str, Wanted]) -> pl.DataFrame:
+    """The rows of a file with every column that another file of the source has; missing where this one has none."""
+    lacking = [name for name in names if name not in part.columns]
+    return part.with_columns(pl.lit(None, empty(wants[name].kind).dtype).alias(name) for name in lacking) if lacking else part
 
 
 class _Cells:

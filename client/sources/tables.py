@@ -74,7 +74,7 @@ class Interactions:
         item: int32 (rows,). Item numbers.
         weight: float32 (rows,). Event weight of the row, above 0 where `positive`.
         positive: bool (rows,). Whether the row counts as a liked item (else it is only "known").
-        time: int64 (rows,) seconds since 1970, `UNTIMED` where a row's source has no times; None where no source has.
+        time: int64 (rows,) seconds since 1970, `UNTIMED` where a row has none; None where no source has times.
     """
 
     offsets: NDArray[np.int64]

@@ -37,8 +37,8 @@ class Met:
     """One source's interactions after cleaning by row.
 
     Args:
-        frame: `user`, `item` (ids), `weight` (float32), `positive` (bool), `time` (int64 seconds, or null throughout).
-        timed: Whether the source has times: then every row has one.
+        frame: `user`, `item` (ids), `weight` (float32), `positive` (bool), `time` (int64 seconds, null where there is none).
+        timed: Whether the source has times; a row of it may lack one.
     """
 
     frame: pl.DataFrame
@@ -89,8 +89,8 @@ def merge_interactions(
     """All interactions of a platform, one row per (user, item): items, users, interactions, one report per part.
 
     Of several rows on one pair the last time and the largest weight stay, and one positive row makes it positive.
-    Times are kept if any source has them; a row of a source without is before all others of its user. Without any, the order is
-    that of the sources and of their files.
+    Times are kept if any source has them; a row without one is before all others of its user. Without any, the order is that of
+    the sources and of their files.
 
     Args:
         catalogue: The declared items; None takes the items that were met, in the order of their ids.
@@ -184,17 +184,23 @@ def time_wanted(source: InteractionsSource | ReviewsSource) -> Wanted:
 
 
 def timed(frame: pl.DataFrame, time_format: str | None, cleaning: Cleaning) -> pl.DataFrame:
-    """The frame with `time`, if it has it, in seconds since 1970, without the rows whose time is impossible."""
+    """The frame with `time`, if it has it, in seconds since 1970, without the rows whose time is impossible.
+
+    A row without a time stays: that somebody met an item is known, and no more. It is before all others of its user.
+    """
     if "time" not in frame.columns:
         return frame
-    frame = cleaning.keep(frame, pl.col("time").is_not_null(), otherwise="missing time")
-    height, spelled = frame.height, frame["time"]
-    frame = frame.with_columns(as_times(spelled, time_format).alias("time"))
-    if height and frame["time"].null_count():
+    spelled = frame["time"]
+    times = as_times(spelled, time_format)
+    without = spelled.is_null()
+    cleaning.lose("missing time (row kept, before those with one)", int(without.sum()))
+    frame = frame.with_columns(times.alias("time"))
+    impossible = times.is_null() & ~without
+    if impossible.any():
         odd = "as 'time_format' says" if time_format else "seconds to nanoseconds since 1970, YYYYMMDD, ISO 8601"
         cleaning.warn(f"times that are not {odd} are left out: time_format says how they are written, as in {_EXAMPLES}")
-    frame = cleaning.keep(frame, pl.col("time").is_not_null(), otherwise=IMPOSSIBLE_TIME)
-    if frame.height:
+    frame = cleaning.keep(frame, pl.lit(~impossible), otherwise=IMPOSSIBLE_TIME)
+    if frame["time"].count():
         first, last = int(frame["time"].min()), int(frame["time"].max())  # type: ignore[arg-type]
         cleaning.times = (first, last)
         if last < _1990:

@@ -23,7 +23,7 @@ from client.sources.ids import as_ids
 from client.sources.platform_tables import read_tables
 from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE, canonical_text, cell_id
 from client.sources.readers.csv_records import BROKEN, records
-from client.sources.tables import Tables
+from client.sources.tables import UNTIMED, Tables
 
 
 def read(folder: Path, **source: Any) -> Tables:
@@ -147,11 +147,13 @@ def test_one_users_key_is_no_column(tmp_path: Path) -> None:
     tables = read(tmp_path, path="log.jsonl")
     assert tables.users == 31 and tables.interactions.time is None
     assert dropped(tables) == {"time: not read, since 'columns' does not name the key (row kept)": 1}
-    # Declared, it is a column, also where no row has it; who has no time is dropped for it, each by themselves.
-    assert list(read(tmp_path, path="log.jsonl", columns={"time": "time"}).user_ids) == ["eve"]
+    # Declared, it is a column, also where no row has it; a row without a time stays, and one with an impossible time does not.
+    declared = read(tmp_path, path="log.jsonl", columns={"time": "time"})
+    assert list(declared.user_ids) == [*(f"u{number}" for number in range(30)), "eve"]
+    assert declared.interactions.time is not None and declared.interactions.time.tolist() == [UNTIMED] * 30 + [5]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]) + '{"user": "a", "item": "i1", "time": "soon"}\n')
-    with pytest.raises(Exception, match=r"missing time: 2; impossible time: 1"):
-        read(tmp_path, path="log.jsonl", columns={"time": "time"})
+    declared = read(tmp_path, path="log.jsonl", columns={"time": "time"})
+    assert dropped(declared) == {"missing time (row kept, before those with one)": 2, "impossible time": 1}
 
 
 def test_the_first_row_says_nothing_of_the_others(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from client.config.platform_file import load
 from client.sources.platform_tables import read_tables
-from client.sources.tables import Notes, Tables
+from client.sources.tables import UNTIMED, Notes, Tables
 from shared.base.errors import InputError
 
 LOG = "user,item\nann,1\nann,2\nbob,3\nbob,1\n"
@@ -103,7 +103,7 @@ class TestInteractions:
             "row with more columns than the first": 1,
             "missing user": 1,
             "missing item": 1,
-            "missing time": 1,
+            "missing time (row kept, before those with one)": 1,
             "impossible time": 3,
             "missing value": 1,
             "unparsable value": 1,
@@ -111,9 +111,9 @@ class TestInteractions:
             "duplicate (user, item)": 1,
         }
         report = tables.reports[0]
-        assert (report.read, report.kept) == (13, 2)
+        assert (report.read, report.kept) == (13, 3)
         assert tables.interactions.time is not None
-        assert tables.interactions.time.tolist() == [10, 20]  # the last time of the doubled pair stays
+        assert tables.interactions.time.tolist() == [10, 20, UNTIMED]  # the last time of the doubled pair stays
 
     @given(
         log=st.lists(

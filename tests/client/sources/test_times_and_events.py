@@ -90,6 +90,27 @@ def test_one_row_without_a_time_takes_nobodys_time(tmp_path: Path) -> None:
     assert report(tables).times == (1_704_326_400, 1_704_758_400) and report(tables, "other").times is None
 
 
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_part_file_without_times_takes_no_other_rows_times(suffix: str, order: list[str], tmp_path: Path) -> None:
+    """The times of all rows were left aside, without a word, where one of several files had no such column."""
+    old = pl.DataFrame({"user": ["u", "u"], "item": ["i8", "i9"]})
+    new = pl.DataFrame({"user": ["u", "u"], "item": ["i1", "i2"], "time": ["2024-02-02", "2024-02-01"]})
+    for name, frame in (("a", old), ("b", new)):
+        (frame.write_csv if suffix == "csv" else frame.write_parquet)(tmp_path / f"{name}.{suffix}")
+    tables = read(tmp_path, "", path=[f"{name}.{suffix}" for name in order])
+    assert [tables.item_ids[item] for item in tables.interactions.item] == ["i8", "i9", "i2", "i1"]
+    report = tables.reports[0]
+    assert report.times == (1_706_745_600, 1_706_832_000)
+    assert f"a.{suffix}" in report.warnings[0] and "1 of 2 files have no column for 'time'" in report.warnings[0]
+
+
+def test_a_row_without_a_time_stays_and_is_before_the_others(tmp_path: Path) -> None:
+    tables = read(tmp_path, "user,item,time\nu,i1,2024-02-02\nu,i2,\nu,i3,2024-02-01\n")
+    assert [tables.item_ids[item] for item in tables.interactions.item] == ["i2", "i3", "i1"]
+    assert tables.reports[0].dropped[0].reason == "missing time (row kept, before those with one)"
+
+
 @pytest.mark.parametrize("name", ["timestamp", "Date", "created_at"])
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_times_under_another_name_are_spoken_of(name: str, form: str, tmp_path: Path) -> None:
