@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def sample_columns(how: Reading) -> dict[Column, pl.Series]:
 def _positioned(scan: Scan) -> dict[Column, pl.Series]:
     """The first rows by the names that a platform file may use for their columns: a position where there is no name."""
     names = scan.names if scan.names is not None else scan.seen() if scan.keyed else [""] * len(scan.seen())
-    return dict(zip([name or at for at, name in enumerate(names, 1)], _rows(scan).iter_columns(), strict=True))
+    called = [at if not name or name in names[: at - 1] else name for at, name in enumerate(names, 1)]
+    return dict(zip(called, _rows(scan).iter_columns(), strict=True))
 
 
 def _rows(scan: Scan) -> pl.DataFrame:
@@ -163,15 +165,22 @@ def _rows(scan: Scan) -> pl.DataFrame:
         for at, (key, name) in enumerate(zip(keys, names, strict=True), 1):
             parts = [portion[key] for portion in portions]
             series = [part if isinstance(part, pl.Series) else _guessed(part) for part in parts]
-            columns[name or f"column {at}"] = pl.concat(series) if series else pl.Series([], dtype=pl.Null)
+            # Of two columns of one name the first has it, as where a platform file names it.
+            columns[f"column {at}" if not name or name in columns else name] = (
+                pl.concat(series) if series else pl.Series([], dtype=pl.Null)
+            )
     return pl.DataFrame(columns).head(ROWS)
 
 
 def _guessed(values: Sequence[Any]) -> pl.Series:
+    values = values[:ROWS]
+    # For a NUMERIC that is NaN polars writes a backtrace of its own on the terminal.
+    if any(isinstance(value, Decimal) and not value.is_finite() for value in values):
+        return canonical_text(values, "text")
     try:
-        return pl.Series(values[:ROWS], strict=True)
-    except (TypeError, OverflowError, PolarsError, PanicException, ValueError):
-        return canonical_text(values[:ROWS], "text")
+        return pl.Series(values, strict=True)
+    except (TypeError, OverflowError, PolarsError, PanicException, ValueError, RuntimeError):
+        return canonical_text(values, "text")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from client.setup.table_preview import sample_columns
 from client.sources.cell_values import as_times
 from client.sources.kinds.interactions import TIME_NAMES, day
 from client.sources.readers.cells import canonical_text
+from client.sources.readers.table_scan import reading
 from shared.base.errors import InputError
 
 _FROM, _UNTIL = 631_152_000, 2_082_758_400
@@ -40,7 +41,8 @@ def unread_time(source: Source) -> str:
     if not isinstance(source, InteractionsSource | ReviewsSource):
         return ""
     try:
-        columns = sample_columns(source)
+        with reading(source.kind):
+            columns = sample_columns(source)
     except InputError:
         return ""  # what is named was read: it is in other columns that something is odd, and no time
     owners = [columns[name] for name in (source.column("user"), source.column("item")) if name in columns]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from client.setup.table_preview import ROWS, sample_database, sample_file
+from client.config.table_location import Reading
+from client.setup.table_preview import ROWS, _guessed, sample_columns, sample_database, sample_file
 
 BEGINNING = 4 << 20
 """Bytes of a file that are read."""
@@ -89,3 +91,19 @@ def test_what_has_no_name_gets_one(tmp_path: Path) -> None:
         (tmp_path / f"{stem}.csv").write_text("user,,item\na,b,c\n")
         sample = sample_file(tmp_path / f"{stem}.csv")
         assert (sample.name, sample.frame.columns) == (name, ["user", "column 2", "item"])
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e50"])
+def test_a_number_that_no_decimal_column_holds_is_read_in_silence(number: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A NUMERIC that is NaN put a hundred lines of a backtrace on the terminal, and a large one ended the command."""
+    assert _guessed([Decimal("1.50"), Decimal(number)])[0] == "1.5"
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_of_two_columns_of_one_name_the_first_has_it(tmp_path: Path) -> None:
+    """The second column took the first one's place, and `fedfuse check` ended in a traceback."""
+    (tmp_path / "log.csv").write_text("user,item,user\n1,a,9\n2,b,8\n", encoding="utf-8")
+    frame = sample_file(tmp_path / "log.csv").frame
+    assert frame.columns == ["user", "item", "column 3"] and frame["user"].to_list() == [1, 2]
+    columns = sample_columns(Reading(path=(tmp_path / "log.csv",)))
+    assert list(columns) == ["user", "item", 3] and columns["user"].to_list() == ["1", "2"]
