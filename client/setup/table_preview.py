@@ -64,9 +64,8 @@ def sample_file(path: Path, parts: Sequence[Path] = ()) -> Sample:
     keys: dict[str, str | list[str]] = {"path": [str(path), *map(str, parts)] if parts else str(path)}
     name = _name(re.sub(r"[-_.]?\d+$", "", path.name.split(".")[0]) if parts else path.name.split(".")[0])
     form = Reading(path=(path,)).format_of(path)
-    if form == "parquet" and not is_compressed(path):
-        with reading(str(path)):
-            return Sample(name=name, keys=keys, frame=pl.scan_parquet(path, glob=False).head(ROWS).collect())
+    if form == "parquet":
+        return Sample(name=name, keys=keys, frame=_parquet(path))
     with tempfile.TemporaryDirectory() as folder:
         # Only the beginning is read, however long the file is.
         begin = Path(folder) / (path.name.removesuffix(path.suffix) if is_compressed(path) else path.name)
@@ -135,13 +134,18 @@ def sample_columns(how: Reading) -> dict[Column, pl.Series]:
     path = part_files(how.path[0])[0]
     form = how.format_of(path)
     if form == "parquet":
-        with reading(str(path)):
-            data = io.BytesIO(bytes_of(path)) if is_compressed(path) else path
-            return dict(pl.scan_parquet(data, glob=False).head(ROWS).collect().to_dict().items())
+        return dict(_parquet(path).to_dict().items())
     with tempfile.TemporaryDirectory() as folder:
         begin = Path(folder) / (path.name.removesuffix(path.suffix) if is_compressed(path) else path.name)
         begin.write_bytes(_beginning(path))
         return _positioned((open_json_lines if form == "jsonl" else open_delimited)(begin, how))
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    """The first rows of a Parquet file."""
+    with reading(str(path)):
+        data = io.BytesIO(bytes_of(path)) if is_compressed(path) else path
+        return pl.scan_parquet(data, glob=False).head(ROWS).collect()
 
 
 def _positioned(scan: Scan) -> dict[Column, pl.Series]:
@@ -232,7 +236,7 @@ def _separator(path: Path) -> dict[str, str]:
     text = path.read_bytes()[:65536].decode("latin-1")
     # Separators inside quotation marks do not count; the last line may be cut off.
     lines = re.split(r"\r\n|\r|\n", re.sub(r'"(?:[^"\\]|""|\\.)*"', "", text))[:20]
-    lines = [line for line in lines if line.strip() and not line.startswith(REMARK)]
+    lines = [line for line in lines if line.strip() and not line.startswith((REMARK, "sep="))]
     for separator in _SEPARATORS:
         counts = {line.count(separator) for line in lines}
         if len(counts) == 1 and counts != {0}:

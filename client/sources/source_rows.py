@@ -236,9 +236,8 @@ def _keys(scan: Scan, wanted: Sequence[Wanted], source: str, *, public: bool) ->
             keys[want.name] = key
         elif want.required:
             column = repr(want.column) + (f" + {want.offset}" if want.offset else "")
-            raise InputError(
-                f"source '{source}': column {column} (for '{want.name}') does not exist", where=scan.where, do=scan.columns()
-            )
+            found = f"source '{source}': column {column} (for '{want.name}') does not exist"
+            raise InputError(found, where=scan.where, do=scan.missing(want.column, want.name))
     return keys
 
 

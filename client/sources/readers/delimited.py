@@ -8,6 +8,7 @@ row and no other.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,14 @@ import polars as pl
 from client.config.table_location import Reading
 from client.sources.readers.csv_records import header_of, records, unescaped
 from client.sources.readers.file_bytes import bytes_of, is_compressed
+from client.sources.readers.foreign_bytes import require_text
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import by_line, lines_of
 from shared.base.errors import InputError
 
 REMARK = "#"
 """What a line before the header begins with that is none."""
+_EXCEL = re.compile(r'"?sep=(.)"?\r?')
 RAGGED = "row with more columns than the first"
 _OVERFLOW = "overflow"
 _COMPRESSED = (b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
@@ -51,8 +54,10 @@ def open_delimited(path: Path, how: Reading) -> Scan:
             if empty:  # nobody is there, which is no error
                 return Scan(where=where, names=names, take=lambda keys: iter(()), seen=list, decoded=True)
             return Scan(where=where, names=names, take=table.take, seen=table.first, decoded=True)
+        require_text(table.head, path, table.encoding)
         names = [name.strip() for name in table.first()]
         if not any(names):
+            bytes_of(path)  # a compressed file that is cut off is one without a header, too, and says so here
             do = "remove it: the first line says how many columns there are (comment = '#' leaves out lines that begin so)"
             raise InputError("the file begins with an empty line", where=where, do=do)
     table.width = len(names)
@@ -71,8 +76,13 @@ class _Table:
 
     def first(self) -> list[str]:
         """The cells of the first row."""
-        lines = self._lines(self._head)
+        lines = self._lines(self.head)
         if self._how.header:
+            # What Excel writes and reads before the header.
+            if len(lines) > 1 and (said := _EXCEL.fullmatch(lines[0])):
+                self._separator = self._how.separator or said[1]
+                del lines[0]
+                self._skip += 1
             # Such a line is the export's and no user's; one that holds the separator may be a header.
             while len(lines) > 1 and lines[0].startswith(REMARK) and self._separator not in lines[0]:
                 del lines[0]
@@ -80,7 +90,8 @@ class _Table:
         return header_of(unescaped(lines, self._quote, self._how.escape), self._separator, self._quote)
 
     @cached_property
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """The first bytes, decompressed, with the header among them."""
         head = bytes_of(self._path, _LONGEST_HEADER)
         return _with_line_feeds(head) if self._returns else head
 
@@ -88,7 +99,7 @@ class _Table:
     def _returns(self) -> bool:
         """Whether lines end in a carriage return alone: as the header says, which no user wrote."""
         head = bytes_of(self._path, _LONGEST_HEADER)
-        if not self._how.header or not by_line(self._encoding):
+        if not self._how.header or not by_line(self.encoding):
             return False
         at = head.find(b"\r")
         return at >= 0 and head[at + 1 : at + 2] != b"\n" and b"\n" not in head[:at] and not head[:at].count(b'"') % 2
@@ -105,7 +116,7 @@ class _Table:
         return not is_compressed(self._path) and not self._returns
 
     def _lines(self, data: bytes) -> list[str]:
-        lines = lines_of(data, self._encoding)
+        lines = lines_of(data, self.encoding)
         if self._how.comment is not None:
             lines = [line for line in lines if not line.startswith(self._how.comment)]
         return lines
@@ -120,7 +131,8 @@ class _Table:
         yield Portion(columns={position: frame[str(position)] for position in positions}, flaws=flaws)
 
     @property
-    def _encoding(self) -> str:
+    def encoding(self) -> str:
+        """The declared encoding; `utf-8` for its other names, and for ASCII."""
         named = self._how.encoding.lower().replace("_", "-")
         return "utf-8" if named in _UTF8 else self._how.encoding
 
@@ -129,7 +141,7 @@ class _Table:
         names = {position: str(position) for position in positions} | {width: _OVERFLOW}
         single = len(self._separator.encode()) == 1
         skip = self._skip + int(self._how.header)
-        plain = single and self._encoding == "utf-8" and self._how.comment is None and not self._how.escape
+        plain = single and self.encoding == "utf-8" and self._how.comment is None and not self._how.escape
         if plain and not self._quoted():
             source = self._path if self._as_it_is else self._data
             return _scanned(source, self._separator, None, width, names, skip=skip)

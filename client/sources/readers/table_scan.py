@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from shared.base.errors import InputError
+from shared.base.nearest_names import nearest_names
 
 Key = int | str
 """How a scan knows a column: its position (from 0), or the key of JSON lines."""
@@ -73,7 +75,25 @@ class Scan:
         names = self.seen() if self.names is None else self.names
         if not self.keyed and not self.named:
             return f"the file has no header and {len(names)} columns; expected a position from 1 to {len(names)}"
+        if not names:
+            return "no row has any"
         return f"expected one of: {', '.join(names[:50])}" + (", ..." if len(names) > 50 else "")
+
+    def missing(self, column: str | int, role: str) -> str:
+        """What to do about a column that is not there: the line that a platform file lacks, and the columns that there are."""
+        names = list((self.seen() if self.names is None else self.names) or ())
+        cures = []
+        if isinstance(column, str) and (near := nearest_names(column, names)):
+            line = f"{role} = {json.dumps(near[0], ensure_ascii=False)}"
+            cures.append(f"did you mean '{near[0]}'? In a source: columns = {{ {line} }}")
+        elif self.decoded and not self.keyed and names:
+            if names[0].startswith("#"):
+                cures.append('if the first line is a remark: comment = "#"')
+            for separator in _SEPARATORS if len(names) == 1 else ():
+                if separator in names[0]:
+                    cures.append(f"the first line seems to be cut by {separator!r}: separator = {json.dumps(separator)}")
+                    break
+        return "; ".join([*cures, self.columns()])
 
     @property
     def named(self) -> bool:
@@ -81,6 +101,8 @@ class Scan:
         return bool(self.names) and any(self.names or ())
 
 
+_SEPARATORS = ("::", "\t", ";", "|", ",")
+"""What a header of one name may be cut by, in truth."""
 _FLAWS = (ValueError, TypeError, ArithmeticError, LookupError, EOFError, RecursionError)
 """What bytes and values can provoke in readers that nobody meant."""
 

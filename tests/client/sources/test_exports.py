@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import io
 import json
 import lzma
+import sqlite3
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +56,7 @@ def test_compressed_files_are_read(compressor: str, quoted: bool, tmp_path: Path
         name = f"log.{suffix}.{compressor}"
         (tmp_path / name).write_bytes(COMPRESSORS[compressor](content))
         assert rows_of(read(tmp_path, path=name)) == EXPECTED
-        assert sample_file(tmp_path / name).name == "log"
+        assert sample_file(tmp_path / name).name == "log" and sample_file(tmp_path / name).frame.columns == ["user", "item"]
         (tmp_path / name).write_bytes(COMPRESSORS[compressor](content)[:-9])
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path, path=name)
@@ -107,6 +111,88 @@ def test_remarks_before_the_header_and_between_rows(tmp_path: Path) -> None:
     # A first column may be called so.
     (tmp_path / "log.csv").write_text(LOG.replace("user", "#user"), encoding="utf-8")
     assert rows_of(read(tmp_path, path="log.csv", columns={"user": "#user"})) == EXPECTED
+
+
+def _excel_sheet() -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    return held.getvalue()
+
+
+def _sqlite_file() -> bytes:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("create table log(user, item)")
+        return bytes(database.serialize())
+
+
+def _parquet_file() -> bytes:
+    held = io.BytesIO()
+    pl.DataFrame({"user": [1], "item": ["a"]}).write_parquet(held)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content, cure",
+    [
+        (gzip.compress(LOG.encode()), "log.csv.gz"),
+        (zstandard.compress(LOG.encode()), "log.csv.zst"),
+        (bz2.compress(LOG.encode()), "log.csv.bz2"),
+        (lzma.compress(LOG.encode()), "log.csv.xz"),
+        (_excel_sheet(), "save the sheet as CSV"),
+        (_sqlite_file(), "sqlite:///log.csv"),
+        (_parquet_file(), 'format = "parquet"'),
+        (LOG.encode("utf-16"), "convert the file to UTF-8"),
+        (b'{"user": 1, "item": "a"}\n', 'format = "jsonl"'),
+        (b"\x01\x00\x02\n", "export the table"),
+    ],
+)
+def test_what_is_no_text_is_named_with_the_cure(content: bytes, cure: str, tmp_path: Path) -> None:
+    """Its bytes were printed as the names of columns."""
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"no delimited text|and not UTF-8") as error:
+        read(tmp_path, path="log.csv")
+    assert cure in error.value.do and "\x00" not in str(error.value)
+
+
+def test_a_header_of_letters_that_begin_binary_files_is_a_header(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("PAR1,user,item\n0,1,a\n0,2,b\n0,1,b\n")
+    assert rows_of(read(tmp_path, path="log.csv")) == EXPECTED
+
+
+def test_a_compressed_file_that_is_cut_before_its_first_byte(tmp_path: Path) -> None:
+    """It was said to begin with an empty line."""
+    (tmp_path / "log.csv.zst").write_bytes(zstandard.compress(LOG.encode())[:-9])
+    with pytest.raises(InputError, match="cannot be read") as error:
+        read(tmp_path, path="log.csv.zst")
+    assert "ends before its end" in error.value.quote
+
+
+@pytest.mark.parametrize(
+    "header, cure",
+    [
+        ("user;item", 'separator = ";"'),
+        ("user\titem", r'separator = "\t"'),
+        ("user|item", 'separator = "|"'),
+        ("# of June, 2024\nuser,item", 'comment = "#"'),
+        ("User ,Item", 'columns = { user = "User" }'),
+        ("users,item", 'columns = { user = "users" }'),
+    ],
+)
+def test_a_column_that_is_not_there_is_answered_with_the_line_to_add(header: str, cure: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(header + "\n1,a\n", encoding="utf-8")
+    with pytest.raises(InputError, match="column 'user'") as error:
+        read(tmp_path, path="log.csv")
+    assert cure in error.value.do
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_the_line_that_excel_writes_before_the_header(quoted: bool, tmp_path: Path) -> None:
+    rows = LOG.replace(",", ";").replace("a", '"a"' if quoted else "a")
+    (tmp_path / "log.csv").write_bytes(b"\xef\xbb\xbf" + ("sep=;\n" + rows).replace("\n", "\r\n").encode())
+    assert rows_of(read(tmp_path, path="log.csv")) == EXPECTED
+    sample = sample_file(tmp_path / "log.csv")
+    assert sample.frame.columns == ["user", "item"] and sample.keys["separator"] == ";"
 
 
 def test_backslashes_before_quotation_marks(tmp_path: Path) -> None:
