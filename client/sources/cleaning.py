@@ -77,8 +77,9 @@ class Cleaning:
                 if self.read
                 else f"source '{self.source}' is empty"
             )
-            do = "check separator, header, columns and encoding in the platform file, or leave the source out"
-            raise InputError(found, where=self.where, do="; ".join([*self._warnings, do]) + self.asked())
+            cures = self._warnings or ["check separator, header, columns and encoding in the platform file"]
+            asked = self.asked() if any(reason.startswith("missing ") for reason in self._lost) or not self._warnings else ""
+            raise InputError(found, where=self.where, do="; ".join([*cures, "or leave the source out"]) + asked)
         dropped = tuple(Dropped(source=self.source, reason=reason, rows=rows) for reason, rows in self._lost.items())
         changed = tuple(Changed(column=column, how=how, cells=cells) for (column, how), cells in self._changed.items())
         return SourceReport(

@@ -233,11 +233,9 @@ def require_usable(tables: Tables, *, where: str) -> None:
         InputError: there is nobody to learn from.
     """
     if not tables.interactions.positive.any():
-        raise InputError(
-            "no user has a positive interaction",
-            where=where,
-            do="look at `threshold` and `events` of the interactions source: they say what counts as positive",
-        )
+        said = [f"source '{one.source}': {text}" for one in tables.reports if one.kind == "interactions" for text in one.warnings]
+        general = "look at `threshold` and `events` of the interactions source: they say what counts as positive"
+        raise InputError("no user has a positive interaction", where=where, do="; ".join([*said, general]))
 
 
 def require_items(tables: Tables, *, where: str) -> None:

@@ -20,6 +20,7 @@ from client.sources.readers.csv_records import BROKEN
 from client.sources.readers.database import open_query, shown_url
 from client.sources.readers.delimited import RAGGED, open_delimited
 from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
+from client.sources.readers.json_lines import BROKEN as NO_OBJECT
 from client.sources.readers.json_lines import open_json_lines
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
 from client.sources.readers.text_encoding import by_line
@@ -34,6 +35,7 @@ _CURES = {
     UNDECODED: 'encoding says what the file is written in, as in "cp1252" or "gb18030"',
     RAGGED: "separator, quote or escape may be others; ragged = true cuts such rows",
     BROKEN: r"""escape = "\\" where backslashes escape quotation marks, quote = "" where they are ordinary characters""",
+    NO_OBJECT: "JSON lines hold one object a line, and a file .json may be one array of objects: `jq -c '.[]'` makes lines of it",
 }
 """What to do about a flaw of many rows."""
 _REPLACEMENT = "\ufffd"

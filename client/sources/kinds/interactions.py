@@ -14,9 +14,9 @@ import polars as pl
 from client.config.source_schema import InteractionsSource, ReviewsSource
 from client.sources.cell_values import LATEST, as_numbers, as_times
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
-from client.sources.ids import as_ids
+from client.sources.ids import LISTED, as_ids
 from client.sources.numbering import Numbering, offsets
-from client.sources.readers.cells import UNUSABLE
+from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE
 from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import UNTIMED, EventCount, Interactions, SourceReport
 
@@ -30,6 +30,14 @@ TIME_NAMES = (
 """Columns that are read as times where the platform file names none."""
 _EXAMPLES = '"%d/%m/%Y %H:%M", "unix-ms", "excel"'
 _SHOWN = 10
+_MOST_EVENTS = 50
+"""Names in a column of events from which on they are no kinds of event, but one for each row."""
+_CURES = {
+    LISTED: "explode = true in the source reads each entry of it as a row; [ids] refuse_lists = false takes it as one id",
+    A_LIST: "explode = true in the source reads each entry of a list as a row; of an object, export the value that is the id",
+    INEXACT: "ids that went through floating-point numbers have lost digits: write the column as integers or as text",
+}
+"""What to do about what is no id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +62,10 @@ def read_interactions(source: InteractionsSource, cleaning: Cleaning) -> Met:
     """
     valued = source.threshold is not None or source.weight == "log"
     wanted = Wanted.ids(source, "user", "item", explode=source.explode, exact=True)
-    if source.events is not None:
-        wanted.append(Wanted(name="event", column=source.column("event"), kind="id"))
+    weighed = source.events is not None
+    # Without weights events are read for a warning alone.
+    named = weighed or "event" in source.columns
+    wanted.append(Wanted(name="event", column=source.column("event"), required=named, kind="id"))
     if valued:
         wanted.append(Wanted(name="value", column=source.column("value")))
     wanted.append(time_wanted(source))
@@ -63,10 +73,14 @@ def read_interactions(source: InteractionsSource, cleaning: Cleaning) -> Met:
     frame = timed(frame, source.time_format, cleaning)
 
     weight = pl.lit(1.0)
-    if source.events is not None:
+    if source.events is None:
+        frame = _unweighed(frame, cleaning)
+    else:
         frame = keyed(frame, cleaning, ("event",))
         weights = _weights(frame["event"], source.events, cleaning)
         weight = pl.col("event").replace_strict(weights, default=0.0, return_dtype=pl.Float64)
+    if "value" in source.columns and not valued:
+        cleaning.warn("values are not read, so every row counts as liked: threshold = NUMBER says from which on")
     if valued:
         frame = _valued(frame, source.decimal, cleaning)
         if source.weight == "log":
@@ -99,7 +113,13 @@ def merge_interactions(
     for index, part in enumerate(parts):
         frame = part.frame
         if catalogue is not None:
-            frame = part.cleaning.keep(frame, pl.lit(catalogue.numbers(frame["item"]).is_not_null()), otherwise=UNKNOWN_ITEM)
+            known = catalogue.numbers(frame["item"]).is_not_null()
+            if len(known) and not known.any() and len(catalogue):
+                spelled = f"the catalogue's ids are spelled like {catalogue.ids[0]!r}"
+                part.cleaning.warn(
+                    f"no row's item is in the catalogue: {spelled}, and the column of items is to hold the same ids"
+                )
+            frame = part.cleaning.keep(frame, pl.lit(known), otherwise=UNKNOWN_ITEM)
         frames.append(frame.with_columns(pl.lit(index, pl.Int32).alias("part")))
     rows = pl.concat(_of_one_type(frames)).with_row_index("row")
     items = catalogue or Numbering(rows["item"].unique().cast(pl.String).sort())
@@ -165,7 +185,9 @@ def keyed(frame: pl.DataFrame, cleaning: Cleaning, roles: Sequence[str]) -> pl.D
         flagged = frame[role].str.starts_with(UNUSABLE).fill_null(False)
         if flagged.any():
             for reason, rows in frame[role].filter(flagged).value_counts().sort(role).iter_rows():
-                cleaning.lose(f"{role}: {reason.removeprefix(UNUSABLE)}", rows)
+                cleaning.lose(f"{role}: {(why := reason.removeprefix(UNUSABLE))}", rows)
+                if why in _CURES:
+                    cleaning.warn(_CURES[why])
             frame = frame.filter(~flagged)
         frame = cleaning.keep(frame, pl.col(role).is_not_null(), otherwise=f"missing {role}")
     return frame
@@ -223,6 +245,18 @@ def _cure(first: int, last: int) -> str:
     if first >= 20_000 and last <= 80_000:
         return 'if a spreadsheet wrote them: time_format = "excel"'
     return f"time_format says how they are written, as in {_EXAMPLES}"
+
+
+def _unweighed(frame: pl.DataFrame, cleaning: Cleaning) -> pl.DataFrame:
+    """The frame without its events, of which a person is told if there are several: a refund counts as a purchase does."""
+    if "event" not in frame.columns:
+        return frame
+    counts = frame["event"].drop_nulls().value_counts(name="rows").sort(["rows", "event"], descending=[True, False])
+    if 1 < counts.height <= _MOST_EVENTS:
+        named = ", ".join(f"{event!r} ({rows:,} rows)" for event, rows in counts.head(_SHOWN).iter_rows())
+        line = ", ".join(f"{json.dumps(event)} = 1.0" for event in counts["event"].head(_SHOWN))
+        cleaning.warn(f"events have no weights, so every row counts as liked: {named}; events = {{ {line} }} gives each its own")
+    return frame.drop("event")
 
 
 def _weights(events: pl.Series, declared: Mapping[str, float], cleaning: Cleaning) -> dict[str, float]:

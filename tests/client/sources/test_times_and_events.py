@@ -12,7 +12,7 @@ import tomli_w
 
 from client.config.platform_file import load
 from client.sources.cell_values import as_numbers, as_times
-from client.sources.platform_tables import read_tables
+from client.sources.platform_tables import read_tables, require_usable
 from client.sources.tables import UNTIMED, SourceReport, Tables
 from shared.base.errors import InputError
 
@@ -167,3 +167,51 @@ def test_a_decimal_comma(tmp_path: Path) -> None:
     text = 'user,item,value\n1,a,"4,125"\n2,a,"2,5"\n'
     assert read(tmp_path, text, threshold=4.0, decimal=",").interactions.positive.tolist() == [True, False]
     assert "decimal = ','" in report(read(tmp_path, text, threshold=2.0)).warnings[0]
+
+
+def test_events_without_any_weights_are_spoken_of(tmp_path: Path) -> None:
+    """A refund counted as a purchase does, without a word."""
+    text = "user,item,what\n1,a,buy\n1,b,refund\n2,a,buy\n2,b,\n"
+    tables = read(tmp_path, text, columns={"event": "what"})
+    assert len(tables.interactions.item) == 4 and tables.interactions.positive.all()
+    (warning,) = report(tables).warnings
+    assert "'buy' (2 rows), 'refund' (1 rows)" in warning and 'events = { "buy" = 1.0, "refund" = 1.0 }' in warning
+    assert report(read(tmp_path, text.replace("what", "event"))).warnings == report(tables).warnings
+    # Of a log of views alone there is nothing to weigh, and an id for each row is no kind of event.
+    assert report(read(tmp_path, "user,item,event\n1,a,view\n2,b,view\n")).warnings == ()
+    ids = "".join(f"1,i{number},e{number}\n" for number in range(60))
+    assert report(read(tmp_path, "user,item,event\n" + ids)).warnings == ()
+
+
+def test_values_without_a_threshold_are_spoken_of(tmp_path: Path) -> None:
+    text = "user,item,stars\n1,a,1\n1,b,5\n"
+    (warning,) = report(read(tmp_path, text, columns={"value": "stars"})).warnings
+    assert "threshold = NUMBER" in warning
+    assert report(read(tmp_path, text, columns={"value": "stars"}, threshold=4.0)).warnings == ()
+
+
+def test_where_no_event_has_a_weight_the_events_that_there_are_are_named(tmp_path: Path) -> None:
+    tables = read(tmp_path, "user,item,event\n1,a,BUY\n1,b,view\n", events={"purchase": 1.0})
+    with pytest.raises(InputError, match="no user has a positive") as error:
+        require_usable(tables, where="p.toml")
+    assert "'BUY' (1 rows), 'view' (1 rows)" in error.value.do
+
+
+@pytest.mark.parametrize(
+    "text, cure",
+    [
+        ('user,item\n1,"101, 102"\n', "refuse_lists = false"),
+        ("user,item\n1.79E+18,a\n", "as integers or as text"),
+    ],
+)
+def test_what_is_no_id_is_answered_with_its_own_cure(text: str, cure: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the 1 rows") as error:
+        read(tmp_path, text)
+    assert cure in error.value.do and "separator" not in error.value.do
+
+
+def test_ids_that_are_spelled_otherwise_than_the_catalogues_are_said_to_be(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item,title\nB1,one\nB2,two\n")
+    with pytest.raises(InputError, match="item not in the catalogue") as error:
+        read(tmp_path, "user,item\n1,1\n1,2\n", {"kind": "items", "path": "items.csv"})
+    assert "spelled like 'B1'" in error.value.do
