@@ -226,7 +226,8 @@ def main() -> None:
 def _fail(code: ExitCode, found: str, *, where: str = "", do: str = "", quote: str = "") -> NoReturn:
     """Say what was wrong: for a person, and where `--json` was asked for, for a machine, on standard output."""
     if "--json" in sys.argv[1:]:
-        print(json.dumps({"error": {"found": found, "where": where, "do": do, "exit_code": int(code)}}))
+        said = {"it_says": quote} if quote else {}
+        print(json.dumps({"error": {"found": found, **said, "where": where, "do": do, "exit_code": int(code)}}))
     _say("error", str(FedfuseError(found, where=where, do=do, quote=quote)))
     sys.exit(code)
 

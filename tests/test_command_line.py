@@ -230,6 +230,32 @@ class TestRuns:
         (tmp_path / "empty").mkdir()
         assert "no platform file" in call("check", tmp_path / "empty").text
 
+    def test_check_of_a_world_reads_what_can_be_read_and_names_all_that_cannot(
+        self, call: Callable[..., Result], write_platform: Write
+    ) -> None:
+        """It ended at the first file, so that each of the others was found by a further call."""
+        world = write_platform("alpha", users=20).parent
+        for name in ("beta", "gamma"):
+            path = write_platform(name, users=20)
+            path.write_text(path.read_text().replace(f"{name}-events.csv", f"{name}-gone.csv"))
+        write_platform("zeta", users=20)
+        found = call("check", world)
+        assert found.code == 3 and found.out.count("forecast") == 2 and "zeta: 20 users" in found.text
+        assert all(word in found.err for word in ("2 platforms", "beta.toml", "beta-gone.csv", "gamma.toml", "gamma-gone.csv"))
+        error = json.loads(call("check", world, "--json").out)["error"]
+        assert error["exit_code"] == 3 and "gamma-gone.csv" in error["it_says"]
+        (world / "gamma.toml").unlink()
+        assert "the file does not exist" in call("check", world).err
+
+    def test_check_speaks_of_small_numbers_and_of_users_who_are_far_more_than_declared(
+        self, call: Callable[..., Result], write_platform: Write
+    ) -> None:
+        found = call("check", write_platform(users=60, declared=20, privacy="epsilon = 0.0001\ndelta = 1e-5"))
+        assert "epsilon 0.0001 of the 0.0001 left" in found.text and "signal to noise at most 0.0 " not in found.text
+        assert "users = 20 is declared, and 60 have interactions" in found.text
+        assert "all platforms together do not exceed it is refused" in found.text
+        assert "have interactions: noise" not in call("check", write_platform("other", users=60, declared=60)).text
+
     def test_check_says_what_was_made_alike_and_what_events_and_times_are(
         self, call: Callable[..., Result], write_platform: Write
     ) -> None:

@@ -16,13 +16,15 @@ from rich.table import Table
 
 from client.cli.model_options import ModelOption, TextsOption, TrustOption, trusted_keys
 from client.cli.progress_lines import Told, trunk_and_state
-from shared.base.errors import ExitCode, InputError, PrivacyError
+from shared.base.errors import ExitCode, FedfuseError, InputError, PrivacyError
 from shared.base.settings import Settings
 
 if TYPE_CHECKING:
     from client.config.platform_file import PlatformFile
     from client.sources.tables import SourceReport
 
+_WIDE = 2
+"""By how much declared users may differ from those that there are, before it is said."""
 _EVENTS = 20
 """Events of one source that are shown on a terminal."""
 
@@ -44,13 +46,20 @@ def check(
     reports: list[dict[str, Any]] = []
     items: dict[str, set[int]] = {}
     files = platform_files_in(platform)
+    failed: list[tuple[Path, FedfuseError]] = []
     for file in files:
-        report, hashes = _checked(file, settings)
+        try:
+            report, hashes = _checked(file, settings)
+        except FedfuseError as error:
+            failed.append((file, error))
+            continue
         reports.append(report)
         items[report["platform"]] = hashes
         if not as_json:
             _show(report)
             print()
+    if failed:
+        raise _all_of(failed)
     common = {f"{one}, {other}": len(items[one] & items[other]) for one, other in itertools.combinations(items, 2)}
     if as_json:
         found = reports[0] if len(files) == 1 else {"platforms": reports, "items_in_common": common}
@@ -62,6 +71,16 @@ def check(
         Console(emoji=False).print("[dim]nothing was trained, charged or sent[/]")
     if not all(report["forecast"]["possible"] for report in reports):
         raise typer.Exit(ExitCode.PRIVACY)
+
+
+def _all_of(failed: Sequence[tuple[Path, FedfuseError]]) -> FedfuseError:
+    """One error of all platforms of a world that cannot be read, so that nobody has to mend them one after the other."""
+    if len(failed) == 1:
+        return failed[0][1]
+    said = [f"{path.name}: {str(error).replace(chr(10), chr(10) + '  ')}" for path, error in failed]
+    error = FedfuseError(f"{len(failed)} platforms cannot be used", quote="\n".join(said), do="mend each as it says")
+    error.exit_code = failed[0][1].exit_code
+    return error
 
 
 def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
@@ -106,10 +125,30 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "privacy_warnings": list(file.privacy_warnings),
         "warnings": [
             *file.warnings,
+            *_alone(file, tables.users, forecast),
             *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
         ],
     }
     return report, set(hashes_of(tables).tolist())
+
+
+def _alone(file: PlatformFile, users: int, forecast: dict[str, Any]) -> list[str]:
+    """What a person should know who sees how many users there are, or how little one platform by itself can show."""
+    from shared.privacy.plan import figure
+
+    found = []
+    if not file.users / _WIDE <= users <= file.users * _WIDE:
+        found.append(
+            f"users = {file.users:,} is declared, and {users:,} have interactions: noise, and what delta promises, are planned "
+            "for the declared number, so declare about how many there are"
+        )
+    if forecast["possible"] and forecast["signal_to_noise"] != "inf" and forecast["signal_to_noise"] < 1:
+        most = figure(forecast["signal_to_noise"])
+        found.append(
+            f"what this platform can show is at most {most} of the noise: a run in which all platforms "
+            "together do not exceed it is refused; more users, a larger budget or fewer items (preferences.items) help"
+        )
+    return found
 
 
 def _unread_time(file: PlatformFile, read: SourceReport) -> list[str]:
@@ -415,7 +454,7 @@ def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from shared.privacy.plan import noise_words
+    from shared.privacy.plan import figure, noise_words
 
     console = Console(emoji=False)
     users = report["users"]
@@ -452,7 +491,8 @@ def _show(report: dict[str, Any]) -> None:
     console.print(f"[bold]an item as text:[/] {escape(report['item_example'])}")
     for example in report["examples"]:
         console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")
-        console.print(f"  held out: {escape(str(example['held_out']))}")
+        held = example["held_out"]
+        console.print("  held out: nothing, of one liked item" if held is None else f"  held out: {escape(held)}")
     forecast = report["forecast"]
     if not forecast["possible"]:
         console.print(f"[bold red]the planned run would be refused:[/] {escape(forecast['why'])}")
@@ -464,26 +504,33 @@ def _show(report: dict[str, Any]) -> None:
         what += ["a taste map"] if forecast["taste_noise"] else []
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
         noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"], forecast["taste_noise"])
+        spent = f"epsilon {figure(forecast['epsilon'])} of the {forecast['left']:.3g} left of {forecast['budget']:g}"
         console.print(
-            f"[bold]forecast[/] for {' and '.join(what)}: epsilon {forecast['epsilon']:.2f} of the {forecast['left']:.3g} left "
-            f"of {forecast['budget']:g} at delta "
-            f"{forecast['delta']:g}; noise multiplier {noise}, group size {forecast['group_size']}, signal to noise "
-            f"at most {forecast['signal_to_noise']:.1f} ({forecast['accountant']})"
+            f"[bold]forecast[/] for {' and '.join(what)}: {spent} at delta {forecast['delta']:g}; noise multiplier {noise}, "
+            f"group size {forecast['group_size']}, signal to noise at most {figure(forecast['signal_to_noise'], 1)} "
+            f"({forecast['accountant']})"
         )
     for warning in report["warnings"]:
+        if warning == forecast.get("why"):
+            continue
         loud = warning in report["privacy_warnings"]
         console.print(f"[bold {'red' if loud else 'yellow'}]warning:[/] {escape(warning)}")
 
 
 def _show_order(console: Any, sources: Sequence[dict[str, Any]]) -> None:
     """Whether times are used and what they span, and what every event counts for."""
+    timed = any(source["times"] is not None for source in sources if source["kind"] == "interactions")
     for source in sources:
         name = escape(source["source"])
         if source["times"] is not None:
             console.print(f"[bold]times of {name}:[/] used, {source['times']['first']} to {source['times']['last']}")
         elif source["kind"] in ("interactions", "reviews"):
             cure = "where a column has times, name it: columns = { ..., time = NAME }"
-            console.print(f"[bold]times of {name}:[/] none: rows count in the order of reading, before those with a time; {cure}")
+            drawn = (
+                "texts are in the order of reading" if source["kind"] == "reviews" else "what is held out is drawn by the seed"
+            )
+            order = "rows are before all that have one" if timed else drawn
+            console.print(f"[bold]times of {name}:[/] none: {order}; {cure}")
         events = source["events"]
         if events:
             shown = (

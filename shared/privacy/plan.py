@@ -82,6 +82,15 @@ def sum_multiplier(of: SumKind, *, preference_noise: float, taste_noise: float) 
     }[of]
 
 
+def figure(value: float, decimals: int = 2) -> str:
+    """A number for a person: with so many decimals, or with two digits where these would say nothing of it.
+
+    >>> figure(7.989), figure(0.0001), figure(0.0), figure(3.14159, 1)
+    ('7.99', '0.0001', '0.00', '3.1')
+    """
+    return f"{value:.{decimals}f}" if not value or abs(value) >= 10.0 ** (1 - decimals) else f"{value:.2g}"
+
+
 def noise_words(noise_multiplier: float, preference_noise: float, taste_noise: float = 0.0, *, digits: str = ".2f") -> str:
     """The noise multipliers of a plan, for a person: that of training, if there is one, and those of what is summed once.
 
