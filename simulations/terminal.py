@@ -21,7 +21,7 @@ from rich.table import Table
 from client.recommender.model_comparison import SHOWN
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
-from shared.privacy.plan import figure, noise_words
+from shared.privacy.plan import noise_words, short_number
 from shared.protocol.quality import METRICS, NDCG
 
 _SAID = (
@@ -90,7 +90,7 @@ class ProgressBoard:
             noise = noise_words(joined.noise_multiplier, joined.preference_noise, joined.taste_noise)
             self._console.print(
                 f"{joined.platform}: {joined.users:,} users (declared), {joined.items:,} items; "
-                f"plan: epsilon {figure(joined.planned_epsilon)} of {joined.budget:g} at delta {joined.delta:g}, "
+                f"plan: epsilon {short_number(joined.planned_epsilon)} of {joined.budget:g} at delta {joined.delta:g}, "
                 f"noise multiplier {noise}, {strength_words(joined.signal_to_noise)}"
             )
         elif event.kind in _SAID:

@@ -19,6 +19,7 @@ from typing import Any
 
 import strategies
 from shared.base.errors import InputError
+from shared.base.nearest_names import meant
 from shared.base.settings import Settings
 from shared.model.factor_schedule import parts_of
 from strategies.base import AdapterStrategy, Member
@@ -133,7 +134,7 @@ def named(name: str) -> Composition:
     for part in parts_of(name):
         if part not in known:
             raise InputError(
-                f"no strategy is named {part!r}",
+                f"no strategy is named {part!r}{meant(part, known)}",
                 where="strategy" if part == name else f"strategy {name!r}",
                 do=f"choose from {', '.join(known)}",
             )

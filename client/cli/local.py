@@ -134,7 +134,7 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
 
 def _alone(file: PlatformFile, users: int, forecast: dict[str, Any]) -> list[str]:
     """What a person should know who sees how many users there are, or how little one platform by itself can show."""
-    from shared.privacy.plan import figure
+    from shared.privacy.plan import short_number
 
     found = []
     if not file.users / _WIDE <= users <= file.users * _WIDE:
@@ -143,7 +143,7 @@ def _alone(file: PlatformFile, users: int, forecast: dict[str, Any]) -> list[str
             "for the declared number, so declare about how many there are"
         )
     if forecast["possible"] and forecast["signal_to_noise"] != "inf" and forecast["signal_to_noise"] < 1:
-        most = figure(forecast["signal_to_noise"])
+        most = short_number(forecast["signal_to_noise"])
         found.append(
             f"what this platform can show is at most {most} of the noise: a run in which all platforms "
             "together do not exceed it is refused; more users, a larger budget or fewer items (preferences.items) help"
@@ -454,7 +454,7 @@ def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from shared.privacy.plan import figure, noise_words
+    from shared.privacy.plan import noise_words, short_number
 
     console = Console(emoji=False)
     users = report["users"]
@@ -504,10 +504,10 @@ def _show(report: dict[str, Any]) -> None:
         what += ["a taste map"] if forecast["taste_noise"] else []
         what += ["sums of what users like together"] if forecast["preference_noise"] else []
         noise = noise_words(forecast["noise_multiplier"], forecast["preference_noise"], forecast["taste_noise"])
-        spent = f"epsilon {figure(forecast['epsilon'])} of the {forecast['left']:.3g} left of {forecast['budget']:g}"
+        spent = f"epsilon {short_number(forecast['epsilon'])} of the {forecast['left']:.3g} left of {forecast['budget']:g}"
         console.print(
             f"[bold]forecast[/] for {' and '.join(what)}: {spent} at delta {forecast['delta']:g}; noise multiplier {noise}, "
-            f"group size {forecast['group_size']}, signal to noise at most {figure(forecast['signal_to_noise'], 1)} "
+            f"group size {forecast['group_size']}, signal to noise at most {short_number(forecast['signal_to_noise'], 1)} "
             f"({forecast['accountant']})"
         )
     for warning in report["warnings"]:

@@ -7,11 +7,12 @@ found and what is expected. Whether the sources themselves can be read is known 
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 
 from client.config.id_rules import USUAL_IDS, IdRules
 from client.config.participation_policy import ParticipationPolicy
@@ -40,6 +41,12 @@ UNDECLARED_CATALOGUE = (
     '[catalogue] path = "items.csv", column = "id"'
 )
 """Why a platform without a declared catalogue is for simulations alone, and what to do."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(NAME, value):
+        raise ValueError("expected lower-case letters, digits, '-' and '_', 63 at most, the first a letter or a digit")
+    return value
 
 
 class Budget(Frozen):
@@ -73,7 +80,7 @@ class PlatformFile(Frozen):
         path: Path of the file.
     """
 
-    name: str = Field(pattern=NAME)
+    name: Annotated[str, AfterValidator(_name)]
     users: int = Field(ge=1, lt=1 << 53)
     rank: int | None = Field(None, ge=1, le=256)
     privacy: Budget
@@ -198,4 +205,4 @@ def load(path: str | Path) -> PlatformFile:
     try:
         return PlatformFile.model_validate({**values, "path": file}, context={"folder": file.parent})
     except ValidationError as error:
-        raise InputError(explain(error), where=str(file), do="correct the keys named above") from None
+        raise InputError(explain(error, whole="the file"), where=str(file), do="correct the keys named above") from None

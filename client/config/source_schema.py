@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field, ValidationInfo, model_validator
 
 from client.config.table_location import AsTuple, Column, Columns, FilePath, FilePaths, Frozen, Linked, Lookup, Reading
+from shared.base.nearest_names import meant
 from shared.base.settings import Finite, Positive
 
 
@@ -84,9 +85,8 @@ class Source(Reading):
         for key, names in (("columns", self.columns), ("lookup", self.lookup)):
             for name in names:
                 if name not in known:
-                    raise ValueError(
-                        f"{key}.{name} is no role of kind '{self.kind}'; expected one of: {', '.join(sorted(known))}"
-                    )
+                    said = f"{key}.{name} is no role of kind '{self.kind}'{meant(name, sorted(known))}"
+                    raise ValueError(f"{said}; expected one of: {', '.join(sorted(known))}")
         for name, column in self.columns.items():
             if isinstance(column, tuple) and name != "vector":
                 raise ValueError(f"columns.{name}: expected one column, found {list(column)}")
@@ -346,5 +346,5 @@ def source_of(value: object, info: ValidationInfo) -> AnySource:
     kind = value.get("kind") if isinstance(value, dict) else None
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        raise ValueError(f"kind is {kind!r}; expected one of: {', '.join(KINDS)}")
+        raise ValueError(f"kind is {kind!r}{meant(str(kind), KINDS)}; expected one of: {', '.join(KINDS)}")
     return model.model_validate(value, context=info.context)

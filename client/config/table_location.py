@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from shared.base.nearest_names import meant
+
 MOST_COLUMNS = 1 << 16
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
@@ -115,8 +117,9 @@ class Frozen(BaseModel):
     def _known(cls, values: Any) -> Any:
         unknown = [key for key in values if key not in cls.model_fields] if isinstance(values, dict) else []
         if unknown:
-            known = ", ".join(name for name, field in cls.model_fields.items() if not field.exclude)
-            raise ValueError(f"unknown key {', '.join(map(repr, unknown))}; expected one of: {known}")
+            known = [name for name, field in cls.model_fields.items() if not field.exclude]
+            said = ", ".join(f"{key!r}{meant(str(key), known)}" for key in unknown)
+            raise ValueError(f"unknown key {said}; expected one of: {', '.join(known)}")
         return values
 
 

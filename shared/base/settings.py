@@ -395,11 +395,15 @@ def nearest_settings(key: str) -> list[str]:
     return (here or found)[:3]
 
 
-def explain(error: ValidationError) -> str:
-    """One line per mistake that pydantic found, the first twenty: key, what is expected, what was found."""
+def explain(error: ValidationError, *, whole: str = "settings") -> str:
+    """One line per mistake that pydantic found, the first twenty: key, what is expected, what was found.
+
+    Args:
+        whole: What a mistake is in that no key has.
+    """
     lines = []
     for mistake in error.errors(include_url=False)[:20]:
-        key = ".".join(str(part) for part in mistake["loc"]) or "settings"
+        key = ".".join(str(part) for part in mistake["loc"]) or whole
         found = mistake.get("input")
         shown = "" if isinstance(found, dict | BaseModel) or mistake["type"] == "missing" else f" (found {found!r:.200})"
         what = "there is no such key" if mistake["type"] == "extra_forbidden" else mistake["msg"].removeprefix("Value error, ")

@@ -82,10 +82,10 @@ def sum_multiplier(of: SumKind, *, preference_noise: float, taste_noise: float) 
     }[of]
 
 
-def figure(value: float, decimals: int = 2) -> str:
+def short_number(value: float, decimals: int = 2) -> str:
     """A number for a person: with so many decimals, or with two digits where these would say nothing of it.
 
-    >>> figure(7.989), figure(0.0001), figure(0.0), figure(3.14159, 1)
+    >>> short_number(7.989), short_number(0.0001), short_number(0.0), short_number(3.14159, 1)
     ('7.99', '0.0001', '0.00', '3.1')
     """
     return f"{value:.{decimals}f}" if not value or abs(value) >= 10.0 ** (1 - decimals) else f"{value:.2g}"
