@@ -327,6 +327,13 @@ class TestRuns:
         assert found.code == 4 and json.loads(found.out)["forecast"]["possible"] is False
         assert "would be refused" in call("check", path).text
 
+    def test_settings_say_what_each_may_be(self, call: Callable[..., Result]) -> None:
+        found = json.loads(call("settings", "--json").out)
+        assert found["rounds"] == {"default": 10, "allowed": "whole number, 0 to 10,000", "for": found["rounds"]["for"]}
+        assert found["training.objective"]["allowed"] == '"softmax" or "click"' and all(one["for"] for one in found.values())
+        shown = call("settings").out
+        assert "may be" in shown and "true or false" in shown and "False" not in shown
+
     def test_strategies(self, call: Callable[..., Result]) -> None:
         assert {card["name"] for card in json.loads(call("strategies", "--json").out)} >= {"fedavg", "ffa"}
         assert "trusts" in call("strategies").text

@@ -6,10 +6,9 @@ import inspect
 import json
 import math
 import re
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -19,6 +18,7 @@ from client.config.participation_policy import ParticipationPolicy
 from client.config.platform_file import Budget, PlatformFile
 from client.config.source_schema import KINDS, ROLE_WORDS, CatalogueFile, Flags, NumberRange, Source
 from client.config.table_location import USUAL_MISSING, Linked, Lookup, Reading
+from shared.base.allowed_values import allowed_words
 from shared.base.settings import Settings
 
 EXAMPLES: Mapping[str, Mapping[str, str]] = {
@@ -186,7 +186,7 @@ def settings_reference() -> str:
 
 def _setting(key: str, field: FieldInfo) -> str:
     text = _cell(field.description or "")
-    return f"| `{key}` | {_type(field)} | {_default(field)} | {text} | `--set {key}={_word(field.default)}` |"
+    return f"| `{key}` | {_cell(allowed_words(field))} | {_default(field)} | {text} | `--set {key}={_word(field.default)}` |"
 
 
 def _kind(name: str, model: type[Source]) -> str:
@@ -207,7 +207,7 @@ def _table(keys: Mapping[str, FieldInfo], models: Iterable[type[BaseModel]]) -> 
     known = {name: text for model in models for name, text in descriptions(model).items()}
     shown = {name: one for model in models for name, one in EXAMPLES.get(model.__name__, {}).items()}
     rows = [
-        f"| `{name}` | {_type(field)} | {_default(field)} | {_cell(known[name])} | `{name} = {shown[name]}` |".replace("\n", " ")
+        f"| `{name}` | {_cell(allowed_words(field))} | {_default(field)} | {_cell(known[name])} | `{name} = {shown[name]}` |"
         for name, field in keys.items()
         if name in known
     ]
@@ -216,41 +216,6 @@ def _table(keys: Mapping[str, FieldInfo], models: Iterable[type[BaseModel]]) -> 
 
 def _is_model(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-
-
-def _type(field: FieldInfo) -> str:
-    found = {name: getattr(rule, name) for rule in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(rule, name)}
-    bounds = {name: _number(bound) for name, bound in found.items() if bound is not None}
-    if {"ge", "le"} <= bounds.keys():
-        said = [f"{bounds['ge']} to {bounds['le']}"]
-    else:
-        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-        said = [f"{words[name]} {bound}" for name, bound in bounds.items()]
-    return ", ".join([_words(field.annotation), *said]).replace("|", "\\|")
-
-
-def _number(bound: float) -> str:
-    """As a person writes it: 2^53 and 10,000 instead of 9.0072e+15 and 1e+04."""
-    power = math.log2(bound) if bound >= 1 << 20 else 0.5
-    if power.is_integer():
-        return f"2^{power:.0f}"
-    return f"{bound:,.0f}" if bound >= 1000 and float(bound).is_integer() else f"{bound:g}"
-
-
-def _words(kind: Any) -> str:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _words(inner[0])
-    if origin in (Union, types.UnionType):
-        words = dict.fromkeys(_words(one) for one in inner if one is not type(None))
-        return " or ".join(words)
-    if origin is Literal:
-        return " or ".join(f"`{json.dumps(one)}`" for one in inner)
-    if origin is tuple:
-        return f"list of {_words(inner[0])}s"
-    if origin is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return "table"
-    return {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}.get(kind, "text")
 
 
 def _default(field: FieldInfo) -> str:

@@ -165,18 +165,26 @@ def _title(manifest: Manifest) -> str:
 
 
 def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
-    """List every setting of a run, its default, and what it is for: what `--set KEY=VALUE` and a TOML file can change."""
-    from shared.base.settings import Settings, described, flatten
+    """List every setting of a run: default, what it may be, what it is for. `--set KEY=VALUE` and a TOML file change it."""
+    from shared.base.allowed_values import allowed_words
+    from shared.base.settings import Settings, flatten, setting_fields
 
     defaults = flatten(Settings())
+    fields = setting_fields()
     if as_json:
-        typer.echo(json.dumps({key: {"default": defaults[key], "for": text} for key, text in described().items()}, indent=2))
+        listed = {
+            key: {"default": defaults[key], "allowed": allowed_words(field).replace("`", ""), "for": field.description or ""}
+            for key, field in fields.items()
+        }
+        typer.echo(json.dumps(listed, indent=2))
         return
     table = Table(box=SIMPLE_HEAVY, pad_edge=False)
-    for name in ("setting", "default", "for"):
+    for name in ("setting", "default", "may be", "for"):
         table.add_column(name, no_wrap=name == "setting")
-    for key, text in described().items():
-        table.add_row(key, escape(str(defaults[key])) or "(each platform's own)", escape(text))
+    for key, field in fields.items():
+        default, allowed = defaults[key], allowed_words(field).replace("`", "")
+        shown = default if isinstance(default, str) else json.dumps(default)
+        table.add_row(key, escape(shown) or "(each platform's own)", escape(allowed), escape(field.description or ""))
     Console(emoji=False).print(table)
 
 

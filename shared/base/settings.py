@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from shared.base.errors import InputError
 
@@ -411,20 +412,25 @@ def explain(error: ValidationError, *, whole: str = "settings") -> str:
     return "\n".join(lines)
 
 
-def described(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, str]:
+def setting_fields(model: type[BaseModel] = Settings, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every setting by its dotted name."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= setting_fields(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field
+    return found
+
+
+def described() -> dict[str, str]:
     """Every setting by its dotted name, and what it is for ('' where the name says it).
 
     >>> described()["preferences.items"]
     'items whose preferences are summed, the most popular; 0: none are'
     """
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= described(kind, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = field.description or ""
-    return found
+    return {key: field.description or "" for key, field in setting_fields().items()}
 
 
 def flatten(settings: Settings) -> dict[str, Scalar]:
