@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,14 +165,10 @@ def simulate_command(
     fedfuse simulate --resume runs/a                   go on after Ctrl-C
     fedfuse simulate my-world --from runs/a --rounds 5 train the adapter of a finished run on, with its ledgers
     """
-    errors = Console(stderr=True, emoji=False)
-    with errors.status("loading torch and Flower"):  # which takes seconds, before anything else can be said
-        from simulations.run import Simulation, run_simulation
-        from simulations.run_folder import recorded_run
-        from simulations.terminal import ProgressBoard
-        from simulations.worlds.generated import write_world
-        from simulations.worlds.world import open_world
+    from simulations.run_folder import recorded_run, require_new_folder
+    from simulations.worlds.world import open_world
 
+    errors = Console(stderr=True, emoji=False)
     options = {
         "rounds": rounds,
         "strategy": strategy,
@@ -214,9 +211,17 @@ def simulate_command(
             if out.exists() and any(out.iterdir()):
                 raise InputError("the run folder is not empty", where=str(out), do="name a new folder with --out")
             errors.print(f"no world named: generating one in {world}")
+            from simulations.worlds.generated import write_world
+
             write_world(world)
+    opened = open_world(world)
+    if resume is None:
+        require_new_folder(out, world=world)
+    with loading(errors):  # after all that can be refused without them
+        from simulations.run import Simulation, run_simulation
+        from simulations.terminal import ProgressBoard
     plan = Simulation(
-        world=open_world(world),
+        world=opened,
         settings=settings,
         out=out,
         resume=resume is not None,
@@ -234,6 +239,15 @@ def simulate_command(
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
     else:
         _show_metrics(metrics, out)
+
+
+def loading(console: Console) -> AbstractContextManager[object]:
+    """Says that the libraries are loaded that take seconds: a line that goes on a terminal, else one that stays."""
+    what = "loading torch and Flower"
+    if console.is_terminal:
+        return console.status(what)
+    console.print(f"{what} ...")
+    return nullcontext()
 
 
 def _show_metrics(metrics: dict[str, Any], out: Path) -> None:

@@ -82,6 +82,21 @@ def require_same_run(known: RecordedRun, *, world: Path, settings: Settings, whe
         )
 
 
+def require_new_folder(out: Path, *, world: Path) -> None:
+    """Check that a folder is free for a run.
+
+    Raises:
+        InputError: something else than the run's own world is in it.
+    """
+    # A generated world may lie in the folder already; anything else is somebody's run.
+    if out.exists() and [path for path in out.iterdir() if path.resolve() != world.resolve()]:
+        raise InputError(
+            "the run folder is not empty",
+            where=str(out),
+            do=f"name a new folder with --out, or go on with it: fedfuse simulate --resume {out}",
+        )
+
+
 class RunFolder:
     """A new run's folder. One that is refused before anything was released leaves nothing behind.
 
@@ -98,13 +113,7 @@ class RunFolder:
     def __init__(self, out: Path, *, world: Path, settings: Settings, earlier: Path | None = None) -> None:
         self._out, self._world = out, world.resolve()
         self._there = out.exists()
-        # A generated world may lie in the folder already; anything else is somebody's run.
-        if self._there and [path for path in out.iterdir() if path.resolve() != self._world]:
-            raise InputError(
-                "the run folder is not empty",
-                where=str(out),
-                do=f"name a new folder with --out, or go on with it: fedfuse simulate --resume {out}",
-            )
+        require_new_folder(out, world=world)
         self.run = f"simulation-{int(time.time())}"
         # The name is written before anything is charged under it, so that a resumed run finds its own charges.
         record = {"run": self.run, "world": str(self._world), "settings": as_tables(settings)}

@@ -63,6 +63,7 @@ class ProgressBoard:
         self._steps = self._bar.add_task("training steps", total=settings.steps * platforms, visible=False)
         self._texts: dict[str, Any] = {}
         self._done: dict[tuple[str, str], int] = {}
+        self._begun: set[str] = set()
         if not settings.private:
             console.print(f"[bold red]{_PRIVACY_OFF}[/]")
 
@@ -74,7 +75,13 @@ class ProgressBoard:
         self._bar.stop()
 
     def progress(self, platform: str, what: str, done: int, total: int) -> None:
-        """Take in how far a platform is."""
+        """Take in how far a platform is; where no bar can move, as in a log, a line says what begins."""
+        if not self._console.is_terminal:
+            begins = what if what.endswith("training") else f"{what}: {platform}"
+            if begins not in self._begun:
+                self._begun.add(begins)
+                self._console.print(f"{begins} ...", markup=False, highlight=False)
+            return
         if what.endswith("training"):
             self._done[platform, what] = done
             self._bar.update(self._steps, completed=sum(self._done.values()), visible=True, description=f"{what}: {platform}")

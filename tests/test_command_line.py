@@ -94,6 +94,24 @@ def test_help_is_quick_and_loads_no_model() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_what_can_be_refused_at_once_is_refused_before_torch_is_loaded(write_platform: Write, tmp_path: Path) -> None:
+    """That a run folder is not empty was said after the ten seconds that torch and Flower take to load."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    world = write_platform().parent
+    code = (
+        "import sys; sys.argv = ['fedfuse', *sys.argv[1:]]\nimport fedfuse\n"
+        "try:\n    fedfuse.main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)\n"
+    )
+    for arguments in (
+        [str(world), "--out", str(tmp_path / "run")],
+        [str(tmp_path / "gone")],
+        ["--resume", str(tmp_path / "run")],
+    ):
+        found = subprocess.run([sys.executable, "-c", code, "simulate", *arguments], capture_output=True, text=True, check=True)
+        assert found.stdout.split() == ["3", "False"], found.stderr
+
+
 def test_check_plans_without_the_libraries_that_take_seconds_to_load(write_platform: Write) -> None:
     slow = ("torch", "transformers", "opacus", "dp_accounting", "scipy.stats", "scipy.signal")
     code = (
