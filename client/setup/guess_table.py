@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.markup import escape
 from rich.table import Table
 
-from client.setup.schema_inference import Guess
+from client.setup.schema_inference import Guess, unread
 from client.setup.table_preview import Sample
 
 
@@ -21,6 +21,9 @@ def guessed_tables(guesses: Iterable[tuple[Sample, Guess | None]], *, title: str
             shown.add_row(escape(sample.name), "[dim]left out[/]", escape(", ".join(sample.frame.columns[:8])))
             continue
         columns = [f"{role}: {column}" for role, column in guess.columns.items()]
+        roles = len(columns)
         columns += [f"text: {', '.join(guess.texts)}"] if guess.texts else []
-        shown.add_row(escape(sample.name), guess.kind, escape(", ".join(columns)))
+        columns += [f"numbers, if you declare bounds: {', '.join(guess.numbers)}"] if guess.numbers else []
+        columns += [f"not read: {', '.join(left)}"] if (left := unread(sample, guess)) else []
+        shown.add_row(escape(sample.name), guess.kind, escape("\n".join([", ".join(columns[:roles]), *columns[roles:]])))
     return shown

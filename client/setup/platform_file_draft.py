@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from client.setup.schema_inference import Guess, guess
+from client.setup.schema_inference import Guess, guess, unread
 from client.setup.table_preview import Sample
 from shared.base.errors import InputError
 
@@ -86,12 +86,17 @@ def draft(
     found = [(sample, guess(sample)) for sample in samples]
     kinds = [made.kind for _, made in found if made is not None]
     if "interactions" not in kinds:
+        bare = [sample.name for sample, _ in found if any(_is_number(name) for name in sample.frame.columns)]
+        cures = [
+            f"'{name}' seems to begin with a row, not a header: header = false, columns = {{ user = 1, item = 2 }} in its source"
+            for name in bare[:1]
+        ]
+        cures.append("call the columns 'user' and 'item' (of a copy, or in the query)")
         seen = "; ".join(f"{sample.name}: {', '.join(sample.frame.columns[:12])}" for sample, _ in found) or "no table"
         raise InputError(
             "no table looks like interactions (a user and an item in every row)",
             where=seen,
-            do="call the columns 'user' and 'item' (of a copy, or in the query), or write the platform file by hand: "
-            "docs/platform-file.md",
+            do="; ".join([*cures, "or write the platform file by hand: docs/platform-file.md"]),
         )
     catalogues = [sample.name for sample, made in found if made is not None and made.kind == "items"]
     text = _HEAD.format(
@@ -119,6 +124,14 @@ def draft(
         names.add(called)
         text += _section(called, sample, made, folder)
     return text, found
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _half(epsilon: float) -> str:
@@ -152,6 +165,7 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
     if made.texts:
         lines.append(f"text = {json.dumps(list(made.texts), ensure_ascii=False)}")
     lines += _numbers(made)
+    lines += [f"# not read: {', '.join(map(repr, left))}"] if (left := unread(sample, made)) else []
     return "\n".join(lines) + "\n"
 
 

@@ -45,6 +45,7 @@ _KEYS: Mapping[str, str] = {
     **{f"{word}id": word for word in ("imdb", "tmdb")},
 }
 """A word of a column's name -> the kind of public key that it holds: what the items of two platforms are found by."""
+_NAMING = frozenset(("follower", "truster", "trustor"))
 _STRENGTH = {"view": 0.2, "impression": 0.0, "hide": 0.0, "click": 0.3, "like": 0.8, "cart": 0.5, "buy": 1.0, "purchase": 1.0}
 
 
@@ -91,6 +92,7 @@ def guess(sample: Sample) -> Guess | None:
             ),
             remarks=["bound: longer vectors are clipped to it; declare it, do not take it from the data"],
         )
+    roles |= _tied(frame, roles)
     if "user" in roles and "friend" in roles:
         return Guess(
             kind="social",
@@ -114,6 +116,21 @@ def guess(sample: Sample) -> Guess | None:
         columns = {"item": own, **_picked(roles, "title", "description", "category", "price")}
         return _items(frame, columns, remarks=["item: is 'id' the items' id?"])
     return None
+
+
+def unread(sample: Sample, made: Guess) -> list[str]:
+    """The columns of a table that its guess does not speak of."""
+    spoken = {*made.columns.values(), *made.texts, *made.numbers}
+    return [name for name in sample.frame.columns if name not in spoken]
+
+
+def _tied(frame: pl.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
+    """Who names whom, in a table of two people of whom none is called a user: a follower names a followee."""
+    if "user" in roles or "item" in roles:
+        return {}
+    naming = [name for name in frame.columns if _NAMING & set(_parts(name))]
+    named = [name for name in frame.columns if name not in naming and _WORDS["friend"] & set(_parts(name))]
+    return {"user": naming[0], "friend": named[0]} if naming and named else {}
 
 
 def _roles(frame: pl.DataFrame) -> dict[str, str]:
@@ -142,6 +159,8 @@ def _items(frame: pl.DataFrame, columns: dict[str, str], *, remarks: Sequence[st
             columns, kind = {**columns, "key": column}, named
             remarks = [*remarks, "key, keys: by these public keys other platforms find the items that they have, too"]
             break
+        if named is not None:
+            remarks = [*remarks, f"{column}: named as a public key ({named}), but most of its cells are none that can be read"]
     texts, numbers = _further(frame, columns)
     return Guess(kind="items", columns=columns, texts=texts, numbers=numbers, keys=kind, remarks=remarks)
 
@@ -182,7 +201,7 @@ def _further(frame: pl.DataFrame, columns: Mapping[str, str]) -> tuple[list[str]
     for name, kind in frame.schema.items():
         if name in columns.values() or {"id", "password", "email", "phone", "mail", "address"} & set(_parts(name)):
             continue
-        if kind.is_numeric():
+        if kind.is_numeric() and not _KEYS.keys() & set(_parts(name)):
             numbers.append(name)
         elif kind == pl.String and frame[name].n_unique() <= max(50, frame.height // 2):
             texts.append(name)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from client.config.table_location import Column, Reading, suffix_of
+from client.sources.cell_values import as_numbers
 from client.sources.readers.cells import canonical_text
 from client.sources.readers.database import open_query, reason_of, shown_url
 from client.sources.readers.delimited import REMARK, open_delimited
@@ -32,6 +33,7 @@ _PAIRED = 0.9
 """Share of the bytes from 0x80 that lie in runs of even length, from which on text is taken for Chinese."""
 _NOT_1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
 """Bytes that Windows-1252 has no character for."""
+_DECIMAL_COMMA = r"^[-+]?\d+,\d{1,2}$"
 _SEPARATORS = ("::", "\t", ";", "|", ",")
 
 
@@ -193,6 +195,8 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
         if frame[name].dtype == pl.String:
             cells = frame[name].str.strip_chars()
             numbers = cells.replace("", None).cast(pl.Float64, strict=False)
+            if cells.str.contains(_DECIMAL_COMMA).any():
+                numbers = as_numbers(cells.replace("", None))
             if numbers.count() and numbers.null_count() == int((cells.fill_null("") == "").sum()):
                 frame = frame.with_columns(numbers.alias(name))
     return frame

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from client.config.platform_file import load
+from client.setup.guess_table import guessed_tables
 from client.setup.world_draft import draft_platform
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -96,3 +99,42 @@ def test_the_time_is_found_by_what_it_holds_where_no_name_says_so(tmp_path: Path
     source = load(drafted.path).sources["orders"]
     assert (source.columns.get("time") == "wann") is taken
     assert ("was taken for the time by what it holds" in drafted.path.read_text()) is taken
+
+
+def test_what_is_not_read_is_said_and_a_decimal_comma_is_a_number(tmp_path: Path) -> None:
+    """German ratings were left out, and no column that is not read was named."""
+    rows = [f"k{row % 9};a{row % 7};{'3,0' if row % 7 < 2 else '4,5'};x{row}" for row in range(90)]
+    (tmp_path / "log.csv").write_text("kunde;artikel;bewertung;vorgang_id\n" + "\n".join(rows) + "\n")
+    drafted = draft_platform([tmp_path / "log.csv"], tmp_path / "world", name="laden")
+    text = drafted.path.read_text()
+    assert 'value = "bewertung"' in text and "threshold = " in text and "# not read: 'vorgang_id'" in text
+    console = Console(file=io.StringIO(), width=100)
+    console.print(guessed_tables(drafted.guesses, title="laden"))
+    assert "not read: vorgang_id" in console.file.getvalue()  # type: ignore[attr-defined]
+    tables = read_tables(load(drafted.path))
+    assert 0 < tables.interactions.positive.sum() < len(tables.interactions.positive)
+
+
+@pytest.mark.parametrize(
+    "header, user", [("follower,followee", "follower"), ("followee_id,follower_id", "follower_id"), ("user,friend", "user")]
+)
+def test_who_follows_whom_is_a_source_of_ties(header: str, user: str, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"u{row % 9},i{row % 7}\n" for row in range(60)))
+    (tmp_path / "ties.csv").write_text(header + "\n" + "".join(f"u{row % 9},u{(row + 1) % 9}\n" for row in range(9)))
+    file = load(draft_platform([tmp_path / "log.csv", tmp_path / "ties.csv"], tmp_path / "world", name="shop").path)
+    assert file.sources["ties"].kind == "social" and file.sources["ties"].columns["user"] == user
+
+
+def test_a_table_without_a_header_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("".join(f"{row % 9},{row % 7},5\n" for row in range(60)))
+    with pytest.raises(InputError, match="no table looks like interactions") as error:
+        draft_platform([tmp_path / "log.csv"], tmp_path / "world")
+    assert "header = false" in error.value.do
+
+
+def test_a_key_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"u{row % 9},i{row % 7}\n" for row in range(60)))
+    (tmp_path / "items.csv").write_text("item,title,isbn\n" + "".join(f"i{row},T{row},978000000{row}\n" for row in range(7)))
+    text = draft_platform([tmp_path / "log.csv", tmp_path / "items.csv"], tmp_path / "world", name="s").path.read_text()
+    assert "# isbn: named as a public key (isbn), but most of its cells are none that can be read" in text
+    assert "numbers = { isbn" not in text and "# not read: 'isbn'" in text
