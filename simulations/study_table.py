@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from client.recommender.model_comparison import MODELS
+from shared.base.terminal_table import terminal_table
 from shared.protocol.quality import METRICS, NDCG
 from simulations.study import GAIN, StudyFigure, StudyResults
 
@@ -13,7 +14,7 @@ from simulations.study import GAIN, StudyFigure, StudyResults
 def study_table(found: StudyResults) -> Table:
     """NDCG@10 of every setting and platform, with intervals, and who gained."""
     title = f"{METRICS[NDCG].title}, means over users and seeds with 95 % intervals over both"
-    table = Table(title=title, caption="bold: the interval of the gain excludes 0")
+    table = terminal_table(title, caption="bold: the interval of the gain excludes 0")
     keys = list(dict.fromkeys(key for one in found.figures for key in one.values))
     for column in (*keys, "platform", *MODELS, GAIN, "seeds", "users"):
         table.add_column(escape(column), justify="left" if column in (*keys, "platform") else "right", overflow="fold")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Self
 
-from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +20,7 @@ from rich.table import Table
 from client.recommender.model_comparison import SHOWN
 from server.monitoring.run_events import Event, Kind
 from shared.base.settings import Settings
+from shared.base.terminal_table import terminal_table
 from shared.privacy.plan import noise_words, short_number
 from shared.protocol.quality import METRICS, NDCG
 
@@ -119,7 +119,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     """The result of a simulation as a table of 80 columns, from the content of `metrics.json`."""
     title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
     off = None if metrics["private"] else _PRIVACY_OFF
-    table = Table(title=title, caption=off, caption_style="bold red", box=SIMPLE_HEAVY, pad_edge=False, padding=(0, 1, 0, 0))
+    table = terminal_table(title, caption=off, caption_style="bold red")
     table.add_column("platform, model", overflow="fold")
     for column in (*(METRICS[name].title for name in SHOWN), "few events", "rare items", "ε of budget", "KiB sent"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -315,7 +315,9 @@ class TestRuns:
         )
         found = call("recommend", "--platform", path, "--like", "urn:book:3", "--top", "2")
         assert found.code == 0, found.text
-        columns = [line.split("│")[2].strip() for line in found.out.splitlines() if line.startswith("│")]
+        lines = found.out.splitlines()
+        head = next(line for line in lines if "item" in line and "score" in line)
+        columns = [line[head.index("item") : head.index("title")].strip() for line in lines]
         assert {f"{long}1", f"{long}2"} <= {"".join(columns[at : at + 3])[: len(long) + 1] for at in range(len(columns))}
         assert "One :heart: [red]1[/red]" in found.text
         assert "urn:book:3" in call("check", path).text + found.text

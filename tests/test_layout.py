@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -39,3 +40,15 @@ def test_no_two_public_classes_or_functions_have_one_name() -> None:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                     found[node.name].append(shown(path))
     assert {name: paths for name, paths in found.items() if len(paths) > 1 and name != ENTRANCE} == {}
+
+
+def test_commands_have_one_style_of_tables() -> None:
+    """Some commands drew boxes and others did not. Benchmarks are no commands of `fedfuse`."""
+    made = re.compile(r"(?<![\w.])Table\(")
+    others = [
+        shown(path)
+        for folder in folders()
+        for path in folder.glob("*.py")
+        if "from rich.table import Table" in (text := path.read_text(encoding="utf-8")) and made.search(text)
+    ]
+    assert [path for path in others if not path.startswith("simulations/benchmarks/")] == ["shared/base/terminal_table.py"]

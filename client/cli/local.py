@@ -18,6 +18,7 @@ from client.cli.model_options import ModelOption, TextsOption, TrustOption, trus
 from client.cli.progress_lines import Told, trunk_and_state
 from shared.base.errors import ExitCode, FedfuseError, InputError, PrivacyError
 from shared.base.settings import Settings
+from shared.base.terminal_table import terminal_table
 
 if TYPE_CHECKING:
     from client.config.platform_file import PlatformFile
@@ -284,7 +285,7 @@ def _show_list(title: str, items: Sequence[Any], *, explain: bool) -> None:
         for item in items:
             _show_reasons(console, item)
         return
-    table = Table(title=escape(title))
+    table = terminal_table(escape(title))
     for name in ("rank", "item", "title", "score", "because"):
         table.add_column(name, justify="right" if name in ("rank", "score") else "left", overflow="fold")
     for item in items:
@@ -382,7 +383,7 @@ def evaluate_command(
 def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:
     from shared.protocol.quality import METRICS
 
-    table = Table(title=f"{name}: held-out items")
+    table = terminal_table(f"{name}: held-out items")
     for column in ("segment", "users", "model", *(METRICS[metric].title for metric in found.metrics), "fused - own (95 %)"):
         table.add_column(column, justify="left" if column in ("segment", "model") else "right")
     for place, (segment, values) in enumerate(found.comparison.segments.items()):
@@ -469,7 +470,7 @@ def _show(report: dict[str, Any]) -> None:
         console.print(f"[bold]keys:[/] {keys['items']:,} of {report['items']:,} items have one that can be read{twins}")
     else:
         console.print("[bold]keys:[/] none are declared: items are in common only with platforms of the very same catalogue")
-    table = Table(title="sources")
+    table = terminal_table("sources")
     for name in ("source", "kind", "rows read", "kept", "left out, and why", "cells made alike"):
         table.add_column(name, justify="right" if name in ("rows read", "kept") else "left", overflow="fold")
     for source in report["sources"]:

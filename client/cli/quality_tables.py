@@ -9,6 +9,7 @@ from client.evaluation.click_metrics import CLICK_METRICS
 from client.evaluation.list_metrics import LIST_METRICS
 from client.evaluation.user_bootstrap import Estimate
 from client.recommender.quality.model_quality import QualityReport
+from shared.base.terminal_table import terminal_table
 
 _FIRST = "ndcg"
 
@@ -32,7 +33,7 @@ def lengths_of(text: str) -> tuple[int, ...]:
 
 def _lists(name: str, report: QualityReport) -> Table:
     models = report.segments["all"]
-    table = Table(title=f"{escape(name)}: lists of {report.users['all']:,} held-out users, with 95 % intervals over users")
+    table = terminal_table(f"{escape(name)}: lists of {report.users['all']:,} held-out users, with 95 % intervals over users")
     table.add_column("metric")
     for model in models:
         table.add_column(model, justify="right")
@@ -48,8 +49,8 @@ def _clicks(name: str, report: QualityReport) -> Table:
     chosen = "; ".join(
         f"{model}: {one.method}, predicted from probability {one.threshold:.2g} on" for model, one in report.calibrations.items()
     )
-    table = Table(
-        title=f"{escape(name)}: is an item the next that a user likes? Among all that they have not met", caption=escape(chosen)
+    table = terminal_table(
+        f"{escape(name)}: is an item the next that a user likes? Among all that they have not met", caption=escape(chosen)
     )
     table.add_column("metric")
     for model in models:
@@ -71,7 +72,7 @@ def _clicks(name: str, report: QualityReport) -> Table:
 def _segments(name: str, report: QualityReport) -> Table:
     k = min(report.lengths, key=lambda length: abs(length - 10))
     title = LIST_METRICS[_FIRST].title.format(k=k)
-    table = Table(title=f"{escape(name)}: {title} by segment")
+    table = terminal_table(f"{escape(name)}: {title} by segment")
     models = list(report.segments["all"])
     for column in ("segment", "users", *models):
         table.add_column(column, justify="left" if column == "segment" else "right")

@@ -9,11 +9,12 @@ from rich.table import Table
 
 from client.setup.schema_inference import Guess, unread
 from client.setup.table_preview import Sample
+from shared.base.terminal_table import terminal_table
 
 
 def guessed_tables(guesses: Iterable[tuple[Sample, Guess | None]], *, title: str) -> Table:
     """A row per table: its name, the kind of source, and the role of each column that is read."""
-    shown = Table(title=escape(title))
+    shown = terminal_table(escape(title))
     for name in ("table", "taken for", "columns"):
         shown.add_column(name, overflow="fold")
     for sample, guess in guesses:

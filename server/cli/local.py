@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAVY
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from server.cli.operators import As, publisher
+from shared.base.terminal_table import terminal_table
 
 if TYPE_CHECKING:
     from shared.registry.manifest import Manifest
@@ -139,7 +138,7 @@ def models(
     if not versions:
         typer.echo(f"no model is published in {registry}")
         return
-    table = Table(title="models" if keys else "models (no signature was looked at: name a key with --trust)")
+    table = terminal_table("models" if keys else "models (no signature was looked at: name a key with --trust)")
     for column in ("version", "name", "trained", "strategy", "rounds", "platforms", "KiB", "signed by"):
         table.add_column(column, justify="right" if column in ("version", "rounds", "KiB") else "left", overflow="fold")
     for manifest in versions:
@@ -178,7 +177,7 @@ def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print
         }
         typer.echo(json.dumps(listed, indent=2))
         return
-    table = Table(box=SIMPLE_HEAVY, pad_edge=False)
+    table = terminal_table()
     for name in ("setting", "default", "may be", "for"):
         table.add_column(name, no_wrap=name == "setting")
     for key, field in fields.items():
@@ -216,7 +215,7 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
         Role.AFTERWARDS: "after the last round",
     }
     for role, title in titles.items():
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAVY, pad_edge=False)
+        table = terminal_table(title)
         table.add_column("name", no_wrap=True)
         table.add_column("use it for")
         table.add_column("secure sum")

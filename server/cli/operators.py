@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from shared.base.errors import InputError
+from shared.base.terminal_table import terminal_table
 
 if TYPE_CHECKING:
     from server.deployment.launch import Launch
@@ -123,7 +123,7 @@ def operator_list(
         ]
         typer.echo(json.dumps(shown, indent=2))
         return
-    table = Table()
+    table = terminal_table()
     for column in ("operator", "may", "since", "fingerprint"):
         table.add_column(column, overflow="fold")
     for one in found:
@@ -174,7 +174,7 @@ def log_command(
     if as_json:
         typer.echo(json.dumps({"head": log.head, "actions": [one.to_json() for one in shown]}, indent=2))
         return
-    table = Table()
+    table = terminal_table()
     for column in ("#", "when", "who", "what", "of", "details"):
         table.add_column(column, justify="right" if column == "#" else "left", overflow="fold")
     for one in shown:

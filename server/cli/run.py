@@ -17,6 +17,7 @@ from rich.table import Table
 
 from server.cli.operators import HERE, As, At, launch_details
 from shared.base.errors import ExitCode, FedfuseError, InputError
+from shared.base.terminal_table import terminal_table
 
 if TYPE_CHECKING:
     from server.deployment.folder import CoordinatorFolder
@@ -243,7 +244,7 @@ _TONES = {"running": "bold", "queued": "bold", "finished": "green", "incomplete"
 
 
 def _runs_table(runs: list[RunSummary]) -> Table:
-    table = Table()
+    table = terminal_table()
     for column in ("run", "state", "strategy", "rounds", "platforms", "ε planned", "ε spent", "version", "by", "began"):
         right = column in ("rounds", "ε planned", "ε spent", "version")
         table.add_column(column, justify="right" if right else "left", overflow="fold")
@@ -311,7 +312,7 @@ def _show_quotes(launch: Launch, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:
-        table = Table()
+        table = terminal_table()
         for column in ("platform", "takes part", "ε it would spend", "ε left before", "after", "noise it needs", "why not"):
             table.add_column(
                 column, justify="left" if column in ("platform", "takes part", "why not") else "right", overflow="fold"

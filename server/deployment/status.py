@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.flower_control import Control, Node, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_state
 from shared.base.errors import FedfuseError
+from shared.base.terminal_table import terminal_table
 from shared.protocol.invitation import fingerprint_of
 
 
@@ -141,7 +141,7 @@ def render_status(status: Status) -> Group:
         if status.server
         else "[bold red]the server does not answer[/]"
     )
-    table = Table()
+    table = terminal_table()
     for name in ("platform", "standing", "connection", "rounds", "ε of budget", "last trouble"):
         table.add_column(name, justify="right" if name in ("rounds", "ε of budget") else "left")
     for one in status.platforms:

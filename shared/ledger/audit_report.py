@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from shared.base.terminal_table import terminal_table
 from shared.ledger.audit import AuditReport, AuditVerdict, PlatformAudit
 from shared.ledger.format import SIGNED
 
@@ -16,7 +16,7 @@ _STYLE = {AuditVerdict.SOUND: "bold green", AuditVerdict.UNSOUND: "bold red", Au
 
 def render_audit(report: AuditReport) -> RenderableType:
     """The report as a table for a terminal, with the composition and the problems under it."""
-    table = Table(title=f"Privacy audit of {report.run}", title_justify="left")
+    table = terminal_table(f"Privacy audit of {report.run}")
     table.add_column("platform", overflow="fold")
     for column in ("ε recorded", "RDP", "PRV", "PLD", "budget", "δ"):
         table.add_column(column, justify="right")

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from shared.base.errors import InputError
+from shared.base.terminal_table import terminal_table
 from shared.ledger.summary import LedgerSummary
 from shared.ledger.what_if import DELTAS, PlanTable, Spending, compose_person, epsilon_curve, plan_table, spending
 
@@ -53,7 +53,7 @@ class WhatIf:
         """For a terminal."""
         who = "one person" if self.people == 1 else f"{self.people} people together"
         runs = f", runs {', '.join(self.runs)}" if self.runs else ""
-        table = Table(title=f"ε of {who} on {', '.join(self.platforms)}{runs}", title_justify="left")
+        table = terminal_table(f"ε of {who} on {', '.join(self.platforms)}{runs}")
         for name in ("δ", "RDP", "PRV", "PLD"):
             table.add_column(name, justify="right")
         for one in sorted((*self.curve, self.total), key=lambda one: -one.delta):
@@ -113,10 +113,9 @@ def what_if_report(
 
 
 def _plan(name: str, plan: PlanTable) -> RenderableType:
-    table = Table(
-        title=f"{name}: ε {_figure(plan.spent)} of {_figure(plan.budget)} is spent at δ = {plan.delta:g}, "
+    table = terminal_table(
+        f"{name}: ε {_figure(plan.spent)} of {_figure(plan.budget)} is spent at δ = {plan.delta:g}, "
         f"{_figure(plan.remaining)} is left; after more rounds of {plan.template.kind} at that noise multiplier:",
-        title_justify="left",
     )
     table.add_column("noise", justify="right")
     for count in plan.rounds:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from shared.base.terminal_table import terminal_table
 from simulations.attack.one_run import CONFIDENCE, CanaryScores, gaussian_epsilon, steinke_epsilon
 from simulations.attack.roc import LOW, roc_of
 
@@ -97,7 +97,7 @@ def view_of(scores: CanaryScores, delta: float, *, among: int = 1, estimate: flo
 def render_attack(report: AttackReport) -> RenderableType:
     """The report for a terminal."""
     claim = "∞" if math.isinf(report.claim) else f"{report.claim:.4g}"
-    table = Table(title=f"Attack on the {report.release} of {report.platform}: ε = {claim} is claimed at δ = {report.delta:g}")
+    table = terminal_table(f"Attack on the {report.release} of {report.platform}: ε = {claim} is claimed at δ = {report.delta:g}")
     for name in ("attacker", "canaries", "ε ≥ (any mechanism)", "ε ≥ (Gaussian)", "AUROC", "TPR at 1% FPR", "ε ≈ (cosine)"):
         table.add_column(name, justify="left" if name == "attacker" else "right")
     for name, view in report.views.items():
