@@ -33,6 +33,7 @@ from server.cli.report import report_command
 from server.cli.run import abort_command, run_command, runs_command
 from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
+from shared.base.nearest_names import nearest_names
 from shared.base.version import VERSION
 from shared.deploy.service_files import ServiceKind
 from simulations.attack.command import attack_command
@@ -219,6 +220,10 @@ def main() -> None:
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
+        if hasattr(error, "possibilities") and hasattr(error, "option_name"):
+            # The dashes that all options share are no likeness.
+            name = str(error.option_name).lstrip("-")
+            error.possibilities = [one for one in error.possibilities or () if nearest_names(name, [one.lstrip("-")])]
         context = getattr(error, "ctx", None)
         _fail(ExitCode.USAGE, usage(), do=f"{context.command_path} --help" if context is not None else "")
 

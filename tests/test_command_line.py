@@ -386,6 +386,11 @@ class TestTheDoor:
         refused(result, "'simulate'")
         assert result.err.count("Did you mean") == 1
 
+    def test_an_option_is_answered_with_one_that_is_like_it_or_with_none(self, call: Callable[..., Result]) -> None:
+        assert "Did you mean '--rounds'?" in call("simulate", "--round").err
+        refused(call("simulate", "--no-alone"), "No such option '--no-alone'.")
+        assert "Did you mean" not in call("simulate", "--no-alone").err
+
     def test_words_in_brackets_are_shown(self, call: Callable[..., Result]) -> None:
         refused(call("check", "x[settings]:book:y.toml"), "x[settings]:book:y.toml")
 

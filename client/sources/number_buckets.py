@@ -58,6 +58,12 @@ def bucketed(column: pl.Series, bounds: NumberRange, cleaning: Cleaning, *, name
     outside = numbers.is_finite() & ((numbers < bounds.min) | (numbers > bounds.max))
     cleaning.lose(f"{name}: outside {bounds.min:g} to {bounds.max:g} (row kept)", int(outside.sum()))
     inside = numbers.is_finite().fill_null(False) & ~outside.fill_null(True)
+    given = int(unparsable.sum()) + int(numbers.is_finite().sum())
+    if given and not inside.any():
+        cleaning.warn(
+            f"no cell of {name!r} is a number from {bounds.min:g} to {bounds.max:g}, so it says nothing: look at `min` and "
+            "`max`, and at how numbers are written (decimal = ',', no currency, no separators of thousands)"
+        )
     # Halves, for the difference of two finite bounds may be infinite.
     above, width = numbers.set(~inside, None) / 2 - bounds.min / 2, bounds.max / 2 - bounds.min / 2
     words = bucket_words(bounds)

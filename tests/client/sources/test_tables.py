@@ -216,6 +216,13 @@ class TestItems:
         assert vectors.values.dtype == np.float32
         assert (vectors.values.tolist(), vectors.present.tolist()) == ([[0.75], [0.0]], [True, False])
 
+    @pytest.mark.parametrize("cell, said", [("$1,100.50", True), ("900", True), ("4.5", False), ("", False)])
+    def test_numbers_of_which_none_is_within_its_bounds_are_spoken_of(self, cell: str, said: bool, tmp_path: Path) -> None:
+        source = {"kind": "items", "path": "i.csv", "numbers": {"price": {"min": 0, "max": 500}}}
+        tables = read(tmp_path, {"i.csv": f'item,title,price\n1,A,"{cell}"\n2,B,"{cell}"\n'}, {"goods": source})
+        (report,) = (one for one in tables.reports if one.source == "goods")
+        assert any("no cell of 'price' is a number from 0 to 500" in warning for warning in report.warnings) is said
+
     def test_numbers_out_of_bounds_are_left_out_and_counted(self, tmp_path: Path) -> None:
         content = "item,price,size\n1,600,2\n2,cheap,\n3,0,-1\n"
         numbers = {"price": {"min": 0, "max": 500}, "size": {"min": 0, "max": 4}}
