@@ -17,11 +17,12 @@ from click.exceptions import NoArgsIsHelpError
 from rich.console import Console
 from rich.markup import escape
 
+from client.cli.check import check
 from client.cli.deployment import client as client_app
 from client.cli.deployment import init_client_command
 from client.cli.embed import embed_command
 from client.cli.facts import facts_command
-from client.cli.local import check, evaluate_command, recommend_command
+from client.cli.local import evaluate_command, recommend_command
 from client.cli.serving import serve_command
 from server.cli.audit import audit, ledger
 from server.cli.authority import authority_command
