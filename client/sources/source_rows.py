@@ -349,16 +349,17 @@ def _alike(parts: list[pl.DataFrame], wants: Mapping[str, Wanted]) -> list[pl.Da
 
 
 def _headerless(frame: pl.DataFrame, header: Mapping[str, str]) -> pl.DataFrame:
-    """A row that repeats the header, as where exports were joined, is marked so."""
+    """A row that repeats the header, as where exports were joined, is marked so; capital and small letters do not matter."""
     named = [name for name in header if frame.schema[name] == pl.String]
     if not named:
         return frame
-    maybe = frame[named[0]].str.contains(header[named[0]].strip(), literal=True).fill_null(False)
+    maybe = frame[named[0]].str.contains(f"(?i){pl.escape_regex(header[named[0]].strip())}").fill_null(False)
     if not maybe.any():
         return frame
     repeated = maybe
     for name in named:
-        repeated &= (frame[name].str.replace_all(f"[{HIDDEN}]", "").str.strip_chars() == header[name].strip()).fill_null(False)
+        cells = frame[name].str.replace_all(f"[{HIDDEN}]", "").str.strip_chars().str.to_lowercase()
+        repeated &= (cells == header[name].strip().lower()).fill_null(False)
     return frame.with_columns(pl.col(FLAW).fill_null(pl.when(pl.lit(repeated)).then(pl.lit(HEADER))))
 
 

@@ -248,3 +248,11 @@ def test_rows_that_are_left_out_name_the_cure(tmp_path: Path) -> None:
         "separator",
         "escape",
     }
+
+
+def test_the_header_of_a_joined_export_is_no_row_in_whatever_letters(tmp_path: Path) -> None:
+    """`USER,ITEM` in the middle of joined files was a user of the name `USER`."""
+    (tmp_path / "log.csv").write_text(LOG + "USER,Item\n" + "user,item\n" + "3,User\n", encoding="utf-8")
+    tables = read(tmp_path, path="log.csv")
+    assert rows_of(tables) == {**EXPECTED, "3": ["User"]}
+    assert [(one.reason, one.rows) for one in tables.reports[0].dropped] == [("the header again", 2)]
