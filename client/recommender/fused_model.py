@@ -9,8 +9,6 @@ many choices is still a little better by chance: a generated shop whose points g
 
 from __future__ import annotations
 
-import numpy as np
-
 from client.examples.split import Split
 from client.recommender.evidence import ADAPTED, SHARED_TASTE, Alike, Evidence, PopularElsewhere, centred
 from client.recommender.item_preferences import fit_preferences
@@ -82,30 +80,9 @@ def fused_with(
     released += [] if taste is None else [Taste(taste, name=SHARED_TASTE)]
     if factors is not None and factors.any():
         tell("fitting it with released preferences")
-        choices = [factors] if popularity is None else [factors, without_popularity(factors, popularity)]
-        preferences = fit_preferences(own.validation, choices, own=preferences)
+        preferences = fit_preferences(own.validation, [factors], own=preferences)
     if not released and not preferences.share:
         return own.model
     tell("weighing what was released")
     fused = weigh_evidence(own.validation, preferences, [*own.evidence, *released])
     return fused if surely_more(fused.gains, own.model.gains, own.validation.points.user) else own.model
-
-
-def without_popularity(factors: Floats, popularity: Floats) -> Floats:
-    """The factors without the direction that is popularity's, float32 (rank, items).
-
-    Users who choose by popularity alone, and independently, give a sum of x x' / |x|^2 whose leading direction is the square root
-    of popularity: the trivial axis of correspondence analysis (Greenacre 1984, "Theory and applications of correspondence
-    analysis"). On a catalogue whose popular items everybody has met it says nothing of who likes what. Where it
-    serves, validation keeps it.
-
-    Args:
-        popularity: As `fused_with`.
-    """
-    axis = np.sqrt(np.maximum(np.nan_to_num(popularity), 0.0))
-    length = float(np.linalg.norm(axis))
-    if not length:
-        return factors
-    axis /= length
-    left: Floats = (factors - np.outer(factors @ axis, axis)).astype(np.float32)
-    return left

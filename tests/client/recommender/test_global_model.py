@@ -11,7 +11,6 @@ from sklearn.linear_model import Ridge
 
 from client.examples.split import ragged
 from client.recommender.evidence import text_vectors
-from client.recommender.fused_model import without_popularity
 from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Histories
 from client.recommender.released_preferences import released_on
@@ -127,12 +126,3 @@ def test_scores_are_what_the_rules_say(released: bool, text: bool, taste: bool, 
 def test_of_nothing_there_is_no_model() -> None:
     with pytest.raises(ValueError, match="nothing"):
         model(released=False, text=False, taste=False)
-
-
-def test_without_popularity_nothing_lies_along_it_and_all_else_stays() -> None:
-    popularity = np.array([4.0, np.nan, 9.0, -1.0, 1.0], np.float32)
-    axis = np.array([2.0, 0.0, 3.0, 0.0, 1.0]) / np.sqrt(14)
-    left = without_popularity(FACTORS, popularity)
-    np.testing.assert_allclose(left @ axis, 0, atol=1e-6)
-    np.testing.assert_allclose(left, FACTORS @ (np.eye(5) - np.outer(axis, axis)), atol=1e-6)
-    assert without_popularity(FACTORS, np.full(5, np.nan, np.float32)) is FACTORS
