@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from client.config.platform_file import load
-from client.model.prepared_platform import read_rows
+from client.model.prepared_platform import prepare, read_rows
+from client.privacy import mechanism
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism
+from client.privacy.noise_sources import SecureNoise
 from shared.privacy.releases import ReleaseKind
+from shared.secagg.fixed_point import FixedPoint
+from simulations.benchmarks.noise.adapters import adapter_cost, adapter_table, float_noise
 from simulations.benchmarks.noise.integers import FLOATS, INTEGERS, SIDES, NoiseCost, cost_table, noise_cost, releasing_settings
+from simulations.commands import settings_from
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -40,3 +45,22 @@ def test_the_ratio_and_its_error() -> None:
     cost = NoiseCost(epsilon=8.0, quality={INTEGERS: [0.11, 0.09], FLOATS: [0.2, 0.2]}, seconds={}, sums=0.0)
     ratio, error = cost.ratio
     assert (ratio, error) == (pytest.approx(0.5), pytest.approx(0.05))
+
+
+def test_float_noise_is_as_large_as_the_mechanisms() -> None:
+    point = FixedPoint.own(dimension=50_000, clip=2.0, noise_multiplier=3.0)
+    left = float_noise(np.full(50_000, 7.0), point, SecureNoise()) - 7.0
+    assert left.mean() == pytest.approx(0, abs=0.15) and left.std() == pytest.approx(6.0, rel=0.04)
+
+
+def test_an_adapter_is_trained_with_either(write_platform: Callable[..., Path], tiny_bert: str) -> None:
+    path = write_platform(users=40, items=12)
+    words = [f"model.backbone={tiny_bert}", "model.layers=2", "model.rank=2", "rounds=1", "training.local_steps=1"]
+    words += ["model.item_tokens=12", "model.user_tokens=24", "training.sample_rate=0.5"]
+    settings = settings_from(None, words)
+    platform = prepare(load(path), settings, cache=path.parent / "cache")
+    drawn = mechanism._noised
+    cost = adapter_cost(path, platform, epsilon="50", seeds=[0, 1], words=words)
+    assert all(len(values) == 2 and min(values) > 0 for values in cost.quality.values())
+    assert cost.quality[INTEGERS] != cost.quality[FLOATS] and mechanism._noised is drawn
+    assert adapter_table([cost]).row_count == 1
