@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -128,7 +128,8 @@ def simulate_command(
         ),
     ] = None,
     noise: Annotated[
-        str | None, typer.Option(help="'local' (every platform adds all of it) or 'distributed' (shared, under a secure sum).")
+        Literal["local", "distributed"] | None,
+        typer.Option(help="'local': every platform adds all of it; 'distributed': it is shared, under a secure sum."),
     ] = None,
     epsilon: Annotated[
         str | None, typer.Option(help="Budget of every platform instead of its own; 'inf' turns privacy OFF.")
@@ -152,7 +153,9 @@ def simulate_command(
     per_user: Annotated[
         bool, typer.Option("--per-user", help="Write what every model makes of every user: RUN/users/PLATFORM.parquet.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="'process' (default, no start-up) or 'ray' (Flower's own simulation).")] = "process",
+    engine: Annotated[
+        Literal["process", "ray"], typer.Option(help="'process' has no start-up; 'ray' is Flower's own simulation.")
+    ] = "process",
     as_json: Annotated[bool, typer.Option("--json", help="Print metrics.json on standard output instead of the table.")] = False,
 ) -> None:
     """Run a federation of virtual platforms, and compare what each can do by itself with what it can do having joined.
@@ -178,8 +181,6 @@ def simulate_command(
         "model.backbone": backbone,
     }
     given = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]
-    if engine not in ("process", "ray"):
-        raise InputError(f"unknown engine {engine!r}", where="--engine", do="choose process or ray")
     if earlier is not None and (world is None or resume is not None or seeds is not None or engine != "process"):
         raise InputError(
             "--from needs a world, and goes with neither --resume, --seeds nor --engine ray",

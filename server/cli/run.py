@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -33,7 +33,9 @@ def run_command(
     strategy: Annotated[
         str | None, typer.Option(help="'preferences' (the default), or how adapters are trained: `fedfuse strategies`.")
     ] = None,
-    noise: Annotated[str | None, typer.Option(help="'local' or 'distributed' (the secure sum).")] = None,
+    noise: Annotated[
+        Literal["local", "distributed"] | None, typer.Option(help="'distributed': it is shared, under the secure sum.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings, such as a `run.toml`.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set training.learning_rate=0.005.")] = None,
     platforms: Annotated[int, typer.Option(help="Platforms to wait for; 0: whoever is there.")] = 0,
