@@ -261,6 +261,8 @@ def _show_metrics(metrics: dict[str, Any], out: Path) -> None:
     for name, warnings in metrics["warnings"].items():
         for warning in warnings:
             Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
+    if metrics["stopped"]:
+        Console().print(metrics["stopped"]["why"], highlight=False, markup=False, emoji=False)
     if metrics["rounds"]:
         typer.echo(f"curves: tensorboard --logdir {out / 'tensorboard'}")
     typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")

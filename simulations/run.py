@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,10 @@ def _run(
     history.take(together.tallies.values())
     metrics = {
         "private": plan.settings.private and all(file.privacy.epsilon != float("inf") for file in files),
-        "exact": True,  # a simulation's metrics; a deployed platform's are noised and charged
+        # Of before, federated and per_round. Own, global and fused always are: a platform's own people have them when deployed.
+        "exact": plan.settings.exact_metrics,
         "rounds": together.rounds,
+        "stopped": None if together.stopped is None else {**asdict(together.stopped), "why": str(together.stopped)},
         "seconds": round(time.monotonic() - began, 1),
         "strategy": plan.settings.strategy,
         "preference_items": plan.settings.preferences.items,

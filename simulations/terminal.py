@@ -35,6 +35,7 @@ _SAID = (
     Kind.PREFERRED,
     Kind.ABANDONED,
     Kind.LOST,
+    Kind.PLATEAU,
     Kind.PERSONALISED,
 )
 _PRIVACY_OFF = "PRIVACY IS OFF (epsilon = inf): no noise is added, and nothing is promised to anyone."
@@ -64,6 +65,8 @@ class ProgressBoard:
         self._texts: dict[str, Any] = {}
         self._done: dict[tuple[str, str], int] = {}
         self._begun: set[str] = set()
+        # What decides whether training goes on is shown.
+        self._said = (*_SAID, Kind.EVALUATED) if settings.patience else _SAID
         if not settings.private:
             console.print(f"[bold red]{_PRIVACY_OFF}[/]")
 
@@ -100,7 +103,7 @@ class ProgressBoard:
                 f"plan: epsilon {short_number(joined.planned_epsilon)} of {joined.budget:g} at delta {joined.delta:g}, "
                 f"noise multiplier {noise}, {strength_words(joined.signal_to_noise)}"
             )
-        elif event.kind in _SAID:
+        elif event.kind in self._said:
             self._console.print(event.text)
 
 
@@ -117,7 +120,8 @@ def strength_words(signal_to_noise: float) -> str:
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
     """The result of a simulation as a table of 80 columns, from the content of `metrics.json`."""
-    title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; exact metrics (a simulation)"
+    evaluated = "exact metrics" if metrics["exact"] else "noised evaluations"
+    title = f"{metrics['strategy']}, {metrics['rounds']} rounds, {metrics['seconds']:.0f} s; {evaluated} (a simulation)"
     off = None if metrics["private"] else _PRIVACY_OFF
     table = terminal_table(title, caption=off, caption_style="bold red")
     table.add_column("platform, model", overflow="fold")

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from client.privacy.bounded_sum import BoundedSum, of_contributions
 from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import NoiseSource
-from client.privacy.release_plan import WIDTH
-from shared.protocol.quality import METRICS, Quality, per_user_metrics
+from shared.protocol.quality import METRICS, WIDTH, Quality, per_user_metrics
 
 
 def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> BoundedSum:

@@ -12,14 +12,11 @@ from shared.base.errors import PrivacyError
 from shared.base.settings import Settings
 from shared.privacy.plan import Plan, PreferencePlan, evaluation_rate, make_plan
 from shared.privacy.releases import Release, ReleaseKind
-from shared.protocol.quality import METRICS
+from shared.protocol.quality import WIDTH
 from shared.secagg.fixed_point import FixedPoint, planning
 
 if TYPE_CHECKING:
     from client.privacy.mechanism import CountMechanism
-
-WIDTH = 1 + len(METRICS)
-"""Numbers that one user contributes to metrics: one, and every metric."""
 
 
 def metrics_mechanism(settings: Settings, *, users: int, group_size: int, private: bool) -> CountMechanism:

@@ -15,13 +15,13 @@ from client.privacy.answer_stamp import AnswerStamp
 from client.privacy.bounded_sum import nothing
 from client.privacy.charged_question import charged_question
 from client.privacy.failure_guard import by_parts
-from client.privacy.release_plan import WIDTH, metrics_mechanism
+from client.privacy.release_plan import metrics_mechanism
 from client.run.popularity_prior import prior_of
 from client.run.training_context import TrainingContext
 from shared.base.errors import OutOfOrder, PrivacyError
 from shared.privacy.plan import evaluation_rate
 from shared.protocol.messages import Evaluate, Label, Metrics
-from shared.protocol.quality import Quality, mean_quality
+from shared.protocol.quality import WIDTH, Quality, mean_quality
 
 
 def answer_evaluation(run: TrainingContext, request: Evaluate) -> Metrics:
@@ -39,15 +39,15 @@ def answer_evaluation(run: TrainingContext, request: Evaluate) -> Metrics:
         raise PrivacyError("asked for metrics, which this platform's terms do not allow", where="[federation] metrics")
     began = time.monotonic()
     prior = prior_of(run)
-    if run.exact:
+    if run.exact or request.label is Label.PERSONAL:
         found = mean_quality(*run.ranks(_parameters(run, request), prior, serving=True, only=_same_users(run)))
-        return _metrics(run, request, found, run.stamp(began))
+        return _metrics(run, request, found, run.stamp(began), exact=True)
     known = answered_before(run.state.evaluations, request, run.settings)
     if known is None:
         noised = _noised(run, request, prior)
         known = Evaluated(model=evaluated_model(request), quality=noised, stamp=run.stamp(began, _question(request)))
         run.keep(evaluations={**run.state.evaluations, evaluation_key(request): known})
-    return _metrics(run, request, known.quality, known.stamp)
+    return _metrics(run, request, known.quality, known.stamp, exact=False)
 
 
 def _parameters(run: TrainingContext, request: Evaluate) -> dict[str, Tensor]:
@@ -87,5 +87,5 @@ def _question(request: Evaluate) -> str:
     return charged_question(request, "metrics")
 
 
-def _metrics(run: TrainingContext, request: Evaluate, quality: Quality, stamp: AnswerStamp) -> Metrics:
-    return Metrics(**run.released(request.round, stamp), label=request.label, quality=quality, exact=run.exact)
+def _metrics(run: TrainingContext, request: Evaluate, quality: Quality, stamp: AnswerStamp, *, exact: bool) -> Metrics:
+    return Metrics(**run.released(request.round, stamp), label=request.label, quality=quality, exact=exact)

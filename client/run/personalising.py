@@ -39,7 +39,9 @@ def answer_personalise(run: TrainingContext, request: Personalise) -> Personalis
         ProtocolError: the adapter is not this run's.
     """
     run.part.require(request.adapter, where=f"the model of round {request.round}", whole=True)
-    if request.round != run.settings.rounds or not personalises(run.settings.strategy):
+    # With patience, any round may turn out to be the last one; whoever has personalised trains no more (`require_training`).
+    ended = request.round == run.settings.rounds or (run.settings.patience and 0 < request.round < run.settings.rounds)
+    if not ended or not personalises(run.settings.strategy):
         raise OutOfOrder(f"asked to personalise after round {request.round} of {run.settings.rounds}")
     if run.state.choice is None:
         began = time.monotonic()

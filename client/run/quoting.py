@@ -84,7 +84,7 @@ def quote_run(
         group_size=group_size if settings.trains else 1,
         parameters=parameters,
         items=tables.items,
-        exact_metrics=simulation and settings.simulation,
+        exact_metrics=simulation and settings.exact_metrics,
     )
     return RunQuote(
         plan=plan,

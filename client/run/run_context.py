@@ -137,8 +137,8 @@ class RunContext:
 
     @property
     def exact(self) -> bool:
-        """Whether metrics are exact, and no release: in a simulation."""
-        return self.simulation and self.settings.simulation
+        """Whether metrics are exact, and no release: in a simulation that decides nothing by them."""
+        return self.simulation and self.settings.exact_metrics
 
     def keep(self, **changes: Any) -> None:
         """Change the state's fields, on disk first: what is not remembered is not answered.

@@ -94,7 +94,7 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
             version = (
                 _incomplete(coordinator, outcome, settings.rounds)
                 if incomplete
-                else _publish(coordinator, outcome, allowed=publish)
+                else f"{_stopped(outcome)}{_publish(coordinator, outcome, allowed=publish)}"
             )
         except FedfuseError as error:
             journal.say("failed", why=str(error), code=int(error.exit_code))
@@ -135,10 +135,14 @@ def _incomplete(coordinator: CoordinatorFolder, outcome: Outcome, rounds: int) -
     """What is said of a run that lost rounds. No registry gets its model by itself: a person decides."""
     lost = f", and given up for good were: {', '.join(map(str, outcome.lost))}" if outcome.lost else ""
     again = f"; round {outcome.open} is asked for again by: fedfuse run --resume {outcome.run}" if outcome.open else ""
-    said = f"{outcome.rounds} of {rounds} rounds count{lost}{again}; the model is in {outcome.model}"
+    said = f"{_stopped(outcome)}{outcome.rounds} of {rounds} rounds count{lost}{again}; the model is in {outcome.model}"
     if not coordinator.file.registry:
         return said
     return f"{said}, and is not published. {_by_hand(coordinator, outcome)}"
+
+
+def _stopped(outcome: Outcome) -> str:
+    return f"{outcome.stopped}; " if outcome.stopped else ""
 
 
 def _by_hand(coordinator: CoordinatorFolder, outcome: Outcome) -> str:

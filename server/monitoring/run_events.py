@@ -27,6 +27,7 @@ class Kind(StrEnum):
     ABANDONED = "abandoned"  # a round of the secure sum had too few survivors; nothing of it is revealed
     LOST = "lost"  # a round is over, and nothing of it is in the model; its checkpoint is written
     EVALUATED = "evaluated"  # every platform's metrics of one model are in
+    PLATEAU = "plateau"  # training ends before its last round: evaluations rise no more
     ROUND = "round"  # a round is over and its checkpoint written
     RESUMED = "resumed"  # the run goes on from a checkpoint
     PERSONALISED = "personalised"  # every platform has said whether it goes on with a model of its own
@@ -47,6 +48,7 @@ class Tally:
         chosen: Whether that is a model of its own; None where it was not asked to personalise.
         refusals: Round -> why it did not answer.
         failures: Errors, silences and unusable answers.
+        figures: Round -> NDCG@10 of the global model after it, as the platform released it.
     """
 
     joined: Joined
@@ -61,6 +63,7 @@ class Tally:
     chosen: bool | None = None
     refusals: Mapping[int, Reason] = field(default_factory=dict)
     failures: int = 0
+    figures: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def platform(self) -> str:
@@ -101,6 +104,33 @@ Watcher = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """Why a run trained fewer rounds than it was planned for.
+
+    Args:
+        round: The last one that was trained.
+        rounds: Planned.
+        best: Round whose evaluation none later improves on beyond noise; 0: before the first.
+        evaluations: That have come since.
+    """
+
+    round: int
+    rounds: int
+    best: int
+    evaluations: int
+
+    def __str__(self) -> str:
+        """For a person.
+
+        >>> str(EarlyStop(round=12, rounds=40, best=6, evaluations=3))
+        'stopped after round 12 of 40: no improvement beyond noise for 3 evaluations, since round 6'
+        """
+        counted = f"{self.evaluations} evaluation{'' if self.evaluations == 1 else 's'}"
+        since = f"round {self.best}" if self.best else "before the first round"
+        return f"stopped after round {self.round} of {self.rounds}: no improvement beyond noise for {counted}, since {since}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """A finished run.
 
@@ -110,6 +140,7 @@ class Outcome:
         rounds: Rounds whose sum is in the model, those of a resumed run included.
         lost: Rounds that were given up for good; such a run is incomplete.
         open: Round that was given up for want of patience, before which the run ended; 0: none. Resumed, it is asked for again.
+        stopped: Why training ended before its last round, though none was given up; None: it did not.
         seconds: Of this process alone.
         model: Folder of the published model.
     """
@@ -122,3 +153,4 @@ class Outcome:
     model: Path
     lost: tuple[int, ...] = ()
     open: int = 0
+    stopped: EarlyStop | None = None

@@ -143,6 +143,10 @@ def _left_out(facts: Facts) -> str:
 
 
 def _rounds(facts: Facts, settings: Settings) -> str:
+    if facts.stopped:
+        lost = facts.stopped.round - facts.rounds
+        others = f"; {lost} of {facts.stopped.round} were given up" if lost > 0 else ""
+        return f"{facts.rounds} count{others}; {facts.stopped}"
     given_up = settings.rounds - facts.rounds
     return (
         f"{facts.rounds}"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from server.monitoring.run_events import Tally
+from server.monitoring.run_events import EarlyStop, Tally
 from server.registry.model_card import model_card_files
 from server.registry.run_facts import facts_of, origin_of
 from shared.base.atomic_files import exchange, sync_folder, write_whole
@@ -39,6 +39,7 @@ def publish_adapter(
     run: str,
     rounds: int,
     tallies: Mapping[str, Tally],
+    stopped: EarlyStop | None = None,
     start: Arrays | None = None,
     export: Export | None = None,
     preferences: SharedPreferences | None = None,
@@ -48,6 +49,7 @@ def publish_adapter(
     """Put the model of a finished run in `out/model`, with its card and its manifest, in place of an older one.
 
     Args:
+        stopped: Why training ended before its last round, if it did.
         start: Adapter that training began from, if it was not a fresh one.
         export: Writes the tensors and the settings; None: `shared.model.peft_export.export`.
         preferences: What the platforms' users like together; None where none were shared.
@@ -67,6 +69,7 @@ def publish_adapter(
         run=run,
         rounds=rounds,
         tallies=tallies,
+        stopped=stopped,
         start=start,
         backbone_sha256=backbone,
         ledgers=out / "ledger",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, PlainSerializer, ValidationError
 
-from server.monitoring.run_events import Tally
+from server.monitoring.run_events import EarlyStop, Tally
 from shared.base.errors import FedfuseError, InputError
 from shared.base.settings import Scalar, Settings, explain, flatten, settings_digest, unflatten
 from shared.ledger.format import Entry, now
@@ -122,6 +123,19 @@ class LeftOutFacts(_Frozen):
         return str(UntrustedPlatform(platform=self.platform, unknown_to=self.unknown_to, strangers=self.strangers))
 
 
+class StoppedFacts(_Frozen):
+    """Why training ended before its last round: `server.monitoring.run_events.EarlyStop`."""
+
+    round: Count
+    rounds: Count
+    best: Count
+    evaluations: Count
+
+    def __str__(self) -> str:
+        """For a person."""
+        return str(EarlyStop(round=self.round, rounds=self.rounds, best=self.best, evaluations=self.evaluations))
+
+
 class Facts(_Frozen):
     """What a finished run says of its model."""
 
@@ -137,6 +151,7 @@ class Facts(_Frozen):
     preferences: PreferenceFacts | None = None
     taste: TasteFacts | None = None
     left_out: Annotated[tuple[LeftOutFacts, ...], FailFast(), Field(max_length=10_000)] = ()
+    stopped: StoppedFacts | None = None
 
 
 def facts_of(
@@ -146,6 +161,7 @@ def facts_of(
     run: str,
     rounds: int,
     tallies: Mapping[str, Tally],
+    stopped: EarlyStop | None = None,
     start: Arrays | None,
     backbone_sha256: str,
     ledgers: Path,
@@ -157,6 +173,7 @@ def facts_of(
 
     Args:
         adapter: As it is published.
+        stopped: Why training ended before its last round, if it did.
         start: Adapter that training began from, if it was not a fresh one.
         ledgers: Folder with the platforms' ledgers, where the coordinator has them: in a simulation.
     """
@@ -185,6 +202,7 @@ def facts_of(
         left_out=tuple(
             LeftOutFacts(platform=one.platform, unknown_to=one.unknown_to, strangers=one.strangers) for one in left_out
         ),
+        stopped=None if stopped is None else StoppedFacts(**asdict(stopped)),
     )
 
 

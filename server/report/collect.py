@@ -79,6 +79,7 @@ def collect_report(material: ReportMaterial) -> RunReport:
         runs=runs,
         finished=_finished(subject, files),
         rounds=first_count(files.metrics.get("rounds"), files.facts.rounds if files.facts else None, files.state.get("round")),
+        stopped=bounded_text(files.facts.stopped if files.facts and files.facts.stopped else ""),
         strategy=bounded_text(files.settings.get("strategy", ""), most=60),
         verdict=conclude(audit, standing=standing, budgets=budgets, attack=attack, quality=measured, kind=subject.kind),
         budgets=budgets,

@@ -69,7 +69,7 @@ def quality(files: SubjectFiles, names: Iterable[str], metric: str) -> tuple[Pla
         row, fact = _table(measured, name), facts.get(name)
         models = [_mean(row.get(model), metric) for model in ("own", "global", "fused")]
         around = [_mean(row.get(model), metric) for model in ("before", "federated")]
-        exact = bool(row)
+        exact = bool(row) and files.metrics.get("exact") is not False
         if fact is not None and not row:
             published = (fact.before, fact.federated)
             around = [None if one is None else _mean(dict(one.quality), metric) for one in published]

@@ -304,6 +304,7 @@ class RunReport(_Part):
         made: UTC.
         name: Of the folder or file.
         finished: Whether the run has ended; None where that does not apply.
+        stopped: Why training ended before its last round, though none was given up; '' where it did not.
         gaps: What could not be read or is not here, in words.
         notes: What an auditor should know of the evidence.
     """
@@ -316,6 +317,7 @@ class RunReport(_Part):
     runs: tuple[Words, ...]
     finished: bool | None
     rounds: Whole | None
+    stopped: Words
     strategy: Words
     verdict: ReportVerdict
     budgets: tuple[BudgetLine, ...]

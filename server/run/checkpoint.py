@@ -159,6 +159,7 @@ def _tally_out(tally: Tally) -> dict[str, Any]:
     for name in ("keys", "item_list", "trust"):
         values["joined"].pop(name)  # the rounds keep them themselves
     values["refusals"] = {str(round_): reason.value for round_, reason in tally.refusals.items()}
+    values["figures"] = {str(round_): figure for round_, figure in tally.figures.items()}
     return values
 
 
@@ -172,5 +173,6 @@ def _tally_in(values: dict[str, Any]) -> Tally:
         name: None if values.get(name) is None else _metrics_in(values[name]) for name in ("before", "federated", "personal")
     }
     refusals = {int(round_): Reason(word) for round_, word in values["refusals"].items()}
+    figures = {int(round_): float(figure) for round_, figure in values["figures"].items()}
     plain = {key: values[key] for key in ("bytes_down", "bytes_up", "rounds", "epsilon", "ledger", "failures")}
-    return replace(Tally(joined=joined), **plain, **metrics, refusals=refusals, chosen=values.get("chosen"))
+    return replace(Tally(joined=joined), **plain, **metrics, refusals=refusals, figures=figures, chosen=values.get("chosen"))

@@ -13,13 +13,14 @@ from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.monitoring.run_events import Event, Kind, Outcome, Watcher
+from server.monitoring.run_events import EarlyStop, Event, Kind, Outcome, Watcher
 from server.monitoring.tensorboard import TensorBoardWriter
 from server.registry.publication import MODEL, Export, publish_adapter
 from server.run.attendance import Attendance
 from server.run.checkpoint import NAME as CHECKPOINT
 from server.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from server.run.dispatch import Dispatch
+from server.run.early_stopping import early_stop, plateau_words
 from server.run.last_receipts import LastReceipts
 from server.run.local_round import LocalRounds
 from server.run.preference_store import PreferenceStore, SumWatcher
@@ -36,6 +37,7 @@ from shared.model.update_bound import largest_change
 from shared.preferences.taste_map import TasteMap, denoised_map
 from shared.protocol.flower_records import record_bytes, to_record
 from shared.protocol.messages import Arrays, Joined, Label
+from shared.protocol.quality import NDCG
 from strategies.base import Member, record_of
 from strategies.composition import named
 
@@ -134,6 +136,7 @@ def run_federation(
             out,
             run=run,
             rounds=federation.record.counted,
+            stopped=federation.stopped,
             tallies=federation.record.tallies,
             start=start,
             export=export,
@@ -149,6 +152,7 @@ def run_federation(
         rounds=federation.record.counted,
         lost=federation.record.lost,
         open=federation.record.open,
+        stopped=federation.stopped,
         seconds=time.monotonic() - began,
         model=model,
     )
@@ -226,13 +230,18 @@ class _Federation:
         self._receipts.restore()
         self.record.say(Kind.RESUMED, f"goes on after round {checkpoint.round}")
 
+    @property
+    def stopped(self) -> EarlyStop | None:
+        """Why no further round is trained, from what the checkpoint holds alone, so that a resumed run decides the same."""
+        return early_stop(self.record.tallies, self._settings, round_=self.record.round)
+
     def train(self) -> None:
         """All rounds that are still to do, with their evaluations and checkpoints."""
         record, rounds, every = self.record, self._settings.rounds, self._settings.evaluate_every
         asked, beginning = self._settings.preferences, record.round == 0
         mapping = beginning and bool(asked.map) and self.preferences.load() is None and self.preferences.load_taste() is None
         sharing = beginning and bool(asked.items) and self.preferences.load() is None
-        if record.round < rounds or sharing or mapping:
+        if (record.round < rounds and not self.stopped) or sharing or mapping:
             self._rounds.set_up(self.adapter)
         if mapping:
             self._share_taste()
@@ -246,6 +255,9 @@ class _Federation:
             # At the head: a run that was interrupted between a round and its evaluation goes on with that.
             if every and record.round and record.round % every == 0 and not self._evaluated_now():
                 self._evaluate(Label.FEDERATED)
+            if stopped := self.stopped:
+                record.say(Kind.PLATEAU, str(stopped), with_tallies=True)
+                break
             try:
                 moved = self._rounds.round(record.round + 1, self.adapter)
             except OpenRound as error:
@@ -313,10 +325,14 @@ class _Federation:
         self._strategy.aggregate_evaluate(at, self._dispatch.answers(exchange, told=at))
         for metrics in self._strategy.report.metrics:
             slot: dict[str, Any] = {label.value: metrics}
+            if label is not Label.PERSONAL:
+                slot["figures"] = {**self.record.tallies[metrics.platform].figures, at: metrics.quality[NDCG]}
             self.record.add(metrics.platform, epsilon=metrics.epsilon, ledger=metrics.ledger, **slot)
         self._dispatch.book(exchange, self._strategy.report, at)
         self._save()
         text = f"{len(self._strategy.report.metrics)} platforms evaluated the {label.value} model"
+        if label is not Label.PERSONAL:
+            text += plateau_words(self.record.tallies, self._settings)
         self.record.say(Kind.EVALUATED, text, with_tallies=True)
 
     def _entered(self, member: Member, joined: Joined, down: int) -> None:

@@ -233,6 +233,13 @@ class Settings(_Frozen):
     evaluate_every: int = Field(
         0, ge=0, le=10_000, description="evaluate after every so many rounds; 0: only before the first and after the last"
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        le=9_999,
+        description="end training after so many evaluations in a row without an improvement beyond their noise, which is then "
+        "added and charged in simulations, too; 0: train all rounds",
+    )
     reply_timeout: Annotated[float, _between(0.1, 1e6)] = Field(
         3600.0, description="seconds that a round waits for its platforms"
     )
@@ -301,6 +308,22 @@ class Settings(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _patient(self) -> Settings:
+        if not self.patience:
+            return self
+        if not self.evaluate_every:
+            raise ValueError(
+                f"patience = {self.patience} counts evaluations between rounds, and there are none: set evaluate_every, or "
+                "patience = 0"
+            )
+        if self.patience > self._between_rounds:
+            raise ValueError(
+                f"patience = {self.patience} would never end the run: evaluations before the last of {self.rounds} rounds are "
+                f"{self._between_rounds} with evaluate_every = {self.evaluate_every}; lower one of the two, or set patience = 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _seeded(self) -> Settings:
         if self.privacy.generator == "seeded" and not self.simulation:
             raise ValueError("privacy.generator = 'seeded' is for simulations only: its noise can be predicted")
@@ -329,9 +352,17 @@ class Settings(_Frozen):
     @property
     def evaluations(self) -> int:
         """Evaluations of a whole run: before the first round, after the last, and every so many between."""
-        if not self.trains:
-            return 0
-        return 2 + ((self.rounds - 1) // self.evaluate_every if self.evaluate_every else 0)
+        return 2 + self._between_rounds if self.trains else 0
+
+    @property
+    def _between_rounds(self) -> int:
+        """Evaluations after the first round and before the last."""
+        return (self.rounds - 1) // self.evaluate_every if self.evaluate_every and self.rounds else 0
+
+    @property
+    def exact_metrics(self) -> bool:
+        """Whether evaluations are exact, and no release: in a simulation that decides nothing by them."""
+        return self.simulation and not self.patience
 
     @property
     def round_steps(self) -> int:

@@ -28,7 +28,7 @@ from shared.protocol.quality import Quality
 Arrays = Mapping[str, NDArray[np.float32]]
 """A flattened adapter: parameter name -> float32 array. The format is `shared/model/adapter.py`'s."""
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of the message format; two sides must have the same."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

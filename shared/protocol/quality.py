@@ -54,6 +54,9 @@ METRICS: Mapping[str, Metric] = {
     "auc": Metric(title="AUC", per_user=_auc),
 }
 
+WIDTH = 1 + len(METRICS)
+"""Numbers that one user contributes to metrics: one, and every metric."""
+
 
 @dataclass(frozen=True)
 class Quality(Mapping[str, float]):

@@ -26,7 +26,7 @@ from server.deployment.launch import ATTEMPT, Launch, federate_deployed, quotes_
 from server.deployment.provisioning import create_coordinator_folder
 from server.deployment.resumable_run import deployed
 from server.monitoring.journal import EVENTS, Journal, read_events, read_state
-from server.monitoring.run_events import Event, Kind, Outcome
+from server.monitoring.run_events import EarlyStop, Event, Kind, Outcome
 from server.run.federation import run_federation
 from server.run.quotes import DryRun, QuoteLine
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
@@ -381,6 +381,23 @@ def test_a_run_that_lost_rounds_is_incomplete_and_not_published(
     assert (state["state"], state["code"], told["patience"]) == ("incomplete", ExitCode.INCOMPLETE, 7.0)
     assert "2 of 3 rounds count, and given up for good were: 3" in state["why"]
     assert ("fedfuse publish" in state["why"]) == registry and not (tmp_path / "models").exists()
+
+
+def test_a_run_that_stopped_early_is_finished(monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder) -> None:
+    from server.deployment import resumable_run as module
+
+    def run(*, out: Path, settings: Settings, **_: Any) -> Outcome:
+        assert (settings.evaluate_every, settings.patience) == (2, 3)
+        stopped = EarlyStop(round=8, rounds=20, best=2, evaluations=3)
+        return Outcome(run="early", adapter={}, tallies={}, rounds=8, seconds=1.0, model=out / "model", stopped=stopped)
+
+    monkeypatch.setattr(module, "run_federation", run)
+    monkeypatch.setenv("FEDFUSE_SERVER", str(coordinator.folder))
+    grid: Any = None
+    deployed(grid, {"run": "early", "strategy": "fedavg", "rounds": 20, "evaluate_every": 2, "patience": 3})
+    state = read_state(coordinator.run("early")) or {}
+    assert (state["state"], state["code"]) == ("finished", ExitCode.OK)
+    assert state["why"].startswith("stopped after round 8 of 20: no improvement beyond noise for 3 evaluations, since round 2; ")
 
 
 def test_two_processes_do_not_work_on_one_run(monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder) -> None:

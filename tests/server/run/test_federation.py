@@ -196,3 +196,74 @@ def test_a_checkpoint_of_other_settings_or_damaged(federate: Callable[..., Outco
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StorageError):
         run_of(tmp_path / "run")
+
+
+class TestEarlyStopping:
+    """Figures rise with the adapter up to 1: at once where a step is 1, ten times where it is a tenth."""
+
+    over: Mapping[str, Any] = {
+        "rounds": 9,
+        "evaluate_every": 1,
+        "patience": 2,
+        "privacy": {"metrics_noise_multiplier": 0.05},
+    }
+
+    @staticmethod
+    def asked(platform: Scripted) -> list[object]:
+        return [key for key in platform.asked if key != "join"]
+
+    def test_a_run_ends_when_figures_rise_no_more(self, federate: Callable[..., Outcome], tmp_path: Path) -> None:
+        events: list[Event] = []
+        platforms = Scripted("a", users=30), Scripted("b")
+        outcome = federate(*platforms, events=events.append, **self.over)
+        said = "stopped after round 3 of 9: no improvement beyond noise for 2 evaluations, since round 1"
+        assert (outcome.rounds, outcome.lost, outcome.open, str(outcome.stopped)) == (3, (), 0, said)
+        assert [event.text for event in events if event.kind is Kind.PLATEAU] == [said]
+        for platform in platforms:
+            assert self.asked(platform) == ["evaluate", 1, "evaluate", 2, "evaluate", 3, "evaluate"]
+        evaluated = [event.text for event in events if event.kind is Kind.EVALUATED]
+        assert "beyond the noise" in evaluated[1] and evaluated[3].endswith("2 of 2 in a row")
+        assert f"| rounds | 3 count; {said} |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+    def test_resumed_it_is_over_still(self, federate: Callable[..., Outcome]) -> None:
+        first = federate(Scripted("a"), Scripted("b"), **self.over)
+        again = Scripted("a"), Scripted("b")
+        outcome = federate(*again, resume=True, **self.over)
+        assert (outcome.rounds, outcome.stopped) == (3, first.stopped) and outcome.stopped is not None
+        assert not any(self.asked(platform) for platform in again)
+
+    @pytest.mark.parametrize("dies", range(12))
+    def test_wherever_the_coordinator_dies_it_decides_the_same(self, federate: Callable[..., Outcome], dies: int) -> None:
+        left = dies
+
+        def stop(event: Event) -> None:
+            nonlocal left
+            if event.kind in (Kind.EVALUATED, Kind.ROUND, Kind.PLATEAU, Kind.PUBLISHED):
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+
+        straight = federate(Scripted("a"), Scripted("b"), out="straight", **self.over)
+        try:
+            outcome = federate(Scripted("a"), Scripted("b"), events=stop, **self.over)
+        except KeyboardInterrupt:
+            outcome = federate(Scripted("a"), Scripted("b"), resume=True, **self.over)
+        assert (left < 0) == (dies < 9)
+        assert (outcome.rounds, outcome.stopped) == (straight.rounds, straight.stopped)
+
+    def test_a_steady_rise_goes_on_to_the_last_round(self, federate: Callable[..., Outcome], tmp_path: Path) -> None:
+        events: list[Event] = []
+        outcome = federate(Scripted("a", step=0.1), Scripted("b", step=0.1), events=events.append, **self.over)
+        assert (outcome.rounds, outcome.stopped) == (9, None)
+        assert Kind.PLATEAU not in [event.kind for event in events]
+        assert "| rounds | 9 |" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+    def test_noise_that_is_larger_than_the_rise_hides_it(self, federate: Callable[..., Outcome]) -> None:
+        loud = {**self.over, "privacy": {"metrics_noise_multiplier": 10.0}}
+        outcome = federate(Scripted("a", step=0.1), Scripted("b", step=0.1), **loud)
+        assert outcome.stopped is not None and (outcome.stopped.round, outcome.stopped.best) == (2, 0)
+
+    def test_what_nobody_answered_counts_for_nothing(self, federate: Callable[..., Outcome]) -> None:
+        refusing = {"evaluate": Reason.SETTINGS}
+        outcome = federate(Scripted("a", script=refusing), Scripted("b", script=refusing), **self.over)
+        assert (outcome.rounds, outcome.stopped) == (9, None)

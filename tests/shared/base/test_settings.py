@@ -59,6 +59,31 @@ def test_flatten_and_back(values: dict[str, Any]) -> None:
     assert unflatten(flat, where="test") == settings
 
 
+@pytest.mark.parametrize(
+    ("over", "found"),
+    [
+        ({"patience": 2}, "counts evaluations between rounds, and there are none: set evaluate_every"),
+        ({"patience": 3, "evaluate_every": 3}, "would never end the run: evaluations before the last of 9 rounds are 2"),
+        ({"patience": 1, "evaluate_every": 9}, "evaluations before the last of 9 rounds are 0"),
+        ({"patience": 1, "evaluate_every": 1, "rounds": 0, "strategy": "preferences"}, "the last of 0 rounds are 0"),
+        ({"patience": -1}, "greater than or equal to 0"),
+    ],
+    ids=str,
+)
+def test_patience_without_evaluations_to_count_is_refused(over: dict[str, Any], found: str) -> None:
+    with pytest.raises(InputError, match="patience") as caught:
+        build({"rounds": 9, **over}, where="test")
+    assert found in caught.value.found
+
+
+@pytest.mark.parametrize(("patience", "exact"), [(0, True), (2, False)])
+def test_what_decides_is_noised_in_simulations_too(patience: int, exact: bool) -> None:
+    over = {"rounds": 9, "evaluate_every": 3, "patience": patience}
+    assert build({**over, "simulation": True}, where="test").exact_metrics == exact
+    assert not build(over, where="test").exact_metrics
+    assert build(over, where="test").evaluations == 4
+
+
 @given(valid)
 def test_the_flat_table_survives_toml_and_json(values: dict[str, Any]) -> None:
     settings = build(values, where="test")
@@ -120,9 +145,12 @@ def bounds() -> list[tuple[str, float, float]]:
 def test_every_number_has_bounds_and_both_ends_hold(key: str, least: float, most: float) -> None:
     """A coordinator that may choose any number can scale gradients, or noise, to nothing."""
     for end in (least, most):
-        # No rounds are what one strategy has, and no other.
-        untrained: dict[str, Any] = {"strategy": "preferences"} if (key, end) == ("rounds", 0) else {}
-        assert flatten(unflatten({key: end, **untrained}, where="test"))[key] == end
+        # No rounds are what one strategy has, and no other; and patience needs evaluations to count.
+        beside: dict[tuple[str, float], dict[str, Any]] = {
+            ("rounds", 0): {"strategy": "preferences"},
+            ("patience", 9_999): {"rounds": 10_000, "evaluate_every": 1},
+        }
+        assert flatten(unflatten({key: end, **beside.get((key, end), {})}, where="test"))[key] == end
     below, above = math.nextafter(least, -math.inf), math.nextafter(most, math.inf)
     beyond = (least - 1, most + 1) if isinstance(most, int) else (below, above)
     for value in (*beyond, math.nan, math.inf):
