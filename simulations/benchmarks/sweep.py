@@ -41,6 +41,8 @@ from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually
 from simulations.worlds.world import open_world
 
+TRAINED = "rounds=10"
+"""Without rounds a simulation shares preferences, and trains nothing."""
 Variation = tuple[str, ...]
 """`key=value` words that are laid over the base."""
 
@@ -226,7 +228,7 @@ def _run(todo: list[dict[str, Any]], files: Mapping[str, PlatformFile], world: P
         if cut_off:
             lines.write("\n")
         for cell in todo:
-            words = [*cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"]
+            words = [TRAINED, *cell["settings"], f"seed={cell['seed']}", f"privacy.epsilon={cell['epsilon']}"]
             settings = settings_from(None, words)
             name, key = cell["platform"], preparation_key(settings)
             if prepared.get(name, ("", None))[0] != key:

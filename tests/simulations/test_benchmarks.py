@@ -7,12 +7,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from client.config.platform_file import load
+from shared.base.settings import Settings
 from shared.model.backbone import load_backbone
 from simulations.benchmarks import encoding, passes, sweep, training
 from simulations.benchmarks.fractional_design import cross
@@ -131,6 +133,22 @@ class TestSweep:
         monkeypatch.setattr("sys.argv", [*words, "--seeds", "1"])
         sweep.main()
         assert len(sweep.read_cells(out)) == 4, "what came after the crash is on a line of its own"
+
+    def test_a_cell_trains_where_nothing_says_for_how_long(
+        self, write_platform: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = []
+
+        def cell(cell: dict[str, Any], platform: Any, settings: Settings, world: Path) -> dict[str, Any]:
+            ran.append(settings)
+            return {**cell, "ndcg": 0.1}
+
+        monkeypatch.setattr(sweep, "prepare", lambda *given, **named: None)
+        monkeypatch.setattr(sweep, "run_sweep_cell", cell)
+        out = str(tmp_path / "sweep.jsonl")
+        monkeypatch.setattr("sys.argv", ["sweep", str(write_platform().parent), "--out", out, "--vary", "model.rank=4"])
+        sweep.main()
+        assert [(made.strategy, made.rounds, made.model.rank) for made in ran] == [("fedavg", 10, 8), ("fedavg", 10, 4)]
 
     def test_crossed_settings_give_a_table_of_their_means(
         self,

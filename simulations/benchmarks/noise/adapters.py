@@ -34,7 +34,7 @@ from client.privacy.noise_sources import NoiseSource
 from shared.base.errors import PrivacyError
 from shared.secagg.fixed_point import FixedPoint
 from simulations.benchmarks.noise.integers import FLOATS, INTEGERS, NoiseCost
-from simulations.benchmarks.sweep import run_sweep_cell
+from simulations.benchmarks.sweep import TRAINED, run_sweep_cell
 from simulations.commands import settings_from
 
 
@@ -55,7 +55,7 @@ def adapter_cost(
     """
     found: dict[str, list[float]] = {INTEGERS: [], FLOATS: []}
     for seed in seeds:
-        settings = settings_from(None, [*words, f"seed={seed}", f"privacy.epsilon={epsilon}", "privacy.noise=local"])
+        settings = settings_from(None, [TRAINED, *words, f"seed={seed}", f"privacy.epsilon={epsilon}", "privacy.noise=local"])
         for side, quality in found.items():
             cell = {"platform": platform.name, "epsilon": epsilon, "seed": seed, "settings": list(words)}
             with mock.patch.object(mechanism, "_noised", mechanism._noised if side == INTEGERS else float_noise):
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     seeds = range(max(2, chosen.seeds))
     with tempfile.TemporaryDirectory() as cache:
-        plain = settings_from(None, chosen.words)
+        plain = settings_from(None, [TRAINED, *chosen.words])
         platform = prepare(load(chosen.platform), plain, cache=Path(cache))
         costs = [
             adapter_cost(chosen.platform, platform, epsilon=epsilon, seeds=seeds, words=chosen.words)
