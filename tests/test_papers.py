@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from client.evaluation.list_metrics import ItemFacts, JudgedLists
 from client.privacy.ledger_writer import LedgerWriter
@@ -123,6 +124,8 @@ def test_the_recipes_work_as_they_are_written() -> None:
     fused = operator.combine(local, text, {"image": (image, there)})
     torch.testing.assert_close(fused.norm(dim=-1), torch.ones(4))
     torch.testing.assert_close(fused[2:], torch.nn.functional.normalize(text, dim=-1)[2:])
+    asked = made["ScoredFor"](history=csr_matrix((2, 2), dtype=np.float32), users=np.array([0, 1]))
+    np.testing.assert_array_equal(made["Fresh"](np.array([0.0, 1.0])).scores(asked), [[1, 0], [1, 0]])
     combiner = made["Midmean"]({"x": (1, 1)}, faulty=1)
     for value in (1.0, 2.0, 3.0, 4.0, 1e6):
         combiner.add({"x": np.full((1, 1), value, np.float32)}, weight=1)
