@@ -143,7 +143,9 @@ def platform_file_reference() -> str:
         _section("`[federation]`", ParticipationPolicy),
         "## `[sources.NAME]`",
         "A source is a table: files, or a query of a database. Its `kind` says what the rows are; `columns` says which column "
-        "has which role.",
+        "has which role. Only columns that a key names, or that are called as a role, are read. When an export changes: "
+        "[operating](operating.md#new-rows-and-an-export-that-changes); what leaves: "
+        "[field by field](guarantees.md#what-leaves-field-by-field).",
         _section("Where a table is, and how it is read", Reading, level=3),
         f"By default `missing` is: {', '.join(f'`{one}`' for one in USUAL_MISSING)}.",
         _section("What every source has", Source, level=3),
