@@ -42,8 +42,9 @@ def sweep_command(
     fedfuse sweep my-world --over strategy=ffa,rolora --over model.rank=4,8 --set rounds=20 --out studies/rank
     A plan whose update would be noise is refused, and said; --set privacy.accept_noise=true runs it, to report that it fails.
     """
-    errors = Console(stderr=True, emoji=False)
-    with errors.status("loading torch and Flower"):  # which takes seconds, before anything else can be said
+    from simulations.commands import loading
+
+    with loading(Console(stderr=True, emoji=False)):  # before anything else can be said
         from simulations.study import seeds_of, varied
 
     run_and_show(

@@ -12,7 +12,7 @@ exactly, before it fuses. What remains is the others' sum and the noise, for its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,30 +26,34 @@ from client.recommender.item_ridge import ItemRidge
 from shared.preferences.denoising import public_ridge
 from shared.preferences.item_index import Hashes, places_of
 from shared.preferences.likeness_prior import posterior_factors
-from shared.preferences.packing import diagonal_of, unpacked
+from shared.preferences.packing import diagonal_of, working_matrix
 from shared.preferences.shared_preferences import SharedPreferences
 
 Floats = NDArray[np.float32]
 
-_DOUBLE = 2048
-"""Items up to which is computed in float64; more take half the memory."""
 _OF_POSTERIOR = 0.3
 """The ridge of factors that are a posterior mean, whose noise is damped already, against that of published ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedPreferences:
-    """A release on a platform's own catalogue.
+    """A release on a platform's own catalogue; it is read when its factors are asked for, which takes seconds where it is large.
 
     Args:
-        factors: float32 (rank, items), zeros for an item that is not in the release.
-        popularity: float32 (items,), NaN for an item that is not in the release.
-        penalty: Of a regression on these factors alone, a public rule.
+        shared: As it was published.
+        hashes: Of the platform's items, in the order of its catalogue.
+        words: Of the items' texts (`client.recommender.evidence.word_vectors`); None, or a release without its sum: the published
+            factors are taken.
     """
 
-    factors: Floats = field(repr=False)
-    popularity: Floats = field(repr=False)
-    penalty: float
+    shared: SharedPreferences = field(repr=False)
+    hashes: Hashes = field(repr=False)
+    words: Sparse | None = field(repr=False)
+
+    @cached_property
+    def popularity(self) -> Floats:
+        """Popularity, float32 (items,), NaN for an item that is not in the release."""
+        return self.shared.popularity_on(self.hashes)
 
     @property
     def released(self) -> NDArray[np.bool_]:
@@ -57,24 +61,25 @@ class ReleasedPreferences:
         return ~np.isnan(self.popularity)
 
     @cached_property
+    def factors(self) -> Floats:
+        """Factors, float32 (rank, items), zeros for an item that is not in the release."""
+        noised = _sum_of(self.shared)
+        if noised is None or self.words is None:
+            return self.shared.factors_on(self.hashes)
+        return _read_anew(self.shared, noised.astype(np.float64), self.hashes, words=self.words).factors_on(self.hashes)
+
+    @cached_property
     def ridge(self) -> ItemRidge:
-        """The regression of every item on the others."""
-        return ItemRidge(scipy.sparse.csr_matrix(self.factors), ridge=self.penalty)
+        """The regression of every item on the others, by a public rule."""
+        penalty = public_ridge(len(self.shared.items), self.shared.noise)
+        if _sum_of(self.shared) is not None and self.words is not None:
+            penalty = max(_OF_POSTERIOR * penalty, 1.0)
+        return ItemRidge(scipy.sparse.csr_matrix(self.factors), ridge=penalty)
 
 
 def released_on(shared: SharedPreferences, hashes: Hashes, *, words: Sparse | None = None) -> ReleasedPreferences:
-    """A release on the items of a platform.
-
-    Args:
-        hashes: Of the platform's items, in the order of its catalogue.
-        words: Of the items' texts (`client.recommender.evidence.word_vectors`); None, or a release without its sum: the published
-            factors.
-    """
-    penalty, popularity = public_ridge(len(shared.items), shared.noise), shared.popularity_on(hashes)
-    if shared.noised is None or words is None or not len(shared.factors):
-        return ReleasedPreferences(factors=shared.factors_on(hashes), popularity=popularity, penalty=penalty)
-    factors = _read_anew(shared, shared.noised.astype(np.float64), hashes, words=words, axis=shared.factors[0])
-    return ReleasedPreferences(factors=factors, popularity=popularity, penalty=max(_OF_POSTERIOR * penalty, 1.0))
+    """A release on the items of a platform; as `ReleasedPreferences`."""
+    return ReleasedPreferences(shared=shared, hashes=hashes, words=words)
 
 
 def released_by_others(
@@ -83,52 +88,47 @@ def released_by_others(
     """Factors and popularity of what others released, as `fused_with` takes them; None where the release has no sum.
 
     Args:
-        hashes, words: As `released_on`.
+        hashes, words: As `ReleasedPreferences`.
         liked: What the platform's users like, as it was summed.
 
     Returns:
         float32 (rank, items); float32 (items,), NaN for an item that is not in the release.
     """
-    if shared.noised is None or not len(shared.factors):
+    noised = _sum_of(shared)
+    if noised is None:
         return None, None
-    place, items = places_of(hashes, shared.items), len(shared.items)
-    along, axis = _axis_of(shared)
-    mine = bounded_preferences(liked, place, direction=axis, items=items).vector()
-    along_mine = length_along(liked, place, direction=axis, items=items)
-    left = float(np.sqrt(max(along - along_mine, 0.0)))
-    factors = _read_anew(shared, shared.noised - mine, hashes, words=words, axis=(left * axis).astype(np.float32))
-    put_in = (1.0 - along / shared.users) * diagonal_of(mine, items) + along_mine * axis.astype(np.float64) ** 2
-    found = np.full(len(hashes), np.nan, np.float32)
-    found[place >= 0] = np.maximum(shared.popularity - put_in, 0.0)[place[place >= 0]]
-    return factors, found
+    axis, items, place = shared.axis, len(shared.items), places_of(hashes, shared.items)
+    mine = bounded_preferences(liked, place, direction=axis.direction, items=items).vector()
+    along = length_along(liked, place, direction=axis.direction, items=items)
+    _, put_in = axis.put_back(np.zeros((0, items), np.float32), diagonal_of(mine, items), users=shared.users, along=along)
+    left = max(shared.users * axis.share - along, 0.0)
+    others = _read_anew(replace(shared, popularity=shared.popularity - put_in), noised - mine, hashes, words=words, along=left)
+    return others.factors_on(hashes), others.popularity_on(hashes)
 
 
-def _axis_of(shared: SharedPreferences) -> tuple[float, Floats]:
-    """Squared length of the sum along the axis of popularity, and its direction, float32 (m,)."""
-    length = float(np.linalg.norm(shared.factors[0]))
-    direction: Floats = shared.factors[0] / np.float32(max(length, 1e-30))
-    return length**2, direction
+def _sum_of(shared: SharedPreferences) -> NDArray[np.float32] | None:
+    """The sum that can be read anew, float32 (triangle_size(m),)."""
+    return shared.noised if len(shared.factors) else None
 
 
-def _read_anew(shared: SharedPreferences, noised: NDArray[np.float64], hashes: Hashes, *, words: Sparse, axis: Floats) -> Floats:
-    """Factors on the catalogue, float32 (rank, items), the axis first.
+def _read_anew(
+    shared: SharedPreferences, noised: NDArray[np.float64], hashes: Hashes, *, words: Sparse, along: float | None = None
+) -> SharedPreferences:
+    """The release with factors of what its sum says of the items of a catalogue.
 
     Args:
         noised: float64 (triangle_size(m),). The sum beside the axis.
-        axis: float32 (m,). What is put back.
+        along: As `PopularityAxis.put_back`.
     """
-    items = len(shared.items)
-    place = places_of(hashes, shared.items)
-    # An item that stands in a catalogue twice is one.
-    here, first = np.unique(place, return_index=True)
+    axis, items = shared.axis, len(shared.items)
+    # An item that is listed twice counts once.
+    here, first = np.unique(places_of(hashes, shared.items), return_index=True)
     here, first = here[here >= 0], first[here >= 0]
-    rest = 1.0 - _axis_of(shared)[0] / shared.users
-    noise = shared.noise / rest
     own = words[first]
     cosines = np.asarray((own @ own.T).toarray(), np.float64)
-    matrix = unpacked(noised, items, single=items > _DOUBLE)[np.ix_(here, here)]
-    beside = np.sqrt(np.float32(rest)) * posterior_factors(matrix, cosines, noise=noise)
-    among = np.vstack([axis[here][None], beside])
-    found = np.zeros((len(among), len(hashes)), np.float32)
-    found[:, place >= 0] = among[:, np.searchsorted(here, place[place >= 0])]
-    return found
+    matrix = working_matrix(noised, items)[np.ix_(here, here)]
+    read = posterior_factors(matrix, cosines, noise=shared.noise / (1.0 - axis.share))
+    beside = np.zeros((len(read), items), np.float32)
+    beside[:, here] = read
+    factors, _ = axis.put_back(beside, np.zeros(items), users=shared.users, along=along)
+    return replace(shared, factors=factors, noised=None)

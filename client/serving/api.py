@@ -65,7 +65,7 @@ def create_api(answers: PlatformAnswers, *, threads: int = THREADS) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = threads
-        # A product for one list is too small for threads of its own: they only wait for the next one, at a core's full speed.
+        # A product for one list is too small for several threads: they only wait for the next one, at a core's full speed.
         with threadpool_limits(limits=1):
             yield
         # No request is at work any more.

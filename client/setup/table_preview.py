@@ -24,7 +24,7 @@ from client.sources.readers.database import open_query, reason_of, shown_url
 from client.sources.readers.delimited import REMARK, open_delimited
 from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
 from client.sources.readers.json_lines import open_json_lines
-from client.sources.readers.table_scan import Key, Scan, reading
+from client.sources.readers.table_scan import SEPARATORS, Key, Scan, reading
 from shared.base.errors import InputError
 
 ROWS = 5_000
@@ -34,7 +34,6 @@ _PAIRED = 0.9
 _NOT_1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
 """Bytes that Windows-1252 has no character for."""
 _DECIMAL_COMMA = r"^[-+]?\d+,\d{1,2}$"
-_SEPARATORS = ("::", "\t", ";", "|", ",")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +179,7 @@ def _rows(scan: Scan) -> pl.DataFrame:
 
 def _guessed(values: Sequence[Any]) -> pl.Series:
     values = values[:ROWS]
-    # For a NUMERIC that is NaN polars writes a backtrace of its own on the terminal.
+    # Of a NUMERIC that is NaN polars prints a backtrace.
     if any(isinstance(value, Decimal) and not value.is_finite() for value in values):
         return canonical_text(values, "text")
     try:
@@ -241,7 +240,7 @@ def _separator(path: Path) -> dict[str, str]:
     # Separators inside quotation marks do not count; the last line may be cut off.
     lines = re.split(r"\r\n|\r|\n", re.sub(r'"(?:[^"\\]|""|\\.)*"', "", text))[:20]
     lines = [line for line in lines if line.strip() and not line.startswith((REMARK, "sep="))]
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         counts = {line.count(separator) for line in lines}
         if len(counts) == 1 and counts != {0}:
             default = "\t" if suffix_of(path) == ".tsv" else ","

@@ -59,7 +59,7 @@ class Rise:
 
 @dataclass(frozen=True, kw_only=True)
 class Plateau:
-    """Where a history of evaluations stands.
+    """How long ago the last improvement of a history of evaluations was.
 
     Args:
         best: Round of the last improvement, with which later evaluations are compared.
@@ -181,8 +181,10 @@ def early_stop(tallies: Mapping[str, Tally], settings: Settings, *, round_: int)
 
 def plateau_words(tallies: Mapping[str, Tally], settings: Settings) -> str:
     """What the last evaluation says of going on, to be added to a line; '' where nothing is decided by it."""
+    if not settings.patience:
+        return ""
     found = plateau_of(released_evaluations(tallies, settings))
-    if not settings.patience or found.rise is None:
+    if found.rise is None:
         return ""
     rose = f"{METRICS[NDCG].title} {found.rise.difference:+.4f}"
     if found.rise.improvement:

@@ -23,6 +23,8 @@ Sparse: TypeAlias = scipy.sparse.csr_matrix
 
 _AT_ONCE = 256
 """Rows."""
+_DOUBLE = 2048
+"""Items up to which a matrix is computed with in float64; one of more takes half the memory."""
 
 
 def packed(matrix: Floats) -> Floats:
@@ -99,6 +101,11 @@ def unpacked(vector: Floats, items: int, *, single: bool = False) -> Floats:
         for row in range(start, stop):
             matrix[row, start:row] = matrix[start:row, row]
     return matrix
+
+
+def working_matrix(vector: Floats, items: int) -> Floats:
+    """`unpacked`, in the precision that is computed with: float64, or float32 of many items."""
+    return unpacked(vector, items, single=items > _DOUBLE)
 
 
 def diagonal_of(vector: Floats, items: int) -> Floats:

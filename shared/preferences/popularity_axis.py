@@ -38,7 +38,7 @@ class PopularityAxis:
         _require_direction(self.direction)
 
     def put_back(
-        self, factors: NDArray[np.float32], diagonal: NDArray[np.float64], *, users: int
+        self, factors: NDArray[np.float32], diagonal: NDArray[np.float64], *, users: int, along: float | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Factors and diagonal of the sum of x x' / |x|^2, given those of the sum without the axis.
 
@@ -48,11 +48,12 @@ class PopularityAxis:
             factors: float32 (rank, items).
             diagonal: float64 (items,).
             users: Declared users in the sum.
+            along: Squared length along the axis that is put back; by default that of all these users.
 
         Returns:
             float32 (rank + 1, items), the axis first; float32 (items,).
         """
-        rest, along = 1 - self.share, users * self.share
+        rest, along = 1 - self.share, users * self.share if along is None else along
         axis = np.float32(math.sqrt(along)) * self.direction
         whole = np.vstack([axis[None], np.float32(math.sqrt(rest)) * factors])
         return whole, (rest * diagonal + along * self.direction.astype(np.float64) ** 2).astype(np.float32)

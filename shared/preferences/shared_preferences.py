@@ -16,12 +16,13 @@ from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, ProtocolError
 from shared.preferences.denoising import MOST_FACTORS
 from shared.preferences.item_index import Hashes, parse_items, places_of
-from shared.preferences.popularity_axis import MOST_ALONG
+from shared.preferences.popularity_axis import MOST_ALONG, PopularityAxis
 from shared.preferences.sum_kind import triangle_size
 
 FILE = "preferences.safetensors"
 MOST_ITEMS = 1 << 14
 """Items of a release, at most: 2^27 numbers."""
+_ROUNDING = 1e-3
 _TYPES = {"items": "uint64", "factors": "float32", "popularity": "float32", "noised": "float32"}
 
 
@@ -68,9 +69,19 @@ class SharedPreferences:
             raise ProtocolError(f"a sum of {noised.shape} numbers for the preferences of {m} items")
         if not np.isfinite(noised).all():
             raise ProtocolError("preferences that are not finite")
-        along = float(np.linalg.norm(self.factors[0].astype(np.float64)) ** 2) if m else 0.0
-        if not along <= (MOST_ALONG + 1e-3) * self.users:
-            raise ProtocolError(f"a direction of popularity of {along:g} for {self.users} users")
+        if m:
+            _ = self.axis
+
+    @property
+    def axis(self) -> PopularityAxis:
+        """The direction of popularity, and how much of a user lies along it; of a release of at least one item.
+
+        Raises:
+            ProtocolError: the first factor is no such direction.
+        """
+        length = float(np.linalg.norm(self.factors[0].astype(np.float64)))
+        direction, share = self.factors[0] / np.float32(max(length, 1e-30)), length**2 / self.users
+        return PopularityAxis(direction=direction, share=min(share, MOST_ALONG) if share <= MOST_ALONG + _ROUNDING else share)
 
     def factors_on(self, hashes: Hashes) -> NDArray[np.float32]:
         """The factors on a platform's own catalogue, float32 (rank, items); zeros for an item that is not among these."""

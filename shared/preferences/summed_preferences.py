@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 
 from shared.preferences.denoising import MOST_FACTORS, preference_factors
 from shared.preferences.item_index import Hashes, declared_items, places_of
-from shared.preferences.packing import diagonal_of, unpacked
+from shared.preferences.packing import diagonal_of, working_matrix
 from shared.preferences.popularity_axis import PopularityAxis, declared_direction, popularity_axis
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.sum_kind import SumKind, sum_size
-
-_DOUBLE = 2048
-"""Items up to which factors are computed in float64; more take half the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +118,7 @@ def combined_preferences(
         store.choose(chosen)
     items, axis = chosen.items, chosen.axis
     sums = ask(PreferenceQuestion(items=items, direction=axis.direction))
-    matrix = unpacked(sums.vector, len(items), single=len(items) > _DOUBLE)
+    matrix = working_matrix(sums.vector, len(items))
     beside = preference_factors(matrix, noise=sums.noise, most=MOST_FACTORS - 1)
     factors, popularity = axis.put_back(beside, diagonal_of(sums.vector, len(items)), users=sums.users)
     return SharedPreferences(

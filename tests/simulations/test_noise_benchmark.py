@@ -17,8 +17,17 @@ from client.privacy.mechanism import CountMechanism
 from client.privacy.noise_sources import SecureNoise
 from shared.privacy.releases import ReleaseKind
 from shared.secagg.fixed_point import FixedPoint
-from simulations.benchmarks.noise.adapters import adapter_cost, adapter_table, float_noise
-from simulations.benchmarks.noise.integers import FLOATS, INTEGERS, SIDES, NoiseCost, cost_table, noise_cost, releasing_settings
+from simulations.benchmarks.noise.adapters import adapter_cost, float_noise
+from simulations.benchmarks.noise.integers import (
+    FLOATS,
+    INTEGERS,
+    SIDES,
+    NoiseCost,
+    cost_table,
+    noise_cost,
+    quality_table,
+    releasing_settings,
+)
 from simulations.commands import settings_from
 
 
@@ -63,4 +72,4 @@ def test_an_adapter_is_trained_with_either(write_platform: Callable[..., Path], 
     cost = adapter_cost(path, platform, epsilon="50", seeds=[0, 1], words=words)
     assert all(len(values) == 2 and min(values) > 0 for values in cost.quality.values())
     assert cost.quality[INTEGERS] != cost.quality[FLOATS] and mechanism._noised is drawn
-    assert adapter_table([cost]).row_count == 1
+    assert quality_table([cost], title="adapters").row_count == 1

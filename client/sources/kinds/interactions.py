@@ -248,7 +248,7 @@ def _cure(first: int, last: int) -> str:
 
 
 def _unweighed(frame: pl.DataFrame, cleaning: Cleaning) -> pl.DataFrame:
-    """The frame without its events, of which a person is told if there are several: a refund counts as a purchase does."""
+    """The frame without its events; several kinds of them are a warning, since a refund then counts as a purchase does."""
     if "event" not in frame.columns:
         return frame
     counts = frame["event"].drop_nulls().value_counts(name="rows").sort(["rows", "event"], descending=[True, False])

@@ -89,7 +89,7 @@ class Scan:
         elif self.decoded and not self.keyed and names:
             if names[0].startswith("#"):
                 cures.append('if the first line is a remark: comment = "#"')
-            for separator in _SEPARATORS if len(names) == 1 else ():
+            for separator in SEPARATORS if len(names) == 1 else ():
                 if separator in names[0]:
                     cures.append(f"the first line seems to be cut by {separator!r}: separator = {json.dumps(separator)}")
                     break
@@ -101,8 +101,8 @@ class Scan:
         return bool(self.names) and any(self.names or ())
 
 
-_SEPARATORS = ("::", "\t", ";", "|", ",")
-"""What a header of one name may be cut by, in truth."""
+SEPARATORS = ("::", "\t", ";", "|", ",")
+"""What the cells of a line may be cut by, the surest first."""
 _FLAWS = (ValueError, TypeError, ArithmeticError, LookupError, EOFError, RecursionError)
 """What bytes and values can provoke in readers that nobody meant."""
 

@@ -25,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PreparedPlatform, prepare
@@ -33,7 +32,7 @@ from client.privacy import mechanism
 from client.privacy.noise_sources import NoiseSource
 from shared.base.errors import PrivacyError
 from shared.secagg.fixed_point import FixedPoint
-from simulations.benchmarks.noise.integers import FLOATS, INTEGERS, NoiseCost
+from simulations.benchmarks.noise.integers import FLOATS, INTEGERS, QualityCost, quality_table
 from simulations.benchmarks.sweep import TRAINED, run_sweep_cell
 from simulations.commands import settings_from
 
@@ -47,7 +46,7 @@ def float_noise(vector: NDArray[np.float64], point: FixedPoint, random: NoiseSou
 
 def adapter_cost(
     path: Path, platform: PreparedPlatform, *, epsilon: str, seeds: Sequence[int], words: Sequence[str]
-) -> NoiseCost:
+) -> QualityCost:
     """Train with either noise.
 
     Raises:
@@ -63,17 +62,7 @@ def adapter_cost(
             if result["ndcg"] is None:
                 raise PrivacyError(result["refused"], do="more users, or a larger --epsilon")
             quality.append(float(result["ndcg"]))
-    return NoiseCost(epsilon=float(epsilon), quality=found, seconds={}, sums=0.0)
-
-
-def adapter_table(costs: Sequence[NoiseCost]) -> Table:
-    """What people read."""
-    made = Table("epsilon", "NDCG@10, integers", "floats", "ratio", title="An adapter with integer noise over one with floats")
-    for cost in costs:
-        ratio, error = cost.ratio
-        ours, theirs = (float(np.mean(cost.quality[side])) for side in (INTEGERS, FLOATS))
-        made.add_row(f"{cost.epsilon:g}", f"{ours:.4f}", f"{theirs:.4f}", f"{ratio:.3f} ± {error:.3f}")
-    return made
+    return QualityCost(epsilon=float(epsilon), quality=found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.json:
         print(json.dumps([{"epsilon": one.epsilon, "quality": one.quality, "ratio": one.ratio} for one in costs], indent=2))
     else:
-        Console().print(adapter_table(costs))
+        Console().print(quality_table(costs, title="An adapter with integer noise over one with floats"))
 
 
 if __name__ == "__main__":

@@ -65,19 +65,15 @@ SIDES: dict[str, Noised] = {INTEGERS: as_integers, FLOATS: as_floats}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseCost:
-    """Both sides at one budget.
+class QualityCost:
+    """What both sides are worth at one budget.
 
     Args:
         quality: Side -> NDCG@10 with each seed.
-        seconds: What -> side -> shortest time of the noise of one vector.
-        sums: Seconds of the sum of preferences that the noise is added to.
     """
 
     epsilon: float
     quality: dict[str, list[float]]
-    seconds: dict[str, dict[str, float]]
-    sums: float
 
     @property
     def ratio(self) -> tuple[float, float]:
@@ -86,6 +82,19 @@ class NoiseCost:
         ratio = float(ours.mean() / theirs.mean())
         spread = sum(float(one.var(ddof=1) / len(one) / one.mean() ** 2) for one in (ours, theirs))
         return ratio, ratio * spread**0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseCost(QualityCost):
+    """The same, and what they take.
+
+    Args:
+        seconds: What -> side -> shortest time of the noise of one vector.
+        sums: Seconds of the sum of preferences that the noise is added to.
+    """
+
+    seconds: dict[str, dict[str, float]]
+    sums: float
 
 
 class _Nowhere:
@@ -159,13 +168,19 @@ def noise_seconds(dimension: int) -> dict[str, float]:
     return found
 
 
-def cost_table(costs: Sequence[NoiseCost]) -> Table:
-    """What people read."""
-    made = Table("epsilon", "NDCG@10, integers", "floats", "ratio", title="Integer noise over float noise")
+def quality_table(costs: Sequence[QualityCost], *, title: str) -> Table:
+    """A row for each budget."""
+    made = Table("epsilon", "NDCG@10, integers", "floats", "ratio", title=title)
     for cost in costs:
         ratio, error = cost.ratio
         ours, theirs = (float(np.mean(cost.quality[side])) for side in (INTEGERS, FLOATS))
         made.add_row(f"{cost.epsilon:g}", f"{ours:.4f}", f"{theirs:.4f}", f"{ratio:.3f} ± {error:.3f}")
+    return made
+
+
+def cost_table(costs: Sequence[NoiseCost]) -> Table:
+    """What people read."""
+    made = quality_table(costs, title="Integer noise over float noise")
     for what, sides in costs[-1].seconds.items():
         ours, theirs = sides[INTEGERS], sides[FLOATS]
         made.add_row(what, f"{1000 * ours:.1f} ms", f"{1000 * theirs:.1f} ms", f"{ours / theirs:.1f}")

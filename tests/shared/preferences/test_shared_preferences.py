@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from shared.base.errors import InputError, ProtocolError
-from shared.preferences import summed_preferences
+from shared.preferences import packing
 from shared.preferences.denoising import MOST_FACTORS, preference_factors
 from shared.preferences.packing import packed, unpacked
 from shared.preferences.popularity_axis import popularity_axis
@@ -105,6 +105,38 @@ def test_a_damaged_one_is_refused(tmp_path: Path, damage: str) -> None:
         load_preferences(tmp_path / "elsewhere")
 
 
+SUM = np.arange(6, dtype=np.float32)
+"""Of three items."""
+
+
+def test_the_sum_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = preferences(noised=SUM, users=400)
+    save_preferences(tmp_path / FILE, made)
+    found = load_preferences(tmp_path / FILE)
+    assert found.noised is not None
+    np.testing.assert_array_equal(found.noised, SUM)
+    assert found.axis.share == pytest.approx(14 / 400)
+    np.testing.assert_allclose(found.axis.direction, np.array([1, 2, 3]) / np.sqrt(14), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"noised": SUM[:-1]},
+        {"noised": np.append(SUM[:-1], np.float32(np.nan))},
+        {"noised": SUM, "users": 0},
+        {"noised": SUM, "users": 15},  # nearly all of everybody would be popularity
+        {"noised": SUM, "factors": np.zeros((0, 3), np.float32)},
+        {"noised": SUM, "factors": np.zeros((2, 3), np.float32)},
+        {"noised": SUM, "factors": np.array([[1, -1, 1]], np.float32)},
+    ],
+    ids=["short", "not finite", "of nobody", "too long an axis", "no axis", "no direction", "a negative direction"],
+)
+def test_a_sum_that_does_not_fit_is_refused(over: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        preferences(**{"users": 400, **over})
+
+
 class Memory:
     """Where a run keeps what it chose."""
 
@@ -122,7 +154,7 @@ class Memory:
 def test_what_is_published_is_the_sums_without_their_noise_and_popularity_put_back(
     monkeypatch: pytest.MonkeyPatch, single: bool
 ) -> None:
-    monkeypatch.setattr(summed_preferences, "_DOUBLE", 3 if single else 4)
+    monkeypatch.setattr(packing, "_DOUBLE", 3 if single else 4)
     shared = np.array([3, 5, 9, 11, 20, 21], np.uint64)
     likes = np.array([50.0, 1.0, 80.0, -2.0, 50.0, 50.0])
     rows = np.random.default_rng(0).random((40, 4))
