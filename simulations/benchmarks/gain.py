@@ -1,7 +1,7 @@
 """What a platform gains by joining: its own model, what the federation publishes, and both fused, on its held-out items.
 
     python -m simulations.benchmarks.gain WORLD... --out FOLDER [--dealt 1 8 64] [--epsilon 1 2 8] [--seeds 0 1 2]
-        [--newcomers 0 50 200] [--baselines] [--json] [--plot FILE.png]
+        [--newcomers 0 50 200] [--baselines] [--strategy NAME] [--json] [--plot FILE.png]
 
 Dealt to 1, all platforms of a world form one federation as they are; a single platform, or platforms without a common item, have
 the own model alone. Dealt to more, every platform by itself becomes so many platforms of a part of its users each
@@ -18,6 +18,10 @@ could run on a platform's own rows (`simulations/benchmarks/baselines.py`), besi
 then runs nothing else.
 
 With a taste map (`--set preferences.map=64`) every platform's texts are encoded, and all models read them; the newcomers' do not.
+
+With a strategy that trains (`--strategy fedavg`; ten rounds, others by `--set rounds=20`) every model reads texts. `untrained` is
+the fused model without the adapter: what fused has above it is what training adds. `--set preferences.items=1024` shares
+preferences in the same run, from the same budget.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from client.config.platform_file import load
-from client.model.prepared_platform import PlatformRows, read_rows
+from client.model.prepared_platform import PlatformRows, prepare, read_rows
 from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
@@ -49,20 +53,35 @@ from client.recommender.global_model import GlobalModel
 from client.recommender.histories import Sparse
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import OwnFit, UserScores, fit_own
-from client.recommender.pulled_model import holds_model, open_model
+from client.recommender.pulled_model import ModelFolder, holds_model, open_model, use_model
 from client.recommender.released_preferences import released_by_others, released_on
 from client.recommender.taste import TasteOnItems
-from shared.base.settings import ModelSettings, Settings
+from server.registry.publication import MODEL
+from shared.base.settings import Settings
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.taste_directions import item_directions
 from shared.preferences.taste_map import TasteMap
 from simulations.benchmarks.baselines import fit_baselines
-from simulations.benchmarks.gain_report import WIDTH, GainCell, baseline_table, gain_table, plot_gains, save_cell, summary_of
+from simulations.benchmarks.gain_report import (
+    PREFERENCES,
+    UNTRAINED,
+    WIDTH,
+    GainCell,
+    baseline_table,
+    gain_table,
+    plot_gains,
+    save_cell,
+    summary_of,
+    training_table,
+)
 from simulations.benchmarks.newcomers import LEAST_USERS, further_parts, newcomer_users, rank_newcomer
+from simulations.benchmarks.sweep import TRAINED
 from simulations.commands import settings_from
 from simulations.run import Simulation, federate_virtually
 from simulations.worlds.repartition import deal_world
 from simulations.worlds.world import World, open_world
+
+_RUN = "gain"
 
 
 def gain_cells(worlds: Sequence[Path], options: argparse.Namespace) -> Iterator[GainCell]:
@@ -80,7 +99,7 @@ def gain_cells(worlds: Sequence[Path], options: argparse.Namespace) -> Iterator[
                     _say(f"{name} dealt to {dealt}: fewer than {LEAST_USERS} users each beside a newcomer, which is left out")
                     later = ()
                 for seed in options.seeds:
-                    facts = {"world": str(folder), "platform": name, "dealt": dealt, "seed": seed}
+                    facts = {"world": str(folder), "platform": name, "dealt": dealt, "seed": seed, "strategy": options.strategy}
                     for epsilon in [*options.epsilon, *([None] if options.baselines else [])]:
                         yield GainCell(**facts, epsilon=epsilon)
                     for epsilon in options.epsilon if later else ():
@@ -92,11 +111,13 @@ class DealtPlatforms:
 
     Args:
         scratch: Folder for the dealt files.
+        words: Settings of the runs, as KEY=VALUE.
     """
 
-    def __init__(self, cell: GainCell, scratch: Path) -> None:
+    def __init__(self, cell: GainCell, scratch: Path, words: Sequence[str] = ()) -> None:
         self.key = (cell.world, cell.platform, cell.dealt, cell.seed, cell.newcomers)
-        world, plain = open_world(Path(cell.world)), _settings(cell, [])
+        world, plain = open_world(Path(cell.world)), _settings(cell, words)
+        self._model = plain.model
         self.parts = cell.dealt
         if cell.dealt > 1:
             (path,) = (path for path in world.platforms if load(path).name == cell.platform)
@@ -113,7 +134,8 @@ class DealtPlatforms:
         self._own: dict[tuple[str, bool], OwnFit] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._words: dict[str, Sparse] = {}
-        self._cache = scratch.with_name(f"{scratch.name}-trunk")
+        self.cache = scratch.with_name(f"{scratch.name}-trunk")
+        """Folder of the trunk cache: texts, and their features, are the same in all runs."""
 
     def own(self, name: str, *, seed: int, texts: bool = False) -> OwnFit:
         """A platform's own model."""
@@ -133,13 +155,14 @@ class DealtPlatforms:
         """Vectors of a platform's items' texts by the frozen backbone, float32 (items, width)."""
         if name not in self._vectors:
             rows = self.platforms[name]
-            self._vectors[name] = frozen_item_vectors(rows.file, rows.tables, ModelSettings(), cache=self._cache)
+            self._vectors[name] = frozen_item_vectors(rows.file, rows.tables, self._model, cache=self.cache)
         return self._vectors[name]
 
 
 def run_cell(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> dict[str, RankedUsers]:
     """One federation, if the cell has an epsilon, and every platform's users ranked by all models."""
-    shared, taste = (None, None) if cell.epsilon is None else _released(cell, dealt, words, scratch)
+    model = None if cell.epsilon is None else _published(cell, dealt, words, scratch)
+    shared, taste = (None, None) if model is None else (model.preferences, model.taste)
     # Matrices of a part are small: a second thread is waited for longer than it helps, above all on a busy machine.
     with threadpool_limits(1 if cell.dealt > 1 else None):
         if cell.newcomers:
@@ -147,20 +170,41 @@ def run_cell(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratc
             return rank_newcomer(dealt.whole, users, shared, sizes=cell.newcomers, seed=cell.seed)
         if cell.epsilon is None:
             return {name: _beside_baselines(dealt, name, seed=cell.seed) for name in dealt.platforms}
+        if model is not None and model.adapter is not None:
+            return {name: _ranked_by_texts(dealt, name, model, scratch, seed=cell.seed) for name in dealt.platforms}
         return {name: _ranked(dealt, name, shared, taste, seed=cell.seed) for name in dealt.platforms}
 
 
-def _released(
-    cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path
-) -> tuple[SharedPreferences | None, TasteMap | None]:
+def _published(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> ModelFolder | None:
     """What the federation publishes; one platform is none."""
     if len(dealt.platforms) < 2:
-        return None, None
+        return None
     noise = "distributed" if len(dealt.platforms) >= 3 else "local"
     settings = _settings(cell, [f"privacy.noise={noise}", *words])
-    federate_virtually(Simulation(world=dealt.world, settings=settings, out=scratch), "gain", dealt.platforms, scratch)
-    found = open_model(scratch / "model") if holds_model(scratch / "model") else None
-    return (None, None) if found is None else (found.preferences, found.taste)
+    platforms = dealt.platforms
+    if settings.trains:
+        platforms = {
+            name: prepare(rows.file, settings, cache=dealt.cache, tables=rows.tables, split=rows.split)
+            for name, rows in platforms.items()
+        }
+    federate_virtually(Simulation(world=dealt.world, settings=settings, out=scratch), _RUN, platforms, scratch)
+    return open_model(scratch / MODEL) if holds_model(scratch / MODEL) else None
+
+
+def _ranked_by_texts(dealt: DealtPlatforms, name: str, model: ModelFolder, scratch: Path, *, seed: int) -> RankedUsers:
+    """With an adapter, which every model but the global one could do without."""
+    rows, own = dealt.platforms[name], dealt.own(name, seed=seed, texts=True)
+    state = scratch / "state" / name / "runs" / f"{_RUN}.safetensors"
+    usable = use_model(model, rows.file, rows.tables, cache=dealt.cache, state=state, say=_say)
+    factors, popularity = usable.beside_own(rows.tables, seed=seed)
+    adapted = None if usable.own_text is None else usable.own_text.items
+    models: dict[str, UserScores] = {
+        "own": own.model,
+        "global": usable.alone(own.validation.histories),
+        UNTRAINED: fused_with(own, factors=factors, popularity=popularity, taste=usable.taste),
+        "fused": fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=usable.taste),
+    }
+    return rank_users(models, rows.split)
 
 
 def _ranked(
@@ -194,7 +238,8 @@ def _beside_baselines(dealt: DealtPlatforms, name: str, *, seed: int) -> RankedU
 
 def _settings(cell: GainCell, words: Sequence[str]) -> Settings:
     epsilon = [] if cell.epsilon is None else [f"privacy.epsilon={cell.epsilon:g}"]
-    return settings_from(None, ["strategy=preferences", *epsilon, f"seed={cell.seed}", *words])
+    rounds = [] if cell.strategy == PREFERENCES else [TRAINED]
+    return settings_from(None, [f"strategy={cell.strategy}", *rounds, *epsilon, f"seed={cell.seed}", *words])
 
 
 def _say(what: str) -> None:
@@ -211,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--newcomers", type=int, nargs="+", default=[], metavar="USERS")
     parser.add_argument("--baselines", action="store_true")
-    parser.add_argument("--strategy", default="preferences", choices=["preferences"])
+    parser.add_argument("--strategy", default=PREFERENCES, help="preferences, or one that trains, too")
     parser.add_argument("--set", dest="words", action="append", default=[], metavar="KEY=VALUE", help="any setting of the runs")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
@@ -224,10 +269,10 @@ def main(arguments: list[str] | None = None) -> None:
             _say(f"{at} of {len(cells)}: {cell.name}")
             folder = Path(temporary) / cell.name
             if dealt is None or dealt.key != (cell.world, cell.platform, cell.dealt, cell.seed, cell.newcomers):
-                dealt = DealtPlatforms(cell, Path(temporary) / f"world-{at}")
+                dealt = DealtPlatforms(cell, Path(temporary) / f"world-{at}", options.words)
             save_cell(options.out / f"{cell.name}.npz", cell, run_cell(cell, dealt, options.words, folder))
             shutil.rmtree(folder, ignore_errors=True)
-    found = summary_of(options.out)
+    found = summary_of(options.out, strategy=options.strategy)
     if options.plot:
         plot_gains(found, options.plot)
     if options.json:
@@ -235,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     console = Console()
     console.width = max(console.width, WIDTH)
-    for table in (gain_table(found), baseline_table(found)):
+    for table in (gain_table(found), training_table(found), baseline_table(found)):
         if table is not None:
             console.print(table)
 

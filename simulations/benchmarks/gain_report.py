@@ -17,7 +17,10 @@ from shared.protocol.quality import NDCG
 from simulations.benchmarks.baselines import BASELINES
 from simulations.cell_files import read_cell, write_cell
 
-SHOWN_ALONE = ("words", *BASELINES)
+PREFERENCES = "preferences"
+UNTRAINED = "untrained"
+"""The fused model without the adapter."""
+SHOWN_ALONE = ("words", UNTRAINED, *BASELINES)
 WIDTH = 100
 """Columns that a table takes, at most."""
 _RESAMPLES = 2000
@@ -38,6 +41,7 @@ class GainCell:
         platform: The platform whose parts take part; with `dealt` 1, all platforms of the world do.
         epsilon: Of the federation; None for models that need none, own and baselines.
         newcomers: Numbers of first users of a platform that joins afterwards; none: the platforms of the federation are measured.
+        strategy: Of the federation.
     """
 
     world: str
@@ -46,13 +50,15 @@ class GainCell:
     epsilon: float | None
     seed: int
     newcomers: tuple[int, ...] = ()
+    strategy: str = PREFERENCES
 
     @property
     def name(self) -> str:
         """Name of its file."""
         told = "baselines" if self.epsilon is None else f"{self.epsilon:g}"
         later = f"-newcomers-{'-'.join(map(str, self.newcomers))}" if self.newcomers else ""
-        return f"{self.platform}-{self.dealt}-{told}-{self.seed}{later}"
+        trained = "" if self.strategy == PREFERENCES or self.epsilon is None else f"-{self.strategy}"
+        return f"{self.platform}-{self.dealt}-{told}-{self.seed}{later}{trained}"
 
 
 def save_cell(path: Path, cell: GainCell, ranked: Mapping[str, RankedUsers]) -> None:
@@ -80,16 +86,17 @@ def load_cell(path: Path) -> tuple[GainCell, list[tuple[str, dict[str, Floats]]]
     ]
 
 
-def summary_of(folder: Path) -> Found:
-    """All rows and gains of a folder's cells.
+def summary_of(folder: Path, *, strategy: str = PREFERENCES) -> Found:
+    """All rows and gains of a folder's cells of one strategy, and of those that need none.
 
     Returns:
         "rows": a model's means over a segment's users; epsilon is null for models that need none. "gains": fused / own - 1 over
-        all seeds' users; null where the own model finds nothing.
+        all seeds' users; null where the own model finds nothing. "training", where an adapter was trained: fused / untrained - 1.
     """
     rows: list[dict[str, Any]] = []
     pooled: dict[tuple[str, int, float, str], list[tuple[Floats, Floats]]] = {}
-    for cell, platform, segment, models in _segments(folder):
+    trained: dict[tuple[str, int, float, str], list[tuple[Floats, Floats]]] = {}
+    for cell, platform, segment, models in _segments(folder, strategy):
         users = len(next(iter(models.values())))
         facts = {"platform": platform, "dealt": cell.dealt, "epsilon": cell.epsilon, "seed": cell.seed, "segment": segment}
         for model, values in models.items():
@@ -97,20 +104,27 @@ def summary_of(folder: Path) -> Found:
             shown = {name: _finite(means[COMPARED.index(name)]) for name in SHOWN}
             rows.append({**facts, "model": model, **shown, "users": users})
         if cell.epsilon is not None:
-            both = (models["own"][:, COMPARED.index(NDCG)], models["fused"][:, COMPARED.index(NDCG)])
-            pooled.setdefault((platform, cell.dealt, cell.epsilon, segment), []).append(both)
-    gains = [
+            ndcg = {model: values[:, COMPARED.index(NDCG)] for model, values in models.items()}
+            key = (platform, cell.dealt, cell.epsilon, segment)
+            pooled.setdefault(key, []).append((ndcg["own"], ndcg["fused"]))
+            if UNTRAINED in ndcg:
+                trained.setdefault(key, []).append((ndcg[UNTRAINED], ndcg["fused"]))
+    found = {"rows": rows, "gains": _gains(pooled)}
+    return {**found, "training": _gains(trained)} if trained else found
+
+
+def _gains(pooled: Mapping[tuple[str, int, float, str], Sequence[tuple[Floats, Floats]]]) -> list[dict[str, Any]]:
+    return [
         {"platform": platform, "dealt": dealt, "epsilon": epsilon, "segment": segment, **_gain_of(pairs)}
         for (platform, dealt, epsilon, segment), pairs in sorted(pooled.items())
     ]
-    return {"rows": rows, "gains": gains}
 
 
-def _segments(folder: Path) -> Iterator[tuple[GainCell, str, str, dict[str, Floats]]]:
+def _segments(folder: Path, strategy: str) -> Iterator[tuple[GainCell, str, str, dict[str, Floats]]]:
     """Cell, platform, segment, and every model's metrics of the segment's users."""
     for path in sorted(folder.glob("*.npz")):
         cell, platforms = load_cell(path)
-        for platform, values in platforms:
+        for platform, values in platforms if cell.epsilon is None or cell.strategy == strategy else ():
             models = [name for name in (*MODELS, *SHOWN_ALONE) if name in values]
             for key, mask in values.items():
                 if key.startswith(_PARTS):
@@ -135,15 +149,24 @@ def _ratio(own: Floats, fused: Floats) -> float:
 
 def gain_table(found: Found) -> Table | None:
     """Means over seeds, and the gain, for a person; None where no federation ran."""
-    if not found["gains"]:
-        return None
-    table = _empty_table(
-        "NDCG@10 on held-out items; gain is fused / own - 1",
-        ("platform", "dealt", "ε", "segment", "users", *MODELS, "gain", "95 %"),
-    )
-    for gain in found["gains"]:
-        mine = _alike(found["rows"], gain, ("platform", "dealt", "epsilon", "segment"))
-        means = [_mean([row[NDCG] for row in mine if row["model"] == model]) for model in MODELS]
+    title = "NDCG@10 on held-out items; gain is fused / own - 1"
+    return _table_of(found["rows"], found["gains"], MODELS, title, "gain") if found["gains"] else None
+
+
+def training_table(found: Found) -> Table | None:
+    """The same of what training adds; None where nothing was trained."""
+    title = "NDCG@10 on held-out items; training adds fused / untrained - 1"
+    models = ("own", UNTRAINED, "fused")
+    return _table_of(found["rows"], found["training"], models, title, "adds") if found.get("training") else None
+
+
+def _table_of(
+    rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]], models: Sequence[str], title: str, name: str
+) -> Table:
+    table = _empty_table(title, ("platform", "dealt", "ε", "segment", "users", *models, name, "95 %"))
+    for gain in gains:
+        mine = _alike(rows, gain, ("platform", "dealt", "epsilon", "segment"))
+        means = [_mean([row[NDCG] for row in mine if row["model"] == model]) for model in models]
         share = (
             ("-", "-") if gain["gain"] is None else (_change(gain["gain"]), f"{_change(gain['low'])} to {_change(gain['high'])}")
         )

@@ -23,7 +23,15 @@ from client.recommender.own_model import exact_ranks, fit_own, training_historie
 from shared.base.settings import Settings
 from simulations.benchmarks import gain
 from simulations.benchmarks.baselines import BASELINES, attribute_vectors, fit_baselines, validation_cut
-from simulations.benchmarks.gain_report import GainCell, baseline_table, gain_table, plot_gains, save_cell, summary_of
+from simulations.benchmarks.gain_report import (
+    GainCell,
+    baseline_table,
+    gain_table,
+    plot_gains,
+    save_cell,
+    summary_of,
+    training_table,
+)
 from simulations.benchmarks.newcomers import newcomer_users, only_users
 
 Write = Callable[..., Path]
@@ -101,6 +109,34 @@ def test_a_newcomers_users_are_in_no_part_of_the_federation(world: Path, tmp_pat
     newcomers = [dealt.whole.tables.user_ids[user] for user in users]
     assert len(dealt.platforms) == 2 and len(newcomers) >= 70
     assert sorted([*federated, *newcomers]) == sorted(dealt.whole.tables.user_ids)
+
+
+def test_what_training_adds_is_measured_beside_the_same_model_without_the_adapter(
+    world: Path, tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        f"model.backbone={tiny_bert}",
+        "rounds=1",
+        "training.local_steps=1",
+        "training.views=1",
+        "privacy.accept_noise=true",
+    )
+    words = [word for one in settings for word in ("--set", one)]
+    found, _ = measured(capsys, world, tmp_path / "out", "--dealt", "1", "--strategy", "fedavg", *words)
+    rows = {(row["platform"], row["segment"], row["model"]): row for row in found["rows"]}
+    assert {model for _, _, model in rows} == {"own", "global", "fused", "untrained"}
+    assert len(found["training"]) == len(found["gains"]) == 9
+    # Nothing else was released, so without the adapter the fused model is the own one.
+    assert all(rows[name, "all", "untrained"] == {**rows[name, "all", "own"], "model": "untrained"} for name in ("north", "west"))
+    for one in found["training"]:
+        own, fused = (rows[one["platform"], one["segment"], model]["ndcg@10"] for model in ("untrained", "fused"))
+        assert one["gain"] is None or one["gain"] == pytest.approx(fused / own - 1)
+    table = training_table(found)
+    assert table is not None and table.row_count == 9
+    # Preferences alone are a cell of their own in the same folder, and are not counted together with it.
+    alone, _ = measured(capsys, world, tmp_path / "out", "--dealt", "1")
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 2
+    assert {row["model"] for row in alone["rows"]} == {"own", "global", "fused"} and "training" not in alone
 
 
 def read(world: Path, name: str = "north") -> PlatformRows:

@@ -110,9 +110,10 @@ def test_values_and_gradients_over_all_shapes(
     torch.manual_seed(seed)
     case = Case(*widths, n=n, t=t, targets=targets, rank=rank, frozen=frozen, below=below)
     out, found = case.of(blocked, HALF)
-    _, others = case.of(layer, HALF)
+    theirs, others = case.of(layer, HALF)
     truth, expected = case.of(layer, torch.float64)
-    assert gap(out, truth) <= 0.02
+    # Where changes are large bfloat16 itself is far off, torch's layer by .033 in one case of 300.
+    assert gap(out, truth) <= 2 * gap(theirs, truth) + 0.005
     for one, other, exact in zip(found, others, expected, strict=True):
         assert one.shape == exact.shape
         assert one.dtype == other.dtype
