@@ -172,7 +172,7 @@ def _line(
 
 
 def _everywhere(audit: AuditReport | None) -> PersonEverywhere | None:
-    if audit is None or not audit.ok or audit.everywhere is None or audit.everywhere.platforms < 2:
+    if audit is None or not audit.ok or audit.everywhere is None:
         return None  # of ledgers that do not hold, nothing is added up
     one = audit.everywhere
     return PersonEverywhere(platforms=one.platforms, epsilon=one.epsilon, delta=one.delta)

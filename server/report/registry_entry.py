@@ -90,7 +90,7 @@ def _parameters(report: RunReport) -> str:
         return "not known" if value is None else "infinite" if math.isinf(value) else f"{value:.6g}"
 
     lines = [f"{b.platform}: epsilon {said(b.spent)} of {said(b.budget)} at delta {said(b.delta)}." for b in report.budgets]
-    if report.everywhere is not None and report.everywhere.platforms > 1:
+    if report.everywhere is not None:
         e = report.everywhere
         lines.append(f"A person on all {e.platforms} platforms: epsilon {said(e.epsilon)} at delta {said(e.delta)}.")
     return _list(lines)

@@ -138,7 +138,7 @@ class AuditReport:
     """The whole audit.
 
     Args:
-        everywhere: None where some ledger cannot be read.
+        everywhere: None for one ledger, whose figures are its own, and where some ledger cannot be read.
         summaries: Of each platform's ledger, in the order of `platforms`; None where it cannot be read. Not in the JSON.
     """
 
@@ -230,7 +230,7 @@ def audit_ledgers(
     return AuditReport(
         run=name,
         platforms=platforms,
-        everywhere=compose(readable) if len(readable) == len(paths) else None,
+        everywhere=compose(readable) if 1 < len(readable) == len(paths) else None,
         general=(*evidence.problems, *problems, *_across(platforms, evidence)),
         notes=(*evidence.notes, *notes),
         summaries=summaries,

@@ -47,7 +47,7 @@ def render_audit(report: AuditReport) -> RenderableType:
     parts: list[RenderableType] = [table, *charged]
     if any(spent and not spent.tight for p in report.platforms for spent in (p.opacus, p.dp_accounting)):
         parts.append(Text("RDP and PRV are Opacus', PLD is dp-accounting's. ≤ marks a bound that holds but is loose."))
-    if report.everywhere is not None and report.everywhere.platforms > 1:
+    if report.everywhere is not None:
         e = report.everywhere
         parts.append(
             Text(

@@ -213,6 +213,13 @@ def test_a_person_on_every_platform_pays_for_every_ledger(tmp_path: Path) -> Non
     assert "A person on all 2 platforms" in shown(report)
 
 
+def test_of_one_ledger_nothing_is_added_up(tmp_path: Path) -> None:
+    write(tmp_path, [PRIOR, TRAIN])
+    report = audit_run(tmp_path)
+    assert report.everywhere is None and json.loads(report.to_json())["everywhere"] is None
+    assert "A person on all" not in shown(report)
+
+
 def test_privacy_off_is_said_plainly(tmp_path: Path) -> None:
     write(tmp_path, [replace(TRAIN, noise_multiplier=0.0)], budget=math.inf)
     write(tmp_path, [PRIOR], platform="music")
