@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from client.config.id_rules import IdRules
+from client.config.missing_values import USUAL_MISSING
 from client.config.participation_policy import ParticipationPolicy
 from client.config.platform_file import Budget, PlatformFile
 from client.config.source_schema import KINDS, ROLE_WORDS, CatalogueFile, Flags, NumberRange, Source
-from client.config.table_location import USUAL_MISSING, Linked, Lookup, Reading
+from client.config.table_location import Linked, Lookup, Reading
 from shared.base.allowed_values import allowed_words
 from shared.base.settings import Settings
 

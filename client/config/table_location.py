@@ -22,16 +22,12 @@ from pydantic import (
     model_validator,
 )
 
+from client.config.missing_values import USUAL_MISSING
 from shared.base.nearest_names import meant
 
 MOST_COLUMNS = 1 << 16
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _RELATIVE_SQLITE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)$")
-USUAL_MISSING = (
-    *("\\N", "NULL", "Null", "null", "<null>", "(null)", "NaN", "NAN", "nan", "-nan", "None", "<NA>", "NA", "N/A", "n/a", "#N/A"),
-    *("NaT", "undefined"),
-)
-"""What programs write for a value that is not there."""
 SUFFIXES = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
