@@ -84,7 +84,7 @@ def test_a_dry_run_goes_through_every_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM], ids=str)
 def test_a_killed_run_keeps_the_steps_that_had_ended(tmp_path: Path, number: signal.Signals) -> None:
     out, scratch = tmp_path / "out", tmp_path / "scratch"
     scratch.mkdir()
