@@ -32,6 +32,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -261,6 +262,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args(arguments)
+    names = Counter(load(path).name for folder in options.worlds for path in open_world(folder).platforms)
+    if several := sorted(name for name, count in names.items() if count > 1):
+        parser.error(f"platforms of several worlds are called {', '.join(several)}: measure each world into a folder of its own")
     options.out.mkdir(parents=True, exist_ok=True)
     cells = [cell for cell in gain_cells(options.worlds, options) if not (options.out / f"{cell.name}.npz").exists()]
     dealt: DealtPlatforms | None = None

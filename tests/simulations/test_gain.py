@@ -76,6 +76,12 @@ def test_what_is_there_is_not_run_again(
     assert measured(capsys, world, tmp_path / "out", "--dealt", "1", "2")[0] == found
 
 
+def test_worlds_with_platforms_of_one_name_are_not_mixed(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gain.main([str(world), str(world), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "north, south, west" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_one_platform_has_its_own_model_alone(write_platform: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = write_platform("north", users=60, declared=60).parent
     found, _ = measured(capsys, world, tmp_path / "out", "--dealt", "1")
