@@ -39,7 +39,7 @@ def _platform(name: str, result: dict[str, Any], metrics: dict[str, Any]) -> tup
     own, gain = result.get("own"), result.get("fused_minus_own")
     title = METRICS[NDCG].title
     if not own:
-        return f"{name}: nobody has two liked items, so nothing can be held out and compared.", ""
+        return f"{name}: nobody has two liked items and one not met, so nothing can be held out and compared.", ""
     if not gain:
         return f"{name} uses its own model: nothing that was released is about its items.", _silent(metrics)
     if not own[NDCG]:

@@ -168,6 +168,9 @@ def test_splits(tables_of: Callable[[str], Tables]) -> None:
         tables = tables_of("a,i1,2\na,i2,1\n")
         split = leave_one_out(tables, seed=0)
         assert (tables.item_ids[split.train[0][0]], tables.item_ids[split.held[0]]) == ("i2", "i1")
+        row("a user who has met every item", "all that is liked trains, and `held` is -1")
+        split = leave_one_out(tables_of("".join(f"a,{item},{at}\n" for at, item in enumerate(tables.item_ids))), seed=0)
+        assert split.held.tolist() == [-1] and len(split.train[0]) == tables.items
 
 
 def test_worlds(write_platform: Write, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def show_check(report: dict[str, Any]) -> None:
     for example in report["examples"]:
         console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")
         held = example["held_out"]
-        console.print("  held out: nothing, of one liked item" if held is None else f"  held out: {escape(held)}")
+        console.print(
+            "  held out: nothing, of one liked item or of all items met" if held is None else f"  held out: {escape(held)}"
+        )
     forecast = report["forecast"]
     if not forecast["possible"]:
         console.print(f"[bold red]the planned run would be refused:[/] {escape(forecast['why'])}")

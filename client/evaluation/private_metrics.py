@@ -16,6 +16,9 @@ from shared.protocol.quality import METRICS, WIDTH, Quality, per_user_metrics
 def metric_sums(rank: NDArray[np.float64], candidates: NDArray[np.int64]) -> BoundedSum:
     """Sums over users of (1, every metric) / sqrt(1 + metrics), each user's of norm at most 1.
 
+    Whether a user is among them follows from that user's own rows and from the public catalogue (`client/examples/split.py`): of
+    whom nothing is held out contributes nothing. So one user more or less changes one contribution.
+
     Args:
         rank: float64 (n,). Of each user's held-out item.
         candidates: int64 (n,). Items that it was ranked among.

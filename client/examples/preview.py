@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.config.platform_file import PlatformFile
 from client.examples.friends import Friends
 from client.examples.item_texts import build_catalogue
-from client.examples.split import leave_one_out
+from client.examples.split import can_be_held_out, leave_one_out
 from client.examples.texts import Texts
 from client.examples.user_examples import Reader, profile_shares
 from client.sources.tables import Interactions, Notes, Tables, Ties
@@ -56,7 +56,7 @@ def preview(file: PlatformFile, settings: Settings, tables: Tables) -> Preview:
     liked = np.diff(np.concatenate([[0], np.cumsum(table.positive)])[table.offsets])
     users = np.flatnonzero(liked)[:SHOWN]
     some, numbers = _circle(tables, users)
-    split = leave_one_out(some, seed=settings.seed)
+    split = leave_one_out(some, seed=settings.seed, items=tables.items)
     texts = Texts(tokenizer_of(settings.model.backbone), longest=shape_of(settings.model.backbone).positions)
     declared = {name: source.tokens for name, source in file.sources.items() if source.tokens is not None}
     catalogue = build_catalogue(some, texts, settings.model, declared)
@@ -70,7 +70,7 @@ def preview(file: PlatformFile, settings: Settings, tables: Tables) -> Preview:
         for user in numbers
     ]
     return Preview(
-        evaluated=int((liked >= 2).sum()),
+        evaluated=int(can_be_held_out(liked, np.diff(table.offsets), items=tables.items).sum()),
         group_size=1 + sum(ties.influence + ties.friends for ties in tables.ties.values() if ties.influence),
         item=texts.words(catalogue.sequences[0]),
         users=shown,

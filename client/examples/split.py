@@ -1,7 +1,8 @@
 """Which interactions train and which one is held out: leave-one-out by time, or seeded without times.
 
 The held-out item of a user is the last positive one. Training sees neither it nor, for the ranking, does it
-count as known; every other interaction of the user, positive or not, is known and is never recommended again.
+count as known; every other interaction of the user, positive or not, is known and is never recommended again. Of a user who has
+met every item nothing is held out: it would be the only candidate, first whatever the model is.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Split:
 
     Args:
         train: Per user, the positive items that train, oldest first.
-        held: int32 (users,). The held-out item, -1 for a user with fewer than two positives.
+        held: int32 (users,). The held-out item, -1 for a user with fewer than two positives, or who has met all items.
         known: Per user, every item met except the held-out one, sorted.
     """
 
@@ -87,11 +88,14 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def leave_one_out(tables: Tables, *, seed: int) -> Split:
+def leave_one_out(tables: Tables, *, seed: int, items: int | None = None) -> Split:
     """Hold out each user's last positive item; without times, a seeded choice, each user's own.
 
     Removing or adding one user changes no other user's split: the choice depends on the user's own
     id and the seed, never on a position in the table.
+
+    Args:
+        items: Of the whole catalogue, where `tables` have a part of it.
 
     Returns:
         `train` and `known`, ragged int32 lists of item numbers, one per user; `held`, int32 (users,), -1 for a user of whom
@@ -102,16 +106,28 @@ def leave_one_out(tables: Tables, *, seed: int) -> Split:
     | no user | an empty split |
     | a user with one liked item | it trains, and `held` is -1 |
     | a user with two | the older one trains, the newer one is held out |
+    | a user who has met every item | all that is liked trains, and `held` is -1 |
     """
-    return _cut(tables, seed=seed, hold_out=True)
+    return _cut(tables, seed=seed, catalogue=tables.items if items is None else items)
 
 
 def nothing_held_out(tables: Tables, *, seed: int) -> Split:
     """All that is liked trains, in the order in which `leave_one_out` has it."""
-    return _cut(tables, seed=seed, hold_out=False)
+    return _cut(tables, seed=seed, catalogue=0)
 
 
-def _cut(tables: Tables, *, seed: int, hold_out: bool) -> Split:
+def can_be_held_out(likes: NDArray[np.int64], met: NDArray[np.int64], *, items: int) -> NDArray[np.bool_]:
+    """Of which users something is held out: two liked items, and one among all that they have not met; bool (users,).
+
+    Args:
+        likes, met: int64 (users,). Items that each has liked and met.
+        items: Of the catalogue.
+    """
+    return (likes >= 2) & (met < items)
+
+
+def _cut(tables: Tables, *, seed: int, catalogue: int) -> Split:
+    """The split where the catalogue has so many items; with 0, nothing is held out."""
     table = tables.interactions
     held = np.full(tables.users, -1, np.int32)
     liked, trained, known = np.zeros(tables.users, np.int64), [], []
@@ -127,7 +143,7 @@ def _cut(tables: Tables, *, seed: int, hold_out: bool) -> Split:
             for at in np.flatnonzero(counts).tolist():
                 part = slice(ends[at] - counts[at], ends[at])
                 likes[part] = user_generator(tables.user_ids[begin + at], seed, "split").permutation(likes[part])
-        several = (counts >= 2) & hold_out
+        several = can_be_held_out(counts, np.diff(offsets), items=catalogue)
         last = ends[several] - 1
         held[users][several] = likes[last]
         liked[users] = counts - several

@@ -119,7 +119,7 @@ def evaluate_platform(
         each user; with `lengths`, `quality`: all metrics at these lengths, with 95 % intervals.
 
     Raises:
-        InputError: an option, the model or the sources cannot be used, or nobody has two liked items.
+        InputError: an option, the model or the sources cannot be used, or nobody has two liked items and one not met.
         StorageError, Untrusted: the model's folder is not what was published.
 
     | given | result |
@@ -139,7 +139,8 @@ def evaluate_platform(
         say("none of this platform's items is among the model's (are their public keys declared?): its own model is shown alone")
         opened = None
     if (split.held < 0).all():
-        raise InputError("no user has two liked items, so none can be held out", where=str(file.path), do="evaluate later")
+        found = "no user has two liked items and one that they have not met, so nothing can be held out"
+        raise InputError(found, where=str(file.path), do="evaluate later")
     # A column that is not there is said before anything is fitted.
     segments = {**usual_segments(split, items=tables.items), **declared_segments(file, tables, split, by)} if lengths else {}
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)

@@ -36,7 +36,7 @@ def platform(low: float, mean: float, high: float, **more: Any) -> dict[str, Any
         (platform(-0.01, 0.0, 0.01, signal_to_noise="inf"), ["same items", "keys"]),
         (platform(0.01, 0.02, 0.03, own={"ndcg@10": 0.0}), ["nothing to compare with"]),
         ({"own": {"ndcg@10": 0.1}, "fused_minus_own": None, "signal_to_noise": 1.0}, ["own model", "public keys"]),
-        ({"own": None, "fused_minus_own": None, "signal_to_noise": 1.0}, ["nobody has two liked items"]),
+        ({"own": None, "fused_minus_own": None, "signal_to_noise": 1.0}, ["nobody has two liked items and one not met"]),
     ],
 )
 def test_a_platform(result: dict[str, Any], words: list[str]) -> None:

@@ -81,6 +81,21 @@ def test_the_shown_texts_are_those_that_training_reads(platform: PlatformFile) -
     assert any(len(friends.shown(user, serving=False)) for user in users)
 
 
+def test_who_met_all_items_that_are_looked_at_met_few_of_the_catalogue(platform: PlatformFile) -> None:
+    """A look at two users knows few items, all of which they have met: they must not be taken for the catalogue."""
+    others = {"people.csv": "user,town\na,Rome\n", "said.csv": "user,item,text\na,i0,fine\n", "friends.csv": "user,friend\na,c\n"}
+    for name, text in others.items():
+        (platform.path.parent / name).write_text(text, encoding="utf-8")
+    rows = ["user,item,time", "a,i0,1", "a,i1,2", *(f"b,i{item},{item}" for item in range(20))]
+    (platform.path.parent / "log.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shown = preview(platform, Settings(), read_tables(platform))
+    assert [(user["user"], user["held_out"]) for user in shown.users] == [("a", "Thing 1: part"), ("b", None)]
+    rows = [row for row in rows if not row.startswith("b")]
+    (platform.path.parent / "log.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shown = preview(platform, Settings(), read_tables(platform))
+    assert [user["held_out"] for user in shown.users] == ["Thing 1: part"] and shown.evaluated == 1
+
+
 @given(st.lists(st.text(max_size=40), max_size=5))
 @settings(deadline=None, max_examples=30)
 def test_the_plain_tokenizer_gives_the_same_ids(texts: list[str]) -> None:

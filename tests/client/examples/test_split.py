@@ -106,3 +106,17 @@ def test_without_times_each_order_is_as_likely_and_another_seed_gives_another() 
 def test_nobody() -> None:
     split = leave_one_out(some_tables(0, timed=True), seed=0)
     assert split.users == 0 and len(split.train) == len(split.known) == 0
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_of_who_has_met_every_item_nothing_is_held_out(timed: bool) -> None:
+    """It was the only candidate, and so first whatever the model was."""
+    tables = some_tables(300, timed=timed, items=8)
+    split, met = leave_one_out(tables, seed=0), np.diff(tables.interactions.offsets)
+    liked = nothing_held_out(tables, seed=0).train
+    everything = met == 8
+    assert everything.any() and (split.held[everything] == -1).all()
+    assert all(split.train[user].tolist() == liked[user].tolist() for user in np.flatnonzero(everything))
+    assert ((split.held >= 0) == ((liked.lengths() >= 2) & ~everything)).all()
+    # Among all items of a larger catalogue, of which these tables are a part, there are other candidates.
+    assert ((leave_one_out(tables, seed=0, items=9).held >= 0) == (liked.lengths() >= 2)).all()
