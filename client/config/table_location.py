@@ -145,6 +145,8 @@ class Reading(Frozen):
         decimal: What is before the decimals of a number: a point, or a comma.
         missing: What a cell holds, apart from space around it, where there is no value. By default what programs usually write:
             `\\N`, `NULL`, `nan`, `None`, `<NA>`, `N/A` and their like; an empty list reads them as they are written.
+        carriage_returns: Whether a carriage return alone ends a line, too, as on old Macs and in joined files. By default it does
+            where the header's line ends so; false says that it never does.
         line_breaks: Whether quoted text may hold line ends. False says that a row is a line: then a quotation mark that is never
             closed cannot reach another row. By default true of public tables, and false of users' rows, where one user's mark
             must not take another's row away.
@@ -165,6 +167,7 @@ class Reading(Frozen):
     fields: int | None = Field(None, ge=1, le=MOST_COLUMNS)
     decimal: Literal[".", ","] = "."
     missing: Annotated[tuple[str, ...], AsTuple] = USUAL_MISSING
+    carriage_returns: bool | None = None
     line_breaks: bool | None = None
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from client.sources.ids import HIDDEN, as_ids, flagged_ids
 from client.sources.readers.cells import Kind, canonical_text, empty
 from client.sources.readers.csv_records import BROKEN
 from client.sources.readers.database import open_query, shown_url
-from client.sources.readers.delimited import RAGGED, open_delimited
+from client.sources.readers.delimited import JOINED, RAGGED, open_delimited
 from client.sources.readers.file_bytes import bytes_of, is_compressed, part_files
 from client.sources.readers.json_lines import BROKEN as NO_OBJECT
 from client.sources.readers.json_lines import open_json_lines
@@ -34,6 +34,7 @@ FLAW = "\0flaw"
 _CURES = {
     UNDECODED: 'encoding says what the file is written in, as in "cp1252" or "gb18030"',
     RAGGED: "separator, quote or escape may be others; ragged = true cuts such rows",
+    JOINED: "carriage_returns = true reads each of them; false says that carriage returns are within cells and end no row",
     BROKEN: r"""escape = "\\" where backslashes escape quotation marks, quote = "" where they are ordinary characters""",
     NO_OBJECT: "JSON lines hold one object a line, and a file .json may be one array of objects: `jq -c '.[]'` makes lines of it",
 }

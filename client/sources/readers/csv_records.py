@@ -138,12 +138,13 @@ def header_of(lines: Sequence[str], separator: str, quote: str) -> list[str]:
 def _well_formed(separator: str, quote: str) -> str:
     """A pattern of lines whose cells are quoted as a whole, with marks within doubled, or have no mark."""
     mark, cut = re.escape(quote), re.escape(separator)
-    no_mark, no_cut = _in_class(quote), _in_class(separator)
+    no_mark, no_cut = in_class(quote), in_class(separator)
     cell = f"(?:[^{no_mark}{no_cut}]*|{mark}(?:[^{no_mark}]|{mark}{mark})*{mark})"
     return f"^{cell}(?:{cut}{cell})*$"
 
 
-def _in_class(character: str) -> str:
+def in_class(character: str) -> str:
+    """The character as a class of a pattern has it."""
     return "\\" + character if character in r"\^]-[&~" else character
 
 

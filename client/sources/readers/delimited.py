@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from client.config.table_location import Reading
-from client.sources.readers.csv_records import header_of, records, unescaped
+from client.sources.readers.csv_records import header_of, in_class, records, unescaped
 from client.sources.readers.file_bytes import bytes_of, is_compressed
 from client.sources.readers.foreign_bytes import require_text
 from client.sources.readers.table_scan import Key, Portion, Scan, reading
@@ -27,7 +27,11 @@ REMARK = "#"
 """What a line before the header begins with that is none."""
 _EXCEL = re.compile(r'"?sep=(.)"?\r?')
 RAGGED = "row with more columns than the first"
+JOINED = "several rows in one line, between carriage returns alone"
 _OVERFLOW = "overflow"
+_RETURN = r"\r+[^\r\n]"
+"""A carriage return within a line."""
+_NO_SEPARATOR = "\x1e"
 _COMPRESSED = (b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 _LONGEST_HEADER = 1 << 20
 _UTF8 = ("utf-8", "utf8", "utf-8-sig", "ascii", "us-ascii")
@@ -97,10 +101,12 @@ class _Table:
 
     @cached_property
     def _returns(self) -> bool:
-        """Whether lines end in a carriage return alone: as the header says, which no user wrote."""
-        head = bytes_of(self._path, _LONGEST_HEADER)
-        if not self._how.header or not by_line(self.encoding):
+        """Whether lines end in a carriage return alone, too: as declared, else as the header says, which no user wrote."""
+        if not by_line(self.encoding):
             return False
+        if self._how.carriage_returns is not None or not self._how.header:
+            return bool(self._how.carriage_returns)
+        head = bytes_of(self._path, _LONGEST_HEADER)
         at = head.find(b"\r")
         return at >= 0 and head[at + 1 : at + 2] != b"\n" and b"\n" not in head[:at] and not head[:at].count(b'"') % 2
 
@@ -117,6 +123,8 @@ class _Table:
 
     def _lines(self, data: bytes) -> list[str]:
         lines = lines_of(data, self.encoding)
+        if self._how.carriage_returns and not by_line(self.encoding):
+            lines = [row for line in lines for row in line.removesuffix("\r").split("\r")]
         if self._how.comment is not None:
             lines = [line for line in lines if not line.startswith(self._how.comment)]
         return lines
@@ -126,8 +134,13 @@ class _Table:
         width = self.width or max(positions, default=-1) + 1
         frame = self._frame(positions, width)
         flaws = frame["flaw"]
-        if self.width is not None and not self._how.ragged:
-            flaws = flaws.zip_with(flaws.is_not_null() | frame[_OVERFLOW].is_null(), _all(RAGGED, frame.height))
+        longer = frame[_OVERFLOW].is_not_null()
+        if self.width == 1 or (self.width is not None and longer.any()):
+            # Where a carriage return ended a row, it is in what would be that row's last cell.
+            last = self._frame([width - 1], width)[str(width - 1)]
+            joined = self._with_returns(last) & (longer | (width == 1))
+            flawed = joined if self._how.ragged else joined | longer
+            flaws = flaws.zip_with(flaws.is_not_null() | ~flawed, _all(RAGGED, frame.height).set(joined, JOINED))
         yield Portion(columns={position: frame[str(position)] for position in positions}, flaws=flaws)
 
     @property
@@ -135,6 +148,12 @@ class _Table:
         """The declared encoding; `utf-8` for its other names, and for ASCII."""
         named = self._how.encoding.lower().replace("_", "-")
         return "utf-8" if named in _UTF8 else self._how.encoding
+
+    def _with_returns(self, cells: pl.Series) -> pl.Series:
+        """Which cells hold a carriage return that may end a row; none where the platform file has spoken."""
+        if self._how.carriage_returns is not None:
+            return _all(False, len(cells))
+        return cells.str.contains(_RETURN).fill_null(False)
 
     def _frame(self, positions: Sequence[int], width: int) -> pl.DataFrame:
         """The cells of these positions, `overflow`: the first cell too many, and `flaw`: why a row is broken; in order."""
@@ -144,14 +163,29 @@ class _Table:
         plain = single and self.encoding == "utf-8" and self._how.comment is None and not self._how.escape
         if plain and not self._quoted():
             source = self._path if self._as_it_is else self._data
-            return _scanned(source, self._separator, None, width, names, skip=skip)
+            frame = _scanned(source, self._separator, None, width, names, skip=skip)
+            if not self._unknown_ends:
+                return frame
+            whole = _scanned(source, _NO_SEPARATOR, None, 1, {0: "line", 1: _OVERFLOW}, skip=skip)["line"]
+            return frame.with_columns(flaw=_all(None, frame.height).set(self._with_returns(whole), JOINED))
         lines = self._lines(self._data)[self._skip :]
         if single:
             return self._recorded(lines, width, names)
         lines = lines[int(self._how.header) : len(lines) - (lines[-1] == "")]
-        cells = pl.Series([line.removesuffix("\r") for line in lines], dtype=pl.String).str.split(self._separator)
+        bare = pl.Series([line.removesuffix("\r") for line in lines], dtype=pl.String)
+        cells = bare.str.split(self._separator)
         columns = [cells.list.get(place, null_on_oob=True).alias(name) for place, name in names.items()]
-        return pl.DataFrame([_full(column) for column in columns]).with_columns(pl.lit(None, pl.String).alias("flaw"))
+        flaws = _all(None, len(bare)).alias("flaw")
+        if self._unknown_ends:
+            flaws = flaws.set(self._with_returns(bare), JOINED)
+        return pl.DataFrame([*(_full(column) for column in columns), flaws])
+
+    @cached_property
+    def _unknown_ends(self) -> bool:
+        """Whether neither a header nor the platform file says how lines end, nor how many columns show that one has two rows."""
+        if self.width is not None or self._how.carriage_returns is not None:
+            return False
+        return _holds(self._path, "\r") if self._as_it_is else b"\r" in self._data
 
     def _quoted(self) -> bool:
         """Whether a quotation mark is somewhere."""
@@ -174,7 +208,16 @@ class _Table:
         if plain.height != len(found.plain):  # polars passes over an empty last line
             plain = pl.concat([plain, plain.clear(len(found.plain) - plain.height)])
         others = {name: [row[place] if place < len(row) else None for row in found.others] for place, name in names.items()}
-        frame = pl.DataFrame({**others, "flaw": found.flaws}, schema=plain.schema)
+        flaws = found.flaws
+        if self._unknown_ends:
+            unquoted = pl.Series(found.plain, dtype=pl.String)
+            if self._quote:
+                mark = re.escape(self._quote)
+                unquoted = unquoted.str.replace_all(f"{mark}[^{in_class(self._quote)}]*{mark}", "")
+            plain = plain.with_columns(flaw=_all(None, plain.height).set(self._with_returns(unquoted), JOINED))
+            several = [any(re.search(_RETURN, cell) for cell in row) for row in found.others]
+            flaws = [JOINED if flaw is None and one else flaw for flaw, one in zip(flaws, several, strict=True)]
+        frame = pl.DataFrame({**others, "flaw": flaws}, schema=plain.schema)
         order = pl.Series("order", [*found.plain_at, *found.others_at], dtype=pl.Int64)
         joined = pl.concat([plain, frame.with_columns(pl.col(_OVERFLOW).replace("", None))])
         return joined.with_columns(order).sort("order").drop("order")
@@ -224,8 +267,8 @@ def _holds(path: Path, quote: str) -> bool:
         return data.find(quote.encode()) >= 0
 
 
-def _all(text: str, rows: int) -> pl.Series:
-    return pl.Series([text], dtype=pl.String).new_from_index(0, rows)
+def _all(value: str | bool | None, rows: int) -> pl.Series:
+    return pl.Series([value], dtype=pl.Boolean if isinstance(value, bool) else pl.String).new_from_index(0, rows)
 
 
 def _full(column: pl.Series) -> pl.Series:

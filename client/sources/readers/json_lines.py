@@ -50,7 +50,7 @@ def open_json_lines(path: Path, how: Reading) -> Scan:
 
 def _objects(path: Path, how: Reading) -> Sequence[Any]:
     # Not splitlines(): JSON texts may hold other characters that end a line.
-    lines = [line for line in lines_of(bytes_of(path), how.encoding) if line.strip()]
+    lines = [row for line in lines_of(bytes_of(path), how.encoding) for row in _rows(line) if row.strip()]
     if suffix_of(path) == ".json" and lines and lines[0].lstrip().startswith("["):
         try:
             rows = json.loads("\n".join(lines))
@@ -58,6 +58,11 @@ def _objects(path: Path, how: Reading) -> Sequence[Any]:
             return lines
         return rows if isinstance(rows, list) else lines
     return lines
+
+
+def _rows(line: str) -> list[str]:
+    """A line, or what a carriage return alone ended within it; no text of JSON holds one, but space between its tokens may."""
+    return [line] if "\r" not in line.rstrip("\r") or _object(line) is not None else line.split("\r")
 
 
 def _object(line: Any) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def by_line(encoding: str) -> bool:
     """Whether a line end is a byte of its own, so that each line can be decoded by itself.
@@ -32,10 +34,10 @@ def lines_of(data: bytes, encoding: str) -> list[str]:
 
 
 def id_lines(data: bytes, encoding: str) -> list[str]:
-    """One id per line; only a line end ends one, whatever other characters an id holds.
+    """One id per line; only a line end ends one, of any system, whatever other characters an id holds.
 
-    >>> id_lines("a\\u2028b\\r\\nc\\n".encode(), "utf-8") == ["a\\u2028b", "c"]
+    >>> id_lines("a\\u2028b\\r\\nc\\rd\\n".encode(), "utf-8") == ["a\\u2028b", "c", "d"]
     True
     """
-    lines = [line.removesuffix("\r") for line in lines_of(data, encoding)]
+    lines = re.split("\r\n|\r|\n", "\n".join(lines_of(data, encoding)))
     return lines[:-1] if lines[-1] == "" else lines

@@ -23,6 +23,7 @@ from client.config.platform_file import load
 from client.setup.schema_inference import guess
 from client.setup.table_preview import sample_file
 from client.sources.platform_tables import read_tables
+from client.sources.readers.delimited import JOINED, RAGGED
 from client.sources.tables import Tables
 from shared.base.errors import InputError
 from tests.support.read_rows import rows_of
@@ -101,6 +102,77 @@ def test_lines_that_end_in_a_carriage_return(quoted: bool, tmp_path: Path) -> No
     # A carriage return within a row says nothing of the line ends: the header does.
     (tmp_path / "log.csv").write_bytes(b"user,item\n1,a\r2,b\n3,c\n")
     assert "3" in rows_of(read(tmp_path, path="log.csv"))
+
+
+MIXED = {"CRLF and CR": b"user,item\r\n1,a\r2,b\r\n3,c\r\n", "LF and CR": b"user,item\n1,a\r2,b\n3,c\r\n"}
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("separator", [",", "::"])
+@pytest.mark.parametrize("ends", MIXED)
+def test_rows_between_carriage_returns_alone_are_read_or_refused_with_the_line_to_add(
+    ends: str, separator: str, quoted: bool, tmp_path: Path
+) -> None:
+    """They were rows with too many columns, and the hint was to look at separator and quotes."""
+    content = MIXED[ends].replace(b",", separator.encode()).replace(b"c", b'"c"' if quoted and separator == "," else b"c")
+    (tmp_path / "log.csv").write_bytes(content)
+    how = {"path": "log.csv"} if separator == "," else {"path": "log.csv", "separator": separator}
+    whole = {"1": ["a"], "2": ["b"], "3": ["c"]}
+    for further in ({}, {"ragged": True}):
+        tables = read(tmp_path, **how, **further)
+        assert rows_of(tables) == {"3": ["c"]}
+        (drop,), (warning,) = tables.reports[0].dropped, tables.reports[0].warnings
+        assert (drop.reason, drop.rows) == (JOINED, 1) and "carriage_returns = true" in warning and "separator" not in warning
+    assert rows_of(read(tmp_path, **how, carriage_returns=True)) == whole
+    # Without a header a row has as many columns as it has, unless it is said how many there are.
+    (tmp_path / "log.csv").write_bytes(content.partition(b"\n")[2])
+    for further in ({}, {"fields": 2}):
+        tables = read(tmp_path, **how, **further, header=False, columns={"user": 1, "item": 2})
+        assert rows_of(tables) == {"3": ["c"]} and [drop.reason for drop in tables.reports[0].dropped] == [JOINED]
+    assert rows_of(read(tmp_path, **how, header=False, columns={"user": 1, "item": 2}, carriage_returns=True)) == whole
+
+
+def test_a_carriage_return_within_a_cell_ends_no_row(tmp_path: Path) -> None:
+    """Writers of tables on Linux leave it without quotation marks."""
+    (tmp_path / "log.csv").write_bytes(b"user,item,note\n1,a,so\rgood\n2,b,fine\n")
+    tables = read(tmp_path, path="log.csv")
+    assert rows_of(tables) == {"1": ["a"], "2": ["b"]} and not tables.reports[0].warnings
+    (tmp_path / "log.csv").write_bytes(b"user,item,note\n1,a,so\rgood,x\n2,b,fine\n")
+    reasons = {
+        said: [drop.reason for drop in read(tmp_path, path="log.csv", carriage_returns=said).reports[0].dropped]
+        for said in (False, True)
+    }
+    assert reasons == {False: [RAGGED], True: []}
+    # A file whose header ends so may be one of whatever ends.
+    (tmp_path / "log.csv").write_bytes(b"user,item\r1,a\r\n2,b\n1,b\r")
+    assert rows_of(read(tmp_path, path="log.csv")) == EXPECTED
+
+
+def test_other_files_whose_lines_end_in_a_carriage_return(tmp_path: Path) -> None:
+    rows = [{"user": user, "item": item} for user, items in EXPECTED.items() for item in items]
+    (tmp_path / "log.jsonl").write_bytes(b"\r".join(json.dumps(row).encode() for row in rows[:2]) + b"\n{\r")
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(json.dumps(rows[2]).encode() + b'\n{"user": 9,\r "item": "z"}\r\n')
+    tables = read(tmp_path, path="log.jsonl")
+    assert rows_of(tables) == {**EXPECTED, "9": ["z"]}  # space between the tokens of an object is no end of it
+    (tmp_path / "ids.csv").write_bytes(b"item\r\na\rb\r\nc\r\n")
+    (tmp_path / "wide.csv").write_bytes("item\r\na\rb\r\nc\r\n".encode("utf-16"))
+    (tmp_path / "log.csv").write_text(LOG + "1,c\n")
+    whole = {"1": ["a", "b", "c"], "2": ["b"]}
+    for further, expected in (
+        ({"path": "ids.csv"}, {"1": ["c"]}),
+        ({"path": "ids.csv", "carriage_returns": True}, whole),
+        ({"path": "wide.csv", "encoding": "utf-16", "carriage_returns": True}, whole),
+    ):
+        values = {
+            "name": "p",
+            "users": 99,
+            "privacy": {"epsilon": 1.0},
+            "catalogue": {"column": "item", **further},
+            "sources": {"log": {"kind": "interactions", "path": "log.csv"}},
+        }
+        (tmp_path / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
+        assert rows_of(read_tables(load(tmp_path / "p.toml"))) == expected
 
 
 def test_remarks_before_the_header_and_between_rows(tmp_path: Path) -> None:
