@@ -19,7 +19,7 @@ from shared.base.settings import Settings
 
 if TYPE_CHECKING:
     from client.config.platform_file import PlatformFile
-    from client.sources.tables import SourceReport
+    from client.sources.tables import SourceReport, Tables
 
 _WIDE = 2
 """By how much declared users may differ from those that there are, before it is said."""
@@ -122,6 +122,7 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "warnings": [
             *file.warnings,
             *_alone(file, tables.users, forecast),
+            *_in_other_letters(file, tables),
             *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
         ],
     }
@@ -144,6 +145,20 @@ def _alone(file: PlatformFile, users: int, forecast: dict[str, Any]) -> list[str
             f"what this platform can show is at most {most} of the noise: a run in which all platforms "
             "together do not exceed it is refused; more users, a larger budget or fewer items (preferences.items) help"
         )
+    return found
+
+
+def _in_other_letters(file: PlatformFile, tables: Tables) -> list[str]:
+    """How many users and items are others in capital or small letters, or in other forms of characters."""
+    import polars as pl
+
+    from client.sources.spellings import alike_ids
+
+    found = []
+    for what, ids in (("users", tables.user_ids), ("items", tables.item_ids)):
+        alike = None if file.ids.folded else alike_ids(pl.Series(ids, dtype=pl.String))
+        if alike is not None:
+            found.append(f"{alike.count:,} of {len(ids):,} {what} differ from another in {alike.words()}; {alike.cure}")
     return found
 
 

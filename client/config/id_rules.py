@@ -17,6 +17,11 @@ class IdRules(Frozen):
         invisible: Whether characters that nobody sees are left out: zero-width spaces, byte-order marks, direction marks, soft
             hyphens, control characters, and joiners where no script needs them.
         spaces: Whether space around an id is left out, and other spaces within it (no-break, ideographic) are plain ones.
+        uuids: Whether a UUID is written in small letters, without the braces or the `urn:uuid:` around it: `{A1B2...}` and
+            `a1b2...` are the same one by its standard (RFC 9562).
+        folded: Whether ids that differ in capital and small letters alone (`Ann@x.org`, `ann@x.org`), or in forms of the same
+            characters (full-width digits, ligatures), are one: Unicode NFKC and case folding. Off by default: where letters
+            matter, as in base64 or base62, it makes one of two people. `fedfuse check` says how many ids it would join.
         refuse_lists: Whether a text that looks like a list (`101, 103`, `[101]`) is refused as the id of a user, an item or a
             friend. False takes it as one id; `explode = true` in the source reads its entries.
     """
@@ -25,6 +30,8 @@ class IdRules(Frozen):
     composed: bool = True
     invisible: bool = True
     spaces: bool = True
+    uuids: bool = True
+    folded: bool = False
     refuse_lists: bool = True
 
 

@@ -35,7 +35,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "state": '"worker"',
     },
     "Budget": {"epsilon": "8.0", "delta": "1e-6", "accept_delta": "true"},
-    "IdRules": dict.fromkeys(IdRules.model_fields, "false"),
+    "IdRules": {name: "true" if name == "folded" else "false" for name in IdRules.model_fields},
     "ParticipationPolicy": {
         "coordinator": '"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOSH2EFOgYWiSztPnJBMG4EcLZTWzIOfCCywx2bxgYhI"',
         "minimum_noise_multiplier": "0.5",
@@ -74,6 +74,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "fields": "4",
         "decimal": '","',
         "missing": '["", "-", "unknown"]',
+        "carriage_returns": "true",
         "line_breaks": "true",
     },
     "Source": {

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from client.config.id_rules import USUAL_IDS, IdRules
+from client.sources.numbering import Numbering
+from client.sources.spellings import found_in_other_letters
 from client.sources.tables import Changed, Dropped, EventCount, SourceReport
 from shared.base.errors import InputError
 
@@ -45,6 +47,25 @@ class Cleaning:
         kept = frame.filter(met)
         self.lose(otherwise, frame.height - kept.height)
         return kept
+
+    def keep_known(
+        self, frame: pl.DataFrame, known: pl.Series, *, ids: pl.Series, among: Numbering, otherwise: str
+    ) -> pl.DataFrame:
+        """The rows whose id is known; of the others a person learns how many are known in other letters.
+
+        Args:
+            known: bool (rows,).
+            ids: Of the rows.
+            among: The known ids.
+        """
+        if not self.lenient and not self.rules.folded and len(among) and not known.all():
+            alike = found_in_other_letters(ids.filter(~known), among.spelled)
+            if alike is not None:
+                self.warn(
+                    f"ids of rows that are left out ({otherwise}) differ from known ones in {alike.words()} "
+                    f"(rows: {alike.count:,}); {alike.cure}"
+                )
+        return self.keep(frame, pl.lit(known), otherwise=otherwise)
 
     def lose(self, reason: str, rows: int) -> None:
         """Count rows that are lost for a reason."""

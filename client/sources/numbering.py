@@ -31,6 +31,11 @@ class Numbering:
         """The ids; position is the number."""
         return self._ids.to_list()
 
+    @property
+    def spelled(self) -> pl.Series:
+        """The ids as a column."""
+        return self._ids
+
     def numbers(self, ids: pl.Series) -> pl.Series:
         """Int32 numbers of ids, null for those that are unknown. Integers are looked up as their texts are, each once."""
         if ids.dtype.is_integer():

@@ -16,9 +16,10 @@ from client.sources.cell_values import LATEST, as_numbers, as_times
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.ids import LISTED, as_ids
 from client.sources.numbering import Numbering, offsets
-from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE
+from client.sources.readers.cells import A_LIST, INEXACT, UNUSABLE, canonical_text
 from client.sources.source_rows import Wanted, read_source
 from client.sources.tables import UNTIMED, EventCount, Interactions, SourceReport
+from client.sources.time_formats import likely_formats
 
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"
@@ -119,7 +120,7 @@ def merge_interactions(
                 part.cleaning.warn(
                     f"no row's item is in the catalogue: {spelled}, and the column of items is to hold the same ids"
                 )
-            frame = part.cleaning.keep(frame, pl.lit(known), otherwise=UNKNOWN_ITEM)
+            frame = part.cleaning.keep_known(frame, known, ids=frame["item"], among=catalogue, otherwise=UNKNOWN_ITEM)
         frames.append(frame.with_columns(pl.lit(index, pl.Int32).alias("part")))
     rows = pl.concat(_of_one_type(frames)).with_row_index("row")
     items = catalogue or Numbering(rows["item"].unique().cast(pl.String).sort())
@@ -220,7 +221,13 @@ def timed(frame: pl.DataFrame, time_format: str | None, cleaning: Cleaning) -> p
     impossible = times.is_null() & ~without
     if impossible.any():
         odd = "as 'time_format' says" if time_format else "seconds to nanoseconds since 1970, YYYYMMDD, ISO 8601"
-        cleaning.warn(f"times that are not {odd} are left out: time_format says how they are written, as in {_EXAMPLES}")
+        cure = f"time_format says how they are written, as in {_EXAMPLES}"
+        if not cleaning.lenient:
+            likely = likely_formats(canonical_text(spelled, "time"))
+            # A format is for all times: one that reads fewer than are read now is no cure.
+            if likely.formats and likely.read > times.filter(~without).head(likely.of).count():
+                cure = f"add to the source: {likely.words()}"
+        cleaning.warn(f"times that are not {odd} are left out; {cure}")
     frame = cleaning.keep(frame, pl.lit(~impossible), otherwise=IMPOSSIBLE_TIME)
     if frame["time"].count():
         first, last = int(frame["time"].min()), int(frame["time"].max())  # type: ignore[arg-type]

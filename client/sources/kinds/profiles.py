@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from client.config.source_schema import ProfilesSource
 from client.sources.cell_values import as_texts
 from client.sources.cleaning import UNKNOWN_USER, Cleaning
@@ -28,7 +26,8 @@ def read_profiles(source: ProfilesSource, cleaning: Cleaning, users: Numbering) 
     table = read_source(source, cleaning, [*asked, *(want for want in wanted(source) if want.name != "user")])
     frame = keyed(table.frame, cleaning, ("user",))
     frame = frame.with_columns(users.numbers(frame["user"]).alias(_NUMBER))
-    frame = cleaning.keep(frame, pl.col(_NUMBER).is_not_null(), otherwise=UNKNOWN_USER)
+    known = frame[_NUMBER].is_not_null()
+    frame = cleaning.keep_known(frame, known, ids=frame["user"], among=users, otherwise=UNKNOWN_USER)
     kept = frame.unique("user", keep="first", maintain_order=True)
     cleaning.lose(DUPLICATE, frame.height - kept.height)
 

@@ -53,7 +53,7 @@ def read_reviews(source: ReviewsSource, cleaning: Cleaning, users: Numbering, it
     frame = kept.with_columns(users.numbers(kept["user"]).alias("user"), items.numbers(kept["item"]).fill_null(-1).alias("item"))
 
     item_texts = _item_texts(frame, items) if source.public else None
-    frame = cleaning.keep(frame, pl.col("user").is_not_null(), otherwise=UNKNOWN_USER)
+    frame = cleaning.keep_known(frame, frame["user"].is_not_null(), ids=kept["user"], among=users, otherwise=UNKNOWN_USER)
     frame = frame.sort("user", *(["time"] if "time" in frame.columns else []), maintain_order=True)
     notes = Notes(
         offsets=offsets(frame["user"], len(users)),

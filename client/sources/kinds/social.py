@@ -39,7 +39,8 @@ def read_social(source: SocialSource, cleaning: Cleaning, users: Numbering) -> t
         users.numbers(unique["friend"]).fill_null(-1).alias("friend"),
         pl.Series("rank", ranks, dtype=pl.Binary),
     )
-    kept = cleaning.keep(numbered, pl.col("user").is_not_null(), otherwise=UNKNOWN_USER).sort("user", "rank")
+    known = numbered["user"].is_not_null()
+    kept = cleaning.keep_known(numbered, known, ids=unique["user"], among=users, otherwise=UNKNOWN_USER).sort("user", "rank")
     cleaning.lose(STRANGER, int((kept["friend"] < 0).sum()))
     ties = Ties(
         offsets=offsets(kept["user"], len(users)),

@@ -49,7 +49,7 @@ def read_vectors(
     frame = pl.DataFrame({"id": as_ids(frame[owner], cleaning.rules)}).with_row_index("row")
     frame = cleaning.keep(frame, pl.col("id").is_not_null(), otherwise=f"missing {owner}")
     frame = frame.with_columns(owners.numbers(frame["id"]).alias("number"))
-    frame = cleaning.keep(frame, pl.col("number").is_not_null(), otherwise=unknown)
+    frame = cleaning.keep_known(frame, frame["number"].is_not_null(), ids=frame["id"], among=owners, otherwise=unknown)
     finite = np.isfinite(values[frame["row"].to_numpy()]).all(axis=1)
     frame = cleaning.keep(frame, pl.lit(pl.Series(finite, dtype=pl.Boolean)), otherwise=NOT_FINITE)
     kept = frame.unique("number", keep="first", maintain_order=True)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from client.config.id_rules import IdRules
 from client.config.platform_file import load
-from client.sources.ids import LISTED, as_ids, flagged_ids
+from client.sources.ids import LISTED, as_ids, flagged_ids, spelled_id
 from client.sources.platform_tables import read_tables
 from client.sources.readers.cells import INEXACT, UNUSABLE, canonical_text
 from client.sources.tables import Tables
@@ -182,12 +182,14 @@ def test_binary_ids_are_told_apart(form: str, tmp_path: Path) -> None:
     assert as_ids(pl.Series([b"ann", "Zoë".encode()], dtype=pl.Binary)).to_list() == ["ann", "Zoë"]
 
 
+UUID = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
 SAME = {
     "1": ["1", "1.0", "1.", "1.00", " 1 ", "1\u200b", "\ufeff1", "1\u00a0"],
-    "José": ["Jose\u0301", "José", "Jo\u00adsé", "José\u3000"],
+    "José": ["Jose\u0301", "José", "Jo\u00adsé", "José\u3000", "Jose\u200b\u0301"],
     "Ann Lee": ["Ann\u00a0Lee", "Ann\u2009Lee", "Ann Lee\x00"],
     "user1": ["user\u200d1", "\u200cuser1", "us\u2060er1"],
     "0": ["-0.0", "0.0", "0"],
+    UUID: [UUID.upper(), UUID, f"{{{UUID.upper()}}}", f"urn:uuid:{UUID}", f" {UUID.upper()}\u200b", f"{{{UUID}}}"],
 }
 
 
@@ -208,9 +210,10 @@ def test_one_person_is_one_user(form: str, tmp_path: Path) -> None:
     assert rows_of(tables) == {user: sorted(f"i{number}" for number in range(len(SAME[user]))) for user in SAME}
     assert changed(tables) == {
         "user: whole numbers written with a decimal point": 5,
-        "user: letters with a combining accent": 1,
-        "user: invisible characters": 7,
-        "user: spaces": 5,
+        "user: letters with a combining accent": 2,
+        "user: invisible characters": 9,
+        "user: spaces": 6,
+        "user: UUIDs in capital letters or in braces": 5,
     }
 
 
@@ -221,6 +224,7 @@ def test_one_person_is_one_user(form: str, tmp_path: Path) -> None:
         ("composed", ["Jose\u0301", "José"]),
         ("invisible", ["ann", "an\u200bn"]),
         ("spaces", ["ann", " ann"]),
+        ("uuids", [UUID, UUID.upper(), f"urn:uuid:{UUID}"]),
         ("refuse_lists", ["101, 102"]),
     ],
 )
@@ -234,6 +238,55 @@ def test_each_rule_can_be_switched_off(rule: str, spellings: list[str], tmp_path
     if rule == "whole_numbers":  # a float by type keeps its point, too, and what it may have rounded is refused still
         assert as_ids(pl.Series([1.0, 2.0**60]), IdRules(whole_numbers=False)).to_list() == ["1.0", None]
         assert as_ids(pl.Series(["1.79E+18"]), IdRules(whole_numbers=False)).to_list() == [None]
+
+
+NO_UUIDS = [
+    *("A1B2C3D4", UUID.upper()[:-1], UUID.upper().replace("-", ""), UUID.upper() + "-A", "{" + UUID.upper(), UUID.upper() + "}"),
+    *("X" + UUID.upper(), "dQw4w9WgXcQ", "Ann@x.org", "urn:isbn:0306406157", "URN:UUID:1", UUID.upper().replace("F", "G")),
+]
+
+
+def test_of_ids_that_are_no_uuids_letters_count() -> None:
+    """Only what has exactly the form of a UUID is known to be the same in capital letters."""
+    assert as_ids(pl.Series(NO_UUIDS)).to_list() == NO_UUIDS
+    assert as_ids(pl.Series([UUID.upper(), *NO_UUIDS, None])).to_list() == [UUID, *NO_UUIDS, None]
+
+
+FOLDED = {
+    "ann@x.org": ["Ann@X.org", "ANN@x.ORG", "ann@x.org", "\uff21nn@x.org "],
+    "12": ["\uff11\uff12", "12", "12.0", "\uff11\uff12\uff0e\uff10"],
+    "strasse": ["Stra\u00dfe", "STRASSE"],
+    "file1": ["\ufb01le\u2460", "FILE1"],
+    "jos\u00e9": ["JOS\u00c9", "Jose\u0301"],
+}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_letters_and_forms_of_characters_are_folded_where_the_file_says_so(form: str, tmp_path: Path) -> None:
+    rows = [(spelling, f"I{number}") for spellings in FOLDED.values() for number, spelling in enumerate(spellings)]
+    write(form, tmp_path / f"log.{form}", rows)
+    tables = read(tmp_path, path=f"log.{form}", ids={"folded": True})
+    assert rows_of(tables) == {user: [f"i{number}" for number in range(len(FOLDED[user]))] for user in FOLDED}
+    assert changed(tables)["item: capital letters and other forms of characters"] == len(rows)
+    alone = read(tmp_path, path=f"log.{form}")
+    assert alone.users == len(rows) - 1  # 12 and 12.0
+
+
+TRICKY = st.text(st.sampled_from("aAbeé\u0301\u0327\u0345\u200b\u200d\ufeff \u00a0\u3000.0{}-ßſİıﬁΣς１Ａ"), max_size=8)
+
+
+@pytest.mark.parametrize("rules", [IdRules(), IdRules(folded=True)])
+@given(texts=st.lists(TRICKY | st.text(max_size=8), min_size=1, max_size=8))
+@settings(deadline=None, max_examples=200)
+def test_what_was_made_alike_is_as_it_stays(rules: IdRules, texts: list[str]) -> None:
+    """Else one and the same id would be two, by how often it was read."""
+    once = as_ids(pl.Series(texts, dtype=pl.String), rules)
+    assert as_ids(once, rules).to_list() == once.to_list()
+    # Each cell by itself, and as a person types it.
+    assert once.to_list() == [as_ids(pl.Series([text]), rules)[0] for text in texts]
+    assert [spelled_id(text, rules) for text in texts] == [
+        one if one is not None else text for one, text in zip(once, texts, strict=True)
+    ]
 
 
 def test_every_integer_that_a_float_holds_is_read_and_no_other() -> None:

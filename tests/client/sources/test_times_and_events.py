@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,43 @@ def test_times_before_1990_are_a_warning_with_the_cure(cells: list[str], cure: s
     assert report(read(tmp_path, f"user,item,time\n1,a,{MOMENT}\n")).warnings == ()
 
 
-def test_times_that_cannot_be_read_name_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="time_format"):
-        read(tmp_path, "user,item,time\n1,a,01/10/2018\n")
+WRITTEN = [
+    (["03/04/2021", "13/02/2021"], ["%d/%m/%Y"]),
+    (["03/04/2021", "2/13/2021"], ["%m/%d/%Y"]),
+    (["03/04/2021", "05/06/2021"], ["%d/%m/%Y", "%m/%d/%Y"]),
+    (["1/4/2021 3:04 PM", "13/4/2021 11:00 AM"], ["%d/%m/%Y %I:%M %p"]),
+    (["11/11/2019 9:05:58 AM", "11/14/2019 7:01:48 PM"], ["%m/%d/%Y %I:%M:%S %p"]),
+    (["13-02-2021 10:11:12", "01-02-2021 10:11:12"], ["%d-%m-%Y %H:%M:%S"]),
+    (["02/13/2021, 10:11", "02/01/2021, 10:11"], ["%m/%d/%Y, %H:%M"]),
+    (["31.12.21 08:00", "01.12.21 09:00"], ["%d.%m.%y %H:%M"]),
+    (["2021-13-02", "2021-14-02"], ["%Y-%d-%m"]),
+    (["99/12/31", "98/01/02"], ["%y/%m/%d"]),
+    (["13/02/2021 10:00:00.5 +0200", "01/02/2021 10:00:00.25 +0200"], ["%d/%m/%Y %H:%M:%S%.f %z"]),
+]
+
+
+@pytest.mark.parametrize("cells, formats", WRITTEN)
+def test_times_that_cannot_be_read_name_the_line_to_add(cells: list[str], formats: list[str], tmp_path: Path) -> None:
+    text = "user,item,time\n" + "".join(f'1,i{at},"{cell}"\n' for at, cell in enumerate(cells))
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text)
+    assert re.findall('time_format = "([^"]*)"', error.value.do) == formats
+    assert ("do not tell which" in error.value.do) == (len(formats) > 1)
+    tables = read(tmp_path, text, time_format=formats[0])
+    assert report(tables).kept == len(cells) and not report(tables).warnings
+
+
+def test_a_format_that_is_no_cure_is_not_named(tmp_path: Path) -> None:
+    slashes = "".join(f"1,i{day},{day:02}/02/2021\n" for day in range(1, 20))
+    dashes = "".join(f"2,i{day},2021-02-{day:02}\n" for day in range(1, 25))
+    # Most are read as they are, and would not be with the format of the others.
+    (warning,) = report(read(tmp_path, "user,item,time\n" + slashes + dashes)).warnings
+    assert '%d/%m/%Y"' not in warning and "time_format" in warning
+    (warning,) = report(read(tmp_path, "user,item,time\n" + 2 * slashes + dashes)).warnings
+    assert 'time_format = "%d/%m/%Y", which reads 38 of 62' in warning
+    # A format that was declared and reads half of them is answered with the one that reads all.
+    (warning,) = report(read(tmp_path, "user,item,time\n" + slashes, time_format="%m/%d/%Y")).warnings
+    assert 'add to the source: time_format = "%d/%m/%Y"' in warning
 
 
 def test_every_event_has_its_count_and_weight(tmp_path: Path) -> None:
