@@ -21,7 +21,12 @@ def guessed_tables(guesses: Iterable[tuple[Sample, Guess | None]], *, title: str
         if guess is None:
             shown.add_row(escape(sample.name), "[dim]left out[/]", escape(", ".join(sample.frame.columns[:8])))
             continue
-        columns = [f"{role}: {column}" for role, column in guess.columns.items()]
+        lists = " (lists)" if guess.explode else ""
+        more = {
+            "friend" if guess.kind == "social" else "item": lists,
+            "time": f" ({guess.time_format})" if guess.time_format else "",
+        }
+        columns = [f"{role}: {column}{more.get(role, '')}" for role, column in guess.columns.items()]
         roles = len(columns)
         columns += [f"text: {', '.join(guess.texts)}"] if guess.texts else []
         columns += [f"numbers, if you declare bounds: {', '.join(guess.numbers)}"] if guess.numbers else []

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from client.setup.schema_inference import Guess, guess, unread
+from client.setup.headerless import guess_by_position
+from client.setup.schema_inference import Guess, guess, interactions_of_reviews, unread
 from client.setup.table_preview import Sample
 from shared.base.errors import InputError
 
@@ -83,10 +84,15 @@ def draft(
     Raises:
         InputError: no table looks like interactions; there is nothing to train on.
     """
-    found = [(sample, guess(sample)) for sample in samples]
+    found = [(sample, guess(sample) if _has_header(sample) else guess_by_position(sample.frame)) for sample in samples]
     kinds = [made.kind for _, made in found if made is not None]
+    if "interactions" not in kinds and "reviews" in kinds:
+        # Who wrote of an item has met it: the only table that many have.
+        reviewed = [sample for sample, made in found if made is not None and made.kind == "reviews"]
+        found += [(sample, interactions_of_reviews(sample)) for sample in reviewed]
+        kinds.append("interactions")
     if "interactions" not in kinds:
-        bare = [sample.name for sample, _ in found if any(_is_number(name) for name in sample.frame.columns)]
+        bare = [sample.name for sample, _ in found if not _has_header(sample)]
         cures = [
             f"'{name}' seems to begin with a row, not a header: header = false, columns = {{ user = 1, item = 2 }} in its source"
             for name in bare[:1]
@@ -126,12 +132,8 @@ def draft(
     return text, found
 
 
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+def _has_header(sample: Sample) -> bool:
+    return sample.keys.get("header") is not False
 
 
 def _half(epsilon: float) -> str:
@@ -143,13 +145,21 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
     lines = ["", f"[sources.{name}]" if name.replace("-", "").isalnum() else f"[sources.{json.dumps(name)}]"]
     lines.append(f"kind = {_quoted(made.kind)}")
     for key, value in sample.keys.items():
+        if isinstance(value, bool):
+            lines.append(f"{key} = {json.dumps(value)}")
+            continue
         several = value if isinstance(value, list) else [value]
         shown = [os.path.relpath(one, folder) if key == "path" and not Path(one).is_absolute() else one for one in several]
         if key == "encoding":
             lines.append("# encoding: guessed from the bytes; look at the texts that `fedfuse check` shows")
         lines.append(f"{key} = {json.dumps(shown) if isinstance(value, list) else _quoted(shown[0])}")
     lines += [f"# {remark}" for remark in made.remarks]
-    lines.append(f"columns = {_table(made.columns)}")
+    positions = not _has_header(sample)
+    lines.append(f"columns = {_table(made.columns, positions=positions)}")
+    if made.explode:
+        lines.append("explode = true")
+    if made.time_format is not None:
+        lines.append(f"time_format = {_quoted(made.time_format)}")
     if made.keys is not None:
         lines.append(f"keys = {_quoted(made.keys)}")
     if made.events:
@@ -163,7 +173,8 @@ def _section(name: str, sample: Sample, made: Guess, folder: Path) -> str:
     if made.kind == "social":
         lines += ["influence = 0", "friends = 3"]
     if made.texts:
-        lines.append(f"text = {json.dumps(list(made.texts), ensure_ascii=False)}")
+        texts = [int(one) if positions else one for one in made.texts]
+        lines.append(f"text = {json.dumps(texts, ensure_ascii=False)}")
     lines += _numbers(made)
     lines += [f"# not read: {', '.join(map(repr, left))}"] if (left := unread(sample, made)) else []
     return "\n".join(lines) + "\n"
@@ -180,8 +191,8 @@ def _numbers(made: Guess) -> Sequence[str]:
     return lines
 
 
-def _table(values: Mapping[str, str]) -> str:
-    return "{ " + ", ".join(f"{key} = {_quoted(value)}" for key, value in values.items()) + " }"
+def _table(values: Mapping[str, str], *, positions: bool) -> str:
+    return "{ " + ", ".join(f"{key} = {value if positions else _quoted(value)}" for key, value in values.items()) + " }"
 
 
 def _key(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from client.config.confirmed_changes import IdentityChange, require_agreed
 from client.config.deployment_folder import Deployment
 from client.config.platform_file import load
 from client.config.table_location import DELIMITED, SUFFIXES, Reading
+from client.setup.headerless import seems_headerless
 from client.setup.platform_file_draft import draft
 from client.setup.schema_inference import Guess
 from client.setup.table_preview import Sample, sample_database, sample_file
@@ -150,7 +151,13 @@ def samples_of(data: Iterable[Path]) -> list[Sample]:
     Raises:
         InputError: one cannot be read, or a folder has none.
     """
-    return [sample_file(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
+    return [_sampled(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
+
+
+def _sampled(path: Path, parts: Sequence[Path]) -> Sample:
+    sample = sample_file(path, parts)
+    delimited = Reading(path=(path,)).format_of(path) == "csv"
+    return sample_file(path, parts, header=False) if delimited and seems_headerless(sample) else sample
 
 
 def _tables(data: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:

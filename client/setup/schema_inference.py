@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from client.config.table_location import Column
+from client.setup.list_columns import holds_lists, holds_marks
 from client.setup.table_preview import Sample
 from client.setup.unread_times import time_column
+from client.sources.cell_values import as_times
 from client.sources.item_keys import item_keys
+from client.sources.time_formats import likely_formats
 
 _WORDS = {
     role: frozenset(words.split())
@@ -61,6 +64,8 @@ class Guess:
         texts, numbers: Further columns.
         keys: Kind of public key, where a column holds one.
         width: How many numbers most vectors have.
+        explode: Whether the column of items, or of friends, holds lists.
+        time_format: How times are written, where they are not read without it.
         remarks: What the person should look at.
     """
 
@@ -72,16 +77,27 @@ class Guess:
     numbers: Sequence[str] = ()
     keys: str | None = None
     width: int | None = None
+    explode: bool = False
+    time_format: str | None = None
     remarks: Sequence[str] = ()
 
 
 def guess(sample: Sample) -> Guess | None:
     """What the table is, or None if nothing in it speaks of users or items."""
     frame = sample.frame
-    roles = _roles(frame)
+    roles = column_roles(frame)
     if {"head", "relation", "tail"} <= set(roles):
         return Guess(kind="knowledge", columns=_picked(roles, "head", "relation", "tail"))
-    vector = next((name for name, kind in frame.schema.items() if isinstance(kind, pl.List | pl.Array)), None)
+    lists = [name for name in frame.columns if holds_lists(frame[name])]
+    # 'products_bought' is no time, however it is called.
+    if several := {roles[role] for role in ("user", "event", "value", "time", "price") if roles.get(role) in lists}:
+        roles = column_roles(frame.drop(several))
+    free = [name for name in lists if name not in roles.values()]
+    if "user" in roles and "item" not in roles and free:
+        roles["item"] = free[0]
+    vector = next(
+        (name for name, kind in frame.schema.items() if isinstance(kind, pl.List | pl.Array) and name != roles.get("item")), None
+    )
     owner = "item" if "item" in roles else "user" if "user" in roles else None
     if vector is not None and owner is not None and frame.schema[vector].inner.is_numeric():  # type: ignore[attr-defined]
         return Guess(
@@ -97,12 +113,15 @@ def guess(sample: Sample) -> Guess | None:
         return Guess(
             kind="social",
             columns=_picked(roles, "user", "friend"),
+            explode=roles["friend"] in lists,
             remarks=["influence: how many other users' examples one user may enter; 0 uses friends only when recommending"],
         )
     if "user" in roles and "item" in roles:
         if "text" in roles and _wordy(frame[roles["text"]]):
-            return Guess(kind="reviews", columns=_picked(roles, "user", "item", "text", "time") | _stars(roles))
-        return _interactions(frame, roles)
+            time_format, remarks = time_written(frame[roles["time"]]) if "time" in roles else (None, [])
+            columns = _picked(roles, "user", "item", "text", "time") | _stars(roles)
+            return Guess(kind="reviews", columns=columns, time_format=time_format, remarks=remarks)
+        return _interactions(frame, roles, explode=roles["item"] in lists)
     if "description" not in roles and "text" in roles:
         roles["description"] = roles["text"]
     if "item" in roles:
@@ -116,6 +135,12 @@ def guess(sample: Sample) -> Guess | None:
         columns = {"item": own, **_picked(roles, "title", "description", "category", "price")}
         return _items(frame, columns, remarks=["item: is 'id' the items' id?"])
     return None
+
+
+def interactions_of_reviews(sample: Sample) -> Guess:
+    """What a table of reviews says of who met which item."""
+    roles = column_roles(sample.frame)
+    return _interactions(sample.frame, {role: column for role, column in roles.items() if role != "text"}, explode=False)
 
 
 def unread(sample: Sample, made: Guess) -> list[str]:
@@ -133,7 +158,7 @@ def _tied(frame: pl.DataFrame, roles: Mapping[str, str]) -> dict[str, str]:
     return {"user": naming[0], "friend": named[0]} if naming and named else {}
 
 
-def _roles(frame: pl.DataFrame) -> dict[str, str]:
+def column_roles(frame: pl.DataFrame) -> dict[str, str]:
     """Role -> the first column whose name speaks of it; a column has one role."""
     roles: dict[str, str] = {}
     taken: set[str] = set()
@@ -172,7 +197,32 @@ def _mostly_keys(cells: pl.Series, kind: str) -> bool:
     return len(there) > 0 and int((item_keys(there, kind) != "").sum()) * 2 >= len(there)
 
 
-def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:
+def time_written(cells: pl.Series) -> tuple[str | None, Sequence[str]]:
+    """The `time_format` of times that are not read without one, and what to look at; None where they are, or none is known."""
+    if cells.dtype != pl.String or 2 * as_times(cells, None).count() > cells.count() or not cells.count():
+        return None, ()
+    formats = likely_formats(cells).formats
+    if len(formats) < 2:
+        return next(iter(formats), None), ()
+    others = " or ".join(f'"{one}"' for one in formats[1:])
+    return formats[0], [f"time_format: the values do not tell whether it is {others}; whoever exported them knows"]
+
+
+def threshold_of(values: pl.Series) -> float:
+    """From which value on an item may be liked: the scale of the ratings, which is public, and not a figure of the data."""
+    there = values.drop_nulls()
+    return round(2 * float(there.quantile(0.4) or 0.0)) / 2 if len(there) else 0.0
+
+
+def marked_remark(name: str) -> str:
+    """What a draft says of a column of entries with a mark behind each."""
+    return (
+        f"{name}: entries end in -1 (clicked) or -0 (shown alone), which is not read; to use them, export a row for each entry "
+        "with user, item, event and time"
+    )
+
+
+def _interactions(frame: pl.DataFrame, roles: Mapping[str, str], *, explode: bool) -> Guess:
     columns, remarks = _picked(roles, "user", "item", "time"), []
     events: dict[str, float] = {}
     threshold = None
@@ -182,6 +232,11 @@ def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:
         if (found := time_column(others, owners)) is not None:
             columns["time"] = str(found[0])
             remarks.append(f"columns.time: {found[0]!r} was taken for the time by what it holds, not by its name")
+    time_format, remark = time_written(frame[columns["time"]]) if "time" in columns else (None, ())
+    remarks += remark
+    if explode:
+        remarks.append(f"explode: {columns['item']!r} was taken for lists of items; each entry is a row")
+    remarks += [marked_remark(name) for name in frame.columns if name not in columns.values() and holds_marks(frame[name])]
     if "event" in roles and frame[roles["event"]].n_unique() <= 20:
         columns["event"] = roles["event"]
         names = sorted(str(value) for value in frame[roles["event"]].drop_nulls().unique())
@@ -189,11 +244,17 @@ def _interactions(frame: pl.DataFrame, roles: Mapping[str, str]) -> Guess:
         remarks.append("events: how much each says that an item was liked, 0 to 1; one that is not named says nothing")
     if "value" in roles and frame[roles["value"]].dtype.is_numeric():
         columns["value"] = roles["value"]
-        values = frame[roles["value"]].drop_nulls()
-        # Rounded to a half: the scale of the ratings, which is public, and not a figure of the data.
-        threshold = round(2 * float(values.quantile(0.4) or 0.0)) / 2 if len(values) else 0.0
+        threshold = threshold_of(frame[roles["value"]])
         remarks.append("threshold: from this value on an item counts as liked")
-    return Guess(kind="interactions", columns=columns, events=events, threshold=threshold, remarks=remarks)
+    return Guess(
+        kind="interactions",
+        columns=columns,
+        events=events,
+        threshold=threshold,
+        explode=explode,
+        time_format=time_format,
+        remarks=remarks,
+    )
 
 
 def _further(frame: pl.DataFrame, columns: Mapping[str, str]) -> tuple[list[str], list[str]]:

@@ -29,6 +29,8 @@ from shared.base.errors import InputError
 
 ROWS = 5_000
 _BYTES = 1 << 22
+_LOOKED_AT = 1 << 18
+"""Bytes that are looked at for line ends."""
 _PAIRED = 0.9
 """Share of the bytes from 0x80 that lie in runs of even length, from which on text is taken for Chinese."""
 _NOT_1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
@@ -42,27 +44,28 @@ class Sample:
 
     Args:
         name: For a source, from the file's or the table's name.
-        keys: How a platform file says where it is: path or url, table, separator, encoding.
+        keys: How a platform file says where it is and how it is read: path or url, table, separator, encoding, header.
         frame: The first rows; columns under their own names.
     """
 
     name: str
-    keys: Mapping[str, str | list[str]]
+    keys: Mapping[str, str | bool | list[str]]
     frame: pl.DataFrame = field(repr=False)
 
 
-def sample_file(path: Path, parts: Sequence[Path] = ()) -> Sample:
+def sample_file(path: Path, parts: Sequence[Path] = (), *, header: bool = True) -> Sample:
     """The beginning of a file.
 
     Args:
         parts: Further files with rows of the same table.
+        header: Whether delimited text has one; without it columns are called by their positions.
 
     Raises:
         InputError: it cannot be read as delimited text, JSON lines or Parquet.
     """
     if not path.is_file():
         raise InputError("is not a file", where=str(path), do="name files of tables, or a folder of them")
-    keys: dict[str, str | list[str]] = {"path": [str(path), *map(str, parts)] if parts else str(path)}
+    keys: dict[str, str | bool | list[str]] = {"path": [str(path), *map(str, parts)] if parts else str(path)}
     name = _name(re.sub(r"[-_.]?\d+$", "", path.name.split(".")[0]) if parts else path.name.split(".")[0])
     form = Reading(path=(path,)).format_of(path)
     if form == "parquet":
@@ -74,7 +77,8 @@ def sample_file(path: Path, parts: Sequence[Path] = ()) -> Sample:
         try:
             if form == "jsonl":
                 return Sample(name=name, keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
-            found = {**_encoding(begin), **_separator(begin)}
+            found: dict[str, str | bool] = {**_encoding(begin), **_separator(begin), **_line_ends(begin, header=header)}
+            found |= {} if header else {"header": False}
             how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
             return Sample(name=name, keys={**keys, **found}, frame=_typed(_rows(open_delimited(begin, how))))
         except InputError as error:
@@ -160,6 +164,8 @@ def _rows(scan: Scan) -> pl.DataFrame:
     """The first rows, with types that are guessed from them: a draft is read and corrected by a person."""
     with reading(scan.where):
         names = scan.names if scan.names is not None else scan.seen()
+        if scan.names is None and not scan.keyed:
+            names = [str(at) for at in range(1, len(names) + 1)]
         keys: list[Key] = list(names) if scan.keyed else list(range(len(names)))
         portions = []
         for portion in scan.take(keys):
@@ -246,6 +252,18 @@ def _separator(path: Path) -> dict[str, str]:
             default = "\t" if suffix_of(path) == ".tsv" else ","
             return {} if separator == default else {"separator": separator}
     return {}
+
+
+def _line_ends(path: Path, *, header: bool) -> dict[str, bool]:
+    """That a carriage return alone ends a line, too, where others end otherwise; nothing where the header says how lines end."""
+    text = re.sub(rb'"(?:[^"\\]|""|\\.)*"', b"", path.read_bytes()[:_LOOKED_AT])
+    first = re.search(rb"\r\n|\r|\n", text)
+    if first is None or re.search(rb"\r(?=[^\r\n])", text) is None or (header and first[0] == b"\r"):
+        return {}
+    # In files that are joined each part has the columns of the header; in a cell a carriage return cuts a row into shorter ones.
+    lines = [line for line in re.split(rb"\r\n|\r|\n", text)[:-1] if line]
+    separators = [{line.count(separator.encode()) for line in lines} for separator in SEPARATORS]
+    return {"carriage_returns": True} if any(len(counts) == 1 and counts != {0} for counts in separators) else {}
 
 
 def _name(text: str) -> str:

@@ -123,7 +123,7 @@ def _cleaned(ids: pl.Series, rules: IdRules, changed: Callable[[str, int], None]
         if rules.composed:
             step(COMPOSED, ids.str.normalize("NFC"))
         if rules.folded:
-            step(FOLDED, folded(ids))
+            step(FOLDED, folded_ids(ids))
         if rules.spaces:
             step(SPACES, ids.str.replace_all(_OTHER_SPACES, " ").str.strip_chars())
         if rules.uuids:
@@ -139,10 +139,10 @@ def _cleaned(ids: pl.Series, rules: IdRules, changed: Callable[[str, int], None]
     return ids.set((ids == "").fill_null(False), None)
 
 
-def folded(ids: pl.Series) -> pl.Series:
+def folded_ids(ids: pl.Series) -> pl.Series:
     """Ids without the difference of capital and small letters, and of other forms of one character (NFKC, case folding).
 
-    >>> folded(pl.Series(["Ann@X.org", "\uff11\uff12", "Stra\u00dfe", None])).to_list()
+    >>> folded_ids(pl.Series(["Ann@X.org", "\uff11\uff12", "Stra\u00dfe", None])).to_list()
     ['ann@x.org', '12', 'strasse', None]
     """
     other = ids.str.contains(r"[^\x00-\x7F]").fill_null(False)

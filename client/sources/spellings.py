@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import scipy.special  # type: ignore[import-untyped]
 
-from client.sources.ids import folded
+from client.sources.ids import folded_ids
 
 _CODES = 0.2
 """Share of the ids with a capital letter right behind a small one, from which on letters may be random."""
@@ -51,7 +51,7 @@ def alike_ids(ids: pl.Series) -> AlikeIds | None:
     >>> alike_ids(pl.Series(["ann@x.org", "Ann@x.org", "bob@x.org"]))
     AlikeIds(count=1, pair=('Ann@x.org', 'ann@x.org'))
     """
-    groups = pl.DataFrame({"id": ids, "folded": folded(ids)})
+    groups = pl.DataFrame({"id": ids, "folded": folded_ids(ids)})
     count = groups.height - groups["folded"].n_unique()
     if not count or _by_chance(count, ids, None):
         return None
@@ -68,8 +68,8 @@ def found_in_other_letters(unknown: pl.Series, known: pl.Series) -> AlikeIds | N
         known: Unique ids.
     """
     counts = pl.DataFrame({"id": unknown.cast(pl.String).drop_nulls()}).group_by("id").len()
-    spelled = pl.DataFrame({"known": known, "folded": folded(known)}).unique("folded", keep="first")
-    found = counts.with_columns(folded(counts["id"]).alias("folded")).join(spelled, on="folded").sort("id")
+    spelled = pl.DataFrame({"known": known, "folded": folded_ids(known)}).unique("folded", keep="first")
+    found = counts.with_columns(folded_ids(counts["id"]).alias("folded")).join(spelled, on="folded").sort("id")
     if not found.height or _by_chance(found.height, counts["id"], known):
         return None
     return AlikeIds(count=int(found["len"].sum()), pair=(found["id"][0], found["known"][0]))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from rich.console import Console
 
 from client.config.platform_file import load
 from client.setup.guess_table import guessed_tables
+from client.setup.headerless import seems_headerless
+from client.setup.schema_inference import guess
+from client.setup.table_preview import Sample, sample_file
 from client.setup.world_draft import draft_platform
 from client.sources.platform_tables import read_tables
 from shared.base.errors import InputError
@@ -125,11 +130,117 @@ def test_who_follows_whom_is_a_source_of_ties(header: str, user: str, tmp_path: 
     assert file.sources["ties"].kind == "social" and file.sources["ties"].columns["user"] == user
 
 
-def test_a_table_without_a_header_is_said_to_be_one(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("".join(f"{row % 9},{row % 7},5\n" for row in range(60)))
+def test_a_table_without_a_header_is_drafted_by_what_it_holds(tmp_path: Path) -> None:
+    rows = [f"{row % 9}\t{row % 7}\t{1 + row % 5}\t{1_600_000_000 + 86_400 * row}" for row in range(60)]
+    (tmp_path / "u.data").write_text("\n".join(rows) + "\n")
+    made = draft_platform([tmp_path / "u.data"], tmp_path / "world")
+    source = load(made.path).sources["u"]
+    assert source.columns == {"user": 1, "item": 2, "value": 3, "time": 4} and source.threshold == 3.0
+    assert "guessed by what it holds" in made.path.read_text()
+    tables = read_tables(load(made.path))
+    assert (tables.users, tables.items, tables.reports[-1].read) == (9, 7, 60) and tables.interactions.time is not None
+    # Years are a header, too, and so is a number in front of columns that have names.
+    for header in ("user,2019,2020", "1,hits"):
+        (tmp_path / "t.csv").write_text(f"{header}\n" + "".join(f"{row % 9},{row},{row % 4}\n" for row in range(60)))
+        assert not seems_headerless(sample_file(tmp_path / "t.csv"))
+    # Where nothing tells who is who, the line to add is said.
+    (tmp_path / "t.csv").write_text("".join(f"{row},{row}.5\n" for row in range(60)))
     with pytest.raises(InputError, match="no table looks like interactions") as error:
-        draft_platform([tmp_path / "log.csv"], tmp_path / "world")
+        draft_platform([tmp_path / "t.csv"], tmp_path / "world")
     assert "header = false" in error.value.do
+
+
+def behaviours(*, header: bool) -> list[str]:
+    """Impressions as MIND has them: who, when, what they had clicked before, and what was shown with what was clicked of it."""
+    rows = ["impression_id\tuser_id\ttime\thistory\timpressions"] if header else []
+    for row in range(60):
+        history = " ".join(f"N{10_000 + (row * at) % 23}" for at in range(1, 1 + row % 5))
+        shown = " ".join(f"N{10_000 + (row + at) % 23}-{int(at == 1)}" for at in range(1, 4))
+        clock = f"11/{9 + row % 6}/2019 {1 + row % 11}:05:58 {'AM' if row % 2 else 'PM'}"
+        rows.append(f"{row + 1}\tU{1000 + row % 17}\t{clock}\t{history}\t{shown}")
+    return rows
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_histories_are_drafted_as_lists(header: bool, tmp_path: Path) -> None:
+    (tmp_path / "behaviors.tsv").write_text("\n".join(behaviours(header=header)) + "\n")
+    news = [
+        f"N{10_000 + at}\tsports\tsoccer\tThe {at}th headline of the day\tWhat is said below the headline {at}\thttps://x.org/{at}\t[]"
+        for at in range(23)
+    ]
+    head = ["id\tcategory\tsubcategory\ttitle\tabstract\turl\tentities"] if header else []
+    (tmp_path / "news.tsv").write_text("\n".join([*head, *news]) + "\n")
+    made = draft_platform([tmp_path / "behaviors.tsv", tmp_path / "news.tsv"], tmp_path / "world", name="mind")
+    text, file = made.path.read_text(), load(made.path)
+    assert "explode = true" in text and 'time_format = "%m/%d/%Y %I:%M:%S %p"' in text
+    assert "entries end in -1 (clicked) or -0" in text and ("header = false" in text) is not header
+    assert {source.kind for source in file.sources.values()} == {"interactions", "items"}
+    tables = read_tables(file)
+    assert tables.users == len({row % 17 for row in range(60) if row % 5}) and tables.items == 23
+    assert tables.interactions.time is not None and "headline" in tables.item_titles[0]
+    console = Console(file=io.StringIO(), width=140)
+    console.print(guessed_tables(made.guesses, title="mind"))
+    assert f"item: {'history' if header else 4} (lists)" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize("ids", [list(range(100, 120)), [f"p{at}" for at in range(20)]])
+def test_a_basket_is_a_list_and_no_vector(form: str, ids: list[int] | list[str], tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"customer": [f"c{row % 9}" for row in range(30)], "products_bought": [ids[row % 7 : row % 7 + 3] for row in range(30)]}
+    )
+    path = tmp_path / f"orders.{form}"
+    if form == "csv":
+        frame.with_columns(pl.col("products_bought").cast(pl.List(pl.String)).list.join(", ")).write_csv(path)
+    else:
+        (frame.write_parquet if form == "parquet" else frame.write_ndjson)(path)
+    made = draft_platform([path], tmp_path / "world", name="shop")
+    tables = read_tables(load(made.path))
+    assert (tables.users, tables.items) == (9, 9) and "explode = true" in made.path.read_text()
+
+
+def test_lists_of_words_and_of_numbers_are_no_histories() -> None:
+    people = pl.DataFrame({"user": ["a", "b"], "interests": [["chess", "go"], ["tea"]], "town": ["Rome", "Rome"]})
+    made = guess(Sample(name="people", keys={}, frame=people))
+    assert made is None or made.kind == "profiles"
+    vectors = pl.DataFrame({"user": ["a", "b"], "embedding": [[0.5, 1.0], [0.1, 0.2]]})
+    made = guess(Sample(name="vectors", keys={}, frame=vectors))
+    assert made is not None and made.kind == "vectors" and not made.explode
+
+
+@pytest.mark.parametrize(
+    "cells, time_format, said",
+    [
+        (["03/04/2021", "13/02/2021"], "%d/%m/%Y", False),
+        (["02/13/2021 3:04 PM", "02/01/2021 3:04 AM"], "%m/%d/%Y %I:%M %p", False),
+        (["03/04/2021", "05/06/2021"], "%d/%m/%Y", True),
+        (["2021-04-03", "2021-06-05"], None, False),
+        (["03.04.2021", "05.06.2021"], None, False),
+    ],
+)
+def test_dates_with_slashes_are_drafted_with_their_format(
+    cells: list[str], time_format: str | None, said: bool, tmp_path: Path
+) -> None:
+    rows = [f"u{row % 9},i{row % 7},{cells[row % len(cells)]}" for row in range(60)]
+    (tmp_path / "log.csv").write_text("user,item,date\n" + "\n".join(rows) + "\n")
+    made = draft_platform([tmp_path / "log.csv"], tmp_path / "world", name="shop")
+    assert load(made.path).sources["log"].time_format == time_format
+    assert ("the values do not tell whether it is" in made.path.read_text()) is said
+    assert read_tables(load(made.path)).interactions.time is not None
+
+
+@pytest.mark.parametrize("ends", [b"\r", b"\r\n", b"\n"])
+def test_line_ends_of_joined_files_are_drafted(ends: bytes, tmp_path: Path) -> None:
+    old, new = ([b"u%d,i%d" % (row % 9, row % 7) for row in range(begin, begin + 20)] for begin in (0, 20))
+    joined = b"user,item\r\n" + b"".join(row + b"\r" for row in old) + b"".join(row + ends for row in new)
+    (tmp_path / "log.csv").write_bytes(joined)
+    made = draft_platform([tmp_path / "log.csv"], tmp_path / "world", name="shop")
+    assert "carriage_returns = true" in made.path.read_text()
+    assert read_tables(load(made.path)).reports[-1].read == 40
+    # In a cell it ends nothing.
+    (tmp_path / "notes.csv").write_bytes(b"user,item,note\r\n" + b"".join(row + b",so\rgood\r\n" for row in old))
+    made = draft_platform([tmp_path / "notes.csv"], tmp_path / "world", name="notes")
+    assert "carriage_returns" not in made.path.read_text() and read_tables(load(made.path)).reports[-1].read == 20
 
 
 def test_a_key_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
@@ -138,3 +249,34 @@ def test_a_key_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
     text = draft_platform([tmp_path / "log.csv", tmp_path / "items.csv"], tmp_path / "world", name="s").path.read_text()
     assert "# isbn: named as a public key (isbn), but most of its cells are none that can be read" in text
     assert "numbers = { isbn" not in text and "# not read: 'isbn'" in text
+
+
+def test_who_reviewed_an_item_has_met_it(tmp_path: Path) -> None:
+    """A table of reviews alone was refused: it was no log."""
+    rows = [
+        {
+            "user_id": f"A{row % 9}",
+            "asin": f"B{row % 7}",
+            "rating": 1.0 + row % 5,
+            "text": f"It was rather {row}",
+            "timestamp": 10**12 + row,
+        }
+        for row in range(60)
+    ]
+    (tmp_path / "Toys.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = draft_platform([tmp_path / "Toys.jsonl"], tmp_path / "world")
+    assert [guess.kind for _, guess in made.guesses if guess] == ["reviews", "interactions"]
+    file = load(made.path)
+    tables = read_tables(file)
+    assert tables.users == 9 and len(tables.notes) == 1 and tables.interactions.time is not None
+    assert 0 < tables.interactions.positive.sum() < len(tables.interactions.positive)
+
+
+def test_friends_in_a_list_are_drafted(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"u{row % 9},i{row % 7}\n" for row in range(60)))
+    (tmp_path / "ties.csv").write_text(
+        "user,friends\n" + "".join(f'u{row},"u{(row + 1) % 9}, u{(row + 2) % 9}"\n' for row in range(9))
+    )
+    made = draft_platform([tmp_path / "log.csv", tmp_path / "ties.csv"], tmp_path / "world", name="shop")
+    (ties,) = read_tables(load(made.path)).ties.values()
+    assert len(ties.friend) == 18
