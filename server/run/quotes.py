@@ -23,11 +23,12 @@ from shared.model.factor_schedule import scheme_of
 from shared.protocol.flower_records import answer_from, to_record
 from shared.protocol.messages import Quote, Quoted, Refusal
 from shared.secagg.codec import decode
+from shared.secagg.sum_signal import require_signal
 from shared.secagg.trust_statement import TrustStatement
 from strategies.base import lifetime_of
 from strategies.composition import named
 from strategies.secure_sum.mutual_trust import trusting_platforms
-from strategies.secure_sum.summed_step import require_signal, sufficient_noise
+from strategies.secure_sum.summed_step import sufficient_noise
 
 FILE = "dry-run.json"
 

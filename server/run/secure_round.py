@@ -31,13 +31,14 @@ from shared.protocol.messages import Joined, Reason
 from shared.secagg.codec import VERSION, decode, encode, version_of
 from shared.secagg.noise_agreement import declared_by
 from shared.secagg.shared_catalogues import POPULARITY, Popularity, places
+from shared.secagg.sum_signal import require_signal
 from strategies.base import AdapterStrategy, Member, NoUpdate, Receipt
 from strategies.optimizers import Adapter
 from strategies.secure_sum.encoded_items import Encoded
 from strategies.secure_sum.flower_phases import Phases
 from strategies.secure_sum.mutual_trust import UntrustedPlatform
 from strategies.secure_sum.protocol import Abandoned, Enrolment, SumCoordinator
-from strategies.secure_sum.summed_step import Candidates, require_signal
+from strategies.secure_sum.summed_step import Candidates
 
 FOLDER = "secure"
 _FILE, _ENCODED = "session.bin", "encoded.bin"

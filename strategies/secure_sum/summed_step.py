@@ -13,10 +13,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.base.errors import InputError, NoisyPlan, ProtocolError
+from shared.base.errors import InputError, ProtocolError
 from shared.base.settings import Settings
 from shared.preferences.item_index import list_digest, parse_items
-from shared.privacy.plan import preference_signal, signal_to_noise
 from shared.protocol.messages import Arrays, Joined, Quoted
 from shared.secagg.codec import decode, encode
 from shared.secagg.noise_agreement import Agreement, batch_of, declared_by, pooled, terms_of
@@ -114,57 +113,6 @@ def agreement_of(settings: Settings, joined: Mapping[str, Joined], entries: Sequ
         # Popularities of whole catalogues serve training alone.
         catalogues=pooled(entries, colluders=settings.secure.colluders) if settings.trains else (),
     )
-
-
-def require_signal(settings: Settings, agreement: Agreement, *, users: Sequence[int], parameters: int, shared: int = 0) -> float:
-    """The run's signal-to-noise bound over all platforms' users.
-
-    Args:
-        users: That each platform declares.
-        shared: Items that platforms have in common; 0 where none are summed.
-
-    Raises:
-        NoisyPlan: it is below 1, and that was not accepted.
-    """
-    if not settings.trains:
-        return require_preference_signal(settings, agreement, users=sum(users), shared=shared)
-    ratio = signal_to_noise(
-        batch=settings.training.batch(users),
-        steps=settings.rounds,
-        noise_multiplier=agreement.noise_multiplier,
-        parameters=parameters,
-    )
-    if ratio < 1 and not settings.privacy.accept_noise:
-        raise NoisyPlan(
-            f"the planned sums would be noise: even if all gradients agreed, they would be {ratio:.3g} of the noise's norm "
-            f"({sum(users)} users on all platforms, {settings.rounds} rounds, {parameters} parameters)",
-            where=f"distributed noise, multiplier {agreement.noise_multiplier:.3g}",
-            do="more users or rounds, a larger budget or sample rate, or fewer parameters (model.rank, model.layers); "
-            "a simulation that is to show this: --set privacy.accept_noise=true",
-        )
-    return ratio
-
-
-def require_preference_signal(settings: Settings, agreement: Agreement, *, users: int, shared: int) -> float:
-    """The same of a run that shares preferences alone.
-
-    Raises:
-        NoisyPlan: it is below 1.
-    """
-    preferences = settings.preferences
-    # Nothing in common is no noise: such a run ends by saying so.
-    items = max(1, min(preferences.items, shared)) if preferences.items else preferences.map
-    noise = agreement.preference_noise if preferences.items else agreement.taste_noise
-    ratio = preference_signal(users=users, items=items, noise_multiplier=noise)
-    if ratio < 1 and not settings.privacy.accept_noise:
-        raise NoisyPlan(
-            f"the sum of preferences would be noise: even if all users liked the same, it would be {ratio:.3g} of the noise "
-            f"({users} users on all platforms, {items} {'items' if preferences.items else 'directions'})",
-            where=f"distributed noise, multiplier {noise:.3g}",
-            do="more users, a larger budget, or fewer items (preferences.items, preferences.map); "
-            "a simulation that is to show this: --set privacy.accept_noise=true",
-        )
-    return ratio
 
 
 class Candidates:
