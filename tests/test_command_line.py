@@ -13,6 +13,7 @@ import pytest
 
 from shared.base.settings import Settings
 from shared.base.version import VERSION
+from shared.protocol.keys import ed25519_line, make_ed25519
 from tests.support.called_command import called
 
 Write = Callable[..., Path]
@@ -271,7 +272,7 @@ class TestRuns:
         found = call("check", write_platform(users=60, declared=20, privacy="epsilon = 0.0001\ndelta = 1e-5"))
         assert "epsilon 0.0001 of the 0.0001 left" in found.text and "signal to noise at most 0.0 " not in found.text
         assert "users = 20 is declared, and 60 have interactions" in found.text
-        assert "all platforms together do not exceed it is refused" in found.text
+        assert found.code == 0 and "decided of all its platforms together" in found.text and "fedfuse check FOLDER" in found.text
         assert "have interactions: noise" not in call("check", write_platform("other", users=60, declared=60)).text
 
     def test_check_says_what_was_made_alike_and_what_events_and_times_are(
@@ -346,6 +347,46 @@ class TestRuns:
         found = call("check", path, "--json")
         assert found.code == 4 and json.loads(found.out)["forecast"]["possible"] is False
         assert "would be refused" in call("check", path).text
+
+    @pytest.mark.parametrize(
+        ("planned", "little"),
+        [("strategy = 'preferences'\n", 0.002), ("rounds = 3\nprivacy.noise = 'distributed'\n", 3.0)],
+    )
+    def test_check_of_a_world_fails_where_its_run_would_be_refused(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path, planned: str, little: float
+    ) -> None:
+        """That all platforms together would release noise was a warning of each, and the exit code 0."""
+        tiny = "training.sample_rate = 0.5\nmodel.rank = 1\nmodel.layers = 1\n"
+        (tmp_path / "settings.toml").write_text(planned + tiny)
+        found = []
+        for number, epsilon in enumerate((little, 50.0)):
+            privacy = f"epsilon = {epsilon}\ndelta = 1e-5"
+            world = write_platform(folder=tmp_path / f"world{number}", users=30, privacy=privacy).parent
+            path = write_platform("video", folder=world, users=20, seed=2, privacy=privacy)
+            checked = call("check", world, "--config", tmp_path / "settings.toml")
+            run = call("simulate", world, "--config", tmp_path / "settings.toml", "--out", tmp_path / f"run{number}")
+            assert checked.code == run.code
+            found.append(checked.code)
+            as_json = json.loads(call("check", world, "--config", tmp_path / "settings.toml", "--json").out)
+            assert (as_json["refused"] or "") in run.text and bool(as_json["refused"]) == (run.code != 0)
+            assert (" would be noise: " in run.text) == (run.code != 0)
+            assert "decided of all its platforms together" not in checked.text
+            # One of its platforms alone decides nothing.
+            assert call("check", path, "--config", tmp_path / "settings.toml").code == 0
+        assert found == [4, 0]
+
+    def test_check_fails_where_a_deployed_platforms_own_terms_refuse(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
+    ) -> None:
+        key = ed25519_line(make_ed25519(tmp_path / "key").public_key())
+        path = write_platform(extra=f'[federation]\ncoordinator = "{key}"\nminimum_participants = 3\n')
+        found = call("check", path)
+        assert found.code == 0 and "a run with default settings would be refused" in found.text
+        for platforms, code in ((2, 4), (3, 0)):
+            (tmp_path / "run.toml").write_text(f'strategy = "preferences"\n[server]\nminimum_platforms = {platforms}\n')
+            found = call("check", path, "--config", tmp_path / "run.toml")
+            assert found.code == code and ("minimum_participants" in found.text) == (code == 4)
+            assert "default settings" not in found.text
 
     def test_settings_say_what_each_may_be(self, call: Callable[..., Result]) -> None:
         found = json.loads(call("settings", "--json").out)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from client.cli.check_words import show_check
-from shared.base.errors import ExitCode, FedfuseError, PrivacyError
+from client.cli.planned_run import PlannedPlatform, forecast_run, refused_together, undecided
+from shared.base.errors import ExitCode, FedfuseError
 from shared.base.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def check(
     """Read a platform's sources and show what they give: rows, fused examples, and the epsilon of the planned run.
 
     Of a world, every platform's, and how many items each two have in common. Nothing is trained, charged or sent. What is shown
-    are the platforms' own rows: keep it there. Where the planned run would be refused, the exit code says so.
+    are the platforms' own rows: keep it there. Where the planned run is sure to be refused, the exit code says so: by a deployed
+    platform's own file (its terms count where --config names the run's settings), by its budget, or, of a world, because what all
+    of its platforms sum would be noise.
     """
     from client.config.deployment_folder import platform_files_in
     from shared.base.setting_overrides import settings_of
@@ -41,31 +44,38 @@ def check(
     settings = settings_of(config, [])
     reports: list[dict[str, Any]] = []
     items: dict[str, set[int]] = {}
+    planned: list[PlannedPlatform] = []
     files = platform_files_in(platform)
     failed: list[tuple[Path, FedfuseError]] = []
     for file in files:
         try:
-            report, hashes = _checked(file, settings)
+            report, hashes, brings = _checked(file, settings, planned=config is not None, alone=len(files) == 1)
         except FedfuseError as error:
             failed.append((file, error))
             continue
         reports.append(report)
         items[report["platform"]] = hashes
+        planned += [brings] if brings is not None else []
         if not as_json:
             show_check(report)
             print()
     if failed:
         raise _all_of(failed)
+    refused = refused_together(settings, planned)
     common = {f"{one}, {other}": len(items[one] & items[other]) for one, other in itertools.combinations(items, 2)}
     if as_json:
-        found = reports[0] if len(files) == 1 else {"platforms": reports, "items_in_common": common}
+        together = {"platforms": reports, "items_in_common": common, "refused": refused or None}
+        found = reports[0] if len(files) == 1 else together
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         if common:
             shown = "; ".join(f"{escape(pair)} {count:,}" for pair, count in common.items())
             Console(emoji=False).print(f"[bold]items in common:[/] {shown}")
+        if refused:
+            shown = f"[bold red]the planned run of these platforms would be refused:[/] {escape(refused)}"
+            Console(emoji=False).print(shown)
         Console(emoji=False).print("[dim]nothing was trained, charged or sent[/]")
-    if not all(report["forecast"]["possible"] for report in reports):
+    if refused or not all(report["forecast"]["possible"] for report in reports):
         raise typer.Exit(ExitCode.PRIVACY)
 
 
@@ -79,8 +89,10 @@ def _all_of(failed: Sequence[tuple[Path, FedfuseError]]) -> FedfuseError:
     return error
 
 
-def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
-    """What is to be said of one platform, and the hashes by which others find its items."""
+def _checked(
+    path: Path, settings: Settings, *, planned: bool, alone: bool
+) -> tuple[dict[str, Any], set[int], PlannedPlatform | None]:
+    """What is to be said of one platform, the hashes by which others find its items, and what it would bring to a run."""
     from client.config.platform_file import load
     from client.examples.preview import preview
     from client.sources.item_keys import hashes_of
@@ -92,7 +104,8 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
     require_usable(tables, where=str(file.path))
     require_items(tables, where=str(file.path))
     shown = preview(file, settings, tables)
-    forecast = _forecast(file, settings, tables)
+    hashes = set(hashes_of(tables).tolist())
+    forecast, brings = forecast_run(file, settings, tables, hashes=hashes, planned=planned)
     report = {
         "platform": file.name,
         "users": {"declared": file.users, "with_interactions": tables.users, "evaluated": shown.evaluated},
@@ -121,31 +134,23 @@ def _checked(path: Path, settings: Settings) -> tuple[dict[str, Any], set[int]]:
         "privacy_warnings": list(file.privacy_warnings),
         "warnings": [
             *file.warnings,
-            *_alone(file, tables.users, forecast),
+            *_declared(file, tables.users),
+            *undecided(file, settings, forecast, planned=planned, alone=alone),
             *_in_other_letters(file, tables),
             *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
         ],
     }
-    return report, set(hashes_of(tables).tolist())
+    return report, hashes, brings
 
 
-def _alone(file: PlatformFile, users: int, forecast: dict[str, Any]) -> list[str]:
-    """What a person should know who sees how many users there are, or how little one platform by itself can show."""
-    from shared.privacy.plan import short_number
-
-    found = []
-    if not file.users / _WIDE <= users <= file.users * _WIDE:
-        found.append(
-            f"users = {file.users:,} is declared, and {users:,} have interactions: noise, and what delta promises, are planned "
-            "for the declared number, so declare about how many there are"
-        )
-    if forecast["possible"] and forecast["signal_to_noise"] != "inf" and forecast["signal_to_noise"] < 1:
-        most = short_number(forecast["signal_to_noise"])
-        found.append(
-            f"what this platform can show is at most {most} of the noise: a run in which all platforms "
-            "together do not exceed it is refused; more users, a larger budget or fewer items (preferences.items) help"
-        )
-    return found
+def _declared(file: PlatformFile, users: int) -> list[str]:
+    """What a person should know who declares far more or far fewer users than there are."""
+    if file.users / _WIDE <= users <= file.users * _WIDE:
+        return []
+    return [
+        f"users = {file.users:,} is declared, and {users:,} have interactions: noise, and what delta promises, are planned "
+        "for the declared number, so declare about how many there are"
+    ]
 
 
 def _in_other_letters(file: PlatformFile, tables: Tables) -> list[str]:
@@ -183,38 +188,3 @@ def _keys(tables: Any) -> dict[str, int]:
 
     found = Counter(key for key in tables.item_keys if key)
     return {"items": found.total(), "shared": sum(times for times in found.values() if times > 1)}
-
-
-def _forecast(file: Any, settings: Settings, tables: Any) -> dict[str, Any]:
-    """What the planned run would spend and how loud its update would be; a refusal is an answer too."""
-    from client.run.quoting import quote_run
-    from shared.ledger.reading import read_ledger
-
-    deployed = file.federation.coordinator is not None
-    try:
-        if deployed:
-            # What a deployed platform refuses before it plans anything.
-            file.require_catalogue()
-            file.require_delta()
-        spent = [entry.release for entry in read_ledger(file.ledger).entries] if deployed and file.ledger.exists() else []
-        found = quote_run(file, settings, tables, budget=file.privacy.epsilon, spent=spent, simulation=not deployed)
-    except PrivacyError as error:
-        return {"possible": False, "why": error.found}
-    plan = found.plan
-    return {
-        "possible": True,
-        "rounds": settings.rounds_each,
-        "steps": settings.steps,
-        "sample_rate": settings.training.rate(file.users) if settings.trains else 0.0,
-        "batch": settings.training.batch([file.users]) if settings.trains else 0.0,
-        "epsilon": found.epsilon if plan.private else "inf",
-        "left": found.share.left if plan.private else "inf",
-        "budget": plan.budget if plan.private else "inf",
-        "delta": plan.delta,
-        "noise_multiplier": plan.noise_multiplier,
-        "preference_noise": plan.preference_noise,
-        "taste_noise": plan.taste_noise,
-        "signal_to_noise": plan.signal_to_noise if plan.private else "inf",
-        "group_size": found.group_size,
-        "accountant": str(plan.accountant),
-    }
