@@ -375,6 +375,12 @@ class TestRuns:
             assert call("check", path, "--config", tmp_path / "settings.toml").code == 0
         assert found == [4, 0]
 
+    def test_check_says_who_is_probably_a_remark(self, call: Callable[..., Result], write_platform: Write) -> None:
+        path = write_platform()
+        with (path.parent / "shop-events.csv").open("a") as events:
+            events.write("# half of them,i1,1700000000\n")
+        assert "'# half of them': if that is a remark of the export" in call("check", path).text
+
     def test_check_fails_where_a_deployed_platforms_own_terms_refuse(
         self, call: Callable[..., Result], write_platform: Write, tmp_path: Path
     ) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from client.config.platform_file import PlatformFile
     from client.sources.tables import SourceReport, Tables
 
+_FEW = 5
+"""Users whose ids begin as a remark does, from which on such are ids."""
 _WIDE = 2
 """By how much declared users may differ from those that there are, before it is said."""
 
@@ -137,6 +139,7 @@ def _checked(
             *_declared(file, tables.users),
             *undecided(file, settings, forecast, planned=planned, alone=alone),
             *_in_other_letters(file, tables),
+            *_remarks(tables),
             *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
         ],
     }
@@ -165,6 +168,15 @@ def _in_other_letters(file: PlatformFile, tables: Tables) -> list[str]:
         if alike is not None:
             found.append(f"{alike.count:,} of {len(ids):,} {what} differ from another in {alike.words()}; {alike.cure}")
     return found
+
+
+def _remarks(tables: Tables) -> list[str]:
+    """Users who are probably remarks of the program that wrote the export."""
+    found = [user for user in tables.user_ids if user.startswith("#")]
+    if not 0 < len(found) <= _FEW:
+        return []
+    cure = "if that is a remark of the export and no user, comment = '#' in the source leaves out all lines that begin so"
+    return [f"{len(found)} of {tables.users:,} users are called as a remark begins, such as {found[0]!r}: {cure}"]
 
 
 def _unread_time(file: PlatformFile, read: SourceReport) -> list[str]:

@@ -54,9 +54,8 @@ def show_check(report: dict[str, Any]) -> None:
     for example in report["examples"]:
         console.print(f"[bold]user {escape(str(example['user']))} as text:[/] {escape(example['text'])}")
         held = example["held_out"]
-        console.print(
-            "  held out: nothing, of one liked item or of all items met" if held is None else f"  held out: {escape(held)}"
-        )
+        nothing = f"nothing: {example['because']}"
+        console.print(f"  held out: {nothing if held is None else escape(held)}")
     forecast = report["forecast"]
     if not forecast["possible"]:
         console.print(f"[bold red]the planned run would be refused:[/] {escape(forecast['why'])}")

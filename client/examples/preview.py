@@ -23,6 +23,8 @@ LOOKED_AT = 1000
 """Texts of a source that are counted as whole or cut."""
 SHOWN = 2
 """Users that are shown."""
+ONE_LIKED, ALL_MET = "one liked item alone", "every item was met, so it would be the only candidate"
+"""Why nothing of a user is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Preview:
         evaluated: Users with a held-out item.
         group_size: Training examples that one user may touch.
         item: An item's text.
-        users: Of some users their id, text and held-out item.
+        users: Of some users their id, text and held-out item, or why nothing is held out.
         cut: Source -> how many of the texts that were looked at are cut, of how many.
     """
 
@@ -66,6 +68,7 @@ def preview(file: PlatformFile, settings: Settings, tables: Tables) -> Preview:
             "user": some.user_ids[user],
             "text": texts.words(reader.sequence(user, split.train[user][::-1], serving=False)),
             "held_out": some.item_titles[split.held[user]] if split.held[user] >= 0 else None,
+            "because": "" if split.held[user] >= 0 else ONE_LIKED if len(split.train[user]) < 2 else ALL_MET,
         }
         for user in numbers
     ]

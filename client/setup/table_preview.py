@@ -78,7 +78,8 @@ def sample_file(path: Path, parts: Sequence[Path] = (), *, header: bool = True) 
             if form == "jsonl":
                 return Sample(name=name, keys=keys, frame=_rows(open_json_lines(begin, Reading(path=(begin,)))))
             found: dict[str, str | bool] = {**_encoding(begin), **_separator(begin), **_line_ends(begin, header=header)}
-            found |= {} if header else {"header": False}
+            if not header:
+                found |= {"header": False, **_remarks(begin)}
             how = Reading(path=(begin,), **found)  # type: ignore[arg-type]
             return Sample(name=name, keys={**keys, **found}, frame=_typed(_rows(open_delimited(begin, how))))
         except InputError as error:
@@ -264,6 +265,11 @@ def _line_ends(path: Path, *, header: bool) -> dict[str, bool]:
     lines = [line for line in re.split(rb"\r\n|\r|\n", text)[:-1] if line]
     separators = [{line.count(separator.encode()) for line in lines} for separator in SEPARATORS]
     return {"carriage_returns": True} if any(len(counts) == 1 and counts != {0} for counts in separators) else {}
+
+
+def _remarks(path: Path) -> dict[str, str]:
+    """What remarks before the first row begin with."""
+    return {"comment": REMARK} if path.read_bytes().startswith(REMARK.encode()) else {}
 
 
 def _name(text: str) -> str:

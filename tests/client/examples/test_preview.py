@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.config.platform_file import PlatformFile, load
-from client.examples.preview import preview
+from client.examples.preview import ALL_MET, ONE_LIKED, preview
 from client.model.prepared_platform import read_platform
 from client.sources.platform_tables import read_tables
 from shared.base.settings import Settings
@@ -68,6 +68,7 @@ def test_the_shown_texts_are_those_that_training_reads(platform: PlatformFile) -
             "user": tables.user_ids[user],
             "text": texts.words(reader.sequence(user, split.train[user][::-1], serving=False)),
             "held_out": tables.item_titles[split.held[user]] if split.held[user] >= 0 else None,
+            "because": "" if split.held[user] >= 0 else ONE_LIKED,
         }
         for user in users
     ]
@@ -90,6 +91,7 @@ def test_who_met_all_items_that_are_looked_at_met_few_of_the_catalogue(platform:
     (platform.path.parent / "log.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     shown = preview(platform, Settings(), read_tables(platform))
     assert [(user["user"], user["held_out"]) for user in shown.users] == [("a", "Thing 1: part"), ("b", None)]
+    assert [user["because"] for user in shown.users] == ["", ALL_MET]
     rows = [row for row in rows if not row.startswith("b")]
     (platform.path.parent / "log.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     shown = preview(platform, Settings(), read_tables(platform))

@@ -139,6 +139,9 @@ def test_a_table_without_a_header_is_drafted_by_what_it_holds(tmp_path: Path) ->
     assert "guessed by what it holds" in made.path.read_text()
     tables = read_tables(load(made.path))
     assert (tables.users, tables.items, tables.reports[-1].read) == (9, 7, 60) and tables.interactions.time is not None
+    (tmp_path / "u.txt").write_text("# a remark\n# of two lines\n" + "\n".join(rows) + "\n")
+    made = draft_platform([tmp_path / "u.txt"], tmp_path / "world", name="remarked")
+    assert 'comment = "#"' in made.path.read_text() and read_tables(load(made.path)).reports[-1].read == 60
     # Years are a header, too, and so is a number in front of columns that have names.
     for header in ("user,2019,2020", "1,hits"):
         (tmp_path / "t.csv").write_text(f"{header}\n" + "".join(f"{row % 9},{row},{row % 4}\n" for row in range(60)))
