@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -171,6 +172,19 @@ app.command("models", rich_help_panel=EVERYONE)(models)
 app.command("doctor", rich_help_panel=EVERYONE)(doctor)
 app.command("strategies", rich_help_panel=EVERYONE)(strategies)
 app.command("settings", rich_help_panel=EVERYONE)(settings_command)
+
+
+def _reflow(commands: typer.Typer) -> None:
+    """Let paragraphs of help be as wide as the terminal; only the lines of one that begins with \\b are its own."""
+    for info in commands.registered_commands:
+        paragraphs = (info.help or inspect.getdoc(info.callback) or "").split("\n\n")
+        info.help = "\n\n".join(one if one.startswith("\b") else " ".join(one.split("\n")) for one in paragraphs)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _reflow(group.typer_instance)
+
+
+_reflow(app)
 
 
 def _version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -427,6 +428,19 @@ class TestTheDoor:
         assert "--resume" in call("simulate", "-h").out
         assert call("--version").out.strip() == f"fedfuse {VERSION}"
         assert "Exit codes" in call("-h").out
+
+    def test_help_fills_the_terminals_lines(self, call: Callable[..., Result]) -> None:
+        """Each line of a docstring was one, and a narrower terminal put a few words of it on the next."""
+        text = call("check", "--help").out
+        begin = text.index("Of a world, every platform's")
+        lines = [line.strip() for line in text[begin:].partition("\u256d")[0].splitlines() if line.strip()]
+        widest = max(map(len, lines))
+        assert widest > 170  # of 200 columns
+        # The first word of a line did not fit on the one before.
+        for line, following in itertools.pairwise(lines):
+            assert len(line) + 1 + len(following.split()[0]) >= widest, line
+        examples = call("recommend", "--help").out
+        assert " fedfuse recommend --platform shop.toml --like 978-0306406157" in examples
 
     def test_a_misspelt_command_is_answered_once(self, call: Callable[..., Result]) -> None:
         result = call("simulat")
