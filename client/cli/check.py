@@ -138,7 +138,7 @@ def _checked(
             *file.warnings,
             *_declared(file, tables.users),
             *undecided(file, settings, forecast, planned=planned, alone=alone),
-            *_in_other_letters(file, tables),
+            *_spelled_alike(file, tables),
             *_remarks(tables),
             *(f"source '{one.source}': {text}" for one in tables.reports for text in (*one.warnings, *_unread_time(file, one))),
         ],
@@ -156,17 +156,18 @@ def _declared(file: PlatformFile, users: int) -> list[str]:
     ]
 
 
-def _in_other_letters(file: PlatformFile, tables: Tables) -> list[str]:
-    """How many users and items are others in capital or small letters, or in other forms of characters."""
+def _spelled_alike(file: PlatformFile, tables: Tables) -> list[str]:
+    """How many users and items are others but for letters or leading zeros."""
     import polars as pl
 
     from client.sources.spellings import alike_ids
 
-    found = []
+    found: list[str] = []
     for what, ids in (("users", tables.user_ids), ("items", tables.item_ids)):
-        alike = None if file.ids.folded else alike_ids(pl.Series(ids, dtype=pl.String))
-        if alike is not None:
-            found.append(f"{alike.count:,} of {len(ids):,} {what} differ from another in {alike.words()}; {alike.cure}")
+        found += [
+            f"{alike.count:,} of {len(ids):,} {what} differ from another in {alike.words()}; {alike.difference.cure}"
+            for alike in alike_ids(pl.Series(ids, dtype=pl.String), file.ids)
+        ]
     return found
 
 

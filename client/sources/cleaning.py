@@ -9,7 +9,7 @@ import polars as pl
 
 from client.config.id_rules import USUAL_IDS, IdRules
 from client.sources.numbering import Numbering
-from client.sources.spellings import found_in_other_letters
+from client.sources.spellings import known_but_for
 from client.sources.tables import Changed, Dropped, EventCount, SourceReport
 from shared.base.errors import InputError
 
@@ -51,19 +51,18 @@ class Cleaning:
     def keep_known(
         self, frame: pl.DataFrame, known: pl.Series, *, ids: pl.Series, among: Numbering, otherwise: str
     ) -> pl.DataFrame:
-        """The rows whose id is known; of the others a person learns how many are known in other letters.
+        """The rows whose id is known; of the others a person learns how many are known but for letters or zeros.
 
         Args:
             known: bool (rows,).
             ids: Of the rows.
             among: The known ids.
         """
-        if not self.lenient and not self.rules.folded and len(among) and not known.all():
-            alike = found_in_other_letters(ids.filter(~known), among.spelled)
-            if alike is not None:
+        if not self.lenient and len(among) and not known.all():
+            for alike in known_but_for(ids.filter(~known), among.spelled, self.rules):
                 self.warn(
                     f"ids of rows that are left out ({otherwise}) differ from known ones in {alike.words()} "
-                    f"(rows: {alike.count:,}); {alike.cure}"
+                    f"(rows: {alike.count:,}); {alike.difference.cure}"
                 )
         return self.keep(frame, pl.lit(known), otherwise=otherwise)
 
@@ -98,7 +97,8 @@ class Cleaning:
                 if self.read
                 else f"source '{self.source}' is empty"
             )
-            cures = self._warnings or ["check separator, header, columns and encoding in the platform file"]
+            general = "check separator, header, columns and encoding in the platform file"
+            cures = self._warnings or ["check columns in the platform file" if self.asked is not str else general]
             asked = self.asked() if any(reason.startswith("missing ") for reason in self._lost) or not self._warnings else ""
             raise InputError(found, where=self.where, do="; ".join([*cures, "or leave the source out"]) + asked)
         dropped = tuple(Dropped(source=self.source, reason=reason, rows=rows) for reason, rows in self._lost.items())

@@ -11,7 +11,7 @@ import polars as pl
 from client.config.id_rules import USUAL_IDS, IdRules
 from client.sources.readers.cells import INEXACT, UNUSABLE, canonical_text, each
 
-LISTED = "looks like a list of several, not one id (explode = true in the source reads its entries)"
+LISTED = "looks like a list of several, not one id"
 WHOLE, COMPOSED, INVISIBLE, SPACES, UUIDS, FOLDED = (
     "whole numbers written with a decimal point",
     "letters with a combining accent",

@@ -233,7 +233,7 @@ def require_usable(tables: Tables, *, where: str) -> None:
         InputError: there is nobody to learn from.
     """
     if not tables.interactions.positive.any():
-        said = [f"source '{one.source}': {text}" for one in tables.reports if one.kind == "interactions" for text in one.warnings]
+        said = _said(tables)
         general = "look at `threshold` and `events` of the interactions source: they say what counts as positive"
         raise InputError("no user has a positive interaction", where=where, do="; ".join([*said, general]))
 
@@ -245,7 +245,13 @@ def require_items(tables: Tables, *, where: str) -> None:
         InputError: the catalogue has fewer than two items.
     """
     if tables.items < 2:
-        raise InputError(f"the catalogue has {tables.items} item", where=where, do="a recommender needs two at least")
+        do = "; ".join([*_said(tables), "a recommender needs two at least"])
+        raise InputError(f"the catalogue has {tables.items} item", where=where, do=do)
+
+
+def _said(tables: Tables) -> list[str]:
+    """What reading the interactions has said, which is more often the cause than what came of it."""
+    return [f"source '{one.source}': {text}" for one in tables.reports if one.kind == "interactions" for text in one.warnings]
 
 
 def _in_words(

@@ -35,8 +35,10 @@ _CURES = {
     UNDECODED: 'encoding says what the file is written in, as in "cp1252" or "gb18030"',
     RAGGED: "separator, quote or escape may be others; ragged = true cuts such rows",
     JOINED: "carriage_returns = true reads each of them; false says that carriage returns are within cells and end no row",
-    BROKEN: r"""escape = "\\" where backslashes escape quotation marks, quote = "" where they are ordinary characters""",
-    NO_OBJECT: "JSON lines hold one object a line, and a file .json may be one array of objects: `jq -c '.[]'` makes lines of it",
+    BROKEN: "line_breaks = true where quoted texts run over several lines, "
+    r"""escape = "\\" where backslashes escape quotation marks, quote = "" where they are ordinary characters""",
+    NO_OBJECT: "JSON lines hold one object a line: `jq -c .` makes lines of objects that run over several, "
+    "`jq -c '.[]'` of an array",
 }
 """What to do about a flaw of many rows."""
 _REPLACEMENT = "\ufffd"
@@ -166,6 +168,9 @@ def read_table(
         if scan.named and cleaning is not None:
             for want in absent:
                 _warn_of_alias(want, scan.names or (), labels, cleaning)
+            for name, column in named.items():
+                if (scan.names or ()).count(column) > 1 and isinstance(wants[name].column, str):
+                    cleaning.warn(f"several columns are called '{column}': the first is read; {name} = POSITION takes another")
         cells = _Cells(wants, keys, how.missing, rules, {} if scan.keyed or not scan.decoded else named, cleaning)
         with reading(scan.where):
             for portion in scan.take(list(dict.fromkeys([*keys.values(), *passed]))):
@@ -232,20 +237,25 @@ def _open_parquet(path: Path) -> Scan:
 
 def _keys(scan: Scan, wanted: Sequence[Wanted], source: str, *, public: bool) -> dict[str, Key]:
     keys = {}
+    lacking: list[Wanted] = []
     for want in wanted:
         # Of JSON lines with private rows only what is declared is read; else any row with such a key would decide.
         key = scan.find(want.column, offset=want.offset, public=public) if want.required or not scan.keyed or public else None
         if key is not None:
             keys[want.name] = key
         elif want.required:
-            column = repr(want.column) + (f" + {want.offset}" if want.offset else "")
-            found = f"source '{source}': column {column} (for '{want.name}') does not exist"
-            raise InputError(found, where=scan.where, do=scan.missing(want.column, want.name))
+            lacking.append(want)
+    if lacking:
+        said = [f"{one.column!r}{f' + {one.offset}' if one.offset else ''} (for '{one.name}')" for one in lacking]
+        found = f"source '{source}': column {said[0]} does not exist{''.join(f', nor {one}' for one in said[1:])}"
+        raise InputError(found, where=scan.where, do=scan.missing({one.name: one.column for one in lacking}))
     return keys
 
 
 def _asked(scan: Scan, keys: Sequence[Key]) -> str:
-    return f"; keys that are read: {', '.join(map(repr, keys))}; {scan.columns()}"
+    seen = list(scan.seen())
+    within = f"; `jq -c '.{seen[0]}[]'` makes lines of rows that are a list under the key '{seen[0]}'" if len(seen) == 1 else ""
+    return f"; keys that are read: {', '.join(map(repr, keys))}; {scan.columns()}{within}"
 
 
 def _warn_of_alias(want: Wanted, names: Sequence[str], read: Mapping[str, str], cleaning: Cleaning) -> None:

@@ -1,18 +1,19 @@
-"""Ids that differ in capital and small letters alone, or in forms of the same characters: counted for people, never joined.
+"""Ids that differ in something that often means nothing: counted for people, never joined.
 
-Whether they are one is the platform file's to say (`folded` of `[ids]`). Of short random ids of both kinds of letters some differ
-so by chance, and of these nothing is said.
+Whether they are one is the platform file's to say (`folded` of `[ids]`), or a matter of the export. Of short random ids of both
+kinds of letters some differ in these alone by chance, and of these nothing is said.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import scipy.special  # type: ignore[import-untyped]
 
+from client.config.id_rules import IdRules
 from client.sources.ids import folded_ids
 
 _CODES = 0.2
@@ -23,8 +24,40 @@ _LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A difference between ids of which one is the other.
+
+    Args:
+        what: They differ in it alone.
+        cure: What makes them one.
+        without: Ids -> the ids without it.
+    """
+
+    what: str
+    cure: str
+    without: Callable[[pl.Series], pl.Series]
+
+
+def _without_zeros(ids: pl.Series) -> pl.Series:
+    return ids.str.replace(r"^0+(\d+)$", "$1")
+
+
+LETTERS = Difference(
+    what="capital and small letters or in forms of characters",
+    cure="where they are the same, folded = true under [ids] in the platform file joins them; where letters matter in these ids, "
+    "leave them so",
+    without=folded_ids,
+)
+ZEROS = Difference(
+    what="leading zeros",
+    cure="where they are the same, a program has read some of them as numbers: export that column as text",
+    without=_without_zeros,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlikeIds:
-    """Ids that folding would join.
+    """Ids that are others but for a difference.
 
     Args:
         count: Of ids that would become another, or of rows.
@@ -33,46 +66,53 @@ class AlikeIds:
 
     count: int
     pair: tuple[str, str]
-
-    cure: ClassVar[str] = (
-        "where they are the same, folded = true under [ids] in the platform file joins them; where letters matter in these ids, "
-        "leave them so"
-    )
+    difference: Difference
 
     def words(self) -> str:
         """What they differ in, with an example."""
         one, other = self.pair
-        return f"capital and small letters or in forms of characters alone, such as {one!r} and {other!r}"
+        return f"{self.difference.what} alone, such as {one!r} and {other!r}"
 
 
-def alike_ids(ids: pl.Series) -> AlikeIds | None:
-    """How many of some unique ids are another one in other letters; None if there is none, or chance explains as many.
+def _differences(rules: IdRules) -> Iterator[Difference]:
+    yield from (() if rules.folded else (LETTERS,))
+    yield ZEROS
 
-    >>> alike_ids(pl.Series(["ann@x.org", "Ann@x.org", "bob@x.org"]))
-    AlikeIds(count=1, pair=('Ann@x.org', 'ann@x.org'))
+
+def alike_ids(ids: pl.Series, rules: IdRules) -> list[AlikeIds]:
+    """How many of some unique ids are another one but for a difference; none of which chance explains as many.
+
+    >>> [found] = alike_ids(pl.Series(["ann@x.org", "Ann@x.org", "bob@x.org"]), IdRules())
+    >>> found.count, found.pair
+    (1, ('Ann@x.org', 'ann@x.org'))
     """
-    groups = pl.DataFrame({"id": ids, "folded": folded_ids(ids)})
-    count = groups.height - groups["folded"].n_unique()
-    if not count or _by_chance(count, ids, None):
-        return None
-    several = groups.filter(pl.col("folded").is_duplicated())
-    first, second = several.filter(pl.col("folded") == several["folded"].min())["id"].sort().head(2)
-    return AlikeIds(count=count, pair=(first, second))
+    found = []
+    for difference in _differences(rules):
+        groups = pl.DataFrame({"id": ids, "without": difference.without(ids)})
+        count = groups.height - groups["without"].n_unique()
+        if count and not (difference is LETTERS and _by_chance(count, ids, None)):
+            several = groups.filter(pl.col("without").is_duplicated())
+            first, second = several.filter(pl.col("without") == several["without"].min())["id"].sort().head(2)
+            found.append(AlikeIds(count=count, pair=(first, second), difference=difference))
+    return found
 
 
-def found_in_other_letters(unknown: pl.Series, known: pl.Series) -> AlikeIds | None:
-    """How many rows hold an id that is a known one in other letters; None if none does, or chance explains as many.
+def known_but_for(unknown: pl.Series, known: pl.Series, rules: IdRules) -> list[AlikeIds]:
+    """How many rows hold an id that is a known one but for a difference; none of which chance explains as many.
 
     Args:
         unknown: Ids of rows, none of them known.
         known: Unique ids.
     """
     counts = pl.DataFrame({"id": unknown.cast(pl.String).drop_nulls()}).group_by("id").len()
-    spelled = pl.DataFrame({"known": known, "folded": folded_ids(known)}).unique("folded", keep="first")
-    found = counts.with_columns(folded_ids(counts["id"]).alias("folded")).join(spelled, on="folded").sort("id")
-    if not found.height or _by_chance(found.height, counts["id"], known):
-        return None
-    return AlikeIds(count=int(found["len"].sum()), pair=(found["id"][0], found["known"][0]))
+    alike = []
+    for difference in _differences(rules):
+        spelled = pl.DataFrame({"known": known, "without": difference.without(known)}).unique("without", keep="first")
+        found = counts.with_columns(difference.without(counts["id"]).alias("without")).join(spelled, on="without").sort("id")
+        if found.height and not (difference is LETTERS and _by_chance(found.height, counts["id"], known)):
+            pair = (found["id"][0], found["known"][0])
+            alike.append(AlikeIds(count=int(found["len"].sum()), pair=pair, difference=difference))
+    return alike
 
 
 def _by_chance(count: int, ids: pl.Series, others: pl.Series | None) -> bool:
@@ -83,14 +123,13 @@ def _by_chance(count: int, ids: pl.Series, others: pl.Series | None) -> bool:
     """
     if float(ids.str.contains("[a-z][0-9]*[A-Z]").mean() or 0.0) < _CODES:  # type: ignore[arg-type]
         return False
-    expected = 0.0
-    lengths = ids.filter(~ids.str.contains(r"[^\x00-\x7F]")).str.len_bytes()
     plain = ids.filter(~ids.str.contains(r"[^\x00-\x7F]"))
-    beside = None if others is None else others.str.len_bytes().value_counts(name="ids")
+    lengths = plain.str.len_bytes()
+    beside = {} if others is None else dict(others.str.len_bytes().value_counts(name="ids").iter_rows())
+    expected = 0.0
     for length, many in lengths.value_counts(name="ids").iter_rows():
-        second = (many - 1) / 2 if beside is None else int(beside.filter(pl.col(others.name) == length)["ids"].sum())  # type: ignore[union-attr]
-        some = plain.filter(lengths == length).head(_LOOKED_AT)
-        expected += many * second * _agreement(some, length)
+        second = (many - 1) / 2 if others is None else beside.get(length, 0)
+        expected += many * second * _agreement(plain.filter(lengths == length).head(_LOOKED_AT), length)
     return bool(scipy.special.gammainc(count, expected) >= _SURE) if expected else False
 
 

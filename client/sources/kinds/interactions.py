@@ -33,12 +33,15 @@ _EXAMPLES = '"%d/%m/%Y %H:%M", "unix-ms", "excel"'
 _SHOWN = 10
 _MOST_EVENTS = 50
 """Names in a column of events from which on they are no kinds of event, but one for each row."""
+_EXPLODED = "explode = true in the source reads each entry of a list as a row"
 _CURES = {
-    LISTED: "explode = true in the source reads each entry of it as a row; [ids] refuse_lists = false takes it as one id",
-    A_LIST: "explode = true in the source reads each entry of a list as a row; of an object, export the value that is the id",
+    LISTED: "[ids] refuse_lists = false takes such a text as one id; numbers are to be written without commas between thousands",
+    A_LIST: "of an object, export the value that is the id",
     INEXACT: "ids that went through floating-point numbers have lost digits: write the column as integers or as text",
 }
 """What to do about what is no id."""
+_EXPLODING = {("interactions", "item"), ("social", "friend")}
+"""Kind of source and role that may hold lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +191,8 @@ def keyed(frame: pl.DataFrame, cleaning: Cleaning, roles: Sequence[str]) -> pl.D
             for reason, rows in frame[role].filter(flagged).value_counts().sort(role).iter_rows():
                 cleaning.lose(f"{role}: {(why := reason.removeprefix(UNUSABLE))}", rows)
                 if why in _CURES:
-                    cleaning.warn(_CURES[why])
+                    exploded = (cleaning.kind, role) in _EXPLODING and why in (LISTED, A_LIST)
+                    cleaning.warn(f"{role}: {_EXPLODED + '; ' if exploded else ''}{_CURES[why]}")
             frame = frame.filter(~flagged)
         frame = cleaning.keep(frame, pl.col(role).is_not_null(), otherwise=f"missing {role}")
     return frame
@@ -289,9 +293,12 @@ def _weights(events: pl.Series, declared: Mapping[str, float], cleaning: Cleanin
 
 def _valued(frame: pl.DataFrame, decimal: str, cleaning: Cleaning) -> pl.DataFrame:
     frame = cleaning.keep(frame, pl.col("value").is_not_null(), otherwise="missing value")
-    frame = frame.with_columns(as_numbers(frame["value"], decimal=decimal).alias("value"))
-    height = frame.height
+    texts = canonical_text(frame["value"], "text")
+    frame = frame.with_columns(as_numbers(texts, decimal=decimal).alias("value"))
+    unread = texts.filter(frame["value"].is_null())
     frame = cleaning.keep(frame, pl.col("value").is_not_null(), otherwise="unparsable value")
-    if frame.height < height and decimal == ".":
-        cleaning.warn("values that are no numbers are left out; if they are written with a decimal comma: decimal = ','")
+    if len(unread):
+        commas = decimal == "." and unread.str.contains(r"^\s*[-+]?[\d.]*\d,\d+\s*$").any()
+        cure = "decimal = ',' where they are written with a decimal comma" if commas else "export them as numbers"
+        cleaning.warn(f"values that are no numbers are left out; {cure}")
     return cleaning.keep(frame, pl.col("value").is_finite(), otherwise="value not finite")

@@ -24,7 +24,7 @@ which a date has a time of day; vectors are lists of float64."""
 
 UNUSABLE = "\0"
 """First character of what is no id; the reason follows. No id begins with it."""
-A_LIST = "a list or an object, not one id (explode = true in the source reads a list's entries)"
+A_LIST = "a list or an object, not one id"
 INEXACT = "a floating-point number too large to be an exact id (write the column as integers or as text)"
 
 _VECTOR = pl.List(pl.Float64)
@@ -132,7 +132,9 @@ def cell_text(cell: Any) -> str | None:
     | a list | its cells, joined by a comma and a space |
     | a list of lists | the cells of all, likewise |
     | an object | JSON |
+    | an object of MongoDB's exports: `{"$oid": "5f"}`, `{"$numberLong": "7"}` | its value: `5f`, `7` |
     """
+    cell = _plain(cell)
     if cell is None or isinstance(cell, str):
         return cell
     if isinstance(cell, bool):
@@ -160,6 +162,7 @@ def cell_id(cell: Any) -> str | None:
     A whole float keeps its `.0`, which the platform's rules take off (`client/sources/ids.py`). Bytes are text where they are
     plain text, else `\\x` and hexadecimal digits: of binary ids no two become one.
     """
+    cell = _plain(cell)
     if isinstance(cell, str):
         return cell.lstrip(UNUSABLE) if cell.startswith(UNUSABLE) else cell
     if isinstance(cell, list | tuple | dict | pl.Series):
@@ -208,6 +211,14 @@ def cell_time(cell: Any) -> str | None:
     return cell_text(cell)
 
 
+def _plain(cell: Any) -> Any:
+    """The value of an object of MongoDB's extended JSON; whatever else, as it is."""
+    while isinstance(cell, dict) and len(cell) == 1 and cell.keys() <= _EXTENDED:
+        (cell,) = cell.values()
+    return cell
+
+
+_EXTENDED = {"$oid", "$uuid", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$date"}
 _OF: dict[str, Callable[[Any], str | None]] = {"id": cell_id, "text": cell_text, "time": cell_time}
 
 
@@ -226,6 +237,8 @@ def _text_column(column: pl.Series, kind: Kind) -> pl.Series | None:
         if dtype.time_zone is not None:
             column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return column.cast(pl.Datetime("us")).cast(pl.String)
+    if isinstance(dtype, pl.Struct) and len(dtype.fields) == 1 and dtype.fields[0].name in _EXTENDED:
+        return canonical_text(column.struct.field(dtype.fields[0].name), kind).alias(name)
     if isinstance(dtype, pl.List | pl.Array | pl.Struct):
         if kind == "id":
             texts = pl.Series([UNUSABLE + A_LIST]).new_from_index(0, len(column))
@@ -242,11 +255,11 @@ def _floats(column: pl.Series, kind: Kind) -> pl.Series:
     # Float32 is written as float32: its 3.9 is the text 3.9, and not the digits of the nearest float64.
     digits = wide.set(~whole, None).cast(pl.Int64).cast(pl.String)
     texts = (digits + ".0" if kind == "id" else digits).zip_with(whole, column.cast(pl.String))
-    texts = texts.set(wide.is_nan().fill_null(False), None)
     if kind == "id":
         exact = 2**53 if column.dtype == pl.Float64 else 2**24
         texts = texts.set((wide.abs() >= exact).fill_null(False), UNUSABLE + INEXACT)
-    return texts
+    # Last, for of NaN polars says that it is larger than any number.
+    return texts.set(wide.is_nan().fill_null(False), None)
 
 
 def _vector_column(column: pl.Series) -> pl.Series:

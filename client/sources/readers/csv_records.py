@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-BROKEN = "broken row: a quotation mark is not closed (quote = '' or line_breaks = false keeps rows apart)"
+BROKEN = "broken row: a quotation mark is not closed"
 _BACKSLASH = "\\"
 _MOST_LINES = 1000
 """Lines of one record; whatever goes on for longer is an open mark."""

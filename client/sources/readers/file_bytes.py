@@ -14,6 +14,9 @@ import zstandard
 from client.config.table_location import COMPRESSED, DELIMITED, SUFFIXES, suffix_of
 from shared.base.errors import InputError
 
+_MAGIC = {".gz": (b"\x1f\x8b", 0), ".bz2": (b"BZh", 0), ".xz": (b"\xfd7zXZ\x00", 0), ".zst": (b"\xb5\x2f\xfd", 1)}
+"""Suffix -> the bytes by which compressed files begin, and the place of the first of these."""
+_SKIPPABLE = b"\x2a\x4d\x18"
 _PARTS = {*DELIMITED, *SUFFIXES} - {".npy"}
 
 
@@ -58,8 +61,10 @@ def bytes_of(path: Path, most: int = -1) -> bytes:
     """The bytes of a file, or its first ones, decompressed if its name says so.
 
     Raises:
-        OSError, EOFError, ValueError, zlib.error: it cannot be read, or is not compressed as its name says.
+        OSError, EOFError, ValueError, zlib.error: it cannot be read, or what is compressed is damaged.
+        InputError: it is not compressed, although its name says so.
     """
+    _require_compressed(path)
     try:
         if most < 0 and path.suffix.lower() == ".zst":
             return _whole_zstd(path.read_bytes())
@@ -67,6 +72,14 @@ def bytes_of(path: Path, most: int = -1) -> bytes:
             return file.read(most)
     except (zstandard.ZstdError, lzma.LZMAError) as error:
         raise ValueError(str(error)) from None
+
+
+def _require_compressed(path: Path) -> None:
+    magic, at = _MAGIC.get(path.suffix.lower(), (b"", 0))
+    with path.open("rb") as file:
+        begin = file.read(at + len(magic))[at:]
+    if magic and not magic.startswith(begin) and begin != _SKIPPABLE:
+        raise InputError("is not compressed, although its name says so", where=str(path), do=f"call it '{path.stem}'")
 
 
 def _whole_zstd(data: bytes) -> bytes:

@@ -23,6 +23,8 @@ _SIGNS: tuple[tuple[bytes, str, str], ...] = (
 )
 """First bytes, what such a file is, and what to do: the suffix that says so where a file is compressed."""
 _WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+_PAGE = re.compile(rb"(?i)\s*<(?:!doctype html|html|\?xml)\b")
+_LFS = b"version https://git-lfs.github.com/"
 _OBJECT = re.compile(rb'\s*\[?\s*\{\s*"')
 
 
@@ -40,6 +42,11 @@ def require_text(head: bytes, path: Path, encoding: str) -> None:
         if head.startswith(sign) and (not sign.isalnum() or b"\x00" in head[:4096]):
             cure = _COMPRESSED.format(do, path.name + do) if do.startswith(".") else do.format(path.name)
             raise InputError(f"{what}, and no delimited text", where=str(path), do=cure)
+    if head.startswith(_LFS):
+        raise InputError("is a pointer of Git LFS, and not the file", where=str(path), do="fetch the file itself: git lfs pull")
+    if _PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
+        do = "fetch the file again: a server may have answered with a page that says why not; XML is to be exported as CSV"
+        raise InputError("is a page of HTML or XML, and no delimited text", where=str(path), do=do)
     if encoding != "utf-8":
         return
     for sign, name in _WIDE:

@@ -79,13 +79,20 @@ class Scan:
             return "no row has any"
         return f"expected one of: {', '.join(names[:50])}" + (", ..." if len(names) > 50 else "")
 
-    def missing(self, column: str | int, role: str) -> str:
-        """What to do about a column that is not there: the line that a platform file lacks, and the columns that there are."""
+    def missing(self, columns: Mapping[str, str | int]) -> str:
+        """What to do about columns that are not there: the line that a platform file lacks, and the columns that there are.
+
+        Args:
+            columns: Role -> its column.
+        """
         names = list((self.seen() if self.names is None else self.names) or ())
+        found = {role: nearest_names(column, names) if isinstance(column, str) else [] for role, column in columns.items()}
+        near = {role: nearest[0] for role, nearest in found.items() if nearest}
         cures = []
-        if isinstance(column, str) and (near := nearest_names(column, names)):
-            line = f"{role} = {json.dumps(near[0], ensure_ascii=False)}"
-            cures.append(f"did you mean '{near[0]}'? In a source: columns = {{ {line} }}")
+        if near:
+            line = ", ".join(f"{role} = {json.dumps(name, ensure_ascii=False)}" for role, name in near.items())
+            meant = " and ".join(f"'{name}'" for name in near.values())
+            cures.append(f"did you mean {meant}? In a source: columns = {{ {line} }}")
         elif self.decoded and not self.keyed and names:
             if names[0].startswith("#"):
                 cures.append('if the first line is a remark: comment = "#"')

@@ -22,7 +22,7 @@ import zstandard
 from client.config.platform_file import load
 from client.setup.schema_inference import guess
 from client.setup.table_preview import sample_file
-from client.sources.platform_tables import read_tables
+from client.sources.platform_tables import read_tables, require_items
 from client.sources.readers.delimited import JOINED, RAGGED
 from client.sources.tables import Tables
 from shared.base.errors import InputError
@@ -247,7 +247,7 @@ def test_a_compressed_file_that_is_cut_before_its_first_byte(tmp_path: Path) -> 
         ("user\titem", r'separator = "\t"'),
         ("user|item", 'separator = "|"'),
         ("# of June, 2024\nuser,item", 'comment = "#"'),
-        ("User ,Item", 'columns = { user = "User" }'),
+        ("User ,Item", 'columns = { user = "User", item = "Item" }'),
         ("users,item", 'columns = { user = "users" }'),
     ],
 )
@@ -328,3 +328,59 @@ def test_the_header_of_a_joined_export_is_no_row_in_whatever_letters(tmp_path: P
     tables = read(tmp_path, path="log.csv")
     assert rows_of(tables) == {**EXPECTED, "3": ["User"]}
     assert [(one.reason, one.rows) for one in tables.reports[0].dropped] == [("the header again", 2)]
+
+
+@pytest.mark.parametrize(
+    "name, content, found, cure",
+    [
+        ("log.csv", "<!DOCTYPE html>\n<html><body>403</body></html>\n", "a page of HTML", "fetch the file again"),
+        ("log.csv", '\ufeff<?xml version="1.0"?>\n<rows/>\n', "a page of HTML or XML", "exported as CSV"),
+        ("log.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "pointer of Git LFS", "git lfs pull"),
+        *((f"log.csv{suffix}", LOG, "is not compressed", "'log.csv'") for suffix in (".gz", ".bz2", ".xz", ".zst")),
+        ("log.json", json.dumps({"data": [{"user": 1, "item": "a"}]}), "missing user", "jq -c '.data[]'"),
+        ("log.json", json.dumps({"user": 1, "item": "a"}, indent=1) * 2, "no JSON object", "`jq -c .`"),
+        ("log.csv", 'user,item,note\n1,a,"two\nlines"\n', "mark is not closed", "line_breaks = true"),
+    ],
+)
+def test_what_was_fetched_or_written_otherwise_is_answered_with_its_cure(
+    name: str, content: str, found: str, cure: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read(tmp_path, path=name)
+    assert found in error.value.found and cure in error.value.do and "separator" not in error.value.do
+
+
+def test_of_several_columns_of_one_name_it_is_said_which_is_read(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,user\n1,a,8\n2,b,9\n", encoding="utf-8")
+    (report,) = read(tmp_path, path="log.csv").reports
+    assert report.warnings == ("several columns are called 'user': the first is read; user = POSITION takes another",)
+    assert rows_of(read(tmp_path, path="log.csv", columns={"user": 3})) == {"8": ["a"], "9": ["b"]}
+
+
+def test_exports_of_mongodb_are_read(tmp_path: Path) -> None:
+    """Each id was an object, and no user was left."""
+    rows = [
+        {"user": {"$oid": "5f0a"}, "item": {"$numberLong": "1790000000000000001"}, "time": {"$date": "2021-02-13T10:00:00Z"}},
+        {"user": {"$oid": "5f0a"}, "item": 7, "time": {"$date": {"$numberLong": "1613210400000"}}},
+        {
+            "user": {"$uuid": "F81D4FAE-7DEC-11D0-A765-00A0C91E6BF6"},
+            "item": {"$numberInt": "7"},
+            "time": {"$date": 1613210400000},
+        },
+        {"user": {"$oid": "5f0b", "more": 1}, "item": 7, "time": None},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tables = read(tmp_path, path="log.jsonl", columns={"time": "time"})
+    assert rows_of(tables) == {"5f0a": ["1790000000000000001", "7"], "f81d4fae-7dec-11d0-a765-00a0c91e6bf6": ["7"]}
+    assert tables.interactions.time is not None and set(tables.interactions.time.tolist()) == {1_613_210_400}
+    frame = pl.DataFrame({"user": [{"$oid": "5f0a"}], "item": ["a"]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    assert rows_of(read(tmp_path, path="log.parquet")) == {"5f0a": ["a"]}
+
+
+def test_what_reading_said_is_said_where_nothing_is_left_to_choose_from(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"user,item\r\n1,a\r2,b\r3,c\r\n4,d\r\n")
+    with pytest.raises(InputError, match="the catalogue has 1 item") as error:
+        require_items(read(tmp_path, path="log.csv"), where="p.toml")
+    assert "carriage_returns = true" in error.value.do

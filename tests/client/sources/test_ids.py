@@ -306,6 +306,14 @@ def test_the_rules_hold_in_every_source(tmp_path: Path) -> None:
     assert list(tables.user_text["other"]) == ["town: Rome", ""]
 
 
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32])
+def test_a_float_that_is_no_number_is_nobody(dtype: pl.DataType, tmp_path: Path) -> None:
+    """It was one that is too large to be exact, for polars orders it above all others."""
+    users = pl.Series([1.0, float("nan"), None, float("inf")], dtype=dtype)
+    pl.DataFrame({"user": users, "item": ["a"] * 4}).write_parquet(tmp_path / "log.parquet")
+    assert lost(read(tmp_path, path="log.parquet")) == {f"user: {INEXACT}": 1, "missing user": 2}
+
+
 MARKERS = ["\\N", "NULL", "null", "nan", "NaN", "None", "<NA>", "N/A", "", " NULL "]
 
 

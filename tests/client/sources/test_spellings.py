@@ -11,9 +11,10 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+from client.config.id_rules import USUAL_IDS, IdRules
 from client.config.platform_file import load
 from client.sources.platform_tables import read_tables
-from client.sources.spellings import AlikeIds, alike_ids, found_in_other_letters
+from client.sources.spellings import LETTERS, ZEROS, AlikeIds, alike_ids, known_but_for
 from fedfuse import app
 
 MAILS = [f"{name}.{number}@example.org" for number in range(500) for name in ("ann", "bob")]
@@ -34,12 +35,15 @@ def codes(count: int, length: int, seed: int = 0) -> list[str]:
         ([f"U{number:05}" for number in range(2000)] + [f"u{number:05}" for number in range(2000)], 2000),
         (["12", "\uff11\uff12", "13"], 1),
         (["\u00c5sa", "\u00e5sa", "\u212bsa", "Bo"], 2),
+        ([f"{number:06}" for number in range(1, 40)] + [str(number) for number in range(1, 40)], 39),
+        (["007", "07", "a7", "a07", "0", "00"], 2),
         ([], 0),
     ],
 )
 def test_ids_in_other_letters_are_counted(ids: list[str], count: int) -> None:
-    alike = alike_ids(pl.Series(ids, dtype=pl.String))
-    assert (alike.count if alike else 0) == count
+    found = alike_ids(pl.Series(ids, dtype=pl.String), USUAL_IDS)
+    alike = found[0] if found else None
+    assert sum(one.count for one in found) == count
     assert alike is None or (all(one in ids for one in alike.pair) and alike.pair[0] != alike.pair[1])
 
 
@@ -47,21 +51,23 @@ def test_ids_in_other_letters_are_counted(ids: list[str], count: int) -> None:
 def test_of_random_codes_of_which_some_are_alike_nothing_is_said(count: int, length: int) -> None:
     ids = codes(count, length)
     assert len({one.lower() for one in ids}) < len(ids)  # by chance some are
-    assert alike_ids(pl.Series(ids)) is None
+    assert alike_ids(pl.Series(ids), USUAL_IDS) == []
     # Another system's copy of a part of them in small letters is no chance.
     several = list(dict.fromkeys([*ids, *(one.lower() for one in ids[: count // 4])]))
-    alike = alike_ids(pl.Series(several))
-    assert alike is not None and alike.count > count // 5
+    (alike,) = alike_ids(pl.Series(several), USUAL_IDS)
+    assert alike.count > count // 5 and alike_ids(pl.Series(several), IdRules(folded=True)) == []
     known, others = pl.Series(ids[: count // 2]), pl.Series(ids[count // 2 :])
-    assert found_in_other_letters(others, known) is None
-    copied = [one.lower() for one in ids[:1000] if one != one.lower()]
-    found = found_in_other_letters(pl.Series(copied), known)
-    assert found is not None and found.count > 600
+    assert known_but_for(others, known, USUAL_IDS) == []
+    copied = [one.lower() for one in ids[:1000] if one.lower() not in set(known)]
+    (found,) = known_but_for(pl.Series(copied), known, USUAL_IDS)
+    assert found.count > 600
 
 
 def test_rows_and_not_ids_are_counted_among_the_unknown() -> None:
-    found = found_in_other_letters(pl.Series(["A1", "A1", "zz", None, "B2"]), pl.Series(["a1", "b2", "c3"]))
-    assert found == AlikeIds(count=3, pair=("A1", "a1"))
+    (found,) = known_but_for(pl.Series(["A1", "A1", "zz", None, "B2"]), pl.Series(["a1", "b2", "c3"]), USUAL_IDS)
+    assert found == AlikeIds(count=3, pair=("A1", "a1"), difference=LETTERS)
+    (found,) = known_but_for(pl.Series([7, 7, 8]), pl.Series(["007", "b2"]), USUAL_IDS)
+    assert found == AlikeIds(count=2, pair=("7", "007"), difference=ZEROS)
 
 
 def test_check_says_it_until_the_line_is_there(tmp_path: Path) -> None:

@@ -236,13 +236,31 @@ def test_where_no_event_has_a_weight_the_events_that_there_are_are_named(tmp_pat
     "text, cure",
     [
         ('user,item\n1,"101, 102"\n', "refuse_lists = false"),
+        ('user,item\n1,"101, 102"\n', "item: explode = true"),
+        ('user,item\n"1,001",a\n', "user: [ids] refuse_lists = false"),
+        ('user,item\n"1,001",a\n', "without commas between thousands"),
         ("user,item\n1.79E+18,a\n", "as integers or as text"),
     ],
 )
 def test_what_is_no_id_is_answered_with_its_own_cure(text: str, cure: str, tmp_path: Path) -> None:
+    """That a user's id may be exploded was said, too, which no source can."""
     with pytest.raises(InputError, match="none of the 1 rows") as error:
         read(tmp_path, text)
     assert cure in error.value.do and "separator" not in error.value.do
+    assert ("explode" in error.value.do) == ("101" in text)
+
+
+def test_values_that_are_no_numbers_are_answered_by_what_they_are(tmp_path: Path) -> None:
+    for values, cure in ((["1.234,5", "2,25"], "decimal = ','"), (["4/5", "good"], "export them as numbers")):
+        rows = "".join(f'1,i{at},"{value}"\n' for at, value in enumerate([*values, "3"]))
+        (warning,) = report(read(tmp_path, "user,item,value\n" + rows, threshold=1.0)).warnings
+        assert cure in warning and ("decimal" in warning) == ("decimal" in cure)
+
+
+def test_a_zero_date_is_no_time(tmp_path: Path) -> None:
+    """As MySQL writes it: the row stays."""
+    rows = "1,a,0000-00-00 00:00:00\n1,b,2021-01-01\n1,c,0000-00-00\n"
+    assert report(read(tmp_path, "user,item,time\n" + rows)).kept == 3
 
 
 def test_ids_that_are_spelled_otherwise_than_the_catalogues_are_said_to_be(tmp_path: Path) -> None:
