@@ -54,7 +54,7 @@ def pull_command(
         }
         typer.echo(json.dumps(shown, indent=2))
         return
-    proof = f"signed by {pulled.signer[:16]}" if pulled.signer else "NOBODY'S signature was looked at"
+    proof = f"signed by {pulled.signer[:16]}" if pulled.signer else "no signature was looked at"
     size = f"{len(manifest.files)} files, {manifest.size / 1024:,.0f} KiB"
     state = "" if pulled.fresh else "; it was here already"
     typer.echo(f"{_title(manifest)}: {size}, every hash right, {proof}{state}: {out}")

@@ -90,6 +90,7 @@ class Event:
         text: One line for a person.
         reason: On REFUSED, the platform's word for why.
         tallies: On ROUND and EVALUATED, the state of every platform.
+        change: On ROUND, the norm by which the round moved the global adapter, which all of it released.
     """
 
     kind: Kind
@@ -98,6 +99,7 @@ class Event:
     platform: str = ""
     reason: Reason | None = None
     tallies: Mapping[str, Tally] = field(default_factory=dict, repr=False)
+    change: float | None = None
 
 
 Watcher = Callable[[Event], None]

@@ -15,9 +15,9 @@ from shared.protocol.messages import Label
 
 class TensorBoardWriter:
     """A watcher that writes scalars under `folder`: one curve per platform for every metric and for
-    `epsilon`, `bytes_up` and `bytes_down`, over rounds.
+    `epsilon`, `bytes_up` and `bytes_down`, over rounds, and the norm of every round's `change` of the global adapter.
 
-    An infinite epsilon (privacy off) has no place on an axis and is left out.
+    Losses are the platforms' own, and none is released. An infinite epsilon (privacy off) has no place on an axis.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,6 +36,8 @@ class TensorBoardWriter:
                 if metrics is not None and metrics.round == event.round:
                     for name, mean in metrics.quality.items():
                         self._point(name, platform, mean, event.round)
+        if event.change is not None:
+            self._writer.add_scalar("change", event.change, event.round)
         if event.tallies:
             self._writer.flush()
 

@@ -29,7 +29,7 @@ from server.run.run_record import RunRecord
 from server.run.secure_round import OpenRound, SecureRounds
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.model.adapter import initial
+from shared.model.adapter import change_norm, initial
 from shared.model.backbone import shape_of, weights_sha256
 from shared.model.factor_schedule import personalises
 from shared.model.residual_factors import require_with_residual, split_residual
@@ -268,9 +268,11 @@ class _Federation:
                 record.say(Kind.LOST, text, with_tallies=True)
                 return
             record.round += 1
+            change = 0.0
             if moved is None:
                 record.lost = (*record.lost, record.round)
             else:
+                change = change_norm(self.adapter, moved)
                 self.adapter = moved
             self._save()
             if moved is None:
@@ -278,7 +280,7 @@ class _Federation:
                     Kind.LOST, f"round {record.round} of {rounds} is lost: nothing of it is in the model", with_tallies=True
                 )
             else:
-                record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True)
+                record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True, change=change)
         if not self._evaluated_now():
             self._evaluate(Label.FEDERATED)
         if personalises(self._settings.strategy) and not any(tally.personal for tally in record.tallies.values()):

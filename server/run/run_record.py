@@ -45,11 +45,12 @@ class RunRecord:
         round_: int | None = None,
         reason: Reason | None = None,
         with_tallies: bool = False,
+        change: float | None = None,
     ) -> None:
         """Tell an event, of the round that is over unless another is named."""
         at = self.round if round_ is None else round_
         tallies = dict(self.tallies) if with_tallies else {}
-        self._tell(Event(kind=kind, round=at, text=text, platform=platform, reason=reason, tallies=tallies))
+        self._tell(Event(kind=kind, round=at, text=text, platform=platform, reason=reason, tallies=tallies, change=change))
 
     def enter(self, joined: Joined) -> None:
         """Take a platform in; one that is known keeps its tally."""

@@ -12,6 +12,7 @@ that each party makes itself (`shared/model/fixed_factors.py`); one with a resid
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -137,6 +138,16 @@ def trained(names: Mapping[str, object], factors: Factors) -> list[str]:
 def most_trained(adapter: Arrays, cycle: Sequence[Factors]) -> int:
     """Most parameters that one round trains, of rounds that train these factors in turn."""
     return max(sum(adapter[name].size for name in trained(adapter, factors)) for factors in cycle)
+
+
+def change_norm(before: Arrays, after: Arrays) -> float:
+    """L2 norm by which an adapter has moved, over all of its tensors; one that is new has moved from 0.
+
+    >>> change_norm({"a": np.zeros(2)}, {"a": np.array([3.0, 0.0]), "b": np.array([4.0])})
+    5.0
+    """
+    moved = (np.asarray(value, np.float64) - before.get(name, np.float32(0.0)) for name, value in after.items())
+    return math.sqrt(sum(float(np.square(one).sum()) for one in moved))
 
 
 def adapter_digest(arrays: Arrays) -> str:

@@ -46,6 +46,19 @@ def run(world: World, settings: Settings, out: Path, **over: Any) -> dict[str, A
     return run_simulation(Simulation(world=world, settings=settings, out=out, **over))
 
 
+def points_of(folder: Path) -> dict[str, dict[int, float]]:
+    """Curve -> round -> value, of what TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        name: {one.step: float(make_ndarray(one.tensor_proto)) for one in events.Tensors(name)}
+        for name in events.Tags()["tensors"]
+    }
+
+
 def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Make, tmp_path: Path, tiny_bert: str) -> None:
     from peft import PeftModel
     from transformers import BertModel
@@ -63,7 +76,9 @@ def test_the_run_folder_holds_what_the_readme_says(two: World, tiny_settings: Ma
         assert 0 < result["epsilon"] <= result["budget"] == 50.0
         assert result["bytes_up"] > 0
         assert (out / "ledger" / f"{name}.jsonl").exists()
-    assert list((out / "tensorboard").rglob("events*"))
+    curves = {"change": [1, 2], **{f"epsilon/{name}": [1, 2] for name in ("shop", "video")}, "ndcg@10/shop": [0, 2]}
+    assert {name: list(points) for name, points in points_of(out / "tensorboard").items() if name in curves} == curves
+    assert all(norm > 0 for norm in points_of(out / "tensorboard")["change"].values())
     assert "local_steps = 2" in (out / "run.toml").read_text()
     stock = PeftModel.from_pretrained(BertModel.from_pretrained(tiny_bert, add_pooling_layer=False), str(out / "model"))
     trained = [parameter for name, parameter in stock.named_parameters() if "lora_B" in name]
