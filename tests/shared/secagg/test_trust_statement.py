@@ -45,6 +45,7 @@ def test_who_is_not_known_to_the_reader_is_a_number_that_changes_with_the_run() 
         {"platform": "video"},
         {"platform": "Not A Name"},
         {"identity": VIDEO.public},
+        {"identity": bytes(31)},
         {"trusted": b""},
         {"trusted": bytes(WIDTH)},
         {"trusted": bytes(WIDTH - 1)},
