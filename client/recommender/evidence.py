@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -21,11 +21,14 @@ import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.examples.split import entry_rows
-from client.recommender.histories import Histories, Sparse, dense_product, one_by_one, product_at
+from client.recommender.histories import Histories, MetEntries, Sparse, one_by_one
 from client.sources.tables import Tables, Ties
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
+ByItem = Callable[[Numbers], Floats]
+"""Called with some items, int64 (m,): what each item of one history adds to them, float32 (items of the history, m), in the order
+of the history's entries."""
 
 NOBODY = -1
 """In the place of a user's number: somebody who is in no table."""
@@ -68,13 +71,10 @@ class Evidence(Protocol):
     def scores(self, asked: ScoredFor) -> Floats:
         """Not below 0, float32 (n, items)."""
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
-        """What each item of one history adds, float32 (items of the history, items), in the order of its entries.
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, ByItem | None]:
+        """Of one person: `scores`, float32 (items,), and what the items of their history add to them.
 
         None where the score is no sum over the history.
-
-        Args:
-            items: int64. Only for these; by default for all.
         """
 
 
@@ -99,9 +99,9 @@ class Popular:
         np.subtract.at(scores, (row, item), np.float32(1.0))
         return self._of_most(scores)
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
-        """None."""
-        return None
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, None]:
+        """As `Evidence`."""
+        return self.scores(asked)[0], None
 
     @cached_property
     def _shares(self) -> Floats:
@@ -127,9 +127,9 @@ class PopularElsewhere:
         """As `Evidence`."""
         return np.broadcast_to(self._shares, (len(asked.users), len(self.released)))
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
-        """None."""
-        return None
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, None]:
+        """As `Evidence`."""
+        return self.scores(asked)[0], None
 
     @cached_property
     def _shares(self) -> Floats:
@@ -159,18 +159,21 @@ class Alike:
 
     def scores(self, asked: ScoredFor) -> Floats:
         """As `Evidence`."""
-        return self._alike(asked.history)
+        if self.nearest is None:
+            return self._alike(asked.history, self.vectors)
+        # None of it is below 0.
+        return np.asarray((asked.history @ self.nearest).toarray(), np.float32)
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, ByItem]:
         """As `Evidence`."""
-        return self._alike(one_by_one(history), items)
+        if self.nearest is None:
+            each = one_by_one(asked.history)
+            return self.scores(asked)[0], lambda items: self._alike(each, self.vectors[items])
+        met = MetEntries.of(asked.history, self.nearest)
+        return met.total(), met.by_item
 
-    def _alike(self, history: Sparse, items: Numbers | None = None) -> Floats:
-        nearest = self.nearest
-        if nearest is None:
-            likeness = (history @ self.vectors) @ (self.vectors if items is None else self.vectors[items]).T
-        else:
-            likeness = dense_product(history, nearest) if items is None else product_at(history, nearest, items)
+    def _alike(self, history: Sparse, vectors: Sparse | Floats) -> Floats:
+        likeness = (history @ self.vectors) @ vectors.T
         dense = likeness.toarray() if scipy.sparse.issparse(likeness) else likeness
         # Vectors of an encoder may point away from each other; what is unlike speaks against nothing.
         scores = np.asarray(dense, np.float32)
@@ -212,9 +215,9 @@ class FriendsLike:
             scores += (weight @ (friends @ self._rows)).toarray()
         return scores
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
-        """None."""
-        return None
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, None]:
+        """As `Evidence`."""
+        return self.scores(asked)[0], None
 
 
 def most_alike(vectors: Sparse | Floats, most: int) -> Sparse:

@@ -22,13 +22,11 @@ Nothing is chosen by looking at the platform's rows, so every number here is a p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT, WORDS
+from client.recommender.evidence import NOBODY, POOLED, SHARED_TASTE, TEXT, WORDS, ByItem
 from client.recommender.histories import Histories, Sparse, one_by_one
 from client.recommender.platform_model import PREFERENCES, ScorePart
 from client.recommender.released_preferences import ReleasedPreferences
@@ -84,16 +82,15 @@ class GlobalModel:
     def parts(self, liked: Histories, *, user: int = NOBODY) -> list[ScorePart]:
         """The parts of the scores for one history; as `PlatformModel.parts`."""
         found = self._parts(liked, np.zeros(1, np.int64), np.full(1, user))
-        history = one_by_one(_recent(liked, np.zeros(1, np.int64)))
-        by_item: dict[str, Callable[[Numbers], Floats]] = {}
+        history = _recent(liked, np.zeros(1, np.int64))
+        by_item: dict[str, ByItem] = {}
         if self._preferences is not None:
-            ridge = self._preferences.ridge
-            by_item[PREFERENCES] = lambda items: ridge.scores_of_items(history, items)
+            by_item[PREFERENCES] = self._preferences.ridge.for_one(history)[1]
         if self._words is not None and self._preferences is not None:
-            words, scores = self._words, found[WORDS][0]
+            words, scores, each = self._words, found[WORDS][0], one_by_one(history)
 
             def shared_words(items: Numbers) -> Floats:
-                alike = np.asarray((history @ words @ words[items].T).toarray(), np.float32)
+                alike = np.asarray((each @ words @ words[items].T).toarray(), np.float32)
                 total = alike.sum(0)
                 # They share the part in proportion to their cosines.
                 shares: Floats = alike * np.divide(scores[items], total, out=np.zeros_like(total), where=total != 0)

@@ -118,33 +118,47 @@ def _pairs(offsets: NDArray[np.int64], items: NDArray[np.int32], count: int) -> 
     return numbers
 
 
-def dense_product(left: Sparse, matrix: Sparse) -> NDArray[np.float32]:
-    """left @ matrix, float32 (n, columns): of one row in the time of the entries that it meets."""
-    if left.shape[0] != 1:
-        return np.asarray((left @ matrix).toarray(), np.float32)
-    row, column, value = entries_of(matrix, left.indices)
-    found = np.zeros((1, matrix.shape[1]), np.float32)
-    np.add.at(found[0], column, left.data[row] * value)
-    return found
-
-
-def product_at(left: Sparse, matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Some columns of left @ matrix, float32 (n, m), in the time of the entries that `left` meets.
+@dataclass(frozen=True, kw_only=True)
+class MetEntries:
+    """What each item of one history adds to every item's score, by a matrix of which only the rows of these items are read.
 
     Args:
-        columns: int64 (m,).
+        row: int64 (entries,). Place among the items of the history.
+        column: int32 or int64 (entries,). The item that is scored.
+        value: float32 (entries,). What is added; entries of one place are added up.
+        shape: Items of the history, and of the catalogue.
     """
-    row, column, value = entries_of(matrix, left.indices)
-    return _columns(entry_rows(left.indptr)[row], column, left.data[row] * value, (left.shape[0], matrix.shape[1]), columns)
 
+    row: NDArray[np.int64]
+    column: NDArray[np.integer]
+    value: NDArray[np.float32]
+    shape: tuple[int, int]
 
-def columns_of(matrix: Sparse, columns: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Some columns of a matrix, float32 (n, m), in the time of its entries: SciPy's own selection counts all columns.
+    @classmethod
+    def of(cls, history: Sparse, matrix: Sparse) -> MetEntries:
+        """Of each entry of the history, times the row of the matrix that it names."""
+        row, column, value = entries_of(matrix, history.indices)
+        return cls(row=row, column=column, value=history.data[row] * value, shape=(history.nnz, matrix.shape[1]))
 
-    Args:
-        columns: int64 (m,).
-    """
-    return _columns(entry_rows(matrix.indptr), matrix.indices, matrix.data, matrix.shape, columns)
+    def total(self) -> NDArray[np.float32]:
+        """The sum over the history, float32 (items,)."""
+        found = np.zeros(self.shape[1], np.float32)
+        np.add.at(found, self.column, self.value)
+        return found
+
+    def by_item(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of some items, float32 (items of the history, m).
+
+        Args:
+            items: int64 (m,), each once.
+        """
+        asked = np.zeros(self.shape[1], np.bool_)
+        asked[items] = True
+        there, order = np.flatnonzero(asked[self.column]), np.argsort(items)
+        at = order[np.searchsorted(items, self.column[there], sorter=order)]
+        found = np.zeros((self.shape[0], len(items)), np.float32)
+        np.add.at(found, (self.row[there], at), self.value[there])
+        return found
 
 
 def entries_of(matrix: Sparse, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float32]]:
@@ -160,39 +174,6 @@ def entries_of(matrix: Sparse, rows: NDArray[np.integer]) -> tuple[NDArray[np.in
     row = np.repeat(np.arange(len(rows)), lengths)
     at = np.arange(len(row)) + np.repeat(end - np.cumsum(lengths), lengths)
     return row, matrix.indices[at], matrix.data[at]
-
-
-def weighted_rows(left: Sparse, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """left @ matrix, float32 (n, width), where of the matrix the rows that are met are at hand.
-
-    Args:
-        rows: float32 (entries of `left`, width). The row of the matrix that each entry of `left` is multiplied by.
-    """
-    found: NDArray[np.float32]
-    if left.nnz == left.shape[0] and (np.diff(left.indptr) == 1).all():
-        found = left.data[:, None] * rows
-    else:
-        weights = scipy.sparse.csr_matrix((left.data, np.arange(left.nnz), left.indptr), shape=(left.shape[0], left.nnz))
-        found = np.asarray(weights @ rows, np.float32)
-    return found
-
-
-def _columns(
-    row: NDArray[np.int64],
-    column: NDArray[np.integer],
-    value: NDArray[np.float32],
-    shape: tuple[int, int],
-    columns: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """Some columns of a matrix of these entries, float32 (n, m); entries of one place are added up."""
-    unique, place = np.unique(columns, return_inverse=True)
-    places = np.full(shape[1], -1, np.int32)
-    places[unique] = np.arange(len(unique), dtype=np.int32)
-    at = places[column]
-    there = np.flatnonzero(at >= 0)
-    found = np.zeros((shape[0], len(unique)), np.float32)
-    np.add.at(found, (row[there], at[there]), value[there])
-    return found[:, place]
 
 
 def one_by_one(history: Sparse) -> Sparse:

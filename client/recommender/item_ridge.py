@@ -16,7 +16,7 @@ computed with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.examples.split import entry_rows
-from client.recommender.histories import columns_of, dense_product, product_at, weighted_rows
+from client.recommender.histories import MetEntries
 from client.recommender.item_neighbours import RareItems, nearest_popular, rare_weights
 
 Floats = NDArray[np.float32]
@@ -133,30 +133,31 @@ class ItemRidge:
         among = self._among_popular(histories)
         scores = self._of_all(_less(among, self._times_inverse(among) / self._diagonal), self._popular)
         if (rare := self.rare) is not None:
-            scores += dense_product(histories, rare)
+            scores += (histories @ rare).toarray()
         return scores
 
-    def scores_of_items(self, histories: Sparse, items: Numbers) -> Floats:
-        """`scores` of some items, float32 (n, m), in the time of these.
+    def for_one(self, history: Sparse) -> tuple[Floats, Callable[[Numbers], Floats]]:
+        """Of one history: `scores`, float32 (items,), and what each of its items adds to some items' (`Evidence.for_one`)."""
+        among, place = self._among_popular(history), self._places[history.indices]
+        scores = self._of_all(_less(among, self._times_inverse(among) / self._diagonal), self._popular)[0]
+        rare = None if self.rare is None else MetEntries.of(history, self.rare)
+        if rare is not None:
+            scores += rare.total()
 
-        Args:
-            items: int64 (m,).
-        """
-        place = self._places[items]
-        among = place >= 0
-        found = np.zeros((histories.shape[0], len(items)), np.float32)
-        if among.any():
-            at, left = place[among], self._among_popular(histories)
-            itself = columns_of(left, at)
+        def by_item(items: Numbers) -> Floats:
+            found = np.zeros((history.nnz, len(items)), np.float32)
+            rows, columns = np.flatnonzero(place >= 0), np.flatnonzero(self._places[items] >= 0)
+            at, scored = place[rows], self._places[items[columns]]
+            itself = among.data[:, None] * (at[:, None] == scored)
             if self._inverse is not None:
-                moved = weighted_rows(left, self._inverse[np.ix_(left.indices, at)])
+                moved = among.data[:, None] * self._inverse[np.ix_(at, scored)]
             else:
-                moved = (left @ self._root_by_item) @ self._root[:, at]
+                moved = (among.data[:, None] * self._root_by_item[at]) @ self._root[:, scored]
                 moved = (itself - moved) / self.ridge
-            found[:, among] = itself - moved / self._diagonal[at]
-        if (rare := self.rare) is not None:
-            found += product_at(histories, rare, items)
-        return found
+            found[np.ix_(rows, columns)] = itself - moved / self._diagonal[scored]
+            return found if rare is None else found + rare.by_item(items)
+
+        return scores, by_item
 
     def scores_without(self, rows: Sparse, histories: Sparse, which: Numbers) -> Floats:
         """Scores as they were if the fitted rows did not hold one of these, float32 (n, items).

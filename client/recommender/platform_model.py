@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
-import scipy.sparse  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from client.evaluation.score_calibration import Calibration, fit_calibration
-from client.recommender.evidence import NOBODY, POPULARITY, Evidence, ScoredFor
-from client.recommender.histories import Histories, Sparse, one_by_one
+from client.recommender.evidence import NOBODY, POPULARITY, ByItem, Evidence, ScoredFor
+from client.recommender.histories import Histories, Sparse
 from client.recommender.item_preferences import ItemPreferences
 from client.recommender.left_out import Validation, mean_gain
 
@@ -34,13 +32,12 @@ class ScorePart:
     Args:
         name: What people read.
         scores: float32 (items,).
-        by_item: Called with some items, int64 (m,): what each item of the history adds to them, float32 (items of the history,
-            m), in the order of the history's entries; None where the part is no sum over them.
+        by_item: What the items of the history add; None where the part is no sum over them.
     """
 
     name: str
     scores: Floats = field(repr=False)
-    by_item: Callable[[Numbers], Floats] | None = field(default=None, repr=False)
+    by_item: ByItem | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,26 +84,16 @@ class PlatformModel:
             user: Their number, if they are in the tables.
         """
         history = self.preferences.history(liked, np.zeros(1, np.int64))
-        asked, each = ScoredFor(history=history, users=np.full(1, user)), one_by_one(history)
-        ridge = self.preferences.model
-        found = [
-            ScorePart(
-                name=PREFERENCES,
-                scores=ridge.scores(history)[0],
-                by_item=lambda items: ridge.scores_of_items(each, items),
-            )
-        ]
-        for (weight, part), summed in zip(self.evidence, self._summed, strict=True):
+        asked = ScoredFor(history=history, users=np.full(1, user))
+        scores, by_item = self.preferences.model.for_one(history)
+        found = [ScorePart(name=PREFERENCES, scores=scores, by_item=by_item)]
+        for weight, part in self.evidence:
             share = np.float32(weight)
-            by_item = _weighted(part, share, each) if summed else None
-            found.append(ScorePart(name=part.name, scores=share * part.scores(asked)[0], by_item=by_item))
+            scores, adds = part.for_one(asked)
+            found.append(
+                ScorePart(name=part.name, scores=share * scores, by_item=None if adds is None else _weighted(adds, share))
+            )
         return found
-
-    @cached_property
-    def _summed(self) -> list[bool]:
-        """Whether each part of the evidence is a sum over the history."""
-        history = scipy.sparse.csr_matrix((1, self.histories.items), dtype=np.float32)
-        return [part.by_item(history, np.zeros(0, np.int64)) is not None for _, part in self.evidence]
 
     def _sum(self, history: Sparse, users: Numbers) -> Floats:
         scores = self.preferences.model.scores(history)
@@ -116,16 +103,8 @@ class PlatformModel:
         return scores
 
 
-def _weighted(part: Evidence, share: np.float32, history: Sparse) -> Callable[[Numbers], Floats]:
-    """A part's `by_item` for one history."""
-
-    def by_item(items: Numbers) -> Floats:
-        adds = part.by_item(history, items)
-        assert adds is not None
-        weighted: Floats = share * adds
-        return weighted
-
-    return by_item
+def _weighted(adds: ByItem, share: np.float32) -> ByItem:
+    return lambda items: share * adds(items)
 
 
 def weigh_evidence(validation: Validation, preferences: ItemPreferences, evidence: Sequence[Evidence]) -> PlatformModel:

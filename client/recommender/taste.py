@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.privacy.taste_release import taste_of
-from client.recommender.evidence import NOBODY, TASTE, ScoredFor
-from client.recommender.histories import Histories, Sparse, one_by_one
+from client.recommender.evidence import NOBODY, TASTE, ByItem, ScoredFor
+from client.recommender.histories import Histories, Sparse
 from shared.preferences.taste_directions import item_directions
 from shared.preferences.taste_map import taste_view
 
@@ -38,10 +38,15 @@ class TasteOnItems:
         """A map on the items of these directions."""
         return cls(directions=directions, seen=directions @ taste_view(matrix, directions), matrix=matrix)
 
-    def scores(self, history: Sparse, items: Numbers | None = None) -> Floats:
-        """Of all items or of some, float32 (n, items); any sign."""
-        seen = self.seen if items is None else self.seen[items]
-        found: Floats = ((history @ self.seen) @ self.matrix @ seen.T).astype(np.float32)
+    def scores(self, history: Sparse) -> Floats:
+        """Of all items, float32 (n, items); any sign."""
+        found: Floats = ((history @ self.seen) @ self.matrix @ self.seen.T).astype(np.float32)
+        return found
+
+    def by_item(self, history: Sparse, items: Numbers) -> Floats:
+        """What each item of one history adds to some items, float32 (items of the history, m); any sign."""
+        each = history.data[:, None] * self.seen[history.indices]
+        found: Floats = (each @ self.matrix @ self.seen[items].T).astype(np.float32)
         return found
 
     def likeness(self, history: Sparse) -> Floats:
@@ -67,10 +72,13 @@ class Taste:
             scores -= self._own_part(self._own, asked)
         return np.maximum(scores, np.float32(0.0), out=scores)
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, ByItem]:
         """As `client.recommender.evidence.Evidence`."""
-        found: Floats = np.maximum(self.on_items.scores(one_by_one(history), items), np.float32(0.0))
-        return found
+        return self.scores(asked)[0], self.by_item(asked.history)
+
+    def by_item(self, history: Sparse) -> ByItem:
+        """What the items of one history add."""
+        return lambda items: np.maximum(self.on_items.by_item(history, items), np.float32(0.0))
 
     def _own_part(self, own: Histories, asked: ScoredFor) -> Floats:
         """What each asked user's own row adds to their scores."""

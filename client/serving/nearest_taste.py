@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommender.evidence import Floats, Numbers, ScoredFor
-from client.recommender.histories import Sparse
+from client.recommender.evidence import ByItem, Floats, Numbers, ScoredFor
 from client.recommender.platform_model import PlatformModel
 from client.recommender.taste import Taste
 from shared.base.errors import InputError
@@ -74,9 +73,9 @@ class NearestTaste:
         scores[rows, items[rows, places]] = products[rows, places]
         return scores
 
-    def by_item(self, history: Sparse, items: Numbers | None = None) -> Floats | None:
+    def for_one(self, asked: ScoredFor) -> tuple[Floats, ByItem]:
         """As `client.recommender.evidence.Evidence`."""
-        return self._taste.by_item(history, items)
+        return self.scores(asked)[0], self._taste.by_item(asked.history)
 
 
 def for_serving(model: PlatformModel, *, exact_items: int = EXACT_ITEMS) -> PlatformModel:

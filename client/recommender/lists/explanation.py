@@ -52,7 +52,8 @@ class Explanation:
 
     Args:
         parts: Part -> what it adds; parts that add nothing are left out.
-        history: Items of the history and what they add, the largest first; those that add nothing are left out.
+        history: Items of the history that are named and what they add, the largest first; those that add nothing are left out.
+        further: What those add together that are not named.
         besides: What does not come from the history: popularity, friends, a profile.
         because: Continues "because"; one sentence.
     """
@@ -60,12 +61,19 @@ class Explanation:
     score: float
     parts: Mapping[str, float]
     history: Sequence[Carried] = field(repr=False)
+    further: float
     besides: float
     because: str
 
 
 def explained(
-    parts: Sequence[ScorePart], items: Numbers, history: Sequence[int], titles: Sequence[str], *, digits: int = DIGITS
+    parts: Sequence[ScorePart],
+    items: Numbers,
+    history: Sequence[int],
+    titles: Sequence[str],
+    *,
+    named: int | None = None,
+    digits: int = DIGITS,
 ) -> list[Explanation]:
     """The explanation of each of some items' scores.
 
@@ -73,6 +81,7 @@ def explained(
         items: int64 (m,).
         history: Items in the order in which the parts have them.
         titles: Of all items.
+        named: Items of the history that are named at most; None: all.
     """
     adds = np.stack([part.scores[items].astype(np.float64) for part in parts])
     carried = np.zeros((len(history), len(items)))
@@ -85,14 +94,16 @@ def explained(
     found = []
     for place, score in enumerate(scores):
         order, shares = largest_first[:, place].tolist(), accounts[:, place].tolist()
-        mine = [Carried(item=history[at], adds=shares[at]) for at in order if shares[at]]
+        carrying = [at for at in order if shares[at]]
+        mine = [Carried(item=history[at], adds=shares[at]) for at in carrying[:named]]
         found.append(
             Explanation(
                 score=score,
                 parts={part.name: value for part, value in zip(parts, rounded[:, place].tolist(), strict=True) if value},
                 history=mine,
+                further=round(sum(shares[at] for at in carrying[len(mine) :]), digits),
                 besides=shares[-1],
-                because=_because(parts, adds[:, place].tolist(), mine, titles),
+                because=_because(parts, adds[:, place].tolist(), mine, sum(shares[at] for at in carrying), titles),
             )
         )
     return found
@@ -136,12 +147,14 @@ def _shares(part: ScorePart, items: Numbers, length: int, scores: Floats64) -> F
     return np.where(cut, adds * np.divide(scores, total, out=np.ones_like(total), where=cut), adds)
 
 
-def _because(parts: Sequence[ScorePart], adds: Sequence[float], history: Sequence[Carried], titles: Sequence[str]) -> str:
+def _because(
+    parts: Sequence[ScorePart], adds: Sequence[float], history: Sequence[Carried], carried: float, titles: Sequence[str]
+) -> str:
     best = max(range(len(adds)), key=adds.__getitem__)
     if not adds[best] > 0:
         return NOTHING
     alone = max((row for row, part in enumerate(parts) if part.by_item is None), key=adds.__getitem__, default=None)
-    if history and history[0].adds > 0 and (alone is None or sum(one.adds for one in history) >= adds[alone]):
+    if history and history[0].adds > 0 and (alone is None or carried >= adds[alone]):
         named = [_titled(titles[one.item]) for one in history[:2] if one.adds >= SECOND * history[0].adds]
         return f"you liked {' and '.join(named)}"
     return _ALONE.get(parts[best if alone is None else alone].name, parts[best].name)

@@ -119,5 +119,5 @@ def somebody_who_likes(items: Sequence[int]) -> Person:
 
 
 def with_twins(shelf: Catalogue, items: Items) -> Items:
-    """These items, and all that have a key of theirs: another entry of the same book is no news."""
-    return np.union1d(items, shelf.twins.entries(items.astype(np.int64))[2]).astype(np.int32)
+    """These items, and after them all that have a key of theirs: another entry of the same book is no news."""
+    return np.append(items, shelf.twins.entries(items.astype(np.int64))[2]).astype(np.int32)

@@ -30,6 +30,8 @@ NAMED_HISTORY = 5
 """Items of the history that are named one by one."""
 _POOL, _POOL_A_PLACE = 200, 10
 """Best items among which a list is chosen that is not by score alone: so many at least, and so many for each place."""
+_GROUP = 64
+"""Items of which the best is looked for first."""
 
 
 class ScoresInParts(Protocol):
@@ -133,12 +135,14 @@ def best_of(scores: Floats, allowed: Mask, most: int) -> Numbers:
         scores: float32 (items,).
         allowed: bool (items,).
     """
-    items = np.flatnonzero(allowed)
-    if len(items) > 4 * most:
-        found = np.where(allowed, scores, -np.inf)
-        # The edge belongs to all that have its score: argpartition would take any of them.
-        edge = np.partition(found, len(found) - most)[len(found) - most]
-        items = np.flatnonzero(found >= edge)
+    listed, groups = allowed, len(scores) // _GROUP
+    if groups > most:
+        found = np.where(allowed, scores, np.float32(-np.inf))
+        # As many groups as are asked for have an item at or above this edge; and all that have its score belong to it, of which
+        # a partition would take any. Partitioning all items would take five times as long.
+        best = found[: groups * _GROUP].reshape(_GROUP, groups).max(0)
+        listed = allowed & (found >= np.partition(best, groups - most)[groups - most])
+    items = np.flatnonzero(listed)
     return items[np.argsort(-scores[items], kind="stable")[:most]]
 
 
@@ -216,10 +220,10 @@ def described_list(
         named: Items of the history that are named one by one.
     """
     # As the parts have them (`Histories.recent`).
-    order = np.unique(person.liked).tolist()
-    found = explained(parts, items, order, shelf.item_titles)
+    order = sorted(set(person.liked.tolist()))
+    found = explained(parts, items, order, shelf.item_titles, named=named)
     listed = [
-        _described(shelf, rank, int(item), why, named) for rank, (item, why) in enumerate(zip(items, found, strict=True), start=1)
+        _described(shelf, rank, item, why) for rank, (item, why) in enumerate(zip(items.tolist(), found, strict=True), start=1)
     ]
     if calibration is None:
         return listed
@@ -227,9 +231,10 @@ def described_list(
     return [replace(one, probability=float(f"{chance:.{DIGITS}g}")) for one, chance in zip(listed, likely, strict=True)]
 
 
-def _described(shelf: Shelf, rank: int, item: int, why: Explanation, named: int) -> Recommendation:
-    first, further = why.history[:named], why.history[named:]
-    shares = [HistoryShare(item=shelf.item_ids[one.item], title=shelf.item_titles[one.item], adds=one.adds) for one in first]
+def _described(shelf: Shelf, rank: int, item: int, why: Explanation) -> Recommendation:
+    shares = [
+        HistoryShare(item=shelf.item_ids[one.item], title=shelf.item_titles[one.item], adds=one.adds) for one in why.history
+    ]
     return Recommendation(
         rank=rank,
         item=shelf.item_ids[item],
@@ -238,7 +243,7 @@ def _described(shelf: Shelf, rank: int, item: int, why: Explanation, named: int)
         because=why.because,
         parts=why.parts,
         from_history=shares,
-        further_history=round(sum(one.adds for one in further), DIGITS),
+        further_history=why.further,
         besides_history=why.besides,
         attributes=shelf.described.of_item(item),
     )

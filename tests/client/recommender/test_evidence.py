@@ -53,11 +53,13 @@ def test_likeness_is_a_sum_over_the_history(form: str) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     alike = Alike(vectors if form == "dense" else csr_matrix(vectors), name="text")
     history = csr_matrix(np.array([[0.5, 0, 1, 0, 0]], np.float32))
-    by_item = alike.by_item(history)
-    assert by_item is not None
+    somebody = ScoredFor(history=history, users=np.array([NOBODY]))
+    scores, adds = alike.for_one(somebody)
+    by_item = adds(np.arange(5))
     np.testing.assert_allclose(by_item, [0.5 * vectors @ vectors[0], vectors @ vectors[2]], rtol=1e-5)
-    found = alike.scores(ScoredFor(history=history, users=np.array([NOBODY])))
-    np.testing.assert_allclose(found[0], by_item.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(adds(np.array([4, 1])), by_item[:, [4, 1]])
+    np.testing.assert_array_equal(scores, alike.scores(somebody)[0])
+    np.testing.assert_allclose(scores, by_item.sum(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("most", [1, 3, 9])
@@ -75,8 +77,11 @@ def test_of_many_items_each_counts_as_alike_with_its_nearest(monkeypatch: pytest
     given = vectors if form == "dense" else csr_matrix(vectors)
     np.testing.assert_allclose(most_alike(given, most).toarray(), expected, atol=1e-6)
     history = csr_matrix(np.array([[0.5, 0, 1, *[0] * 7]], np.float32))
-    found = Alike(given, name="text").scores(ScoredFor(history=history, users=np.array([NOBODY])))
-    np.testing.assert_allclose(found[0], 0.5 * expected[0] + expected[2], atol=1e-6)
+    alike, somebody = Alike(given, name="text"), ScoredFor(history=history, users=np.array([NOBODY]))
+    scores, adds = alike.for_one(somebody)
+    np.testing.assert_allclose(scores, 0.5 * expected[0] + expected[2], atol=1e-6)
+    np.testing.assert_array_equal(scores, alike.scores(somebody)[0])
+    np.testing.assert_allclose(adds(np.array([7, 2, 4])), np.array([0.5 * expected[0], expected[2]])[:, [7, 2, 4]], atol=1e-6)
     monkeypatch.setattr(evidence, "MANY_ITEMS", 10)
     assert Alike(given, name="text").nearest is None
 

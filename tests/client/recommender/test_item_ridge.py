@@ -29,6 +29,16 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return str(request.param)
 
 
+def of_one(ridge: ItemRidge, history: np.ndarray) -> None:
+    """What is said of one person is what is said of many, item by item of their history."""
+    scores, adds = ridge.for_one(sparse(history))
+    np.testing.assert_array_equal(scores, ridge.scores(sparse(history))[0])
+    there = np.flatnonzero(history[0])
+    expected = history[0, there, None] * np.array([ridge.weights_from(item) for item in there])
+    near(adds(np.arange(ridge.items)), expected)
+    near(adds(np.array([5, 1, 2])), expected[:, [5, 1, 2]])
+
+
 def near(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
@@ -57,6 +67,7 @@ def test_what_items_add_sums_up_to_the_score(form: str) -> None:
     history = np.array([[0.5, 0, 0, 1.0, 0, 0, 0.25]])
     near(found.scores(sparse(history))[0], 0.5 * found.weights_from(0) + found.weights_from(3) + 0.25 * found.weights_from(6))
     assert found.weights_from(3)[3] == pytest.approx(0.0, abs=1e-6)
+    of_one(found, history)
 
 
 def test_released_factors_are_rows_like_any_others(form: str) -> None:
@@ -77,6 +88,8 @@ def test_popular_items_are_exact_and_a_rare_one_is_a_regression_on_its_neighbour
     found = ItemRidge(sparse(users), ridge=2.0)
     exact = ItemRidge(sparse(users[:, popular]), ridge=2.0)
     weights = np.array([found.weights_from(item) for item in range(9)])
+    of_one(found, np.array([[0, 0.5, 1, 0, 2, 0, 0, 1, 0]]))
+    of_one(found, np.array([[0, 1, 0, 0, 0.5, 0, 0, 0, 0]]))
     near(weights[np.ix_(popular, popular)], np.array([exact.weights_from(item) for item in range(6)]))
     assert (weights[np.ix_(rare, rare)] == 0).all()
     precision = np.linalg.inv(users[:, popular].T @ users[:, popular].astype(float) + 2.0 * np.eye(6))

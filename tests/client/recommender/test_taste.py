@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from client.examples.split import ragged
 from client.privacy.taste_release import taste_of
@@ -62,8 +63,13 @@ def test_who_is_in_no_table_and_a_released_map_have_no_row_to_leave_out() -> Non
 def test_it_speaks_against_nothing_and_says_what_each_item_adds() -> None:
     own = own_taste(HISTORIES, VECTORS)
     assert (own.scores(asked(without=True)) >= 0).all()
-    by_item = own.by_item(HISTORIES.recent(np.array([0]), half_life=4.0))
-    assert by_item is not None and by_item.shape == (6, ITEMS) and (by_item >= 0).all()
+    somebody = ScoredFor(history=HISTORIES.recent(np.array([0]), half_life=4.0), users=np.array([0]))
+    scores, adds = own.for_one(somebody)
+    np.testing.assert_array_equal(scores, own.scores(somebody)[0])
+    each = csr_matrix(np.diag(somebody.history.data) @ np.eye(ITEMS)[somebody.history.indices])
+    by_item = adds(np.arange(ITEMS))
+    np.testing.assert_allclose(by_item, np.maximum(own.on_items.scores(each), 0), atol=1e-6)
+    assert by_item.shape == (6, ITEMS) and by_item.any()
 
 
 class TestGlobal:

@@ -69,9 +69,10 @@ def test_an_index_of_other_vectors_is_seen(taste: Taste) -> None:
 def test_what_each_item_of_the_history_adds_is_the_map_s(taste: Taste) -> None:
     history = asked(2, people=1).history
     some = np.array([5, 17, 4000])
-    found, expected = NearestTaste(taste).by_item(history, some), taste.by_item(history)
-    assert found is not None and expected is not None
-    np.testing.assert_allclose(found, expected[:, some], rtol=1e-5, atol=1e-6)
+    alone = csr_matrix((history.data, history.indices, np.arange(history.nnz + 1)), shape=(history.nnz, ITEMS))
+    expected = np.maximum(taste.on_items.scores(alone), 0)
+    _, adds = NearestTaste(taste).for_one(asked(2, people=1))
+    np.testing.assert_allclose(adds(some), expected[:, some], rtol=1e-5, atol=1e-6)
 
 
 def test_without_the_library_it_is_said_how_to_get_it(taste: Taste, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,19 @@ def test_the_sentence_names_two_items_that_carry_alike_and_yields_to_what_carrie
     assert len(sentence(0.0, 0.0, 1.0, popular=0.0)) < 100
 
 
+@pytest.mark.parametrize("named", [0, 1, 2, 5])
+def test_items_that_are_not_named_are_told_together(named: int) -> None:
+    adds = np.array([[0.5, 0.0], [-0.25, 0.125], [0.0625, 0.0]], np.float32)
+    part = ScorePart(name=PREFERENCES, scores=adds.sum(0), by_item=lambda items: adds[:, items])
+    titles = [f"film {item}" for item in range(9)]
+    whole = explained([part], np.array([0, 1]), [4, 7, 8], titles)
+    found = explained([part], np.array([0, 1]), [4, 7, 8], titles, named=named)
+    for one, every in zip(found, whole, strict=True):
+        assert every.further == 0.0 and one.history == every.history[:named]
+        assert one.further == sum(share.adds for share in every.history[named:])
+    assert whole[0].because == "you liked film 4" and len(whole[0].history) == 3 and len(whole[1].history) == 1
+
+
 @pytest.mark.parametrize("rules", [{}, {"diversity": 0.4}, {"seen": True}])
 def test_every_account_adds_up_to_the_score(ask: Callable[..., list[Any]], rules: dict[str, Any]) -> None:
     for one in ask(**rules):
@@ -187,6 +200,16 @@ def test_the_best_are_those_of_a_whole_sort(values: list[int], most: int) -> Non
     allowed = np.isin(np.arange(len(values)), items)
     expected = items[np.argsort(-scores[items], kind="stable")[:most]]
     assert best_of(scores, allowed, most).tolist() == expected.tolist()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3000), st.sampled_from([2, 50, 10**6]), st.floats(0, 1), st.integers(1, 30))
+def test_the_best_of_many_are_those_of_a_whole_sort(seed: int, count: int, values: int, share: float, most: int) -> None:
+    """Of many equal scores, and of fewer allowed items than are asked for."""
+    random = np.random.default_rng(seed)
+    scores, allowed = random.integers(values, size=count).astype(np.float32) - 1, random.random(count) < share
+    items = np.flatnonzero(allowed)
+    assert best_of(scores, allowed, most).tolist() == items[np.argsort(-scores[items], kind="stable")[:most]].tolist()
 
 
 def test_what_was_met_since_is_the_newest_and_only_likes_are_liked() -> None:
