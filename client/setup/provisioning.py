@@ -169,7 +169,10 @@ def _tables(data: Iterable[Path]) -> Iterator[tuple[Path, list[Path]]]:
         if not path.is_dir():
             yield path, []
             continue
-        inside = sorted(one for one in path.iterdir() if is_part(one, path))
+        # Below, where nothing lies loose: the folders of partitions (year=2024).
+        inside = sorted(
+            [one for one in path.iterdir() if is_part(one, path)] or [one for one in path.rglob("*") if is_part(one, path)]
+        )
         full = [one for one in inside if one.stat().st_size]
         if not full:
             expected = f"expected files of {', '.join(sorted({*DELIMITED, *SUFFIXES} - {'.npy'}))}"

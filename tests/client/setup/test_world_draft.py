@@ -275,6 +275,21 @@ def test_who_reviewed_an_item_has_met_it(tmp_path: Path) -> None:
     assert 0 < tables.interactions.positive.sum() < len(tables.interactions.positive)
 
 
+def test_partitions_in_folders_are_one_table(tmp_path: Path) -> None:
+    for year in (2023, 2024):
+        folder = tmp_path / "orders" / f"year={year}"
+        folder.mkdir(parents=True)
+        rows = [(f"u{row % 9}", f"i{(row + year) % 7}") for row in range(30)]
+        pl.DataFrame(rows, schema=["user", "item"], orient="row").write_parquet(folder / "part-0.parquet")
+        (folder / "_SUCCESS").touch()
+    made = draft_platform([tmp_path / "orders"], tmp_path / "world")
+    assert read_tables(load(made.path)).reports[-1].read == 60 and len(load(made.path).sources) == 1
+    # What lies loose is all that is meant where there is some.
+    pl.DataFrame({"user": ["a", "b"], "item": ["c", "d"]}).write_csv(tmp_path / "orders" / "log.csv")
+    made = draft_platform([tmp_path / "orders"], tmp_path / "world", name="loose")
+    assert read_tables(load(made.path)).reports[-1].read == 2
+
+
 def test_friends_in_a_list_are_drafted(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"u{row % 9},i{row % 7}\n" for row in range(60)))
     (tmp_path / "ties.csv").write_text(
