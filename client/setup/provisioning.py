@@ -19,6 +19,7 @@ from client.setup.platform_file_draft import draft
 from client.setup.schema_inference import Guess
 from client.setup.table_preview import Sample, sample_database, sample_file
 from client.sources.readers.file_bytes import bytes_of, is_part
+from client.sources.readers.foreign_bytes import is_sqlite
 from client.sources.readers.table_scan import reading
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
@@ -151,7 +152,13 @@ def samples_of(data: Iterable[Path]) -> list[Sample]:
     Raises:
         InputError: one cannot be read, or a folder has none.
     """
-    return [_sampled(path.absolute(), [part.absolute() for part in parts]) for path, parts in _tables(data)]
+    samples: list[Sample] = []
+    for path, parts in _tables(data):
+        if is_sqlite(path):
+            samples += sample_database(f"sqlite:///{path.absolute()}")
+        else:
+            samples.append(_sampled(path.absolute(), [part.absolute() for part in parts]))
+    return samples
 
 
 def _sampled(path: Path, parts: Sequence[Path]) -> Sample:

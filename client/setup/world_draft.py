@@ -80,6 +80,8 @@ def draft_platform(exports: Sequence[Path], world: Path, *, name: str | None = N
 
 def _relative(sample: Sample) -> Sample:
     """With a path from the working directory, which a draft makes one from the platform file."""
+    if "path" not in sample.keys:
+        return sample  # a database's URL names its file from the root
     path = sample.keys["path"]
     shown = [os.path.relpath(one) for one in path] if isinstance(path, list) else os.path.relpath(str(path))
     return replace(sample, keys={**sample.keys, "path": shown})

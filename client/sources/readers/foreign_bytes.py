@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from client.sources.readers.table_scan import reading
 from shared.base.errors import InputError
 
+_SQLITE = b"SQLite format 3\x00"
 _COMPRESSED = "give its name the suffix {} behind its own, as in '{}'"
 _SIGNS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "is compressed by gzip", ".gz"),
@@ -15,7 +17,7 @@ _SIGNS: tuple[tuple[bytes, str, str], ...] = (
     (b"BZh91AY&SY", "is compressed by bzip2", ".bz2"),
     (b"PK\x03\x04", "is a ZIP archive, as a spreadsheet (.xlsx) is", "save the sheet as CSV in UTF-8, or unpack the archive"),
     (b"\xd0\xcf\x11\xe0", "is a spreadsheet (.xls)", "save the sheet as CSV in UTF-8"),
-    (b"SQLite format 3\x00", "is a SQLite database", 'url = "sqlite:///{}" with table = "..." in the place of \'path\''),
+    (_SQLITE, "is a SQLite database", 'url = "sqlite:///{}" with table = "..." in the place of \'path\''),
     (b"PAR1", "is Parquet", 'format = "parquet" in the source, or the suffix .parquet'),
     (b"ARROW1", "is an Arrow file", "write it as Parquet"),
     (b"Obj\x01", "is an Avro file", "write it as Parquet or as JSON lines"),
@@ -26,6 +28,12 @@ _WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff",
 _PAGE = re.compile(rb"(?i)\s*<(?:!doctype html|html|\?xml)\b")
 _LFS = b"version https://git-lfs.github.com/"
 _OBJECT = re.compile(rb'\s*\[?\s*\{\s*"')
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is a SQLite database, whatever it is called."""
+    with reading(str(path)), path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
 
 
 def require_text(head: bytes, path: Path, encoding: str) -> None:

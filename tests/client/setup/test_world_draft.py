@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sqlite3
 from pathlib import Path
 
 import polars as pl
@@ -288,6 +290,22 @@ def test_partitions_in_folders_are_one_table(tmp_path: Path) -> None:
     pl.DataFrame({"user": ["a", "b"], "item": ["c", "d"]}).write_csv(tmp_path / "orders" / "log.csv")
     made = draft_platform([tmp_path / "orders"], tmp_path / "world", name="loose")
     assert read_tables(load(made.path)).reports[-1].read == 2
+
+
+def test_a_sqlite_database_is_drafted_table_by_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+        database.execute("create table orders (customer, sku, at)")
+        rows = [(f"u{row % 9}", row % 7, f"2024-05-{1 + row % 28:02d}") for row in range(60)]
+        database.executemany("insert into orders values (?, ?, ?)", rows)
+        database.execute("create table products (sku, title)")
+        database.executemany("insert into products values (?, ?)", [(row, f"Title {row}") for row in range(7)])
+        database.commit()
+    monkeypatch.chdir(tmp_path)
+    made = draft_platform([Path("shop.db")], Path("world"))
+    tables = read_tables(load(made.path))
+    assert (made.name, tables.users, tables.items) == ("shop", 9, 7) and tables.interactions.time is not None
+    with pytest.raises(InputError, match="cannot be read"):
+        draft_platform([Path("nothing.db")], Path("world"), name="nothing")
 
 
 def test_friends_in_a_list_are_drafted(tmp_path: Path) -> None:
