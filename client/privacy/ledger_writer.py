@@ -54,6 +54,11 @@ from shared.privacy.releases import Release
 from shared.privacy.spent import Method, Spent
 from shared.secagg.identity import Identity
 
+_ANOTHER = (
+    "{} takes a platform that is made anew, with its own identity and ledger, and this ledger kept: for every user both add up "
+    "(docs/operating.md, 'A budget that is nearly spent')"
+)
+
 
 class LedgerWriter:
     """An open, locked ledger to which charges are appended. Use as a context manager, or `close` it."""
@@ -96,7 +101,8 @@ class LedgerWriter:
 
         Raises:
             StorageError: another process holds it, it is not a ledger, or the disk refuses.
-            PrivacyError: it was altered, or belongs to another platform, identity, budget or delta.
+            PrivacyError: it was altered, or belongs to another platform, identity, budget or delta; or it would be new, and this
+                identity has begun one beside it.
             InputError: a value is out of its range.
         """
         place = f"the ledger of platform {platform!r}"
@@ -111,6 +117,8 @@ class LedgerWriter:
             parse_ledger(line, where=place)  # what could not be read back is not written
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=place, do="correct the platform file") from None
+        if not path.exists() or not path.stat().st_size:
+            _require_first(path, platform, key)
         descriptor = _locked(path)
         try:
             ledger, length = _continue(descriptor, path) or (None, 0)
@@ -245,8 +253,7 @@ class LedgerWriter:
                     f"{release.kind} would bring epsilon to {spent.epsilon:.4g}, above the budget of {header.budget:g} "
                     f"({self.epsilon:.4g} is spent, delta {header.delta:g})",
                     where=f"{self.path}, run {run}, round {round}",
-                    do="this platform can release nothing more of this kind: run fewer rounds, or raise its budget and "
-                    "start a new ledger, knowing that both ledgers then add up",
+                    do=f"run fewer rounds: this platform can release no more of this kind. {_ANOTHER.format('A larger budget')}",
                 )
             entry = entry_of(
                 release,
@@ -403,8 +410,25 @@ def _same(found: Header, wanted: Header, path: Path) -> None:
             raise PrivacyError(
                 f"this ledger was begun with {name} {have}, and is now opened with {want}",
                 where=str(path),
-                do=f"set {name} back to {have}; or, to go on with {want}, leave this ledger where it is and start a new one in "
-                "another file beside it: what both have spent then adds up for every user",
+                do=f"set {name} back to {have}. {_ANOTHER.format(f'Another {name}')}",
+            )
+
+
+def _require_first(path: Path, platform: str, key: str) -> None:
+    """No second ledger is begun under one identity: it would allow the whole budget once more, and no audit holds it sound."""
+    for other in sorted(path.parent.glob("*.jsonl")):
+        if other == path:
+            continue
+        try:
+            with other.open("rb") as file:
+                header = parse_ledger(file.readline(MAX_LINE), where=str(other)).header
+        except (OSError, StorageError, PrivacyError):
+            continue  # no ledger
+        if header.platform == platform and header.identity in ("", key):
+            raise PrivacyError(
+                f"this platform has begun a ledger already, {other.name}, and has one under one identity",
+                where=str(path),
+                do=f"move it back to {path.name}. {_ANOTHER.format('A second ledger')}",
             )
 
 
@@ -413,8 +437,7 @@ def _require_identity(ledger: Ledger, key: str, path: Path) -> None:
         raise PrivacyError(
             f"this ledger belongs to the identity {ledger.identity[:12]}..., and is opened by {key[:12]}...",
             where=str(path),
-            do="put this platform's identity.key back; or keep this ledger and start a new one in another file: what both have "
-            "spent then adds up for every user",
+            do=f"put this platform's identity.key back. {_ANOTHER.format('Another identity')}",
         )
 
 

@@ -30,7 +30,7 @@ def require_whole_ledger(text: str, ledger: Ledger, *, path: Path) -> None:
 
     Args:
         text: A receipt's line; may be empty.
-        ledger: That of `path`. Others in its folder count, too: a platform with a new budget keeps its old ledger there.
+        ledger: That of `path`. Others in its folder count, too: version 0.2.0 began one for a new budget beside the old.
 
     Raises:
         LedgerWentBack: this platform's identity signed a head that is in none of them.

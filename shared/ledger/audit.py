@@ -365,14 +365,20 @@ def _several(platforms: Sequence[PlatformAudit], summaries: Sequence[LedgerSumma
         of = [summary for one, summary in zip(platforms, summaries, strict=True) if one.platform == name and summary is not None]
         if count == 1:
             continue
-        identities = {ledger.identity for ledger in of}
-        if len(of) < count or len(identities) < count or b"" in identities:
-            problems.append(f"platform {name} has {count} ledgers here: each may be within its budget and their sum above it")
+        if len(of) < count:
+            problems.append(f"platform {name} has {count} ledgers here, of which {count - len(of)} cannot be read or do not hold")
             continue
+        identities = {ledger.identity for ledger in of}
         delta, budget = max(ledger.header.delta for ledger in of), max(ledger.header.budget for ledger in of)
         spent = _spent([release for ledger in of for release in ledger.releases()], delta)
-        said = f"platform {name} has {count} ledgers of as many identities: together they spent epsilon {spent:.6g} at {delta:g}"
-        if spent > budget:
+        together = f"together they spent epsilon {spent:.6g} at {delta:g}"
+        said = f"platform {name} has {count} ledgers of as many identities: {together}"
+        if len(identities) < count or b"" in identities:
+            problems.append(
+                f"platform {name} has {count} ledgers here, and not an identity for each: a second one was begun, or one was "
+                f"copied and went on twice. Counted as if no charge were in both, {together}, whatever budget each names"
+            )
+        elif spent > budget:
             problems.append(f"{said}, above the budget of {budget:g}")
         else:
             notes.append(f"{said}, within the budget of {budget:g}")

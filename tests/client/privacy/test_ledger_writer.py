@@ -97,6 +97,40 @@ def test_a_ledger_goes_on_after_reopening(charged: Path) -> None:
     assert read_ledger(charged).entries[:3] == before.entries
 
 
+def test_one_identity_has_one_ledger(charged: Path) -> None:
+    """A second one would allow the whole budget once more, which the audit holds to be unsound, and so is not begun."""
+    aside = charged.with_name("until-2030.jsonl")
+    charged.rename(aside)
+    for budget in (8.0, 16.0):
+        with pytest.raises(PrivacyError, match=aside.name) as caught, opened(charged, budget=budget):
+            pass
+        assert f"move it back to {charged.name}" in caught.value.do and "add up" in caught.value.do
+    assert not charged.exists()
+    # Another identity's, another platform's, or what is no ledger, is in nobody's way.
+    other = Identity(b"o" * 32)
+    with opened(charged, identity=other):
+        charged.unlink()
+    with opened(charged.with_name("music.jsonl"), platform="music"):
+        pass
+    aside.write_bytes(aside.read_bytes()[20:])
+    with opened(charged):
+        pass
+
+
+def test_every_word_of_a_larger_budget_is_of_a_platform_that_is_made_anew(charged: Path) -> None:
+    """Raised in the file, spent, opened by other keys: all three say what the audit then says."""
+    with opened(charged) as writer, pytest.raises(BudgetExceeded) as spent:
+        writer.charge(Release(kind=ReleaseKind.TRAIN, noise_multiplier=0.1), run="r", round=9, question="5" * 64)
+    said = [spent.value.do]
+    for over in ({"budget": 16.0}, {"identity": Identity(b"o" * 32)}):
+        with pytest.raises(PrivacyError) as caught, opened(charged, **over):
+            pass
+        said.append(caught.value.do)
+    for words in said:
+        assert "made anew, with its own identity and ledger" in words and "both add up" in words and "operating.md" in words
+        assert "another file" not in words and "start a new ledger" not in words
+
+
 def test_only_the_owner_may_read_or_write(path: Path) -> None:
     with opened(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

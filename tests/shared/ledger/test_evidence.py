@@ -250,6 +250,17 @@ class TestAPlatformThatCameBackWithAnotherIdentity:
         report = self.audited(evidence, old, new)
         assert report.verdict is AuditVerdict.UNSOUND and "above the budget" in report.problems[0]
 
+    def test_two_of_one_identity_are_unsound_and_their_sum_is_said(self, tmp_path: Path) -> None:
+        (tmp_path / "old").mkdir()
+        (tmp_path / "new").mkdir()
+        old, new = Platform(tmp_path / "old", budget=2.0), Platform(tmp_path / "new", budget=8.0)
+        old.answer(1)
+        new.answer(1, run="autumn")
+        report = self.audited(evidence_of([*old.receipts, *new.receipts], tmp_path), old.close(), new.close())
+        spent = min(one.epsilon([TRAIN, TRAIN], 1e-5).epsilon for one in (OPACUS, DP_ACCOUNTING))
+        assert report.verdict is AuditVerdict.UNSOUND
+        assert any("not an identity for each" in one and f"epsilon {spent:.6g} at 1e-05" in one for one in report.general)
+
     def test_one_of_them_alone_lacks_what_the_other_answered(self, tmp_path: Path) -> None:
         old, new, evidence = self.came_back(tmp_path)
         for alone in (old, new):
