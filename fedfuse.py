@@ -49,14 +49,17 @@ def doctor(
         Path | None,
         typer.Argument(help="A coordinator's or a platform's folder; default: this one, if it is one.", show_default=False),
     ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="A platform's: the worker's socket; default: socket/worker.sock in the folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Look for what would keep a coordinator or a platform from working: each line says ok, warning or error, and the cure.
 
-    Without a folder it looks at this machine alone. Exit code 0 where nothing is in the way (warnings included), else 1.
+    Without a folder it looks at this machine alone; in a container of a platform's worker or messenger, at that half.
+    Exit code 0 where nothing is in the way (warnings included), else 1.
     """
-    from client.config.deployment_folder import PLATFORM_TOML
-    from client.supernode.checkup import check_cage, check_platform
+    from client.supernode.checkup import check_cage, check_platform, written_folder
     from server.deployment.checkup import check_coordinator, check_default_ports
     from server.deployment.folder import NAME as SERVER_TOML
     from shared.doctor.findings import Level, exit_code, findings_json
@@ -65,12 +68,12 @@ def doctor(
     place = folder or Path()
     if not place.is_dir():
         raise InputError("there is no such folder", where=str(place), do="name a coordinator's or a platform's")
-    found = list(check_machine(place.absolute(), environment=os.environ))
-    kinds = [place / SERVER_TOML, place / PLATFORM_TOML]
-    if kinds[0].is_file():
+    written = written_folder(place.absolute())
+    found = list(check_machine(written or place.absolute(), environment=os.environ))
+    if (place / SERVER_TOML).is_file():
         found += check_coordinator(place)
-    elif kinds[1].is_file():
-        found += check_platform(place)
+    elif written is not None:
+        found += check_platform(place, at=socket)
     elif folder is not None:
         raise InputError(
             "is neither a coordinator's folder nor a platform's",

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.config.deployment_folder import Deployment, open_deployment
+from client.config.deployment_folder import PLATFORM_TOML, Deployment, open_deployment
 from client.config.platform_file import PlatformFile, load
 from client.config.trusted_peers import read_peers
+from client.messenger.unix_socket import connect_to
 from client.privacy.receipt_file import last_receipt, require_whole_ledger
 from client.supernode.gate_client import Away, Heard, Refused, hear
 from client.supernode.sandbox import wall
@@ -45,8 +46,25 @@ def check_cage() -> Finding:
     return fine("cage", str(found))
 
 
-def check_platform(folder: Path) -> Iterator[Finding]:
-    """Everything that can be looked at from a platform's machine."""
+def written_folder(folder: Path) -> Path | None:
+    """The folder in a platform's that is written to: the worker's, or the messenger's where that half alone is here, as in its
+    container; None where it is no platform's folder."""
+    place = Deployment(folder)
+    if place.file.is_file():
+        return place.worker if place.worker.is_dir() else folder
+    return place.node if place.invitation.is_file() and place.node.is_dir() else None
+
+
+def check_platform(folder: Path, *, at: Path | None = None) -> Iterator[Finding]:
+    """Everything that can be looked at from a platform's machine; in a container of worker or messenger, of that half.
+
+    Args:
+        at: The worker's socket, if it is not in its own place.
+    """
+    if not (folder / PLATFORM_TOML).is_file() and not (folder / "worker").is_dir():
+        yield fine("worker", "its half is elsewhere, and is looked at there")
+        yield from _messenger(Deployment(folder.absolute()), None)
+        return
     try:
         place = open_deployment(folder)
     except FedfuseError as error:
@@ -63,14 +81,24 @@ def check_platform(folder: Path) -> Iterator[Finding]:
         )
         for text in file.warnings:
             yield warning("platform.toml", text, f"read {place.file}")
-    yield from check_secrets(
-        {"the identity": place.identity, "the SuperNode's key": place.node_key}, folders=[place.folder, place.worker, place.node]
-    )
-    yield check_cage()
-    yield from _worker(place, file)
+    both = place.node.is_dir()
+    # Two users may share the folder: each passes through it to their own.
+    shared = [place.folder] if both else []
+    yield from check_secrets({"the identity": place.identity}, folders=[place.worker], passed=shared)
+    yield from _worker(place, file, at or place.socket)
     yield _peers(place)
     if file is not None:
         yield from _ledger(file, last_receipt(file.state / RECEIPTS))
+    if both:
+        yield from _messenger(place, file)
+    else:
+        yield fine("messenger", "its half is elsewhere; the coordinator is looked at from there")
+
+
+def _messenger(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:
+    """The messenger's half: its key, its cage, and the coordinator as it is seen from here."""
+    yield from check_secrets({"the SuperNode's key": place.node_key}, folders=[place.node])
+    yield check_cage()
     try:
         invitation = place.invited()
     except FedfuseError as error:
@@ -82,15 +110,29 @@ def check_platform(folder: Path) -> Iterator[Finding]:
     yield from _coordinator(place, invitation, file)
 
 
-def _worker(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:
-    if greets(place.socket):
-        yield fine("worker", f"it answers at {place.socket}")
+def _worker(place: Deployment, file: PlatformFile | None, at: Path) -> Iterator[Finding]:
+    if greets(at):
+        yield fine("worker", f"it answers at {at}")
         return
-    yield warning("worker", "it does not run", f"fedfuse client start {place.folder}")
-    if place.socket.is_socket():
+    held, listens = file is not None and _held(file.ledger), _listens(at)
+    if held and listens:
+        yield fine("worker", f"it runs, and answers its own users alone at {at}")
+        return
+    yield warning("worker", f"it does not answer at {at}", f"fedfuse client start {place.folder}, or name its socket: --socket")
+    if at.is_socket() and not listens:
         yield fine("socket", "an earlier worker has left it; the next one replaces it")
-    if file is not None and _held(file.ledger):
-        yield fault("ledger", f"another process holds {file.ledger}", "end the worker that runs elsewhere: a platform has one")
+    if held and file is not None:
+        cure = "name its socket (--socket) if it is this platform's worker; else end it: a platform has one"
+        yield fault("ledger", f"another process holds {file.ledger}", cure)
+
+
+def _listens(path: Path) -> bool:
+    """Whether a process listens at that socket, for whomever."""
+    try:
+        connect_to(path, seconds=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _held(path: Path) -> bool:

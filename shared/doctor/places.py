@@ -16,12 +16,13 @@ SOON = 30.0
 """Days before a certificate ends from which it is a warning."""
 
 
-def check_secrets(keys: Mapping[str, Path], *, folders: Iterable[Path]) -> Iterator[Finding]:
+def check_secrets(keys: Mapping[str, Path], *, folders: Iterable[Path], passed: Iterable[Path] = ()) -> Iterator[Finding]:
     """Whether keys are there, this user's, and no one else's to read; one line where all are.
 
     Args:
         keys: What each is -> its file.
         folders: That should be closed to others (0700).
+        passed: Through which others may pass to what is theirs, and not look around (0711).
     """
     count = 0
     for what, path in keys.items():
@@ -40,10 +41,11 @@ def check_secrets(keys: Mapping[str, Path], *, folders: Iterable[Path]) -> Itera
         else:
             count += 1
     if count == len(keys):
-        yield fine("keys", f"{count} keys, readable by their owner alone")
-    for folder in folders:
-        if folder.is_dir() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            yield warning("rights", f"others may look into {folder}", f"chmod 700 {folder}")
+        said = f"{count} keys, readable by their" if count > 1 else f"{''.join(keys)}, readable by its"
+        yield fine("keys", f"{said} owner alone")
+    for folder, closed in [*((folder, 0o077) for folder in folders), *((folder, 0o066) for folder in passed)]:
+        if folder.is_dir() and stat.S_IMODE(folder.stat().st_mode) & closed:
+            yield warning("rights", f"others may look into {folder}", f"chmod {'700' if closed == 0o077 else '711'} {folder}")
 
 
 def check_certificate(what: str, path: Path, *, cure: str, now: datetime | None = None) -> Finding:

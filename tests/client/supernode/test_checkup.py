@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +97,60 @@ def test_a_ledger_that_another_process_holds_and_a_socket_that_was_left(shop: De
         found = of(shop, "worker", "socket", "ledger")
     assert [one.level for one in found] == [Level.WARNING, Level.OK, Level.ERROR]
     assert [one.what for one in of(shop, "worker", "socket", "ledger")] == ["worker", "socket"]
+
+
+def test_a_worker_at_another_socket_that_talks_to_its_messenger_alone(shop: Deployment, tmp_path: Path) -> None:
+    """As root sees it beside the systemd units: the ledger is held, and whoever connects is sent away."""
+    at = tmp_path / "worker.sock"
+    ledger = shop.worker / "ledger" / "shop.jsonl"
+    ledger.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener, ledger.open("a") as file:
+        listener.bind(str(at))
+        listener.listen()
+        listener.settimeout(30.0)
+        ending = threading.Thread(target=lambda: [listener.accept()[0].close() for _ in range(2)])
+        ending.start()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        (found,) = [one for one in checkup.check_platform(shop.folder, at=at) if one.what in ("worker", "ledger")]
+        ending.join()
+        assert found.level is Level.OK and str(at) in found.found
+        worker, held = of(shop, "worker", "ledger")  # at its own place nobody answers
+    assert worker.level is Level.WARNING and "--socket" in worker.cure
+    assert held.level is Level.ERROR and "--socket" in held.cure
+
+
+class TestHalves:
+    """Containers of worker and messenger have a half of the folder each, and nothing is missing there."""
+
+    def test_the_workers(self, shop: Deployment) -> None:
+        shop.folder.chmod(0o755)  # of a container: what is below is mounted
+        shutil.rmtree(shop.node)
+        found = list(checkup.check_platform(shop.folder))
+        assert [one.what for one in found if one.level is not Level.OK] == ["worker", "peers"]
+        assert checkup.written_folder(shop.folder) == shop.worker
+        assert not {"coordinator", "tls", "cage", "certificate"} & {one.what for one in found}
+
+    def test_the_messengers(self, shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(checkup, "hear", lambda *args, **options: HEARD)
+        shutil.rmtree(shop.worker)
+        shop.file.unlink()
+        (shop.folder / "peers.toml").unlink(missing_ok=True)
+        found = list(checkup.check_platform(shop.folder))
+        assert [one for one in found if one.level is Level.ERROR] == []
+        assert {"keys", "cage", "certificate", "clock", "coordinator"} <= {one.what for one in found}
+        assert checkup.written_folder(shop.folder) == shop.node
+
+    def test_two_users_share_a_folder(self, shop: Deployment) -> None:
+        shop.folder.chmod(0o711)
+        assert of(shop, "rights") == []
+        shop.folder.chmod(0o755)
+        (found,) = of(shop, "rights")
+        assert found.cure == f"chmod 711 {shop.folder}"
+
+    def test_a_platform_file_that_is_lost_is_no_half(self, shop: Deployment) -> None:
+        shop.file.unlink()
+        assert [one.level for one in of(shop, "platform.toml")] == [Level.ERROR]
+        assert of(shop, "worker") == []
 
 
 def test_a_ledger_that_went_back(shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
