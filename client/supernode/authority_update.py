@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
+import re
 import secrets
 import ssl
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,7 @@ KEPT = "log-head"
 """File beside that of the authorities with what the coordinator gave to keep."""
 EVERY = 60.0
 """Seconds between two questions."""
+_SEALED = re.compile(rb"[A-Za-z0-9+/=]{1,%d}" % LONGEST)
 
 
 def ask_authorities(address: str, *, coordinator: bytes, kept: Path | None = None, seconds: float = 10.0) -> str:
@@ -62,12 +66,21 @@ def ask_authorities(address: str, *, coordinator: bytes, kept: Path | None = Non
 
 
 def _kept(path: Path | None) -> str:
-    """What is kept in that file, if it can be a header; '' where nothing is."""
-    try:
-        text = path.read_bytes()[: LONGEST + 1].decode("ascii") if path is not None else ""
-    except (OSError, ValueError):
+    """What is kept in that file, if it can be a sealed head; '' where nothing is.
+
+    The folder is the messenger's, which runs the coordinator's code: a link that it laid there must not have a file of the
+    platform's sent to the coordinator by a process outside the cage.
+    """
+    if path is None:
         return ""
-    return text if text.isprintable() and len(text) <= LONGEST else ""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with os.fdopen(handle, "rb") as file:
+        state = os.fstat(handle)
+        text = file.read(LONGEST + 1) if stat.S_ISREG(state.st_mode) and state.st_nlink == 1 else b""
+    return text.decode("ascii") if _SEALED.fullmatch(text) else ""
 
 
 def renew_authorities(address: str, *, authority: Path, coordinator: str, seconds: float = 10.0) -> bool:
@@ -92,11 +105,14 @@ def renew_authorities(address: str, *, authority: Path, coordinator: str, second
 def greet_or_renew(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, coordinator: str) -> Greeting:
     """Greet; where the server is of another authority than the known ones, ask whether the coordinator says so, and greet again.
 
+    What the coordinator gave to keep is shown with the greeting, so that it is known before this platform can take part in a run.
+
     Raises:
         FedfuseError: as `greet`.
     """
+    kept = authority.with_name(KEPT)
     try:
-        return greet(address, authority=authority, key=key)
+        return greet(address, authority=authority, key=key, shown=_kept(kept))
     except UnprovenServer:
         try:
             changed = renew_authorities(address, authority=authority, coordinator=coordinator)
@@ -104,7 +120,7 @@ def greet_or_renew(address: str, *, authority: Path, key: ec.EllipticCurvePrivat
             changed = False
         if not changed:
             raise
-        return greet(address, authority=authority, key=key)
+        return greet(address, authority=authority, key=key, shown=_kept(kept))
 
 
 class LiveAuthorities:

@@ -35,6 +35,7 @@ from shared.protocol.gate_protocol import (
     Complaint,
     Standing,
 )
+from shared.protocol.log_witness import HEADER as LOG_HEADER
 from shared.protocol.messages import PROTOCOL
 
 LARGEST = 1 << 16
@@ -111,18 +112,21 @@ class Heard:
     receipt: str = ""
 
 
-def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Greeting:
+def greet(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, shown: str = "", seconds: float = 10.0) -> Greeting:
     """Greet the coordinator's server.
+
+    Args:
+        shown: The sealed head of the operators' log that this platform keeps (`shared/protocol/log_witness.py`); '' for none.
 
     Raises:
         Refused: it refuses this platform, or its certificate is not the one that was promised.
         Away: it cannot be reached.
         ProtocolError: what answers is no coordinator.
     """
-    return _judged(hear(address, authority=authority, key=key, seconds=seconds), address)
+    return _judged(hear(address, authority=authority, key=key, shown=shown, seconds=seconds), address)
 
 
-def hear(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seconds: float = 10.0) -> Heard:
+def hear(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, shown: str = "", seconds: float = 10.0) -> Heard:
     """What the coordinator's server says of this platform, whatever it is.
 
     Raises:
@@ -132,6 +136,7 @@ def hear(address: str, *, authority: Path, key: ec.EllipticCurvePrivateKey, seco
     try:
         context = ssl.create_default_context(cafile=str(authority))
         about = {VERSION_HEADER: VERSION, AUTHORITY_HEADER: authorities_digest(read_authorities(authority))}
+        about |= {LOG_HEADER: shown} if shown else {}
         status, body = _get(address, GREETING_PATH, {**_signed(key), **about}, context, seconds)
     except ssl.SSLCertVerificationError as error:
         complaint = _UNTRUSTED.get(error.verify_code, Complaint.OTHER)

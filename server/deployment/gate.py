@@ -102,6 +102,7 @@ class Gate:
         bundles: Takes in a bundle, as JSON, and answers with JSON; on the private port alone.
         authorities: Answers a nonce with the authorities that the server's certificate may be of, signed.
         witness: Adds to that answer, given the nonce and what the platform kept of the last one ('' for nothing).
+        notice: Told what a platform kept, with its greeting: before it is welcome, so that no run can ask it earlier.
         revive: Makes Flower forget that a SuperNode is connected. Whoever greets is about to start one; Flower would not
             take it back for a minute if the one before was killed. And a SuperNode that asks a second time to be connected, and
             for nothing between, has not got the first answer in time: Flower would refuse it for good, and it would end.
@@ -117,9 +118,10 @@ class Gate:
         revive: Callable[[int], object] | None = None,
         authorities: Callable[[str], dict[str, str]] | None = None,
         witness: Callable[[str, str], dict[str, str]] | None = None,
+        notice: Callable[[str], object] | None = None,
     ) -> None:
         self._inside, self._judge, self._private, self._bundles, self._revive = inside, judge, private, bundles, revive
-        self._authorities, self._witness = authorities, witness
+        self._authorities, self._witness, self._notice = authorities, witness, notice
         self._joining: dict[str, asyncio.Lock] = {}
         """Platforms whose SuperNode's last request was to be connected; a second one waits for the first."""
         self._trouble = Allowance()
@@ -217,6 +219,8 @@ class Gate:
 
     async def _greet(self, headers: dict[str, str], send: Send) -> None:
         now = time.time()
+        if self._notice is not None and headers.get(LOG_HEADER):
+            await asyncio.to_thread(self._notice, headers[LOG_HEADER])
         verdict = self._judge.judge(headers, now=now)
         platform = verdict.platform
         if verdict.standing is Standing.WELCOME and platform is not None:

@@ -25,6 +25,8 @@ from server.deployment.bundle import build_bundle
 from server.deployment.flower_control import Control, FlowerRun, Unreachable
 from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_events, read_state
+from server.operators.acting import log_of
+from server.operators.restored_state import require_current
 from server.scheduling.run_notes import aborted_by, require_wanted
 from shared.base.atomic_files import write_whole
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
@@ -175,6 +177,8 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
         require_wanted(folder)
         if state.get("state") == "failed" and state.get("code") in _FINAL:
             raise _failed(launch, state, failure)
+        # What a restore put back does not mend itself, and a platform may have shown it since the run was begun.
+        require_current(launch.coordinator, log_of(launch.coordinator))
         if left == 0:
             raise _failed(launch, state, failure)
         left -= 1

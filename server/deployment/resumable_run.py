@@ -19,6 +19,8 @@ from server.monitoring.journal import Journal
 from server.monitoring.metrics_file import RunMetricsFile
 from server.monitoring.run_events import Outcome, Watcher
 from server.monitoring.telemetry import log_events, together
+from server.operators.acting import log_of
+from server.operators.restored_state import require_current
 from server.registry.publication import MODEL
 from server.run.checkpoint import run_of
 from server.run.federation import run_federation
@@ -85,6 +87,8 @@ def deployed(grid: Grid, config: Mapping[str, Any]) -> Outcome | DryRun:
                 wait=wait,
                 patience=patience,
                 only=only,
+                # Platforms show what they keep of the operators' log when they come, which may be after the run was begun.
+                before=lambda: require_current(coordinator, log_of(coordinator)),
                 **_lists(coordinator),
                 signer=load_ed25519(coordinator.federation_key),
                 acknowledged=LastReceipts(coordinator.receipts),

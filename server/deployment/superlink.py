@@ -99,6 +99,7 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
         revive=revive,
         authorities=authorities,
         witness=witness.answer,
+        notice=witness.notice,
     )
     server = uvicorn.Server(
         uvicorn.Config(

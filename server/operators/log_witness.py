@@ -41,13 +41,11 @@ class LogWitness:
         self._log: OperatorLog | None = None
         self._sealed = ""
 
-    def answer(self, nonce: str, shown: str) -> dict[str, str]:
-        """The sealed head for a platform to keep; nothing while the log cannot be read.
-
-        A head that was shown and that the log does not account for is noted, where `require_latest` finds it.
+    def notice(self, shown: str) -> bool:
+        """Note a head that the log does not account for, where `require_latest` finds it; whether the log can be read.
 
         Args:
-            shown: What the platform kept; '' for nothing. It may come from anybody.
+            shown: What a platform kept; '' for nothing. It may come from anybody.
         """
         head = None
         if shown and (text := open_head(shown, self._key)) is not None:
@@ -59,8 +57,12 @@ class LogWitness:
                     self._note(found, head)
             except StorageError as error:
                 log.error("%s", error.brief)
-                return {}
-            return witness_answer(self._sealed, nonce=nonce, key=self._key)
+                return False
+            return True
+
+    def answer(self, nonce: str, shown: str) -> dict[str, str]:
+        """`notice`; then the sealed head for a platform to keep, nothing while the log cannot be read."""
+        return witness_answer(self._sealed, nonce=nonce, key=self._key) if self.notice(shown) else {}
 
     def _read(self) -> OperatorLog:
         folder = self._coordinator.operators

@@ -44,6 +44,7 @@ class Attendance:
         only: Names of the platforms that are asked, of those that were approved; empty: all are.
         entered: Told of every member that came in, with the bytes of the request that asked it.
         receipt: The text of a platform's last receipt, which goes with the request to join: joining is charged, too.
+        before: Called before any node is asked to join, when it is there; raises where the run must not go on.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Attendance:
         names: Callable[[], Mapping[int, str]] | None = None,
         only: Collection[str] = (),
         receipt: Callable[[str], str] = lambda platform: "",
+        before: Callable[[], object] | None = None,
     ) -> None:
-        self._names, self._only, self._receipt = names, frozenset(only), receipt
+        self._names, self._only, self._receipt, self._before = names, frozenset(only), receipt, before
         self._grid, self._settings, self._least, self._say, self._entered = grid, settings, least, say, entered
         request = Join(run=run, settings=settings)
         self._run, self._record = run, to_record(request)
@@ -234,6 +236,8 @@ class Attendance:
         return bool(self._asking) or not online or bool(online - self._refused)
 
     def _ask(self, nodes: list[int]) -> Exchange:
+        if self._before is not None:
+            self._before()
         lifetime = lifetime_of(self._settings.reply_timeout)
         names = {} if self._names is None else self._names()
         shown = {node: self._receipt(names[node]) if node in names else "" for node in nodes}

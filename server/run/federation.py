@@ -61,6 +61,7 @@ def run_federation(
     acknowledged: LastReceipts | None = None,
     sums: SumWatcher | None = None,
     only: Collection[str] = (),
+    before: Callable[[], object] | None = None,
 ) -> Outcome:
     """Train one adapter over the platforms that `grid` reaches.
 
@@ -81,6 +82,7 @@ def run_federation(
         acknowledged: Each platform's last receipt over all runs; None: runs know nothing of each other.
         sums: Called with every noised sum of preferences; for simulations that are attacked.
         only: Names of the approved platforms that are asked; empty: all are.
+        before: Called whenever platforms are there and before they are asked to join; raises where the run must not go on.
 
     Returns:
         The last global adapter, float32; each platform's part, with its epsilon in nats; the rounds that are in the model, those
@@ -124,6 +126,7 @@ def run_federation(
             acknowledged=acknowledged,
             sums=sums,
             only=only,
+            before=before,
             wanted=nodes or 0,
         )
         if resume:
@@ -178,6 +181,7 @@ class _Federation:
         acknowledged: LastReceipts | None = None,
         sums: SumWatcher | None = None,
         only: Collection[str] = (),
+        before: Callable[[], object] | None = None,
         wanted: int = 0,
     ) -> None:
         self._grid, self._settings, self._run, self._out = grid, settings, run, out
@@ -195,6 +199,7 @@ class _Federation:
             names=names,
             only=only,
             receipt=self._receipts.last,
+            before=before,
         )
         if names is not None:
             # Platforms are not trusted here: what their training cannot have made is not combined.

@@ -55,12 +55,14 @@ class Server:
         certificates, file = self.coordinator.certificates, self.coordinator.file
         tell_authorities(certificates)
         key = load_ed25519(self.coordinator.federation_key)
+        witness = LogWitness(self.coordinator, key)
         gate = Gate(
             flower,
             self.judge,
             private=file.control_port,
             authorities=lambda nonce: authorities_answer(trusted_bundle(certificates), nonce=nonce, key=key),
-            witness=LogWitness(self.coordinator, key).answer,
+            witness=witness.answer,
+            notice=witness.notice,
         )
         sockets = []
         for port in (file.port, file.control_port):

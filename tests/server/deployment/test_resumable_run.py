@@ -27,6 +27,8 @@ from server.deployment.provisioning import create_coordinator_folder
 from server.deployment.resumable_run import deployed
 from server.monitoring.journal import EVENTS, Journal, read_events, read_state
 from server.monitoring.run_events import EarlyStop, Event, Kind, Outcome
+from server.operators.operator_log import AlteredLog, NotedHead
+from server.operators.restored_state import seen_note
 from server.run.federation import run_federation
 from server.run.quotes import DryRun, QuoteLine
 from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
@@ -45,9 +47,11 @@ class Platform:
     def __init__(self, name: str, *, step: float = 0.01, silent: tuple[int, ...] = ()) -> None:
         self.name, self.step, self.silent = name, step, silent
         self.asked: list[object] = []
+        self.joins = 0
 
     def handle(self, request: Request) -> Any:
         if isinstance(request, Join):
+            self.joins += 1
             return Joined(run=request.run, platform=self.name, users=9, items=5, budget=8.0, delta=1e-5, planned_epsilon=7.0,
                           noise_multiplier=1.0, signal_to_noise=2.0)  # fmt: skip
         if not isinstance(request, Train) or request.round in self.silent:
@@ -63,7 +67,9 @@ class Platform:
 def federate_with(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[..., tuple[Outcome, list[Event]]]]:
     keys: list[str] = []
 
-    def run(*platforms: Platform, names: dict[int, str], **over: Any) -> tuple[Outcome, list[Event]]:
+    def run(
+        *platforms: Platform, names: dict[int, str], before: Callable[[], object] = lambda: None, **over: Any
+    ) -> tuple[Outcome, list[Event]]:
         events: list[Event] = []
         nodes = {}
         for number, platform in enumerate(platforms, start=2):
@@ -73,7 +79,7 @@ def federate_with(tiny_settings: Make, tmp_path: Path) -> Iterator[Callable[...,
         with InProcessGrid(app=app, nodes=nodes) as grid:
             outcome = run_federation(
                 grid=grid, settings=tiny_settings(rounds=2, reply_timeout=10.0, **over), run="run", out=tmp_path / "run",
-                nodes=len(nodes), events=events.append, names=lambda: names, wait=1.0, export=lambda *_: None,
+                nodes=len(nodes), events=events.append, names=lambda: names, wait=1.0, export=lambda *_: None, before=before,
             )  # fmt: skip
         return outcome, events
 
@@ -93,6 +99,17 @@ class TestWhomItBelieves:
         stranger = Platform("ghost")
         outcome, _ = federate_with(Platform("shop"), stranger, names={2: "shop"})
         assert set(outcome.tallies) == {"shop"} and stranger.asked == []
+
+    def test_what_platforms_showed_when_they_came_is_looked_at_before_they_are_asked(
+        self, federate_with: Callable[..., Any]
+    ) -> None:
+        def gone_back() -> None:
+            raise AlteredLog("an older copy")
+
+        shop = Platform("shop")
+        with pytest.raises(AlteredLog):
+            federate_with(shop, names={2: "shop"}, before=gone_back)
+        assert shop.joins == 0
 
     @pytest.mark.parametrize(("factor", "kept"), [(0.99, 2), (1.01, 0), (100.0, 0)])
     def test_an_update_is_no_larger_than_training_can_make_it(
@@ -141,6 +158,14 @@ class TestTheJournal:
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
     folder = tmp_path_factory.mktemp("launch") / "c"
     return create_coordinator_folder(folder, host="127.0.0.1", name="spring", port=1, control_port=2, listen="127.0.0.1")
+
+
+@pytest.fixture
+def later(coordinator: CoordinatorFolder) -> Iterator[NotedHead]:
+    """The head of a log that goes on after the coordinator's; what was noted of it is forgotten afterwards."""
+    coordinator.state.mkdir(exist_ok=True)
+    yield NotedHead(seq=40, hash="ab" * 32, time="2100-01-01T00:00:00Z")
+    seen_note(coordinator).unlink()
 
 
 class Flower:
@@ -257,6 +282,20 @@ class TestGoingOn:
             federate_deployed(launch, lambda _: None)
         assert flower.started == [1] and caught.value.exit_code is code
 
+    def test_nor_is_a_log_that_went_back_as_platforms_showed_meanwhile(
+        self, make_launch: Callable[..., Any], later: NotedHead
+    ) -> None:
+        launch, flower = make_launch([])
+
+        def shows() -> str:
+            seen_note(launch.coordinator).write_bytes(later.text())
+            return says(launch, "failed", why="was seen", code=int(ExitCode.STORAGE))()
+
+        flower.attempts[0] = [shows, "finished:failed"]
+        with pytest.raises(AlteredLog, match=f"action {later.seq} .* was seen"):
+            federate_deployed(launch, lambda _: None)
+        assert flower.started == [1]
+
     def test_a_server_that_went_away_is_waited_for(self, make_launch: Callable[..., Any]) -> None:
         gone = Unreachable("gone")
         launch, flower = make_launch(["running", gone, gone, "finished:failed"], ["finished:completed"])
@@ -349,6 +388,26 @@ def test_a_serverapp_needs_its_coordinators_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("FEDFUSE_SERVER", str(coordinator.folder))
     with pytest.raises(InputError, match="no name of a run"):
         deployed(grid, {"run": "../x"})
+
+
+def test_a_run_asks_nobody_once_the_log_is_known_to_have_gone_back(
+    monkeypatch: pytest.MonkeyPatch, coordinator: CoordinatorFolder, later: NotedHead
+) -> None:
+    from server.deployment import resumable_run as module
+
+    def run(*, before: Callable[[], object], **_: Any) -> Outcome:
+        before()
+        seen_note(coordinator).write_bytes(later.text())
+        before()
+        raise AssertionError("somebody was asked")
+
+    monkeypatch.setattr(module, "run_federation", run)
+    monkeypatch.setenv("FEDFUSE_SERVER", str(coordinator.folder))
+    grid: Any = None
+    with pytest.raises(AlteredLog, match="was seen"):
+        deployed(grid, {"run": "back", "strategy": "fedavg", "rounds": 3})
+    state = read_state(coordinator.run("back")) or {}
+    assert (state["state"], state["code"]) == ("failed", ExitCode.STORAGE)
 
 
 @pytest.mark.parametrize("registry", [False, True])

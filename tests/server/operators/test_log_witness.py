@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.supernode import authority_update
 from client.supernode.authority_update import KEPT, renew_authorities
 from server.operators.acting import acting_operator, log_of
 from server.operators.log_witness import LogWitness
@@ -61,6 +63,50 @@ def test_a_restored_coordinator_learns_of_what_it_lacks(
     ask(news)
     require_latest(coordinator, log_of(coordinator))
     assert seen_note(coordinator).stat().st_mode & 0o077 == 0
+
+
+def test_it_learns_so_before_a_platform_is_welcome(server: Server, platform: Callable[[str], Platform], tmp_path: Path) -> None:
+    """Not within a minute of it, in which a run could have begun: the greeting shows what is kept."""
+    shop, coordinator = platform("shop"), server.coordinator
+    coordinator.state.mkdir(exist_ok=True)
+    shutil.copytree(coordinator.operators, tmp_path / "backup")
+    acting_operator(coordinator, None, Right.INVITE).record(Verb.INVITE, "video")
+    ask(shop)
+    server.stop()
+    shutil.rmtree(coordinator.operators)
+    shutil.copytree(tmp_path / "backup", coordinator.operators)
+    seen_note(coordinator).unlink()
+    server.start()
+    shop.greet()  # of a platform that keeps nothing
+    require_latest(coordinator, log_of(coordinator))
+    shop.greet_or_renew()
+    with pytest.raises(AlteredLog, match="was seen"):
+        require_latest(coordinator, log_of(coordinator))
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "text"])
+def test_a_file_that_the_coordinators_code_laid_there_is_not_sent(
+    kind: str, server: Server, platform: Callable[[str], Platform], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is the messenger's; whoever greets is outside its cage, and may read more than it."""
+    shop, shown = platform("shop"), []
+    kept, secret = shop.authority.with_name(KEPT), tmp_path / "token"
+    secret.write_text("c2VjcmV0" if kind != "text" else "not what a coordinator seals")
+    before = authority_update.greet
+    monkeypatch.setattr(
+        authority_update, "greet", lambda *words, **more: (shown.append(more["shown"]), before(*words, **more))[1]
+    )
+    {
+        "link": kept.symlink_to,
+        "second name": kept.hardlink_to,
+        "pipe": lambda _: os.mkfifo(kept),
+        "text": lambda path: shutil.copy(path, kept),
+    }[kind](secret)
+    shop.greet_or_renew()
+    kept.unlink()
+    kept.write_text("c2VhbGVk")
+    shop.greet_or_renew()
+    assert shown == ["", "c2VhbGVk"]
 
 
 def test_what_somebody_else_shows_changes_nothing(server: Server) -> None:
