@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,10 @@ def simulate_command(
     from simulations.run_folder import recorded_run, require_new_folder
     from simulations.worlds.world import open_world
 
+    if engine == "ray" and find_spec("ray") is None:
+        raise InputError(
+            "Ray is not installed", where="--engine ray", do="pip install 'fedfuse[simulation]', or leave --engine out"
+        )
     errors = Console(stderr=True, emoji=False)
     options = {
         "rounds": rounds,

@@ -564,6 +564,15 @@ class TestBadInput:
         monkeypatch.chdir(tmp_path)
         refused(call("simulate", write_platform().parent, *options), *words)
 
+    def test_rays_engine_without_ray(
+        self, call: Callable[..., Result], write_platform: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`pip install fedfuse` does not bring it; it is said before anything is read or written."""
+        monkeypatch.setattr("simulations.commands.find_spec", lambda name: None)
+        words = ("simulate", write_platform().parent, "--out", tmp_path / "run", "--engine", "ray")
+        refused(call(*words), "Ray is not installed", "fedfuse[simulation]")
+        assert not (tmp_path / "run").exists()
+
     @pytest.mark.parametrize("world", ["nowhere", "."])
     def test_no_world(self, call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: str) -> None:
         monkeypatch.chdir(tmp_path)

@@ -23,7 +23,10 @@ VALUES = {
             "federation.name=spring", "federation.host=fed.example.org", "keys.existingSecret=spring-keys", "registrySecret=s3",
             "storage.storageClassName=local", "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8", "nodeSelector.disk=local",
             "networkPolicy.egress[0].ports[0].port=443", "tolerations[0].operator=Exists", "service.annotations.a=b",
+            "image.repository=registry.example.org/fedfuse", "image.tag=other", "image.pullPolicy=Always", "storage.size=1Gi",
+            "service.type=ClusterIP", "service.port=9000", "resources.limits.cpu=2",
         ],
+        "open": ["federation.name=spring", "federation.host=fed.example.org", "networkPolicy.enabled=false"],
     },
     "fedfuse-platform": {
         "plain": [],
@@ -31,10 +34,13 @@ VALUES = {
             "secrets.worker=w", "secrets.messenger=m", "secrets.environment=passwords", "tables.existingClaim=exports",
             "cage=false", "coordinator.cidrs[0]=198.51.100.7/32", "storage.storageClassName=local", "nodeSelector.disk=local",
             "networkPolicy.egress[0].ports[0].port=5432", "tolerations[0].operator=Exists",
+            "image.repository=registry.example.org/fedfuse", "image.tag=other", "image.pullPolicy=Always", "storage.size=1Gi",
+            "coordinator.port=9000", "worker.resources.limits.nvidia\\.com/gpu=1", "messenger.resources.limits.cpu=1",
         ],
+        "open": ["networkPolicy.enabled=false"],
     },
 }  # fmt: skip
-"""Chart -> case -> what is set."""
+"""Chart -> case -> what is set. Together they set every value there is."""
 
 
 def chart_digest(chart: str) -> str:

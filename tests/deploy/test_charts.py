@@ -3,6 +3,7 @@ scripts, which are run here, leave keys that Fedfuse takes."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -51,13 +53,44 @@ def test_what_is_checked_here_was_made_of_these_very_charts(chart: str) -> None:
 @pytest.mark.parametrize(("chart", "case"), CASES)
 def test_helm_makes_the_same_of_them(chart: str, case: str) -> None:
     assert [one for one in yaml.safe_load_all(render(chart, case)) if one] == kept(chart, case)[1]
-    subprocess.run(["helm", "lint", "--strict", HELM / chart, "--set", "federation.name=a,federation.host=b"], check=True)
+    words = [word for value in VALUES[chart][case] for word in ("--set", value)]
+    subprocess.run(["helm", "lint", "--strict", HELM / chart, *words], check=True)
 
 
 @needs_helm
 def test_a_coordinator_without_a_name_is_refused() -> None:
     done = subprocess.run(["helm", "template", "x", HELM / "fedfuse-coordinator"], capture_output=True, text=True, check=False)
     assert done.returncode and "federation.host is needed" in done.stderr
+
+
+def leaves(values: dict[str, Any], schema: dict[str, Any], before: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Values that a chart's schema knows by name, as `--set` writes them, and what the schema says of each."""
+    assert set(values) == set(schema["properties"]) - {"global"} and schema["additionalProperties"] is False, before
+    for name, value in values.items():
+        inner = schema["properties"][name]
+        if "properties" in inner:
+            yield from leaves(value, inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", inner
+
+
+@pytest.mark.parametrize("chart", VALUES)
+def test_every_value_is_in_the_schema_and_in_a_case(chart: str) -> None:
+    """So that a misspelt one is refused, and what each does is rendered and held against Kubernetes' schemas below."""
+    schema = json.loads((HELM / chart / "values.schema.json").read_text())
+    values = yaml.safe_load((HELM / chart / "values.yaml").read_text())
+    jsonschema.validate(values, schema)
+    said = [word for words in VALUES[chart].values() for word in words]
+    found = dict(leaves(values, schema))
+    assert not [name for name in found if not any(re.match(rf"{re.escape(name)}[=.\[]", word) for word in said)]
+
+
+@needs_helm
+@pytest.mark.parametrize("chart", VALUES)
+def test_a_value_that_there_is_not_is_refused(chart: str) -> None:
+    words = ["helm", "template", "x", HELM / chart, "--set", "federation.name=a,federation.host=b,networkPolicy.enabeld=false"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode and "enabeld" in done.stderr
 
 
 @pytest.mark.parametrize(("chart", "case"), CASES)
@@ -110,7 +143,7 @@ def test_the_gate_is_all_that_a_coordinator_shows() -> None:
     assert container["livenessProbe"]["httpGet"] == {"scheme": "HTTPS", "path": "/health", "port": "fleet"}
     policy = the("NetworkPolicy", "fedfuse-coordinator", "full")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["ingress"] == [{"ports": [{"port": 8000, "protocol": "TCP"}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]
+    assert policy["ingress"] == [{"ports": [{"port": 9000, "protocol": "TCP"}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]
 
 
 def test_nobody_calls_a_platform_and_it_calls_the_coordinator_alone() -> None:
@@ -171,7 +204,7 @@ def test_a_coordinators_volume_gets_its_folder_once(tmp_path: Path) -> None:
     (volume / "new").mkdir()  # of a start that was cut short
     run_script(text, environment)
     made = open_coordinator(volume / "coordinator")
-    assert made.file.host == "fed.example.org" and made.file.port == 8000
+    assert made.file.host == "fed.example.org" and made.file.port == 9000
     assert modes(volume / "coordinator") == {0}
     # The keys are the Secret's, and the certificate is of its authority.
     assert load_ed25519(made.federation_key).private_bytes_raw() == load_ed25519(old.federation_key).private_bytes_raw()

@@ -134,6 +134,17 @@ def test_containers_give_up_what_they_do_not_need(file: str, name: str, service:
         assert target.startswith("/") and "docker.sock" not in mount
 
 
+@pytest.mark.parametrize(("file", "name"), [one[:2] for one in containers()])
+def test_no_container_is_judged_by_the_images_own_health_check_but_the_coordinators(file: str, name: str) -> None:
+    """A messenger was unhealthy for ever: it has no coordinator's folder."""
+    words = composed(file)["services"][name]["healthcheck"]["test"]
+    role = "server" if name == "coordinator" else "client"
+    assert words[2:4] == [role, "health"]
+    mounts = [mount.split(":")[1] for mount in composed(file)["services"][name]["volumes"]]
+    for path in (Path(word) for word in words if word.startswith("/")):
+        assert any(path == Path(one) or Path(one) in path.parents or path in Path(one).parents for one in mounts), path
+
+
 def test_only_the_fleet_is_published() -> None:
     service = composed("coordinator.yaml")["services"]["coordinator"]
     assert service["ports"] == ["8000:8000"]
@@ -178,6 +189,26 @@ def test_the_image_is_built_from_wheels_alone_and_has_no_secret() -> None:
     assert not any(re.search(r"secret|password|token|\.key", rest, re.IGNORECASE) for _, rest in found)
     ignored = (IMAGE / "Dockerfile.dockerignore").read_text().splitlines()
     assert [line for line in ignored if not line.startswith("#")] == ["*", "!wheelhouse/*.whl"]
+
+
+def test_nothing_is_installed_into_a_running_container_and_no_ray_is_in_it() -> None:
+    found = instructions()
+    second = [index for index, (word, _) in enumerate(found) if word == "FROM"][1]
+    before, after = (" ".join(rest for word, rest in part if word == "RUN") for part in (found[:second], found[second:]))
+    assert "venv --without-pip" in before and "uninstall --yes uv" in before  # Flower brings uv
+    assert "pip uninstall --yes" in after  # the base image brings pip
+    project = tomllib.loads((IMAGE.parents[2] / "pyproject.toml").read_text())["project"]
+    assert not any("simulation" in one for one in (*project["dependencies"], *project["optional-dependencies"]["postgres"]))
+    assert any("simulation" in one for one in project["optional-dependencies"]["dev"])  # which `make venv` installs
+
+
+def test_the_image_has_the_names_that_charts_and_compose_files_ask_for() -> None:
+    (built,) = re.findall(r"docker build (.+) \.$", (IMAGE / "Dockerfile").read_text(), re.MULTILINE)
+    names = set(re.findall(r"-t (\S+)", built))
+    for chart in (DEPLOY / "helm").iterdir():
+        image, about = (yaml.safe_load((chart / name).read_text()) for name in ("values.yaml", "Chart.yaml"))
+        assert f"{image['image']['repository']}:{about['appVersion']}" in names
+    assert {service["image"] for _, _, service in containers()} <= names
 
 
 def test_the_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:

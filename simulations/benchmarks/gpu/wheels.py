@@ -27,10 +27,9 @@ _PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in _GLIBC), "manylinux20
 
 
 def requirements() -> list[str]:
-    """What the steps need, as pip takes it: the dependencies without Ray, and the extra `device`."""
+    """What the steps need, as pip takes it: the dependencies, and the extra `device`."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    # Only `--engine ray` needs Flower's extra, and Ray is a third of the whole size.
-    return [re.sub(r"\[.*?\]", "", one) for one in (*table["dependencies"], *table["optional-dependencies"]["device"])]
+    return [*table["dependencies"], *table["optional-dependencies"]["device"]]
 
 
 def name_of(requirement: str) -> str:
