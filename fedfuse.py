@@ -47,10 +47,13 @@ from simulations.study_command import sweep_command
 def doctor(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="A coordinator's or a platform's folder; default: this one, if it is one.", show_default=False),
+        typer.Argument(
+            help="A coordinator's or a platform's folder; default: this one, if it is one.", show_default=False, readable=False
+        ),
     ] = None,
     socket: Annotated[
-        Path | None, typer.Option(help="A platform's: the worker's socket; default: socket/worker.sock in the folder.")
+        Path | None,
+        typer.Option(help="A platform's: the worker's socket; default: socket/worker.sock in the folder.", readable=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:

@@ -29,7 +29,9 @@ _WIDE = 2
 
 
 def check(
-    platform: Annotated[Path, typer.Argument(help="A platform file, its folder, or a world's folder with several.")],
+    platform: Annotated[
+        Path, typer.Argument(help="A platform file, its folder, or a world's folder with several.", readable=False)
+    ],
     config: Annotated[Path | None, typer.Option(help="TOML file of the planned run's settings (a run.toml will do).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:

@@ -14,12 +14,15 @@ from shared.base.errors import ExitCode, InputError
 client = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="A platform's processes: start, worker, node, health, accept."
 )
-Folder = Annotated[Path, typer.Argument(help="The platform's folder.")]
+# Two users pass through a folder that neither may list (0711), so whether it can be read is asked where something in it is.
+Folder = Annotated[Path, typer.Argument(help="The platform's folder.", readable=False)]
 Replace = Annotated[
     list[str] | None,
     typer.Option(help="NAME=FINGERPRINT: accept this in the place of what is known under the name; may be repeated."),
 ]
-Socket = Annotated[Path | None, typer.Option("--socket", help="The worker's socket; default: socket/worker.sock in the folder.")]
+Socket = Annotated[
+    Path | None, typer.Option("--socket", help="The worker's socket; default: socket/worker.sock in the folder.", readable=False)
+]
 
 
 def init_client_command(
@@ -132,7 +135,9 @@ def worker_command(
 
 @client.command("node")
 def node_command(
-    folder: Annotated[Path, typer.Argument(help="The platform's folder, or a copy of its node/ and invitation.toml.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The platform's folder, or a copy of its node/ and invitation.toml.", readable=False)
+    ],
     socket: Socket = None,
     free: Annotated[
         bool, typer.Option("--free", help="Without Landlock: this process has a user or a container of its own.")

@@ -10,7 +10,7 @@ import typer
 
 
 def facts_command(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.", readable=False)],
     out: Annotated[Path, typer.Option(help="File of JSON lines to write; it is public.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:

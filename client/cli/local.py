@@ -20,7 +20,7 @@ from shared.base.terminal_table import terminal_table
 
 
 def recommend_command(
-    platform: Annotated[Path, typer.Option(help="The platform file, or its folder.")],
+    platform: Annotated[Path, typer.Option(help="The platform file, or its folder.", readable=False)],
     model: ModelOption = None,
     trust: TrustOption = None,
     user: Annotated[str | None, typer.Option(help="Id of the user, as in the platform's own tables.")] = None,
@@ -169,7 +169,7 @@ def _show_reasons(console: Console, item: Any) -> None:
 
 
 def evaluate_command(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.", readable=False)],
     model: ModelOption = None,
     trust: TrustOption = None,
     texts: TextsOption = False,

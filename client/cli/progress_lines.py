@@ -9,9 +9,17 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 
+from shared.base.folder_owner import require_owner
+
 
 def trunk_and_state(file: Any, model: Path | None) -> tuple[Path, Path | None]:
-    """The folder of the trunk cache, and the platform's file of the run that made the model, if it ran in this place."""
+    """The folder of the trunk cache, and the platform's file of the run that made the model, if it ran in this place.
+
+    Raises:
+        InputError: this is root, and the state of a platform that is deployed belongs to its worker's user.
+    """
+    if (file.state / "identity.key").exists():
+        require_owner(file.state)
     if model is None:
         return file.state / "trunk", None
     inside = model.resolve().parent / "state" / file.name

@@ -16,7 +16,7 @@ _HOST, _PORT = "127.0.0.1", 8571
 
 
 def serve_command(
-    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.")],
+    platform: Annotated[Path, typer.Argument(help="The platform file, or its folder.", readable=False)],
     model: ModelOption = None,
     trust: TrustOption = None,
     texts: TextsOption = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import ssl
 import time
@@ -81,7 +82,7 @@ def check_platform(folder: Path, *, at: Path | None = None) -> Iterator[Finding]
         )
         for text in file.warnings:
             yield warning("platform.toml", text, f"read {place.file}")
-    both = place.node.is_dir()
+    both = place.node.is_dir() and os.access(place.node, os.X_OK)
     # Two users may share the folder: each passes through it to their own.
     shared = [place.folder] if both else []
     yield from check_secrets({"the identity": place.identity}, folders=[place.worker], passed=shared)
@@ -127,9 +128,11 @@ def _worker(place: Deployment, file: PlatformFile | None, at: Path) -> Iterator[
 
 
 def _listens(path: Path) -> bool:
-    """Whether a process listens at that socket, for whomever."""
+    """Whether a process listens at that socket, or may, for another user."""
     try:
         connect_to(path, seconds=1.0).close()
+    except PermissionError:
+        return True
     except OSError:
         return False
     return True

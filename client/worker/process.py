@@ -18,6 +18,7 @@ from client.messenger.unix_socket import inherited, listen
 from client.supernode.sandbox import close_to_others
 from client.worker.socket_server import Door
 from shared.base.errors import InputError
+from shared.base.folder_owner import require_owner
 
 log = logging.getLogger("fedfuse.worker")
 
@@ -39,7 +40,7 @@ def serve_worker(
         metrics_port: Prometheus metrics on 127.0.0.1; 0 for none.
 
     Raises:
-        InputError: the platform file has a mistake, or there is no such user.
+        InputError: the platform file has a mistake, or there is no such user; or this is root, and its state another user's.
         StorageError: another worker of this platform runs, or the ledger cannot be used.
         PrivacyError: the ledger was altered, or is of another budget.
     """
@@ -52,6 +53,7 @@ def serve_worker(
     from shared.ledger.reading import read_ledger
 
     file = load(deployment.file)
+    require_owner(file.state)
     # This user besides: its own health check; it could read everything anyway.
     allowed = sorted({os.getuid(), *(number for name in users if (number := user_id(name)) is not None)})
     file.state.mkdir(parents=True, exist_ok=True, mode=0o700)

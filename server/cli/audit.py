@@ -55,7 +55,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 @audit.command("check")
 def audit_command(
     paths: Annotated[
-        list[Path], typer.Argument(help="Ledgers, folders of platforms, or a run's folder with its ledgers in ledger/.")
+        list[Path],
+        typer.Argument(help="Ledgers, folders of platforms, or a run's folder with its ledgers in ledger/.", readable=False),
     ],
     head: Annotated[
         list[str] | None, typer.Option(help="Head that somebody wrote down: a line's hash, or NAME=HASH; may be repeated.")
@@ -110,7 +111,7 @@ def audit_command(
 
 @ledger.command("show")
 def ledger_show_command(
-    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.")],
+    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.", readable=False)],
     last: Annotated[int, typer.Option(min=0, help="Lines at its end that are printed.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -158,7 +159,7 @@ def ledger_show_command(
 
 @ledger.command("verify")
 def ledger_verify_command(
-    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.")],
+    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder.", readable=False)],
     every: Annotated[
         bool, typer.Option("--every", help="Verify each signature by itself; some minutes for a million lines.")
     ] = False,
@@ -184,7 +185,7 @@ def ledger_verify_command(
 
 @ledger.command("export")
 def ledger_export_command(
-    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder; its worker may be running.")],
+    path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder; its worker may be running.", readable=False)],
     out: Annotated[Path, typer.Option(help="File for the copy; new.")],
 ) -> None:
     """Copy a ledger for an auditor: its whole lines, verified, as they are now. No row of a user is in it."""

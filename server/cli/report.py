@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def report_command(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="A run's folder, a platform's folder or a ledger; further ones add ledgers, as to `fedfuse audit`."),
+        typer.Argument(
+            help="A run's folder, a platform's folder or a ledger; further ones add ledgers, as to `fedfuse audit`.",
+            readable=False,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page, the JSON and the YAML; default: report/ in PATH.")

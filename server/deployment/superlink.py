@@ -39,6 +39,7 @@ from server.operators.restored_state import list_differences, require_current, s
 from server.run.last_receipts import LastReceipts
 from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
+from shared.base.folder_owner import require_owner
 from shared.base.prometheus import serve_metrics
 from shared.protocol.authorities import authorities_answer
 from shared.protocol.keys import load_ed25519
@@ -58,8 +59,9 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     Raises:
         StorageError: its certificate has expired, or its folder cannot be written.
         AlteredLog: the operators' log was altered, or is an older copy, or the list of platforms lets in whom it does not.
-        InputError: a port is taken.
+        InputError: a port is taken; or this is root, and the folder another user's.
     """
+    require_owner(coordinator.folder)
     certificates, file = coordinator.certificates, coordinator.file
     certificates.require_valid()
     tell_authorities(certificates)

@@ -16,6 +16,7 @@ from server.operators.operator_log import HEAD, LOG, OperatorLog, read_operator_
 from server.operators.restored_state import seen_note
 from server.operators.rights import Right, Verb
 from shared.base.errors import InputError, StorageError
+from shared.base.folder_owner import require_owner
 from shared.protocol.invitation import fingerprint_of
 from shared.protocol.keys import load_ed25519, make_ed25519, parse_ed25519
 
@@ -32,9 +33,10 @@ def acting_operator(coordinator: CoordinatorFolder, key: Path | None, right: Rig
 
     Raises:
         NotAllowed: it is no operator's key, or their operator has not that right.
-        InputError: it is no key.
+        InputError: it is no key; or this is root, and the folder another user's.
         StorageError: it cannot be read, others can read it, or the log was altered.
     """
+    require_owner(coordinator.folder)
     _adopt(coordinator)
     if key is None and not coordinator.operator_key.exists():
         raise NotAllowed(

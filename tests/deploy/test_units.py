@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
@@ -68,6 +69,11 @@ def test_units_give_up_what_they_do_not_need(path: Path) -> None:
     assert service["User"] not in ("root", "")
 
 
+def test_the_workers_unit_leaves_it_the_gpu() -> None:
+    text = unit(SYSTEMD / "fedfuse-worker.service")["Service"]
+    assert not {"PrivateDevices", "ProtectClock", "DevicePolicy", "DeviceAllow"} & set(text)  # ProtectClock= implies DeviceAllow=
+
+
 def test_worker_and_messenger_are_two_users_with_a_socket_between() -> None:
     worker, node, door = (
         unit(SYSTEMD / name) for name in ("fedfuse-worker.service", "fedfuse-node.service", "fedfuse-worker.socket")
@@ -87,6 +93,37 @@ def test_worker_and_messenger_are_two_users_with_a_socket_between() -> None:
     assert worker["Service"]["InaccessiblePaths"] == "/var/lib/fedfuse/platform/node"
     names = re.findall(r"^u (\S+)", (SYSTEMD / "sysusers.conf").read_text(), re.MULTILINE)
     assert {unit(path)["Service"]["User"] for path in SERVICES} == set(names)
+
+
+PLATFORMS = [
+    "client worker PLATFORM --messenger 10002", "client node PLATFORM --socket PLATFORM", "client health PLATFORM",
+    "client status PLATFORM --socket PLATFORM", "client identity PLATFORM", "client trust PLATFORM a.toml",
+    "client distrust PLATFORM a", "client accept PLATFORM a", "client start PLATFORM", "doctor PLATFORM --socket PLATFORM",
+    "check PLATFORM", "serve PLATFORM", "evaluate PLATFORM", "facts PLATFORM --out a",
+    "recommend --platform PLATFORM --user a", "audit PLATFORM", "ledger show PLATFORM", "ledger verify PLATFORM",
+    "ledger export PLATFORM --out a", "report PLATFORM",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", PLATFORMS)
+def test_a_platforms_folder_is_passed_through_and_need_not_be_listed(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The units' users share a folder that neither may list (0711); no command is refused for that before it begins."""
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: False)
+    require_command([word.replace("PLATFORM", str(tmp_path)) for word in line.split()])
+
+
+def test_users_are_made_of_what_sysusers_can_read(tmp_path: Path) -> None:
+    lines = re.findall(r'^u (\S+) +- "(.*)"$', (SYSTEMD / "sysusers.conf").read_text(), re.MULTILINE)
+    assert len(lines) == len(SERVICES)
+    # What people call a user is a field of /etc/passwd; one with a colon in it is refused, and the user is not made.
+    assert not [name for name, called in lines if ":" in called]
+    if shutil.which("systemd-sysusers"):
+        (tmp_path / "etc").mkdir()
+        subprocess.run(["systemd-sysusers", f"--root={tmp_path}", str(SYSTEMD / "sysusers.conf")], check=True)
+        made = {line.split(":")[0] for line in (tmp_path / "etc" / "passwd").read_text().splitlines()}
+        assert made == {name for name, _ in lines}
 
 
 def test_a_platform_that_is_refused_for_good_is_left_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import socket
 import threading
@@ -139,6 +140,25 @@ class TestHalves:
         assert [one for one in found if one.level is Level.ERROR] == []
         assert {"keys", "cage", "certificate", "clock", "coordinator"} <= {one.what for one in found}
         assert checkup.written_folder(shop.folder) == shop.node
+
+    def test_the_workers_user_does_not_look_into_the_messengers(self, shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode, **_: Path(path) != shop.node)
+        found = list(checkup.check_platform(shop.folder))
+        assert "messenger" in {one.what for one in found} and not [one for one in found if one.level is Level.ERROR]
+
+    def test_nor_connects_to_a_socket_that_is_the_messengers_alone(
+        self, shop: Deployment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def closed(path: Path, *, seconds: float | None = None) -> socket.socket:
+            raise PermissionError
+
+        monkeypatch.setattr(checkup, "connect_to", closed)
+        ledger = shop.worker / "ledger" / "shop.jsonl"
+        ledger.parent.mkdir()
+        with ledger.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (found,) = of(shop, "worker", "ledger")
+        assert found.level is Level.OK
 
     def test_two_users_share_a_folder(self, shop: Deployment) -> None:
         shop.folder.chmod(0o711)
