@@ -75,6 +75,30 @@ def test_a_coordinator_is_lost_and_restored(stage: Stage, small_shop: Callable[[
     }
 
 
+def test_an_older_backup_of_a_coordinator_is_noticed_before_the_first_run(
+    stage: Stage, small_shop: Callable[[str], Path]
+) -> None:
+    """Who is online at once has shown what it keeps of the log: no run is quicker."""
+    stage.found({name: small_shop(name) for name in ("ant", "bee")})
+    archive(stage, "coordinator", folder="coordinator")
+    stage.command("invite", "cat", "--server", stage.coordinator)
+    kept = [stage.root / name / "node" / "log-head" for name in ("ant", "bee")]
+    invited = (stage.coordinator / "operators" / "log.jsonl").stat().st_mtime
+    until(lambda: all(path.exists() and path.stat().st_mtime > invited for path in kept), "both keep the head", stage.logs)
+    end(stage, "server")
+    shutil.rmtree(stage.coordinator)
+    archive(stage, "coordinator", folder="coordinator", restore=True)
+    stage.serve()
+    refused = federate(stage, "early")  # begins at once, and waits for the platforms
+    assert refused.returncode == ExitCode.STORAGE, (refused.stdout, refused.stderr)
+    assert "was seen: the log, and with it perhaps the list of platforms, is an older copy" in " ".join(refused.stderr.split())
+    assert ledger(stage).epsilon == 0
+    stage.command("server", "restored", stage.coordinator)
+    stage.await_online("ant", "bee")
+    assert federate(stage, "later").returncode == 0
+    assert ledger(stage).epsilon > 0
+
+
 def test_a_ledger_goes_back_and_is_noticed(stage: Stage, small_shop: Callable[[str], Path]) -> None:
     stage.found({name: small_shop(name) for name in ("ant", "bee")})
     archive(stage, "platform", folder="ant")
