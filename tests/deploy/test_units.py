@@ -271,6 +271,9 @@ def test_what_the_image_is_built_with_is_what_the_project_asks_for() -> None:
     assert SpecifierSet(project["requires-python"]).contains(image)
     assert f"--python-version {image} " in (IMAGE / "Dockerfile").read_text()
     assert "postgres" in project["optional-dependencies"]
+    # pip takes a platform by its exact name, and wheels of libraries below torch have any of these.
+    shown = re.findall(r"--platform manylinux_2_%g_x86_64' (\d+) -1 (\d+)\)", (IMAGE / "Dockerfile").read_text())
+    assert shown == [("28", "17")]
 
 
 @pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint here")
