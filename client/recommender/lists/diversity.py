@@ -34,6 +34,24 @@ def likeness_of(vectors: Sparse, items: Numbers) -> Floats:
     return found
 
 
+def likeness_rows(vectors: Sparse, items: Numbers) -> Callable[[int], Floats]:
+    """Called with one's place among some items: its cosines with all of them, float32 (m,). Memory grows with m, not its square.
+
+    Args:
+        vectors: As `likeness_of`.
+    """
+    row, word, weight = entries_of(vectors, items)
+    ends = np.searchsorted(row, np.arange(len(items) + 1))
+
+    def of(place: int) -> Floats:
+        mine = slice(ends[place], ends[place + 1])
+        wanted = np.zeros(vectors.shape[1], np.float32)
+        wanted[word[mine]] = weight[mine]
+        return np.bincount(row, weight * wanted[word], minlength=len(items)).astype(np.float32)
+
+    return of
+
+
 def mean_unlikeness(likeness: Floats) -> float:
     """Intra-list distance: 1 - the mean cosine of two different items of a list; 0 for a list of one (Ziegler et al. 2005)."""
     count = len(likeness)
@@ -47,7 +65,7 @@ def chosen_places(
     top: int,
     *,
     diversity: float = 0.0,
-    likeness: Floats | None = None,
+    likeness: Callable[[int], Floats] | None = None,
     caps: Mapping[str, int] | None = None,
     values: Callable[[str, int], Sequence[str]] | None = None,
 ) -> list[int]:
@@ -56,7 +74,7 @@ def chosen_places(
     Args:
         scores: float32 (pool,), the best first.
         diversity: d, from 0 (by score alone) to 1 (by unlikeness alone, after the first).
-        likeness: float32 (pool, pool), cosines; needed where `diversity` is above 0.
+        likeness: Called with a place: its cosines with all of the pool, float32 (pool,); needed where `diversity` is above 0.
         caps: Attribute -> most items of one value.
         values: Called with an attribute and a place: the values that the item there has.
     """
@@ -76,7 +94,7 @@ def chosen_places(
             taken[name].update(found)
         chosen.append(place)
         if diversity and likeness is not None:
-            nearest = np.maximum(nearest, likeness[place])
+            nearest = np.maximum(nearest, likeness(place))
     return chosen
 
 

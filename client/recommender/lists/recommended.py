@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from client.evaluation.score_calibration import Calibration
 from client.recommender.evidence import NOBODY
 from client.recommender.histories import Histories
-from client.recommender.lists.diversity import chosen_places, likeness_of
+from client.recommender.lists.diversity import chosen_places, likeness_rows
 from client.recommender.lists.explanation import DIGITS, Explanation, explained
 from client.recommender.lists.item_attributes import AttributeFilter
 from client.recommender.lists.person import Person, with_twins
@@ -168,7 +168,7 @@ def listed_items(shelf: Shelf, person: Person, scores: Floats, rules: ListRules)
             scores[pool],
             rules.top,
             diversity=rules.diversity,
-            likeness=likeness_of(shelf.words, pool) if rules.diversity else None,
+            likeness=likeness_rows(shelf.words, pool) if rules.diversity else None,
             caps=rules.caps,
             values=lambda name, place, values=values: values[name][place],  # type: ignore[misc]
         )

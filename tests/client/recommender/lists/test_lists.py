@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 import fedfuse
 from client.config.platform_file import load
 from client.recommender.evidence import text_vectors
-from client.recommender.lists.diversity import chosen_places, likeness_of, mean_unlikeness
+from client.recommender.lists.diversity import chosen_places, likeness_of, likeness_rows, mean_unlikeness
 from client.recommender.lists.explanation import apportioned, explained
 from client.recommender.lists.item_attributes import AttributeFilter, ItemAttributes, parsed_cap
 from client.recommender.lists.person import Person
@@ -178,18 +179,37 @@ def test_diversity_0_is_the_order_of_scores_and_more_of_it_is_more_unlike() -> N
     vectors = text_vectors([[f"w{word} w{word + 1} x{place}" for place, word in enumerate(random.integers(0, 9, 60))]])
     scores = np.sort(random.random(60).astype(np.float32))[::-1]
     likeness = likeness_of(vectors, np.arange(60))
-    lists = {d: chosen_places(scores, 10, diversity=d, likeness=likeness) for d in (0.0, 0.3, 0.7, 1.0)}
+    rows = likeness_rows(vectors, np.arange(60))
+    assert np.allclose([rows(place) for place in range(60)], likeness, atol=1e-6)
+    lists = {d: chosen_places(scores, 10, diversity=d, likeness=rows) for d in (0.0, 0.3, 0.7, 1.0)}
     assert lists[0.0] == list(range(10)) and all(found[0] == 0 and len(set(found)) == 10 for found in lists.values())
     apart = [mean_unlikeness(likeness[np.ix_(found, found)]) for found in lists.values()]
     assert min(apart[1:]) > apart[0] + 0.03
     assert mean_unlikeness(np.ones((1, 1), np.float32)) == 0.0
 
 
+def test_a_cap_that_cannot_be_filled_takes_no_square_of_the_catalogue() -> None:
+    """The pool grows to all items then: their cosines with one another were asked for, 37 GB of 100,000."""
+    vectors = text_vectors([[f"w{place % 97} w{place % 89}" for place in range(20_000)]])
+    tracemalloc.start()
+    found = chosen_places(
+        np.arange(20_000, 0, -1).astype(np.float32),
+        20,
+        diversity=0.5,
+        likeness=likeness_rows(vectors, np.arange(20_000)),
+        caps={"category": 2},
+        values=lambda name, place: [str(place % 3)],
+    )
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 6 and most < 50e6
+
+
 def test_mmr_by_hand() -> None:
     likeness = np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]], np.float32)
     scores = np.array([1.0, 0.9, 0.5], np.float32)  # relevance 1, 0.8, 0
-    assert chosen_places(scores, 3, diversity=0.4, likeness=likeness) == [0, 1, 2]  # 0.6 x 0.8 - 0.4 x 0.9 = 0.12 > 0
-    assert chosen_places(scores, 3, diversity=0.5, likeness=likeness) == [0, 2, 1]  # 0.5 x 0.8 - 0.5 x 0.9 < 0
+    assert chosen_places(scores, 3, diversity=0.4, likeness=likeness.__getitem__) == [0, 1, 2]  # 0.6 x 0.8 - 0.4 x 0.9 = 0.12 > 0
+    assert chosen_places(scores, 3, diversity=0.5, likeness=likeness.__getitem__) == [0, 2, 1]  # 0.5 x 0.8 - 0.5 x 0.9 < 0
 
 
 @settings(deadline=None)
