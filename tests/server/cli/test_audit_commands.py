@@ -162,9 +162,10 @@ def test_runs_that_are_mixed_up(shop: Path, call: Call, tmp_path: Path) -> None:
     everywhere(call, shop, [1, 2], tmp_path / "out")
     assert call("audit", shop)[0] == 1 and "the chain is broken" in call("audit", shop)[1]
     # Receipts of another run bear nothing out, and receipts of another platform say nothing.
-    whole = written(tmp_path / "whole.jsonl")
+    whole = written(tmp_path / "whole" / "whole.jsonl")
     assert call("audit", whole, "--receipts", receipts_of(other))[0] == 2
-    assert call("audit", whole, "--receipts", receipts_of(written(tmp_path / "third.jsonl", run="winter")))[0] == 1
+    third = written(tmp_path / "third" / "third.jsonl", run="winter")
+    assert call("audit", whole, "--receipts", receipts_of(third))[0] == 1
 
 
 def test_a_file_of_10_gigabytes(shop: Path, call: Call, tmp_path: Path) -> None:
