@@ -96,9 +96,13 @@ def _is_a_cell(name: str, cells: pl.Series) -> bool:
         return False
     if cells.dtype.is_numeric():
         return _is_number(name)
-    shapes = cells.cast(pl.String, strict=False).drop_nulls().str.replace_all("[A-Za-z]+", "a").str.replace_all("[0-9]+", "0")
-    shape = pl.Series([name]).str.replace_all("[A-Za-z]+", "a").str.replace_all("[0-9]+", "0")[0]
-    return len(shapes) > 0 and float((shapes == shape).mean() or 0.0) >= _ALIKE
+    shapes = _shapes(cells.cast(pl.String, strict=False).drop_nulls())
+    return len(shapes) > 0 and float((shapes == _shapes(pl.Series([name]))[0]).mean() or 0.0) >= _ALIKE
+
+
+def _shapes(texts: pl.Series) -> pl.Series:
+    """How texts are formed: one `a` for letters, one `0` for digits."""
+    return texts.str.replace_all("[A-Za-z]+", "a").str.replace_all("[0-9]+", "0")
 
 
 def _is_number(name: str) -> bool:
@@ -119,6 +123,7 @@ def _are_ids(cells: pl.Series) -> bool:
 def _is_wordy(cells: pl.Series) -> bool:
     if cells.dtype != pl.String:
         return False
-    texts = cells.drop_nulls().filter(~cells.drop_nulls().str.contains(r"^[\[{]|://"))
+    texts = cells.drop_nulls()
+    texts = texts.filter(~texts.str.contains(r"^[\[{]|://"))
     spaced = float(texts.str.contains(" ").mean() or 0.0)  # type: ignore[arg-type]
     return len(texts) > 0 and spaced > 0.5 and float(texts.str.len_chars().mean() or 0.0) > _WORDY  # type: ignore[arg-type]

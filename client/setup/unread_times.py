@@ -13,14 +13,12 @@ import polars as pl
 from client.config.source_schema import InteractionsSource, ReviewsSource, Source
 from client.config.table_location import Column
 from client.setup.table_preview import sample_columns
-from client.sources.cell_values import as_times
+from client.sources.cell_values import PLAUSIBLE_FROM, PLAUSIBLE_UNTIL, as_times
 from client.sources.kinds.interactions import TIME_NAMES, day
 from client.sources.readers.cells import canonical_text
 from client.sources.readers.table_scan import reading
 from shared.base.errors import InputError
 
-_FROM, _UNTIL = 631_152_000, 2_082_758_400
-"""Seconds since 1970 between which a time of an event is plausible: 1990 to 2035."""
 _MOST = 0.98
 """Share of the rows that must hold such a time."""
 _FEWEST, _DISTINCT = 20, 3
@@ -84,7 +82,7 @@ def _times(cells: pl.Series, owners: Sequence[pl.Series]) -> pl.Series | None:
         return None
     cells = cells if cells.dtype.is_integer() else canonical_text(cells, "time")
     seconds = as_times(cells, None)
-    times = seconds.filter(seconds.is_between(_FROM, _UNTIL, closed="left").fill_null(False))
+    times = seconds.filter(seconds.is_between(PLAUSIBLE_FROM, PLAUSIBLE_UNTIL, closed="left").fill_null(False))
     if len(times) < _MOST * len(cells) or times.n_unique() < _DISTINCT:
         return None
     numbers = cells.cast(pl.Float64, strict=False).drop_nulls()

@@ -15,6 +15,8 @@ LONGEST_TEXT = 2000
 """Characters that are kept of one text."""
 EARLIEST, LATEST = 0, 4_133_980_800
 """Seconds since 1970: from 1970-01-01 up to, and without, 2101-01-01 (UTC)."""
+PLAUSIBLE_FROM, PLAUSIBLE_UNTIL = 631_152_000, 2_082_758_400
+"""The same, between which a time of an event is plausible: 1990 up to, and without, 2036."""
 
 _LINK = r"(?i)\bhttps?://\S+"
 _INVISIBLE = rf"[{HIDDEN}]"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from client.sources.cell_values import as_times
+from client.sources.cell_values import PLAUSIBLE_FROM, PLAUSIBLE_UNTIL, as_times
 
 _FORM = re.compile(
     r"^\d{1,4}(?P<cut>[-/. ])\d{1,2}(?P=cut)\d{1,4}"
@@ -18,8 +18,6 @@ _FORM = re.compile(
     r"(?P<half> ?[AaPp][Mm])?(?P<zone> ?[+-]\d\d:?\d\d)?)?$"
 )
 _ORDERS = ("%d{}%m{}%Y", "%m{}%d{}%Y", "%Y{}%m{}%d", "%Y{}%d{}%m", "%d{}%m{}%y", "%m{}%d{}%y", "%y{}%m{}%d")
-_FROM, _UNTIL = 631_152_000, 2_082_758_400
-"""Seconds since 1970 between which a time of an event is plausible: 1990 to 2035."""
 _LOOKED_AT = 20_000
 
 
@@ -55,8 +53,8 @@ def likely_formats(cells: pl.Series) -> LikelyFormats:
     texts = cells.drop_nulls().str.strip_chars()
     shown = texts.head(_LOOKED_AT)
     found: dict[str, int] = {}
-    for shape in shown.str.replace_all(r"\d+", "0").unique(maintain_order=True).head(5):
-        example = shown.filter(shown.str.replace_all(r"\d+", "0") == shape)[0]
+    shapes = pl.DataFrame({"example": shown, "shape": shown.str.replace_all(r"\d+", "0")})
+    for example in shapes.unique("shape", keep="first", maintain_order=True)["example"].head(5):
         form = _FORM.match(example)
         for time_format in _formats(form) if form else ():
             if time_format not in found:
@@ -82,4 +80,4 @@ def _formats(form: re.Match[str]) -> list[str]:
 
 
 def _read(cells: pl.Series, time_format: str) -> int:
-    return int(as_times(cells, time_format).is_between(_FROM, _UNTIL, closed="left").sum())
+    return int(as_times(cells, time_format).is_between(PLAUSIBLE_FROM, PLAUSIBLE_UNTIL, closed="left").sum())

@@ -29,10 +29,10 @@ from server.run.run_record import RunRecord
 from server.run.secure_round import OpenRound, SecureRounds
 from shared.base.errors import InputError
 from shared.base.settings import Settings
-from shared.model.adapter import change_norm, initial
+from shared.model.adapter import initial
 from shared.model.backbone import shape_of, weights_sha256
 from shared.model.factor_schedule import personalises
-from shared.model.residual_factors import require_with_residual, split_residual
+from shared.model.residual_factors import change_norm, require_with_residual, split_residual
 from shared.model.update_bound import largest_change
 from shared.preferences.taste_map import TasteMap, denoised_map
 from shared.protocol.flower_records import record_bytes, to_record
@@ -273,11 +273,10 @@ class _Federation:
                 record.say(Kind.LOST, text, with_tallies=True)
                 return
             record.round += 1
-            change = 0.0
+            before = self.adapter
             if moved is None:
                 record.lost = (*record.lost, record.round)
             else:
-                change = change_norm(self.adapter, moved)
                 self.adapter = moved
             self._save()
             if moved is None:
@@ -285,6 +284,7 @@ class _Federation:
                     Kind.LOST, f"round {record.round} of {rounds} is lost: nothing of it is in the model", with_tallies=True
                 )
             else:
+                change = change_norm(before, moved)
                 record.say(Kind.ROUND, f"round {record.round} of {rounds} is done", with_tallies=True, change=change)
         if not self._evaluated_now():
             self._evaluate(Label.FEDERATED)

@@ -12,7 +12,6 @@ that each party makes itself (`shared/model/fixed_factors.py`); one with a resid
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -138,32 +137,6 @@ def trained(names: Mapping[str, object], factors: Factors) -> list[str]:
 def most_trained(adapter: Arrays, cycle: Sequence[Factors]) -> int:
     """Most parameters that one round trains, of rounds that train these factors in turn."""
     return max(sum(adapter[name].size for name in trained(adapter, factors)) for factors in cycle)
-
-
-def change_norm(before: Arrays, after: Arrays) -> float:
-    """L2 norm of what an adapter's maps B A have changed by, and tensors without a partner; one that is new has moved from 0.
-
-    Of the products, since some strategies change the rank, and other factors may be the same map.
-
-    >>> change_norm({"a": np.zeros(2)}, {"a": np.array([3.0, 0.0]), "b": np.array([4.0])})
-    5.0
-    >>> one = {"x.lora_A": np.ones((1, 2)), "x.lora_B": np.ones((3, 1))}
-    >>> change_norm(one, {"x.lora_A": np.ones((2, 2)), "x.lora_B": np.full((3, 2), 0.5)})
-    0.0
-    """
-    now, then = _maps(after), _maps(before)
-    return math.sqrt(sum(float(np.square(value - then.get(name, 0.0)).sum()) for name, value in now.items()))
-
-
-def _maps(adapter: Arrays) -> dict[str, NDArray[np.float64]]:
-    """B A of every map, its residual factors included, and every other tensor, float64."""
-    found = {name: np.asarray(value, np.float64) for name, value in adapter.items()}
-    for kind in (".lora_", ".residual_"):
-        for name in [name.removesuffix(f"{kind}A") for name in found if name.endswith(f"{kind}A")]:
-            if f"{name}{kind}B" in found:
-                product = found.pop(f"{name}{kind}B") @ found.pop(f"{name}{kind}A")
-                found[name] = found.get(name, 0.0) + product
-    return found
 
 
 def adapter_digest(arrays: Arrays) -> str:

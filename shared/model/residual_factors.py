@@ -7,6 +7,7 @@ adapter. They have the adapter's scale, so that stacking [A; A'] and [B, B'] is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -89,3 +90,30 @@ def merged(arrays: Arrays) -> Adapter:
         result[f"{name}.lora_A"] = np.concatenate(a, axis=0)
         result[f"{name}.lora_B"] = np.concatenate(b, axis=1)
     return result
+
+
+def change_norm(before: Arrays, after: Arrays) -> float:
+    """L2 norm of what an adapter's maps, residuals included, have changed by, and tensors without a partner; new ones, from 0.
+
+    Of the products B A, since some strategies change the rank, and other factors may be the same map.
+
+    >>> change_norm({"a": np.zeros(2)}, {"a": np.array([3.0, 0.0]), "b": np.array([4.0])})
+    5.0
+    >>> one = {"x.lora_A": np.ones((1, 2)), "x.lora_B": np.ones((3, 1))}
+    >>> change_norm(one, {"x.lora_A": np.ones((2, 2)), "x.lora_B": np.full((3, 2), 0.5)})
+    0.0
+    """
+    now, then = merged(after), merged(before)
+    squares = 0.0
+    for name in maps_in(now):
+        a, b = f"{name}.lora_A", f"{name}.lora_B"
+        if b not in now:
+            continue
+        change = ProductSum(now[b].shape[0], now[a].shape[1])
+        change.add(now.pop(b), now.pop(a))
+        if b in then:
+            change.add(then[b], then[a], weight=-1.0)
+        squares += float(np.square(change.spectrum().values).sum())
+    for name, value in now.items():
+        squares += float(np.square(np.asarray(value, np.float64) - then.get(name, np.float32(0.0))).sum())
+    return math.sqrt(squares)

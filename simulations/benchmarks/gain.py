@@ -47,21 +47,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-not-found,imp
 
 from client.config.platform_file import load
 from client.model.prepared_platform import PlatformRows, prepare, read_rows
-from client.recommender.evidence import word_vectors
 from client.recommender.frozen_texts import frozen_item_vectors
 from client.recommender.fused_model import fused_with
-from client.recommender.global_model import GlobalModel
-from client.recommender.histories import Sparse
 from client.recommender.model_comparison import RankedUsers, rank_users
 from client.recommender.own_model import OwnFit, UserScores, fit_own
 from client.recommender.pulled_model import ModelFolder, holds_model, open_model, use_model
-from client.recommender.released_preferences import released_by_others, released_on
-from client.recommender.taste import TasteOnItems
 from server.registry.publication import MODEL
 from shared.base.settings import Settings
-from shared.preferences.shared_preferences import SharedPreferences
-from shared.preferences.taste_directions import item_directions
-from shared.preferences.taste_map import TasteMap
 from simulations.benchmarks.baselines import fit_baselines
 from simulations.benchmarks.gain_report import (
     PREFERENCES,
@@ -134,7 +126,6 @@ class DealtPlatforms:
         }
         self._own: dict[tuple[str, bool], OwnFit] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
-        self._words: dict[str, Sparse] = {}
         self.cache = scratch.with_name(f"{scratch.name}-trunk")
         """Folder of the trunk cache: texts, and their features, are the same in all runs."""
 
@@ -145,12 +136,6 @@ class DealtPlatforms:
             vectors = self.vectors(name) if texts else None
             self._own[name, texts] = fit_own(rows.tables, rows.split, text=vectors, seed=seed)
         return self._own[name, texts]
-
-    def words(self, name: str) -> Sparse:
-        """Words of a platform's items' texts, which are the same whatever was released."""
-        if name not in self._words:
-            self._words[name] = word_vectors(self.platforms[name].tables)
-        return self._words[name]
 
     def vectors(self, name: str) -> NDArray[np.float32]:
         """Vectors of a platform's items' texts by the frozen backbone, float32 (items, width)."""
@@ -163,17 +148,15 @@ class DealtPlatforms:
 def run_cell(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> dict[str, RankedUsers]:
     """One federation, if the cell has an epsilon, and every platform's users ranked by all models."""
     model = None if cell.epsilon is None else _published(cell, dealt, words, scratch)
-    shared, taste = (None, None) if model is None else (model.preferences, model.taste)
     # Matrices of a part are small: a second thread is waited for longer than it helps, above all on a busy machine.
     with threadpool_limits(1 if cell.dealt > 1 else None):
         if cell.newcomers:
             users = newcomer_users(dealt.whole, dealt=cell.dealt, parts=dealt.parts, seed=cell.seed)
+            shared = None if model is None else model.preferences
             return rank_newcomer(dealt.whole, users, shared, sizes=cell.newcomers, seed=cell.seed)
         if cell.epsilon is None:
             return {name: _beside_baselines(dealt, name, seed=cell.seed) for name in dealt.platforms}
-        if model is not None and model.adapter is not None:
-            return {name: _ranked_by_texts(dealt, name, model, scratch, seed=cell.seed) for name in dealt.platforms}
-        return {name: _ranked(dealt, name, shared, taste, seed=cell.seed) for name in dealt.platforms}
+        return {name: _ranked(dealt, name, model, scratch, seed=cell.seed) for name in dealt.platforms}
 
 
 def _published(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scratch: Path) -> ModelFolder | None:
@@ -192,42 +175,22 @@ def _published(cell: GainCell, dealt: DealtPlatforms, words: Sequence[str], scra
     return open_model(scratch / MODEL) if holds_model(scratch / MODEL) else None
 
 
-def _ranked_by_texts(dealt: DealtPlatforms, name: str, model: ModelFolder, scratch: Path, *, seed: int) -> RankedUsers:
-    """With an adapter, which every model but the global one could do without."""
-    rows, own = dealt.platforms[name], dealt.own(name, seed=seed, texts=True)
-    state = scratch / "state" / name / "runs" / f"{_RUN}.safetensors"
-    usable = use_model(model, rows.file, rows.tables, cache=dealt.cache, state=state, say=_say)
-    factors, popularity = usable.beside_own(rows.tables, seed=seed)
-    adapted = None if usable.own_text is None else usable.own_text.items
-    models: dict[str, UserScores] = {
-        "own": own.model,
-        "global": usable.alone(own.validation.histories),
-        UNTRAINED: fused_with(own, factors=factors, popularity=popularity, taste=usable.taste),
-        "fused": fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=usable.taste),
-    }
-    return rank_users(models, rows.split)
-
-
-def _ranked(
-    dealt: DealtPlatforms, name: str, shared: SharedPreferences | None, taste: TasteMap | None, *, seed: int
-) -> RankedUsers:
-    rows, own = dealt.platforms[name], dealt.own(name, seed=seed, texts=taste is not None)
+def _ranked(dealt: DealtPlatforms, name: str, model: ModelFolder | None, scratch: Path, *, seed: int) -> RankedUsers:
+    """A platform's users by every model that it has; what reads texts is in all of them but the global one."""
+    rows = dealt.platforms[name]
+    reads = model is not None and (model.adapter is not None or model.taste is not None)
+    own = dealt.own(name, seed=seed, texts=reads)
     models: dict[str, UserScores] = {"own": own.model, "fused": own.model}
-    released = None if shared is None else released_on(shared, rows.item_hashes, words=dealt.words(name))
-    if released is not None and not released.factors.any():
-        released = None
-    mapped = None
-    if taste is not None:
-        mapped = TasteOnItems.of(item_directions(dealt.vectors(name), taste.directions), taste.matrix.astype(np.float64))
-    if released is not None or mapped is not None:
-        factors = popularity = None
-        if shared is not None and released is not None:
-            words = dealt.words(name)
-            factors, popularity = released_by_others(shared, rows.item_hashes, words=words, liked=rows.split.train)
-        models["fused"] = fused_with(own, factors=factors, popularity=popularity, taste=mapped)
-        models["global"] = GlobalModel(
-            own.validation.histories, preferences=released, text=None, taste=mapped, words=dealt.words(name)
-        )
+    if model is not None and model.says_something(rows.tables):
+        state = scratch / "state" / name / "runs" / f"{_RUN}.safetensors"
+        usable = use_model(model, rows.file, rows.tables, cache=dealt.cache, state=state, say=_say)
+        factors, popularity = usable.beside_own(rows.tables, seed=seed)
+        released = fused_with(own, factors=factors, popularity=popularity, taste=usable.taste)
+        models |= {"fused": released, "global": usable.alone(own.validation.histories)}
+        if usable.own_text is not None:
+            adapted = usable.own_text.items
+            fused = fused_with(own, factors=factors, popularity=popularity, adapted=adapted, taste=usable.taste)
+            models |= {"fused": fused, UNTRAINED: released}
     return rank_users(models, rows.split)
 
 
@@ -264,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     names = Counter(load(path).name for folder in options.worlds for path in open_world(folder).platforms)
     if several := sorted(name for name, count in names.items() if count > 1):
-        parser.error(f"platforms of several worlds are called {', '.join(several)}: measure each world into a folder of its own")
+        parser.error(f"platforms of several worlds are called {', '.join(several)}: give each world its own --out")
     options.out.mkdir(parents=True, exist_ok=True)
     cells = [cell for cell in gain_cells(options.worlds, options) if not (options.out / f"{cell.name}.npz").exists()]
     dealt: DealtPlatforms | None = None

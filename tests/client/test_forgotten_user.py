@@ -145,7 +145,7 @@ def test_nothing_of_a_user_who_is_forgotten_is_left_and_nothing_is_spent_anew(sh
     assert shop.file.ledger.read_bytes().startswith(before["ledger/shop.jsonl"])
     assert shop.join("autumn").users == joined.users  # declared
     shop.train("autumn")
-    assert shop.recommended("--user", USER) == shop.recommended("--user", "somebody")  # who are told what is popular
+    assert shop.recommended("--user", USER) == shop.recommended("--user", "somebody")  # who get what is popular
     # As a platform recommends that never had them.
     other = tmp_path / "never"
     shutil.copytree(shop.path.parent, other, ignore=shutil.ignore_patterns(".fedfuse"))

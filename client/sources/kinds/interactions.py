@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from client.config.source_schema import InteractionsSource, ReviewsSource
-from client.sources.cell_values import LATEST, as_numbers, as_times
+from client.sources.cell_values import LATEST, PLAUSIBLE_FROM, as_numbers, as_times
 from client.sources.cleaning import UNKNOWN_ITEM, Cleaning
 from client.sources.ids import LISTED, as_ids
 from client.sources.numbering import Numbering, offsets
@@ -23,7 +23,6 @@ from client.sources.time_formats import likely_formats
 
 DUPLICATE = "duplicate (user, item)"
 IMPOSSIBLE_TIME = "impossible time"
-_1990 = 631_152_000
 TIME_NAMES = (
     *("timestamp", "Timestamp", "ts", "datetime", "date", "Date", "created_at", "createdAt", "event_time", "timestamp_ms"),
     *("unixReviewTime", "reviewTime", "start_timestamp", "when"),
@@ -236,7 +235,7 @@ def timed(frame: pl.DataFrame, time_format: str | None, cleaning: Cleaning) -> p
     if frame["time"].count():
         first, last = int(frame["time"].min()), int(frame["time"].max())  # type: ignore[arg-type]
         cleaning.times = (first, last)
-        if last < _1990:
+        if last < PLAUSIBLE_FROM:
             cleaning.warn(f"times end in {day(last)}, before 1990, which is hardly meant: {_cure(first, last)}")
     return frame
 

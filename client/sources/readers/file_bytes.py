@@ -75,10 +75,12 @@ def bytes_of(path: Path, most: int = -1) -> bytes:
 
 
 def _require_compressed(path: Path) -> None:
-    magic, at = _MAGIC.get(path.suffix.lower(), (b"", 0))
+    if not is_compressed(path):
+        return
+    magic, at = _MAGIC[path.suffix.lower()]
     with path.open("rb") as file:
         begin = file.read(at + len(magic))[at:]
-    if magic and not magic.startswith(begin) and begin != _SKIPPABLE:
+    if not magic.startswith(begin) and begin != _SKIPPABLE:
         raise InputError("is not compressed, although its name says so", where=str(path), do=f"call it '{path.stem}'")
 
 

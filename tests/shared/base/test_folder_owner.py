@@ -1,4 +1,4 @@
-"""Root is told to act as the user of a service, whose files it would make unreadable."""
+"""Root is refused in a folder of a service's user, whose files it would make unreadable."""
 
 from __future__ import annotations
 
