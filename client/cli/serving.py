@@ -39,6 +39,10 @@ def serve_command(
     ] = False,
     network: Annotated[bool, typer.Option("--network", help="Let other machines reach it; behind a proxy with TLS.")] = False,
     events: Annotated[int, typer.Option(help="Events that are kept at most.", min=2, max=5_000_000)] = MOST_EVENTS,
+    processes: Annotated[
+        int,
+        typer.Option(help="Processes that answer, each with memory of its own; at most one for each core.", min=1, max=64),
+    ] = 1,
 ) -> None:
     """Answer /recommend, /similar, /explain and /events on this machine, and show a page on which to try them.
 
@@ -49,15 +53,17 @@ def serve_command(
     fedfuse serve shop.toml --model model
     fedfuse serve shop.toml --socket /run/shop/recommend.sock
     """
+    from contextlib import ExitStack
+    from functools import partial
+
     from client.config.deployment_folder import platform_file_in
     from client.config.platform_file import load
     from client.messenger.unix_socket import listen
     from client.recommender.serving.fitted_platform import ModelInputs
     from client.recommender.tell import Reports
-    from client.serving.answers import PlatformAnswers
     from client.serving.api import create_api
-    from client.serving.event_log import EventLog
-    from client.serving.served_models import ServedModels
+    from client.serving.processes import further_processes
+    from client.serving.served_answers import served_answers
     from shared.pages import local_server
 
     if no_token and (token is not None or network or socket is not None):
@@ -74,34 +80,26 @@ def serve_command(
         token = token or file.state / "serving.token"
         secret = local_server.token_in(token, make=token == file.state / "serving.token")
     cache, state = trunk_and_state(file, model)
-    trusted = trusted_keys(model, trust)
-    with Told(file.privacy_warnings) as told:
-        log = EventLog(file.state / "serving", most=events)
-        try:
-            inputs = ModelInputs(model=model, state=state, trusted=trusted, texts=texts, cache=cache)
-            models = ServedModels(file, inputs, Reports(say=told.say, tell=told.tell, progress=told.progress))
-            answers = PlatformAnswers(file, models, log)
-            told.tell("making the first answer")
-            answers.warm()
-        except BaseException:
-            log.close()
-            raise
-        lost = log.skipped + answers.people.unknown
-        told.say(
-            f"{len(log.older) + len(log.newer):,} events are kept in {file.state / 'serving'}"
-            + (f"; {lost:,} of them say nothing any more" if lost else "")
-        )
-        if no_token:
-            told.say("warning: no token is asked for: every account of this machine can ask for any user's list")
-    listener = listen(socket) if socket is not None else local_server.tcp_socket(host, port)
-    try:
+    inputs = ModelInputs(model=model, state=state, trusted=trusted_keys(model, trust), texts=texts, cache=cache)
+    with ExitStack() as closing:
+        with Told(file.privacy_warnings) as told:
+            reports = Reports(say=told.say, tell=told.tell, progress=told.progress)
+            answers = served_answers(file, inputs, most=events, reports=reports)
+            closing.callback(answers.close)
+            told.say(answers.people.in_words)
+            if no_token:
+                told.say("warning: no token is asked for: every account of this machine can ask for any user's list")
+            listener = closing.enter_context(listen(socket) if socket is not None else local_server.tcp_socket(host, port))
+            if socket is not None:
+                closing.callback(socket.unlink, missing_ok=True)
+            hosts = local_server.names_of(listener, host)
+            make = partial(served_answers, file, inputs, most=events, joined=True)
+            closing.enter_context(
+                further_processes(processes - 1, make, listener, token=secret, hosts=hosts, like=answers, tell=told.tell)
+            )
         where = (
             str(socket) if socket is not None else f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         )
         typer.echo(f"serving {file.name} at {where}" + (f"; the token is in {token}" if secret else ""))
-        local_server.serve(create_api(answers), listener, token=secret, hosts=local_server.names_of(listener, host))
-    finally:
-        answers.close()
-        if socket is not None:
-            socket.unlink(missing_ok=True)
+        local_server.serve(create_api(answers), listener, token=secret, hosts=hosts)
     typer.echo("stopped")

@@ -97,6 +97,11 @@ class PlatformAnswers:
         self.people = LivePeople(self._shelf, self._names, log)
         self._spelled = lru_cache(_SPELLINGS)(lambda text: spelled_id(text, file.ids))
 
+    @property
+    def of_what(self) -> tuple[int, int, int]:
+        """Items, users and likes: what a process that has read the same rows has, too."""
+        return self._shelf.items, self._shelf.users, len(self._shelf.liked.values)
+
     def warm(self) -> None:
         """Make all that the first request would wait for, and leave nothing of it for a later one to clean up."""
         # A list takes and frees some megabytes: fresh pages take longer than the sums that are written into them.

@@ -11,7 +11,7 @@ from client.config.source_schema import InteractionsSource
 from client.recommender.lists.person import ItemNames, Person
 from client.recommender.serving.kept_model import Shelf
 from client.recommender.serving.recommend import named_person
-from client.serving.event_log import EventLog, LoggedEvent
+from client.serving.event_log import EventLog, LoggedEvent, News
 from shared.base.errors import InputError
 
 MOST_OF_ONE = 1000
@@ -78,12 +78,24 @@ class LivePeople:
         self._shelf, self._names, self._log = shelf, names, log
         self._lock = threading.Lock()
         self._since: dict[str, list[tuple[int, bool]]] = {}
-        self.unknown = 0
-        self._rebuild()
+        self.kept = self.unknown = 0
+        self._count(log.news())
+
+    @property
+    def in_words(self) -> str:
+        """How many events are kept, for whoever starts a server."""
+        lost = self._log.skipped + self.unknown
+        kept = f"{self.kept:,} events are kept in {self._log.folder}"
+        return f"{kept}; {lost:,} of them say nothing any more" if lost else kept
 
     def person(self, user: str) -> Person:
-        """A person with all their events; number `NOBODY` for one who is in no table."""
+        """A person with all their events; number `NOBODY` for one who is in no table.
+
+        Raises:
+            StorageError: what other processes wrote cannot be read.
+        """
         with self._lock:
+            self._count(self._log.news())
             since = tuple(self._since.get(user, ()))
         return named_person(self._shelf, user).after(since)
 
@@ -94,23 +106,18 @@ class LivePeople:
             StorageError: they cannot be kept, so they do not count.
         """
         with self._lock:
-            if self._log.append(events):
-                self._rebuild()
-            else:
-                self._count(events)
+            self._count(self._log.append(events))
 
     def close(self) -> None:
         """No further event is taken in."""
         with self._lock:
             self._log.close()
 
-    def _rebuild(self) -> None:
-        self._since, self.unknown = {}, 0
-        self._count(self._log.older)
-        self._count(self._log.newer)
-
-    def _count(self, events: Sequence[LoggedEvent]) -> None:
-        for one in events:
+    def _count(self, news: News) -> None:
+        if news.anew:
+            self._since, self.kept, self.unknown = {}, 0, 0
+        self.kept += len(news.events)
+        for one in news.events:
             place = self._names.place(one.item)
             if place is None:
                 self.unknown += 1  # it is no longer in the catalogue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def try_lock(descriptor: int) -> bool:
@@ -23,3 +25,13 @@ def lock_within(descriptor: int, seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+@contextmanager
+def locked(descriptor: int) -> Iterator[None]:
+    """The same for a while, however long it takes until another process lets go."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

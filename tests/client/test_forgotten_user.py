@@ -26,7 +26,7 @@ from tests.support.identities import with_identity
 ROOT = Path(__file__).parents[2]
 USER, WORD, ONLY = "zebrafinch", "quokka", "axolotl"
 """Their id, a word of their own text, and an item that nobody else has met."""
-STAYS = r"identity\.key|ledger/shop\.jsonl|serving/events\.lock"
+STAYS = r"identity\.key|ledger/shop\.jsonl|serving/events\.(lock|turn)"
 """All that is left of a platform's state: a key, what was spent, a lock without content."""
 Make = Callable[..., Settings]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import stat
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 import fedfuse
 from client.config.platform_file import PlatformFile
-from shared.base.errors import InputError, StorageError
+from shared.base.errors import ExitCode, InputError, StorageError
 from shared.pages.local_server import names_of, require_private, tcp_socket, token_in
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +66,71 @@ def test_on_this_machine_with_a_token_until_it_is_stopped(file: PlatformFile, ru
         f"{address}/recommend", json={"user": "u3"}, headers={"authorization": f"Bearer {token}"}, timeout=60
     ).json()
     assert item not in {one["item"] for one in after["items"]}
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == process:
+                command = path.with_name("cmdline").read_bytes()
+                found += [int(path.parent.name)] * (b"spawn_main" in command)
+    return found
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _until_ended(processes: list[int]) -> None:
+    end = time.monotonic() + 60
+    while any(map(_runs, processes)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def three(file: PlatformFile, run: Callable[..., tuple[Any, str]]) -> tuple[Any, str, list[int]]:
+    """A server of three processes: the first one, its address, the others."""
+    process, said = run("--port", "0", "--no-token", "--processes", "3")
+    others = _children(process.pid)
+    assert len(others) == 2
+    return process, said.split(" at ")[1], others
+
+
+def test_every_process_counts_an_event_at_once_and_they_end_together(three: tuple[Any, str, list[int]]) -> None:
+    process, address, others = three
+    with httpx.Client(base_url=address, timeout=60) as client:
+        item = client.post("/recommend", json={"user": "u3"}).json()["items"][0]["item"]
+        assert client.post("/events", json={"events": [{"user": "u3", "item": item}]}).status_code == 200
+    spent = {one: Path(f"/proc/{one}/io").read_text() for one in (process.pid, *others)}
+    for _ in range(40):
+        # A connection of its own each: whichever process is free takes it.
+        listed = httpx.post(f"{address}/recommend", json={"user": "u3"}, timeout=60).json()["items"]
+        assert item not in {one["item"] for one in listed}
+    at_work = [one for one, before in spent.items() if Path(f"/proc/{one}/io").read_text() != before]
+    assert len(at_work) > 1
+    # And the server ends with one of its processes, lest half of the cores answer and nobody knows.
+    os.kill(others[1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode == ExitCode.STORAGE
+    assert not any(map(_runs, others))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_their_server(three: tuple[Any, str, list[int]], how: signal.Signals) -> None:
+    process, address, others = three
+    for _ in range(8):
+        assert httpx.get(f"{address}/healthz", timeout=60).status_code == 200
+    process.send_signal(how)
+    process.communicate(timeout=120)
+    assert process.returncode == {signal.SIGTERM: 0, signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGKILL: -signal.SIGKILL}[how]
+    _until_ended(others)
 
 
 def test_a_unix_socket_asks_for_no_token_and_is_its_owner_s(
