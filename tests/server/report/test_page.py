@@ -220,5 +220,10 @@ def test_lines_that_coincide_are_one_and_too_many_are_counted() -> None:
     assert chart is not None and len(chart.lines) == 6 and chart.left_out == 4
     chart = spent_chart([history("a", 3.0), history("b", 3.0)])
     assert chart is not None and [line.platforms for line in chart.lines] == ["a, b"] and "a, b at 3" in chart.text
+    # From the first tick to the last, at the height of its epsilon.
+    (line,) = chart.lines
+    places = [tuple(map(float, place.split())) for place in line.path[1:].split(" L")]
+    assert [x for x, _ in places] == [x for x, _ in chart.ticks_x] and len(places) == 4
+    assert chart.ticks_y[0][0] == places[0][1] > places[1][1] > places[3][1] >= chart.ticks_y[-1][0]
     points = tuple(SpentPoint(run="r", round=k, epsilon=float("inf")) for k in range(4))
     assert spent_chart([SpentHistory(platform="a", points=points)]) is None

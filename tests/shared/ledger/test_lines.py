@@ -93,6 +93,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert ledger.private
 
 
+def test_a_round_is_a_number_that_every_reader_of_json_has_exactly() -> None:
+    (last,) = parse_ledger(b"".join(chain({"round": 2**53})), where="x").entries
+    assert last.round == 2**53
+    with pytest.raises(StorageError, match="round"):
+        parse_ledger(b"".join(chain({"round": 2**53 + 1})), where="x")
+
+
 INTEGERS = {"reach": 2100.5, "dimension": 36_864, "failure": 2.0**-64, "honest": 12}
 
 

@@ -302,6 +302,12 @@ def test_renyi_orders_are_those_of_opacus(noise: float, rate: float) -> None:
     np.testing.assert_allclose(rdp.curve(noise, rate), theirs, rtol=1e-8, atol=1e-10)  # their digits, too
 
 
+@pytest.mark.parametrize(("noise", "rate"), [(1e8, 1e-4), (1e8, 1e-9), (300.0, 1e-12), (1e4, 0.5)])
+def test_a_divergence_is_never_zero(noise: float, rate: float) -> None:
+    # Digits are lost so that a term is no different from 1: an order that says nothing, not one that promises everything.
+    assert (rdp.curve(noise, rate) > 0).all()
+
+
 def test_renyi_orders_whose_series_has_no_end_in_sight_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rdp, "_MOST_TERMS", 64)
     curve = rdp.curve.__wrapped__(50.0, 0.5)  # terms fall only beyond eight times the noise
