@@ -47,9 +47,11 @@ def by_hand(validation: Validation, preferences: ItemPreferences, evidence: Sequ
     return best, gain(best)
 
 
-@pytest.fixture(scope="module")
-def histories() -> Histories:
-    return histories_of(20, seed=3)
+@pytest.fixture(scope="module", params=[(20, 3), (5, 0), (5, 2), (8, 0)], ids=lambda given: f"{given[0]} users")
+def histories(request: pytest.FixtureRequest) -> Histories:
+    """Of many, and of so few that popularity orders most items."""
+    users, seed = request.param
+    return histories_of(users, seed=seed)
 
 
 def test_each_weight_is_the_one_that_predicts_best_beside_the_others(histories: Histories) -> None:
