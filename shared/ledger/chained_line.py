@@ -24,10 +24,10 @@ class AlteredLine(ValueError):
 
 
 def canonical_json(values: dict[str, Any]) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
+    r"""Canonical JSON: sorted keys, no spaces, ASCII, shortest floats; one text per value.
 
-    >>> canonical_json({"b": 1.0, "a": "x"})
-    b'{"a":"x","b":1.0}'
+    >>> canonical_json({"b": 1.0, "a": "ü"})
+    b'{"a":"\\u00fc","b":1.0}'
     """
     return _ENCODE(values).encode("ascii")
 

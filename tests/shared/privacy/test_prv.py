@@ -71,6 +71,14 @@ def test_a_loss_is_discretised_as_opacus_does(loss: prv.Loss) -> None:
     assert grid.ends[0] + shift == pytest.approx(expected.domain.t_min, abs=1e-7)
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.4, 3.0])
+@pytest.mark.parametrize("kind", DIRECTIONS)
+def test_the_mean_of_a_whole_sample_is_known(kind: type[prv.Loss], noise: float) -> None:
+    # Between N(0, z^2) and N(1, z^2) it is 1 / (2 z^2) either way.
+    with np.errstate(divide="ignore"):
+        assert prv._mean(kind(1.0, noise), -600.0, 600.0) == pytest.approx(0.5 / noise**2, rel=1e-9)
+
+
 def test_a_grid_that_is_too_coarse_for_a_loss_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     mean = prv._mean
     monkeypatch.setattr(prv, "_mean", lambda *at: mean(*at) + 6e-4)
