@@ -63,8 +63,11 @@ class PlatformAudit:
         renyi, opacus, dp_accounting: Recomputed from the entries alone, by Opacus' RDP, its PRV where that reaches, and
             dp-accounting's PLD.
         head: Hash of the last line.
+        lines: After the header.
         checked: How many heads from outside it was checked against.
         receipt: The last of them in its chain; empty if none.
+        vouched: Number of its line, 0 for the header; None if none. What is after it, or was cut off there, nobody vouches for.
+        voucher: Who holds it, in words.
         later: Charges after that: their answer did not arrive. Legitimate.
         lacks: What its version does not let anybody check.
         problems: What does not hold, in words.
@@ -88,8 +91,11 @@ class PlatformAudit:
     opacus: Spent | None = None
     dp_accounting: Spent | None = None
     head: str = ""
+    lines: int = 0
     checked: int = 0
     receipt: str = ""
+    vouched: int | None = None
+    voucher: str = ""
     later: int = 0
     lacks: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -231,8 +237,8 @@ def audit_ledgers(
         run=name,
         platforms=platforms,
         everywhere=compose(readable) if 1 < len(readable) == len(paths) else None,
-        general=(*evidence.problems, *problems, *_across(platforms, evidence)),
-        notes=(*evidence.notes, *notes),
+        general=(*evidence.problems, *problems, *_across(platforms, evidence), *_homeless(readable, evidence, of=len(paths))),
+        notes=(*evidence.notes, *notes, *_elsewhere(platforms, evidence)),
         summaries=summaries,
     )
 
@@ -288,7 +294,7 @@ def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[Ledg
     others = [one for one in among if one.header.platform == header.platform and one.identity not in (summary.identity, b"")]
     witnesses = [
         one
-        for one in evidence.of(header.platform, alone=alone)
+        for one in evidence.of(header.platform, alone=alone, holds=summary.named)
         if one.head in summary.named or not any(belongs_to(one, other) for other in others)
     ]
     releases, delta = summary.releases(), header.delta
@@ -300,9 +306,9 @@ def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[Ledg
         *prefix_problems(summary),
         *witness_problems(summary, witnesses),
     ]
-    known = [summary.named[one.head] for one in witnesses if one.head in summary.named and not one.own]
-    latest = max(known, key=lambda named: named.line, default=None)
     outside = [one for one in witnesses if not one.own]
+    known = [(summary.named[one.head], one) for one in outside if one.head in summary.named]
+    latest, voucher = max(known, key=lambda found: found[0].line, default=(None, None))
     # The receipts of the whole run are here, none is of this platform, and it charges nothing: no end can be missing.
     silent = evidence.complete and bool(evidence.witnesses) and not summary.lines
     return PlatformAudit(
@@ -323,8 +329,11 @@ def _judged(read: _ReadLedger, evidence: LedgerEvidence, *, among: Sequence[Ledg
         opacus=opacus,
         dp_accounting=pld,
         head=summary.head,
+        lines=summary.lines,
         checked=len(outside),
-        receipt=next((one.head for one in outside if latest and summary.named.get(one.head) == latest), ""),
+        receipt=voucher.head if voucher else "",
+        vouched=latest.line if latest else None,
+        voucher=voucher.called if voucher else "",
         later=summary.charged - latest.charges if latest is not None else 0,
         lacks=tuple(_lacks(summary)),
         problems=tuple(problems),
@@ -394,6 +403,26 @@ def _across(platforms: Sequence[PlatformAudit], evidence: LedgerEvidence) -> Ite
         found = {platform.platform for platform in platforms}
         for name in sorted({one.platform for one in evidence.witnesses if one.platform} - found):
             yield f"the coordinator has a receipt of platform {name}, but its ledger is not here"
+
+
+def _homeless(ledgers: Sequence[LedgerSummary], evidence: LedgerEvidence, *, of: int) -> Iterable[str]:
+    """Heads without a platform's name that none of several ledgers holds; of one alone, its own check has found them."""
+    if of < 2 or len(ledgers) < of:
+        return
+    for one in evidence.witnesses:
+        if not one.platform and not any(one.head in ledger.named for ledger in ledgers):
+            yield f"{one.called} is in the chain of none of these ledgers: one of them was cut or rewritten"
+
+
+def _elsewhere(platforms: Sequence[PlatformAudit], evidence: LedgerEvidence) -> Iterable[str]:
+    """What was given for platforms whose ledgers are not here: nothing was checked by it."""
+    here = {one.platform for one in platforms}
+    for one in evidence.witnesses:
+        if not one.source and one.platform and one.platform not in here:
+            yield f"{one.called} for platform {one.platform} was not checked: no ledger of it is here"
+    if any(one.source and one.platform not in here for one in evidence.witnesses):
+        for name in sorted({one.platform for one in platforms if UNSEEN in one.unknown}):
+            yield f"of the receipts and models that were given none is of platform {name}"
 
 
 def _finite(value: Any) -> Any:

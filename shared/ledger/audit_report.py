@@ -30,6 +30,10 @@ def render_audit(report: AuditReport) -> RenderableType:
             said += f", {p.unreleased} charges without one" if p.unreleased else ""
             said += f", {p.rowless} answers that no row took part in, as it states" if p.rowless else ""
         charged.append(Text(said))
+        if p.vouched is not None:
+            heads = f"{p.checked} head{'s' if p.checked != 1 else ''}"
+            upto = f"up to line {p.vouched + 1} of {p.lines + 1} ({p.voucher})"
+            charged.append(Text(f"{p.platform}: checked against {heads} from outside, {upto}; lines that were cut off after it would not be seen"))
         charged += [Text(f"{p.platform}: {lack}", style="yellow") for lack in p.lacks]
         charged += [Text(f"{p.platform}: {reason}", style="yellow") for reason in p.unknown]
         table.add_row(

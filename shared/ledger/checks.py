@@ -130,13 +130,18 @@ def witness_problems(ledger: LedgerSummary, witnesses: Sequence[Witness]) -> Ite
     for one in missing[:_SHOWN]:
         told = one.receipt is not None and bool(ledger.identity) and one.receipt.head_signed_by(ledger.identity)
         signed = ", and its platform signed that head" if told else ""
+        if not told and one.receipt is not None and one.receipt.head_signature and ledger.identity:
+            signed = (
+                ", and its identity did not sign that head: the receipt is of another ledger of that name (of another "
+                "simulation, or of an identity that the platform had before), or this one was begun anew"
+            )
         later = one.receipt is not None and any(
             other.head in ledger.named and other.receipt is not None for other in witnesses[witnesses.index(one) :]
         )
         if later and told and reached >= 0:
-            yield f"the ledger is one of two histories (a fork): the head of {one.source} is not in its chain{signed}"
+            yield f"the ledger is one of two histories (a fork): {one.called} is not in its chain{signed}"
         else:
-            yield f"the ledger was cut or rewritten: the head of {one.source} is not in its chain{signed}"
+            yield f"the ledger was cut or rewritten: {one.called} is not in its chain{signed}"
     if len(missing) > _SHOWN:
         yield f"and {len(missing) - _SHOWN} more heads that are not in its chain"
     unnamed = 0

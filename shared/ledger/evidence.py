@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.base.errors import InputError
 from shared.ledger.receipts import LedgerReceipt, read_receipts
 from shared.privacy.releases import ReleaseKind
+from shared.protocol.keys import ed25519_line
 
 MAX_METRICS = 4 << 20
 HEAD = re.compile(r"[0-9a-f]{64}")
@@ -27,7 +30,7 @@ class Witness:
     Args:
         platform: Whose; empty for a head that was given without a name.
         head: Hash of a line, hex.
-        source: Who holds it, for a person.
+        source: Who holds it, for a person; empty for a head that a person gave by itself.
         left: SHA-256 of the answer that came with it, hex; empty where that is not known.
         epsilon: Spent by then, as they say; None where they do not.
         own: Whether it comes from the platform itself: it shows what is missing, and not that nothing is.
@@ -41,6 +44,11 @@ class Witness:
     epsilon: float | None = None
     own: bool = False
     receipt: LedgerReceipt | None = field(default=None, repr=False)
+
+    @property
+    def called(self) -> str:
+        """The head, as a sentence names it."""
+        return f"the head of {self.source}" if self.source else f"the head {self.head[:16]} that was given"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +88,20 @@ class LedgerEvidence:
     problems: tuple[str, ...] = ()
 
     def plus(self, other: LedgerEvidence) -> LedgerEvidence:
-        """Both."""
+        """Both. A note that both have is one."""
         return LedgerEvidence(
             witnesses=self.witnesses + other.witnesses,
             claims=self.claims + other.claims,
             complete=self.complete or other.complete,
-            notes=self.notes + other.notes,
+            notes=tuple(dict.fromkeys(self.notes + other.notes)),
             problems=self.problems + other.problems,
         )
 
-    def of(self, platform: str, *, alone: bool) -> tuple[Witness, ...]:
-        """Those of a platform; where one ledger is audited alone, those without a name are of it, too."""
-        return tuple(one for one in self.witnesses if one.platform == platform or (alone and not one.platform))
+    def of(self, platform: str, *, alone: bool, holds: Container[str] = ()) -> tuple[Witness, ...]:
+        """Those of a platform; one without a name is of the ledger that holds it, and of one that is audited alone."""
+        return tuple(
+            one for one in self.witnesses if one.platform == platform or (not one.platform and (alone or one.head in holds))
+        )
 
 
 def heads_evidence(heads: Iterable[str]) -> LedgerEvidence:
@@ -105,7 +115,7 @@ def heads_evidence(heads: Iterable[str]) -> LedgerEvidence:
         platform, _, head = text.rpartition("=")
         if not HEAD.fullmatch(head):
             raise InputError(f"{text[:100]!r} is no head", where="--head", do="give the 64 hexadecimal digits of a line's hash")
-        found.append(Witness(platform=platform, head=head, source="the head that was given"))
+        found.append(Witness(platform=platform, head=head, source=""))
     return LedgerEvidence(witnesses=tuple(found))
 
 
@@ -133,19 +143,23 @@ def receipts_evidence(path: Path, *, trusted: Iterable[bytes] = (), complete: bo
             unsigned += 1
             if keys:
                 continue
-        source = f"receipt {number} of {path.name} (run {receipt.run}, round {receipt.round}, {receipt.kind})"
+        source = f"receipt {number} of {path} (run {receipt.run}, round {receipt.round}, {receipt.kind})"
         found.append(
             Witness(platform=receipt.platform, head=receipt.ledger, source=source, left=receipt.left, own=own, receipt=receipt)
         )
     notes, problems = [], []
     if unsigned:
-        notes.append(f"{path.name}: {unsigned} receipts are signed by no coordinator, as in a simulation")
+        notes.append(f"{path}: {unsigned} receipts are signed by no coordinator, as in a simulation")
     if seen and not keys:
-        notes.append(f"{path.name}: signed by {', '.join(sorted(seen))}; name that key with --coordinator to check it")
+        lines = ", ".join(ed25519_line(Ed25519PublicKey.from_public_bytes(_raw(key))) for key in sorted(seen))
+        notes.append(
+            f"{path}: signed by {lines}. Whether that is the coordinator is not checked: compare it with the line `coordinator` "
+            f"of an invitation, and name that with --coordinator"
+        )
     if foreign:
-        notes.append(f"{path.name}: {foreign} receipts of coordinators that are not trusted were left out")
+        notes.append(f"{path}: {foreign} receipts of coordinators that are not trusted were left out")
     if forged:
-        problems.append(f"{path.name}: {forged} receipts are not signed by the coordinator that they name")
+        problems.append(f"{path}: {forged} receipts are not signed by the coordinator that they name")
     return LedgerEvidence(witnesses=tuple(found), complete=complete, notes=tuple(notes), problems=tuple(problems))
 
 

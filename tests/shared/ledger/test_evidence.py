@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import InputError, PrivacyError
 from shared.ledger.audit import UNSEEN, AuditReport, AuditVerdict, audit_ledgers
+from shared.ledger.audit_report import render_audit
 from shared.ledger.checks import order_problems
 from shared.ledger.evidence import LedgerEvidence, MechanismClaim, heads_evidence, receipts_evidence
 from shared.ledger.format import (
@@ -34,6 +37,7 @@ from shared.ledger.what_if_report import what_if_report
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
+from shared.protocol.keys import ed25519_line
 from shared.secagg.identity import Identity
 
 KEY = b64encode(Identity(b"i" * 32).public).decode()
@@ -48,10 +52,10 @@ TRAIN = Release(kind=ReleaseKind.TRAIN, noise_multiplier=4.0, sample_rate=0.1, s
 class Platform:
     """A platform that charges, releases and is given receipts, by the product's own writer."""
 
-    def __init__(self, folder: Path, *, identity: Identity = MINE, budget: float = 8.0) -> None:
-        self.path, self.identity = folder / "shop.jsonl", identity
+    def __init__(self, folder: Path, *, identity: Identity = MINE, budget: float = 8.0, name: str = "shop") -> None:
+        self.path, self.identity, self.name = folder / f"{name}.jsonl", identity, name
         self.writer = LedgerWriter.open(
-            self.path, platform="shop", budget=budget, delta=1e-5, identity=identity, accountant=DP_ACCOUNTING
+            self.path, platform=name, budget=budget, delta=1e-5, identity=identity, accountant=DP_ACCOUNTING
         )
         self.receipts: list[LedgerReceipt] = []
 
@@ -64,7 +68,7 @@ class Platform:
         head = self.writer.record_release(left, charge=charge, run=run, round=round_)
         self.receipts.append(
             LedgerReceipt(
-                platform="shop",
+                platform=self.name,
                 run=run,
                 round=round_,
                 kind=kind,
@@ -92,6 +96,13 @@ def platform(tmp_path: Path) -> Platform:
     for round_ in (1, 2, 3):
         made.answer(round_)
     return made.close()
+
+
+def shown(report: AuditReport) -> str:
+    """The report as a terminal shows it, in one line."""
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(render_audit(report))
+    return " ".join(console.export_text().split())
 
 
 def evidence_of(receipts: list[LedgerReceipt], folder: Path, *, trusted: list[bytes] = TRUSTED) -> LedgerEvidence:
@@ -136,6 +147,46 @@ def test_a_platform_that_answered_nothing_in_a_run_whose_receipts_are_here_is_so
     _long(silent, 1)
     report = audit_ledgers([silent], name="run", evidence=replace(all_, witnesses=all_.witnesses[:0], complete=True))
     assert report.verdict is not AuditVerdict.SOUND
+
+
+@pytest.mark.parametrize("line", range(9))
+def test_a_verdict_says_up_to_which_line_somebody_outside_vouches(platform: Platform, line: int) -> None:
+    head = json.loads(platform.lines[line])["hash"]
+    # Cut after it, or whole: an old head bears out the same lines, and nobody may read more into it.
+    for kept in (platform.lines, platform.lines[: line + 1]):
+        platform.path.write_bytes(b"".join(kept))
+        report = audited(platform, heads_evidence([head]))
+        (one,) = report.platforms
+        assert (one.vouched, one.lines, one.receipt) == (line, len(kept) - 1, head)
+        said = shown(report)
+        assert f"checked against 1 head from outside, up to line {line + 1} of {len(kept)}" in said
+        assert "cut off after it would not be seen" in said and f"the head {head[:16]} that was given" in said
+    assert "up to line" not in shown(audited(platform, LedgerEvidence()))
+
+
+def test_a_head_without_a_name_is_of_the_ledger_that_holds_it(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    other = Platform(tmp_path / "b", identity=OTHERS, name="video")
+    other.answer(1)
+    other.close()
+    heads = [made.receipts[-1].ledger for made in (platform, other)]
+
+    def together(*given: str) -> AuditReport:
+        return audit_ledgers([platform.path, other.path], name="test", evidence=heads_evidence(given))
+
+    assert together(*heads).verdict is AuditVerdict.SOUND
+    assert [one.verdict for one in together(heads[1]).platforms] == [AuditVerdict.UNKNOWN, AuditVerdict.SOUND]
+    # In a chain of neither: one was cut, as it would be said of one ledger alone.
+    platform.path.write_bytes(b"".join(platform.lines[:-1]))
+    report = together(*heads)
+    assert report.verdict is AuditVerdict.UNSOUND and heads[0][:16] in report.problems[0]
+    platform.path.write_bytes(b"no ledger")
+    assert together(*heads).verdict is AuditVerdict.UNKNOWN
+
+
+def test_a_head_of_a_platform_that_is_not_here_is_named_as_unchecked(platform: Platform) -> None:
+    report = audited(platform, heads_evidence([f"video={platform.receipts[-1].ledger}"]))
+    assert report.verdict is AuditVerdict.UNKNOWN and "for platform video was not checked" in report.notes[0]
 
 
 @pytest.mark.parametrize("gone", [1, 2, 5])
@@ -394,12 +445,14 @@ class TestReceipts:
     def test_without_a_trusted_key_the_audit_says_whose_they_are(self, platform: Platform) -> None:
         report = audited(platform, trusted=[])
         assert report.verdict is AuditVerdict.SOUND
-        assert b64encode(TRUSTED[0]).decode() in report.notes[0] and "--coordinator" in report.notes[0]
+        # As an invitation writes that key, so that people can compare.
+        assert ed25519_line(COORDINATOR.public_key()) in report.notes[0] and "--coordinator" in report.notes[0]
 
     def test_of_other_platforms_say_nothing(self, platform: Platform) -> None:
         other = replace(platform.receipts[-1], platform="music", signature="", coordinator="").signed(COORDINATOR)
         report = audited(platform, evidence_of([other], platform.path.parent))
         assert report.verdict is AuditVerdict.UNKNOWN and "music" not in report.to_json()
+        assert report.notes == ("of the receipts and models that were given none is of platform shop",)
 
     @pytest.mark.parametrize(
         "text",
