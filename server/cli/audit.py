@@ -212,6 +212,7 @@ def gather_ledgers(
         FedfuseError: a path or a piece of evidence cannot be used.
     """
     from server.registry.model_evidence import model_evidence
+    from shared.ledger.copying import without_copies
     from shared.ledger.evidence import LedgerEvidence, folder_evidence, heads_evidence, receipts_evidence
     from shared.ledger.receipts import RECEIPTS
     from shared.registry.signing import load_trusted
@@ -232,7 +233,8 @@ def gather_ledgers(
         evidence = evidence.plus(receipts_evidence(path, trusted=raw))
     for path in models:
         evidence = evidence.plus(model_evidence(path, trusted=keys))
-    return ledgers, evidence
+    distinct, copies = without_copies(ledgers)
+    return distinct, evidence.plus(LedgerEvidence(notes=tuple(copies)))
 
 
 def _ledgers(path: Path) -> list[Path]:

@@ -1,15 +1,19 @@
-"""A copy of a ledger for an auditor, made while its platform may be writing."""
+"""Copies of ledgers: one is made while its platform may be writing, and one that is given beside its ledger is found."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from shared.base.atomic_files import whole_file
 from shared.base.errors import InputError, StorageError
+from shared.ledger.format import MAX_BYTES, MAX_LINE
 from shared.ledger.reading import LedgerReader, Signatures, scan_ledger
+
+_PART = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ def copy_ledger(ledger: Path, out: Path) -> LedgerCopy:
         PrivacyError: it was altered.
     """
     if os.path.lexists(out):
-        raise InputError("is there already", where=str(out), do="name a new file")
+        raise InputError("the file is there already", where=str(out), do="name a new one")
     reader = LedgerReader(where=str(ledger), signatures=Signatures.LAST)
     try:
         source = ledger.open("rb")
@@ -46,6 +50,48 @@ def copy_ledger(ledger: Path, out: Path) -> LedgerCopy:
             pass
     assert reader.header is not None
     return LedgerCopy(platform=reader.header.platform, lines=reader.lines, head=reader.head)
+
+
+def without_copies(ledgers: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Those of some ledgers that are not the beginning of another, or all, of them, and what was left out, in words.
+
+    Lines are canonical and only ever added, so that an older copy of a ledger is, byte by byte, its beginning. Audited beside it,
+    it would look like a second ledger of that identity. One that differs in a byte stays.
+    """
+    each = list(dict.fromkeys(ledgers))
+    begun = {path: _beginning(path) for path in each}
+    kept, notes = list[Path](), list[str]()
+    for number, path in enumerate(each):
+        size, first = begun[path]
+        # Of two that are the same, the first is kept.
+        longer = [other for other in each[number + 1 :] if begun[other][0] > size]
+        among = [other for other in (*kept, *longer) if first and begun[other][1] == first and begun[other][0] >= size]
+        whole = next((other for other in among if _same(path, other, size)), None)
+        if whole is None:
+            kept.append(path)
+        else:
+            notes.append(f"{path} is a copy of {whole}, or of its beginning: not counted again")
+    return kept, notes
+
+
+def _beginning(path: Path) -> tuple[int, bytes]:
+    """Size and first line; (0, nothing) of what is no file, too large, or cannot be read: the audit says which."""
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            return 0, b""
+        with path.open("rb") as file:
+            return path.stat().st_size, file.readline(MAX_LINE + 1)
+    except OSError:
+        return 0, b""
+
+
+def _same(path: Path, whole: Path, size: int) -> bool:
+    """Whether both begin with the same `size` bytes."""
+    try:
+        with path.open("rb") as one, whole.open("rb") as other:
+            return all(one.read(part) == other.read(part) for at in range(0, size, _PART) for part in [min(_PART, size - at)])
+    except OSError:
+        return False
 
 
 class _Whole:

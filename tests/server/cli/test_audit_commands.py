@@ -123,6 +123,25 @@ def test_an_export_leaves_out_the_line_that_is_being_written(shop: Path, call: C
     assert call("ledger", "export", shop, "--out", tmp_path / "other.jsonl")[0] == 2 and not (tmp_path / "other.jsonl").exists()
 
 
+@pytest.mark.parametrize("kept", [1, 3, 6, 7])
+def test_an_older_copy_beside_its_ledger_is_no_second_ledger(shop: Path, call: Call, tmp_path: Path, kept: int) -> None:
+    copy, link = tmp_path / "copy.jsonl", tmp_path / "link.jsonl"
+    copy.write_bytes(b"".join(lines(shop)[:kept]))
+    link.symlink_to(shop)
+    for paths in ([shop, copy], [copy, shop], [shop, shop], [shop, link], [copy, shop, copy, link]):
+        code, text = call("audit", *paths, "--receipts", receipts_of(shop), "--json")
+        values = json.loads(text)
+        assert code == 0 and len(values["platforms"]) == 1 and values["platforms"][0]["lines"] == 6, (paths, text)
+        assert call("report", *paths, "--receipts", receipts_of(shop), "--out", tmp_path / "out")[0] == 0
+    # One that went on by itself is a second one, and so is one in which a byte differs.
+    with LedgerWriter.open(copy, platform="shop", budget=8.0, delta=1e-5, identity=MINE, accountant=DP_ACCOUNTING) as writer:
+        writer.charge(TRAIN, run="winter", round=9, question="0" * 64)
+    code, text = call("audit", shop, copy, "--receipts", receipts_of(shop))
+    assert code == (0 if kept == 7 else 1), text
+    copy.write_bytes(b"".join(lines(shop)[:kept]).replace(b"2", b"3", 1))
+    assert call("audit", shop, copy, "--receipts", receipts_of(shop))[0] == 1
+
+
 def test_the_middle_of_a_line(shop: Path, call: Call, tmp_path: Path) -> None:
     shop.write_bytes(shop.read_bytes()[:-9])
     everywhere(call, shop, [2], tmp_path / "out")
@@ -165,7 +184,12 @@ def test_runs_that_are_mixed_up(shop: Path, call: Call, tmp_path: Path) -> None:
     whole = written(tmp_path / "whole" / "whole.jsonl")
     assert call("audit", whole, "--receipts", receipts_of(other))[0] == 2
     third = written(tmp_path / "third" / "third.jsonl", run="winter")
-    assert call("audit", whole, "--receipts", receipts_of(third))[0] == 1
+    code, text = call("audit", whole, "--receipts", receipts_of(third))
+    assert code == 1 and "its platform signed that head" in text
+    # Whoever mixes up two ledgers of one name reads that, and not only that something was cut.
+    fourth = written(tmp_path / "fourth" / "fourth.jsonl", run="winter", identity=OTHERS)
+    code, text = call("audit", whole, "--receipts", receipts_of(fourth))
+    assert code == 1 and "the receipt is of another ledger of that name" in text
 
 
 def test_a_file_of_10_gigabytes(shop: Path, call: Call, tmp_path: Path) -> None:
