@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from shared.base.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError, PrivacyError, StorageError
 
 if TYPE_CHECKING:
     from shared.ledger.audit import AuditVerdict
@@ -89,15 +89,15 @@ def audit_command(
     try:
         ledgers, evidence = gather_ledgers(paths, head or (), receipts or (), model or (), trust or (), coordinator or ())
         report = audit_ledgers(ledgers, name=", ".join(str(path) for path in paths), evidence=evidence)
-    except FedfuseError as error:
-        leave_unknown(error, as_json=as_json)
+    except (FedfuseError, OSError) as error:
+        leave_unjudged(error, as_json=as_json)
     extra = None
     try:
         if curve or person or run or group != 1 or plan:
             extra = what_if_report(report.summaries, person=person, runs=run or (), people=group, plan=plan)
     except FedfuseError as error:
         if report.verdict is not AuditVerdict.UNSOUND:  # which no question takes back
-            leave_unknown(error, as_json=as_json)
+            leave_unjudged(error, as_json=as_json)
         typer.echo(f"not answered: {error}", err=True)
     if as_json:
         values = json.loads(report.to_json())
@@ -125,8 +125,8 @@ def ledger_show_command(
     try:
         file = _one(path)
         summary = summarise_ledger(file, tell=tail.append)
-    except FedfuseError as error:
-        leave_unknown(error, as_json=as_json)
+    except (FedfuseError, OSError) as error:
+        _leave_ledger(error, as_json=as_json)
     header = summary.header
     shown = {
         "ledger": str(file),
@@ -170,17 +170,18 @@ def ledger_verify_command(
     It says nothing of whether the end is missing: `fedfuse audit` does.
     """
     from shared.ledger.audit import AuditVerdict
-    from shared.ledger.reading import Signatures, UnreadableLedger
+    from shared.ledger.reading import Signatures
     from shared.ledger.summary import summarise_ledger
 
     try:
         summary = summarise_ledger(_one(path), signatures=Signatures.EVERY if every else Signatures.LAST)
-    except (UnreadableLedger, InputError) as error:
-        leave_unknown(error, as_json=as_json)
-    except FedfuseError as error:
-        _said(AuditVerdict.UNSOUND, error.brief, as_json=as_json)
+    except (FedfuseError, OSError) as error:
+        _leave_ledger(error, as_json=as_json)
     signed = summary.lines - summary.unsigned
-    _said(AuditVerdict.SOUND, f"{summary.lines} lines, {signed} of them signed; head {summary.head}", as_json=as_json)
+    why = (
+        f"whole in itself: {summary.lines} lines, {signed} of them signed; head {summary.head}; a removed tail would not be seen"
+    )
+    _said(AuditVerdict.SOUND, why, as_json=as_json)
 
 
 @ledger.command("export")
@@ -189,12 +190,15 @@ def ledger_export_command(
     out: Annotated[Path, typer.Option(help="File for the copy; new.")],
 ) -> None:
     """Copy a ledger for an auditor: its whole lines, verified, as they are now. No row of a user is in it."""
+    from shared.ledger.audit import AuditVerdict
     from shared.ledger.copying import copy_ledger
 
     try:
         copied = copy_ledger(_one(path), out)
-    except FedfuseError as error:
-        leave_unknown(error, as_json=False)
+    except (FedfuseError, OSError) as error:
+        if isinstance(error, PrivacyError):  # as `verify` says of it
+            _said(AuditVerdict.UNSOUND, error.brief, as_json=False)
+        leave_unjudged(error, as_json=False)
     typer.echo(f"{out}: {copied.lines} lines of platform {copied.platform}, head {copied.head}")
 
 
@@ -258,11 +262,25 @@ def _one(path: Path) -> Path:
     return found[0]
 
 
-def leave_unknown(error: FedfuseError, *, as_json: bool) -> NoReturn:
+def leave_unjudged(error: FedfuseError | OSError, *, as_json: bool) -> NoReturn:
     """Say why nobody can tell, and leave with that exit code."""
     from shared.ledger.audit import AuditVerdict
 
+    if isinstance(error, OSError):  # of a path that cannot even be asked for: a name too long, a folder without the right
+        error = InputError(
+            f"cannot be read ({error.strerror})", where=str(error.filename or ""), do="check the path and its rights"
+        )
     _said(AuditVerdict.UNKNOWN, str(error), as_json=as_json)
+
+
+def _leave_ledger(error: FedfuseError | OSError, *, as_json: bool) -> NoReturn:
+    """The same of one ledger that was read: a line that does not hold is unsound."""
+    from shared.ledger.audit import AuditVerdict
+    from shared.ledger.reading import UnreadableLedger
+
+    if isinstance(error, PrivacyError | StorageError) and not isinstance(error, UnreadableLedger):
+        _said(AuditVerdict.UNSOUND, error.brief, as_json=as_json)
+    leave_unjudged(error, as_json=as_json)
 
 
 def _said(verdict: AuditVerdict, why: str, *, as_json: bool) -> NoReturn:

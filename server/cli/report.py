@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.audit import AsJson, Coordinator, Trust, gather_ledgers, leave_unknown
+from server.cli.audit import AsJson, Coordinator, Trust, gather_ledgers, leave_unjudged
 from shared.base.errors import FedfuseError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def report_command(
         report = made()
         place = paths[0] / "report" if paths[0].is_dir() else paths[0].with_name(f"{paths[0].stem}-report")
         written = write_report(report, out or place)
-    except FedfuseError as error:
-        leave_unknown(error, as_json=as_json)
+    except (FedfuseError, OSError) as error:
+        leave_unjudged(error, as_json=as_json)
     if as_json:
         typer.echo(report.to_json(), nl=False)
     else:

@@ -16,6 +16,7 @@ from typing import Any
 
 from server.monitoring.run_events import Event, Kind, Tally
 from shared.base.atomic_files import write_whole
+from shared.base.regular_files import open_regular
 
 EVENTS, STATE = "events.jsonl", "state.json"
 _TROUBLE = (Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT)
@@ -111,6 +112,10 @@ class Journal:
         line.budget, line.delta = tally.joined.budget, tally.joined.delta
 
 
+MOST_BYTES = 1 << 20
+"""Of one event, newline and all."""
+
+
 def read_state(folder: Path) -> dict[str, Any] | None:
     """The state of the run in that folder, or None if it has not begun."""
     try:
@@ -123,15 +128,15 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 def read_events(folder: Path, *, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole lines of the run's events that begin at byte `after`, each with the byte that follows it."""
     try:
-        with (folder / EVENTS).open("rb") as file:
+        with open_regular(folder / EVENTS) as file:
             file.seek(after)
-            for raw in file:
-                if not raw.endswith(b"\n"):
+            while raw := file.readline(MOST_BYTES):
+                if not raw.endswith(b"\n"):  # being written, or no event of ours
                     return
                 after += len(raw)
                 try:
                     yield after, json.loads(raw)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue  # torn by a crash; the next line begins anew
     except FileNotFoundError:
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from server.registry.run_facts import FACTS, Facts, PlatformFacts, facts_in, published_settings
 from shared.base.errors import InputError, StorageError
+from shared.base.regular_files import open_regular
 from shared.base.settings import Settings
 from shared.ledger.evidence import LedgerEvidence, MechanismClaim, Witness
 from shared.preferences.sum_kind import SumKind
@@ -95,5 +96,5 @@ def _once(platform: PlatformFacts, settings: Settings) -> Mapping[ReleaseKind, f
 
 
 def _bounded(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(MAX_MANIFEST + 1)

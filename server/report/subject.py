@@ -17,6 +17,7 @@ from server.registry.publication import MODEL
 from server.registry.run_facts import FACTS, Facts, facts_in
 from server.report.report_model import SubjectKind, bounded_text
 from shared.base.errors import FedfuseError, InputError
+from shared.base.regular_files import open_regular
 from shared.ledger.evidence import MAX_METRICS
 from shared.ledger.receipts import RECEIPTS
 
@@ -140,7 +141,7 @@ def read_subject(subject: ReportSubject, *, attack: Path | None = None) -> Subje
 
 def _taken(path: Path, read: Callable[[bytes, str], Content], gaps: list[str]) -> Content | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
             gaps.append(f"{path.name} is larger than {MAX_FILE >> 20} MiB and was not read")

@@ -33,7 +33,8 @@ def render_audit(report: AuditReport) -> RenderableType:
         if p.vouched is not None:
             heads = f"{p.checked} head{'s' if p.checked != 1 else ''}"
             upto = f"up to line {p.vouched + 1} of {p.lines + 1} ({p.voucher})"
-            charged.append(Text(f"{p.platform}: checked against {heads} from outside, {upto}; lines that were cut off after it would not be seen"))
+            checked = f"{p.platform}: checked against {heads} from outside, {upto}"
+            charged.append(Text(f"{checked}; lines that were cut off after it would not be seen"))
         charged += [Text(f"{p.platform}: {lack}", style="yellow") for lack in p.lacks]
         charged += [Text(f"{p.platform}: {reason}", style="yellow") for reason in p.unknown]
         table.add_row(

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO
 
 from shared.base.atomic_files import whole_file
-from shared.base.errors import InputError, StorageError
+from shared.base.errors import InputError, PrivacyError, StorageError
 from shared.ledger.format import MAX_BYTES, MAX_LINE
-from shared.ledger.reading import LedgerReader, Signatures, scan_ledger
+from shared.ledger.reading import LedgerReader, Signatures, UnreadableLedger, scan_ledger
 
 _PART = 1 << 20
 
@@ -36,7 +36,7 @@ def copy_ledger(ledger: Path, out: Path) -> LedgerCopy:
     Raises:
         InputError: there is something at `out`.
         StorageError: the ledger cannot be read, or the copy not be written.
-        PrivacyError: it was altered.
+        PrivacyError: it was altered, or a line of it is none.
     """
     if os.path.lexists(out):
         raise InputError("the file is there already", where=str(out), do="name a new one")
@@ -46,8 +46,13 @@ def copy_ledger(ledger: Path, out: Path) -> LedgerCopy:
     except OSError as error:
         raise StorageError(f"the ledger cannot be read ({error.strerror})", where=str(ledger)) from None
     with source, whole_file(out, mode=0o600) as draft, draft.open("wb") as copy:
-        for _ in scan_ledger(_Whole(source, copy), reader, where=str(ledger)):
-            pass
+        try:
+            for _ in scan_ledger(_Whole(source, copy), reader, where=str(ledger)):
+                pass
+        except UnreadableLedger:
+            raise
+        except StorageError as error:  # a damaged line; what the copy's disk refuses is an OSError here
+            raise PrivacyError(error.found, where=error.where, do=error.do) from None
     assert reader.header is not None
     return LedgerCopy(platform=reader.header.platform, lines=reader.lines, head=reader.head)
 

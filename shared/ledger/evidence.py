@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from shared.base.errors import InputError
+from shared.base.regular_files import open_regular
 from shared.ledger.receipts import LedgerReceipt, read_receipts
 from shared.privacy.releases import ReleaseKind
 from shared.protocol.keys import ed25519_line
@@ -194,7 +195,7 @@ def _raw(key: str) -> bytes:
 def _heads(path: Path) -> Mapping[str, str]:
     """Platform -> ledger head, from the coordinator's metrics.json."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = json.loads(file.read(MAX_METRICS))
         platforms = content.get("platforms", {})
         heads = {str(name): values["ledger"] for name, values in platforms.items() if values.get("ledger")}

@@ -21,6 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.base.errors import InputError, ProtocolError, StorageError
+from shared.base.regular_files import open_regular
 from shared.ledger.chained_line import canonical_json
 from shared.protocol.messages import NAME
 from shared.secagg.identity import Identity, digest_of, signed_by
@@ -144,7 +145,7 @@ def read_receipts(path: Path) -> Iterator[LedgerReceipt]:
         StorageError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number in range(1, MAX_RECEIPTS + 2):
                 line = file.readline(MAX_RECEIPT + 2)
                 if not line:

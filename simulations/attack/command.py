@@ -32,7 +32,7 @@ def attack_command(
 
     Exit code 0: what is claimed is not refuted. 1: it is. 2: it could not be attacked.
     """
-    from server.cli.audit import AuditCode
+    from server.cli.audit import AuditCode, leave_unjudged
     from server.report.subject import ATTACK
     from shared.base.atomic_files import write_whole
     from shared.base.errors import FedfuseError
@@ -53,9 +53,8 @@ def attack_command(
             )
             if out is not None:
                 write_whole(out / ATTACK, (report.to_json() + "\n").encode())
-    except FedfuseError as error:
-        typer.echo(f"cannot tell: {error}", err=True)
-        raise typer.Exit(AuditCode.UNKNOWN) from None
+    except (FedfuseError, OSError) as error:
+        leave_unjudged(error, as_json=as_json)
     if as_json:
         typer.echo(report.to_json())
     else:

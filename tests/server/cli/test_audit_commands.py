@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.privacy.ledger_writer import LedgerWriter
-from server.cli.audit import audit, ledger
-from server.cli.report import report_command
+from fedfuse import app
 from shared.ledger.format import Header, seal_line, sign_line
 from shared.ledger.reading import read_ledger
 from shared.ledger.receipts import LedgerReceipt, sign_head
@@ -30,12 +29,6 @@ Call = Callable[..., tuple[int, str]]
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
     """A command, its exit code and what it says."""
-    import typer
-
-    app = typer.Typer()
-    app.add_typer(audit, name="audit")
-    app.add_typer(ledger, name="ledger")
-    app.command("report")(report_command)
 
     def run(*words: object) -> tuple[int, str]:
         result = CliRunner().invoke(app, [str(word) for word in words])
@@ -99,6 +92,9 @@ def everywhere(call: Call, path: Path, codes: Sequence[int], out: Path) -> None:
             assert code in codes and text, (command, code, text)
     code, text = call("ledger", "export", path, "--out", out / "copy.jsonl")
     assert code in (0, *codes) and text, (code, text)
+    # What is done with a ledger makes nothing of whether its lines hold.
+    lines_hold = [call("ledger", *command)[0] for command in (["verify", path], ["show", path])]
+    assert len(set(lines_hold)) == 1 and (code in lines_hold or code == 0), (lines_hold, code)
 
 
 def test_a_sound_ledger(shop: Path, call: Call, tmp_path: Path) -> None:
@@ -106,6 +102,8 @@ def test_a_sound_ledger(shop: Path, call: Call, tmp_path: Path) -> None:
     for more in ([], ["--every"]):
         code, text = call("ledger", "verify", shop, *more)
         assert code == 0 and "6 lines, 6 of them signed" in text
+        # The word "sound" alone would be read as the audit's.
+        assert "whole in itself" in text and "a removed tail would not be seen" in text
     assert call("ledger", "export", shop, "--out", tmp_path / "copy.jsonl")[0] == 0
     assert (tmp_path / "copy.jsonl").read_bytes() == shop.read_bytes() and (
         tmp_path / "copy.jsonl"
@@ -120,7 +118,11 @@ def test_an_export_leaves_out_the_line_that_is_being_written(shop: Path, call: C
     assert call("ledger", "export", shop, "--out", tmp_path / "copy.jsonl")[0] == 0
     assert (tmp_path / "copy.jsonl").read_bytes() == whole
     shop.write_bytes(whole.replace(b'"round":2', b'"round":7'))
-    assert call("ledger", "export", shop, "--out", tmp_path / "other.jsonl")[0] == 2 and not (tmp_path / "other.jsonl").exists()
+    assert call("ledger", "export", shop, "--out", tmp_path / "other.jsonl")[0] == 1 and not (tmp_path / "other.jsonl").exists()
+    shop.write_bytes(whole.replace(b'"round":2', b'"round":NaN'))
+    assert call("ledger", "export", shop, "--out", tmp_path / "other.jsonl")[0] == 1 and not (tmp_path / "other.jsonl").exists()
+    shop.write_bytes(whole)
+    assert call("ledger", "export", shop, "--out", tmp_path / "shop.jsonl" / "other.jsonl")[0] == 2
 
 
 @pytest.mark.parametrize("kept", [1, 3, 6, 7])
@@ -215,7 +217,7 @@ def test_a_run_whose_own_files_have_10_gigabytes(call: Call, tmp_path: Path, nam
         assert call(command, tmp_path / "run")[0] == 2
 
 
-@pytest.mark.parametrize("name", ["training.json", "run.json", "state.json", "run.toml", "attack.json"])
+@pytest.mark.parametrize("name", ["training.json", "run.json", "state.json", "events.jsonl", "run.toml", "attack.json"])
 def test_a_file_of_10_gigabytes_beside_the_ledgers_is_a_gap(call: Call, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     (run / "ledger").mkdir(parents=True)
@@ -227,6 +229,59 @@ def test_a_file_of_10_gigabytes_beside_the_ledgers_is_a_gap(call: Call, tmp_path
     os.truncate(file, HUGE)
     assert call("report", run)[0] == 0
     assert call("audit", run, "--model", run)[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "deep", "not UTF-8", "empty"])
+def test_what_lies_beside_the_ledgers_is_anything(call: Call, tmp_path: Path, kind: str) -> None:
+    """A verdict, whatever is in the place of a file that a folder from elsewhere should have."""
+    names = ["metrics.json", "receipts.jsonl", "state.json", "events.jsonl", "run.toml", "attack.json"]
+    for number, name in enumerate([*names, "model/manifest.json", "model/training.json", "model/run.json"]):
+        run = tmp_path / str(number)
+        (run / "ledger").mkdir(parents=True)
+        (run / "model").mkdir()
+        written(run / "ledger" / "shop.jsonl")
+        file = run / name
+        if kind == "pipe":
+            os.mkfifo(file)
+        elif kind == "device":
+            file.symlink_to("/dev/zero")
+        elif kind == "folder":
+            file.mkdir()
+        elif kind == "loop":
+            file.symlink_to(file)
+        else:
+            file.write_bytes(
+                {"deep": b"[" * 100_000 + b"]" * 100_000 + b"\n", "not UTF-8": b'{"a": "\xff\xfe"}\n', "empty": b""}[kind]
+            )
+        for command in (["audit"], ["report"], ["audit", "--model", run], ["report", "--model", run]):
+            code, text = call(*command, run)
+            assert code == 2 and "cannot tell" in text, (name, command, text)
+
+
+@pytest.mark.parametrize("kind", ["long", "closed"])
+def test_a_path_that_cannot_even_be_asked_for(
+    shop: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = tmp_path / ("x" * 300 if kind == "long" else "closed") / "shop.jsonl"
+    if kind == "closed":  # root may open everything, so the refusal is made up
+        asked = Path.stat
+
+        def refused(self: Path, **options: bool) -> os.stat_result:
+            if "closed" in self.parts:
+                raise PermissionError(13, "Permission denied", str(self))
+            return asked(self, **options)
+
+        monkeypatch.setattr(Path, "stat", refused)
+    for command in (
+        *(["audit", place], ["report", place], ["audit", "attack", place]),
+        *(["ledger", "show", place], ["ledger", "verify", place], ["ledger", "export", place, "--out", tmp_path / "copy"]),
+        *(["audit", shop, option, place] for option in ("--receipts", "--model", "--trust", "--coordinator")),
+        ["report", shop, "--attack", place],
+    ):
+        for more in ([], ["--json"]) if "export" not in command else ([],):
+            code, text = call(*command, *more)
+            assert code == 2 and "cannot tell" in text, (command, text)
+            assert not more or json.loads(text)["verdict"] == "cannot tell"
 
 
 def test_what_is_no_file(shop: Path, call: Call, tmp_path: Path) -> None:
