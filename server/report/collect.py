@@ -239,6 +239,8 @@ def _record(one: PlatformAudit) -> RecordCheck:
         unreleased=one.unreleased,
         rowless=one.rowless,
         checked=one.checked,
+        lines=one.lines + 1 if one.recorded is not None else 0,
+        vouched=None if one.vouched is None else one.vouched + 1,
         identity=one.identity,
         head=one.head,
         problems=tuple(bounded_text(problem) for problem in one.problems),

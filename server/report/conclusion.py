@@ -99,10 +99,15 @@ def _records(audit: AuditReport | None, kind: SubjectKind) -> Iterable[str]:
     if missing:
         named = ", ".join(missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
         yield f"Nobody outside vouches for {named}: a cut end would not be seen. Give the coordinator's receipts."
-    elif audit.ok and kind is SubjectKind.SIMULATION:
-        yield f"Checked against {sum(one.checked for one in readable)} heads that the run itself kept."
-    elif audit.ok:
-        yield f"Checked against {sum(one.checked for one in readable)} heads that somebody else kept."
+    elif audit.ok and readable:
+        who = "the run itself" if kind is SubjectKind.SIMULATION else "somebody else"
+        heads = sum(one.checked for one in readable)
+        # Of a platform that charged nothing there is no head, and no line that one could name.
+        full = sum(one.vouched == one.lines or not (one.lines or one.checked) for one in readable)
+        reach = "the last line of each ledger" if full == len(readable) else f"the last line of {full} of {count}"
+        yield f"Checked against {heads} head{'s' if heads != 1 else ''} that {who} kept, up to {reach}."
+        if full < len(readable):
+            yield "For what comes after the last such head, or was cut off there, nobody outside vouches."
 
 
 def _budget_reason(budgets: Sequence[BudgetLine]) -> Iterable[str]:
@@ -113,7 +118,10 @@ def _budget_reason(budgets: Sequence[BudgetLine]) -> Iterable[str]:
         yield f"Spent more than its budget: {', '.join(over[:_SHOWN])}."
     elif known:
         said = "" if all(one.recomputed for one in known) else ", as the platforms say"
-        yield f"{len(known)} of {len(budgets)} platforms stayed within their budget{said}."
+        # A platform that came back has several ledgers, and what they come to together is the audit's to say.
+        several = len({one.platform for one in budgets}) < len(budgets)
+        what = "budgets are kept, each ledger taken by itself" if several else "platforms stayed within their budget"
+        yield f"{len(known)} of {len(budgets)} {what}{said}."
 
 
 def _attack_reason(attack: AttackResult | None, *, refuted: bool) -> Iterable[str]:

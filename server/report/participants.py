@@ -17,8 +17,13 @@ _TROUBLE = (*_REFUSED, *_FAILED, Kind.LEFT)
 
 
 def answers_of(evidence: LedgerEvidence) -> Counter[tuple[str, str]]:
-    """(platform, kind of answer) -> receipts."""
-    return Counter((one.platform, one.receipt.kind) for one in evidence.witnesses if one.receipt is not None)
+    """(platform, kind of answer) -> answers that there are receipts for; two files may have the same."""
+    receipts = {
+        (one.platform, one.receipt.run, one.receipt.round, one.receipt.kind, one.receipt.left, one.head): one.receipt
+        for one in evidence.witnesses
+        if one.receipt is not None
+    }
+    return Counter((platform, receipt.kind) for (platform, *_), receipt in receipts.items())
 
 
 def platforms_in(files: SubjectFiles, ledgers: Iterable[str]) -> list[str]:

@@ -45,7 +45,7 @@ def registry_entry(report: RunReport) -> str:
             },
             "privacy_loss": {
                 "privacy_unit": promise.privacy_unit,
-                "privacy_unit_details": f"{promise.neighbours} Units: {_count(promise.units)} users, as declared.",
+                "privacy_unit_details": f"{promise.neighbours} {_units(promise.units)}",
                 "privacy_parameters": worst,
                 "privacy_parameters_details": _parameters(report),
             },
@@ -108,5 +108,5 @@ def _list(items: Any) -> str:
     return "".join(f"- {one}\n" for one in items)
 
 
-def _count(value: int | None) -> str:
-    return "an unknown number of" if value is None else f"{value}"
+def _units(value: int | None) -> str:
+    return f"Number of units: {COMPLETE}" if value is None else f"Number of units: {value} users, as declared."

@@ -250,6 +250,9 @@ class RecordCheck(_Part):
         unreleased: Charges without an answer: it never left, or stays on the platform.
         rowless: Answers that no row took part in, as the platform states.
         checked: Heads from outside that it was held against.
+        lines: Of it, the header among them.
+        vouched: Number of the line that the last of these heads names, from 1; None where there is none. For lines after it,
+            or cut off there, nobody outside vouches.
     """
 
     file: Words
@@ -264,6 +267,8 @@ class RecordCheck(_Part):
     unreleased: Whole
     rowless: Whole
     checked: Whole
+    lines: Whole = 0
+    vouched: Whole | None = None
     identity: Words
     head: Words
     problems: tuple[Words, ...]

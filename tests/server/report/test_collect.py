@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from server.report.collect import guess_bound
+from client.privacy.ledger_writer import LedgerWriter
+from server.report.collect import ReportMaterial, collect_report, guess_bound
+from server.report.participants import answers_of
 from server.report.report_model import PromiseStanding, RunReport, SubjectKind
-from server.report.subject import open_subject
+from server.report.subject import open_subject, read_subject
 from shared.base.errors import InputError
+from shared.ledger.evidence import folder_evidence
 from shared.ledger.reading import read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING
+from shared.secagg.identity import Identity
 
 Make = Callable[[Path], RunReport]
 
@@ -67,6 +71,55 @@ def test_a_cut_ledger_is_unsound_with_receipts_and_open_without(run: Path, repor
     report = report_of(run)
     assert report.verdict.verdict == "cannot tell" and report.verdict.exit_code == 2
     assert any("cut end" in reason for reason in report.verdict.reasons)
+
+
+def test_it_says_how_far_anybody_outside_vouches(run: Path, report_of: Make) -> None:
+    report = report_of(run)
+    assert any("up to the last line of each ledger" in reason for reason in report.verdict.reasons)
+    assert all(one.vouched == one.lines == 9 for one in report.records)
+    # Answers that came after the last receipt: sound, and neither the page nor its first lines say that nothing can be missing.
+    receipts = run / "receipts.jsonl"
+    receipts.write_bytes(b"".join(receipts.read_bytes().splitlines(keepends=True)[:4]))
+    (run / "metrics.json").unlink()
+    report = report_of(run)
+    assert report.verdict.verdict == "sound" and {one.vouched for one in report.records} == {5}
+    assert any("the last line of 0 of 2 ledgers" in reason for reason in report.verdict.reasons)
+    assert any("cut off there, nobody outside vouches" in reason for reason in report.verdict.reasons)
+
+
+def test_nothing_is_said_of_heads_where_no_ledger_could_be_read(run: Path, report_of: Make) -> None:
+    for path in (run / "ledger").glob("*.jsonl"):
+        path.write_bytes(b"no ledger")
+    report = report_of(run)
+    assert report.verdict.verdict != "sound" and not any("Checked against" in reason for reason in report.verdict.reasons)
+
+
+def test_an_answer_of_which_two_files_have_the_receipt_is_one_answer(run: Path, report_of: Make) -> None:
+    evidence = folder_evidence(run)
+    assert sum(answers_of(evidence).values()) == len((run / "receipts.jsonl").read_text().splitlines())
+    assert answers_of(evidence.plus(folder_evidence(run))) == answers_of(evidence)
+
+
+def test_a_platform_with_two_ledgers_is_not_said_to_be_two_platforms(run: Path, tmp_path: Path) -> None:
+    """What two ledgers spent together is above the budget here, and each by itself is not."""
+    again = tmp_path / "again" / "shop.jsonl"
+    again.parent.mkdir()
+    first = read_ledger(run / "ledger" / "shop.jsonl")
+    with LedgerWriter.open(
+        again, platform="shop", budget=first.header.budget, delta=1e-3, identity=Identity(b"z" * 32), accountant=DP_ACCOUNTING
+    ) as writer:
+        for entry in first.entries:
+            writer.charge(entry.release, run=entry.run, round=entry.round, question="0" * 64)
+    subject = open_subject(run)
+    material = ReportMaterial(
+        subject=subject,
+        files=read_subject(subject),
+        ledgers=[run / "ledger" / "shop.jsonl", again],
+        evidence=folder_evidence(run),
+    )
+    reasons = collect_report(material).verdict.reasons
+    assert not any("platforms stayed" in reason for reason in reasons)
+    assert any("each ledger taken by itself" in reason for reason in reasons)
 
 
 def test_an_attack_that_proves_more_than_is_claimed_makes_it_unsound(run: Path, report_of: Make) -> None:
