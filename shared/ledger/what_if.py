@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from shared.base.errors import InputError
 from shared.ledger.summary import LedgerSummary
-from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, RENYI
-from shared.privacy.releases import MAX_INTEGER_GROUP, Release
+from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, RENYI, family
+from shared.privacy.releases import MAX_GROUP, MAX_INTEGER_GROUP, Release
 
 DELTAS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 ROUNDS = (1, 2, 5, 10, 20, 50)
@@ -45,7 +45,7 @@ class PlanTable:
 
     Args:
         budget, delta: The ledger's.
-        spent: By now.
+        spent: By now, as the accountant counts that the ledger records with; so are the figures to come.
         template: The last charge, whose sample rate and steps more rounds are taken to have.
         rounds: Rounds to come, by column.
         noise: Noise multiplier, by row.
@@ -66,20 +66,25 @@ class PlanTable:
         return max(0.0, self.budget - self.spent)
 
 
-def spending(releases: Sequence[Release], delta: float) -> Spending:
-    """Epsilon of releases at a delta."""
-    renyi, opacus, pld = (one.epsilon(releases, delta).epsilon for one in (RENYI, OPACUS, DP_ACCOUNTING))
+def spending(releases: Sequence[Release], delta: float, *, people: int = 1) -> Spending:
+    """Epsilon of releases at a delta, for so many people who are all among the users, or none of them.
+
+    Raises:
+        InputError: no number of people, or more than anything is bounded for.
+    """
+    _check_group(releases, people)
+    renyi, opacus, pld = (one.epsilon(releases, delta, people=people).epsilon for one in (RENYI, OPACUS, DP_ACCOUNTING))
     return Spending(delta=delta, renyi=renyi, opacus=opacus, dp_accounting=pld)
 
 
-def epsilon_curve(releases: Sequence[Release], deltas: Iterable[float] = DELTAS) -> tuple[Spending, ...]:
+def epsilon_curve(releases: Sequence[Release], deltas: Iterable[float] = DELTAS, *, people: int = 1) -> tuple[Spending, ...]:
     """Epsilon as a function of delta: a ledger's own delta is one point of it.
 
     Returns:
         Per delta, in its order: epsilon in nats by Rényi orders, by Opacus and by dp-accounting.
 
     Raises:
-        InputError: a delta is not between 0 and 1.
+        InputError: a delta is not between 0 and 1; as `spending`.
 
     | given | result |
     |---|---|
@@ -88,37 +93,27 @@ def epsilon_curve(releases: Sequence[Release], deltas: Iterable[float] = DELTAS)
     | no delta | an empty curve |
     | a delta of 0, 1 or NaN | `InputError` |
     """
-    return tuple(spending(releases, delta) for delta in deltas)
+    return tuple(spending(releases, delta, people=people) for delta in deltas)
 
 
-def for_group(releases: Iterable[Release], people: int) -> tuple[Release, ...]:
-    """The same releases, adjacent data sets being those that differ by so many people.
-
-    Raises:
-        InputError: no number of people, or more than a secure sum's rounding is bounded for.
-
-    >>> from shared.privacy.releases import ReleaseKind
-    >>> for_group([Release(kind=ReleaseKind.TRAIN, noise_multiplier=2.0, group_size=2)], 3)[0].group_size
-    6
-    """
+def _check_group(releases: Iterable[Release], people: int) -> None:
     if people < 1:
         raise InputError(f"a group of {people} people", where="--group", do="name a whole number from 1 on")
-    all_ = tuple(releases)
-    if any(one.integers and one.group_size * people > MAX_INTEGER_GROUP for one in all_):
-        raise InputError(
-            f"a group of {people} people under distributed noise",
-            where="--group",
-            do=f"{MAX_INTEGER_GROUP} examples at most: rounding has no bound for more",
-        )
-    return tuple(replace(one, group_size=one.group_size * people) for one in all_)
+    for one in releases:
+        most = MAX_INTEGER_GROUP if one.integers else MAX_GROUP
+        if one.group_size * people > most:
+            raise InputError(
+                f"a group of {people} people" + (" under distributed noise" if one.integers else ""),
+                where="--group",
+                do=f"{most} examples at most" + (": rounding has no bound for more" if one.integers else ""),
+            )
 
 
-def compose_person(ledgers: Sequence[LedgerSummary], *, runs: Sequence[str] = (), people: int = 1) -> tuple[Release, ...]:
+def compose_person(ledgers: Sequence[LedgerSummary], *, runs: Sequence[str] = ()) -> tuple[Release, ...]:
     """All releases of some ledgers, as they concern one person who is on each of these platforms.
 
     Args:
         runs: Names of the runs that count; by default all.
-        people: As many people together.
 
     Raises:
         InputError: no ledger has such a run.
@@ -127,8 +122,7 @@ def compose_person(ledgers: Sequence[LedgerSummary], *, runs: Sequence[str] = ()
     for run in runs:
         if run not in known:
             raise InputError(f"no run {run[:63]!r} was charged", where="--run", do=f"choose among: {', '.join(sorted(known))}")
-    chosen = [release for ledger in ledgers for run in (runs or ledger.runs()) for release in ledger.releases(run)]
-    return for_group(chosen, people)
+    return tuple(release for ledger in ledgers for run in (runs or ledger.runs()) for release in ledger.releases(run))
 
 
 def plan_table(ledger: LedgerSummary, *, rounds: Sequence[int] = ROUNDS, factors: Sequence[float] = FACTORS) -> PlanTable | None:
@@ -136,18 +130,20 @@ def plan_table(ledger: LedgerSummary, *, rounds: Sequence[int] = ROUNDS, factors
     if ledger.last is None or not ledger.private or not ledger.last.noise_multiplier:
         return None
     template, spent = ledger.last.release, ledger.releases()
+    # The platform refuses by its own accountant: a plan by a tighter one would promise what it will not do.
+    accountants = {RENYI, family(ledger.last.accountant)}
     noise = tuple(template.noise_multiplier * factor for factor in factors)
     delta = ledger.header.delta
 
     def after(multiplier: float, count: int) -> float:
         # Without the integer part: its share of the noise is planned anew for another multiplier.
         more = replace(template, noise_multiplier=multiplier, steps=template.steps * count, integers=None)
-        return min(one.epsilon([*spent, more], delta).epsilon for one in (RENYI, DP_ACCOUNTING))
+        return min(one.epsilon([*spent, more], delta).epsilon for one in accountants)
 
     return PlanTable(
         budget=ledger.header.budget,
         delta=delta,
-        spent=spending(spent, delta).epsilon,
+        spent=min(one.epsilon(spent, delta).epsilon for one in accountants),
         template=template,
         rounds=tuple(rounds),
         noise=noise,

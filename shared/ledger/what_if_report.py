@@ -94,7 +94,7 @@ def what_if_report(
         )
     names = names or tuple(ledgers)
     chosen = [ledger for name in names for ledger in ledgers[name]]
-    releases = compose_person(chosen, runs=runs, people=people)
+    releases = compose_person(chosen, runs=runs)
     delta = min(sum(one.header.delta for one in chosen), math.nextafter(1.0, 0.0))
     # A platform that came back with a new identity has two ledgers.
     plans = {
@@ -106,8 +106,8 @@ def what_if_report(
         platforms=names,
         runs=tuple(runs),
         people=people,
-        total=spending(releases, delta),
-        curve=epsilon_curve(releases, [one for one in DELTAS if one != delta]),
+        total=spending(releases, delta, people=people),
+        curve=epsilon_curve(releases, [one for one in DELTAS if one != delta], people=people),
         plans={name: table for name, table in plans.items() if table is not None},
     )
 
@@ -115,15 +115,20 @@ def what_if_report(
 def _plan(name: str, plan: PlanTable) -> RenderableType:
     table = terminal_table(
         f"{name}: ε {_figure(plan.spent)} of {_figure(plan.budget)} is spent at δ = {plan.delta:g}, "
-        f"{_figure(plan.remaining)} is left; after more rounds of {plan.template.kind} at that noise multiplier:",
+        f"{_figure(plan.remaining)} is left; after more rounds of {plan.template.kind} at that noise multiplier "
+        "(in brackets: above the budget):",
     )
     table.add_column("noise", justify="right")
     for count in plan.rounds:
         table.add_column(f"{count} rounds" if count > 1 else "1 round", justify="right")
     for noise, row in zip(plan.noise, plan.epsilon, strict=True):
-        cells = [Text(_figure(value), style="green" if value <= plan.budget else "red") for value in row]
+        cells = [_after(value, plan.budget) for value in row]
         table.add_row(f"{noise:.3g}", *cells)
     return table
+
+
+def _after(value: float, budget: float) -> Text:
+    return Text(_figure(value), style="green") if value <= budget else Text(f"({_figure(value)})", style="red")
 
 
 def _figure(value: float) -> str:

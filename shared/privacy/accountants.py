@@ -58,9 +58,9 @@ class MethodAccountant:
     name: str
     bound: _Bound = field(repr=False)
 
-    def epsilon(self, releases: Sequence[Release], delta: float) -> Spent:
-        """See `Accountant.epsilon`."""
-        return _interpret(self.bound, merge_releases(releases), _checked(delta))
+    def epsilon(self, releases: Sequence[Release], delta: float, *, people: int = 1) -> Spent:
+        """See `Accountant.epsilon`; of so many users who are all there, or none of them."""
+        return _interpret(self.bound, merge_releases(releases), _checked(delta), people)
 
 
 class PreferredAccountant:
@@ -94,12 +94,12 @@ def _checked(delta: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float) -> Spent:
+def _interpret(method: _Bound, merged: tuple[Steps, ...], delta: float, people: int) -> Spent:
     if not merged:
         return Spent(epsilon=0.0, accountant=Method.NONE)
     if any(steps.noise_multiplier == 0 for steps in merged):
         return Spent(epsilon=math.inf, accountant=Method.NONE)
-    out, back = removals(merged), additions(merged)
+    out, back = removals(merged, people), additions(merged, people)
     parts: list[Spent] = []
 
     def through(removed: tuple[Removal, ...]) -> Callable[[float], float]:

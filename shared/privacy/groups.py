@@ -36,6 +36,10 @@ reverse pair is another claim, P_D' <= e^(e1 + e2) P_D + d2 + e^e2 d1, and may s
 Each order spends half of delta on its first step and delta / 2 e^-(first epsilon) on its second;
 epsilon is the larger of the two sums. (Vadhan 2017, "The complexity of differential privacy",
 Lemma 2.2, is the case of equal steps.)
+
+**Several people.** Let D hold n users and D' none of them. Each touches at most g examples, so that at most n g differ, of
+which the users' own do not come back: D -> D0 removes n g examples, D0 -> D' adds n (g - 1). With g = 1 nothing comes back, and
+there is no triangle to pay for. (n users as *one* user of group n g would pay for it.)
 """
 
 from __future__ import annotations
@@ -86,14 +90,14 @@ class CannotCompose(Exception):
     """A numerical method does not reach these values; another bound has to be used."""
 
 
-def removals(merged: tuple[Steps, ...]) -> tuple[Removal, ...]:
-    """The step D -> D0: every affected example is removed."""
-    return tuple(_removal(s, s.group_size) for s in merged)
+def removals(merged: tuple[Steps, ...], people: int = 1) -> tuple[Removal, ...]:
+    """The step D -> D0: every affected example of so many people is removed."""
+    return tuple(_removal(s, s.group_size * people) for s in merged)
 
 
-def additions(merged: tuple[Steps, ...]) -> tuple[Removal, ...]:
-    """The step D0 -> D': the other users' examples come back; empty when every group is 1."""
-    return tuple(_removal(s, s.group_size - 1) for s in merged if s.group_size > 1)
+def additions(merged: tuple[Steps, ...], people: int = 1) -> tuple[Removal, ...]:
+    """The step D0 -> D': the other users' examples come back; empty when every group is 1, of however many people."""
+    return tuple(_removal(s, (s.group_size - 1) * people) for s in merged if s.group_size > 1)
 
 
 def triangle(removal: Curve, addition: Curve, delta: float) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import InputError
 from shared.ledger.summary import LedgerSummary, summarise_ledger
-from shared.ledger.what_if import DELTAS, compose_person, epsilon_curve, for_group, plan_table, spending
+from shared.ledger.what_if import DELTAS, compose_person, epsilon_curve, plan_table, spending
 from shared.ledger.what_if_report import what_if_report
-from shared.privacy.accountants import DP_ACCOUNTING, OPACUS
+from shared.privacy.accountants import DP_ACCOUNTING, NUMERICAL, OPACUS, RENYI
 from shared.privacy.integers import Integers
 from shared.privacy.releases import Release, ReleaseKind
 from shared.secagg.identity import Identity
@@ -72,18 +75,43 @@ def test_a_person_on_some_platforms_in_some_runs(summaries: list[LedgerSummary])
 
 
 def test_groups_of_people(summaries: list[LedgerSummary]) -> None:
-    """k people at noise z without sampling are one person at noise z / k, but for the delta that the triangle costs."""
-    releases = for_group([replace(ONCE, noise_multiplier=6.0)], 3)
-    assert releases[0].group_size == 3
-    alone = DP_ACCOUNTING.epsilon([replace(ONCE, noise_multiplier=2.0)], 1e-5).epsilon
-    assert alone <= DP_ACCOUNTING.epsilon(releases, 1e-5).epsilon < 3 * alone
-    figures = [spending(compose_person(summaries, people=people), 1e-5).epsilon for people in (1, 2, 3)]
+    """k people at noise z without sampling are one person at noise z / k, exactly: nobody else's example changes."""
+    for people in (2, 3, 5):
+        for accountant in (RENYI, OPACUS, DP_ACCOUNTING):
+            alone = accountant.epsilon([replace(ONCE, noise_multiplier=2.0)], 1e-5).epsilon
+            together = accountant.epsilon([replace(ONCE, noise_multiplier=2.0 * people)], 1e-5, people=people).epsilon
+            assert together == pytest.approx(alone, rel=0.02)
+    figures = [spending(compose_person(summaries), 1e-5, people=people).epsilon for people in (1, 2, 3)]
     assert figures == sorted(figures) and figures[1] > 1.5 * figures[0]
-    with pytest.raises(InputError):
-        for_group([ONCE], 0)
-    assert for_group([INTEGER], 16)[0].group_size == 16
+    for wrong in (0, -1):
+        with pytest.raises(InputError):
+            spending([ONCE], 1e-5, people=wrong)
+    assert math.isfinite(spending([replace(INTEGER, noise_multiplier=20.0)], 1e-5, people=16).epsilon)
     with pytest.raises(InputError, match="distributed noise"):
-        for_group([INTEGER], 17)
+        spending([INTEGER], 1e-5, people=17)
+    with pytest.raises(InputError, match="examples at most"):
+        spending([ONCE], 1e-5, people=(1 << 20) + 1)
+
+
+@pytest.mark.parametrize(("noise", "people"), [(1.0, 2), (1.0, 3), (0.7, 3)])
+def test_a_family_s_figure_is_that_of_the_exact_gaussian(noise: float, people: int) -> None:
+    """At noise that claims about 5 to 8 for one. The triangle of one user in k examples gave infinity here."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    mu, delta = people / noise, 1e-4
+    # Balle and Wang 2018, Theorem 8.
+    exact = brentq(lambda e: norm.cdf(mu / 2 - e / mu) - math.exp(e) * norm.cdf(-mu / 2 - e / mu) - delta, 0, 100)
+    found = spending([replace(ONCE, noise_multiplier=noise)], delta, people=people)
+    assert exact * (1 - 1e-6) <= found.epsilon <= 1.02 * exact
+
+
+def test_people_whose_friends_are_users_too_pay_for_what_comes_back() -> None:
+    """n people in g examples each: at least what n g of their own cost, at most one user in n g examples."""
+    release = replace(ONCE, noise_multiplier=20.0, group_size=2)
+    own = spending([replace(ONCE, noise_multiplier=20.0)], 1e-5, people=6).epsilon
+    one = spending([replace(release, group_size=6)], 1e-5).epsilon
+    assert own < spending([release], 1e-5, people=3).epsilon < one
 
 
 def test_the_integer_mechanism_costs_hardly_more() -> None:
@@ -102,6 +130,34 @@ def test_what_is_left(summaries: list[LedgerSummary]) -> None:
         assert all(more > less for more, less in zip(low, high, strict=True))
     after = DP_ACCOUNTING.epsilon([ONCE, TRAIN, TRAIN, replace(TRAIN, steps=50)], 1e-5).epsilon
     assert plan.epsilon[1][1] == pytest.approx(after, rel=1e-6)
+
+
+def test_what_is_left_is_what_the_platform_itself_will_count(tmp_path: Path) -> None:
+    """Its ledger refuses by the accountant that it records with, so that a plan by a tighter one would promise too much."""
+    path = tmp_path / "shop.jsonl"
+    with LedgerWriter.open(
+        path, platform="shop", budget=8.0, delta=1e-5, identity=Identity(b"i" * 32), accountant=NUMERICAL
+    ) as writer:
+        for _ in range(2):
+            recorded = writer.charge(replace(ONCE, noise_multiplier=1.0), run="spring", round=0, question="5" * 64).epsilon
+    plan = plan_table(summarise_ledger(path), rounds=(1, 2), factors=(1.0, 50.0))
+    assert plan is not None and plan.spent == pytest.approx(recorded, rel=1e-4)
+    for noise, row in zip(plan.noise, plan.epsilon, strict=True):
+        assert all(after > plan.spent for after in row)
+        for rounds, after in zip(plan.rounds, row, strict=True):
+            charges = [replace(ONCE, noise_multiplier=1.0)] * 2 + [replace(ONCE, noise_multiplier=noise)] * rounds
+            assert after == pytest.approx(NUMERICAL.epsilon(charges, 1e-5).epsilon, rel=1e-4)
+
+
+def test_what_is_above_the_budget_is_marked_without_a_colour(summaries: list[LedgerSummary]) -> None:
+    console = Console(width=200, no_color=True, record=True, file=io.StringIO())
+    console.print(what_if_report(summaries, plan=True).render())
+    plan = plan_table(summaries[0])
+    said = " ".join(console.export_text().split())
+    assert plan is not None and "above the budget" in said
+    for row in plan.epsilon:
+        for value in row:
+            assert (f"({value:.4g})" in said) == (value > plan.budget), value
 
 
 def test_the_report_says_what_was_asked(summaries: list[LedgerSummary]) -> None:
