@@ -58,7 +58,10 @@ class WhatIf:
             table.add_column(name, justify="right")
         for one in sorted((*self.curve, self.total), key=lambda one: -one.delta):
             table.add_row(f"{one.delta:g}", *(_figure(value) for value in (one.renyi, one.opacus, one.dp_accounting)))
-        return Group(table, *(_plan(name, plan) for name, plan in self.plans.items()))
+        bounds = "Each figure is an upper bound by itself, and the smallest of a line counts."
+        if self.people > 1:
+            bounds += " For several people under sampling RDP and PRV know a coarser one than PLD."
+        return Group(table, Text(bounds), *(_plan(name, plan) for name, plan in self.plans.items()))
 
 
 def what_if_report(
