@@ -18,7 +18,8 @@ from shared.ledger.audit import AuditReport, AuditVerdict
 
 _SHOWN = 8
 _HEADLINES = {
-    AuditVerdict.SOUND: "The records hold: they are whole, and no platform spent more than it was allowed.",
+    AuditVerdict.SOUND: "The records hold, as far as somebody else vouches for them: nothing in them was changed or left out, and "
+    "no platform spent more than it was allowed.",
     AuditVerdict.UNSOUND: "The records do not hold: something below contradicts what was promised.",
     AuditVerdict.UNKNOWN: "Nobody can tell from what is here whether the records are whole.",
 }
@@ -131,4 +132,5 @@ def _attack_reason(attack: AttackResult | None, *, refuted: bool) -> Iterable[st
     if refuted:
         yield f"REFUTED by attack: epsilon is at least {best:.3g}, and {attack.claim:.3g} is claimed."
     else:
-        yield f"An attack on planted users proved epsilon of at least {best:.3g}; {attack.claim:.3g} is claimed. Not refuted."
+        proved = f"epsilon of at least {best:.3g}" if best > 0 else "nothing"
+        yield f"An attack on planted users proved {proved}; {attack.claim:.3g} is claimed. Not refuted, which confirms nothing."

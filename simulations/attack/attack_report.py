@@ -104,7 +104,7 @@ def render_attack(report: AttackReport) -> RenderableType:
         estimate = "-" if view.estimate is None else f"{view.estimate:.3f}"
         cells = (f"{view.steinke:.3f}", f"{view.gaussian:.3f}", f"{view.area:.3f}", f"{view.low:.3f}", estimate)
         table.add_row(name, str(view.canaries), *cells)
-    said = "REFUTED: an attack proves more than is claimed" if report.refuted else "not refuted"
+    said = "REFUTED: an attack proves more than is claimed" if report.refuted else "not refuted, which confirms nothing"
     return Group(
         table,
         Text(f"Bounds hold with confidence {CONFIDENCE:.0%} together. Verdict: {said}.", style="red" if report.refuted else ""),

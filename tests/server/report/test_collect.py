@@ -76,6 +76,7 @@ def test_a_cut_ledger_is_unsound_with_receipts_and_open_without(run: Path, repor
 def test_it_says_how_far_anybody_outside_vouches(run: Path, report_of: Make) -> None:
     report = report_of(run)
     assert any("up to the last line of each ledger" in reason for reason in report.verdict.reasons)
+    assert "as far as somebody else vouches" in report.verdict.headline
     assert all(one.vouched == one.lines == 9 for one in report.records)
     # Answers that came after the last receipt: sound, and neither the page nor its first lines say that nothing can be missing.
     receipts = run / "receipts.jsonl"
@@ -132,6 +133,10 @@ def test_an_attack_that_proves_more_than_is_claimed_makes_it_unsound(run: Path, 
     (run / "attack.json").write_text(json.dumps({**attack, "views": {"white box": {**view, "bound": 1.0}}}))
     report = report_of(run)
     assert report.attack is not None and not report.attack.refuted and report.verdict.exit_code == 0
+    assert any("at least 1; 3 is claimed. Not refuted, which confirms nothing" in reason for reason in report.verdict.reasons)
+    # "At least 0" would be read as a figure.
+    (run / "attack.json").write_text(json.dumps({**attack, "views": {"white box": {**view, "bound": 0.0}}}))
+    assert any("proved nothing; 3 is claimed" in reason for reason in report_of(run).verdict.reasons)
 
 
 @pytest.mark.parametrize("name", ["attack.json", "run.toml", "state.json", "model/training.json"])

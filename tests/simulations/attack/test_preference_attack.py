@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from client.privacy.bounded_sum import BoundedSum
 from client.privacy.mechanism import CountMechanism
@@ -227,7 +229,10 @@ def test_the_report(attack: Attack, world: World, tmp_path: Path) -> None:
     report = AttackReport(release="preferences", platform="shop", claim=2.0, delta=1e-4, views={"white box": view})
     assert report.refuted and json.loads(report.to_json())["views"]["white box"]["bound"] == 2.5
     assert not replace(report, claim=float("inf")).refuted
-    assert render_attack(report)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_attack(report), render_attack(replace(report, claim=3.0)))
+    said = console.export_text()
+    assert "REFUTED: an attack proves more" in said and "not refuted, which confirms nothing" in said
     with pytest.raises(InputError, match="no platform"):
         attack_preferences(world, settings_from(None, ["strategy=preferences"]), tmp_path / "a", platform="nobody")
     with pytest.raises(InputError, match="share no preferences"):
