@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ def collect_report(material: ReportMaterial) -> RunReport:
     summaries = [one.summary for one in stories]
     answers = answers_of(material.evidence)
     names = platforms_in(files, (summary.header.platform for summary in summaries))
+    # The coordinator's receipts of a run are of all its platforms; a report of one platform counts its own.
+    answers = Counter({of: count for of, count in answers.items() if of[0] in names})
     attack, gaps = _attack(files)
     budgets = _budgets(audit, files)
     measured = quality(files, names, NDCG)

@@ -18,8 +18,10 @@ from shared.ledger.audit import AuditReport, AuditVerdict
 
 _SHOWN = 8
 _HEADLINES = {
-    AuditVerdict.SOUND: "The records hold, as far as somebody else vouches for them: nothing in them was changed or left out, and "
-    "no platform spent more than it was allowed.",
+    AuditVerdict.SOUND: (
+        "The records hold, as far as somebody else vouches for them: nothing in them was changed or left out, "
+        "and no platform spent more than it was allowed."
+    ),
     AuditVerdict.UNSOUND: "The records do not hold: something below contradicts what was promised.",
     AuditVerdict.UNKNOWN: "Nobody can tell from what is here whether the records are whole.",
 }

@@ -173,8 +173,6 @@ _RECORDS = (
     ("Charges without answer", "unreleased", count),
     ("Rowless answers", "rowless", count),
     ("Heads checked", "checked", count),
-    ("Lines", "lines", count),
-    ("Vouched for up to", "vouched", count),
 )
 _VIEWS = (
     ("Attacker", "attacker", words),

@@ -101,6 +101,16 @@ def test_an_answer_of_which_two_files_have_the_receipt_is_one_answer(run: Path, 
     assert answers_of(evidence.plus(folder_evidence(run))) == answers_of(evidence)
 
 
+def test_a_report_of_one_platform_counts_its_own_answers_alone(run: Path) -> None:
+    ledger = run / "ledger" / "shop.jsonl"
+    subject = open_subject(ledger)
+    material = ReportMaterial(subject=subject, files=read_subject(subject), ledgers=[ledger], evidence=folder_evidence(run))
+    report = collect_report(material)
+    (one,) = report.participants
+    counted = {field.answers for field in report.fields if field.field == "ledger"}
+    assert one.platform == "shop" and counted == {one.answers} and one.answers
+
+
 def test_a_platform_with_two_ledgers_is_not_said_to_be_two_platforms(run: Path, tmp_path: Path) -> None:
     """What two ledgers spent together is above the budget here, and each by itself is not."""
     again = tmp_path / "again" / "shop.jsonl"
