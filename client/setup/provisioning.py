@@ -21,7 +21,7 @@ from client.setup.table_preview import Sample, sample_database, sample_file
 from client.sources.readers.file_bytes import bytes_of, is_part
 from client.sources.readers.foreign_bytes import is_sqlite
 from client.sources.readers.table_scan import reading
-from shared.base.atomic_files import write_whole
+from shared.base.atomic_files import new_folder, write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
 from shared.protocol.authorities import read_authorities
@@ -81,21 +81,25 @@ def create_platform_folder(
         delta=delta,
     )
     made = Deployment(folder.absolute())
-    for place in (made.folder, made.worker, made.node, made.socket.parent, made.log):
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.chmod(0o700)
-    application = Application.make(
-        identity=make_ed25519(made.identity),
-        federation=invitation.federation,
-        platform=invitation.platform,
-        node_key=make_node_key(made.node_key),
-        version=VERSION,
-    )
-    write_whole(made.application, application.text().encode())
-    _take(made, invitation)
-    write_whole(made.folder / ".gitignore", b"worker/\nnode/\nlog/\nsocket/\n")
-    write_whole(made.file, text.encode(), mode=0o600)
-    load(made.file)
+    with new_folder(folder):
+        for place in (made.folder, made.worker, made.node, made.socket.parent, made.log):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            place.chmod(0o700)
+        application = Application.make(
+            identity=make_ed25519(made.identity),
+            federation=invitation.federation,
+            platform=invitation.platform,
+            node_key=make_node_key(made.node_key),
+            version=VERSION,
+        )
+        write_whole(made.application, application.text().encode())
+        _take(made, invitation)
+        write_whole(made.folder / ".gitignore", b"worker/\nnode/\nlog/\nsocket/\n")
+        write_whole(made.file, text.encode(), mode=0o600)
+        try:
+            load(made.file)
+        except InputError as error:
+            raise InputError(error.found, where="the options", do="correct what is named above; nothing was made") from None
     return Made(deployment=made, application=application, guesses=guesses)
 
 

@@ -14,7 +14,7 @@ from server.deployment.authority_rotation import trusted_bundle
 from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
 from server.operators.log_writer import FIRST, begin_log
-from shared.base.atomic_files import write_whole
+from shared.base.atomic_files import new_folder, write_whole
 from shared.base.errors import InputError
 from shared.base.settings import explain
 from shared.protocol.invitation import Invitation
@@ -66,8 +66,8 @@ def create_coordinator_folder(
         InputError: the folder is not empty, or a name, an address or a port cannot be.
         StorageError: it cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError("is not empty", where=str(folder), do="name a new folder")
+    # As an address stands before a port: [2001:db8::1].
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
     if port == control_port:
         raise InputError("--port and --control-port are the same", where=str(port), do="give the second another number")
     try:
@@ -77,20 +77,21 @@ def create_coordinator_folder(
     certificate_name(host)
     if not MEMBER.fullmatch(operator):
         raise InputError(f"{operator!r} is no operator's name", where="--operator", do="names are like 'alice' or 'night-shift'")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
-    certificates = Certificates.of(folder)
-    certificates.make_authority(name)
-    certificates.issue(host)
-    coordinator = CoordinatorFolder(folder=folder.absolute(), file=file)
-    make_ed25519(coordinator.federation_key)
-    make_key_pair(coordinator.model_key, coordinator.model_key.with_suffix(".pub"))
-    begin_log(coordinator.operators, make_ed25519(coordinator.operator_key), federation=name, name=operator)
-    text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
-    write_whole(folder / ".gitignore", _IGNORE.encode())
-    write_whole(folder / "start.sh", _START.format(name=name, python=shlex.quote(sys.executable)).encode(), mode=0o755)
-    # Written last: a folder without it is no coordinator's.
-    write_whole(folder / NAME, text.encode())
+    with new_folder(folder):
+        certificates, coordinator = Certificates.of(folder), CoordinatorFolder(folder=folder.absolute(), file=file)
+        for key in (certificates.authority_key, certificates.server_key, coordinator.federation_key):
+            # Whatever the umask: who can write a folder can replace the keys in it.
+            key.parent.mkdir(exist_ok=True, mode=0o700)
+        certificates.make_authority(name)
+        certificates.issue(host)
+        make_ed25519(coordinator.federation_key)
+        make_key_pair(coordinator.model_key, coordinator.model_key.with_suffix(".pub"))
+        begin_log(coordinator.operators, make_ed25519(coordinator.operator_key), federation=name, name=operator)
+        text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
+        write_whole(folder / ".gitignore", _IGNORE.encode())
+        write_whole(folder / "start.sh", _START.format(name=name, python=shlex.quote(sys.executable)).encode(), mode=0o755)
+        # Written last: a folder without it is no coordinator's.
+        write_whole(folder / NAME, text.encode())
     return open_coordinator(folder)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from shared.base.errors import StorageError
+from shared.base.errors import InputError, StorageError
 
 _BLOCK = 1 << 20
 _SHA256 = 32
@@ -129,6 +129,39 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """A folder (0700) to be filled; where that fails it is as it was before, so that the same command can be given again.
+
+    Raises:
+        InputError: it is not empty.
+        StorageError: it cannot be made.
+    """
+    there = folder.exists()
+    try:
+        if there and any(folder.iterdir()):
+            raise InputError("is not empty", where=str(folder), do="name a new folder")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(
+            f"cannot be made: {error.strerror or error}", where=str(folder), do="check space and rights"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        # Nobody has seen what was in it: it was empty, and is not finished.
+        for made in folder.iterdir():
+            if made.is_dir() and not made.is_symlink():
+                shutil.rmtree(made, ignore_errors=True)
+            else:
+                made.unlink(missing_ok=True)
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def sync_way(folder: Path) -> None:

@@ -151,6 +151,18 @@ class TestAPlatform:
         with pytest.raises(InputError, match="not empty"):
             made(tmp_path, invitation, data=[tmp_path / "data"])
 
+    @pytest.mark.parametrize("over", [{"epsilon": 0.0}, {"epsilon": -1.0}, {"delta": 0.0}])
+    def test_a_wrong_number_leaves_nothing_and_can_be_corrected(
+        self, tmp_path: Path, invitation: Invitation, over: dict[str, float]
+    ) -> None:
+        right = {"users": 1000, "epsilon": 8.0, "delta": 1e-5}
+        data = [tables(tmp_path / "data") / "orders.csv", tmp_path / "data" / "products.tsv"]
+        with pytest.raises(InputError) as caught:
+            create_platform_folder(tmp_path / "platform", invitation, data=data, **{**right, **over})  # type: ignore[arg-type]
+        assert caught.value.where == "the options"
+        assert not (tmp_path / "platform").exists()
+        create_platform_folder(tmp_path / "platform", invitation, data=data, **right)  # type: ignore[arg-type]
+
     def test_bounds_are_never_the_datas_own(self, tmp_path: Path, invitation: Invitation) -> None:
         """A bound that is taken from the rows would tell of them; only the person may declare one."""
         made(tmp_path, invitation)

@@ -64,6 +64,24 @@ class TestAFolder:
         assert {path.name for path in secrets} == {"ca.key", "server.key", "federation.key", "models.key", "operator.key"}
         assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
 
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    def test_nobody_else_writes_into_what_holds_keys_whatever_the_umask(self, tmp_path: Path, umask: int) -> None:
+        before = os.umask(umask)
+        try:
+            made = create_coordinator_folder(
+                tmp_path / "made", host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
+            )
+        finally:
+            os.umask(before)
+        for path in made.folder.rglob("*"):
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o022, path
+
+    def test_an_address_in_brackets_is_that_address(self, tmp_path: Path) -> None:
+        made = create_coordinator_folder(
+            tmp_path / "made", host="[2001:db8::1]", name="spring", port=8000, control_port=8001, listen="::"
+        )
+        assert (made.file.host, made.address) == ("2001:db8::1", "[2001:db8::1]:8000")
+
     def test_it_can_be_opened(self, coordinator: CoordinatorFolder) -> None:
         found = open_coordinator(coordinator.folder)
         assert (found.file.name, found.address, found.control) == ("spring", "fed.example.org:8000", "127.0.0.1:8001")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.base.atomic_files import write_whole
-from shared.base.errors import StorageError
+from shared.base.atomic_files import new_folder, write_whole
+from shared.base.errors import InputError, StorageError
 
 
 def test_writes_the_bytes_with_the_mode(tmp_path: Path) -> None:
@@ -97,3 +97,31 @@ def test_a_reader_never_meets_a_part(tmp_path: Path) -> None:
     reader.join()
     assert seen
     assert b"torn" not in seen
+
+
+class TestANewFolder:
+    def test_it_is_for_its_owner_alone(self, tmp_path: Path) -> None:
+        with new_folder(tmp_path / "a" / "new"):
+            write_whole(tmp_path / "a" / "new" / "file", b"x")
+        assert (tmp_path / "a" / "new").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "a" / "new" / "file").read_bytes() == b"x"
+
+    @pytest.mark.parametrize("error", [InputError("wrong"), OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=repr)
+    @pytest.mark.parametrize("there", [True, False])
+    def test_what_is_not_finished_is_taken_away(self, tmp_path: Path, there: bool, error: BaseException) -> None:
+        folder = tmp_path / "new"
+        if there:
+            folder.mkdir()
+        with pytest.raises(type(error)), new_folder(folder):
+            write_whole(folder / "keys" / "a.key", b"x", mode=0o600)
+            write_whole(folder / "file", b"x")
+            raise error
+        assert folder.exists() == there
+        with new_folder(folder):  # and the same can be done again
+            write_whole(folder / "file", b"x")
+
+    def test_what_is_somebodys_stays(self, tmp_path: Path) -> None:
+        write_whole(tmp_path / "file", b"x")
+        with pytest.raises(InputError, match="not empty"), new_folder(tmp_path):
+            pass
+        assert (tmp_path / "file").read_bytes() == b"x"
