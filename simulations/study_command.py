@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from shared.base.errors import ExitCode, InputError
 from shared.base.settings import Settings
+from shared.base.terminal_table import terminal_console
 
 if TYPE_CHECKING:
     from simulations.study import StudyRun, Values
@@ -44,7 +44,7 @@ def sweep_command(
     """
     from simulations.commands import loading
 
-    with loading(Console(stderr=True, emoji=False)):  # before anything else can be said
+    with loading(terminal_console(stderr=True)):  # before anything else can be said
         from simulations.study import seeds_of, varied
 
     run_and_show(
@@ -77,7 +77,7 @@ def run_and_show(
     from simulations.worlds.world import open_world
 
     out = out or Path("runs") / time.strftime("study-%Y%m%d-%H%M%S")
-    errors = Console(stderr=True, emoji=False)
+    errors = terminal_console(stderr=True)
     if world is None:
         world = out / "world"
         if not world.exists():
@@ -101,9 +101,9 @@ def run_and_show(
     if as_json:
         typer.echo((out / f"{RESULTS}.json").read_text(encoding="utf-8"), nl=False)
     else:
-        Console(emoji=False).print(study_table(found))
+        terminal_console().print(study_table(found))
         for name, why in found.refused.items():
-            Console().print(f"refused: {name}: {why}", highlight=False, markup=False, emoji=False)
+            terminal_console().print(f"refused: {name}: {why}", highlight=False, markup=False, emoji=False)
         typer.echo(f"every figure: {out / f'{RESULTS}.csv'}; runs: {out / 'runs'}")
     if not found.figures:
         raise InputError("no run gave a figure", where=str(out), do="look at why runs were refused, and at the platforms' rows")

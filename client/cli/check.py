@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from client.cli.check_words import show_check
 from client.cli.planned_run import PlannedPlatform, forecast_run, refused_together, undecided
 from shared.base.errors import ExitCode, FedfuseError
 from shared.base.settings import Settings
+from shared.base.terminal_table import terminal_console
 
 if TYPE_CHECKING:
     from client.config.platform_file import PlatformFile
@@ -74,11 +74,11 @@ def check(
     else:
         if common:
             shown = "; ".join(f"{escape(pair)} {count:,}" for pair, count in common.items())
-            Console(emoji=False).print(f"[bold]items in common:[/] {shown}")
+            terminal_console().print(f"[bold]items in common:[/] {shown}")
         if refused:
             shown = f"[bold red]the planned run of these platforms would be refused:[/] {escape(refused)}"
-            Console(emoji=False).print(shown)
-        Console(emoji=False).print("[dim]nothing was trained, charged or sent[/]")
+            terminal_console().print(shown)
+        terminal_console().print("[dim]nothing was trained, charged or sent[/]")
     if refused or not all(report["forecast"]["possible"] for report in reports):
         raise typer.Exit(ExitCode.PRIVACY)
 

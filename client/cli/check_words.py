@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
-from shared.base.terminal_table import terminal_table
+from shared.base.terminal_table import terminal_console, terminal_table
 
 _EVENTS = 20
 """Events of one source that are shown on a terminal."""
@@ -18,7 +17,7 @@ def show_check(report: dict[str, Any]) -> None:
     """Print what was found of one platform."""
     from shared.privacy.plan import noise_words, short_number
 
-    console = Console(emoji=False)
+    console = terminal_console()
     users = report["users"]
     console.print(
         f"[bold]{report['platform']}[/]: {users['with_interactions']:,} users with interactions (declared {users['declared']:,}, "

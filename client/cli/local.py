@@ -16,7 +16,7 @@ from rich.table import Table
 from client.cli.model_options import ModelOption, TextsOption, TrustOption, trusted_keys
 from client.cli.progress_lines import Told, trunk_and_state
 from shared.base.errors import InputError
-from shared.base.terminal_table import terminal_table
+from shared.base.terminal_table import terminal_console, terminal_table
 
 
 def recommend_command(
@@ -137,7 +137,7 @@ def recommend_command(
 
 
 def _show_list(title: str, items: Sequence[Any], *, explain: bool) -> None:
-    console = Console(emoji=False)
+    console = terminal_console()
     if explain:
         console.print(f"[bold]{escape(title)}[/]", highlight=False)
         for item in items:
@@ -254,7 +254,7 @@ def _show_evaluation(name: str, found: Any, further: Sequence[Table]) -> None:
             shown = "" if gain is None else f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
             first = (segment, f"{values.users:,}") if not row else ("", "")
             table.add_row(*first, model, *(f"{quality[metric]:.4f}" for metric in found.metrics), shown)
-    console = Console(emoji=False)
+    console = terminal_console()
     console.print(table)
     for one in further:
         console.print(one)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from rich.console import Console
 from rich.markup import escape
 
 from shared.base.folder_owner import require_owner
+from shared.base.terminal_table import terminal_console
 
 
 def trunk_and_state(file: Any, model: Path | None) -> tuple[Path, Path | None]:
@@ -36,7 +36,7 @@ class Told:
 
     def __init__(self, warnings: Iterable[str]) -> None:
         self._warnings = warnings
-        self._console = Console(stderr=True, highlight=False, emoji=False)
+        self._console = terminal_console(stderr=True, highlight=False)
         self._status = self._console.status("")
         self._last = ""
 

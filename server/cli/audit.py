@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from shared.base.errors import FedfuseError, InputError, PrivacyError, StorageError
+from shared.base.terminal_table import terminal_console
 
 if TYPE_CHECKING:
     from shared.ledger.audit import AuditVerdict
@@ -103,9 +103,9 @@ def audit_command(
         values = json.loads(report.to_json())
         typer.echo(json.dumps({**values, **({} if extra is None else {"what_if": extra.to_values()})}, indent=2, sort_keys=True))
     else:
-        Console().print(render_audit(report))
+        terminal_console().print(render_audit(report))
         if extra is not None:
-            Console().print(extra.render())
+            terminal_console().print(extra.render())
     _leave(report.verdict)
 
 

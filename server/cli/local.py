@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from server.cli.operators import As, publisher
-from shared.base.terminal_table import terminal_table
+from shared.base.terminal_table import terminal_console, terminal_table
 
 if TYPE_CHECKING:
     from shared.registry.manifest import Manifest
@@ -154,7 +153,7 @@ def models(
             f"{manifest.size / 1024:,.0f}",
             manifest.signer[:16] or "nobody",
         )
-    Console(emoji=False).print(table)
+    terminal_console().print(table)
 
 
 def _title(manifest: Manifest) -> str:
@@ -184,7 +183,7 @@ def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print
         default, allowed = defaults[key], allowed_words(field).replace("`", "")
         shown = default if isinstance(default, str) else json.dumps(default)
         table.add_row(key, escape(shown) or "(each platform's own)", escape(allowed), escape(field.description or ""))
-    Console(emoji=False).print(table)
+    terminal_console().print(table)
 
 
 def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
@@ -223,5 +222,5 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
             if card.role is role:
                 table.add_row(escape(card.name), escape(card.text), "yes" if under_secure_sum(card) else "no")
         if table.row_count:
-            Console(emoji=False).print(table)
+            terminal_console().print(table)
     typer.echo("Join one of each kind with '+': --strategy ffa+median. A combiner or an optimizer alone acts on fedavg.")

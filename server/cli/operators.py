@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from shared.base.errors import InputError
-from shared.base.terminal_table import terminal_table
+from shared.base.terminal_table import terminal_console, terminal_table
 
 if TYPE_CHECKING:
     from server.deployment.launch import Launch
@@ -129,7 +128,7 @@ def operator_list(
     for one in found:
         rights = f"[dim]removed {one.removed}[/]" if one.removed else rights_text(one.rights)
         table.add_row(one.name, rights, one.since, one.fingerprint)
-    console = Console(emoji=False)
+    console = terminal_console()
     console.print(table)
     for right in Right:
         console.print(f"[dim]{right:<12}[/] {right.meaning}", highlight=False)
@@ -180,7 +179,7 @@ def log_command(
     for one in shown:
         details = ", ".join(f"{name} {text}" for name, text in one.details.items() if name != "key")
         table.add_row(str(one.seq), one.time, one.operator, one.verb, one.of, escape(details))
-    console = Console(emoji=False)
+    console = terminal_console()
     console.print(table)
     if verify or head:
         console.print(f"it holds: {len(log.actions)} actions, each signed by who then had the right", highlight=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 def attack_command(
@@ -36,6 +35,7 @@ def attack_command(
     from server.report.subject import ATTACK
     from shared.base.atomic_files import write_whole
     from shared.base.errors import FedfuseError
+    from shared.base.terminal_table import terminal_console
     from simulations.attack.attack_report import render_attack
     from simulations.attack.attacked_run import attack_world
     from simulations.commands import settings_from
@@ -58,5 +58,5 @@ def attack_command(
     if as_json:
         typer.echo(report.to_json())
     else:
-        Console().print(render_attack(report))
+        terminal_console().print(render_attack(report))
     raise typer.Exit(AuditCode.UNSOUND if report.refuted else AuditCode.SOUND)
