@@ -15,7 +15,6 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 from click.exceptions import NoArgsIsHelpError
-from rich.console import Console
 from rich.markup import escape
 
 from client.cli.check import check
@@ -36,6 +35,7 @@ from server.cli.run import abort_command, run_command, runs_command
 from shared.base.errors import ExitCode, FedfuseError, InputError
 from shared.base.logs import Form, configure, log_environment
 from shared.base.nearest_names import nearest_names
+from shared.base.terminal_table import terminal_console
 from shared.base.version import VERSION
 from shared.deploy.service_files import ServiceKind
 from simulations.attack.command import attack_command
@@ -88,7 +88,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(findings_json(found), indent=2))
     else:
-        console, style = Console(emoji=False), {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+        console, style = terminal_console(), {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
         for one in found:
             console.print(
                 f"[{style[one.level]}]{one.level:<7}[/] {escape(one.what)}: {escape(one.found)}", highlight=False, soft_wrap=True
@@ -215,6 +215,8 @@ def _options(
 
 def main() -> None:
     """Run the command; a person's mistake is one clear message and an exit code, never a traceback."""
+    # Nothing that others may write into is made, whatever the umask; a group keeps what its people chose.
+    os.umask(os.umask(0o077) | 0o002)
     try:
         # Without click's own error handling, an exit code comes back as the result.
         code = app(standalone_mode=False)
@@ -259,8 +261,8 @@ def _fail(code: ExitCode, found: str, *, where: str = "", do: str = "", quote: s
 
 
 def _say(kind: str, text: str) -> None:
-    Console(stderr=True, emoji=False).print(f"[bold red]{kind}:[/] ", end="")
-    Console(stderr=True, highlight=False, markup=False, emoji=False).print(text)
+    terminal_console(stderr=True).print(f"[bold red]{kind}:[/] ", end="")
+    terminal_console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
 
 
 if __name__ == "__main__":

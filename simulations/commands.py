@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from shared.base.errors import ExitCode, InputError
+from shared.base.errors import ExitCode, InputError, shell_word
 from shared.base.setting_overrides import values_of, with_strategy
 from shared.base.settings import Settings, build
+from shared.base.terminal_table import terminal_console
 
 world = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Worlds: folders with one platform file per platform.")
 
@@ -90,10 +91,10 @@ def draft_command(
     from client.setup.world_draft import draft_platform
 
     made = draft_platform(exports, into, name=name)
-    Console(emoji=False).print(guessed_tables(made.guesses, title=f"platform {made.name}: {made.users:,} users declared"))
+    terminal_console().print(guessed_tables(made.guesses, title=f"platform {made.name}: {made.users:,} users declared"))
     typer.echo(f"1. correct {made.path}: every guess has a line there, with a remark where it may be wrong")
-    typer.echo(f"2. see what is read and what is left out: fedfuse check {made.path}")
-    typer.echo(f"3. draft the other platforms into {into} (--into), then: fedfuse simulate {into}")
+    typer.echo(f"2. see what is read and what is left out: fedfuse check {shell_word(made.path)}")
+    typer.echo(f"3. draft the other platforms into {into} (--into), then: fedfuse simulate {shell_word(into)}")
 
 
 @world.command("deal")
@@ -176,7 +177,7 @@ def simulate_command(
         raise InputError(
             "Ray is not installed", where="--engine ray", do="pip install 'fedfuse[simulation]', or leave --engine out"
         )
-    errors = Console(stderr=True, emoji=False)
+    errors = terminal_console(stderr=True)
     options = {
         "rounds": rounds,
         "strategy": strategy,
@@ -239,7 +240,7 @@ def simulate_command(
         with ProgressBoard(errors, settings, platforms=len(plan.world.platforms)) as board:
             metrics = run_simulation(plan, events=board.event, progress=board.progress)
     except KeyboardInterrupt:
-        typer.echo(f"go on with: fedfuse simulate --resume {out}", err=True)
+        typer.echo(f"go on with: fedfuse simulate --resume {shell_word(out)}", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     if as_json:
         typer.echo((out / "metrics.json").read_text(encoding="utf-8"), nl=False)
@@ -260,17 +261,17 @@ def _show_metrics(metrics: dict[str, Any], out: Path) -> None:
     from simulations.terminal import metrics_table
     from simulations.verdict import verdict
 
-    Console(emoji=False).print(metrics_table(metrics))
+    terminal_console().print(metrics_table(metrics))
     for line in verdict(metrics):
-        Console().print(line, highlight=False, markup=False, emoji=False)
+        terminal_console().print(line, highlight=False, markup=False, emoji=False)
     for name, warnings in metrics["warnings"].items():
         for warning in warnings:
-            Console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
+            terminal_console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
     if metrics["stopped"]:
-        Console().print(metrics["stopped"]["why"], highlight=False, markup=False, emoji=False)
+        terminal_console().print(metrics["stopped"]["why"], highlight=False, markup=False, emoji=False)
     if metrics["rounds"]:
-        typer.echo(f"curves: tensorboard --logdir {out / 'tensorboard'}")
-    typer.echo(f"run folder: {out}  (next: fedfuse audit {out})")
+        typer.echo(f"curves: tensorboard --logdir {shell_word(out / 'tensorboard')}")
+    typer.echo(f"run folder: {out}  (next: fedfuse audit {shell_word(out)})")
 
 
 def resumed_settings(known: Settings, config: Path | None, assignments: list[str]) -> Settings:

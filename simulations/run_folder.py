@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 
 from shared.base.atomic_files import write_whole
-from shared.base.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError, shell_word
 from shared.base.settings import Settings, build, flatten
 
 RECORD = "run.toml"
@@ -78,7 +78,7 @@ def require_same_run(known: RecordedRun, *, world: Path, settings: Settings, whe
         raise InputError(
             f"the run began otherwise ({'; '.join(differs)})",
             where=str(where / RECORD),
-            do=f"go on with it as it is: fedfuse simulate --resume {where}; or start a new run with another --out",
+            do=f"go on with it as it is: fedfuse simulate --resume {shell_word(where)}; or start a new run with another --out",
         )
 
 
@@ -93,7 +93,7 @@ def require_new_folder(out: Path, *, world: Path) -> None:
         raise InputError(
             "the run folder is not empty",
             where=str(out),
-            do=f"name a new folder with --out, or go on with it: fedfuse simulate --resume {out}",
+            do=f"name a new folder with --out, or go on with it: fedfuse simulate --resume {shell_word(out)}",
         )
 
 

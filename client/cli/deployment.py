@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shared.base.errors import ExitCode, InputError
+from shared.base.errors import ExitCode, InputError, shell_word
+from shared.base.terminal_table import terminal_console
 
 client = typer.Typer(
     no_args_is_help=True, suggest_commands=False, help="A platform's processes: start, worker, node, health, accept."
@@ -47,12 +47,12 @@ def init_client_command(
         folder, invited, data=data or [], urls=url or [], tables=table or [], users=users, epsilon=epsilon, delta=delta
     )
     title = f"platform {invited.platform} of federation {invited.federation}"
-    Console(emoji=False).print(guessed_tables(made.guesses, title=title))
+    terminal_console().print(guessed_tables(made.guesses, title=title))
     typer.echo(f"invitation fingerprint {invited.fingerprint}: compare it with the coordinator's people")
-    typer.echo(f"1. correct {folder / 'platform.toml'}, then: fedfuse check {folder}")
+    typer.echo(f"1. correct {folder / 'platform.toml'}, then: fedfuse check {shell_word(folder)}")
     typer.echo(f"2. send {folder / 'application.toml'} to the coordinator (no secret is in it)")
     typer.echo(f"   fingerprint {made.application.fingerprint}: read it to the coordinator's people when they ask")
-    typer.echo(f"3. fedfuse client start {folder}")
+    typer.echo(f"3. fedfuse client start {shell_word(folder)}")
 
 
 @client.command("accept")

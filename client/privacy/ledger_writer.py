@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 
 from shared.base.atomic_files import sync_folder, sync_way
-from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
+from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError, shell_word
 from shared.base.file_lock import try_lock
 from shared.base.synced_append import append_synced
 from shared.ledger.format import (
@@ -353,7 +353,7 @@ def _locked(path: Path) -> int:
             raise StorageError(
                 f"others may write this ledger (mode {stat.S_IMODE(state.st_mode):04o})",
                 where=str(path),
-                do=f"chmod go-w {path}, and check it against the coordinator's receipts",
+                do=f"chmod go-w {shell_word(path)}, and check it against the coordinator's receipts",
             )
     except BaseException:
         os.close(descriptor)

@@ -10,7 +10,7 @@ from pathlib import Path
 from client.setup.headerless import guess_by_position
 from client.setup.schema_inference import Guess, guess, interactions_of_reviews, unread
 from client.setup.table_preview import Sample
-from shared.base.errors import InputError
+from shared.base.errors import InputError, shell_word
 
 _HEAD = """\
 # The platform '{name}'. It was drafted from the columns of your tables: read every line, correct it, then run
@@ -108,14 +108,14 @@ def draft(
     text = _HEAD.format(
         catalogue=_DECLARED.format(tables=" and ".join(f"'{name}'" for name in catalogues)) if catalogues else _UNDECLARED,
         name=name,
-        folder=check,
+        folder=shell_word(check),
         users=users,
         state="" if coordinator is None else _STATE,
         epsilon=float(epsilon),
         delta=delta,
     )
     if coordinator is not None:
-        text += _FEDERATION.format(coordinator=coordinator, folder=folder, half=_half(epsilon))
+        text += _FEDERATION.format(coordinator=coordinator, folder=shell_word(folder), half=_half(epsilon))
     names: set[str] = set()
     # Interactions first: they are what everything else is about.
     for sample, made in sorted(found, key=lambda pair: pair[1] is None or pair[1].kind != "interactions"):

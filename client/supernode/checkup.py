@@ -18,7 +18,7 @@ from client.privacy.receipt_file import last_receipt, require_whole_ledger
 from client.supernode.gate_client import Away, Heard, Refused, hear
 from client.supernode.sandbox import wall
 from client.supernode.supervisor import greets
-from shared.base.errors import FedfuseError, ProtocolError
+from shared.base.errors import FedfuseError, ProtocolError, shell_word
 from shared.doctor.findings import Finding, Level, fault, fault_of, fine, warning
 from shared.doctor.places import certificate_days, check_certificate, check_secrets
 from shared.ledger.reading import parse_ledger
@@ -78,7 +78,8 @@ def check_platform(folder: Path, *, at: Path | None = None) -> Iterator[Finding]
         yield fault_of("platform.toml", error)
     else:
         yield fine(
-            "platform.toml", f"platform {file.name}, {len(file.sources)} sources; read it all with: fedfuse check {folder}"
+            "platform.toml",
+            f"platform {file.name}, {len(file.sources)} sources; read it all with: fedfuse check {shell_word(folder)}",
         )
         for text in file.warnings:
             yield warning("platform.toml", text, f"read {place.file}")
@@ -119,7 +120,9 @@ def _worker(place: Deployment, file: PlatformFile | None, at: Path) -> Iterator[
     if held and listens:
         yield fine("worker", f"it runs, and answers its own users alone at {at}")
         return
-    yield warning("worker", f"it does not answer at {at}", f"fedfuse client start {place.folder}, or name its socket: --socket")
+    yield warning(
+        "worker", f"it does not answer at {at}", f"fedfuse client start {shell_word(place.folder)}, or name its socket: --socket"
+    )
     if at.is_socket() and not listens:
         yield fine("socket", "an earlier worker has left it; the next one replaces it")
     if held and file is not None:
@@ -156,7 +159,7 @@ def _peers(place: Deployment) -> Finding:
     except FedfuseError as error:
         return fault_of("peers", error)
     if not known:
-        cure = f"compare fingerprints, then: fedfuse client trust {place.folder} OTHER-application.toml"
+        cure = f"compare fingerprints, then: fedfuse client trust {shell_word(place.folder)} OTHER-application.toml"
         return warning("peers", "no other platform is trusted: no secure sum", cure)
     return fine("peers", f"trusted: {', '.join(sorted(known))}")
 

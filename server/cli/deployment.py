@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from server.cli.console import server_ui
 from server.cli.operators import HERE, As, At, operator, require_compared
-from shared.base.errors import InputError
+from shared.base.errors import InputError, shell_word
+from shared.base.terminal_table import terminal_console
 
 if TYPE_CHECKING:
     from server.deployment.approved_platforms import ApprovedPlatform
@@ -41,8 +41,8 @@ def init_server_command(
         folder, host=host, name=name, port=port, control_port=control_port, listen=listen, operator=operator
     )
     typer.echo(f"federation {made.file.name}: platforms will connect to {made.address}")
-    typer.echo(f"start it:          fedfuse server start {folder}        (or {folder / 'start.sh'})")
-    typer.echo(f"invite platforms:  fedfuse invite shop --server {folder} > shop.invitation")
+    typer.echo(f"start it:          fedfuse server start {shell_word(folder)}        (or {shell_word(folder / 'start.sh')})")
+    typer.echo(f"invite platforms:  fedfuse invite shop --server {shell_word(folder)} > shop.invitation")
 
 
 @server.command("start")
@@ -217,4 +217,4 @@ def server_status(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
-        Console(emoji=False).print(render_status(found))
+        terminal_console().print(render_status(found))

@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from server.cli.operators import HERE, As, At, launch_details
-from shared.base.errors import ExitCode, FedfuseError, InputError
-from shared.base.terminal_table import terminal_table
+from shared.base.errors import ExitCode, FedfuseError, InputError, shell_word
+from shared.base.terminal_table import terminal_console, terminal_table
 
 if TYPE_CHECKING:
     from server.deployment.folder import CoordinatorFolder
@@ -142,7 +142,7 @@ def _watch(launch: Launch, turn: Turn, *, as_json: bool) -> None:
     from server.deployment.launch import federate_deployed, stop
     from server.scheduling.run_notes import note_failure
 
-    console = Console(stderr=as_json, emoji=False)
+    console = terminal_console(stderr=as_json)
     console.print(f"run [bold]{escape(launch.run)}[/], folder {escape(str(launch.folder))}", highlight=False)
     tell = _teller(console, as_json=as_json)
     try:
@@ -173,7 +173,7 @@ def _detach(launch: Launch, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"run": launch.run, "process": process, "log": str(launch.folder / LAUNCHER_LOG)}))
         return
-    at = f" --server {launch.coordinator.folder}"
+    at = f" --server {shell_word(launch.coordinator.folder)}"
     typer.echo(f"run {launch.run} goes on by itself (process {process})")
     typer.echo(f"follow it:  fedfuse runs{at} --follow {launch.run}")
     typer.echo(f"end it:     fedfuse abort {launch.run}{at}")
@@ -204,7 +204,7 @@ def runs_command(
     from server.scheduling.run_list import follow_run, list_runs
 
     coordinator = open_coordinator(server)
-    console = Console(stderr=as_json, emoji=False)
+    console = terminal_console(stderr=as_json)
     if follow:
         ended = follow_run(coordinator, follow, _teller(console, as_json=as_json))
         if as_json:
@@ -238,7 +238,7 @@ def abort_command(
     found = require_going_on(coordinator, run)
     acting.record(Verb.ABORT, run, {"state": found.state, "round": str(found.round)})
     ended = abort_run(coordinator, run, by=acting.name)
-    again = "" if ended.state == "finished" else f"; go on with it: fedfuse run --resume {run} --server {server}"
+    again = "" if ended.state == "finished" else f"; go on with it: fedfuse run --resume {run} --server {shell_word(server)}"
     typer.echo(f"run {run} is {ended.state} after {ended.round} rounds{again}")
 
 
@@ -309,7 +309,7 @@ def _show_quotes(launch: Launch, *, as_json: bool) -> None:
     """Ask, print, and exit as the run would begin or not."""
     from server.deployment.launch import quotes_of
 
-    said = Console(stderr=True, emoji=False)
+    said = terminal_console(stderr=True)
     found = quotes_of(launch, lambda event: said.print(f"[dim]{escape(str(event.get('text', '')))}[/]", highlight=False))
     if as_json:
         typer.echo(json.dumps(found.to_json()))
@@ -323,7 +323,7 @@ def _show_quotes(launch: Launch, *, as_json: bool) -> None:
             numbers = (line.epsilon, line.left, line.left_after, line.noise_multiplier)
             shown = ("-" if number is None else f"{number:.3g}" for number in numbers)
             table.add_row(line.platform, "yes" if line.takes_part else "[red]no[/]", *shown, escape(line.why))
-        console = Console(emoji=False)
+        console = terminal_console()
         console.print(table)
         console.print(
             "the run would begin" if found.begins else f"[red]the run would not begin:[/] {escape(found.why)}", highlight=False

@@ -15,7 +15,7 @@ from server.monitoring.journal import read_state
 from server.operators.operator_log import LOG, AlteredLog, read_operator_log
 from server.operators.restored_registry import check_registry
 from server.operators.restored_state import list_differences, require_latest
-from shared.base.errors import FedfuseError
+from shared.base.errors import FedfuseError, shell_word
 from shared.base.version import VERSION, release
 from shared.doctor.findings import Finding, fault, fault_of, fine, warning
 from shared.doctor.places import check_certificate, check_secrets
@@ -46,6 +46,7 @@ def check_coordinator(folder: Path) -> Iterator[Finding]:
             ),
         },
         folders=[coordinator.folder, coordinator.state],
+        away=["the authority's key"],
     )
     yield check_certificate("the server's certificate", certificates.server, cure=_RENEW)
     yield check_certificate("the authority's certificate", certificates.authority, cure=_ROTATE)
@@ -113,7 +114,9 @@ def _ports(coordinator: CoordinatorFolder) -> Iterator[Finding]:
         yield fault("ports", f"another program listens on {host}:{port}", f"stop it, or change {name} in server.toml")
     if not taken:
         shown = ", ".join(str(port) for _, port in wanted.values())
-        yield warning("ports", f"free: {shown}; the server does not run", f"fedfuse server start {coordinator.folder}")
+        yield warning(
+            "ports", f"free: {shown}; the server does not run", f"fedfuse server start {shell_word(coordinator.folder)}"
+        )
 
 
 def check_default_ports() -> Iterator[Finding]:
@@ -185,4 +188,4 @@ def _killed_runs(coordinator: CoordinatorFolder) -> Iterator[Finding]:
         process = state.get("process")
         if state.get("state") == "running" and isinstance(process, int) and not is_alive(process):
             found = f"{folder.name} was killed in round {state.get('round', 0)} (its process {process} is gone)"
-            yield warning("runs", found, f"fedfuse run --server {coordinator.folder} --resume {folder.name}")
+            yield warning("runs", found, f"fedfuse run --server {shell_word(coordinator.folder)} --resume {folder.name}")

@@ -28,7 +28,7 @@ from server.run.last_receipts import LastReceipts
 from server.run.quotes import DryRun, ask_quotes
 from server.run.run_record import RunRecord
 from server.run.starting_adapter import starting_adapter
-from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError
+from shared.base.errors import ExitCode, FedfuseError, InputError, StorageError, shell_word
 from shared.base.file_lock import lock_within
 from shared.base.settings import Settings, unflatten
 from shared.protocol.keys import load_ed25519
@@ -150,7 +150,8 @@ def _stopped(outcome: Outcome) -> str:
 
 
 def _by_hand(coordinator: CoordinatorFolder, outcome: Outcome) -> str:
-    return f"If it is wanted: fedfuse publish {outcome.model.parent} {coordinator.file.registry} --key {coordinator.model_key}"
+    run, registry, key = map(shell_word, (outcome.model.parent, coordinator.file.registry, coordinator.model_key))
+    return f"If it is wanted: fedfuse publish {run} {registry} --key {key}"
 
 
 def _publish(coordinator: CoordinatorFolder, outcome: Outcome, *, allowed: bool) -> str:

@@ -16,6 +16,7 @@ from server.deployment.approved_platforms import ApprovedPlatform, Platforms
 from server.deployment.folder import CoordinatorFolder
 from server.operators.operator_log import AlteredLog, LoggedPlatform, NotedHead, OperatorLog, noted_head
 from server.operators.rights import Verb
+from shared.base.errors import shell_word
 
 SEEN = "log-head.json"
 """In `state/`: the last action that this machine's commands, or platforms, have seen."""
@@ -119,7 +120,7 @@ def require_latest(coordinator: CoordinatorFolder, log: OperatorLog) -> None:
         "and with it perhaps the list of platforms, is an older copy. Who was revoked or removed since would be let in",
         where=str(coordinator.operators),
         do="put back the newest copy of operators/ and platforms.json; if there is none, ask every operator what they did since "
-        f"{last.time}, do it again (revoke first), then say so: fedfuse server restored {coordinator.folder}",
+        f"{last.time}, do it again (revoke first), then say so: fedfuse server restored {shell_word(coordinator.folder)}",
     )
 
 

@@ -6,6 +6,7 @@ other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import shlex
 from enum import IntEnum
 
 
@@ -100,3 +101,12 @@ class OutOfOrder(ProtocolError):
 
 class UnknownPeer(ProtocolError):
     """A secure sum is with a platform that this one's people have not written down, or know by another identity."""
+
+
+def shell_word(what: object) -> str:
+    """A path as one word of a command that somebody copies.
+
+    >>> shell_word("coordinator"), shell_word("/srv/two words")
+    ('coordinator', "'/srv/two words'")
+    """
+    return shlex.quote(str(what))

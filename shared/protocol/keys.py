@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared.base.atomic_files import create_whole
-from shared.base.errors import InputError, StorageError
+from shared.base.errors import InputError, StorageError, shell_word
 
 _LARGEST = 1 << 14
 
@@ -150,7 +150,7 @@ def read_secret(path: Path) -> bytes:
                 raise StorageError(
                     f"others may read this private key (mode {stat.S_IMODE(state.st_mode):04o})",
                     where=str(path),
-                    do=f"chmod 600 {path}, and make a new key if somebody may have read it",
+                    do=f"chmod 600 {shell_word(path)}, and make a new key if somebody may have read it",
                 )
             data = file.read(_LARGEST + 1)
     except OSError as error:

@@ -46,6 +46,10 @@ def no_key(coordinator: CoordinatorFolder) -> None:
     coordinator.model_key.unlink()
 
 
+def open_folder(coordinator: CoordinatorFolder) -> None:
+    coordinator.federation_key.parent.chmod(0o777)
+
+
 def expired(coordinator: CoordinatorFolder) -> None:
     coordinator.certificates.issue("127.0.0.1", days=-1)
 
@@ -63,6 +67,7 @@ def damaged_list(coordinator: CoordinatorFolder) -> None:
     [
         (no_rights, "keys", "0644"),
         (no_key, "keys", "is missing"),
+        (open_folder, "rights", "may write into"),
         (expired, "certificate", "expired"),
         (no_certificate, "certificate", "cannot be read"),
         (damaged_list, "platforms", "cannot be read"),
@@ -74,6 +79,13 @@ def test_what_is_in_the_way(
     harm(coordinator)
     (found,) = [one for one in of(coordinator, what) if one.level is Level.ERROR]
     assert says in found.found and found.cure
+
+
+def test_the_authoritys_key_may_be_kept_elsewhere(coordinator: CoordinatorFolder) -> None:
+    coordinator.certificates.authority_key.unlink()  # docs/deploy.md, "Sharp edges"
+    found = of(coordinator, "keys")
+    assert {one.level for one in found} == {Level.OK}
+    assert any("authority's key is kept elsewhere" in one.found for one in found)
 
 
 def test_a_change_of_the_authority_is_not_forgotten(coordinator: CoordinatorFolder) -> None:
