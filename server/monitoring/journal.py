@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from shared.base.atomic_files import write_whole
 from shared.base.regular_files import open_regular
 
 EVENTS, STATE = "events.jsonl", "state.json"
+_STRETCHES = 1000
 _TROUBLE = (Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT)
 
 
@@ -45,6 +46,11 @@ class Journal:
     rounds: int
     _lines: dict[str, _Line] = field(default_factory=dict)
     _round: int = 0
+    _earlier: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Keep what the run's earlier processes came to: other runs may have spent between one and the next."""
+        self._earlier = stretches(read_state(self.folder) or {})[-_STRETCHES:]
 
     def __call__(self, event: Event) -> None:
         """Take in an event."""
@@ -77,6 +83,7 @@ class Journal:
             "process": os.getpid(),
             "time": time.time(),
             "left_out": self._left_out,
+            "earlier": self._earlier,
             "platforms": platforms,
         }
         try:
@@ -114,6 +121,15 @@ class Journal:
 
 MOST_BYTES = 1 << 20
 """Of one event, newline and all."""
+
+
+def stretches(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each process of a run came to, in order: when it last wrote (`time`), and the epsilon of each platform (`epsilon`)."""
+    earlier = [one for one in state.get("earlier", []) if isinstance(one, dict) and "time" in one and "epsilon" in one]
+    lines = {str(name): line for name, line in state.get("platforms", {}).items() if isinstance(line, dict)}
+    # 0 is what is there before the first answer.
+    spent = {name: line["epsilon"] for name, line in lines.items() if line.get("users") and float(line["epsilon"])}
+    return [*earlier, {"time": float(state["time"]), "epsilon": spent}] if spent else earlier
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.launch import RECORD
-from server.monitoring.journal import read_events, read_state
+from server.monitoring.journal import read_events, read_state, stretches
 from server.operators.operator_log import OperatorLog
 from server.operators.rights import Verb
 from server.registry.published_note import published_version
@@ -80,17 +80,22 @@ def list_runs(coordinator: CoordinatorFolder, *, log: OperatorLog | None = None)
     turns = {one.run: one for one in live_turns(coordinator)}
     working = frozenset(at_work(coordinator))
     asked = {} if log is None else {one.of: one.operator for one in log.actions if one.verb is Verb.RUN}
-    found = []
+    found, reached = [], []
     for path in (coordinator.folder / "runs").glob(f"*/{RECORD}"):
-        summary, spent = _summary(path.parent, turns, working)
-        found.append((replace(summary, operator=asked.get(summary.run, "")), spent))
+        summary, came_to = _summary(path.parent, turns, working)
+        found.append(replace(summary, operator=asked.get(summary.run, "")))
+        reached += [(float(one["time"]), summary.began, summary.run, one["epsilon"]) for one in came_to]
+    # One run is at work at a time, so what a ledger has grown by since anybody's last answer is of the run that says it: of
+    # one that stopped, and was resumed after another, in two parts.
     before: dict[str, float] = {}
-    runs = []
-    for summary, spent in sorted(found, key=lambda pair: (pair[0].began, pair[0].run)):
-        raised = [_raised(before.get(name, 0.0), epsilon) for name, epsilon in spent.items()]
-        before |= spent
-        runs.append(replace(summary, spent=max(raised, default=None)))
-    return runs[::-1]
+    spent: dict[str, dict[str, float]] = {}
+    for _, _, run, epsilons in sorted(reached, key=lambda one: one[:3]):
+        for name, epsilon in epsilons.items():
+            mine = spent.setdefault(run, {})
+            mine[name] = mine.get(name, 0.0) + _raised(before.get(name, 0.0), float(epsilon))
+            before[name] = float(epsilon)
+    runs = [replace(one, spent=max(spent.get(one.run, {}).values(), default=None)) for one in found]
+    return sorted(runs, key=lambda one: (one.began, one.run), reverse=True)
 
 
 def _raised(before: float, after: float) -> float:
@@ -127,7 +132,7 @@ def follow_run(coordinator: CoordinatorFolder, run: str, tell: Callable[[dict[st
         time.sleep(_LOOK)
 
 
-def _summary(folder: Path, turns: Mapping[str, LiveTurn], working: Iterable[str]) -> tuple[RunSummary, dict[str, float]]:
+def _summary(folder: Path, turns: Mapping[str, LiveTurn], working: Iterable[str]) -> tuple[RunSummary, list[dict[str, Any]]]:
     try:
         plan = tomllib.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -136,8 +141,6 @@ def _summary(folder: Path, turns: Mapping[str, LiveTurn], working: Iterable[str]
     privacy = settings.get("privacy", {})
     journal = read_state(folder) or {}
     lines = {str(name): line for name, line in journal.get("platforms", {}).items() if isinstance(line, dict)}
-    # 0 is what is there before the first answer.
-    spent = {name: float(line["epsilon"]) for name, line in lines.items() if line.get("users") and float(line["epsilon"])}
     state, why, code = _state(folder, journal, turns.get(folder.name), working=folder.name in working)
     planned = privacy.get("epsilon")
     return (
@@ -157,7 +160,7 @@ def _summary(folder: Path, turns: Mapping[str, LiveTurn], working: Iterable[str]
             why=why,
             code=code,
         ),
-        spent,
+        stretches(journal),
     )
 
 

@@ -83,6 +83,19 @@ def test_every_end_has_its_word(coordinator: CoordinatorFolder, planned: Plan) -
     assert "did not come back" in found["given-up"].why and "--resume killed" in found["killed"].why
 
 
+def test_a_run_that_is_resumed_after_another_is_charged_its_own_parts_alone(coordinator: CoordinatorFolder, planned: Plan) -> None:
+    """The later run was said to have spent nothing, and the resumed one the later one's part as well."""
+    first, second = planned("first"), planned("second")
+    created(first, 1.0)
+    created(second, 2.0)
+    played(first, epsilon={"shop": 2.0, "video": 1.0}, state="incomplete", rounds=1)
+    played(second, epsilon={"shop": 3.0, "video": 2.5})
+    played(first, epsilon={"shop": 3.25, "video": 2.5})
+    assert {one.run: one.spent for one in list_runs(coordinator)} == {"first": 2.25, "second": 1.5}
+    played(first, epsilon={"shop": 3.25, "video": 2.75}, state="running")
+    assert {one.run: one.spent for one in list_runs(coordinator)} == {"first": 2.25, "second": 1.5}
+
+
 def test_what_was_spent_before_the_first_answer_is_not_known(coordinator: CoordinatorFolder, planned: Plan) -> None:
     """Whoever has joined and not answered has 0 in the journal; what earlier runs spent is spent all the same."""
     for number, (name, epsilon) in enumerate((("first", 2.0), ("ended", 0.0), ("next", 3.0))):
