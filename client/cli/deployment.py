@@ -40,6 +40,7 @@ def init_client_command(
     """Make a platform: keys, what the invitation says, and a commented platform.toml drafted from the tables' columns."""
     from client.setup.guess_table import guessed_tables
     from client.setup.provisioning import create_platform_folder
+    from shared.protocol.fingerprint_words import shown_fingerprint
     from shared.protocol.invitation import read_invitation
 
     invited = read_invitation(invitation)
@@ -48,10 +49,12 @@ def init_client_command(
     )
     title = f"platform {invited.platform} of federation {invited.federation}"
     terminal_console().print(guessed_tables(made.guesses, title=title))
-    typer.echo(f"invitation fingerprint {invited.fingerprint}: compare it with the coordinator's people")
+    typer.echo(f"invitation fingerprint {shown_fingerprint(invited.fingerprint)}: compare it with the coordinator's people")
     typer.echo(f"1. correct {folder / 'platform.toml'}, then: fedfuse check {shell_word(folder)}")
     typer.echo(f"2. send {folder / 'application.toml'} to the coordinator (no secret is in it)")
-    typer.echo(f"   fingerprint {made.application.fingerprint}: read it to the coordinator's people when they ask")
+    typer.echo(
+        f"   fingerprint {shown_fingerprint(made.application.fingerprint)}: read it to the coordinator's people when they ask"
+    )
     typer.echo(f"3. fedfuse client start {shell_word(folder)}")
 
 
@@ -65,11 +68,12 @@ def accept_command(
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
     from client.setup.provisioning import accept_invitation, invitation_changes
+    from shared.protocol.fingerprint_words import shown_fingerprint
     from shared.protocol.invitation import read_invitation
 
     deployment, newer = open_deployment(folder), read_invitation(invitation)
     named, changes = parse_replacements(replace or []), invitation_changes(deployment, newer)
-    typer.echo(f"invitation fingerprint {newer.fingerprint}: compare it with the coordinator's people")
+    typer.echo(f"invitation fingerprint {shown_fingerprint(newer.fingerprint)}: compare it with the coordinator's people")
     accept_invitation(deployment, newer, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)
     typer.echo("taken; identities of other platforms are taken with: fedfuse client trust")
 
@@ -195,13 +199,21 @@ def client_status(
 
 @client.command("identity")
 def identity_command(folder: Folder) -> None:
-    """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people."""
-    from client.config.deployment_folder import open_deployment
-    from shared.protocol.invitation import fingerprint_of, read_application
+    """Print this platform's identity in the secure sum and its fingerprint, to be compared by the other platforms' people.
 
-    application = read_application(open_deployment(folder).application)
+    And the number of the platforms that it trusts and itself, which is the same on each that trusts the same ones.
+    """
+    from client.config.deployment_folder import open_deployment
+    from client.config.trusted_peers import read_peers
+    from shared.protocol.fingerprint_words import federation_number, shown_fingerprint
+    from shared.protocol.invitation import read_application
+
+    deployment = open_deployment(folder)
+    application, peers = read_application(deployment.application), read_peers(deployment.folder / "peers.toml")
     typer.echo(f"{application.platform} {application.identity}")
-    typer.echo(f"fingerprint {fingerprint_of(application.identity)}")
+    typer.echo(f"fingerprint {shown_fingerprint(application.fingerprint)}")
+    together = {**peers, application.platform: application.identity}
+    typer.echo(f"number {federation_number(application.federation, together)} of {', '.join(sorted(together))}")
 
 
 @client.command("trust")
@@ -211,32 +223,54 @@ def trust_command(
     yes: Annotated[
         bool, typer.Option("--yes", help="The fingerprints of new platforms were compared already; changes nothing known.")
     ] = False,
+    number: Annotated[
+        str, typer.Option(help="The federation's number, as the other platforms' people read it out: stands for each new one.")
+    ] = "",
     replace: Replace = None,
 ) -> None:
     """Write down other platforms' identities, for the secure sum, after their fingerprints were compared with their people.
+
+    Or one number for all: it is the same on each platform that trusts the same ones. A newer invitation names all who are
+    approved.
 
     An identity that would replace a known one is asked for by itself, and is refused without a terminal or --replace.
     """
     from client.config.confirmed_changes import ask, parse_replacements
     from client.config.deployment_folder import open_deployment
-    from client.config.trusted_peers import identities_of, identity_changes, read_peers, trust_identities
-    from shared.protocol.invitation import fingerprint_of
+    from client.config.trusted_peers import identities_of, identity_changes, read_peers, require_own, trust_identities
+    from shared.protocol.fingerprint_words import federation_number, shown_fingerprint
+    from shared.protocol.invitation import fingerprint_of, read_application
 
     deployment = open_deployment(folder)
-    peers, own = deployment.folder / "peers.toml", deployment.invited().platform
-    found = {name: key for name, key in identities_of(files).items() if name != own}
+    peers, own = deployment.folder / "peers.toml", read_application(deployment.application)
+    found = identities_of(files, federation=own.federation)
+    require_own(found, own)
+    found.pop(own.platform, None)
     known, named, changes = read_peers(peers), parse_replacements(replace or []), identity_changes(peers, found)
     for name, key in sorted(found.items()):
         state = "known" if known.get(name) == key else "CHANGED" if name in known else "new"
-        typer.echo(f"{name}: fingerprint {fingerprint_of(key)} ({state})")
+        typer.echo(f"{name}: fingerprint {shown_fingerprint(fingerprint_of(key))} ({state})")
     fresh = [name for name in found if name not in known]
+    together = {**known, **found, own.platform: own.identity}
+    shown = federation_number(own.federation, together)
+    typer.echo(f"number {shown} of {', '.join(sorted(together))}")
+    if number and number.strip() != shown:
+        raise InputError(
+            f"the number of these platforms is {shown}, and --number says {number}",
+            where="client trust",
+            do="nothing was written; see whether the others trust the same platforms, else compare fingerprints one by one",
+        )
+    yes = yes or bool(number)
     if fresh and not yes and not _at_a_terminal():
         raise InputError(
             f"nobody is at a terminal to say whether the fingerprint of {', '.join(sorted(fresh))} was compared",
             where="client trust",
-            do="nothing was written; compare each with its platform's people, then: --yes",
+            do="nothing was written; compare each with its platform's people, then: --yes; or one number with all of them, then: "
+            f"--number {shown}",
         )
-    if not found or (fresh and not (yes or typer.confirm("have you compared each new one with its platform's people?"))):
+    if not found or (
+        fresh and not (yes or typer.confirm("have you compared each new one, or the number, with the platforms' people?"))
+    ):
         typer.echo("nothing was written")
         raise typer.Exit(ExitCode.FAILED)
     written = trust_identities(peers, found, replace=ask(changes, named, confirm=_confirm) if _at_a_terminal() else named)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.base.errors import InputError
+from shared.protocol.fingerprint_words import is_fingerprint, shown_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class IdentityChange:
 
     def __str__(self) -> str:
         """For a person."""
-        return f"{self.name} CHANGED\n  old: {self.old}\n  new: {self.new}"
+        return f"{self.name} CHANGED\n  old: {shown_fingerprint(self.old)}\n  new: {shown_fingerprint(self.new)}"
 
 
 def parse_replacements(words: Iterable[str]) -> dict[str, str]:
@@ -56,7 +57,7 @@ def require_agreed(changes: Iterable[IdentityChange], replace: Mapping[str, str]
         if name not in wanted:
             known = ", ".join(wanted) or "nothing"
             raise InputError(f"{name!r} does not change", where=f"--replace, {where}", do=f"leave it out; what changes: {known}")
-        if value != wanted[name].new:
+        if not is_fingerprint(value, wanted[name].new):
             raise InputError(
                 f"{wanted[name]}\n  --replace accepts {value}", where=where, do="compare again: this is not what you agreed to"
             )

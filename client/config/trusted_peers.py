@@ -15,7 +15,7 @@ import tomli_w
 from client.config.confirmed_changes import IdentityChange, require_agreed
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError
-from shared.protocol.invitation import LARGEST, fingerprint_of, parse_application, parse_invitation, read_whole
+from shared.protocol.invitation import LARGEST, Application, fingerprint_of, parse_application, parse_invitation, read_whole
 
 _HEAD = "# Identities of other platforms, as their people confirmed them: kept by `fedfuse client trust`.\n"
 
@@ -41,28 +41,49 @@ def read_peers(path: Path) -> dict[str, str]:
     return values
 
 
-def identities_in(path: Path) -> dict[str, str]:
+def identities_in(path: Path, *, federation: str) -> dict[str, str]:
     """Identities that another platform's application, or an invitation, speaks of.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or of another federation.
     """
     text = read_whole(path, do="name the other platform's application.toml")
     if len(text) <= LARGEST and b"\nmodels" in text:
-        return dict(parse_invitation(text, where=str(path)).members)
-    application = parse_application(text, where=str(path))
-    return {application.platform: application.identity}
+        invitation = parse_invitation(text, where=str(path))
+        of, found = invitation.federation, dict(invitation.members)
+    else:
+        application = parse_application(text, where=str(path))
+        of, found = application.federation, {application.platform: application.identity}
+    if of != federation:
+        raise InputError(
+            f"is of federation {of!r}, this platform is in {federation!r}", where=str(path), do="name a file of this federation"
+        )
+    return found
 
 
-def identities_of(paths: Iterable[Path]) -> dict[str, str]:
+def require_own(found: Mapping[str, str], own: Application) -> None:
+    """Check that what speaks of this platform itself means it.
+
+    Raises:
+        InputError: it has another identity under this platform's name.
+    """
+    if (there := found.get(own.platform, own.identity)) != own.identity:
+        raise InputError(
+            f"{own.platform!r} has fingerprint {fingerprint_of(there)} there, and this platform's is {own.fingerprint}",
+            where="client trust",
+            do="nothing was written; ask the coordinator's people which application they approved",
+        )
+
+
+def identities_of(paths: Iterable[Path], *, federation: str) -> dict[str, str]:
     """Identities that several files speak of.
 
     Raises:
-        InputError: one is no such file, or two of them disagree.
+        InputError: one is no such file or of another federation, or two of them disagree.
     """
     found: dict[str, str] = {}
     for path in paths:
-        for name, key in identities_in(path).items():
+        for name, key in identities_in(path, federation=federation).items():
             if found.setdefault(name, key) != key:
                 raise InputError(
                     f"{name!r} has fingerprint {fingerprint_of(key)} here, and {fingerprint_of(found[name])} in another file",

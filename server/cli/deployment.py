@@ -129,13 +129,16 @@ def invite_command(
     from server.deployment.provisioning import make_invitation
     from server.operators.acting import acting_operator
     from server.operators.rights import Right, Verb
+    from shared.protocol.fingerprint_words import shown_fingerprint
 
     coordinator = open_coordinator(server)
     acting = acting_operator(coordinator, act_as, Right.INVITE)
     invitation = make_invitation(coordinator, platform)
     acting.record(Verb.INVITE, platform, {"fingerprint": invitation.fingerprint})
     typer.echo(invitation.text(), nl=False)
-    typer.echo(f"fingerprint {invitation.fingerprint}: read it to the platform's people when they ask", err=True)
+    typer.echo(
+        f"fingerprint {shown_fingerprint(invitation.fingerprint)}: read it to the platform's people when they ask", err=True
+    )
 
 
 def approve(
@@ -158,6 +161,7 @@ def approve(
     from server.deployment.supernode_sync import admit
     from server.operators.acting import acting_operator
     from server.operators.rights import Right, Verb
+    from shared.protocol.fingerprint_words import is_fingerprint, shown_fingerprint
     from shared.protocol.invitation import read_application
 
     coordinator = open_coordinator(server)
@@ -173,10 +177,10 @@ def approve(
             where=str(application),
             do="send the platform an invitation to this one",
         )
-    typer.echo(f"{platform}: fingerprint {asked.fingerprint}")
+    typer.echo(f"{platform}: fingerprint {shown_fingerprint(asked.fingerprint)}")
     for former in former_ledgers(coordinator, asked):
         typer.echo(former.text())
-    if not yes and replace != asked.fingerprint:
+    if not yes and not is_fingerprint(replace, asked.fingerprint):
         require_compared(asked.fingerprint, said=fingerprint, where=str(application))
 
     def record(new: ApprovedPlatform, old: ApprovedPlatform | None) -> None:

@@ -43,6 +43,7 @@ def operator_key(
     """Make a key of your own, on your own machine. Hand FILE.pub to an operator, and read out the fingerprint."""
     from server.operators.log_writer import public_text
     from shared.base.atomic_files import create_whole
+    from shared.protocol.fingerprint_words import shown_fingerprint
     from shared.protocol.invitation import fingerprint_of
     from shared.protocol.keys import ed25519_line, make_ed25519
 
@@ -52,7 +53,7 @@ def operator_key(
     key = make_ed25519(file)
     create_whole(public, f"{ed25519_line(key.public_key())}\n".encode("ascii"))
     typer.echo(f"{file} is yours alone; hand over {public}")
-    typer.echo(f"fingerprint {fingerprint_of(public_text(key))}: read it to the operator who adds you")
+    typer.echo(f"fingerprint {shown_fingerprint(fingerprint_of(public_text(key)))}: read it to the operator who adds you")
 
 
 @operator.command("add")
@@ -72,6 +73,7 @@ def operator_add(
     from server.operators.acting import acting_operator
     from server.operators.operator_log import KEY, MAY
     from server.operators.rights import Right, Verb, rights_in, rights_text
+    from shared.protocol.fingerprint_words import shown_fingerprint
     from shared.protocol.invitation import fingerprint_of
     from shared.registry.signing import load_trusted
 
@@ -79,7 +81,7 @@ def operator_add(
     acting = acting_operator(open_coordinator(server), act_as, Right.OPERATORS)
     public = b64encode(load_trusted(key).raw).decode("ascii")
     found = fingerprint_of(public)
-    typer.echo(f"{name}: fingerprint {found}")
+    typer.echo(f"{name}: fingerprint {shown_fingerprint(found)}")
     if not yes:
         require_compared(found, said=fingerprint, where=str(key), whom=name)
     acting.record(Verb.ADD_OPERATOR, name, {KEY: public, MAY: rights_text(rights), "fingerprint": found})
@@ -192,8 +194,10 @@ def require_compared(found: str, *, said: str, where: str, whom: str = "the plat
     Raises:
         InputError: it differs from what was said, or nobody has compared it.
     """
+    from shared.protocol.fingerprint_words import is_fingerprint
+
     if said:
-        if said.strip().lower() != found:
+        if not is_fingerprint(said, found):
             raise InputError(f"its fingerprint is {found}, and --fingerprint says {said}", where=where, do=f"ask {whom} again")
         return
     if not sys.stdin.isatty():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shared.base.atomic_files import write_whole
 from shared.base.errors import InputError, StorageError
+from shared.protocol.fingerprint_words import is_fingerprint
 from shared.protocol.invitation import Application, fingerprint_of
 from shared.protocol.keys import fingerprint
 
@@ -129,7 +130,7 @@ class Platforms:
                 changed = _changed(one, application)
                 if not changed:
                     continue
-                if replace_with != application.fingerprint:
+                if not is_fingerprint(replace_with, application.fingerprint):
                     raise InputError(
                         f"platform {one.name!r} is approved with another {' and another '.join(changed)}",
                         where=application.platform,

@@ -17,6 +17,7 @@ from server.deployment.folder import CoordinatorFolder
 from server.monitoring.journal import read_state
 from shared.base.errors import FedfuseError
 from shared.base.terminal_table import terminal_table
+from shared.protocol.fingerprint_words import federation_number
 from shared.protocol.invitation import fingerprint_of
 
 
@@ -63,6 +64,7 @@ class Status:
         server: Whether it answers.
         certificate: Days that its certificate holds.
         run: State of the newest run, as its journal has it; empty if there was none.
+        number: Of all who are approved: platforms compare it, and have the same one where they trust them all.
         strangers: Keys that were refused, and why.
     """
 
@@ -71,6 +73,7 @@ class Status:
     server: bool
     certificate: float
     platforms: list[PlatformStatus]
+    number: str = ""
     run: dict[str, Any] = field(default_factory=dict)
     strangers: dict[str, str] = field(default_factory=dict)
 
@@ -129,6 +132,7 @@ def status_of(coordinator: CoordinatorFolder) -> Status:
         server=up,
         certificate=coordinator.certificates.days_left(),
         platforms=platforms,
+        number=federation_number(coordinator.file.name, {one.name: one.identity for one in found if one.revoked is None}),
         run=run,
         strangers={name: str(gate["reason"]) for name, gate in seen.items() if name not in names and gate.get("reason")},
     )
@@ -150,6 +154,8 @@ def render_status(status: Status) -> Group:
         spent = "-" if one.spent is None or one.budget is None else f"{one.spent:.2f} of {one.budget:g}"
         table.add_row(one.name, one.standing, f"{one.connection}{since}", str(one.rounds), spent, escape(trouble))
     parts: list[Any] = [head, table]
+    if status.number:
+        parts.append(f"number {status.number} of all that are approved: platforms compare it (fedfuse client trust)")
     run = status.run
     if run:
         when = datetime.datetime.fromtimestamp(float(run.get("time", 0)), datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -16,7 +16,8 @@ from client.setup.provisioning import accept_invitation, create_platform_folder
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import InputError
-from shared.protocol.invitation import Application, Invitation, fingerprint_of
+from shared.protocol.fingerprint_words import federation_number, fingerprint_words
+from shared.protocol.invitation import Application, Invitation, fingerprint_of, read_application
 from shared.protocol.keys import ed25519_line
 from tests.support.called_command import called
 
@@ -127,8 +128,8 @@ class TestAnIdentity:
         two = tmp_path / "two"
         two.write_text(invitation.model_copy(update={"members": {"video": NEW, "news": OTHER}}).text())
         with pytest.raises(InputError, match=fingerprint_of(NEW)):
-            identities_of([one, two])
-        assert identities_of([one, one]) == {"video": OLD}
+            identities_of([one, two], federation="spring")
+        assert identities_of([one, one], federation="spring") == {"video": OLD}
 
     def test_at_the_command_line(self, deployment: Deployment, tmp_path: Path) -> None:
         peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
@@ -147,6 +148,47 @@ class TestAnIdentity:
         assert read_peers(peers) == {"video": changed}
         again = apply(tmp_path / "a.toml")
         assert called(*words, terminal="y\n").returncode == 0 and read_peers(peers) == {"video": again}
+
+
+    def test_one_number_stands_for_all(self, deployment: Deployment, tmp_path: Path) -> None:
+        """Each side has the other's application, and both show one number."""
+        peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
+        identity, own = apply(tmp_path / "a.toml"), read_application(deployment.application)
+        number = federation_number("spring", {"shop": own.identity, "video": identity})
+        alone = called(*words)
+        assert f"number {number} of shop, video" in alone.stdout and f"--number {number}" in alone.stderr
+        wrong = called(*words, "--number", federation_number("spring", {"shop": own.identity, "video": OLD}))
+        assert wrong.returncode == 3 and "--number says" in wrong.stderr and not peers.exists()
+        assert called(*words, "--number", number).returncode == 0
+        assert read_peers(peers) == {"video": identity}
+        shown = called("client", "identity", deployment.folder).stdout
+        assert number in shown and own.fingerprint in shown and fingerprint_words(own.fingerprint) in shown
+
+    def test_words_stand_for_the_fingerprint(self, deployment: Deployment, tmp_path: Path) -> None:
+        words = ["client", "trust", deployment.folder, tmp_path / "a.toml"]
+        apply(tmp_path / "a.toml")
+        assert called(*words, "--yes").returncode == 0
+        changed = apply(tmp_path / "a.toml")
+        spoken = fingerprint_words(fingerprint_of(changed))
+        assert spoken in called(*words).stderr
+        assert called(*words, "--replace", f"video={spoken}").returncode == 0
+        assert read_peers(deployment.folder / "peers.toml") == {"video": changed}
+
+    def test_another_identity_for_this_platform_is_refused(
+        self, deployment: Deployment, invitation: Invitation, tmp_path: Path
+    ) -> None:
+        """The others would have been given it as well."""
+        (tmp_path / "members").write_text(invitation.model_copy(update={"members": {"shop": OLD, "video": NEW}}).text())
+        found = called("client", "trust", deployment.folder, tmp_path / "members", "--yes")
+        assert found.returncode == 3 and fingerprint_of(OLD) in found.stderr
+        assert not (deployment.folder / "peers.toml").exists()
+
+    def test_files_of_another_federation_are_refused(self, deployment: Deployment, invitation: Invitation, tmp_path: Path) -> None:
+        autumn = invitation.model_copy(update={"federation": "autumn", "members": {"video": NEW}})
+        (tmp_path / "members").write_text(autumn.text())
+        found = called("client", "trust", deployment.folder, tmp_path / "members", "--yes")
+        assert found.returncode == 3 and "'autumn'" in found.stderr
+        assert not (deployment.folder / "peers.toml").exists()
 
 
 def apply(path: Path) -> str:

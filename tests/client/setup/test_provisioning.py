@@ -330,9 +330,9 @@ def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Inv
     (tmp_path / "video").mkdir()
     named = invitation.model_copy(update={"platform": "video"})
     other = create_platform_folder(tmp_path / "video" / "p", named, data=[tmp_path / "data"], users=10, epsilon=1.0, delta=1e-5)
-    found = identities_in(other.deployment.application)
+    found = identities_in(other.deployment.application, federation="spring")
     assert found == {"video": other.application.identity}
-    assert identities_in(folder / "invitation.toml") == invitation.members
+    assert identities_in(folder / "invitation.toml", federation="spring") == invitation.members
     assert trust_identities(folder / "peers.toml", found) == found
     assert trust_identities(folder / "peers.toml", found) == {}
     assert load(folder / "platform.toml").federation.identities == found
@@ -342,4 +342,4 @@ def test_other_platforms_are_trusted_by_a_person(tmp_path: Path, invitation: Inv
     with pytest.raises(InputError, match="peers"):
         load(folder / "platform.toml")
     with pytest.raises(InputError):
-        identities_in(folder / "platform.toml")
+        identities_in(folder / "platform.toml", federation="spring")

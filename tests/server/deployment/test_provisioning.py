@@ -33,6 +33,7 @@ from server.deployment.certificates import Certificates
 from server.deployment.folder import CoordinatorFolder, open_coordinator
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import InputError, StorageError
+from shared.protocol.fingerprint_words import fingerprint_words
 from shared.protocol.invitation import Application, fingerprint_of, parse_application, parse_invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, load_node_key, make_ed25519, make_node_key, node_key_from_line
 from shared.registry.signing import make_key_pair
@@ -448,7 +449,7 @@ def test_commands_of_the_desk(tmp_path: Path) -> None:
         refused = called(*words, *more)  # the fingerprint is shown before anything is done
         assert refused.returncode == 3 and f"fingerprint {asked.fingerprint}" in refused.stdout
         assert not Platforms(folder / "platforms.json").all()
-    approved = called(*words, "--fingerprint", asked.fingerprint)
+    approved = called(*words, "--fingerprint", fingerprint_words(asked.fingerprint))
     assert (approved.returncode, "when the server starts" in approved.stdout) == (0, True), approved.stderr
     status = json.loads(called("status", "--server", str(folder), "--json").stdout)
     assert [(one["name"], one["standing"], one["connection"]) for one in status["platforms"]] == [("shop", "approved", "unknown")]

@@ -83,7 +83,9 @@ def test_every_end_has_its_word(coordinator: CoordinatorFolder, planned: Plan) -
     assert "did not come back" in found["given-up"].why and "--resume killed" in found["killed"].why
 
 
-def test_a_run_that_is_resumed_after_another_is_charged_its_own_parts_alone(coordinator: CoordinatorFolder, planned: Plan) -> None:
+def test_a_run_that_is_resumed_after_another_is_charged_its_own_parts_alone(
+    coordinator: CoordinatorFolder, planned: Plan
+) -> None:
     """The later run was said to have spent nothing, and the resumed one the later one's part as well."""
     first, second = planned("first"), planned("second")
     created(first, 1.0)
