@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.monitoring.run_events import Event, Kind, Watcher
 from shared.base.logs import tell
+from shared.protocol.messages import Reason
 
 log = logging.getLogger("fedfuse.run")
 
@@ -80,6 +81,9 @@ class RunMetrics:
         self._here: set[str] = set()
         for kind in _OUTCOMES:
             self._answers.labels(outcome=str(kind))
+        # There from the start: Prometheus sees no increase in a series that begins at 1.
+        for reason in Reason:
+            self._refusals.labels(reason=str(reason))
 
     def __call__(self, event: Event) -> None:
         """Take in an event."""

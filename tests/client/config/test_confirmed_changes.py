@@ -149,7 +149,6 @@ class TestAnIdentity:
         again = apply(tmp_path / "a.toml")
         assert called(*words, terminal="y\n").returncode == 0 and read_peers(peers) == {"video": again}
 
-
     def test_one_number_stands_for_all(self, deployment: Deployment, tmp_path: Path) -> None:
         """Each side has the other's application, and both show one number."""
         peers, words = deployment.folder / "peers.toml", ["client", "trust", deployment.folder, tmp_path / "a.toml"]
@@ -183,7 +182,7 @@ class TestAnIdentity:
         assert found.returncode == 3 and fingerprint_of(OLD) in found.stderr
         assert not (deployment.folder / "peers.toml").exists()
 
-    def test_files_of_another_federation_are_refused(self, deployment: Deployment, invitation: Invitation, tmp_path: Path) -> None:
+    def test_files_of_another_federation(self, deployment: Deployment, invitation: Invitation, tmp_path: Path) -> None:
         autumn = invitation.model_copy(update={"federation": "autumn", "members": {"video": NEW}})
         (tmp_path / "members").write_text(autumn.text())
         found = called("client", "trust", deployment.folder, tmp_path / "members", "--yes")

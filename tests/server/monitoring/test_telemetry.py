@@ -7,10 +7,12 @@ import json
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from client.worker.telemetry import WorkerMetrics
 from server.monitoring.run_events import Event, Kind
 from server.monitoring.telemetry import RunMetrics, log_events, together
 from shared.base.logs import Lines
@@ -55,6 +57,14 @@ def test_platforms_come_and_go(watched: Watched) -> None:
     assert watched.value("fedfuse_platforms") == 2
     watched.tell(Kind.LEFT, platform="shop")
     assert watched.value("fedfuse_platforms") == 1 and watched.value("fedfuse_platforms_left_total") == 1
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_is_counted_from_nought(watched: Watched, tmp_path: Path, reason: Reason) -> None:
+    """An alarm on the increase of a series that first appears as 1 never goes off."""
+    WorkerMetrics(worker := CollectorRegistry(), state=tmp_path, budget=8.0)
+    for registry in (watched.registry, worker):
+        assert registry.get_sample_value("fedfuse_refusals_total", {"reason": str(reason)}) == 0.0
 
 
 def test_refusals_by_reason(watched: Watched) -> None:
