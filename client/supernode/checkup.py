@@ -83,6 +83,7 @@ def check_platform(folder: Path, *, at: Path | None = None) -> Iterator[Finding]
         )
         for text in file.warnings:
             yield warning("platform.toml", text, f"read {place.file}")
+        yield from _sources(file)
     both = place.node.is_dir() and os.access(place.node, os.X_OK)
     # Two users may share the folder: each passes through it to their own.
     shared = [place.folder] if both else []
@@ -95,6 +96,32 @@ def check_platform(folder: Path, *, at: Path | None = None) -> Iterator[Finding]
         yield from _messenger(place, file)
     else:
         yield fine("messenger", "its half is elsewhere; the coordinator is looked at from there")
+
+
+def _sources(file: PlatformFile) -> Iterator[Finding]:
+    """Whether the files that it names are there, as after a folder was renamed; none is opened."""
+    from client.sources.readers.file_bytes import part_files
+
+    named = {name: source.path or () for name, source in file.sources.items()}
+    if not isinstance(file.catalogue, str | None):
+        named["catalogue"] = file.catalogue.path or ()
+    count = 0
+    for name, paths in named.items():
+        for path in paths:
+            try:
+                files = part_files(path)
+            except FedfuseError as error:
+                yield fault("sources", f"{name}: {error.found}: {path}", error.do)
+                continue
+            except OSError as error:
+                yield fault("sources", f"{name}: cannot be looked at ({error.strerror}): {path}", "work as the worker's user")
+                continue
+            closed = [one for one in files if not os.access(one, os.R_OK)]
+            for one in closed:
+                yield fault("sources", f"{name}: may not be read: {one}", "let the worker's user read it")
+            count += len(files) - len(closed)
+    if count:
+        yield fine("sources", f"{count} {'files are' if count > 1 else 'file is'} there")
 
 
 def _messenger(place: Deployment, file: PlatformFile | None) -> Iterator[Finding]:

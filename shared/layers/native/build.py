@@ -167,7 +167,10 @@ def _digest(files: list[Path]) -> str:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedfuse"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedfuse"
+    except RuntimeError:  # neither HOME nor a line in /etc/passwd, as in a container under a number of its own
+        raise KernelError("this user has no home folder, and XDG_CACHE_HOME names no other place for them") from None
 
 
 def _require_own(path: Path) -> None:

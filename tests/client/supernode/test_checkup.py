@@ -58,6 +58,22 @@ def test_a_new_one_before_the_coordinator_runs(shop: Deployment) -> None:
     assert "does not answer" in found[-1].found
 
 
+def test_tables_that_are_gone(shop: Deployment, tmp_path: Path) -> None:
+    """A folder was renamed: all was well, and the worker did not start."""
+    assert [(one.level, one.found) for one in of(shop, "sources")] == [(Level.OK, "2 files are there")]
+    (tmp_path / "data" / "orders.csv").chmod(0o000)
+    if os.geteuid() != 0:
+        (found,) = [one for one in of(shop, "sources") if one.level is Level.ERROR]
+        assert "may not be read" in found.found and "orders.csv" in found.found
+    (tmp_path / "data").rename(tmp_path / "exports")
+    found = of(shop, "sources")
+    assert [one.level for one in found] == [Level.ERROR, Level.ERROR] and all(one.cure for one in found)
+    assert sorted(name for one in found for name in ("orders.csv", "items.csv") if name in one.found) == [
+        "items.csv",
+        "orders.csv",
+    ]
+
+
 @pytest.mark.parametrize(
     ("heard", "what", "level", "says"),
     [

@@ -186,3 +186,15 @@ def test_without_their_sources_they_are_an_obstacle_and_no_empty_library(tmp_pat
     with pytest.raises(KernelError, match="sources are not in this copy"):
         built(tmp_path / "cache")
     assert not (tmp_path / "calls").exists() and not (tmp_path / "cache").exists()
+
+
+def test_a_user_without_a_home_trains_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container under a number of its own there is neither HOME nor a line in /etc/passwd; this ended the training."""
+
+    def nobody(_: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    with pytest.raises(KernelError, match="XDG_CACHE_HOME"):
+        built()
