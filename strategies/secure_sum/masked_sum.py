@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -98,7 +98,8 @@ class Round:
         """
         needed = self._session.roster.quorum.threshold
         if len(self._survivors) < needed:
-            raise Abandoned(f"{len(self._survivors)} masked vectors, {needed} are needed")
+            silent = self._named(set(self._session.present) - self._survivors)
+            raise Abandoned(f"{len(self._survivors)} masked vectors, {needed} are needed; none came from {silent}")
 
     def confirm(self) -> Confirm:
         """What to ask every survivor where somebody is missing."""
@@ -125,7 +126,9 @@ class Round:
         needed = self._session.roster.quorum.votes
         signed = tuple(Signed(number=number, signature=self._confirmations[number]) for number in sorted(self._confirmations))
         if not self.whole and len(signed) < needed:
-            raise Abandoned(f"{len(signed)} signatures under the list of survivors, {needed} are needed")
+            silent = self._named(self._survivors - set(self._confirmations))
+            found = f"{len(signed)} signatures under the list of survivors, {needed} are needed"
+            raise Abandoned(f"{found}; none came from {silent}")
         return Unmask(
             round=self.frame.round,
             survivors=self.survivors,
@@ -190,9 +193,13 @@ class Round:
         places = self._places(number)
         needed = self._session.roster.quorum.shares
         if len(places) < needed:
-            name = self._session.roster.entries[number].platform
-            raise Abandoned(f"{len(places)} shares of {name!r}'s secret, {needed} are needed")
+            holders = self._session.roster.holders(number)
+            silent = self._named(holder for at, holder in enumerate(holders) if at not in places)
+            raise Abandoned(f"{len(places)} shares of a secret, {needed} are needed; none came from {silent}")
         return tuple(places[:needed])
+
+    def _named(self, numbers: Iterable[int]) -> str:
+        return ", ".join(sorted(self._session.roster.entries[number].platform for number in numbers)) or "nobody"
 
     def _places(self, number: int) -> list[int]:
         holders = self._session.roster.holders(number)

@@ -82,8 +82,16 @@ def test_below_the_threshold_the_round_is_given_up_and_the_next_one_goes_on(worl
     made = world(6, threshold=0.7)
     assert made.coordinator.roster.quorum.threshold == 5
     gone: dict[str, list[int]] = {"lost": [2], phase: [2, 0, 1]} if phase == "lost" else {"lost": [2], phase: [0, 1, 3]}
-    with pytest.raises(Abandoned):
+    with pytest.raises(Abandoned) as caught:
         made.play(1, **gone)
+    # An operator has to know whose machine to look at.
+    said, entries = caught.value.found, made.coordinator.roster.entries
+    named = set(said.rpartition("none came from ")[2].split(", "))
+    assert (
+        {entries[number].platform for number in gone[phase]}
+        <= named
+        <= {entries[number].platform for number in {*gone[phase], *gone["lost"]}}
+    )
     np.testing.assert_array_equal(made.play(2, lost=[3]), made.total([0, 1, 2, 4, 5]))
 
 
