@@ -131,6 +131,8 @@ def run_federation(
         )
         if resume:
             federation.restore()
+        else:
+            federation.take_up()
         federation.attendance.join(federation.attendance.wait_for(nodes, seconds=wait))
         federation.train()
         model = publish_adapter(
@@ -224,6 +226,14 @@ class _Federation:
             if settings.distributed
             else LocalRounds(grid=grid, **parts)
         )
+
+    def take_up(self) -> None:
+        """Take up what a process of this run left that ended before its first checkpoint: keys that were dealt, receipts.
+
+        Platforms deal once in a run, so new keys would be refused for good.
+        """
+        self._rounds.restore()
+        self._receipts.restore()
 
     def restore(self) -> None:
         """Go back to where the last checkpoint was written."""

@@ -42,7 +42,7 @@ class ReceiptBook:
         if not self._path.exists():
             return
         try:
-            self._last = {receipt.platform: receipt for receipt in read_receipts(self._path)}
+            self._last = {receipt.platform: receipt for receipt in read_receipts(self._path) if receipt.run == self._run}
             with self._path.open("r+b") as file:
                 content = file.read()
                 file.truncate(content.rfind(b"\n") + 1)

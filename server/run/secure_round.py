@@ -126,13 +126,13 @@ class SecureRounds:
         self._abandoned = 0
 
     def restore(self) -> None:
-        """Take up the session on disk, if there is one.
+        """Take up this run's session on disk, if there is one.
 
         Raises:
             StorageError: it is damaged.
         """
-        if self._path.exists():
-            self._saved = _read(Saved, self._path)
+        if self._path.exists() and (saved := _read(Saved, self._path)).closed.roster.terms.run == self._run:
+            self._saved = saved
             for one in self._saved.left_out:
                 self._record.leave_out(one)
 

@@ -103,6 +103,35 @@ def test_platforms_of_one_catalogue_pool_its_popularity(world: Any, secure: Make
     assert all((straight[name] == resumed[name]).all() for name in straight)
 
 
+@pytest.mark.parametrize(
+    ("over", "kind", "number"),
+    [({}, Kind.SECURED, 2), ({}, Kind.ANSWERED, 5), ({"strategy": "preferences", "rounds": 0}, Kind.ANSWERED, 2)],
+    ids=["popularities are summed", "the first evaluation", "the sum of preferences"],
+)
+def test_interrupted_before_the_first_checkpoint_it_goes_on_with_the_keys_that_were_dealt(
+    world: Any, secure: Make, tmp_path: Path, over: dict[str, Any], kind: Kind, number: int
+) -> None:
+    """A full disk, or a kill, that early ended the run for good: new keys were dealt, and every platform refused them."""
+    made, settings = world(3, one_catalogue=True), secure(**over)
+    run(made, settings, tmp_path / "straight")
+    before: list[Kind] = []
+
+    def stop(event: Event) -> None:
+        before.append(event.kind)
+        if before.count(kind) == number:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_simulation(Simulation(world=made, settings=settings, out=tmp_path / "broken"), events=stop)
+    assert not (tmp_path / "broken" / "checkpoint.safetensors").exists()
+    _, told = run(made, settings, tmp_path / "broken", resume=True)
+    assert Kind.REFUSED not in [event.kind for event in told]
+    for path in (tmp_path / "straight" / "model").glob("*.safetensors"):
+        straight, resumed = load_file(path), load_file(tmp_path / "broken" / "model" / path.name)
+        assert straight.keys() == resumed.keys() and all((straight[name] == resumed[name]).all() for name in straight)
+    assert audit_run(tmp_path / "broken").ok
+
+
 def test_without_enough_counts_a_run_goes_on_without_popularity(
     world: Any, secure: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
