@@ -18,6 +18,7 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -137,6 +138,23 @@ def supernode_environment(folder: Path, *, given: dict[str, str] | None = None) 
     }
 
 
+def end_with_a_thread() -> None:
+    """From now on end this process when one of its threads dies, so that whoever started it starts it again.
+
+    A full disk ended the thread of Flower's heartbeat: its SuperNode went on looking for work, and was offline for good.
+    """
+
+    def died(what: threading.ExceptHookArgs) -> None:
+        if issubclass(what.exc_type, SystemExit):
+            return
+        name = "?" if what.thread is None else what.thread.name
+        with suppress(Exception):  # where its log lies may be full, too
+            print(f"a thread of the messenger died ({name}: {what.exc_type.__name__}): it ends", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.excepthook = died
+
+
 def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     """Become the SuperNode; does not return.
 
@@ -166,6 +184,7 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
         print(f"ClientApps are started in Flower's own way, which takes longer: {error}", file=sys.stderr)
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
+    end_with_a_thread()
     flower_patches.supernode_clock(Clock(messenger.idle))
     flower_patches.supernode_ended_runs()
     if messenger.coordinator:

@@ -85,6 +85,7 @@ def run_command(
     One run is at work at a time; without --queue another is refused (exit code 6).
     --dry-run exits with 0 where the run would begin, and with 6 where it would not.
     """
+    from server.deployment.flower_control import require_server
     from server.deployment.folder import open_coordinator
     from server.deployment.launch import record, recorded
     from server.operators.acting import acting_operator, log_of
@@ -113,6 +114,7 @@ def run_command(
             _require_start(coordinator, earlier, settings)
         launch = replace(_new(coordinator, settings, name, platforms, asked), start=earlier)
         launch = replace(launch, wait=wait, restarts=restarts, round_patience=round_patience, publish=publishes)
+    require_server(coordinator)  # one that goes away later is waited for
     if dry_run:
         acting.record(Verb.DRY_RUN, launch.run, launch_details(launch))
         _show_quotes(replace(launch, dry=True, restarts=0), as_json=as_json)
@@ -286,6 +288,10 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple
     # What the ServerApp would find after all platforms have come.
     named(settings.strategy)(settings=settings, run="new", members=())
     approved = sorted(one.name for one in Platforms(coordinator.platforms).approved())
+    if not approved:
+        raise InputError(
+            "no platform is approved", where=str(coordinator.platforms), do="fedfuse invite NAME, then fedfuse approve"
+        )
     if platforms > len(approved):
         raise InputError(
             f"{platforms} platforms are waited for, and {len(approved)} are approved: {', '.join(approved) or 'none'}",

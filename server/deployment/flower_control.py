@@ -72,6 +72,16 @@ class Unreachable(FedfuseError):
     """The coordinator's server does not answer."""
 
 
+def require_server(coordinator: CoordinatorFolder) -> None:
+    """Check that the coordinator's server answers.
+
+    Raises:
+        Unreachable: it does not.
+    """
+    with Control(coordinator) as control:
+        control.nodes()
+
+
 class Control:
     """A connection to the coordinator's own SuperLink. Use it as a context manager."""
 

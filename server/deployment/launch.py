@@ -167,7 +167,7 @@ def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
     while True:
         require_wanted(folder)
         try:
-            failure = _attempt(launch, show)
+            failure = _attempt(launch, show, tell)
         except StorageError as error:  # this side's disk is full; it may not be for long
             failure = str(error)
         show()
@@ -209,7 +209,7 @@ def quotes_of(launch: Launch, tell: Tell) -> DryRun:
         shutil.rmtree(launch.folder, ignore_errors=True)
 
 
-def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
+def _attempt(launch: Launch, show: Callable[[], None], tell: Tell) -> str | None:
     """One run of Flower's, watched to its end; what went wrong, or None."""
     flower: int | None = None
     end: float | None = None
@@ -231,7 +231,14 @@ def _attempt(launch: Launch, show: Callable[[], None]) -> str | None:
                 state = control.run(flower)
             end = None
         except Unreachable as error:
-            end = end or time.monotonic() + launch.patience
+            if end is None:
+                end = time.monotonic() + launch.patience
+                tell(
+                    {
+                        "kind": "away",
+                        "text": f"the coordinator's server does not answer; it is waited for, {launch.patience:g} s at most",
+                    }
+                )
             if time.monotonic() > end:
                 raise FedfuseError(
                     f"the coordinator's server did not come back within {launch.patience:g} s",

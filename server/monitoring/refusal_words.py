@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from flwr.common.constant import ErrorCode
+
 from shared.protocol.messages import Reason
 
 _MEANINGS: Mapping[Reason, str] = {
@@ -28,3 +30,24 @@ def refusal_words(reason: Reason) -> str:
     'budget (its privacy budget, or what a run may spend of it, does not carry it)'
     """
     return f"{reason.value} ({_MEANINGS[reason]})"
+
+
+_ERRORS: Mapping[int, str] = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "its messenger could not load what it was sent",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "its messenger raised an exception",
+    ErrorCode.MESSAGE_UNAVAILABLE: "the request was lost on the way",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its answer was lost on the way, or came too late",
+    ErrorCode.NODE_UNAVAILABLE: "its SuperNode is gone",
+    ErrorCode.INVALID_FAB: "its SuperNode does not take this bundle",
+    ErrorCode.CLIENT_APP_CRASHED: "its messenger's process was killed",
+}
+
+
+def flower_error_words(code: int) -> str:
+    """What Flower says became of a message.
+
+    >>> flower_error_words(5), flower_error_words(99)
+    ("its SuperNode is gone (Flower's error 5)", "Flower's error 99")
+    """
+    meaning = _ERRORS.get(code)
+    return f"Flower's error {code}" if meaning is None else f"{meaning} (Flower's error {code})"

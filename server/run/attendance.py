@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from server.monitoring.refusal_words import refusal_words
+from server.monitoring.refusal_words import flower_error_words, refusal_words
 from server.monitoring.run_events import Kind
 from server.run.exchange import Exchange
 from shared.base.errors import ExitCode, FedfuseError, ProtocolError
@@ -127,7 +127,7 @@ class Attendance:
                 )
             self._enter(node, joined)
         for node, code in exchange.errors.items():
-            reasons.append(f"{self.called(node)}: Flower's error {code}")
+            reasons.append(f"{self.called(node)}: {flower_error_words(code)}")
             self._say(Kind.FAILED, f"{reasons[-1]}: left out")
         for node in exchange.silent:
             reasons.append(f"{self.called(node)}: no answer")
@@ -176,7 +176,8 @@ class Attendance:
             if exchange.errors:
                 code = exchange.errors.pop(node)
                 self._say(
-                    Kind.FAILED, f"{self.called(node)}: Flower's error {code} to 'join'; it is asked again in {_ONCE_MORE:g} s"
+                    Kind.FAILED,
+                    f"{self.called(node)}: {flower_error_words(code)} to 'join'; it is asked again in {_ONCE_MORE:g} s",
                 )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from server.monitoring.refusal_words import refusal_words
+from server.monitoring.refusal_words import flower_error_words, refusal_words
 from server.monitoring.run_events import Kind
 from server.run.attendance import Attendance
 from server.run.exchange import Exchange
@@ -88,7 +88,7 @@ class Dispatch:
                 text = f"{name} has no budget left: the run goes on without it"
                 self._record.say(Kind.LEFT, text, platform=name, round_=round_)
         unheard = [(drop.node, Kind.DROPPED, drop.reason) for drop in report.drops]
-        unheard += [(node, Kind.FAILED, f"Flower's error {code}") for node, code in exchange.errors.items()]
+        unheard += [(node, Kind.FAILED, flower_error_words(code)) for node, code in exchange.errors.items()]
         unheard += [(node, Kind.SILENT, "no answer in time") for node in exchange.silent]
         for node, kind, reason in unheard:
             if node in members:
@@ -103,7 +103,7 @@ class Dispatch:
         def called(node: int) -> str:
             return named.get(node) or self._attendance.called(node)
 
-        parts = [f"{called(node)}: Flower's error {code}" for node, code in exchange.errors.items()]
+        parts = [f"{called(node)}: {flower_error_words(code)}" for node, code in exchange.errors.items()]
         parts += [f"{called(node)}: no answer" for node in exchange.silent]
         parts += [f"{called(node)}: {refusal_words(refusal.reason)}" for node, refusal in report.refusals.items()]
         return "; ".join(parts)

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from server.monitoring.refusal_words import refusal_words
+from server.monitoring.refusal_words import flower_error_words, refusal_words
 from server.run.attendance import Attendance, Say
 from server.run.exchange import Exchange
 from shared.base.atomic_files import write_whole
@@ -168,7 +168,7 @@ def ask_quotes(
     for node in exchange.silent:
         lines[known[node]] = QuoteLine(platform=known[node], takes_part=False, why="no answer in time")
     for node, code in exchange.errors.items():
-        lines[known[node]] = QuoteLine(platform=known[node], takes_part=False, why=f"Flower's error {code}")
+        lines[known[node]] = QuoteLine(platform=known[node], takes_part=False, why=flower_error_words(code))
     return _judged(run, settings, lines, said, approved, least=least)
 
 

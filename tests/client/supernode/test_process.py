@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,19 @@ def test_it_gets_nothing_that_it_was_not_meant_to_have() -> None:
     found = supernode_environment(Path("/node"), given=given)
     assert not {"SHOP_PASSWORD", "PGPASSWORD"} & set(found)
     assert found["HOME"] == "/node" and found["LANG"] == "C" and found["FEDFUSE_LOG_FORMAT"] == "json"
+
+
+def test_it_ends_with_any_of_its_threads_though_nothing_can_be_written() -> None:
+    """A full disk ended the heartbeat's thread alone: the SuperNode was offline for good, and nobody started it again."""
+    text = """
+import sys, threading, time
+from client.supernode.process import end_with_a_thread
+
+end_with_a_thread()
+threading.Thread(target=sys.exit).start()  # leaving is no death
+time.sleep(0.2)
+threading.Thread(target=lambda: 1 / 0, daemon=True).start()
+time.sleep(60)
+"""
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([sys.executable, "-c", text], stderr=full, stdout=full, timeout=50, check=False).returncode == 1

@@ -255,6 +255,7 @@ class TestGoingOn:
         launch, flower = make_launch([])
         flower.attempts[0] = [says(launch, "incomplete", why="1 of 2 rounds count", code=7), "finished:completed"]
         monkeypatch.setattr("server.deployment.folder.open_coordinator", lambda _: launch.coordinator)
+        monkeypatch.setattr("server.deployment.flower_control.require_server", lambda _: None)
         with pytest.raises(typer.Exit) as caught:
             run_command(resume=launch.run)
         assert caught.value.exit_code == ExitCode.INCOMPLETE == 7
@@ -299,8 +300,10 @@ class TestGoingOn:
     def test_a_server_that_went_away_is_waited_for(self, make_launch: Callable[..., Any]) -> None:
         gone = Unreachable("gone")
         launch, flower = make_launch(["running", gone, gone, "finished:failed"], ["finished:completed"])
-        federate_deployed(launch, lambda _: None)
+        told: list[dict[str, Any]] = []
+        federate_deployed(launch, told.append)
         assert flower.started == [1, 2]
+        assert [event["kind"] for event in told].count("away") == 1  # said, and once
 
     def test_but_not_longer_than_agreed(self, make_launch: Callable[..., Any]) -> None:
         launch, _ = make_launch(["running", Unreachable("gone")], patience=0.0)

@@ -183,7 +183,7 @@ def test_an_aborted_run_is_started_no_more_until_it_is_wanted_again(
     launch = replace(planned("spring"), restarts=5)
     attempts: list[int] = []
 
-    def attempt(launch: Launch, show: Callable[[], None]) -> str:
+    def attempt(launch: Launch, show: Callable[[], None], tell: Any) -> str:
         attempts.append(1)
         note_abort(launch.folder, by="alice")
         return "the attempt stopped"
@@ -219,3 +219,18 @@ def test_a_detached_run_that_cannot_begin_says_why(
     with pytest.raises(FedfuseError, match="does not begin") as caught:
         start_detached(coordinator, "spring", restarts=0)
     assert "no_such_module" in caught.value.quote
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",), ("--dry-run", "--json"), ("--queue", "--detach")])
+def test_a_run_without_a_server_or_a_platform_is_refused_at_once(
+    coordinator: CoordinatorFolder, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """It waited ten minutes for a server that nobody had started, and said nothing."""
+    nobody = called("run", "--server", coordinator.folder, *words)
+    assert nobody.returncode == 3 and "no platform is approved" in nobody.stderr
+    (tmp_path / "shop.toml").write_text(application(tmp_path, "shop").text())
+    assert called("approve", "shop", tmp_path / "shop.toml", "--yes", "--server", coordinator.folder).returncode == 0
+    down = called("run", "--server", coordinator.folder, *words)
+    assert down.returncode == 1 and "does not answer" in down.stderr and "fedfuse server start" in down.stderr
+    assert not list((coordinator.folder / "runs").glob("*"))
+    assert [one.verb for one in log_of(coordinator).actions if one.verb in (Verb.RUN, Verb.DRY_RUN)] == []
