@@ -281,7 +281,13 @@ def _start(launch: Launch) -> int:
     }
     with Control(coordinator) as control:
         flower = control.start(build_bundle().signed_by(key), config)
-    write_whole(launch.folder / ATTEMPT, json.dumps({"flower": flower}).encode())
+    try:
+        write_whole(launch.folder / ATTEMPT, json.dumps({"flower": flower}).encode())
+    except StorageError:
+        # Nobody would know of it: it would wait for the run's lock, and publish what the next attempt has published already.
+        with suppress(FedfuseError), Control(coordinator) as control:
+            control.stop(flower)
+        raise
     return flower
 
 
