@@ -17,7 +17,7 @@ _SCALE = 0.3  # of a hidden state's usual norm at the start: heard by attention,
 
 
 class Attention:
-    """Attention itself weighs sources against words; an absent source is masked (the default)."""
+    """Attention itself weighs sources against words; an absent source is masked."""
 
     OPERATOR = "attention"
 

@@ -15,7 +15,7 @@ from shared.layers.lora import Parameters
 
 
 class Vote:
-    """The mean of the cosines of text and sources, written as one inner product of concatenated unit vectors."""
+    """The mean of the cosines of text and sources, written as one inner product of concatenated unit vectors (the default)."""
 
     OPERATOR = "vote"
 

@@ -67,7 +67,7 @@ class ModelSettings(_Frozen):
         0.12, description="score = cosine / temperature + popularity prior"
     )
     fusion: str = Field(
-        "attention", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="how source vectors join the text; a module of client/fusion"
+        "vote", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="how source vectors join the text; a module of client/fusion"
     )
 
 
