@@ -21,6 +21,8 @@ from shared.base.errors import ExitCode, FedfuseError, InputError
 from simulations.poc.poc_folder import USUAL, PocFolder
 
 Dir = Annotated[Path, typer.Option("--dir", help="The folder that holds all of it.")]
+DirOfStarted = Annotated[Path | None, typer.Option("--dir", help="The folder that holds all of it.", show_default=str(USUAL))]
+"""Of a command about a federation that was started; it may stand before the command's name, too."""
 
 poc = typer.Typer(
     suggest_commands=False,
@@ -42,6 +44,7 @@ def poc_start(context: typer.Context, folder: Dir = USUAL) -> None:
     fedfuse poc stop            and `fedfuse poc` starts the same again
     """
     if context.invoked_subcommand is not None:
+        context.obj = folder
         return
     from simulations.poc.first_federation import FirstFederation
     from simulations.poc.processes import processes_in, require_proc, stop_processes
@@ -84,13 +87,15 @@ def poc_start(context: typer.Context, folder: Dir = USUAL) -> None:
 
 @poc.command("status")
 def poc_status(
-    folder: Dir = USUAL, as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False
+    context: typer.Context,
+    folder: DirOfStarted = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Show what runs, whether the platforms are connected, and what to try. Exit code 1 if not all of it runs."""
     from simulations.poc.processes import require_proc
 
     require_proc()
-    place = PocFolder.at(folder)
+    place = PocFolder.at(folder or context.obj)
     found = _status(place)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -110,12 +115,12 @@ def poc_status(
 
 
 @poc.command("stop")
-def poc_stop(folder: Dir = USUAL) -> None:
+def poc_stop(context: typer.Context, folder: DirOfStarted = None) -> None:
     """End all processes of the federation, also those that a killed `fedfuse poc` has left. The folder stays."""
     from simulations.poc.processes import require_proc, stop_processes
 
     require_proc()
-    place = PocFolder.at(folder)
+    place = PocFolder.at(folder or context.obj)
     complete = place.complete
     if (holder := place.holder()) is not None:
         typer.echo(f"process {holder} is still starting it; it is stopped")

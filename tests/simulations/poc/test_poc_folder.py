@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import fedfuse
 from shared.base.errors import InputError
 from simulations.poc.poc_folder import PocFolder
 
@@ -51,3 +53,12 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_without_one_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fedfuse poc"):
         PocFolder.at(tmp_path).record()
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_the_folder_may_be_named_before_or_after_the_command(tmp_path: Path, command: str) -> None:
+    other = str(tmp_path / "other")
+    for words in (["--dir", other, command], [command, "--dir", other], ["--dir", "nowhere", command, "--dir", other]):
+        with pytest.raises(InputError) as refused:
+            CliRunner().invoke(fedfuse.app, ["poc", *words], catch_exceptions=False)
+        assert refused.value.where == other
