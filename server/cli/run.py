@@ -87,7 +87,7 @@ def run_command(
     """
     from server.deployment.flower_control import require_server
     from server.deployment.folder import open_coordinator
-    from server.deployment.launch import record, recorded
+    from server.deployment.launch import record, recorded, require_open
     from server.operators.acting import acting_operator, log_of
     from server.operators.restored_state import require_current
     from server.operators.rights import Right, Verb
@@ -105,6 +105,7 @@ def run_command(
     publishes = acting.may(Right.PUBLISH)
     if resume:
         launch = replace(recorded(coordinator, resume), restarts=restarts, publish=publishes)
+        require_open(launch)
     else:
         options = {"rounds": rounds, "strategy": strategy, "privacy.noise": noise, "privacy.epsilon": epsilon}
         words = [*(set_ or []), *(f"{key}={value}" for key, value in options.items() if value is not None)]

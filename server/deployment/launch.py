@@ -144,6 +144,21 @@ def recorded(coordinator: CoordinatorFolder, run: str) -> Launch:
         raise InputError(f"there is no run {run!r}", where=str(runs), do=f"runs are: {names}") from None
 
 
+def require_open(launch: Launch) -> None:
+    """Check that a run has not ended already: what it came to would be published once more, as another version.
+
+    Raises:
+        InputError: all of its rounds count.
+    """
+    state = read_state(launch.folder) or {}
+    if state.get("state") == "finished":
+        raise InputError(
+            f"run {launch.run!r} has ended: {state.get('why', '')}",
+            where=str(launch.folder),
+            do=f"train on from its model in a new run: fedfuse run --from {launch.run}",
+        )
+
+
 def federate_deployed(launch: Launch, tell: Tell) -> dict[str, Any]:
     """Run it to its end; returns its last state.
 

@@ -261,6 +261,19 @@ class TestGoingOn:
         assert caught.value.exit_code == ExitCode.INCOMPLETE == 7
         assert "INCOMPLETE" in capsys.readouterr().out
 
+    def test_one_that_is_done_is_not_done_once_more(
+        self, make_launch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from server.cli.run import run_command
+
+        launch, flower = make_launch([])
+        says(launch, "finished", why="the model is in spring/model, and version 2 of registry")()
+        monkeypatch.setattr("server.deployment.folder.open_coordinator", lambda _: launch.coordinator)
+        monkeypatch.setattr("server.deployment.flower_control.require_server", lambda _: None)
+        with pytest.raises(InputError, match=r"has ended: .* version 2") as caught:
+            run_command(resume=launch.run)
+        assert f"--from {launch.run}" in caught.value.do and not flower.started
+
     def test_a_failed_attempt_is_followed_by_another(self, make_launch: Callable[..., Any]) -> None:
         launch, flower = make_launch(["running", "finished:failed"], ["running", "finished:completed"])
         told: list[dict[str, Any]] = []
