@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -36,6 +37,17 @@ os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
 # here learn it from the environment: a thread that waits for work spins, which took twice the processor time of training steps.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+# Collecting makes a million objects that stay. Looking through them for garbage again and again takes four tenths of its time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is here stays; from now on what tests leave behind is looked for."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import platform
 import signal
 import socket
@@ -196,7 +197,7 @@ def helpers(tmp_path: Path) -> Iterator[dict[str, Any]]:
         threading.Thread(target=answer, daemon=True).start()
         return listener
 
-    path, letters, abstract = tmp_path / "helper", tmp_path / "letters", f"\0fedfuse-{os.getpid()}"
+    path, letters, abstract = tmp_path / "helper", tmp_path / "letters", f"\0fedfuse-{secrets.token_hex(8)}"
     for name in (str(path), abstract):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(name)
