@@ -11,10 +11,14 @@ import pytest
 from client.privacy.popularity_release import log_popularity
 from shared.base.errors import ProtocolError
 from shared.base.settings import Settings
+from shared.preferences.sum_kind import SumKind
+from shared.privacy.plan import LIKES_NOISE
 from shared.secagg.codec import encode
 from shared.secagg.noise_agreement import MOST_NOISE, Agreement, declared_by, pooled, require_owners
+from shared.secagg.quorum import quorum_of
 from shared.secagg.roster import Roster, RosterEntry, SumTerms
 from shared.secagg.shared_catalogues import (
+    BOUND,
     COUNT_NOISES,
     MOST_CATALOGUES,
     MOST_COUNT,
@@ -122,6 +126,36 @@ def test_every_number_of_an_agreement_has_bounds(name: str) -> None:
     for beyond in (-1e-300, math.nextafter(most, math.inf), math.inf, math.nan):
         with pytest.raises(ProtocolError, match=f"agreed {name}"):
             replace(good, **{name: beyond})
+
+
+@pytest.mark.parametrize("name", ["noise_multiplier", "preference_noise", "taste_noise"])
+@pytest.mark.parametrize("noise", [0.0, 5e-324, 1.0, MOST_NOISE])
+def test_popularities_are_noised_as_soon_as_any_platform_needs_noise(name: str, noise: float) -> None:
+    agreed = replace(Agreement(noise_multiplier=0.0, batch=4.0, catalogues=(of(1),)), **{name: noise})
+    settings, quorum = Settings(), quorum_of(3, threshold=0.6, colluders=0)
+    assert agreed.private == (noise > 0)
+    noised = agreed.popularity_point(quorum=quorum, settings=settings).noise_multiplier
+    assert noised == (settings.privacy.prior_noise_multiplier if noise > 0 else 0.0) and settings.privacy.prior_noise_multiplier
+
+
+@pytest.mark.parametrize("colluders", [0, 1])
+def test_every_sum_is_of_the_agreed_noise_and_counts_on_those_who_do_not_collude(colluders: int) -> None:
+    made = roster(of(1, users=9), of(1), of(1, users=40), of(2), colluders=colluders)
+    agreed = Agreement(
+        noise_multiplier=1.5, batch=4.0, preference_noise=2.5, taste_noise=3.5, catalogues=(of(1), of(3, items=7, users=8))
+    )
+    points = {of: agreed.preference_point(dimension=17, of=of, roster=made) for of in SumKind}
+    trained = agreed.point(dimension=17, quorum=made.quorum, clip=0.25)
+    counted = agreed.popularity_point(quorum=made.quorum, settings=Settings())
+    for point in (*points.values(), trained, counted):
+        assert (point.participants, point.honest) == (4, made.quorum.threshold - colluders)
+        assert (point.dimension, point.clip) == (17, 0.25 if point is trained else 1.0)
+    assert (trained.noise_multiplier, trained.batch) == (1.5, 4.0)
+    noises = {SumKind.PREFERENCES: 2.5, SumKind.LIKES: LIKES_NOISE * 2.5, SumKind.TASTE: 3.5}
+    assert {of: point.noise_multiplier for of, point in points.items()} == noises
+    # A direction of texts may be everybody's of the largest platform; the only item that a tenth of it likes has room.
+    assert {of: point.coordinate for of, point in points.items()} == {of: 40 if of is SumKind.TASTE else 4.0 for of in SumKind}
+    assert counted.room == pytest.approx(8 / math.sqrt(BOUND))  # of an item that all of the largest catalogue's 8 users like
 
 
 def test_so_has_a_popularity() -> None:
