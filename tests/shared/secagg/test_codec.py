@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -150,3 +150,39 @@ def test_no_secret_is_shown(world: Callable[..., Any], fresh: Callable[..., Any]
     secrets = [enrolled.secrets, enrolled.sealing, dealing.kept, active.secrets, active.shares, active.masked.words]
     for secret in secrets:
         assert repr(secret)[2:20] not in shown and secret.hex()[:16] not in shown
+
+
+MASK = messages.Mask(round=1, present=(0, 1), parcels=(), length=1, bits=1)
+MARK = bytes(32)
+
+
+@pytest.mark.parametrize(
+    ("good", "name", "held", "beyond"),
+    [
+        (MASK, "bits", (1, 32), (0, 33)),
+        (MASK, "length", (1, messages.MOST_WORDS), (0, messages.MOST_WORDS + 1)),
+        (MASK, "present", (tuple(range(messages.MOST)),), (tuple(range(messages.MOST + 1)),)),
+        (messages.Before(), "told", ((), (MARK,) * messages.MOST), ((MARK,) * (messages.MOST + 1), (MARK, MARK[1:]))),
+        (messages.Before(), "based", (b"",), (MARK,)),
+        (messages.Before(since=1, based=MARK), "based", (MARK,), (b"", MARK[1:], MARK + MARK)),
+        (messages.Masked(consent=bytes(64), words=b""), "consent", (bytes(64),), (bytes(63), bytes(65))),
+        (messages.Confirmed(signature=bytes(64)), "signature", (bytes(64),), (bytes(63), bytes(65))),
+        (messages.Signed(number=0, signature=bytes(64)), "signature", (bytes(64),), (bytes(63), bytes(65))),
+    ],
+)
+def test_a_message_has_bounds(good: Any, name: str, held: tuple[Any, ...], beyond: tuple[Any, ...]) -> None:
+    for value in held:
+        assert getattr(replace(good, **{name: value}), name) == value
+    for value in beyond:
+        with pytest.raises(ProtocolError):
+            replace(good, **{name: value})
+
+
+def test_what_was_before_a_round_is_in_its_digest() -> None:
+    other = bytes([1]) * 32
+    all_of_it = [
+        messages.Before(told=told, since=since, based=based)
+        for told in ((), (MARK,), (other,), (MARK, other), (other, MARK))
+        for since, based in ((0, b""), (1, MARK), (2, MARK), (1, other))
+    ]
+    assert len({one.digest for one in all_of_it}) == len(all_of_it)

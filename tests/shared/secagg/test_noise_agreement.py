@@ -128,6 +128,13 @@ def test_every_number_of_an_agreement_has_bounds(name: str) -> None:
             replace(good, **{name: beyond})
 
 
+def test_so_have_its_catalogues_together() -> None:
+    full = (of(1, items=MOST_ITEMS - 1), of(2, items=1))
+    assert Agreement(noise_multiplier=1.0, batch=4.0, catalogues=full).catalogues == full
+    with pytest.raises(ProtocolError, match=f"{MOST_ITEMS + 1} items"):
+        Agreement(noise_multiplier=1.0, batch=4.0, catalogues=(*full, of(3, items=1)))
+
+
 @pytest.mark.parametrize("name", ["noise_multiplier", "preference_noise", "taste_noise"])
 @pytest.mark.parametrize("noise", [0.0, 5e-324, 1.0, MOST_NOISE])
 def test_popularities_are_noised_as_soon_as_any_platform_needs_noise(name: str, noise: float) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +14,8 @@ from shared.base.errors import InputError, ProtocolError
 from shared.protocol.messages import NAME as MESSAGE_NAME
 from shared.secagg import roster as rosters
 from shared.secagg.identity import Identity, digest_of
-from shared.secagg.quorum import COMPLETE, Quorum, quorum_of
-from shared.secagg.roster import MOST_SHARES, Roster, RosterEntry, SumSession, SumTerms
+from shared.secagg.quorum import COMPLETE, MOST, Quorum, quorum_of
+from shared.secagg.roster import MOST_ROUNDS, MOST_SHARES, Roster, RosterEntry, SumSession, SumTerms
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,8 +132,6 @@ def test_the_ring_depends_on_everybodys_keys() -> None:
 
 
 def test_the_digest_stands_for_everything() -> None:
-    from dataclasses import replace
-
     roster = made(5)
     first = roster.entries[0]
     different = [
@@ -177,6 +178,52 @@ def test_lists_that_are_none(present: tuple[int, ...]) -> None:
 def test_a_run_too_long_for_its_neighbours_is_refused() -> None:
     with pytest.raises(InputError, match="rounds"):
         SumTerms(run="run", rounds=MOST_SHARES // 69 + 1, threshold=0.8, colluders=1).quorum(200)
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "beyond"),
+    [
+        ("rounds", (1, MOST_ROUNDS), (0, MOST_ROUNDS + 1)),
+        ("threshold", (5e-324, 1.0), (0.0, math.nextafter(1.0, 2.0), math.nan)),
+        ("colluders", (0, MOST - 1), (-1, MOST)),
+        ("least", (1, MOST), (0, MOST + 1)),
+        ("settings", (bytes(32),), (bytes(31), bytes(33))),
+    ],
+)
+def test_every_term_has_bounds(name: str, held: tuple[object, ...], beyond: tuple[object, ...]) -> None:
+    good = SumTerms(run="run", rounds=3, threshold=0.8, colluders=1)
+    for value in held:
+        assert getattr(replace(good, **{name: value}), name) == value  # type: ignore[arg-type]
+    for value in beyond:
+        with pytest.raises(ProtocolError):
+            replace(good, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("members", [2, 30, 200])
+def test_a_run_has_as_many_rounds_as_shares_can_be_kept_for(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = SumTerms(run="run", rounds=7, threshold=0.8, colluders=1)
+    holders = terms.quorum(members).degree + 1
+    monkeypatch.setattr(rosters, "MOST_SHARES", 7 * holders)
+    assert terms.quorum(members).degree + 1 == holders
+    monkeypatch.setattr(rosters, "MOST_SHARES", 7 * holders - 1)
+    with pytest.raises(InputError, match="7 rounds") as caught:
+        terms.quorum(members)
+    assert "at most 6 rounds" in caught.value.do
+
+
+def test_texts_of_a_roster_have_a_length() -> None:
+    roster = made(3)
+    first, *others = roster.entries
+    entries = (replace(first, declared=bytes(256)), *others)
+    assert replace(roster, facts=bytes(4096), entries=entries).entries == entries
+    with pytest.raises(ProtocolError, match="facts"):
+        replace(roster, facts=bytes(4097))
+    for longer in ({"declared": bytes(257)}, {"identity": bytes(33)}, {"keys": bytes(31)}, {"signature": bytes(65)}):
+        with pytest.raises(ProtocolError, match=first.platform):
+            replace(first, **longer)  # type: ignore[arg-type]
+    for wrong in ((), (first, first), (others[0], first), (first, replace(others[0], identity=first.identity))):
+        with pytest.raises(ProtocolError):
+            replace(roster, entries=wrong)
 
 
 @pytest.mark.parametrize(
