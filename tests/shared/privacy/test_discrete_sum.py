@@ -266,6 +266,45 @@ def test_a_worse_sampler_would_be_paid_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert discrete.integer_epsilon([removal], 1e-5, lambda delta: 3.0) == math.inf
 
 
+@pytest.mark.parametrize("closeness_bits", [24, 100])
+def test_every_failure_of_every_release_is_paid_for(closeness_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module's three costs, summed here release by release, with bits so few that each of them can be seen."""
+    monkeypatch.setattr(discrete, "CLOSENESS_BITS", closeness_bits)
+    monkeypatch.setattr(discrete, "SAMPLER_BITS", 50)
+    parts = [Integers(reach=100.0, dimension=300, local=50, failure=1e-5, honest=2), replace(PART, dimension=7, failure=3e-5)]
+    # One of a rate that its group brings to 1, one far below; and one without integers, which costs nothing here.
+    removals = [
+        Removal(noise_multiplier=1.0, sample_rate=0.5, examples=3, steps=2, integers=parts[0]),
+        Removal(noise_multiplier=1.0, sample_rate=0.1, examples=2, steps=5, integers=parts[1]),
+        Removal(noise_multiplier=1.0, sample_rate=1.0, examples=9, steps=99),
+    ]
+    failure = 2 * 1.0 * 7 * 1e-5 + 5 * 0.2 * 3 * 3e-5
+    shares = 2 * 350 * 2 + 5 * (7 + parts[1].local) * parts[1].honest
+    closeness, sampler = shares * 2.0**-closeness_bits, shares * 2.0**-50
+    asked: list[float] = []
+
+    def convert(delta: float) -> float:
+        asked.append(delta)
+        return 3.0 + (len(asked) > 1) / 4
+
+    epsilon = discrete.integer_epsilon(removals, 1e-2, convert)
+    rest = (1e-2 - failure) * math.exp(-closeness)
+    assert asked == pytest.approx([rest, rest - sampler * (1 + math.exp(4.0))], rel=1e-13)
+    assert asked[0] != asked[1] and epsilon == pytest.approx(3.25 + 2 * closeness, rel=1e-13)
+    for delta in (failure, failure / 2):
+        assert discrete.integer_epsilon(removals, delta, lambda delta: 3.0) == math.inf
+
+
+def test_no_epsilon_beyond_what_the_sampler_was_paid_for_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    removal = Removal(noise_multiplier=1.0, sample_rate=1.0, examples=1, steps=1, integers=PART)
+    for first, told in ((discrete.LARGEST, discrete.LARGEST), (math.nextafter(discrete.LARGEST, math.inf), math.inf)):
+        assert discrete.integer_epsilon([removal], 1e-5, lambda delta, first=first: first) == told  # type: ignore[misc]
+    monkeypatch.setattr(discrete, "SAMPLER_BITS", 60)
+    for second, told in ((3.99, 3.99), (4.01, math.inf)):
+        answers = iter((3.0, second))
+        assert discrete.integer_epsilon([removal], 1e-5, lambda delta, answers=answers: next(answers)) == told  # type: ignore[misc]
+
+
 def test_what_a_plan_promises_its_rounds_keep() -> None:
     """The plan knows neither dimension nor honest platforms: they must not matter, not even for a huge budget."""
     for budget in (4.0, 500.0):
