@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.config.platform_file import PlatformFile, load
-from client.privacy.limited_plan import plan_within
+from client.privacy import release_plan
+from client.privacy.limited_plan import mechanism_of, plan_within
 from client.privacy.run_share import RunShare, share_of
-from shared.base.errors import BudgetExceeded
-from shared.base.settings import Settings, build
+from shared.base.errors import BudgetExceeded, PrivacyError
+from shared.base.settings import CLIPS, Settings, TrainingSettings, build
 from shared.privacy.accountants import PREFERRED
+from shared.privacy.plan import Plan
 from shared.privacy.releases import Release, ReleaseKind
+from shared.privacy.spent import Method
+from shared.secagg.fixed_point import FixedPoint, planning
 
 BUDGET = 8.0
 BEFORE = (Release(kind=ReleaseKind.PREFERENCES, noise_multiplier=2.0),)
@@ -97,3 +102,86 @@ def test_a_share_that_carries_nothing_is_said_to_be_the_budgets(file: Callable[.
     found = share_of(made, asked, budget=BUDGET, spent=(), simulation=False)
     with pytest.raises(BudgetExceeded, match=r"may spend epsilon 0.01 of the 8 that this platform has left"):
         plan_within(made, asked, share=found, simulation=False, group_size=1, parameters=100, items=50)
+
+
+@pytest.mark.parametrize("simulation", [False, True])
+@pytest.mark.parametrize("metrics", [False, True])
+@pytest.mark.parametrize("budget", [BUDGET, math.inf])
+def test_every_evaluation_that_leaves_is_planned_for_and_no_other(
+    file: Callable[..., PlatformFile],
+    tiny_settings: Any,
+    simulation: bool,
+    metrics: bool,
+    budget: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: Settings = tiny_settings(simulation=simulation, privacy={"generator": "secure"}, rounds=3)
+    made = file()
+    made = made.model_copy(update={"federation": made.federation.model_copy(update={"metrics": metrics})})
+    monkeypatch.setattr(release_plan, "make_plan", lambda **facts: facts)
+    facts: Any = release_plan.plan_of(
+        made, asked, budget=budget, group_size=3, parameters=1, exact_metrics=asked.exact_metrics, spent=BEFORE
+    )
+    released = not simulation and metrics and math.isfinite(budget)
+    one = Release(
+        kind=ReleaseKind.EVALUATE,
+        noise_multiplier=asked.privacy.metrics_noise_multiplier,
+        group_size=3,
+        integers=planning(),
+    )
+    assert asked.evaluations > 1
+    assert facts["evaluations"] == [*[one] * (asked.evaluations * released), *BEFORE]
+    assert (facts["steps"], facts["sample_rate"]) == (asked.steps, asked.training.rate(made.users))
+
+
+CLIP = 0.25
+PLAN = Plan(
+    releases=(),
+    budget=BUDGET,
+    delta=1e-5,
+    noise_multiplier=2.0,
+    epsilon=BUDGET,
+    accountant=Method.PRV,
+    signal_to_noise=9.0,
+)
+
+
+def step(plan: Plan, *, noise: float, clip: float = CLIP, local: int = 0, users: int = 4000) -> Release:
+    point = FixedPoint(dimension=40, participants=3, honest=2, clip=clip, noise_multiplier=noise)
+    asked = build({"strategy": "preferences", "training": {"clip": CLIP, "sample_rate": 0.125}}, where="test")
+    made = release_plan.round_release(plan, point, settings=asked, users=users, group_size=3, local=local)
+    assert made.noise_multiplier == point.multiplier_with(local) and made.integers == point.integers_with(local)
+    return made
+
+
+def test_a_round_of_the_secure_sum_has_at_least_the_planned_noise() -> None:
+    made = step(PLAN, noise=2.0)
+    assert (made.kind, made.steps, made.sample_rate, made.group_size) == (ReleaseKind.TRAIN, 1, 0.125, 3)
+    assert made.noise_multiplier == 2.0 and step(PLAN, noise=2.5).noise_multiplier == 2.5
+    # Coordinates that stay lengthen a user's vector: the same noise is then less than it was planned for.
+    for noise, local in ((math.nextafter(2.0, 0), 0), (2.0, 40_000)):
+        with pytest.raises(PrivacyError, match="agreed noise multiplier"):
+            step(PLAN, noise=noise, local=local)
+    assert step(PLAN, noise=2.5, local=40).integers != made.integers
+
+
+def test_and_the_clip_of_the_settings() -> None:
+    for clip in (math.nextafter(CLIP, 0), math.nextafter(CLIP, 1)):
+        with pytest.raises(PrivacyError, match="clip"):
+            step(PLAN, noise=2.0, clip=clip)
+    off = replace(PLAN, budget=math.inf, noise_multiplier=0.0)
+    assert step(off, noise=0.0, clip=2 * CLIP).noise_multiplier == 0.0
+
+
+@pytest.mark.parametrize("clipping", ["fixed", "adaptive"])
+@pytest.mark.parametrize("private", [True, False])
+def test_the_step_is_the_one_that_was_planned(clipping: Any, private: bool) -> None:
+    training = TrainingSettings(clip=CLIP, sample_rate=0.5, clipping=clipping)
+    plan = PLAN if private else replace(PLAN, budget=math.inf, noise_multiplier=0.0)
+    made = mechanism_of(plan, training, users=400, dimension=7, group_size=3)
+    assert (made.users, made.sample_rate, made.dimension, made.group_size) == (400, 0.5, 7, 3)
+    assert (made.clip, made.noise_multiplier) == ((CLIP, 2.0) if private else (math.inf, 0.0))
+    assert (made.quantile is not None) == (private and clipping == "adaptive")
+    if made.quantile is not None:
+        assert (made.quantile.target, made.quantile.rate) == (training.clip_quantile, training.clip_rate)
+        assert (made.quantile.least, made.quantile.most, made.quantile.noise) == (*CLIPS, 10.0)  # a 20th of 200 users
