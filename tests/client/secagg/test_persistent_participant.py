@@ -264,8 +264,16 @@ def test_another_catalogue_or_number_of_users_is_another_platform(federation: Fe
         ({"batch": 5.1}, ProtocolError),
         ({"dimensions": {"ab": 1 << 29}}, ProtocolError),
         ({"taste_need": 5.0}, PrivacyError),
+        ({"preference_need": 5e-324}, PrivacyError),
     ],
-    ids=["too little noise", "a need that is none", "too small a batch", "a vector too long", "too little for a taste map"],
+    ids=[
+        "too little noise",
+        "a need that is none",
+        "too small a batch",
+        "a vector too long",
+        "too little for a taste map",
+        "too little for preferences",
+    ],
 )
 def test_an_agreement_that_does_not_suffice_is_not_dealt_for(
     federation: Federation, over: dict[str, Any], error: type[Exception]
@@ -287,6 +295,29 @@ def test_a_point_of_another_length_or_width_is_refused(federation: Federation) -
         part.point(asked, dimension=DIMENSION + 1)
     with pytest.raises(ProtocolError, match="round"):
         part.asked(federation.request(2, mask), finished=0)
+
+
+def test_a_round_goes_on_only_with_vectors_that_are_young_enough_and_this_platforms(federation: Federation) -> None:
+    federation.set_up()
+    part = federation.part("p0")
+    first = part.asked(federation.request(1, federation.round(1).mask_for(0)), finished=0)
+    most, based = federation.settings.training.bank_steps, bytes(range(32))
+    assert most > 2
+    for number in range(most, 2 * most + 3):
+        for since in range(1, number + 3):
+            active = replace(first.active, since=since, based=based)
+            mask = replace(first.request, round=number, before=secagg.Before(since=since, based=based))
+            if 0 < number - since < most:
+                # Counted in the rounds of the run, which begin with another number than the sums.
+                assert part._require_since(active, mask, number - LAST_SUM) == since - LAST_SUM
+                for other in (replace(active, since=since + 1), replace(active, based=bytes(32))):
+                    with pytest.raises(OutOfOrder, match="does not have"):
+                        part._require_since(other, mask, number - LAST_SUM)
+            else:
+                with pytest.raises(ProtocolError, match="rounds ago"):
+                    part._require_since(active, mask, number - LAST_SUM)
+        anew = replace(first.request, round=number, before=secagg.Before())
+        assert part._require_since(active, anew, number - LAST_SUM) == number - LAST_SUM
 
 
 def test_phases_out_of_order(federation: Federation) -> None:
