@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.privacy.discrete_gaussian import LARGEST_TABLE, noise_share, noise_table
+from client.privacy import discrete_gaussian as discrete
+from client.privacy.discrete_gaussian import LARGEST_TABLE, NoiseTable, discrete_gaussian, noise_share, noise_table
 from client.privacy.noise_sources import SecureNoise, SeededNoise
 from shared.base.errors import InputError
 from shared.privacy.accountants import OPACUS
@@ -210,6 +211,22 @@ class TestShare:
         assert point.share_variance > 2 * LARGEST_TABLE
         share = noise_share(point, SeededNoise(1))
         assert share.var() == pytest.approx(point.share_variance, rel=6 * math.sqrt(2 / point.dimension))
+
+    @pytest.mark.parametrize("draws", [1, 2, 7, 1024])
+    def test_a_sum_is_of_as_few_draws_as_the_largest_table_allows_and_of_1024_at_most(
+        self, draws: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`shared/privacy/discrete_sum.py` proves what it says of sums of up to 1024 draws."""
+        tables: list[float] = []
+        monkeypatch.setattr(discrete, "LARGEST_TABLE", 16.0)
+        monkeypatch.setattr(discrete, "noise_table", lambda variance: [tables.append(variance), noise_table(variance)][1])
+        monkeypatch.setattr(NoiseTable, "draw", lambda table, count, random: np.ones(count, np.int64))
+        for variance in (16.0 * draws, math.nextafter(16.0 * (draws - 1), math.inf) if draws > 1 else 8.0):
+            assert discrete_gaussian(variance, 3, Fixed()).tolist() == [draws] * 3
+            assert tables.pop() == pytest.approx(variance / draws, rel=1e-15) and not tables
+        if draws == 1024:
+            with pytest.raises(InputError, match="integer noise"):
+                discrete_gaussian(math.nextafter(16.0 * draws, math.inf), 3, Fixed())
 
     def test_an_absurd_variance_is_refused(self) -> None:
         with pytest.raises(InputError, match="share"):

@@ -17,6 +17,8 @@ from client.secagg.persistent_participant import PersistentParticipant, Register
 from shared.base.atomic_files import read_checked, write_checked
 from shared.base.errors import InputError, OutOfOrder, PrivacyError, ProtocolError, StorageError, UnknownPeer
 from shared.base.settings import Settings
+from shared.preferences.item_index import list_digest
+from shared.preferences.platform_lists import PlatformLists
 from shared.protocol.messages import Factors, Sum
 from shared.protocol.question import question_of
 from shared.secagg import messages as secagg
@@ -318,6 +320,35 @@ def test_a_round_goes_on_only_with_vectors_that_are_young_enough_and_this_platfo
                     part._require_since(active, mask, number - LAST_SUM)
         anew = replace(first.request, round=number, before=secagg.Before())
         assert part._require_since(active, anew, number - LAST_SUM) == number - LAST_SUM
+
+
+def test_preferences_are_asked_for_of_items_on_two_signed_lists(federation: Federation) -> None:
+    federation.set_up()
+    part = federation.part("p0")
+    asked = part.asked(federation.request(1, federation.round(1).mask_for(0)), finished=0)
+    lists = [np.array(own, np.uint64) for own in ([1, 2, 3], [2, 3, 4, 5], [3, 5, 6])]
+    session = asked.active.session
+    entries = tuple(
+        replace(entry, declared=encode(DeclaredCatalogue(digest=bytes(32), items=9, users=9, item_list=list_digest(own))))
+        for entry, own in zip(session.roster.entries, lists, strict=True)
+    )
+    signed = replace(
+        asked, active=replace(asked.active, session=replace(session, roster=replace(session.roster, entries=entries)))
+    )
+    text = PlatformLists.of(lists).text()
+    for item in range(8):
+        items = np.array([3, item], np.uint64)
+        if sum(item in own for own in lists) >= 2:
+            part.require_shared(signed, items, text)
+        else:
+            with pytest.raises(ProtocolError, match="only one platform"):
+                part.require_shared(signed, items, text)
+    for at, name in enumerate(federation.names):
+        # The coordinator adds an item to a list, or leaves one out, and may say so of no platform's.
+        for other in (np.array([*lists[at], 9], np.uint64), lists[at][:-1]):
+            text = PlatformLists.of([*lists[:at], other, *lists[at + 1 :]]).text()
+            with pytest.raises(ProtocolError, match=f"not the one '{name}' signed"):
+                part.require_shared(signed, np.array([3], np.uint64), text)
 
 
 def test_phases_out_of_order(federation: Federation) -> None:
