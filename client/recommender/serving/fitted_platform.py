@@ -15,7 +15,7 @@ from client.recommender.platform_model import PlatformModel
 from client.recommender.serving.kept_model import keep_fitted, kept_fitted, state_digest
 from client.recommender.serving.lazy_tables import SEED, LazyTables
 from client.recommender.tell import UNREPORTED, Reports
-from shared.base.errors import InputError, StorageError
+from shared.base.errors import StorageError
 
 if TYPE_CHECKING:
     from client.recommender.global_model import GlobalModel
@@ -90,14 +90,12 @@ class FittedPlatform:
     def _read(self) -> None:
         # Torch and all that reads tables take seconds to load, and what was kept needs none of them.
         from client.recommender.pulled_model import open_model, use_model
-        from client.sources.platform_tables import require_usable
+        from client.sources.platform_tables import require_items, require_usable
 
         file, inputs, say = self._file, self._inputs, self._reports.say
         opened = None if inputs.model is None else open_model(inputs.model, trusted=inputs.trusted, say=say)
         tables = self._rows.tables
-        if tables.items < 2:
-            found = f"the catalogue has {tables.items} item"
-            raise InputError(found, where=str(file.path), do="a recommender needs two at least")
+        require_items(tables, where=str(file.path))
         if opened is None:
             require_usable(tables, where=str(file.path))
         self.shelf = self._rows.shelf

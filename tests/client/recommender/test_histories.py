@@ -1,13 +1,14 @@
-"""Products of histories with sparse matrices: those of whole matrices, whatever is asked of them."""
+"""What counts of a history, and products with sparse matrices: those of whole matrices, whatever is asked of them."""
 
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from client.recommender.histories import MetEntries
+from client.examples.split import ragged
+from client.recommender.histories import Histories, MetEntries
 
 
 def drawn(seed: int, rows: int, columns: int) -> np.ndarray:
@@ -30,3 +31,31 @@ def test_entries_that_are_named_twice_count_twice() -> None:
     met = MetEntries.of(csr_matrix(np.ones((1, 1), np.float32)), matrix)
     np.testing.assert_array_equal(met.total(), [0.0, 0.0, 0.0, 3.0, 0.0])
     np.testing.assert_array_equal(met.by_item(np.array([3, 0])), [[3.0, 0.0]])
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.sampled_from([None, 2.0, 8.0]),
+    st.sampled_from([{}, {"emphasis": 0.0}, {"emphasis": 0.5}, {"emphasis": 1.0}]),
+    st.booleans(),
+)
+def test_an_item_counts_by_its_age_and_its_weight_where_these_are_asked_for(
+    seed: int, ordered: bool, half_life: float | None, emphasis: dict[str, float], shortened: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    rows = [random.permutation(9)[: random.integers(0, 7)].astype(np.int32) for _ in range(random.integers(1, 6))]
+    weight, offsets = random.uniform(0.2, 5.0, sum(map(len, rows))).astype(np.float32), np.cumsum([0, *map(len, rows)])
+    users = random.integers(0, len(rows), 4)
+    lengths = np.array([random.integers(0, len(rows[user]) + 1) if shortened else len(rows[user]) for user in users])
+    expected = np.zeros((4, 9))
+    for row, (user, count) in enumerate(zip(users, lengths, strict=True)):
+        for place, item in enumerate(rows[user][:count]):
+            age = count - 1 - place if ordered and half_life else 0
+            heavy = float(weight[offsets[user] + place]) ** emphasis.get("emphasis", 0.0)
+            expected[row, item] = 0.5 ** (age / (half_life or 1.0)) * heavy
+    histories = Histories(liked=ragged(rows), items=9, ordered=ordered, weight=weight)
+    found = histories.recent(users, half_life=half_life, lengths=lengths if shortened else None, **emphasis)
+    np.testing.assert_allclose(found.toarray(), expected, rtol=1e-6)
+    assert found.has_sorted_indices and found.dtype == np.float32

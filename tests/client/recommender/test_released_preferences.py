@@ -14,10 +14,12 @@ from client.recommender.evidence import Popular
 from client.recommender.fused_model import fused_with
 from client.recommender.histories import Histories
 from client.recommender.item_preferences import own_preferences
+from client.recommender.item_ridge import ItemRidge
 from client.recommender.left_out import Validation
 from client.recommender.own_model import OwnFit
 from client.recommender.platform_model import weigh_evidence
 from client.recommender.released_preferences import released_by_others, released_on
+from shared.preferences.denoising import public_ridge
 from shared.preferences.packing import unpacked
 from shared.preferences.shared_preferences import SharedPreferences
 from shared.preferences.sum_kind import SumKind
@@ -173,3 +175,22 @@ def test_a_release_of_an_older_version_is_read_by_its_factors_and_never_fused_wh
     older = replace(released(mine, noise=0.1), noised=None)
     assert released_by_others(older, HASHES, words=WORDS, liked=mine) == (None, None)
     np.testing.assert_array_equal(released_on(older, HASHES, words=WORDS).factors, older.factors_on(HASHES))
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0, 30.0])
+def test_factors_read_anew_need_less_of_a_ridge_than_published_ones_but_one_at_least(theirs: Ragged, noise: float) -> None:
+    """Their noise is damped already. The regression is that of the factors as they are read."""
+    shared = released(theirs, noise=noise)
+    published, older, anew = (
+        released_on(shared, HASHES),
+        released_on(replace(shared, noised=None), HASHES, words=WORDS),
+        released_on(shared, HASHES, words=WORDS),
+    )
+    assert published.ridge.ridge == older.ridge.ridge == public_ridge(ITEMS, shared.noise) >= anew.ridge.ridge >= 1.0
+    large = public_ridge(ITEMS, 1e3), released_on(replace(shared, noise=1e3), HASHES, words=WORDS).ridge.ridge
+    assert 0.0 < large[1] < large[0]
+    assert anew.ridge.ridge == pytest.approx(max(1.0, published.ridge.ridge * large[1] / large[0]))
+    for found in (published, anew):
+        expected = ItemRidge(scipy.sparse.csr_matrix(found.factors), ridge=found.ridge.ridge)
+        history = scipy.sparse.csr_matrix(np.eye(ITEMS, dtype=np.float32)[:5])
+        np.testing.assert_allclose(found.ridge.scores(history), expected.scores(history), atol=1e-6)

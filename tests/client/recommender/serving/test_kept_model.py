@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import fedfuse
 from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
 from client.recommender import evidence, item_ridge, platform_model
+from client.recommender.evidence import Evidence
 from client.recommender.lists.recommended import ListRules
 from client.recommender.serving import fitted_platform, kept_model, recommend_all
 from client.recommender.serving.fitted_platform import FittedPlatform, ModelInputs
-from client.recommender.serving.kept_model import TextColumn, state_digest
+from client.recommender.serving.kept_model import TextColumn, keep_fitted, state_digest
 from client.recommender.serving.recommend import recommend_items
 from client.recommender.serving.recommend_all import recommend_everybody
 from client.sources import platform_tables
@@ -170,6 +172,18 @@ def test_what_cannot_be_kept_is_answered_all_the_same(file: PlatformFile, tmp_pa
     (tmp_path / "state").write_text("a file, not a folder")
     said: list[str] = []
     assert asked(file, tmp_path, say=said.append) and any("could not be kept" in line for line in said)
+
+
+def test_evidence_of_an_unknown_kind_is_refused_and_nothing_is_written(file: PlatformFile, tmp_path: Path) -> None:
+    """It would be read back as evidence of another kind."""
+
+    class Unrelated(Evidence):
+        name = "unrelated"
+
+    fitted, path = FittedPlatform(file, ModelInputs(cache=tmp_path / "trunk")), tmp_path / "kept"
+    with pytest.raises(TypeError, match="Unrelated"):
+        keep_fitted(path, fitted.shelf, replace(fitted.fitted, evidence=[(1.0, Unrelated())]), "digest")
+    assert not path.exists()
 
 
 def test_texts_are_what_they_were() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from shared.base.settings import Settings
 from shared.model.adapter import layout_of
 from shared.model.backbone import shape_of
 from shared.model.peft_export import export, load_published
-from shared.preferences.shared_preferences import FILE
+from shared.preferences.shared_preferences import FILE, load_preferences
 from shared.registry.manifest import MANIFEST, describe
 from shared.registry.signing import Untrusted, load_signer, make_key_pair
 from tests.shared.registry.test_pulled_folder import ORIGIN
@@ -85,6 +86,18 @@ def test_parts_sum_to_the_score_and_say_why(ask: Ask, model: Path, file: Platfor
         assert item.because
     titles = {title for item, title in zip(tables.item_ids, tables.item_titles, strict=True) if item in had}
     assert any(title in item.because for item in items for title in titles)
+
+
+def test_two_items_are_enough_and_of_one_the_cause_is_said(write_platform: Write, ask: Ask) -> None:
+    events = "user,item\n" + "".join(f"u{user},i{user % 2}\n" for user in range(9))
+    path = write_platform(users=40, files={"shop-events.csv": events})
+    path.write_text(path.read_text().partition("[sources.items]")[0])
+    found, _ = ask(file=load(path), user="u0")
+    assert [item.item for item in found] == ["i1"]
+    (path.parent / "shop-events.csv").write_bytes(b"user,item\r\n1,a\r2,b\r3,c\r\n4,d\r\n")
+    with pytest.raises(InputError, match="the catalogue has 1 item") as error:
+        ask(file=load(path), user="1")
+    assert "carriage_returns = true" in error.value.do
 
 
 def test_the_own_model_alone(ask: Ask) -> None:
@@ -198,6 +211,14 @@ def test_evaluation(file: PlatformFile, model: Path, given: str, tiny_settings: 
     assert models == ({"own"} if given == "nothing" else {"own", "global", "fused"})
     assert (values["segments"]["all"]["fused_minus_own"] is None) == (given == "nothing")
     assert values["recommended_by"] in models
+
+
+def test_a_model_of_none_of_the_items_is_left_out_of_an_evaluation(file: PlatformFile, model: Path, tmp_path: Path) -> None:
+    preferences = load_preferences(model / FILE)
+    write_release(tmp_path / "foreign", replace(preferences, items=preferences.items + np.uint64(1)))
+    said: list[str] = []
+    found = evaluate_platform(file, model=tmp_path / "foreign", seed=0, cache=tmp_path / "cache", say=said.append)
+    assert set(found.settings) == {"own"} and set(found.ranked.ranks) == {"own"} and "own model is shown alone" in said[-1]
 
 
 class TestCommands:
