@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from client.evaluation.click_metrics import CLICK_METRICS, click_figures, pair_sums, reliability
@@ -46,8 +49,11 @@ def test_scikit_learn_says_the_same(seed: int) -> None:
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_calibration_error_is_that_of_its_bins() -> None:
+@pytest.mark.parametrize(("slope", "intercept"), [(1.7, -3.0), (9.0, -8.0)])
+def test_the_calibration_error_is_that_of_its_bins(slope: float, intercept: float) -> None:
+    """Of probabilities of all sizes, too: some below the first edge, and some that round to 1."""
     scores, held, calibration = cases(1)
+    calibration = replace(calibration, slope=slope, intercept=intercept)
     sums = pair_sums(scores, held, calibration).sum(0)
     bins = reliability(sums)
     candidate = scores > -np.inf
@@ -61,7 +67,9 @@ def test_the_calibration_error_is_that_of_its_bins() -> None:
         assert one.pairs == inside.sum()
         assert one.predicted == pytest.approx(probability[inside].mean())
         assert one.observed == pytest.approx(truth[inside].mean())
-        assert one.low <= one.observed <= one.high
+        wilson = binomtest(int(truth[inside].sum()), one.pairs).proportion_ci(method="wilson")
+        assert (one.low, one.high) == pytest.approx((wilson.low, wilson.high), abs=1e-4)
+        assert 0.0 <= one.low <= one.observed <= one.high <= 1.0
         error += inside.mean() * abs(probability[inside].mean() - truth[inside].mean())
     found = dict(zip(CLICK_METRICS, click_figures(sums[None])[0], strict=True))
     assert found["ece"] == pytest.approx(error)

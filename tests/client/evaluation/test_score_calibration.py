@@ -37,6 +37,22 @@ def test_scikit_learn_fits_the_same(seed: int) -> None:
     np.testing.assert_allclose(isotonic(pairs).probabilities(at), np.clip(steps.predict(at), least, 1 - least), atol=1e-9)
 
 
+def test_newtons_method_ends_once_it_has_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is the same after a hundred steps, and takes ten times as long."""
+    steps: list[np.ndarray] = []
+    solve = np.linalg.solve
+
+    def counted(bend: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        steps.append(solve(bend, slope))
+        return steps[-1]
+
+    monkeypatch.setattr(np.linalg, "solve", counted)
+    for seed in range(4):
+        steps.clear()
+        platt(some_pairs(seed))
+        assert 3 < len(steps) < 20 and np.abs(steps[-1]).max() < 1e-4 < np.abs(steps[0]).max()
+
+
 def test_a_score_that_speaks_against_what_is_liked_says_nothing() -> None:
     pairs = some_pairs(0)
     turned = ScoredPairs(score=-pairs.score, liked=pairs.liked, weight=pairs.weight, user=pairs.user)
