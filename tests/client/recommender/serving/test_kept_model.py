@@ -213,7 +213,8 @@ class TestEverybody:
         assert [path.name for path in tmp_path.iterdir() if name in path.name] == [name]
         for user in ("u0", "u3", "u39"):
             alone = asked(file, tmp_path, user=user)
-            rows = found.filter(pl.col("user") == user).sort("rank")
+            rows = found.filter(pl.col("user") == user)  # in the order of the list, as a reader of CSV takes them
+            assert rows["rank"].to_list() == list(range(1, len(alone) + 1))
             assert rows["item"].to_list() == [item.item for item in alone]
             np.testing.assert_allclose(rows["score"], [item.score for item in alone], atol=2e-6)
             likely = [item.probability for item in alone]
