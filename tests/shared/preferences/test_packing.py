@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.preferences import packing
 from shared.preferences.packing import packed, unpacked
 from shared.preferences.sum_kind import triangle_size
 
@@ -32,3 +33,10 @@ def test_one_users_vector_has_norm_one(likes: list[bool]) -> None:
 def test_another_number_of_items_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="preferences of 3 items"):
         unpacked(np.zeros(size), 3)
+
+
+@pytest.mark.parametrize("items", [3, 4, 5, 8, 11])
+def test_a_matrix_of_several_blocks_is_symmetric_and_what_was_packed(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+    monkeypatch.setattr(packing, "_AT_ONCE", 4)
+    matrix = np.random.default_rng(items).normal(size=(items, items))
+    np.testing.assert_allclose(unpacked(packed(matrix + matrix.T), items), matrix + matrix.T, atol=1e-12)
