@@ -190,6 +190,30 @@ def test_no_byte_can_be_changed(folder: Path, data: st.DataObject) -> None:
         (folder / LOG).write_bytes(whole)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.lists(st.integers(0, 3), min_size=1, max_size=5).filter(lambda order: order != list(range(len(order)))))
+def test_no_line_can_be_left_out_moved_or_repeated(folder: Path, order: list[int]) -> None:
+    """Every line is whole and signed, and the head is noted anew, as whoever may write the folder can: the chain alone tells."""
+    whole, actions = lines(folder), read_operator_log(folder).actions
+    note = (folder / HEAD).read_bytes()
+    (folder / LOG).write_bytes(b"".join(whole[at] for at in order))
+    (folder / HEAD).write_bytes(head_note(actions[order[-1]]))
+    try:
+        with pytest.raises(AlteredLog, match="does not follow the one before"):
+            read_operator_log(folder)
+    finally:
+        (folder / LOG).write_bytes(b"".join(whole))
+        (folder / HEAD).write_bytes(note)
+
+
+@pytest.mark.parametrize("change", [{"seq": 2}, {"seq": 4}, {"previous": "0" * 64}], ids=str)
+def test_a_line_follows_the_one_before_by_number_and_by_hash(folder: Path, change: dict[str, Any]) -> None:
+    """Signed by an operator who may do what it says, but not leave out what was done before."""
+    rewritten(folder, 3, lambda values: values.update(change), OWNER)
+    with pytest.raises(AlteredLog, match="does not follow the one before"):
+        read_operator_log(folder)
+
+
 def test_a_torn_line_was_never_acted_upon_and_is_written_over(folder: Path) -> None:
     whole = (folder / LOG).read_bytes()
     (folder / LOG).write_bytes(whole + lines(folder)[-1][:-20])
