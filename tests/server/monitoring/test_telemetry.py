@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,42 @@ def test_rounds_and_their_time(watched: Watched) -> None:
     assert watched.value("fedfuse_phase_seconds_sum", phase="evaluate") == 3.0
 
 
+def test_the_last_round_is_that_which_is_over_whatever_became_of_it(watched: Watched) -> None:
+    """A resumed run begins where it was, and a lost round is over; neither is a round that this process has finished."""
+    rounds = []
+    for kind, round_ in (
+        (Kind.RESUMED, 4),
+        (Kind.ROUND, 5),
+        (Kind.LOST, 6),
+        (Kind.LATE, 2),
+        (Kind.EVALUATED, 9),
+        (Kind.WAITING, 9),
+    ):
+        watched.tell(kind, round_)
+        rounds.append(watched.value("fedfuse_round"))
+    assert rounds == [4, 5, 6, 6, 6, 6] and watched.value("fedfuse_rounds_total") == 1
+
+
+def test_publishing_has_its_moment_and_its_time(watched: Watched) -> None:
+    watched.tell(Kind.ROUND, 1)
+    assert watched.value("fedfuse_published_timestamp_seconds") == 0
+    watched.now += 7.0
+    before = time.time()
+    watched.tell(Kind.PUBLISHED, 1)
+    assert watched.value("fedfuse_phase_seconds_sum", phase="publish") == 7.0
+    assert before <= (watched.value("fedfuse_published_timestamp_seconds") or 0) <= time.time()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_became_of_an_answer_is_counted_from_nought_and_nothing_else_is(watched: Watched, kind: Kind) -> None:
+    answers = (Kind.ANSWERED, Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LATE)
+    assert watched.value("fedfuse_answers_total", outcome=str(kind)) == (0 if kind in answers else None)
+    watched.tell(kind, platform="shop")
+    assert watched.value("fedfuse_answers_total", outcome=str(kind)) == (1 if kind in answers else None)
+    reasons = [watched.value("fedfuse_refusals_total", reason=str(reason)) for reason in Reason]
+    assert reasons == [0] * len(Reason)  # the platform's word was not among it
+
+
 def test_platforms_come_and_go(watched: Watched) -> None:
     for name in ("shop", "video", "shop"):
         watched.tell(Kind.JOINED, platform=name)
@@ -80,7 +117,7 @@ def test_refusals_by_reason(watched: Watched) -> None:
 
 
 def test_bytes_are_counted_once(watched: Watched) -> None:
-    for up in (100, 250, 250, 400):
+    for up in (100, 250, 250, 200, 400):  # a tally that went back is none that can be subtracted
         watched.tell(Kind.ROUND, 1, tallies={"shop": tally_of("shop", bytes_up=up, bytes_down=10 * up)})
     assert watched.value("fedfuse_bytes_total", platform="shop", direction="up") == 400
     assert watched.value("fedfuse_bytes_total", platform="shop", direction="down") == 4000
@@ -100,6 +137,14 @@ def test_a_node_that_never_joined_makes_no_series(watched: Watched) -> None:
         watched.tell(Kind.DROPPED, platform=f"somebody-{number}")
     after = len(list(watched.registry.collect())), sum(len(family.samples) for family in watched.registry.collect())
     assert after[0] == before[0] and after[1] <= before[1] + 2
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_an_operator_has_to_look_at_is_a_warning(stream: io.StringIO, kind: Kind) -> None:
+    log_events("spring")(Event(kind=kind, round=0, text="x"))
+    level = json.loads(stream.getvalue())["level"]
+    trouble = (Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT, Kind.ABANDONED, Kind.LOST)
+    assert level == ("warning" if kind in trouble else "debug" if kind is Kind.ANSWERED else "info")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The step on a masked sum is Adam's, also after a break."""
+"""The step on a masked sum is Adam's, also after a break; and the noise of a sum suffices for every platform in it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.base.errors import InputError
 from shared.base.settings import ServerSettings, Settings, TrainingSettings
-from strategies.secure_sum.summed_step import StepOnSums
+from shared.protocol.messages import Quoted
+from strategies.secure_sum.summed_step import StepOnSums, sufficient_noise
 
 SETTINGS = Settings(rounds=25, training=TrainingSettings(sample_rate=0.25))
 RATES = {"server's": Settings(server=ServerSettings(learning_rate=0.03)), "training's": Settings()}
@@ -70,3 +73,25 @@ def test_a_state_of_something_else_is_refused_and_nothing_of_it_taken(wrong: dic
     with pytest.raises(InputError, match=r"not fit this run|do not fit this run"):
         new.restore({**state, **wrong}, at)
     assert new.state() == {}
+
+
+NOISES = ("noise_multiplier", "preference_noise", "taste_noise")
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 100)] * len(NOISES)), max_size=5))
+def test_the_noise_that_is_agreed_on_suffices_for_everybody_and_is_no_more(said: list[tuple[float, ...]]) -> None:
+    """Of each sum by itself: who needs most for one of them may need least for another."""
+    rest = {
+        "run": "dry",
+        "platform": "shop",
+        "users": 9,
+        "epsilon": 2.0,
+        "delta": 1e-5,
+        "shown": True,
+        "left": 8.0,
+        "left_after": 6.0,
+    }
+    quotes = [Quoted(**{**rest, **dict(zip(NOISES, one, strict=True))}) for one in said]  # type: ignore[arg-type]
+    agreed = sufficient_noise(quotes, batch=9.0)
+    for place, name in enumerate(NOISES):
+        assert getattr(agreed, name) == max((one[place] for one in said), default=0.0)
