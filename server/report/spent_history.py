@@ -27,7 +27,9 @@ class HistoryTaker:
     """Takes every line of a ledger; keeps the epsilon of each round, in bounded memory."""
 
     def __init__(self) -> None:
+        # Every so many rounds' points from the first on, and the newest round's.
         self._points: list[SpentPoint] = []
+        self._stride, self._newest = 1, -1
         self._open: dict[str, Release] = {}
         self.left: Counter[Release] = Counter()
         """One step of a mechanism -> answers that left, paid by its charges."""
@@ -46,9 +48,13 @@ class HistoryTaker:
         if self._points and (self._points[-1].run, self._points[-1].round) == (point.run, point.round):
             self._points[-1] = point
             return
-        if len(self._points) >= _HELD:
-            self._points = self._points[::2]
-        self._points.append(point)
+        if self._newest % self._stride:
+            self._points[-1] = point  # the one before was there as the newest alone
+        else:
+            self._points.append(point)
+        self._newest += 1
+        if len(self._points) > _HELD:
+            self._points, self._stride = self._points[::2], 2 * self._stride  # of an odd number: the newest stays
 
     @property
     def points(self) -> tuple[SpentPoint, ...]:
