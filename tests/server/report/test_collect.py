@@ -6,19 +6,35 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from client.privacy.ledger_writer import LedgerWriter
-from server.report.collect import ReportMaterial, collect_report, guess_bound
+from server.report.collect import (
+    ReportMaterial,
+    _amount,
+    _distributed,
+    _finished,
+    _released,
+    _standing,
+    collect_report,
+    guess_bound,
+    spent_of,
+)
 from server.report.participants import answers_of
+from server.report.privacy_promise import KEPT, ONE_USER, WHAT
 from server.report.report_model import PromiseStanding, RunReport, SubjectKind
-from server.report.subject import open_subject, read_subject
+from server.report.subject import ReportSubject, SubjectFiles, open_subject, read_subject
 from shared.base.errors import InputError
+from shared.ledger.audit import PlatformAudit
 from shared.ledger.evidence import folder_evidence
 from shared.ledger.reading import read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING
+from shared.privacy.integers import Integers
+from shared.privacy.releases import Release, ReleaseKind
+from shared.privacy.spent import Method, Spent
 from shared.secagg.identity import Identity
 
 Make = Callable[[Path], RunReport]
@@ -188,6 +204,108 @@ def test_the_best_guess_is_the_privacy_loss_of_randomised_response() -> None:
     assert guess_bound(math.log(3.0), 0.0) == pytest.approx(0.75)
     assert guess_bound(0.0, 0.1) == pytest.approx(0.55)
     assert guess_bound(1e9, 0.0) == guess_bound(math.inf, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("kind", ReleaseKind)
+@pytest.mark.parametrize("group", [1, 2, 9])
+@pytest.mark.parametrize("answers", [None, 0, 3])
+def test_what_one_user_changes_and_how_much_leaves(kind: ReleaseKind, group: int, answers: int | None) -> None:
+    release = Release(kind=kind, noise_multiplier=1.0, sample_rate=0.5, steps=4, group_size=group)
+    found = _released("shop", release, answers, 0.5)
+    train = kind is ReleaseKind.TRAIN
+    said = ONE_USER[str(kind)] + (" of 0.5" if train else "")
+    assert found.one_user == said + (f", in each of up to {group} examples that the user is in" if group > 1 else "")
+    assert found.what == WHAT[str(kind)] + (KEPT if kind is ReleaseKind.POPULARITY and answers == 0 else "")
+    assert (found.times, found.answers, found.group, found.numbers, found.grid) == (4, answers, group, None, None)
+    # Where nothing left it is nothing; where the ledger does not say how many numbers an answer has, it is not known.
+    assert found.bytes_at_most == (0 if answers == 0 else None)
+    for no_bound in (None, True, "x"):
+        assert _released("shop", release, answers, no_bound).one_user == found.one_user.replace(" of 0.5", "")
+    on_a_grid = Integers(reach=6.0, dimension=70, failure=0.0, honest=2)
+    found = _released("shop", Release(kind=kind, noise_multiplier=1.0, sample_rate=0.5, integers=on_a_grid), answers, 0.5)
+    assert (found.numbers, found.grid, found.bytes_at_most) == (70, on_a_grid.norm, 0 if answers == 0 else 280)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "opacus", "other", "budget", "spent"),
+    [
+        (3.0, 2.5, 2.0, 8.0, 3.0),  # what is charged counts though less was needed
+        (1.0, 2.5, 2.0, 8.0, 2.0),  # and the better of two bounds where too little was charged
+        (1.0, 2.0, 2.5, 8.0, 2.0),
+        (None, 2.0, 2.5, 8.0, 2.0),
+        (1.0, None, 2.0, 8.0, None),
+        (1.0, 2.0, None, 8.0, None),
+        (1.0, 2.0, 2.5, math.inf, math.inf),
+    ],
+)
+def test_what_is_spent_is_what_is_charged_and_no_less_than_the_charges_give(
+    recorded: float | None, opacus: float | None, other: float | None, budget: float, spent: float | None
+) -> None:
+    first, second = (None if value is None else Spent(epsilon=value, accountant=Method.PRV) for value in (opacus, other))
+    values: dict[str, Any] = {"file": "x", "platform": "shop", "recorded": recorded, "opacus": first, "dp_accounting": second}
+    assert spent_of(PlatformAudit(**values, budget=budget, entries={"train": 1})) == spent
+    if math.isinf(budget):  # nothing was charged yet
+        assert spent_of(PlatformAudit(**values, budget=budget)) == 2.0
+
+
+def files_with(**over: Any) -> SubjectFiles:
+    values: dict[str, Any] = {"metrics": {}, "facts": None, "settings": {}, "run": "", "state": {}, "events": (), "attack": {}}
+    return SubjectFiles(**{**values, "gaps": (), **over})
+
+
+@pytest.mark.parametrize(
+    ("noise", "honest", "said"),
+    [
+        ("distributed", (), True),
+        ("local", (), False),
+        ("local", (2,), False),  # the settings' word
+        (None, (), None),
+        (None, (1, 1), None),
+        (None, (1, 2), True),
+    ],
+)
+def test_where_the_noise_is_added_is_said_by_the_settings_or_by_shares_in_a_ledger(
+    noise: str | None, honest: tuple[int, ...], said: bool | None
+) -> None:
+    integers = [Integers(reach=6.0, dimension=4, failure=0.0, honest=number) for number in honest]
+    steps = [Release(kind=ReleaseKind.TRAIN, noise_multiplier=1.0, sample_rate=0.5, integers=one) for one in (None, *integers)]
+    summary: Any = SimpleNamespace(releases=lambda: steps)
+    assert _distributed({} if noise is None else {"privacy.noise": noise}, [summary]) is said
+
+
+@pytest.mark.parametrize(
+    ("files", "runs", "standing"),
+    [
+        ({}, ["spring"], PromiseStanding.PROMISED),
+        ({"settings": {"simulation": False, "privacy.generator": "secure"}}, ["spring"], PromiseStanding.PROMISED),
+        ({"settings": {"simulation": True}}, ["spring"], PromiseStanding.SIMULATED),
+        ({"settings": {"privacy.generator": "seeded"}}, ["spring"], PromiseStanding.SIMULATED),
+        ({"metrics": {"rounds": 3}}, ["spring"], PromiseStanding.SIMULATED),
+        ({}, ["spring", "simulation-7"], PromiseStanding.SIMULATED),
+        ({}, ["a-simulation-"], PromiseStanding.PROMISED),
+    ],
+)
+def test_one_sign_of_a_simulation_is_enough_to_promise_nothing(
+    files: dict[str, Any], runs: list[str], standing: PromiseStanding
+) -> None:
+    assert _standing(files_with(**files), [], runs) is standing
+
+
+@pytest.mark.parametrize("kind", SubjectKind)
+def test_whether_a_run_has_ended_is_its_journals_word(kind: SubjectKind) -> None:
+    subject = ReportSubject(kind=kind, place=Path(), name="spring")
+    for state in ("finished", "running", "failed"):
+        assert _finished(subject, files_with(state={"state": state}, metrics={"rounds": 3})) is (state == "finished")
+    simulated = kind is SubjectKind.SIMULATION
+    assert _finished(subject, files_with()) is (False if simulated else None)
+    assert _finished(subject, files_with(metrics={"rounds": 3})) is (True if simulated else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"), [("inf", math.inf), (0, 0.0), (2.5, 2.5), (-1, None), (True, None), ("3", None), (None, None)]
+)
+def test_an_amount_of_another_party_is_a_number_from_nought_on(value: Any, amount: float | None) -> None:
+    assert _amount(value) == amount
 
 
 def test_what_is_no_run_is_refused_in_words(tmp_path: Path) -> None:
