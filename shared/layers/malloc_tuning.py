@@ -11,6 +11,8 @@ from functools import cache
 
 KEPT = 512 << 20
 """Bytes that a process keeps free at most."""
+_USUAL = 32 << 20
+"""What glibc's own threshold of mmap grows to at most."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
@@ -22,6 +24,22 @@ def keep() -> bool:
         Whether the C library has these settings; another one stays as it is.
     """
     return set_thresholds(mmap=KEPT, trim=KEPT)
+
+
+def give_back() -> bool:
+    """End `keep`: large blocks come from the system alone again, and what is free goes back to it.
+
+    For what comes after training in the same process: arrays of hundreds of megabytes, each of another size, leave holes in a
+    heap that keeps them. Fitting the own model of 50,000 items on a million users took 19 GB after ten rounds, and 4 without.
+
+    Returns:
+        Whether the C library took the settings.
+    """
+    keep.cache_clear()
+    if not set_thresholds(mmap=_USUAL, trim=_USUAL):
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
 
 
 def set_thresholds(*, mmap: int, trim: int) -> bool:
