@@ -30,7 +30,7 @@ def give_back() -> bool:
     """End `keep`: large blocks come from the system alone again, and what is free goes back to it.
 
     For what comes after training in the same process: arrays of hundreds of megabytes, each of another size, leave holes in a
-    heap that keeps them. Fitting the own model of 50,000 items on a million users took 19 GB after ten rounds, and 4 without.
+    heap that keeps them.
 
     Returns:
         Whether the C library took the settings.
