@@ -261,8 +261,9 @@ def _fail(code: ExitCode, found: str, *, where: str = "", do: str = "", quote: s
 
 
 def _say(kind: str, text: str) -> None:
-    terminal_console(stderr=True).print(f"[bold red]{kind}:[/] ", end="")
-    terminal_console(stderr=True, highlight=False, markup=False).print(text, soft_wrap=True)
+    console = terminal_console(stderr=True)
+    console.print(f"[bold red]{kind}:[/] ", end="")
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

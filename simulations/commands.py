@@ -261,14 +261,15 @@ def _show_metrics(metrics: dict[str, Any], out: Path) -> None:
     from simulations.terminal import metrics_table
     from simulations.verdict import verdict
 
-    terminal_console().print(metrics_table(metrics))
+    console = terminal_console()
+    console.print(metrics_table(metrics))
     for line in verdict(metrics):
-        terminal_console().print(line, highlight=False, markup=False, emoji=False)
+        console.print(line, highlight=False, markup=False)
     for name, warnings in metrics["warnings"].items():
         for warning in warnings:
-            terminal_console().print(f"warning: {name}: {warning}", highlight=False, markup=False, emoji=False)
+            console.print(f"warning: {name}: {warning}", highlight=False, markup=False)
     if metrics["stopped"]:
-        terminal_console().print(metrics["stopped"]["why"], highlight=False, markup=False, emoji=False)
+        console.print(metrics["stopped"]["why"], highlight=False, markup=False)
     if metrics["rounds"]:
         typer.echo(f"curves: tensorboard --logdir {shell_word(out / 'tensorboard')}")
     typer.echo(f"run folder: {out}  (next: fedfuse audit {shell_word(out)})")

@@ -33,6 +33,7 @@ from server.run.starting_adapter import starting_adapter
 from shared.base.atomic_files import write_whole
 from shared.base.errors import FedfuseError, StorageError
 from shared.base.settings import Settings
+from shared.layers.malloc_tuning import give_back
 from shared.model.encoder import devices
 from shared.protocol.messages import Metrics
 from simulations.in_process_grid import InProcessGrid
@@ -149,6 +150,7 @@ def _run(
         )
     else:
         together = federate_virtually(plan, run, platforms, plan.out, events=seen, failed=left_out, progress=progress)
+    give_back()  # what training has kept of the heap
     compared = {file.name: _compared(plan, run, file, platforms.get(file.name), progress) for file in files}
     history.take(together.tallies.values())
     metrics = {

@@ -101,9 +101,10 @@ def run_and_show(
     if as_json:
         typer.echo((out / f"{RESULTS}.json").read_text(encoding="utf-8"), nl=False)
     else:
-        terminal_console().print(study_table(found))
+        console = terminal_console()
+        console.print(study_table(found))
         for name, why in found.refused.items():
-            terminal_console().print(f"refused: {name}: {why}", highlight=False, markup=False, emoji=False)
+            console.print(f"refused: {name}: {why}", highlight=False, markup=False)
         typer.echo(f"every figure: {out / f'{RESULTS}.csv'}; runs: {out / 'runs'}")
     if not found.figures:
         raise InputError("no run gave a figure", where=str(out), do="look at why runs were refused, and at the platforms' rows")

@@ -72,13 +72,14 @@ def check(
         found = reports[0] if len(files) == 1 else together
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
+        console = terminal_console()
         if common:
             shown = "; ".join(f"{escape(pair)} {count:,}" for pair, count in common.items())
-            terminal_console().print(f"[bold]items in common:[/] {shown}")
+            console.print(f"[bold]items in common:[/] {shown}")
         if refused:
             shown = f"[bold red]the planned run of these platforms would be refused:[/] {escape(refused)}"
-            terminal_console().print(shown)
-        terminal_console().print("[dim]nothing was trained, charged or sent[/]")
+            console.print(shown)
+        console.print("[dim]nothing was trained, charged or sent[/]")
     if refused or not all(report["forecast"]["possible"] for report in reports):
         raise typer.Exit(ExitCode.PRIVACY)
 

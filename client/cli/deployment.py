@@ -224,7 +224,8 @@ def trust_command(
         bool, typer.Option("--yes", help="The fingerprints of new platforms were compared already; changes nothing known.")
     ] = False,
     number: Annotated[
-        str, typer.Option(help="The federation's number, as the other platforms' people read it out: stands for each new one.")
+        str,
+        typer.Option(help="The federation's number, as the others read it out: confirms all new platforms."),
     ] = "",
     replace: Replace = None,
 ) -> None:

@@ -41,7 +41,11 @@ def serve_command(
     events: Annotated[int, typer.Option(help="Events that are kept at most.", min=2, max=5_000_000)] = MOST_EVENTS,
     processes: Annotated[
         int,
-        typer.Option(help="Processes that answer, each with memory of its own; at most one for each core.", min=1, max=64),
+        typer.Option(
+            help="Processes that answer requests, each with its own memory; at most one per core.",
+            min=1,
+            max=64,
+        ),
     ] = 1,
 ) -> None:
     """Answer /recommend, /similar, /explain and /events on this machine, and show a page on which to try them.

@@ -26,7 +26,6 @@ from client.sources.tables import Tables
 from shared.base.errors import InputError
 from shared.base.progress import Progress
 from shared.base.settings import Settings
-from shared.layers.malloc_tuning import give_back
 from shared.registry.signing import PublicKey
 
 
@@ -132,8 +131,6 @@ def evaluate_platform(
     """
     if any(length < 1 for length in lengths):
         raise InputError(f"a list of {min(lengths)} items", where="--k", do="give lengths from 1 on, such as 5,10,20")
-    # A simulation has trained in this process.
-    give_back()
     opened = None if model is None else open_model(model, trusted=trusted, say=say)
     tell("reading the platform's tables")
     rows = read_rows(file, Settings(seed=seed)) if read is None else read

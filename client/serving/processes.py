@@ -1,12 +1,11 @@
 """Further processes that answer at the same address: an interpreter computes one answer at a time, and has one core.
 
-Each reads the model once more, from where it was kept, in its own memory but for what it maps; each listens at the socket of the
-first, and takes the connection that it is free for. They end with the first one, whatever ended it, and it ends with any of them.
+Each reads the model once more, from where it was kept, into its own memory except for what is memory-mapped. All accept
+connections on the socket of the first. They end with the first one, whatever ended it, and it ends when any of them does.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -22,9 +21,6 @@ from client.serving.api import create_api
 from shared.base.errors import FedfuseError, InputError, StorageError
 from shared.pages.local_server import serve
 
-log = logging.getLogger("fedfuse.serving")
-
-MOST_PROCESSES = 64
 _PATIENCE = 15.0
 """Seconds in which requests at work may end, and a process with them."""
 

@@ -21,7 +21,7 @@ from client.setup.table_preview import Sample, sample_database, sample_file
 from client.sources.readers.file_bytes import bytes_of, is_part
 from client.sources.readers.foreign_bytes import is_sqlite
 from client.sources.readers.table_scan import reading
-from shared.base.atomic_files import new_folder, write_whole
+from shared.base.atomic_files import new_folder, require_empty, write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
 from shared.protocol.authorities import read_authorities
@@ -64,8 +64,7 @@ def create_platform_folder(
         InputError: the folder is not empty, a table cannot be read, or none has interactions.
         StorageError: it cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError("is not empty", where=str(folder), do="name a new folder")
+    require_empty(folder)
     samples = samples_of(data)
     for url in urls:
         samples += sample_database(url, list(tables))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.base.prometheus import start_at_nought
 from shared.protocol.messages import Answer, Reason, Refusal, Released, Request, Summed, Update
 from shared.secagg.shared_catalogues import POPULARITY
 
@@ -31,9 +32,7 @@ class WorkerMetrics:
         Gauge("fedfuse_epsilon_budget", "Epsilon that may be spent", registry=registry).set(budget)
         self._requests = Counter("fedfuse_requests", "Requests by kind, and what they got", ["kind", "answer"], registry=registry)
         self._refusals = Counter("fedfuse_refusals", "Refusals by reason", ["reason"], registry=registry)
-        # There from the start: Prometheus sees no increase in a series that begins at 1.
-        for reason in Reason:
-            self._refusals.labels(reason=str(reason))
+        start_at_nought(self._refusals, Reason)
         self._steps = Counter("fedfuse_steps", "Private steps of training that were released", registry=registry)
         self._round = Gauge("fedfuse_round", "Last round that was answered", registry=registry)
         self._seconds = Histogram(

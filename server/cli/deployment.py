@@ -60,12 +60,11 @@ def start_server(folder: Annotated[Path, typer.Argument(help="The coordinator's 
 @server.command("health")
 def server_health(folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")] = HERE) -> None:
     """Exit 0 if the server answers and its certificate is valid, 1 if not."""
-    from server.deployment.flower_control import Control
+    from server.deployment.flower_control import require_server
     from server.deployment.folder import open_coordinator
 
     coordinator = open_coordinator(folder)
-    with Control(coordinator) as control:
-        control.seen()
+    require_server(coordinator)
     coordinator.certificates.require_valid()
     typer.echo(f"healthy; the certificate holds for {coordinator.certificates.days_left():.0f} days")
 

@@ -295,15 +295,13 @@ def _new(coordinator: Any, settings: Any, name: str, platforms: int, only: tuple
         )
     if platforms > len(approved):
         raise InputError(
-            f"{platforms} platforms are waited for, and {len(approved)} are approved: {', '.join(approved) or 'none'}",
+            f"{platforms} platforms are waited for, and {len(approved)} are approved: {', '.join(approved)}",
             where="--platforms",
             do="approve more, or wait for fewer",
         )
     strangers = sorted(set(only) - set(approved))
     if strangers:
-        raise InputError(
-            f"not approved: {', '.join(strangers)}", where="--only", do=f"approved are: {', '.join(approved) or 'none'}"
-        )
+        raise InputError(f"not approved: {', '.join(strangers)}", where="--only", do=f"approved are: {', '.join(approved)}")
     if only and platforms > len(only):
         raise InputError(
             f"{platforms} platforms are waited for, and --only names {len(only)}", where="--platforms, --only", do="name more"

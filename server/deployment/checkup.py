@@ -8,7 +8,7 @@ from pathlib import Path
 
 from server.deployment.approved_platforms import Platforms
 from server.deployment.authority_rotation import RotationStage, rotation_stage
-from server.deployment.flower_control import Control, Unreachable
+from server.deployment.flower_control import Unreachable, require_server
 from server.deployment.folder import CoordinatorFolder, ServerFile, open_coordinator
 from server.deployment.launch import is_alive
 from server.monitoring.journal import read_state
@@ -97,8 +97,7 @@ def _registry(coordinator: CoordinatorFolder) -> Iterator[Finding]:
 def _ports(coordinator: CoordinatorFolder) -> Iterator[Finding]:
     file = coordinator.file
     try:
-        with Control(coordinator) as control:
-            control.seen()
+        require_server(coordinator)
         yield fine("ports", f"the server answers at {coordinator.control}")
         return
     except Unreachable:

@@ -77,9 +77,10 @@ def require_server(coordinator: CoordinatorFolder) -> None:
 
     Raises:
         Unreachable: it does not.
+        FedfuseError: something else answers.
     """
     with Control(coordinator) as control:
-        control.nodes()
+        control.seen()
 
 
 class Control:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from server.deployment.certificates import Certificates, certificate_name
 from server.deployment.folder import NAME, CoordinatorFolder, ServerFile, open_coordinator
 from server.operators.log_writer import FIRST, begin_log
 from shared.base.atomic_files import new_folder, write_whole
-from shared.base.errors import InputError
+from shared.base.errors import InputError, shell_word
 from shared.base.settings import explain
 from shared.protocol.invitation import Invitation
 from shared.protocol.keys import ed25519_line, load_ed25519, make_ed25519
@@ -66,7 +65,7 @@ def create_coordinator_folder(
         InputError: the folder is not empty, or a name, an address or a port cannot be.
         StorageError: it cannot be written.
     """
-    # As an address stands before a port: [2001:db8::1].
+    # IPv6 addresses may be given in brackets, as in URLs.
     host = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
     if port == control_port:
         raise InputError("--port and --control-port are the same", where=str(port), do="give the second another number")
@@ -89,7 +88,7 @@ def create_coordinator_folder(
         begin_log(coordinator.operators, make_ed25519(coordinator.operator_key), federation=name, name=operator)
         text = _SERVER_TOML.format(**file.model_dump(), version=file.minimum_version)
         write_whole(folder / ".gitignore", _IGNORE.encode())
-        write_whole(folder / "start.sh", _START.format(name=name, python=shlex.quote(sys.executable)).encode(), mode=0o755)
+        write_whole(folder / "start.sh", _START.format(name=name, python=shell_word(sys.executable)).encode(), mode=0o755)
         # Written last: a folder without it is no coordinator's.
         write_whole(folder / NAME, text.encode())
     return open_coordinator(folder)

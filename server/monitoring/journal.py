@@ -20,6 +20,8 @@ from shared.base.regular_files import open_regular
 
 EVENTS, STATE = "events.jsonl", "state.json"
 _STRETCHES = 1000
+_MOST_BYTES = 1 << 20
+"""Of one event, newline included."""
 _TROUBLE = (Kind.REFUSED, Kind.FAILED, Kind.SILENT, Kind.DROPPED, Kind.LEFT)
 
 
@@ -119,10 +121,6 @@ class Journal:
         line.budget, line.delta = tally.joined.budget, tally.joined.delta
 
 
-MOST_BYTES = 1 << 20
-"""Of one event, newline and all."""
-
-
 def stretches(state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each process of a run came to, in order: when it last wrote (`time`), and the epsilon of each platform (`epsilon`)."""
     earlier = [one for one in state.get("earlier", []) if isinstance(one, dict) and "time" in one and "epsilon" in one]
@@ -146,7 +144,7 @@ def read_events(folder: Path, *, after: int = 0) -> Iterator[tuple[int, dict[str
     try:
         with open_regular(folder / EVENTS) as file:
             file.seek(after)
-            while raw := file.readline(MOST_BYTES):
+            while raw := file.readline(_MOST_BYTES):
                 if not raw.endswith(b"\n"):  # being written, or no event of ours
                     return
                 after += len(raw)

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.monitoring.run_events import Event, Kind, Watcher
 from shared.base.logs import tell
+from shared.base.prometheus import start_at_nought
 from shared.protocol.messages import Reason
 
 log = logging.getLogger("fedfuse.run")
@@ -79,11 +80,8 @@ class RunMetrics:
             "fedfuse_published_timestamp_seconds", "When the model was last written, 0 if not yet", registry=registry
         )
         self._here: set[str] = set()
-        for kind in _OUTCOMES:
-            self._answers.labels(outcome=str(kind))
-        # There from the start: Prometheus sees no increase in a series that begins at 1.
-        for reason in Reason:
-            self._refusals.labels(reason=str(reason))
+        start_at_nought(self._answers, _OUTCOMES)
+        start_at_nought(self._refusals, Reason)
 
     def __call__(self, event: Event) -> None:
         """Take in an event."""

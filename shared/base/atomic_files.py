@@ -131,6 +131,17 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def require_empty(folder: Path) -> None:
+    """Check that nothing is in a folder, if it is there.
+
+    Raises:
+        InputError: something is.
+        OSError: it cannot be looked at, or is no folder.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError("is not empty", where=str(folder), do="name a new folder")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """A folder (0700) to be filled; where that fails it is as it was before, so that the same command can be given again.
@@ -141,8 +152,7 @@ def new_folder(folder: Path) -> Iterator[None]:
     """
     there = folder.exists()
     try:
-        if there and any(folder.iterdir()):
-            raise InputError("is not empty", where=str(folder), do="name a new folder")
+        require_empty(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
     except OSError as error:

@@ -6,11 +6,12 @@ What is measured is public or leaves the process anyway; still, an operator deci
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, PlatformCollector, ProcessCollector, start_http_server
 
 from shared.base.errors import InputError
 
@@ -23,6 +24,16 @@ def new_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
+
+
+def start_at_nought(counter: Counter, values: Iterable[object]) -> None:
+    """Have a counter's series there from the start: Prometheus sees no increase in one that begins at 1.
+
+    Args:
+        values: All that its one label may be.
+    """
+    for value in values:
+        counter.labels(str(value))
 
 
 class MetricsServer:

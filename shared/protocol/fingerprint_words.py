@@ -4,8 +4,9 @@ The words are proquints (D. S. Wilkerson, "A Proposal for Proquints: Identifiers
 arXiv:0901.4016): five letters for 16 bits, the same in every language, without a list. Six of them are the first 96 bits of a
 fingerprint: whoever wants another key with the same words has to try 2^96 of them.
 
-The number is of a set that the coordinator hands out. One that cheats may show each platform another set, with keys of its own in
-it, so two sets of one number must not be found: 40 digits (10^20 attempts, by the birthday paradox), each attempt of 2^17 hashes.
+The number identifies the set of members that the coordinator sends. A dishonest coordinator may send each platform another set,
+with keys it made itself, so two sets with one number must not be found: 40 digits (10^20 attempts, by the birthday paradox),
+each attempt of 2^17 hashes.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 import click
 import typer
 
-from shared.base.errors import ExitCode, FedfuseError, InputError
+from shared.base.errors import ExitCode, FedfuseError, InputError, shell_word
 from simulations.poc.poc_folder import USUAL, PocFolder
 
 Dir = Annotated[Path, typer.Option("--dir", help="The folder that holds all of it.")]
 DirOfStarted = Annotated[Path | None, typer.Option("--dir", help="The folder that holds all of it.", show_default=str(USUAL))]
-"""Of a command about a federation that was started; it may stand before the command's name, too."""
+"""The option of commands about a running federation. It may also be given before the command's name."""
 
 poc = typer.Typer(
     suggest_commands=False,
@@ -182,6 +182,6 @@ def _program() -> str:
     """How this command was called, so that what is printed can be pasted."""
     called = Path(sys.argv[0])
     if called.name != "fedfuse":
-        return f"{shlex.quote(sys.executable)} -m fedfuse"
+        return f"{shell_word(sys.executable)} -m fedfuse"
     found = shutil.which("fedfuse")
-    return "fedfuse" if found is not None and Path(found).resolve() == called.resolve() else shlex.quote(str(called))
+    return "fedfuse" if found is not None and Path(found).resolve() == called.resolve() else shell_word(called)

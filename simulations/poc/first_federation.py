@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shared.base.errors import FedfuseError
+from shared.base.errors import FedfuseError, shell_word
 from simulations.local_deployment import LocalDeployment
 from simulations.poc.poc_folder import PocFolder
 from simulations.poc.processes import MARK
@@ -129,7 +129,7 @@ def commands_to_try(folder: PocFolder, program: str) -> list[tuple[str, str]]:
     """(Command, what it does), to be copied: with the folders that are there."""
 
     def at(*parts: str) -> str:
-        return shlex.quote(str(folder.shown.joinpath(*parts)))
+        return shell_word(folder.shown.joinpath(*parts))
 
     shop, coordinator, model = at(PLATFORMS[0]), at("coordinator"), at("model")
     user = folder.record().get("user", "")

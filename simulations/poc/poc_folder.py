@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.base.atomic_files import write_whole
-from shared.base.errors import FedfuseError, InputError
+from shared.base.errors import FedfuseError, InputError, shell_word
 from shared.base.file_lock import lock_within, try_lock
 
 RECORD, LOCK = "poc.json", ".lock"
@@ -50,7 +49,7 @@ class PocFolder:
     @property
     def option(self) -> str:
         """The option that names it to a command of `fedfuse poc`, with a space before; nothing where it is the usual folder."""
-        return "" if self.shown == USUAL else f" --dir {shlex.quote(str(self.shown))}"
+        return "" if self.shown == USUAL else f" --dir {shell_word(self.shown)}"
 
     @property
     def exists(self) -> bool:

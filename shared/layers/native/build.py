@@ -169,7 +169,7 @@ def _digest(files: list[Path]) -> str:
 def _cache() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedfuse"
-    except RuntimeError:  # neither HOME nor a line in /etc/passwd, as in a container under a number of its own
+    except RuntimeError:  # no HOME and no entry in /etc/passwd, as in a container with an arbitrary user id
         raise KernelError("this user has no home folder, and XDG_CACHE_HOME names no other place for them") from None
 
 

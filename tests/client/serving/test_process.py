@@ -109,7 +109,7 @@ def test_every_process_counts_an_event_at_once_and_they_end_together(three: tupl
         assert client.post("/events", json={"events": [{"user": "u3", "item": item}]}).status_code == 200
     spent = {one: Path(f"/proc/{one}/io").read_text() for one in (process.pid, *others)}
     for _ in range(40):
-        # A connection of its own each: whichever process is free takes it.
+        # A new connection for each request, so that any of the processes may accept it.
         listed = httpx.post(f"{address}/recommend", json={"user": "u3"}, timeout=60).json()["items"]
         assert item not in {one["item"] for one in listed}
     at_work = [one for one, before in spent.items() if Path(f"/proc/{one}/io").read_text() != before]

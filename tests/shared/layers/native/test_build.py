@@ -189,7 +189,7 @@ def test_without_their_sources_they_are_an_obstacle_and_no_empty_library(tmp_pat
 
 
 def test_a_user_without_a_home_trains_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container under a number of its own there is neither HOME nor a line in /etc/passwd; this ended the training."""
+    """A container with an arbitrary user id has no HOME and no entry in /etc/passwd; this ended the training."""
 
     def nobody(_: type[Path]) -> Path:
         raise RuntimeError("Could not determine home directory.")
