@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 import tomllib
@@ -114,7 +115,8 @@ class RunFolder:
         self._out, self._world = out, world.resolve()
         self._there = out.exists()
         require_new_folder(out, world=world)
-        self.run = f"simulation-{int(time.time())}"
+        # Two runs may begin within one second, and by `earlier` within one ledger: a name that two had would join their charges.
+        self.run = f"simulation-{int(time.time())}-{secrets.token_hex(4)}"
         # The name is written before anything is charged under it, so that a resumed run finds its own charges.
         record = {"run": self.run, "world": str(self._world), "settings": as_tables(settings)}
         if earlier is not None:

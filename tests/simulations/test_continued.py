@@ -101,6 +101,15 @@ def test_a_spent_budget_is_not_spent_again(write_platform: Write, tiny_settings:
     assert not (tmp_path / "second").exists()
 
 
+def test_two_within_one_second_are_two_runs(
+    world: World, tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.run_folder.time.time", lambda: 1_795_906_721.5)
+    run_simulation(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "first"))
+    run_simulation(Simulation(world=world, settings=tiny_settings(), out=tmp_path / "second", earlier=tmp_path / "first"))
+    assert spent(tmp_path / "first") < spent(tmp_path / "second")
+
+
 def test_an_interrupted_one_goes_on_from_where_it_began(world: World, first: Path, tiny_settings: Make, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "second"
     run_simulation(Simulation(world=world, settings=tiny_settings(), out=whole, earlier=first))

@@ -25,6 +25,14 @@ def test_a_refused_start_leaves_nothing(write_platform: Write, tiny_settings: Ma
     assert not out.exists()
 
 
+def test_runs_that_begin_within_one_second_have_names_of_their_own(
+    tiny_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulations.run_folder.time.time", lambda: 1_795_906_721.5)
+    runs = {RunFolder(tmp_path / name, world=tmp_path, settings=tiny_settings()).run for name in ("first", "second", "third")}
+    assert len(runs) == 3 and all(run.startswith("simulation-1795906721-") for run in runs)
+
+
 def test_a_refused_start_leaves_the_world_that_lies_in_its_folder(tiny_settings: Make, tmp_path: Path) -> None:
     world = tmp_path / "run" / "world"
     world.mkdir(parents=True)
