@@ -298,6 +298,8 @@ def _platform(tally: Tally, compared: Compared) -> dict[str, Any]:
     return {
         **{model: everyone.get(model) for model in ("own", "global", "fused", "fused_minus_own")},
         "recommended_by": compared.get("recommended_by"),
+        # Of more than can be ranked in reasonable time, some are drawn: `segments` says how many.
+        "held_out_users": compared.get("held_out_users"),
         "segments": segments,
         # Of nobody there is no quality; the message's own is 0.
         "before": _quality(tally.before) if compared else None,

@@ -141,6 +141,9 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             style = "bold" if gain["low"] > 0 else ""
             table.add_row("  fused - own", f"{gain['mean']:+.3f}", style=style)
             table.add_row("  95 %", f"{gain['low']:+.3f}", f"{gain['high']:+.3f}", style=style)
+        ranked, held_out = result["segments"].get("all", {}).get("users", 0), result.get("held_out_users") or 0
+        if models and ranked < held_out:
+            table.add_row(f"  {ranked:,} of {held_out:,} users ranked", style="dim")
         if not models:
             table.add_row("  nobody to evaluate", *("-" for _ in SHOWN), "-", "-")
         for stage in ("before", "federated", "personal") if metrics["rounds"] else ():

@@ -271,6 +271,7 @@ def test_evaluations(file: PlatformFile, write_platform: Write, tmp_path: Path) 
     with table(evaluate_platform) as row:
         row("no `model`", "the own model alone")
         found = evaluate_platform(file, model=None, seed=0, cache=tmp_path)
+        some = evaluate_platform(file, model=None, seed=0, cache=tmp_path, most_users=2)
         assert found.chosen == "own" and set(found.comparison.segments["all"].quality) == {"own"}
         row("a length of 0", "`InputError`")
         refused(InputError, evaluate_platform, file, model=None, seed=0, cache=tmp_path, lengths=[0])
@@ -279,6 +280,9 @@ def test_evaluations(file: PlatformFile, write_platform: Write, tmp_path: Path) 
         row("nobody with two liked items", "`InputError`")
         one = load(write_platform(files={"shop-events.csv": HEADER + "a,i1,1\nb,i2,1\n"}))
         refused(InputError, evaluate_platform, one, model=None, seed=0, cache=tmp_path, words="evaluate later")
+        row("more users with a held-out item than `most_users`", "models fitted on all of them, and the figures of those drawn")
+        assert some.settings == found.settings
+        assert (len(some.user_ids), some.held_out_users) == (2, len(found.user_ids)) and len(found.user_ids) > 2
 
 
 def test_comparisons(file: PlatformFile, tables_of: Callable[[str], Tables]) -> None:

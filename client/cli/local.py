@@ -179,10 +179,15 @@ def evaluate_command(
         list[str] | None,
         typer.Option(help="SOURCE.COLUMN of profiles or items: a segment for each of its values; may be repeated."),
     ] = None,
+    users: Annotated[
+        int, typer.Option(min=0, help="Users whose held-out items are ranked, drawn at random where there are more; 0: all.")
+    ] = 10_000,
     plot: Annotated[
         Path | None, typer.Option(help="A .svg or .png file for the diagram of how calibrated probabilities are.")
     ] = None,
-    per_user: Annotated[Path | None, typer.Option(help="A Parquet file for what every model makes of every user.")] = None,
+    per_user: Annotated[
+        Path | None, typer.Option(help="A Parquet file for what every model makes of every user that is ranked.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Compare the platform's own model, a pulled model, and both together, on the platform's held-out items.
@@ -226,6 +231,7 @@ def evaluate_command(
             progress=told.progress,
             lengths=lengths,
             by=by or (),
+            most_users=users,
         )
         if plot is not None and found.quality is not None:
             plot_reliability(plot, found.quality.reliability, title=f"{file.name}: calibration on held-out users")

@@ -7,7 +7,7 @@ met every item nothing is held out: it would be the only candidate, first whatev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,22 @@ class Split:
     def users(self) -> int:
         """Exact number of users with an interaction; private."""
         return len(self.held)
+
+    def holding_out(self, most: int, *, seed: int) -> Split:
+        """The same, of which at most so many held-out items are looked at: those of users drawn at random.
+
+        Nothing else changes: a held-out item that is not looked at still neither trains nor is known.
+
+        Args:
+            most: At least 1.
+        """
+        users = np.flatnonzero(self.held >= 0)
+        if len(users) <= most:
+            return self
+        drawn = np.random.default_rng([seed, *b"held out"]).choice(users, most, replace=False)
+        held = np.full_like(self.held, -1)
+        held[drawn] = self.held[drawn]
+        return replace(self, held=held)
 
 
 def ragged(rows: list[NDArray[np.int32]]) -> Ragged:

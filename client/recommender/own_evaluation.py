@@ -28,6 +28,9 @@ from shared.base.progress import Progress
 from shared.base.settings import Settings
 from shared.registry.signing import PublicKey
 
+MOST_USERS = 10_000
+"""Users whose held-out items are ranked. Of more, that many represent all: a mean over 10,000 is known to some .003."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnEvaluation:
@@ -39,6 +42,7 @@ class OwnEvaluation:
         settings: Model -> what validation chose.
         ranked: What every model makes of every user.
         user_ids, held: Of these users, their ids and their held-out items'.
+        held_out_users: Users with a held-out item, of whom `ranked` were drawn.
         quality: All metrics at several lengths, where they were asked for.
     """
 
@@ -48,6 +52,7 @@ class OwnEvaluation:
     ranked: RankedUsers = field(repr=False)
     user_ids: Sequence[str] = field(repr=False)
     held: Sequence[str] = field(repr=False)
+    held_out_users: int
     quality: QualityReport | None = None
 
     @property
@@ -58,7 +63,9 @@ class OwnEvaluation:
     @property
     def lines(self) -> list[str]:
         """What validation chose, in words."""
-        shown = []
+        shown, ranked = [], len(self.ranked.users)
+        if ranked < self.held_out_users:
+            shown.append(f"Of {self.held_out_users:,} users with a held-out item, {ranked:,} drawn at random were ranked.")
         for name, chosen in self.settings.items():
             parts = ["own preferences", *([f"{chosen['share']:g} x released preferences"] if chosen["share"] else [])]
             parts += [f"{weight:.2g} x {part}" for part, weight in chosen["weights"].items()]
@@ -79,7 +86,12 @@ class OwnEvaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found = {"recommended_by": self.chosen, "settings": self.settings, "segments": self.comparison.as_dict()}
+        found = {
+            "recommended_by": self.chosen,
+            "settings": self.settings,
+            "held_out_users": self.held_out_users,
+            "segments": self.comparison.as_dict(),
+        }
         return found if self.quality is None else {**found, "quality": self.quality.as_dict()}
 
 
@@ -98,8 +110,9 @@ def evaluate_platform(
     read: PlatformRows | None = None,
     lengths: Sequence[int] = (),
     by: Sequence[str] = (),
+    most_users: int = MOST_USERS,
 ) -> OwnEvaluation:
-    """Fit the own and the fused model on what trains, and rank every held-out item by these and by the global model.
+    """Fit the own and the fused model on what trains, and rank held-out items by these and by the global model.
 
     Args:
         model: A published model's folder; without it, the own model alone is looked at.
@@ -113,6 +126,7 @@ def evaluate_platform(
         read: The sources, where they were read already.
         lengths: Of the lists that all metrics are wanted of; by default none, and the models are compared alone.
         by: Columns of profiles or items whose values are segments, each as source.column.
+        most_users: Users whose held-out items are ranked; of more, that many are drawn at random. 0: all.
 
     Returns:
         `comparison` by segment, `chosen`: which model recommends here, "own" or "fused"; `ranked`, what each model makes of
@@ -128,6 +142,7 @@ def evaluate_platform(
     | a length of 0 | `InputError` |
     | a `by` that no source has | `InputError`, with the columns that there are |
     | nobody with two liked items | `InputError` |
+    | more users with a held-out item than `most_users` | models fitted on all of them, and the figures of those drawn |
     """
     if any(length < 1 for length in lengths):
         raise InputError(f"a list of {min(lengths)} items", where="--k", do="give lengths from 1 on, such as 5,10,20")
@@ -141,8 +156,9 @@ def evaluate_platform(
     if (split.held < 0).all():
         found = "no user has two liked items and one that they have not met, so nothing can be held out"
         raise InputError(found, where=str(file.path), do="evaluate later")
+    judged = split.holding_out(most_users, seed=seed) if most_users else split
     # A column that is not there is said before anything is fitted.
-    segments = {**usual_segments(split, items=tables.items), **declared_segments(file, tables, split, by)} if lengths else {}
+    segments = {**usual_segments(judged, items=tables.items), **declared_segments(file, tables, judged, by)} if lengths else {}
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
     own, fused = fit_with_model(
         file, tables, split, usable, texts=texts, cache=cache, seed=seed, calibrate=bool(lengths), tell=tell, progress=progress
@@ -152,9 +168,9 @@ def evaluate_platform(
         models |= {"global": usable.alone(training_histories(tables, split)), "fused": fused}
     tell("ranking held-out items")
     if lengths:
-        ranked, quality = _judged(models, segments, tables, split, lengths=lengths, seed=seed, tell=tell, progress=progress)
+        ranked, quality = _judged(models, segments, tables, judged, lengths=lengths, seed=seed, tell=tell, progress=progress)
     else:
-        ranked, quality = rank_users(models, split), None
+        ranked, quality = rank_users(models, judged), None
     return OwnEvaluation(
         comparison=compared(ranked, seed=seed),
         chosen="own" if fused is own else "fused",
@@ -162,6 +178,7 @@ def evaluate_platform(
         ranked=ranked,
         user_ids=[tables.user_ids[user] for user in ranked.users.tolist()],
         held=[tables.item_ids[item] for item in split.held[ranked.users].tolist()],
+        held_out_users=int((split.held >= 0).sum()),
         quality=quality,
     )
 

@@ -178,6 +178,25 @@ def test_without_privacy_every_output_says_so(two: World, tiny_settings: Make, t
     assert "Privacy was OFF" in (out / "model" / "README.md").read_text()
 
 
+def test_where_some_users_were_ranked_the_table_says_so(two: World, tiny_settings: Make, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from simulations.terminal import metrics_table
+
+    metrics = run(two, tiny_settings(strategy="preferences", rounds=0), tmp_path / "run")
+    shop = metrics["platforms"]["shop"]
+    assert shop["held_out_users"] == shop["segments"]["all"]["users"] > 0
+
+    def shown() -> str:
+        console = Console(width=100, record=True)
+        console.print(metrics_table(metrics))
+        return console.export_text()
+
+    assert "users ranked" not in shown()
+    shop["held_out_users"] = 1_000_000
+    assert f"{shop['segments']['all']['users']:,} of 1,000,000 users ranked" in shown()
+
+
 def test_a_tampered_ledger_is_found(two: World, tiny_settings: Make, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(two, tiny_settings(), out)

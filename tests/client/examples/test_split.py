@@ -120,3 +120,28 @@ def test_of_who_has_met_every_item_nothing_is_held_out(timed: bool) -> None:
     assert ((split.held >= 0) == ((liked.lengths() >= 2) & ~everything)).all()
     # Among all items of a larger catalogue, of which these tables are a part, there are other candidates.
     assert ((leave_one_out(tables, seed=0, items=9).held >= 0) == (liked.lengths() >= 2)).all()
+
+
+def test_of_many_held_out_items_some_are_looked_at() -> None:
+    split = leave_one_out(some_tables(400, timed=True), seed=0)
+    everybody = np.flatnonzero(split.held >= 0)
+    some = split.holding_out(50, seed=0)
+    drawn = np.flatnonzero(some.held >= 0)
+    assert len(drawn) == 50 and set(drawn) < set(everybody)
+    np.testing.assert_array_equal(some.held[drawn], split.held[drawn])
+    # What is not looked at neither trains nor becomes known: models and candidates are the same.
+    assert some.train is split.train and some.known is split.known
+    np.testing.assert_array_equal(split.holding_out(50, seed=0).held, some.held)
+    assert (split.holding_out(50, seed=1).held != some.held).any()
+    for most in (len(everybody), len(everybody) + 1):
+        assert split.holding_out(most, seed=0) is split
+    assert (split.holding_out(len(everybody) - 1, seed=0).held >= 0).sum() == len(everybody) - 1
+
+
+def test_each_held_out_item_is_as_likely_to_be_looked_at() -> None:
+    split = leave_one_out(some_tables(60, timed=True), seed=0)
+    users, draws, most = int((split.held >= 0).sum()), 600, 20
+    times = sum((split.holding_out(most, seed=seed).held >= 0).astype(int) for seed in range(draws))
+    expected = draws * most / users
+    assert times[split.held < 0].sum() == 0
+    assert np.abs(times[split.held >= 0] - expected).max() < 5 * np.sqrt(expected)

@@ -142,6 +142,33 @@ def test_a_platform_is_evaluated_in_full(write_platform: Write, tmp_path: Path) 
     assert table["user"].to_list() == list(found.user_ids)
 
 
+@pytest.mark.parametrize("lengths", [(), (10,)])
+def test_of_many_users_some_are_ranked_by_the_same_models(
+    write_platform: Write, tmp_path: Path, lengths: tuple[int, ...]
+) -> None:
+    path = with_profiles(write_platform)
+
+    def asked(most: int) -> OwnEvaluation:
+        by = ["people.region"] if lengths else ()
+        file, cache = load(path), tmp_path / "cache"
+        return evaluate_platform(file, model=None, seed=0, cache=cache, lengths=lengths, by=by, most_users=most)
+
+    every, some = asked(0), asked(10)
+    users = every.held_out_users
+    assert users == some.held_out_users == len(every.user_ids) > 10 == len(some.user_ids)
+    assert some.settings == every.settings
+    place = [list(every.user_ids).index(user) for user in some.user_ids]
+    assert [every.held[at] for at in place] == list(some.held)
+    assert some.ranked.ranks["own"].tolist() == every.ranked.ranks["own"][place].tolist()
+    for segment, mask in every.ranked.segments.items():
+        assert some.ranked.segments[segment].tolist() == mask[place].tolist()
+    shown = some.as_dict()
+    assert (shown["held_out_users"], shown["segments"]["all"]["users"]) == (users, 10)
+    assert some.lines[0] == f"Of {users} users with a held-out item, 10 drawn at random were ranked."
+    assert not any("drawn at random" in line for line in every.lines)
+    assert some.quality is None or some.quality.users["all"] == 10
+
+
 @pytest.mark.parametrize(("name", "magic"), [("plot.svg", b"<?xml"), ("plot.png", b"\x89PNG")])
 def test_a_plot_is_drawn(tmp_path: Path, name: str, magic: bytes) -> None:
     pytest.importorskip("matplotlib")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from client.config.platform_file import PlatformFile, load
 from client.examples.split import nothing_held_out
 from client.recommender.lists.explanation import NOTHING
 from client.recommender.lists.recommended import ListRules, Recommendation
-from client.recommender.own_evaluation import evaluate_platform
+from client.recommender.own_evaluation import MOST_USERS, evaluate_platform
 from client.recommender.serving.recommend import recommend_items
 from client.recommender.text_model import TextModel, no_adapter
 from client.sources.platform_tables import read_tables
@@ -242,8 +243,19 @@ class TestCommands:
         assert found.exit_code == 0, found.output
         values = json.loads(found.stdout)
         assert values["exact"] and values["private"] and values["segments"]["all"]["users"] > 0
+        everybody = values["held_out_users"]
+        assert everybody == values["segments"]["all"]["users"] > 3
+        some = json.loads(self.call("evaluate", path, "--users", 3, "--json").stdout)
+        assert (some["held_out_users"], some["segments"]["all"]["users"]) == (everybody, 3)
+        assert f"Of {everybody} users with a held-out item, 3 drawn" in self.call("evaluate", path, "--users", 3).stdout
         shown = self.call("evaluate", path)
-        assert shown.exit_code == 0 and "should not leave" in " ".join(shown.stdout.split()) and "fitting" in shown.stderr
+        assert shown.exit_code == 0 and "drawn at random" not in shown.stdout
+        assert "should not leave" in " ".join(shown.stdout.split()) and "fitting" in shown.stderr
+
+    def test_the_command_ranks_as_many_users_as_the_function(self) -> None:
+        from client.cli.local import evaluate_command
+
+        assert inspect.signature(evaluate_command).parameters["users"].default == MOST_USERS
 
     def test_a_model_that_was_changed_after_the_pull_is_refused(self, path: Path, model: Path, tmp_path: Path) -> None:
         """Also where an earlier call kept what it had fitted with the whole model."""
