@@ -188,8 +188,8 @@ def main() -> None:
 
 
 def _flower_patches() -> Any:
-    """`shared/base/flower_patches.py` of this installation, without a `shared` in `sys.modules`."""
-    path = Path(__file__).resolve().parents[2] / "shared" / "base" / "flower_patches.py"
+    """`shared/flower/flower_patches.py` of this installation, without a `shared` in `sys.modules`."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "flower" / "flower_patches.py"
     spec = importlib.util.spec_from_file_location("flower_patches", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -17,6 +17,7 @@ import math
 import os
 import resource
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -33,8 +34,9 @@ from client.supernode.authority_update import LiveAuthorities, watch_authorities
 from client.supernode.fork_launcher import Passing, install_fork_launcher
 from client.supernode.gate_client import hear
 from client.supernode.sandbox import confine, harmless_devices, of_python, wall
-from shared.base import flower_patches
 from shared.base.errors import FedfuseError, InputError
+from shared.flower import flower_patches
+from shared.flower.kept_process import Keeping
 from shared.protocol.invitation import Invitation
 from shared.protocol.keys import load_node_key
 
@@ -155,6 +157,11 @@ def end_with_a_thread() -> None:
     threading.excepthook = died
 
 
+def _tell_ended(how: str) -> None:
+    with suppress(Exception):  # where the log lies may be full
+        print(f"Flower's process that starts answers ended ({how}): it is started again", file=sys.stderr, flush=True)
+
+
 def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     """Become the SuperNode; does not return.
 
@@ -189,8 +196,7 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     flower_patches.supernode_ended_runs()
     if messenger.coordinator:
         _follow_authorities(messenger)
-    if passed is not None:
-        flower_patches.supernode_processes(Passing(passed))
+    flower_patches.supernode_processes(Keeping(_tell_ended, subprocess if passed is None else Passing(passed)))
     sys.argv = ["flower-supernode", *_words(messenger, port)]
     code = 1
     try:

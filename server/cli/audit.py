@@ -188,6 +188,7 @@ def ledger_verify_command(
 def ledger_export_command(
     path: Annotated[Path, typer.Argument(help="A ledger, or a platform's folder; its worker may be running.", readable=False)],
     out: Annotated[Path, typer.Option(help="File for the copy; new.")],
+    as_json: AsJson = False,
 ) -> None:
     """Copy a ledger for an auditor: its whole lines, verified, as they are now. No row of a user is in it."""
     from shared.ledger.audit import AuditVerdict
@@ -197,8 +198,12 @@ def ledger_export_command(
         copied = copy_ledger(_one(path), out)
     except (FedfuseError, OSError) as error:
         if isinstance(error, PrivacyError):  # as `verify` says of it
-            _said(AuditVerdict.UNSOUND, error.brief, as_json=False)
-        leave_unjudged(error, as_json=False)
+            _said(AuditVerdict.UNSOUND, error.brief, as_json=as_json)
+        leave_unjudged(error, as_json=as_json)
+    if as_json:
+        values = {"copy": str(out), "platform": copied.platform, "lines": copied.lines, "head": copied.head}
+        typer.echo(json.dumps(values, indent=2))
+        return
     typer.echo(f"{out}: {copied.lines} lines of platform {copied.platform}, head {copied.head}")
 
 

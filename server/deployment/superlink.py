@@ -37,10 +37,11 @@ from server.operators.log_witness import LogWitness
 from server.operators.log_writer import note_seen
 from server.operators.restored_state import list_differences, require_current, seen_note
 from server.run.last_receipts import LastReceipts
-from shared.base import flower_patches
 from shared.base.errors import InputError, StorageError
 from shared.base.folder_owner import require_owner
 from shared.base.prometheus import serve_metrics
+from shared.flower import flower_patches
+from shared.flower.kept_process import Keeping
 from shared.protocol.authorities import authorities_answer
 from shared.protocol.keys import load_ed25519
 
@@ -73,6 +74,9 @@ def serve_superlink(coordinator: CoordinatorFolder) -> None:
     _prepare_environment(coordinator)
     platforms = Platforms(coordinator.platforms)
     flower_patches.database_patience(PATIENCE)
+    flower_patches.superlink_processes(
+        Keeping(lambda how: log.error("Flower's process that starts runs ended (%s): it is started again", how))
+    )
     public, private = _bind(file.listen, file.port), _bind("127.0.0.1", file.control_port)
     inside = create_app(_flower_config(coordinator), SuperLinkLifespan)
     receipts = LastReceipts(coordinator.receipts)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from shared.base.flower_patches import TESTED
 from shared.doctor.findings import Finding, fault, fine, warning
+from shared.flower.flower_patches import TESTED
 
 MIB, GIB = 1 << 20, 1 << 30
 SHOWN = ("flwr", "torch", "cryptography")

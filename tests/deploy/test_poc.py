@@ -11,9 +11,11 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shared.base.errors import ExitCode
@@ -39,6 +41,14 @@ def poc(place: Path) -> subprocess.CompletedProcess[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
+
+
+def helpers_in(root: Path) -> set[int]:
+    """Processes of Flower's `flower-superexec`, and of what stands in for it."""
+    children = [child for one in processes_in(root) for child in psutil.Process(one.pid).children()]
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    names = {child.pid: {Path(word).name for word in child.cmdline()[:3]} for child in alive}
+    return {pid for pid, found in names.items() if found & {"flower-superexec", "fork_launcher.py"}}
 
 
 @pytest.mark.deploy
@@ -92,4 +102,19 @@ def test_a_federation_in_one_command(place: Path) -> None:
     assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
     assert before == [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
     assert sys.executable in again.stdout  # how it was called is how it can be pasted
+
+    # Flower's own helpers, one of the server and one of each SuperNode, start what works on runs and messages.
+    helpers = helpers_in(root)
+    end = time.monotonic() + 300
+    while len(helpers) < 1 + len(PLATFORMS):
+        assert time.monotonic() < end, helpers
+        time.sleep(0.5)
+        helpers = helpers_in(root)
+    for pid in helpers:
+        os.kill(pid, signal.SIGKILL)
+    asked = called("run", "--server", root / "coordinator", "--dry-run", "--json")
+    assert asked.returncode == 0 and len(json.loads(asked.stdout)["platforms"]) == len(PLATFORMS), asked.stderr
+    assert not helpers_in(root) & helpers
+    logs = [root / "server.log", *(root / name / "log" / "messenger.log" for name in PLATFORMS)]
+    assert all("ended (signal 9): it is started again" in log.read_text() for log in logs)
     assert called("poc", "stop", *at).returncode == 0 and processes_in(root) == []

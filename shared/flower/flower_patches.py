@@ -25,8 +25,13 @@ def supernode_clock(clock: Any) -> None:
 
 
 def supernode_processes(subprocess: Any) -> None:
-    """What the SuperNode starts inherits the broker's channel, which Flower's own call would close."""
+    """What the SuperNode starts is kept going, and inherits the broker's channel, which Flower's own call would close."""
     _replaced("flwr.supernode.start_client_internal", "subprocess", lambda _: subprocess)
+
+
+def superlink_processes(subprocess: Any) -> None:
+    """What the server starts is kept going (`shared/flower/kept_process.py`)."""
+    _replaced("flwr.superlink.cli.flower_superlink", "subprocess", lambda _: subprocess)
 
 
 def supernode_certificates(ssl: Any) -> None:
@@ -64,7 +69,7 @@ def supernode_ended_runs() -> None:
 
 
 def superexec_processes(subprocess: Any) -> None:
-    """As `supernode_processes`, for the ClientApps that Flower's executor starts."""
+    """ClientApps that Flower's executor starts inherit the broker's channel, too."""
     _replaced("flwr.supercore.superexec.executor.subprocess_executor", "subprocess", lambda _: subprocess)
 
 

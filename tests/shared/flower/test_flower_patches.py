@@ -11,13 +11,18 @@ from typing import Any
 
 import pytest
 
-from shared.base import flower_patches
-from shared.base.flower_patches import OtherFlower
+from shared.flower import flower_patches
+from shared.flower.flower_patches import OtherFlower
 
 MARK = object()
 PATCHES: dict[str, tuple[Callable[[], None], str, str]] = {
     "clock": (lambda: flower_patches.supernode_clock(MARK), "flwr.supernode.start_client_internal", "time"),
     "processes": (lambda: flower_patches.supernode_processes(MARK), "flwr.supernode.start_client_internal", "subprocess"),
+    "server's processes": (
+        lambda: flower_patches.superlink_processes(MARK),
+        "flwr.superlink.cli.flower_superlink",
+        "subprocess",
+    ),
     "ended runs": (
         flower_patches.supernode_ended_runs,
         "flwr.supernode.start_client_internal",

@@ -1,0 +1,1 @@
+"""What of Flower's own processes is done otherwise."""
