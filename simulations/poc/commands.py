@@ -54,6 +54,8 @@ def poc_start(context: typer.Context, folder: Dir = USUAL) -> None:
     with place.alone():
         running = processes_in(place.root)
         complete = place.exists and place.complete
+        if complete:
+            place.require_unmoved()
         if running and complete:
             raise InputError(
                 f"it runs already: {len(running)} processes",

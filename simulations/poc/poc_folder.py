@@ -66,7 +66,7 @@ class PocFolder:
         return bool(self.record()["complete"])
 
     def record(self) -> dict[str, object]:
-        """What is written down of it: complete, user.
+        """What is written down of it: complete, root, user.
 
         Raises:
             InputError: the folder is no proof of concept's, or its record is damaged.
@@ -81,9 +81,23 @@ class PocFolder:
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError("its record is damaged", where=str(self.root / RECORD), do="remove the folder") from None
 
+    def require_unmoved(self) -> None:
+        """Check that the folder lies where its federation was made.
+
+        Raises:
+            InputError: it was moved or renamed, and the files in it name tables, keys and the registry by where they were.
+        """
+        made = self.record().get("root")
+        if isinstance(made, str) and made != str(self.root.resolve()):
+            raise InputError(
+                f"was made as {made}, and its files name tables, keys and the registry there",
+                where=str(self.shown),
+                do=f"move it back: mv {shell_word(self.root)} {shell_word(made)}; or start another one with --dir",
+            )
+
     def write(self, *, complete: bool, **facts: object) -> None:
         """Write the record."""
-        values = {"format": FORMAT, "complete": complete, **facts}
+        values = {"format": FORMAT, "complete": complete, "root": str(self.root.resolve()), **facts}
         write_whole(self.root / RECORD, (json.dumps(values, indent=1) + "\n").encode(), mode=0o600)
 
     def begin(self) -> None:

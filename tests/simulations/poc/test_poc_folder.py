@@ -55,6 +55,25 @@ def test_a_folder_without_one_says_how_to_start_one(tmp_path: Path) -> None:
         PocFolder.at(tmp_path).record()
 
 
+def test_one_that_was_moved_is_not_started(tmp_path: Path) -> None:
+    """Its workers did not find their tables, after `fedfuse poc` had said that it runs."""
+    made, moved = tmp_path / "made", tmp_path / "moved here"
+    place = PocFolder.at(made)
+    place.begin()
+    place.write(complete=True, user="c1")
+    (tmp_path / "link").symlink_to(made)
+    for same in (place, PocFolder.at(tmp_path / "link"), PocFolder.at(tmp_path / "mine" / ".." / "made")):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        same.require_unmoved()
+    made.rename(moved)
+    with pytest.raises(InputError) as refused:
+        CliRunner().invoke(fedfuse.app, ["poc", "--dir", str(moved)], catch_exceptions=False)
+    assert f"was made as {made}" in refused.value.found and f"mv '{moved}' {made}" in refused.value.do
+    assert PocFolder.at(moved).complete  # nothing was made anew
+    moved.rename(made)
+    place.require_unmoved()
+
+
 @pytest.mark.parametrize("command", ["status", "stop"])
 def test_the_folder_may_be_named_before_or_after_the_command(tmp_path: Path, command: str) -> None:
     other = str(tmp_path / "other")
