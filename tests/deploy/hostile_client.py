@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.messenger.worker_link import connect
-from shared.base.settings import unflatten
+from shared.base.settings import Settings, flatten, unflatten
 from shared.protocol.messages import Evaluate, Factors, Join, Label, Train, Update
 
 app = ClientApp()
@@ -62,9 +62,8 @@ def query(message: Message, context: Context) -> Message:
 def _ask(context: Context, orders: dict[str, Any], adapter: Any) -> str:
     """Rounds forwards and backwards, again and again; how many different updates came."""
     link = connect(context)
-    values = {
-        key: value for key, value in context.run_config.items() if key not in ("run", "warrant", "nodes", "wait", "world", "out")
-    }
+    known = flatten(Settings())
+    values = {key: value for key, value in context.run_config.items() if key in known}
     settings, run = unflatten(values, where="hostile"), str(context.run_config["run"])
     got: set[bytes] = set()
     said: dict[str, int] = {}

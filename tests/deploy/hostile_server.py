@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from shared.base.settings import unflatten
+from shared.base.settings import Settings, flatten, unflatten
 from shared.model.adapter import initial
 
 app = ServerApp()
@@ -21,8 +21,8 @@ def main(grid: Grid, context: Context) -> None:
     home = Path(os.environ["FEDFUSE_SERVER"])
     while not list(grid.get_node_ids()):
         time.sleep(0.2)
-    own = ("run", "warrant", "nodes", "wait", "world", "out")
-    settings = unflatten({key: value for key, value in context.run_config.items() if key not in own}, where="hostile")
+    known = flatten(Settings())
+    settings = unflatten({key: value for key, value in context.run_config.items() if key in known}, where="hostile")
     arrays = ArrayRecord({name: Array(value) for name, value in initial(settings).items()})
     record = RecordDict({"orders": ConfigRecord({"what": (home / "orders.json").read_text()}), "adapter": arrays})
     nodes = list(grid.get_node_ids())
