@@ -24,7 +24,7 @@ from client.sources.readers.table_scan import reading
 from shared.base.atomic_files import new_folder, require_empty, write_whole
 from shared.base.errors import InputError
 from shared.base.version import VERSION
-from shared.protocol.authorities import read_authorities
+from shared.protocol.authorities import certificates_in, read_authorities
 from shared.protocol.invitation import Application, Invitation
 from shared.protocol.keys import ed25519_from_line, make_ed25519, make_node_key
 from shared.protocol.run_authorization import federation_of
@@ -122,6 +122,9 @@ def invitation_changes(deployment: Deployment, invitation: Invitation) -> list[I
     # The authority may be newer than the invitation that was taken: the messenger follows what the coordinator's key signs.
     now = read_authorities(deployment.authority) or known.authority
     before, after = known.model_copy(update={"authority": now}).fingerprints(), invitation.fingerprints()
+    if set(certificates_in(invitation.authority)) <= set(certificates_in(now)):
+        # Each of them is believed already. After a change of authorities the messenger knows both for up to a minute longer.
+        after["authority"] = before["authority"]
     return [IdentityChange(name=name, old=before[name], new=after[name]) for name in before if before[name] != after[name]]
 
 

@@ -186,7 +186,7 @@ def test_an_unknown_key_waits_for_its_approval(deployed: Stage, small_shop: Make
     deployed.join("bee")
     until(lambda: "does not know this platform's key" in said(deployed, "bee"), "the platform is told", deployed.logs)
     until(lambda: "does not know this platform's key" in said(deployed, "server"), "the coordinator reads it", deployed.logs)
-    deployed.fedfuse("approve", "bee", folder / "application.toml", "--server", deployed.coordinator)
+    deployed.approve("bee")
     deployed.await_online("bee")
 
 

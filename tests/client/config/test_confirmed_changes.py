@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.config.confirmed_changes import IdentityChange, ask, parse_replacements, require_agreed
 from client.config.deployment_folder import Deployment, open_deployment
 from client.config.trusted_peers import forget_identities, identities_of, read_peers, trust_identities
-from client.setup.provisioning import accept_invitation, create_platform_folder
+from client.setup.provisioning import accept_invitation, create_platform_folder, invitation_changes
 from server.deployment.folder import CoordinatorFolder
 from server.deployment.provisioning import create_coordinator_folder, make_invitation
 from shared.base.errors import InputError
+from shared.protocol.authorities import certificates_in
 from shared.protocol.fingerprint_words import federation_number, fingerprint_words
 from shared.protocol.invitation import Application, Invitation, fingerprint_of, read_application
 from shared.protocol.keys import ed25519_line
@@ -87,6 +88,30 @@ class TestAnInvitation:
             one = invitation.model_copy(update={name: getattr(foreign, name)})
             with pytest.raises(InputError, match=f"{name} CHANGED"):
                 accept_invitation(deployment, one)
+
+    def test_fewer_of_the_authorities_that_are_believed_is_no_change(
+        self, deployment: Deployment, invitation: Invitation, foreign: Invitation, tmp_path: Path
+    ) -> None:
+        """After a change of authorities the messenger knows the old one beside the new one for up to a minute longer."""
+        third = create_coordinator_folder(
+            tmp_path / "third", host="fed.example.org", name="spring", port=8000, control_port=8001, listen="0.0.0.0"
+        )
+        old, new, other = invitation.authority, foreign.authority, make_invitation(third, "shop").authority
+
+        def named(authority: str) -> Invitation:
+            return invitation.model_copy(update={"authority": authority})
+
+        for first, second in ((old, new), (new, old)):
+            for few in (old, new, second + first):
+                deployment.authority.write_text(first + second)
+                assert invitation_changes(deployment, named(few)) == []
+                accept_invitation(deployment, named(few))
+                assert set(certificates_in(deployment.authority.read_text())) == set(certificates_in(few))
+        for more in (other, old + other, old + new + other):
+            deployment.authority.write_text(old + new)
+            assert [change.name for change in invitation_changes(deployment, named(more))] == ["authority"]
+        deployment.authority.write_text(new)
+        assert [change.name for change in invitation_changes(deployment, named(old))] == ["authority"]
 
     def test_of_another_federation_never(self, deployment: Deployment, invitation: Invitation) -> None:
         other = invitation.model_copy(update={"federation": "autumn"})
