@@ -443,6 +443,59 @@ class TestWhoKnowsWhom:
         assert caught.value.exit_code is ExitCode.REFUSED and "client trust" in caught.value.where
         assert all(key[1] == "join" for platform in platforms for key in platform.asked)
 
+    @pytest.mark.parametrize(("minimum", "colluders", "least"), [(1, 0, 2), (3, 0, 3), (1, 1, 3), (2, 2, 4)])
+    @pytest.mark.parametrize("enough", [True, False])
+    def test_a_sum_hides_each_from_the_others_and_has_the_settings_minimum(
+        self, federate: Any, known: Any, minimum: int, colluders: int, least: int, enough: bool
+    ) -> None:
+        """Two whom nobody helps, and one more for each who does; `inside` of four platforms know each other."""
+        inside = self.NAMES[: least if enough else least - 1]
+        platforms, approved = known(*((a, b) for a in self.NAMES for b in self.NAMES if not {a, b} <= set(inside)))
+        over = {"rounds": 1, "server": {"minimum_platforms": minimum}, "secure": {"threshold": 0.6, "colluders": colluders}}
+        if enough:
+            assert set(federate(*platforms, **approved, **over).tallies) == set(inside)
+            return
+        with pytest.raises(FedfuseError, match=f"{least} are needed") as caught:
+            federate(*platforms, **approved, **over)
+        assert caught.value.exit_code is ExitCode.REFUSED
+        named = ", ".join(inside) if len(inside) > 1 else "p3"  # where nobody knows anybody, one of four
+        assert f"of 4 platforms those in the secure sum would be: {named};" in caught.value.found
+        assert "client trust" in caught.value.where and "trust each other" in caught.value.do
+
+    def test_too_few_who_all_know_each_other(self, federate: Any, known: Any) -> None:
+        platforms, approved = known()
+        with pytest.raises(FedfuseError, match=r"of 2 platforms those .* would be: p0, p1; 3 are needed") as caught:
+            federate(*platforms[:2], **approved, secure={"threshold": 0.6, "colluders": 1})
+        assert caught.value.exit_code is ExitCode.REFUSED and caught.value.do == "wait for more platforms"
+        assert caught.value.where == "secure.colluders = 1, server.minimum_platforms = 1"
+
+    @pytest.mark.parametrize("known_ones", [NEWCOMER, ()])
+    def test_who_may_still_come_is_waited_for_where_not_all_know_each_other(
+        self, federate: Any, known: Any, known_ones: tuple[tuple[str, str], ...]
+    ) -> None:
+        platforms, approved = known(*known_ones)
+        events: list[Event] = []
+        names = {**dict(enumerate(self.NAMES, start=2)), 9: "q9", 8: "q8"}
+        federate(*platforms, **approved, names=lambda: names, rounds=1, events=events.append)
+        said = [text for text in told(events, Kind.WAITING) if "know each other" in text]
+        assert said == (["3 of 4 platforms know each other; q8, q9 may still come"] if known_ones else [])
+
+    def test_whoever_comes_meanwhile_is_in_the_sum(self, federate: Any, known: Any) -> None:
+        tries: list[Joined] = []
+
+        def late(answer: Joined) -> Joined:
+            tries.append(answer)
+            if len(tries) == 1:
+                raise RuntimeError("not yet")
+            return answer
+
+        platforms, approved = known(*self.NEWCOMER, p1={(0, "join"): late})
+        events: list[Event] = []
+        names = dict(enumerate(self.NAMES, start=2))
+        outcome = federate(*platforms, **approved, names=lambda: names, rounds=1, events=events.append)
+        assert len(tries) == 2 and told(events, Kind.WAITING)[-1] == "2 of 4 platforms know each other; p1 may still come"
+        assert set(outcome.tallies) == {"p0", "p1", "p2"}
+
     def test_who_is_named_is_not_left_out_in_silence(self, federate: Any, known: Any) -> None:
         platforms, approved = known(*self.NEWCOMER)
         names = dict(enumerate(self.NAMES, start=2))
