@@ -131,7 +131,7 @@ class Certificates:
         left = self.days_left()
         if left <= 0:
             raise StorageError(
-                f"the server's certificate expired {-left:.1f} days ago, so every platform refuses it",
+                f"the server's certificate expired {abs(left):.1f} days ago, so every platform refuses it",
                 where=str(self.server),
                 do="fedfuse server renew",
             )

@@ -27,7 +27,7 @@ from tests.server.scheduling.test_run_list import created, played
 from tests.support.called_command import called
 from tests.support.printed import tidy
 
-WATCHED = [
+WATCHED: list[dict[str, Any]] = [
     {"kind": "joined", "round": 0, "text": "shop joined [5 users]"},
     {"kind": "answered", "round": 1, "text": "shop answered"},
     {"kind": "round", "round": 12, "text": "round 12"},
