@@ -160,6 +160,9 @@ def test_numbers_are_of_the_newest_run_that_has_them(
         "d": (0, None, None, None, ""),
     }
     assert [one.delta for one in found.platforms] == [1e-5, 1e-5, 1e-5, None]
+    # What holds no number takes none away that an earlier run has.
+    ran(coordinator, "bare", at=2.5, a={"users": 9, "budget": 8.0})
+    assert status_of(coordinator).platforms[0].spent == 2.0
     # Who has answered no run at all: nobody knows what it has spent.
     ran(coordinator, "newest", at=3.0, d={"users": 0, "epsilon": 0.0, "budget": 8.0, "rounds": 0})
     assert status_of(coordinator).platforms[3].spent is None
