@@ -178,7 +178,7 @@ def settings_command(as_json: Annotated[bool, typer.Option("--json", help="Print
         return
     table = terminal_table()
     for name in ("setting", "default", "may be", "for"):
-        table.add_column(name, no_wrap=name == "setting")
+        table.add_column(name)
     for key, field in fields.items():
         default, allowed = defaults[key], allowed_words(field).replace("`", "")
         shown = default if isinstance(default, str) else json.dumps(default)
@@ -215,7 +215,7 @@ def strategies(as_json: Annotated[bool, typer.Option("--json", help="Print the l
     }
     for role, title in titles.items():
         table = terminal_table(title)
-        table.add_column("name", no_wrap=True)
+        table.add_column("name")
         table.add_column("use it for")
         table.add_column("secure sum")
         for card in cards:
