@@ -25,7 +25,8 @@ FORM = 1
 MOST_FACTS, MOST_KEYS, LONGEST = 32, 4, 200
 """Facts of one item, keys of one entity, characters of a text, at most."""
 MOST_FACTS_OF_ALL = 1 << 20
-_LONGEST_LINE = 1 << 16
+_LONGEST_LINE = 1 << 18
+"""Bytes of a line, its end included: of an item with all that it may have, four to each character."""
 _KEY = re.compile(r"[a-z][a-z0-9-]{0,30}:\S(?:.*\S)?")
 _JOINERS = re.compile("[\u200c\u200d]")
 """Some scripts are spelled with them."""

@@ -21,7 +21,7 @@ from client.sources.cleaning import Cleaning
 from client.sources.number_buckets import bucket_words, bucketed
 from client.sources.platform_tables import read_tables
 from client.sources.tables import SourceReport, Tables
-from client.sources.time_formats import likely_formats
+from client.sources.time_formats import LikelyFormats, likely_formats
 from shared.base.errors import InputError
 
 
@@ -69,6 +69,7 @@ class TestTimes:
         for read_, of, known in ((1, 1, True), (1, 2, False), (2, 3, True), (2, 4, False)):
             found = likely_formats(pl.Series([good] * read_ + [bad] * (of - read_)))
             assert (found.formats, found.read, found.of) == ((("%d/%m/%Y",), read_, of) if known else ((), 0, of))
+        assert likely_formats(pl.Series(["x"])) == LikelyFormats(formats=(), read=0, of=1)
         assert likely_formats(pl.Series([None, None], dtype=pl.String)).formats == ()
 
     def test_words_of_formats(self) -> None:

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from client.sources.readers import json_lines
 from client.sources.readers.csv_records import BROKEN, header_of, records
 from client.sources.readers.file_bytes import bytes_of, part_files
 from client.sources.readers.json_lines import open_json_lines
-from client.sources.readers.table_scan import Scan
+from client.sources.readers.table_scan import Scan, reading
 from shared.base.errors import InputError
 
 MOST = 1 << 20
@@ -85,6 +86,10 @@ class TestColumns:
         found = scan(None, keyed=True, seen=lambda: ["a"])
         assert found.find("b") == "b" and found.find(1) is None and found.find("a", offset=1) is None
         assert found.find("a", public=True) == "a" and found.find("b", public=True) is None
+
+    def test_one_name_is_enough_for_a_header(self) -> None:
+        named = {("a",): True, ("", "a"): True, ("a", ""): True, ("", ""): False, (): False}
+        assert {names: scan(list(names)).named for names in named} == named and not scan(None).named
 
     @pytest.mark.parametrize(("count", "more"), [(1, False), (50, False), (51, True)])
     def test_fifty_are_named(self, count: int, more: bool) -> None:
@@ -167,8 +172,36 @@ class TestBytes:
         with pytest.raises(InputError, match="no file of rows is in this folder"):
             part_files(tmp_path / "none")
 
+    def test_what_is_neither_a_file_nor_a_folder(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.csv")
+        with pytest.raises(InputError, match="is not a file"):
+            part_files(tmp_path / "pipe.csv")
+
+
+@pytest.mark.parametrize(("error", "quote"), [
+    (ValueError("x" * 201 + "\nmore"), "x" * 200), (ValueError("first\nsecond"), "first"), (EOFError(), "EOFError"),
+    (RecursionError("deep"), "deep"), (pl.exceptions.ComputeError("odd"), "odd"),
+])  # fmt: skip
+def test_of_what_another_library_says_the_first_line_is_shown(error: Exception, quote: str) -> None:
+    with pytest.raises(InputError, match="cannot be read") as caught, reading("f.csv"):
+        raise error
+    assert (caught.value.quote, caught.value.where) == (quote, "f.csv")
+
+
+def test_what_is_said_of_a_file_already_is_said_as_it_is() -> None:
+    with pytest.raises(InputError, match="mine"), reading("f.csv"):
+        raise InputError("mine")
+    with pytest.raises(InputError, match="cannot be read: Permission denied"), reading("f.csv"):
+        raise PermissionError(13, "Permission denied")
+
 
 class TestObjects:
+    def test_it_has_keys_and_was_decoded(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("{}")
+        found = open_json_lines(path, Reading(path=(path,)))
+        assert (found.names, found.keyed, found.decoded, found.where) == (None, True, True, str(path))
+
     def taken(self, folder: Path, text: str, *, name: str = "rows.jsonl") -> list[tuple[object, object, str | None]]:
         path = folder / name
         path.write_text(text, encoding="utf-8")
@@ -195,11 +228,12 @@ class TestObjects:
             "7",
             '{"a": "x\u2028y"}',
             '{"a": 8}\r{"a": 9}',
+            '{"a":\r 10}\r',
         ]
         flaw = json_lines.BROKEN
         assert self.taken(tmp_path, "\n".join(lines)) == [
             (1, None, None), (None, None, flaw), (None, None, flaw), (None, None, flaw), (None, 5, None), (None, None, flaw),
-            ("x\u2028y", None, None), (8, None, None), (9, None, None),
+            ("x\u2028y", None, None), (8, None, None), (9, None, None), (10, None, None),
         ]  # fmt: skip
 
     def test_an_array_is_its_objects_in_a_file_that_may_hold_one(self, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def codes(count: int, length: int, seed: int = 0) -> list[str]:
         ([f"U{number:05}" for number in range(2000)] + [f"u{number:05}" for number in range(2000)], 2000),
         (["12", "\uff11\uff12", "13"], 1),
         (["\u00c5sa", "\u00e5sa", "\u212bsa", "Bo"], 2),
+        (["\u00c5saB", "\u00e5saB", "aB"], 1),  # chance is reckoned from letters of ASCII, of which alike ones have none
         ([f"{number:06}" for number in range(1, 40)] + [str(number) for number in range(1, 40)], 39),
         (["007", "07", "a7", "a07", "0", "00"], 2),
         ([], 0),
