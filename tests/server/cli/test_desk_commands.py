@@ -222,6 +222,12 @@ class TestPlatforms:
         assert refused.returncode == 3 and "is for federation 'autumn', this is 'spring'" in refused.stderr
         assert not Platforms(coordinator.platforms).all() and refused.stdout == ""
 
+    def test_an_application_of_another_platform_is_refused(self, coordinator: CoordinatorFolder, tmp_path: Path) -> None:
+        path, _ = self.applied(tmp_path)
+        refused = called("approve", "video", path, "--yes", "--server", coordinator.folder)
+        assert refused.returncode == 3 and "the application is of 'shop', not of 'video'" in refused.stderr
+        assert not Platforms(coordinator.platforms).all() and refused.stdout == ""
+
     @pytest.mark.parametrize(("more", "terminal", "enters"), [
         ([], None, False), ([], "n\n", False), ([], "y\n", True), (["--yes"], None, True), (["--replace", OTHER], None, False),
         (["--replace", "its own"], None, True), (["--fingerprint", "its own"], None, True),
