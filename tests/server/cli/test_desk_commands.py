@@ -290,8 +290,11 @@ class TestPlatforms:
 class TestTheServer:
     def test_it_is_started_on_its_folder(self, coordinator: CoordinatorFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         served: list[CoordinatorFolder] = []
+        logs: list[object] = []
         monkeypatch.setattr("server.deployment.superlink.serve_superlink", served.append)
+        monkeypatch.setattr("shared.base.logs.configure_as_told", lambda *words, **more: logs.append((words, more)))
         assert called("server", "start", coordinator.folder).returncode == 0 and served == [coordinator]
+        assert logs == [(("server",), {"flower": True})]  # Flower's own lines are in the same log
 
     @pytest.mark.parametrize(("down", "days", "code"), [(False, 30, 0), (True, 30, 1), (False, -1, 5), (False, 400, 0)])
     def test_it_is_healthy_where_it_answers_and_its_certificate_holds(
@@ -408,6 +411,12 @@ class TestANewAuthority:
         refused = step(steps[-1])
         assert refused.returncode == 3 and said in refused.stderr, refused.stderr
         assert step("switch", "--days", 0).returncode == 2
+
+
+@pytest.mark.parametrize("group", [["server"], ["server", "operator"], ["audit"], ["ledger"]])
+def test_a_group_without_a_command_says_which_there_are(group: list[str]) -> None:
+    said = called(*group)
+    assert "Usage" in said.stdout + said.stderr and "Commands" in said.stdout + said.stderr and "Traceback" not in said.stderr
 
 
 def test_nothing_shows_that_a_folder_was_restored(coordinator: CoordinatorFolder) -> None:
