@@ -125,3 +125,40 @@ def test_an_update_that_would_be_noise_is_refused_with_what_to_do() -> None:
 def test_values_are_checked_even_without_privacy(bad: dict[str, Any], budget: float) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         plan(**{"budget": budget, **bad})
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2"], ids=repr)
+@pytest.mark.parametrize("name", ["users", "parameters"])
+def test_a_number_of_users_or_parameters_is_a_whole_one(name: str, wrong: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(**{name: wrong})
+    assert caught.value.found == f"{name} is {wrong!r}"
+    assert plan(**{name: 1, "accept_noise": True}).private
+
+
+@pytest.mark.parametrize("wrong", [0, 0.0, -1.0, math.nan, True, "8", None], ids=repr)
+def test_a_budget_is_above_nothing(wrong: Any) -> None:
+    with pytest.raises(InputError, match="budget is"):
+        plan(budget=wrong)
+    assert plan(budget=8).budget == 8.0
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 1.0, -0.1, math.nan], ids=repr)
+def test_a_delta_is_between_0_and_1(wrong: float) -> None:
+    with pytest.raises(InputError, match="delta is"):
+        plan(delta=wrong)
+
+
+def test_a_plan_in_words_names_every_noise_that_it_adds() -> None:
+    noise = {"noise_multiplier": 1.23456, "preference_noise": 0.55551, "taste_noise": 2.5}
+    made = replace(plan(), epsilon=7.98765, **noise, signal_to_noise=6.949)
+    said = str(made)
+    assert said.startswith(f"epsilon 7.988 of 8 at delta 0.0001 ({made.accountant}), ")
+    assert said.endswith("noise multiplier 1.235, 0.556 of preferences, 2.500 of the taste map, signal to noise 6.9")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "noise", "ratio"), [(0, 2.0, math.inf), (4, 0.0, math.inf), (4, 2.0, 10.0 * 3 / (2.0 * 2))]
+)
+def test_without_noise_or_parameters_the_ratio_is_infinite(parameters: int, noise: float, ratio: float) -> None:
+    assert signal_to_noise(batch=10.0, steps=9, noise_multiplier=noise, parameters=parameters) == ratio
