@@ -82,3 +82,12 @@ def test_what_predicts_nothing_has_no_precision() -> None:
     found = dict(zip(CLICK_METRICS, sum_estimates(sums, click_figures, seed=0, resamples=20), strict=True))
     assert np.isnan(found["precision"].value) and found["precision"].as_dict()["low"] is None
     assert found["recall"].value == 0.0
+
+
+def test_the_only_candidate_is_before_all_others() -> None:
+    scores = np.full((2, 3), -np.inf, np.float32)
+    scores[0, 1], scores[1] = 0.5, [0.5, 0.5, 0.1]
+    sums = pair_sums(scores, np.array([1, 0]), Calibration(method="platt", slope=0.0, intercept=0.0, threshold=0.9))
+    auc = list(CLICK_METRICS).index("auc")
+    assert click_figures(sums)[:, auc].tolist() == [1.0, 0.75]
+    assert reliability(np.zeros_like(sums[0])) == []
