@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from client.secagg.enrolment import Dealing, Enrolled
 from client.secagg.participant import Active
 from shared.base.errors import ProtocolError
-from shared.secagg import messages, roster
-from shared.secagg.codec import decode, encode
+from shared.secagg import codec, messages, roster
+from shared.secagg.codec import VERSION, decode, encode, version_of
 
 
 @dataclass(frozen=True)
@@ -186,3 +186,50 @@ def test_what_was_before_a_round_is_in_its_digest() -> None:
         for since, based in ((0, b""), (1, MARK), (2, MARK), (1, other))
     ]
     assert len({one.digest for one in all_of_it}) == len(all_of_it)
+
+
+@dataclass(frozen=True)
+class Marks:
+    tag: ClassVar[int] = 201
+
+    many: tuple[bool, ...]
+
+
+def test_no_more_items_are_made_than_there_are_bytes_and_no_more_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encode(Marks((True,) * 5))
+    assert decode(Marks, whole) == Marks((True,) * 5)
+    with pytest.raises(ProtocolError, match="5 items in 4 bytes"):
+        decode(Marks, whole[:-1])
+    monkeypatch.setattr(codec, "MOST_ITEMS", 5)
+    assert decode(Marks, whole) == Marks((True,) * 5)
+    with pytest.raises(ProtocolError, match="6 items in 6 bytes"):
+        decode(Marks, encode(Marks((True,) * 6)))
+
+
+def test_a_message_is_as_large_as_is_said_and_no_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Marks((False,) * 9))
+    monkeypatch.setattr(codec, "LARGEST", len(data))
+    assert decode(Marks, data) == Marks((False,) * 9)
+    monkeypatch.setattr(codec, "LARGEST", len(data) - 1)
+    with pytest.raises(ProtocolError, match=f"a message of {len(data)} bytes"):
+        decode(Marks, data)
+
+
+def test_what_is_wrong_with_a_message_is_said() -> None:
+    data = encode(Marks((True,)))
+    for changed, why in (
+        (data + b"\0\0", "Marks: 2 bytes too many"),
+        (data[:-3], "the message ends 2 bytes early"),
+        (data[:-1] + b"\2", "a truth value that is neither"),
+        (data[:3] + b"\0" + data[4:], f"not a Marks of version {VERSION}"),
+    ):
+        with pytest.raises(ProtocolError, match=why):
+            decode(Marks, changed)
+
+
+@pytest.mark.parametrize(
+    ("data", "version"),
+    [(b"FS\x07\x01", 7), (b"FS\x07\x01more", 7), (b"FS\x07", None), (b"FS", None), (b"", None), (b"FT\x07\x01", None)],
+)
+def test_a_message_of_another_version_says_of_which(data: bytes, version: int | None) -> None:
+    assert version_of(data) == version
