@@ -202,6 +202,8 @@ class LedgerWriter:
                 seq=len(self._ledger.lines) + 1, time=now(), run=run, round=round, charge=charge, left=left, previous=self.head
             )
             record, line = _sealed(record, self._identity)
+            if not self._fits(line, more=0):
+                raise StorageError("the ledger is too long", where=f"a release to {self.path}", do="start a new ledger")
             self._write(line, record)
             self._records[charge, left] = record.hash
             self._released.add(charge)
@@ -320,8 +322,14 @@ class LedgerWriter:
             parse_ledger(first + second, where=str(self.path))
         except (StorageError, PrivacyError) as error:
             raise InputError(error.found, where=f"a charge to {self.path}", do="run names are like 'spring-2'") from None
-        if len(line) > MAX_LINE or entry.seq > MAX_ENTRIES or self._length + len(line) > MAX_BYTES:
+        # A charge whose release record does not fit any more would pay for nothing.
+        if not self._fits(line, more=1):
             raise InputError("the entry or the ledger is too long", where=f"a charge to {self.path}", do="start a new ledger")
+
+    def _fits(self, line: bytes, *, more: int) -> bool:
+        """Whether the ledger is one that is read with this line, and with so many of the longest after it."""
+        length = self._length + len(line) + more * MAX_LINE
+        return len(line) <= MAX_LINE and len(self._ledger.lines) + 1 + more <= MAX_ENTRIES and length <= MAX_BYTES
 
 
 def _sealed(line: AnyLine, identity: Identity) -> tuple[AnyLine, bytes]:

@@ -20,6 +20,7 @@ import pytest
 from client.privacy import ledger_writer as module
 from client.privacy.ledger_writer import LedgerWriter
 from shared.base.errors import BudgetExceeded, InputError, PrivacyError, StorageError
+from shared.ledger import reading
 from shared.ledger.reading import read_ledger
 from shared.privacy.accountants import DP_ACCOUNTING
 from shared.privacy.integers import Integers
@@ -419,3 +420,56 @@ def test_previews_charge_nothing(charged: Path) -> None:
     with opened(charged) as writer:
         assert writer.preview(TRAIN).epsilon > writer.epsilon
     assert charged.read_bytes() == content
+
+
+class TestRoom:
+    """A ledger is written as long as it may be read, and no longer; beyond that no platform would start with it."""
+
+    def limited(self, monkeypatch: pytest.MonkeyPatch, name: str, most: int) -> None:
+        for reads_or_writes in (module, reading):
+            monkeypatch.setattr(reads_or_writes, name, most)
+
+    @pytest.mark.parametrize("short", [0, 1])
+    @pytest.mark.parametrize("what", ["lines", "bytes"])
+    def test_a_charge_is_made_only_if_its_release_can_be_written_down(
+        self, charged: Path, monkeypatch: pytest.MonkeyPatch, what: str, short: int
+    ) -> None:
+        before = charged.read_bytes()
+        with opened(charged) as writer:
+            writer.charge(TRAIN, run="summer", round=1, question="5" * 64)
+            line = len(charged.read_bytes()) - len(before)
+        charged.write_bytes(before)
+        if what == "lines":
+            self.limited(monkeypatch, "MAX_ENTRIES", 3 + 1 + 1 - short)
+        else:
+            self.limited(monkeypatch, "MAX_BYTES", len(before) + line + module.MAX_LINE - short)
+        with opened(charged) as writer:
+            if short:
+                with pytest.raises(InputError, match="too long") as caught:
+                    writer.charge(TRAIN, run="summer", round=1, question="5" * 64)
+                assert charged.read_bytes() == before and "start a new ledger" in caught.value.do
+                return
+            entry = writer.charge(TRAIN, run="summer", round=1, question="5" * 64)
+            writer.record_release("6" * 64, charge=entry.hash, run="summer", round=1)
+        assert [str(type(one).__name__) for one in read_ledger(charged).lines[-2:]] == ["Entry", "ReleaseRecord"]
+
+    @pytest.mark.parametrize("what", ["lines", "bytes"])
+    def test_an_answer_that_was_not_charged_leaves_only_if_it_can_be_written_down(
+        self, charged: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        with opened(charged) as writer:
+            writer.record_release("6" * 64, charge="", run="spring", round=1)
+            size = charged.stat().st_size
+            self.limited(monkeypatch, *{"lines": ("MAX_ENTRIES", 5), "bytes": ("MAX_BYTES", size + 700)}[what])
+            writer.record_release("7" * 64, charge="", run="spring", round=2)
+            full = charged.read_bytes()
+            if what == "bytes":
+                self.limited(monkeypatch, "MAX_BYTES", len(full) + len(full) - size - 1)
+            with pytest.raises(StorageError, match="too long"):
+                writer.record_release("8" * 64, charge="", run="spring", round=3)
+            assert charged.read_bytes() == full
+            assert writer.record_release("7" * 64, charge="", run="spring", round=2) == writer.head  # it has its line
+            if what == "bytes":
+                self.limited(monkeypatch, "MAX_BYTES", len(full) + len(full) - size)
+                writer.record_release("8" * 64, charge="", run="spring", round=3)
+        assert len(read_ledger(charged).lines) == (5 if what == "lines" else 6)
