@@ -120,3 +120,11 @@ def test_rates_have_their_own_defaults() -> None:
     steady = FedAvgM(ServerSettings())
     assert [steady.move("x", change["x"]).item() for _ in range(200)][-1] == pytest.approx(0.5)
     assert 0 < FedAdam(ServerSettings()).step(zero, change)["x"].item() < 0.02
+
+
+def test_a_change_that_is_just_as_large_as_it_was_expected_moves_no_moment() -> None:
+    """v = change squared, exactly, is where Yogi's sign is 0."""
+    optimizer = FedYogi(SETTINGS)
+    squared = np.array([0.25, 0.25, 0.25])
+    second = optimizer.second(np.array([0.25, 0.5, 0.125]), squared)
+    np.testing.assert_array_equal(second, [0.25, 0.5 - (1 - 0.95) * 0.25, 0.125 + (1 - 0.95) * 0.25])
