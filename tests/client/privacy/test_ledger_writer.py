@@ -422,6 +422,22 @@ def test_previews_charge_nothing(charged: Path) -> None:
     assert charged.read_bytes() == content
 
 
+def test_whether_the_last_charges_answer_left(path: Path) -> None:
+    with opened(path) as writer:
+        assert not writer.left
+        first = writer.charge(PRIOR, run="spring", round=0, question="5" * 64)
+        assert not writer.left
+        writer.record_release("6" * 64, charge=first.hash, run="spring", round=0)
+        assert writer.left
+        writer.charge(TRAIN, run="spring", round=1, question="7" * 64)
+        assert not writer.left
+        writer.record_release("8" * 64, charge="", run="spring", round=1)  # which no charge paid for
+        assert not writer.left
+    with opened(path) as writer:
+        assert not writer.left and writer.charge_for("spring", "5" * 64) == first.hash
+        assert writer.charge_for("autumn", "5" * 64) == writer.charge_for("spring", "9" * 64) == ""
+
+
 class TestRoom:
     """A ledger is written as long as it may be read, and no longer; beyond that no platform would start with it."""
 

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from shared.base.errors import InputError
-from shared.ledger.audit import AuditReport, audit_run
+from shared.ledger.audit import UNSEEN, AuditReport, audit_ledgers, audit_run
 from shared.ledger.audit_report import render_audit
+from shared.ledger.evidence import LedgerEvidence, Witness
 from shared.ledger.format import Header, entry_of, seal_line
 from shared.privacy.accountants import DP_ACCOUNTING, OPACUS, PREFERRED
 from shared.privacy.integers import Integers
@@ -266,3 +267,61 @@ def test_metrics_without_receipts_are_fine(tmp_path: Path) -> None:
     write(tmp_path, [PRIOR])
     (tmp_path / "metrics.json").write_text(json.dumps({"platforms": {"movies": {"ledger": ""}, "music": {"users": 3}}}))
     assert audit_run(tmp_path).ok
+
+
+def witness(platform: str, head: str, source: str = "receipts.jsonl") -> Witness:
+    return Witness(platform=platform, head=head, source=source)
+
+
+ELSEWHERE = "of the receipts and models that were given none is of platform"
+
+
+@pytest.mark.parametrize(
+    ("witnesses", "said"),
+    [
+        ([], []),
+        ([("movies", "own", "receipts.jsonl")], []),
+        ([("movies", "own", ""), ("video", "ab" * 32, "")], ["for platform video was not checked: no ledger of it is here"]),
+        ([("movies", "own", "receipts.jsonl"), ("video", "ab" * 32, "receipts.jsonl")], []),
+        ([("video", "ab" * 32, "receipts.jsonl")], [f"{ELSEWHERE} movies"]),
+        ([("movies", "own", "")], []),
+    ],
+)
+def test_what_was_given_for_ledgers_that_are_not_here_is_said(tmp_path: Path, witnesses: list[Any], said: list[str]) -> None:
+    """Whoever gives a receipt must not take it for one that was checked."""
+    own = write(tmp_path, [PRIOR])[-1]
+    evidence = LedgerEvidence(witnesses=tuple(witness(name, own if head == "own" else head, by) for name, head, by in witnesses))
+    report = audit_ledgers([tmp_path / "ledger" / "movies.jsonl"], evidence=evidence, name="these")
+    assert [note for note in report.notes if "not checked" in note or ELSEWHERE in note] == [
+        f"the head {'ab' * 8} that was given {note}" if note.startswith("for") else note for note in said
+    ]
+    borne_out = any(name == "movies" for name, *_ in witnesses)
+    assert (UNSEEN in report.platforms[0].unknown) is not borne_out and report.ok
+
+
+def test_a_coordinator_that_has_all_ledgers_misses_one(tmp_path: Path) -> None:
+    own = write(tmp_path, [PRIOR])[-1]
+    there, gone = witness("movies", own), witness("video", "ab" * 32)
+    paths = [tmp_path / "ledger" / "movies.jsonl"]
+    for complete, problems in (
+        (True, ["the coordinator has a receipt of platform video, but its ledger is not here"]),
+        (False, []),
+    ):
+        report = audit_ledgers(paths, evidence=LedgerEvidence(witnesses=(there, gone), complete=complete), name="these")
+        assert report.problems == problems
+
+
+def test_a_head_without_a_name_is_in_one_of_the_ledgers(tmp_path: Path) -> None:
+    own = write(tmp_path, [PRIOR])[-1]
+    write(tmp_path, [PRIOR, PRIOR], platform="video")
+    paths = [tmp_path / "ledger" / f"{name}.jsonl" for name in ("movies", "video")]
+    known, lost = witness("", own, ""), witness("", "ab" * 32, "")
+    assert audit_ledgers(paths, evidence=LedgerEvidence(witnesses=(known,)), name="these").problems == []
+    (problem,) = audit_ledgers(paths, evidence=LedgerEvidence(witnesses=(known, lost)), name="these").problems
+    assert (
+        problem
+        == f"the head {'ab' * 8} that was given is in the chain of none of these ledgers: one of them was cut or rewritten"
+    )
+    # Of one that cannot be read it may be.
+    unread = audit_ledgers([paths[0], tmp_path / "none.jsonl"], evidence=LedgerEvidence(witnesses=(known, lost)), name="these")
+    assert unread.problems == []

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from shared.ledger import checks
-from shared.ledger.checks import OTHER, SAME, arithmetic_problems, order_problems, prefix_problems
+from shared.ledger.checks import OTHER, SAME, arithmetic_problems, order_problems, prefix_problems, witness_problems
+from shared.ledger.evidence import Witness
 from shared.ledger.format import Header, entry_of
-from shared.ledger.summary import LedgerSummary
+from shared.ledger.summary import LedgerSummary, Named
 from shared.privacy.releases import Release, ReleaseKind
 from shared.privacy.spent import Method, Spent
 
@@ -117,3 +118,25 @@ def test_what_was_recorded_on_the_way_is_not_below_what_it_was(monkeypatch: pyte
     # Each is counted as it was recorded.
     assert list(prefix_problems(ledger(10.0, 20.0, by=Method.DP_ACCOUNTING_PLD))) == []
     assert len(list(prefix_problems(ledger(9.0, 20.0, by=Method.DP_ACCOUNTING_PLD)))) == 1
+
+
+def heads(*which: int, **facts: Any) -> list[Witness]:
+    return [Witness(platform="shop", head=f"{one:064x}", source=f"answer {one}", **facts) for one in which]
+
+
+def test_who_says_another_epsilon_at_a_head_is_named() -> None:
+    made = ledger(1.0, 2.0)
+    made.named = {f"{2:064x}": Named(line=2, epsilon=2.0, charges=2)}
+    for epsilon, wrong in ((2.0, 0), (None, 0), (2.0 * (1 + INSIDE * SAME), 0), (2.0 * (1 - 2 * SAME), 1), (1.0, 1), (0.0, 1)):
+        said = list(witness_problems(made, heads(2, epsilon=epsilon)))
+        assert len(said) == wrong
+        assert all(one.startswith("answer 2 says epsilon") and one.endswith("the ledger says 2 there") for one in said)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 5, 6, 9])
+def test_five_heads_that_are_missing_are_named_and_the_others_counted(missing: int) -> None:
+    made = ledger(1.0)
+    made.named = {f"{99:064x}": Named(line=1, epsilon=1.0, charges=1)}
+    said = list(witness_problems(made, heads(*range(missing), 99)))
+    cut = [f"the ledger was cut or rewritten: the head of answer {at} is not in its chain" for at in range(min(missing, 5))]
+    assert said == cut + [f"and {missing - 5} more heads that are not in its chain"] * (missing > 5)
