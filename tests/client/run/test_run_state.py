@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from client.evaluation.answered_evaluations import Evaluated
 from client.privacy.answer_stamp import AnswerStamp
-from client.run.run_state import PersonalChoice, RunState, load_run_state, save_run_state
+from client.run.run_state import PersonalChoice, PreferenceAnswer, RunState, load_run_state, save_run_state
 from shared.base.errors import StorageError
+from shared.preferences.sum_kind import SumKind
 from tests.support.qualities import quality_of
 
 
@@ -40,7 +41,17 @@ def state() -> RunState:
         evaluations={"before 0": Evaluated(model="c" * 64, quality=quality, stamp=stamp)},
         personal={"head.lora_A": torch.randn(1, 4, generator=generator)},
         choice=PersonalChoice(own=True, stamp=stamp),
+        bank={"since": torch.tensor([2.0]), "head.lora_A": torch.randn(2, 4, generator=generator)},
+        preferences=PreferenceAnswer(question="d" * 64, of=SumKind.LIKES, stamp=replace(stamp, seconds=0.25)),
+        preferred={"likes": torch.randn(5, generator=generator)},
     )
+
+
+def test_every_field_is_set_in_what_comes_back_here() -> None:
+    nothing, full = RunState(settings=""), state()
+    assert [
+        part.name for part in fields(RunState) if part.name != "prior" and getattr(full, part.name) == getattr(nothing, part.name)
+    ] == []
 
 
 def same(one: RunState, other: RunState) -> bool:
