@@ -117,3 +117,10 @@ def test_a_person_on_all_platforms_has_figures_of_their_own() -> None:
     least = f"{everywhere.epsilon:.4f}".rstrip("0")
     assert f"A person on all 2 platforms: ε ≤ {least} at δ = 2e-05 (opacus 7.25, dp-accounting 7.125, sum of" in text
     assert "platforms' 9)." in text and "one is a copy" in text and "✗ and more" in text and "Verdict: unsound" in text
+
+
+def test_privacy_that_is_off_on_one_of_several_platforms_is_said() -> None:
+    off, unread = replace(SHOP, platform="video", budget=math.inf), PlatformAudit(file="x.jsonl", platform="x")
+    for platforms in ((SHOP, off), (off, SHOP), (unread, off)):
+        assert "Privacy was OFF on some platform" in shown(*platforms)
+    assert "OFF" not in shown(SHOP, unread)
