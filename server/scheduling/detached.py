@@ -52,6 +52,8 @@ def start_detached(coordinator: CoordinatorFolder, run: str, *, restarts: int) -
         if process.poll() == 0:
             break  # over already
         if process.poll() is not None or time.monotonic() > end:
+            process.kill()  # else the run might begin after this has said that it does not
+            process.wait()
             raise FedfuseError(
                 f"the process that watches run {run} does not begin",
                 where=str(path),
