@@ -21,6 +21,7 @@ from shared.base.settings import Settings, build
 from simulations.benchmarks.gpu.random_bert import TINY, write_random_bert
 from tests.support.browser import chromium
 from tests.support.examples import examples
+from tests.support.kept_logging import kept_logging
 from tests.support.small_platform import WORDS, small_platform
 
 # Continuous integration draws the same examples every time; people's machines draw new ones.
@@ -64,14 +65,8 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 @pytest.fixture(autouse=True)
 def plain_logging() -> Iterator[None]:
     """What a command under test configures of logging ends with its test: others look at what is logged."""
-    root = logging.getLogger()
-    before = root.level, list(root.handlers)
-    levels = {name: logging.getLogger(name).level for name in ("fedfuse", "flwr", "client", "server", "shared")}
-    yield
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    with kept_logging():
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import fedfuse
+from tests.support.kept_logging import kept_logging
 
 
 def called(*words: object, terminal: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -18,6 +19,8 @@ def called(*words: object, terminal: str | None = None) -> subprocess.CompletedP
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.ExitStack() as stack:
+        # A fixture of a session calls it before any test's own look at the log begins.
+        stack.enter_context(kept_logging())
         if terminal is None:
             stdin = stack.enter_context(Path(os.devnull).open())
         else:
