@@ -120,7 +120,7 @@ def test_who_was_approved_since_is_missed(
     coordinator: CoordinatorFolder,
     backup: Callable[..., None],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It lets nobody in, so the server starts, and says it; a run would quietly be without them, and does not begin."""
     at = ("--server", coordinator.folder)
@@ -128,7 +128,7 @@ def test_who_was_approved_since_is_missed(
     assert called("approve", "video", path, "--yes", *at).returncode == 0
     backup("platforms.json")
     assert starts(coordinator) == ""
-    assert "video is not in the list of platforms, and owner approved it" in capsys.readouterr().err
+    assert "video is not in the list of platforms, and owner approved it" in caplog.text
     refused = called("run", *at)
     assert refused.returncode == 5 and "video is not in the list" in squeezed(refused.stderr)
     assert called("approve", "video", path, "--yes", *at).returncode == 0
