@@ -11,7 +11,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +89,17 @@ def test_a_federation_in_one_command(place: Path) -> None:
         assert looked.returncode == 0 and json.loads(looked.stdout)["ok"], looked.stdout
     assert "holds for 36" in looked.stdout and "the coordinator's certificate" in looked.stdout
 
+    # Flower's own helpers, one of the server and one of each SuperNode, start what works on runs and messages.
+    helpers = helpers_in(root)
+    assert len(helpers) > len(PLATFORMS)
+    for pid in helpers:
+        os.kill(pid, signal.SIGKILL)
+    asked = called("run", "--server", root / "coordinator", "--dry-run", "--json")
+    assert asked.returncode == 0 and len(json.loads(asked.stdout)["platforms"]) == len(PLATFORMS), asked.stderr
+    assert not helpers_in(root) & helpers
+    logs = [root / "server.log", *(root / name / "log" / "messenger.log" for name in PLATFORMS)]
+    assert all("ended (signal 9): it is started again" in log.read_text() for log in logs)
+
     second = called("poc", *at)
     assert second.returncode == ExitCode.BAD_INPUT and "it runs already" in second.stderr
     stopped = called("poc", "stop", *at)
@@ -102,19 +112,4 @@ def test_a_federation_in_one_command(place: Path) -> None:
     assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
     assert before == [(root / name / "worker" / "ledger" / f"{name}.jsonl").read_bytes() for name in PLATFORMS]
     assert sys.executable in again.stdout  # how it was called is how it can be pasted
-
-    # Flower's own helpers, one of the server and one of each SuperNode, start what works on runs and messages.
-    helpers = helpers_in(root)
-    end = time.monotonic() + 300
-    while len(helpers) < 1 + len(PLATFORMS):
-        assert time.monotonic() < end, helpers
-        time.sleep(0.5)
-        helpers = helpers_in(root)
-    for pid in helpers:
-        os.kill(pid, signal.SIGKILL)
-    asked = called("run", "--server", root / "coordinator", "--dry-run", "--json")
-    assert asked.returncode == 0 and len(json.loads(asked.stdout)["platforms"]) == len(PLATFORMS), asked.stderr
-    assert not helpers_in(root) & helpers
-    logs = [root / "server.log", *(root / name / "log" / "messenger.log" for name in PLATFORMS)]
-    assert all("ended (signal 9): it is started again" in log.read_text() for log in logs)
     assert called("poc", "stop", *at).returncode == 0 and processes_in(root) == []
