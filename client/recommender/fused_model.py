@@ -2,7 +2,7 @@
 
 Everything released is one more choice that validation may refuse: the factors by a share of 0, popularity elsewhere, the
 adapter's texts and the taste map by a weight of 0. The fused model is used where the left-out points are predicted better by it
-than by the own model, which was fitted on the same points, by more than the standard error of that. Where a federation helps, it
+than by the own model, which was fitted on the same points, by more than chance explains. Where a federation helps, it
 does by several of these (films dealt to 8 platforms: .012 of mean gain, with an error of .003); where it does not, the best of
 many choices is still a little better by chance: a generated shop whose points gained .0001 lost 9 % of NDCG@10 on held-out items.
 """

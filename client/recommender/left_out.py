@@ -20,6 +20,8 @@ LAST = 10
 """Items of a user that are points, at most."""
 MOST, MOST_SCORES = 2000, 60_000_000
 """Points, and scores of theirs, at most; of more points, a part by chance."""
+SURELY = 1.28
+"""Standard errors by which what was chosen among others has to be better."""
 _AT_ONCE = 64
 """Points at once: a block of their scores stays in a processor's cache."""
 
@@ -205,7 +207,11 @@ def gain(rank: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def surely_more(gains: NDArray[np.float64], than: NDArray[np.float64], users: NDArray[np.int64]) -> bool:
-    """Whether gains are larger in the mean by more than the standard error of that, points of one user counting as one draw.
+    """Whether gains are larger in the mean by more than 1.28 standard errors of that, points of one user counting as one draw.
+
+    What is no better passes for better in one of ten cases (the 90 % point of the normal distribution). By one standard error it
+    was one of six: of eight platforms that had nothing to gain, music at epsilon 2, two fused and lost 0.8 % of NDCG@10 (-1.6 to
+    -0.1). By 1.64 that holds, too, and films dealt to 8 platforms gained 1.6 points less at epsilon 8.
 
     Args:
         gains, than: float64 (points,), of the same points.
@@ -220,7 +226,7 @@ def surely_more(gains: NDArray[np.float64], than: NDArray[np.float64], users: ND
     if not len(more):
         return False
     by_user = np.bincount(np.unique(users, return_inverse=True)[1], more - more.mean())
-    return float(more.mean()) > float(np.sqrt((by_user**2).sum())) / len(more)
+    return float(more.mean()) > SURELY * float(np.sqrt((by_user**2).sum())) / len(more)
 
 
 def mean_gain(gains: NDArray[np.float64]) -> float:
