@@ -68,9 +68,9 @@ class Split:
         return len(self.held)
 
     def holding_out(self, most: int, *, seed: int) -> Split:
-        """The same, of which at most so many held-out items are looked at: those of users drawn at random.
+        """The same split with the held-out items of at most so many users, drawn at random.
 
-        Nothing else changes: a held-out item that is not looked at still neither trains nor is known.
+        Nothing else changes: a held-out item that is left out still neither trains nor is known.
 
         Args:
             most: At least 1.

@@ -327,7 +327,7 @@ class LedgerWriter:
             raise InputError("the entry or the ledger is too long", where=f"a charge to {self.path}", do="start a new ledger")
 
     def _fits(self, line: bytes, *, more: int) -> bool:
-        """Whether the ledger is one that is read with this line, and with so many of the longest after it."""
+        """Whether the ledger can still be read with this line, and with `more` lines of the greatest length after it."""
         length = self._length + len(line) + more * MAX_LINE
         return len(line) <= MAX_LINE and len(self._ledger.lines) + 1 + more <= MAX_ENTRIES and length <= MAX_BYTES
 

@@ -156,9 +156,9 @@ def evaluate_platform(
     if (split.held < 0).all():
         found = "no user has two liked items and one that they have not met, so nothing can be held out"
         raise InputError(found, where=str(file.path), do="evaluate later")
-    judged = split.holding_out(most_users, seed=seed) if most_users else split
+    sample = split.holding_out(most_users, seed=seed) if most_users else split
     # A column that is not there is said before anything is fitted.
-    segments = {**usual_segments(judged, items=tables.items), **declared_segments(file, tables, judged, by)} if lengths else {}
+    segments = {**usual_segments(sample, items=tables.items), **declared_segments(file, tables, sample, by)} if lengths else {}
     usable = None if opened is None else use_model(opened, file, tables, cache=cache, state=state, say=say, progress=progress)
     own, fused = fit_with_model(
         file, tables, split, usable, texts=texts, cache=cache, seed=seed, calibrate=bool(lengths), tell=tell, progress=progress
@@ -168,9 +168,9 @@ def evaluate_platform(
         models |= {"global": usable.alone(training_histories(tables, split)), "fused": fused}
     tell("ranking held-out items")
     if lengths:
-        ranked, quality = _judged(models, segments, tables, judged, lengths=lengths, seed=seed, tell=tell, progress=progress)
+        ranked, quality = _judged(models, segments, tables, sample, lengths=lengths, seed=seed, tell=tell, progress=progress)
     else:
-        ranked, quality = rank_users(models, judged), None
+        ranked, quality = rank_users(models, sample), None
     return OwnEvaluation(
         comparison=compared(ranked, seed=seed),
         chosen="own" if fused is own else "fused",

@@ -150,16 +150,19 @@ def end_with_a_thread() -> None:
         if issubclass(what.exc_type, SystemExit):
             return
         name = "?" if what.thread is None else what.thread.name
-        with suppress(Exception):  # where its log lies may be full, too
-            print(f"a thread of the messenger died ({name}: {what.exc_type.__name__}): it ends", file=sys.stderr, flush=True)
+        _say(f"a thread of the messenger died ({name}: {what.exc_type.__name__}): it ends")
         os._exit(1)
 
     threading.excepthook = died
 
 
-def _tell_ended(how: str) -> None:
-    with suppress(Exception):  # where the log lies may be full
-        print(f"Flower's process that starts answers ended ({how}): it is started again", file=sys.stderr, flush=True)
+def _say(text: str) -> None:
+    with suppress(Exception):  # the disk that the log is on may be full
+        print(text, file=sys.stderr, flush=True)
+
+
+def _restarting(how: str) -> None:
+    _say(f"Flower's process that starts answers ended ({how}): it is started again")
 
 
 def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
@@ -196,7 +199,7 @@ def run_supernode(messenger: Messenger, *, caged: bool = True) -> None:
     flower_patches.supernode_ended_runs()
     if messenger.coordinator:
         _follow_authorities(messenger)
-    flower_patches.supernode_processes(Keeping(_tell_ended, subprocess if passed is None else Passing(passed)))
+    flower_patches.supernode_processes(Keeping(_restarting, subprocess if passed is None else Passing(passed)))
     sys.argv = ["flower-supernode", *_words(messenger, port)]
     code = 1
     try:

@@ -1,8 +1,8 @@
 """Flower's helper process, started again when it ends.
 
 Flower's server and its SuperNode each start one `flower-superexec`, which starts the apps, and never look at it again. It ends by
-itself when an answer that it waits for is an error, as on a full disk, or when the system ends it. Everything else goes on: the
-server answers, the SuperNode is online, and no run and no message is worked on, for ever and without a word.
+itself when a request of its own fails, as on a full disk, or when the system kills it. Everything else goes on: the server
+answers, the SuperNode is online, and no run and no message is processed any more, with nothing in the log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _AGAIN = 1.0
 
 
 class KeptProcess:
-    """A process that is started again whenever it ends before it is told to; has of `subprocess.Popen` what Flower uses.
+    """A process that is restarted whenever it ends before `terminate`.
+
+    It has the methods of `subprocess.Popen` that Flower calls.
 
     Args:
         start: Starts it.
@@ -84,11 +86,11 @@ class KeptProcess:
 
 
 class Keeping:
-    """Stands in for the `subprocess` module where Flower starts its helper.
+    """Replaces the `subprocess` module where Flower starts its helper.
 
     Args:
         ended: As `KeptProcess`.
-        real: The module, or what already stands in for it.
+        real: The module, or another replacement of it.
     """
 
     def __init__(self, ended: Callable[[str], object], real: Any = subprocess) -> None:

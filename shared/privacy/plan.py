@@ -308,4 +308,4 @@ def make_plan(
 def _part_of(budget: float, others: Sequence[Release], share: float, delta: float, accountant: Accountant) -> float:
     """Epsilon of `others` and of a share of what they leave."""
     besides = accountant.epsilon(others, delta).epsilon if others else 0.0
-    return min(budget, besides + share * (budget - besides))  # the budget itself where nothing is left: a refusal names it
+    return min(budget, besides + share * (budget - besides))  # with nothing left, a refusal names the budget

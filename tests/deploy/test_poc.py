@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
 
 
 def helpers_in(root: Path) -> set[int]:
-    """Processes of Flower's `flower-superexec`, and of what stands in for it."""
+    """Processes of `flower-superexec`, and of the launcher that replaces it."""
     children = [child for one in processes_in(root) for child in psutil.Process(one.pid).children()]
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     names = {child.pid: {Path(word).name for word in child.cmdline()[:3]} for child in alive}

@@ -10,31 +10,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.config.platform_file import load
 from client.config.source_schema import NumberRange
 from client.sources.cell_values import EARLIEST, LATEST, LONGEST_TEXT, as_texts, as_times
 from client.sources.cleaning import Cleaning
 from client.sources.number_buckets import bucket_words, bucketed
-from client.sources.platform_tables import read_tables
-from client.sources.tables import SourceReport, Tables
+from client.sources.tables import Tables
 from client.sources.time_formats import LikelyFormats, likely_formats
 from shared.base.errors import InputError
-
-
-def read(folder: Path, text: str, other: dict[str, Any] | None = None, **source: Any) -> Tables:
-    (folder / "log.csv").write_text(text, encoding="utf-8")
-    sources = {"log": {"kind": "interactions", "path": "log.csv", **source}, **({"other": other} if other else {})}
-    values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "sources": sources}
-    (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
-    return read_tables(load(folder / "p.toml"))
-
-
-def report(tables: Tables, source: str = "log") -> SourceReport:
-    return next(one for one in tables.reports if one.source == source)
+from tests.client.sources.one_log import read, report
 
 
 class TestTimes:

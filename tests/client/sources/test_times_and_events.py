@@ -5,32 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-import tomli_w
 
-from client.config.platform_file import load
 from client.sources.cell_values import as_numbers, as_times
-from client.sources.platform_tables import read_tables, require_usable
-from client.sources.tables import UNTIMED, SourceReport, Tables
+from client.sources.platform_tables import require_usable
+from client.sources.tables import UNTIMED
 from shared.base.errors import InputError
+from tests.client.sources.one_log import read, report
 
 MOMENT = 1_538_388_551  # 2018-10-01 10:09:11 UTC
 DAY = 1_538_352_000
-
-
-def read(folder: Path, text: str, other: dict[str, Any] | None = None, **source: Any) -> Tables:
-    (folder / "log.csv").write_text(text, encoding="utf-8")
-    sources = {"log": {"kind": "interactions", "path": "log.csv", **source}, **({"other": other} if other else {})}
-    values = {"name": "p", "users": 99, "privacy": {"epsilon": 1.0}, "sources": sources}
-    (folder / "p.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
-    return read_tables(load(folder / "p.toml"))
-
-
-def report(tables: Tables, source: str = "log") -> SourceReport:
-    return next(one for one in tables.reports if one.source == source)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +17,11 @@ import psutil
 import pytest
 
 from client.supernode.fork_launcher import COMMAND, ForkingExecutor, Nursery, Order, install_fork_launcher
+from tests.support.waiting import until
 
 LAUNCHER = Path(__file__).parents[3] / "client" / "supernode" / "fork_launcher.py"
 touched: list[str] = []
+wait_for = partial(until, seconds=20)
 
 
 def order(token: str) -> Order:
@@ -38,13 +40,6 @@ def write_down(folder: Path) -> Callable[[Order], None]:
             raise RuntimeError("a ClientApp that fails")
 
     return grow
-
-
-def wait_for(holds: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_every_order_gets_a_fresh_process(tmp_path: Path) -> None:

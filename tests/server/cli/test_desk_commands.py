@@ -23,6 +23,7 @@ from shared.protocol.fingerprint_words import shown_fingerprint
 from shared.protocol.invitation import Application, fingerprint_of, fingerprint_of_authorities, parse_invitation
 from tests.server.deployment.test_provisioning import application
 from tests.support.called_command import called
+from tests.support.control_double import ControlDouble
 from tests.support.printed import tidy
 
 OTHER = "0000-0000-0000-0000-0000-0000-0000-0000"
@@ -158,21 +159,12 @@ class TestTheLog:
             assert called("log", *words, *at).returncode == code
 
 
-class Control:
-    """Stands in for the coordinator's server."""
+class Control(ControlDouble):
+    """A coordinator's server that registers whom it is told to."""
 
     def __init__(self, seen: dict[str, Any] | None) -> None:
         self._seen = seen
         self.registered: list[str] = []
-
-    def __call__(self, coordinator: CoordinatorFolder) -> Control:
-        return self
-
-    def __enter__(self) -> Control:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def nodes(self) -> list[Any]:
         return []

@@ -37,7 +37,7 @@ Call = Callable[..., Any]
 
 
 class Watcher:
-    """Stands in for the server and for what watches runs on it."""
+    """Test double of the server and of the code that watches its runs."""
 
     def __init__(self) -> None:
         self.launches: list[Launch] = []

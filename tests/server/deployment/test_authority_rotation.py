@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from shared.protocol.invitation import Application, parse_invitation
 from shared.protocol.keys import load_ed25519, load_node_key, make_ed25519, make_node_key
 from simulations.local_deployment import free_ports
 from tests.server.deployment.test_gate import bound, flower
+from tests.support.waiting import until
 
 
 @dataclass
@@ -111,13 +111,6 @@ class Platform:
     def greet_or_renew(self) -> object:
         key = load_node_key(self.key)
         return greet_or_renew(self.address, authority=self.authority, key=key, coordinator=self.coordinator)
-
-
-def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

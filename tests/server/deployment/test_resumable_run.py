@@ -36,6 +36,7 @@ from shared.base.settings import Settings
 from shared.model.update_bound import largest_change
 from shared.protocol.messages import Join, Joined, Request, Train, Update
 from simulations.in_process_grid import InProcessGrid
+from tests.support.control_double import ControlDouble
 
 Make = Callable[..., Settings]
 COUNT = iter(range(1000))
@@ -168,21 +169,12 @@ def later(coordinator: CoordinatorFolder) -> Iterator[NotedHead]:
     seen_note(coordinator).unlink()
 
 
-class Flower:
+class Flower(ControlDouble):
     """Stands in for the server: each attempt has a script of states, and what its ServerApp writes down."""
 
     def __init__(self, attempts: list[list[object]]) -> None:
         self.attempts, self.started, self.stopped = attempts, [], []  # type: ignore[var-annotated]
         self.configs: list[dict[str, Any]] = []
-
-    def __call__(self, coordinator: CoordinatorFolder) -> Flower:
-        return self
-
-    def __enter__(self) -> Flower:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def start(self, fab: Any, config: dict[str, Any]) -> int:
         self.configs.append(config)

@@ -22,6 +22,7 @@ from shared.base.errors import FedfuseError
 from shared.protocol.fingerprint_words import federation_number
 from shared.protocol.invitation import fingerprint_of
 from tests.server.deployment.test_provisioning import application
+from tests.support.control_double import ControlDouble
 from tests.support.printed import tidy
 
 
@@ -33,27 +34,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CoordinatorFolder:
 
 @pytest.fixture
 def coordinator(made: CoordinatorFolder, tmp_path: Path) -> CoordinatorFolder:
-    """With its certificates, and a list of platforms and runs of its own."""
+    """One with shared certificates, and a separate list of platforms and runs."""
     for name in ("ca", "tls"):
         (tmp_path / name).symlink_to(made.folder / name)
     return CoordinatorFolder(folder=tmp_path, file=made.file)
 
 
-class Server:
-    """Stands in for the coordinator's server."""
+class Server(ControlDouble):
+    """A coordinator's server with the SuperNodes that a test gives it."""
 
     def __init__(self) -> None:
         self.here: list[Node] = []
         self.saw: dict[str, Any] = {}
-
-    def __call__(self, coordinator: CoordinatorFolder) -> Server:
-        return self
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
     def nodes(self) -> list[Node]:
         return self.here

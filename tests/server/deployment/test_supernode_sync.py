@@ -17,21 +17,16 @@ from server.deployment.supernode_sync import admit, enlist
 from shared.base.errors import FedfuseError
 from shared.protocol.invitation import Application
 from shared.protocol.keys import make_ed25519, make_node_key
+from tests.support.control_double import ControlDouble
 
 
-class Flower:
+class Flower(ControlDouble):
     """Flower's Control interface, as its database has it: a key is taken once, and never again after it was forgotten."""
 
     def __init__(self, *, up: bool = True) -> None:
         self.up = up
         self.keys: dict[bytes, int] = {}
         self.forgotten: set[int] = set()
-
-    def __enter__(self) -> Flower:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing."""
 
     def nodes(self) -> list[Node]:
         if not self.up:
@@ -55,7 +50,7 @@ def coordinator(tmp_path: Path) -> CoordinatorFolder:
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> Flower:
     made = Flower()
-    monkeypatch.setattr(supernode_sync, "Control", lambda coordinator: made)
+    monkeypatch.setattr(supernode_sync, "Control", made)
     return made
 
 

@@ -7,21 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
 from shared.flower.kept_process import Keeping, KeptProcess
+from tests.support.waiting import until
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
 SOON = 0.01
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def alive(process: KeptProcess) -> bool:
